@@ -1,0 +1,56 @@
+"""The errors of stage 1: one small tree, every leaf also a builtin."""
+
+
+class FeaturizeError(Exception):
+    """Base of everything ``featurize`` raises on purpose.
+
+    The message says what happened, where, and what to do about it.
+    """
+
+    def __str__(self) -> str:
+        # KeyError would print its argument with quotes around it.
+        return str(self.args[0]) if self.args else ""
+
+
+class CallError(FeaturizeError, ValueError):
+    """The call itself is wrong: an option, a folder, an output that cannot be."""
+
+
+class CacheFormatError(FeaturizeError, ValueError):
+    """A file is not a feature cache, is damaged, or is of a version unknown here."""
+
+
+class FingerprintMismatch(FeaturizeError, ValueError):
+    """A cache was made by another backbone, weights or preprocessing than asked for."""
+
+
+class CacheBusy(FeaturizeError, OSError):
+    """Another process is writing to the same cache."""
+
+
+class DiskFull(FeaturizeError, OSError):
+    """There is no room for the cache."""
+
+
+class RowNotReady(FeaturizeError, LookupError):
+    """Features were asked for of rows that are pending or failed."""
+
+
+class UnknownLayer(FeaturizeError, KeyError):
+    """A layer is not in the cache, or not in the network."""
+
+
+class BackboneError(FeaturizeError, ValueError):
+    """A backbone cannot be had: no such name, weights that do not fit, no way to cut it."""
+
+
+class ImageUnreadable(FeaturizeError, ValueError):
+    """One image cannot become pixels; ``reason`` is its code in the cache's table."""
+
+    def __init__(self, message: str, reason: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Interrupted(FeaturizeError, RuntimeError):
+    """The run was stopped; what was done is kept and marked."""

@@ -1,0 +1,284 @@
+"""Write a feature cache: allocate, fill, mark.
+
+A cache is laid out whole under a temporary name and put in place by one rename. From
+then on HDF5 is closed and only bytes inside existing arrays change, in an order that
+a kill at any instant leaves valid: rows first, then a sync, then their marks.
+"""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurize import layout
+from featurize.errors import CacheBusy, DiskFull, FeaturizeError
+from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SYNC_SECONDS = 1.0
+_sync = getattr(os, "fdatasync", os.fsync)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Lock:
+    """The right to write to one cache: an advisory lock on a sidecar, ``C.h5.lock``.
+
+    Not on the cache itself: that lock would be lost when the file is replaced, and would
+    keep readers out. The sidecar stays, because removing it would race with the next writer.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.path = cache.with_name(cache.name + ".lock")
+        self._fd = -1
+
+    def __enter__(self) -> "Lock":
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError as error:
+            os.close(self._fd)
+            cache = self.path.name.removesuffix(".lock")
+            raise CacheBusy(
+                f"another process is writing to {self.path.with_name(cache)}; "
+                "wait for it, or give another -o"
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def bytes_needed(layers: Sequence[LayerInfo], n_rows: int) -> int:
+    """About how large a cache of so many rows will be."""
+    rows = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
+    return n_rows * (rows + 32 + 8 + 8 + 2 + 64) + len(layers) * layout.PAGE + 16384
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse early what will not fit.
+
+    Raises
+    ------
+    DiskFull
+    """
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DiskFull(
+            f"{path} needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
+            "free some, use --dtype float16, fewer layers, or another -o"
+        )
+
+
+def allocate(
+    path: Path,
+    extractor: Extractor,
+    layers: Sequence[LayerInfo],
+    paths: Sequence[str],
+    sizes: np.ndarray,
+    mtimes_ns: np.ndarray,
+    *,
+    root: str,
+    created_by: str,
+) -> None:
+    """Put a whole, empty cache at `path`, its disk space reserved; all or nothing.
+
+    Raises
+    ------
+    DiskFull
+        If its space cannot be reserved; nothing is left behind.
+    """
+    check_room(path, bytes_needed(layers, len(paths)))
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        layout.create(
+            temporary, extractor, layers, paths, sizes, mtimes_ns, root=root, created_by=created_by
+        )
+        fd = os.open(temporary, os.O_RDWR)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, FeaturizeError):
+            raise _explained(error, path) from error
+        raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename over `target` so that the rename itself outlives a power cut."""
+    os.replace(source, target)
+    with suppress(OSError):  # folders cannot be opened for syncing everywhere
+        fd = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    # HDF5 reports a full disk in words, without the number.
+    if error.errno in _NO_ROOM or "No space left" in str(error) or "File too large" in str(error):
+        return DiskFull(f"no room to write {path}: {error}; free some space and run again")
+    return error
+
+
+class CacheWriter:
+    """Fill rows of a laid-out cache and mark them; to be used with the `Lock` held.
+
+    Parameters
+    ----------
+    path : Path
+        A cache made by `allocate`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.layout = layout.read(path)
+        self._fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        extent = self.layout.extents["images/status"]
+        self.status = np.frombuffer(self._read(extent.offset, extent.shape[0]), np.uint8).copy()
+        self._unmarked: dict[int, int] = {}  # rows written since the last sync -> their mark
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> "CacheWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Mark what is written and let go of the file."""
+        if self._fd >= 0:
+            try:
+                self.flush()
+                _sync(self._fd)
+            finally:
+                os.close(self._fd)
+                self._fd = -1
+
+    def fill(
+        self,
+        rows: np.ndarray,
+        features: dict[str, np.ndarray],
+        sha256: np.ndarray,
+        sizes: np.ndarray,
+        mtimes_ns: np.ndarray,
+    ) -> None:
+        """Write computed rows; their marks follow with the next `flush`.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+        features : dict of str to array of shape (n, D)
+            By dataset name, finite. Datasets not named keep what they hold.
+        sha256 : uint8 array of shape (n, 32)
+        sizes, mtimes_ns : int64 arrays of shape (n,)
+        """
+        self._write_rows(rows, sha256, sizes, mtimes_ns, np.zeros(len(rows), np.uint8))
+        for name, values in features.items():
+            self._put(f"features/{name}", rows, values)
+        self._unmarked.update(dict.fromkeys(rows.tolist(), MARKED))
+
+    def fail(
+        self,
+        rows: np.ndarray,
+        reasons: np.ndarray,
+        sha256: np.ndarray,
+        sizes: np.ndarray,
+        mtimes_ns: np.ndarray,
+    ) -> None:
+        """Record rows that failed, with the code of their reason: uint8 (n,)."""
+        self._write_rows(rows, sha256, sizes, mtimes_ns, reasons)
+        self._unmarked.update(dict.fromkeys(rows.tolist(), FAILED))
+
+    def touch(self, rows: np.ndarray, sizes: np.ndarray, mtimes_ns: np.ndarray) -> None:
+        """Note that files were found to hold the same bytes under a new time."""
+        self._put("images/size", rows, sizes)
+        self._put("images/mtime_ns", rows, mtimes_ns)
+
+    def flush_if_due(self) -> bool:
+        """Mark the written rows if the last time was about a second ago."""
+        if time.monotonic() - self._synced < SYNC_SECONDS:
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Sync the rows that were written, then mark them."""
+        if self._unmarked:
+            _sync(self._fd)
+            rows = np.array(sorted(self._unmarked), np.intp)
+            self._mark(rows, np.array([self._unmarked[row] for row in rows.tolist()], np.uint8))
+            self._unmarked.clear()
+        self._synced = time.monotonic()
+
+    def _write_rows(
+        self,
+        rows: np.ndarray,
+        sha256: np.ndarray,
+        sizes: np.ndarray,
+        mtimes_ns: np.ndarray,
+        reasons: np.ndarray,
+    ) -> None:
+        stale = rows[self.status[rows] != PENDING]
+        if len(stale):
+            # A marked row must never hold half of its new numbers.
+            self._mark(stale, np.zeros(len(stale), np.uint8))
+            _sync(self._fd)
+        self._put("images/sha256", rows, sha256)
+        self._put("images/size", rows, sizes)
+        self._put("images/mtime_ns", rows, mtimes_ns)
+        self._put("images/reason", rows, reasons)
+
+    def _mark(self, rows: np.ndarray, marks: np.ndarray) -> None:
+        self._put("images/status", rows, marks)
+        self.status[rows] = marks
+
+    def _put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        extent = self.layout.extents[name]
+        values = np.ascontiguousarray(values, extent.dtype)
+        # Neighbouring rows go in one write.
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            offset = extent.offset + int(rows[start]) * extent.row_bytes
+            self._write(offset, memoryview(values[start:stop]).cast("B"))
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        try:
+            while data:
+                written = _pwrite(self._fd, data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            raise _explained(error, self.path) from error
+
+    def _read(self, offset: int, count: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+
+def _pwrite(fd: int, data: Any, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, data, offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # one thread writes, so the two steps are safe
+    return os.write(fd, data)
