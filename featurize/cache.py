@@ -53,6 +53,7 @@ class FeatureCache:
         self.extractor: Extractor = found.extractor
         self.layers: dict[str, LayerInfo] = found.layers
         self._extents = found.extents
+        self._maps: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
         return (
@@ -167,8 +168,24 @@ class FeatureCache:
                 f"{self.path}: {int((wanted != MARKED).sum())} of {len(wanted)} rows asked for "
                 "are pending or failed; `featurize info` lists them, `featurize run` completes them"
             )
-        mapped = self._map(f"features/{info.name}")
+        mapped = self.mapped(info.name)
         return mapped if rows is None else mapped[np.asarray(rows, np.intp)]
+
+    def mapped(self, layer: str) -> np.ndarray:
+        """Map every row of a layer, marked or not: for callers that look at `status` themselves.
+
+        Returns
+        -------
+        read-only memory map of shape (N, D)
+        """
+        info = self.layer(layer)
+        if info.name not in self._maps:
+            self._maps[info.name] = self._map(f"features/{info.name}")
+        return self._maps[info.name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Maps are opened anew in another process, rather than copied into it.
+        return {**self.__dict__, "_maps": {}}
 
     def verify(self) -> list[str]:
         """Check the rows against the specification; the layout was checked on opening.
@@ -191,7 +208,7 @@ class FeatureCache:
         if not self.column("sha256")[status == MARKED].any(axis=1).all():
             found.append("a marked row has no sha256")
         for name in self.layers:
-            mapped = self._map(f"features/{name}")
+            mapped = self.mapped(name)
             step = max(1, BLOCK_BYTES // self._extents[f"features/{name}"].row_bytes)
             for start in range(0, self.n_rows, step):
                 marked = np.flatnonzero(status[start : start + step] == MARKED)

@@ -53,4 +53,8 @@ class ImageUnreadable(FeaturizeError, ValueError):
 
 
 class Interrupted(FeaturizeError, RuntimeError):
-    """The run was stopped; what was done is kept and marked."""
+    """The run was stopped; what was done is kept and marked, `summary` counts it."""
+
+    def __init__(self, message: str, summary: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary or {}

@@ -199,6 +199,11 @@ class CacheWriter:
             self._put(f"features/{name}", rows, values)
         self._unmarked.update(dict.fromkeys(rows.tolist(), MARKED))
 
+    def preset(self, rows: np.ndarray, features: dict[str, np.ndarray]) -> None:
+        """Write features of rows that stay pending, because others are still missing."""
+        for name, values in features.items():
+            self._put(f"features/{name}", rows, values)
+
     def fail(
         self,
         rows: np.ndarray,
@@ -215,6 +220,11 @@ class CacheWriter:
         """Note that files were found to hold the same bytes under a new time."""
         self._put("images/size", rows, sizes)
         self._put("images/mtime_ns", rows, mtimes_ns)
+
+    def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Read rows back, of ``images/COLUMN`` or ``features/LAYER``: a copy of shape (n, ...)."""
+        extent = self.layout.extents[name]
+        return np.memmap(self.path, extent.dtype, "r", extent.offset, extent.shape)[rows]
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""

@@ -1,0 +1,251 @@
+"""Backbones: a frozen network, its weights and its preprocessing, cut at its layers."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, fx, nn
+from torchvision.models import get_model_builder, get_model_weights, list_models
+
+from featurize import weights as weights_files
+from featurize.cut import Layer, Network
+from featurize.errors import BackboneError, CallError
+from featurize.families import DEFAULT_WEIGHTS, family_of
+from featurize.names import is_file, nearest
+from featurize.recipe import checked_recipe
+
+SEEDLING = "seedling"
+SEEDLING_WEIGHTS = Path(__file__).with_name("seedling") / "seedling.safetensors"
+
+
+class Backbone:
+    """A frozen network together with its weights and its preprocessing.
+
+    `load_backbone` makes one by name; this constructor takes a network of your own.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes a float batch (B, 3, H, W). It is copied; yours is not touched.
+    name : str
+        What the cache calls it. It is part of the fingerprint.
+    preprocess : mapping
+        ``resize`` (of the shorter side) and ``crop`` in pixels, ``mean`` and ``std`` (three
+        numbers each, of values in 0..1), optionally ``interpolation`` (``bilinear``) and
+        ``decode`` (``exact``).
+
+    Attributes
+    ----------
+    weights : str
+        Where the weights came from.
+    weights_sha256 : str
+        Their digest.
+
+    Raises
+    ------
+    BackboneError
+        If the network can be cut nowhere.
+    CallError
+        If the preprocessing is incomplete.
+
+    Examples
+    --------
+    >>> Backbone(net, name="mine", preprocess=dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3))
+    """
+
+    def __init__(self, network: nn.Module, *, name: str, preprocess: Mapping[str, Any]) -> None:
+        tensors = dict(network.state_dict())
+        self._set_up(copy.deepcopy(network), name, preprocess, "own", tensors)
+
+    def _set_up(
+        self,
+        network: nn.Module,
+        name: str,
+        preprocess: Mapping[str, Any],
+        weights: str,
+        tensors: dict[str, Tensor] | None,
+    ) -> None:
+        self.name = name
+        self.preprocess = checked_recipe(preprocess)
+        self.weights = weights
+        self._tensors = tensors
+        self._digest = ""
+        network.requires_grad_(False).eval()
+        self.network = Network(network, self.preprocess["crop"], family_of(name))
+
+    @classmethod
+    def _made(cls, *parts: Any) -> "Backbone":
+        backbone = cls.__new__(cls)
+        backbone._set_up(*parts)
+        return backbone
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.name!r}, weights={self.weights!r})"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights, over the sorted tensors."""
+        if not self._digest and self._tensors is not None:
+            self._digest = weights_files.digest(self._tensors)
+        return self._digest
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Every place the network can be cut at, by name, shallowest first."""
+        return {name: layer for name, layer in self.network.layers.items() if layer.usable}
+
+    def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
+        """The part of the network that computes these layers, its weights in place.
+
+        Parameters
+        ----------
+        layers : sequence of (layer, pool)
+
+        Returns
+        -------
+        nn.Module
+            From a normalised float batch (B, 3, crop, crop) to a tuple of (B, D).
+
+        Raises
+        ------
+        UnknownLayer, BackboneError
+            If a layer does not exist or is not understood, or the weights do not fit.
+        """
+        module = self.network.cut(layers)
+        if self._tensors is not None:
+            weights_files.put_into(module, self._tensors, f"the weights {self.weights}")
+        return module
+
+
+def names() -> list[str]:
+    """Every backbone known by name."""
+    return [SEEDLING, *list_models(module=torchvision.models)]
+
+
+def load_backbone(
+    name: str,
+    weights: str | None = None,
+    *,
+    preprocess: str | None = None,
+    decode: str = "exact",
+    frozen_weights: bool = True,
+) -> Backbone:
+    """Load a backbone by name.
+
+    Parameters
+    ----------
+    name : str
+        A torchvision classification network, or ``seedling``; or a ``.safetensors`` file whose
+        metadata names its ``backbone``.
+    weights : str, optional
+        A name torchvision knows (``IMAGENET1K_V1``, the default) or a local ``.safetensors`` or
+        ``.pth`` file.
+    preprocess : str, optional
+        A weights name whose preprocessing to take, or a JSON file with ``resize``, ``crop``,
+        ``mean``, ``std``. Not given, it comes with the weights; a file without metadata gets
+        that of the network's ``IMAGENET1K_V1``.
+    decode : {"exact", "fast"}
+    frozen_weights : bool
+        False leaves the network as it is initialised: enough to look at its layers.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such network, or its weights cannot be had.
+    CallError
+        If the preprocessing cannot be read.
+    """
+    metadata: dict[str, str] = {}
+    if is_file(name):
+        if weights is not None:
+            raise CallError("--backbone names a file; then --weights has no place")
+        weights, name = name, str(weights_files.read(Path(name))[1].get("backbone", ""))
+        if not name:
+            raise BackboneError(
+                f"{weights} does not say which network it is for; use --backbone NAME --weights {weights}"
+            )
+    if name not in names():
+        raise BackboneError(
+            f"no backbone {name!r}{nearest(name, names())}; `featurize backbones` lists them"
+        )
+    tensors: dict[str, Tensor] | None = None
+    if weights is not None and is_file(weights):
+        tensors, metadata = weights_files.read(Path(weights))
+        recipe = weights_files.recorded_preprocess(metadata)
+        label = Path(weights).name
+    else:
+        recipe, label = None, weights or default_weights(name)
+        entry = _entry(name, label)
+        if frozen_weights:
+            tensors = load_file(SEEDLING_WEIGHTS) if name == SEEDLING else weights_files.download(entry)
+        if preprocess is None:
+            preprocess = label
+    if preprocess is not None:
+        recipe = _named_recipe(name, preprocess)
+    recipe = recipe or _named_recipe(name, default_weights(name))
+    return Backbone._made(_build(name), name, {**recipe, "decode": decode}, label, tensors)
+
+
+def default_weights(name: str) -> str:
+    """The weights a named backbone gets when none are named."""
+    if name == SEEDLING:
+        return "V1"
+    known = [entry.name for entry in get_model_weights(name)]
+    return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in known else known[0]
+
+
+def weights_of(name: str) -> list[str]:
+    """Every weights name of a named backbone."""
+    return ["V1"] if name == SEEDLING else [entry.name for entry in get_model_weights(name)]
+
+
+def _entry(name: str, label: str) -> Any:
+    if label not in weights_of(name):
+        raise BackboneError(
+            f"{name} has no weights {label!r}{nearest(label, weights_of(name))}; it has "
+            f"{', '.join(weights_of(name))}, or give a .safetensors or .pth file"
+        )
+    return None if name == SEEDLING else get_model_weights(name)[label]
+
+
+def _build(name: str) -> nn.Module:
+    if name == SEEDLING:
+        from featurize.seedling.network import Seedling
+
+        return Seedling()
+    more: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights expect the re-normalisation that this turns on.
+        more = {"transform_input": True, "init_weights": False, "aux_logits": False}
+    return get_model_builder(name)(weights=None, **more)
+
+
+def _named_recipe(name: str, preprocess: str) -> dict[str, Any]:
+    if preprocess.endswith(".json"):
+        try:
+            recipe = json.loads(Path(preprocess).read_text())
+        except (OSError, ValueError) as error:
+            raise CallError(f"--preprocess {preprocess} cannot be read: {error}") from error
+        return dict(checked_recipe(recipe))
+    if name == SEEDLING:
+        from featurize.seedling.network import PREPROCESS
+
+        return dict(PREPROCESS)
+    official = _entry(name, preprocess).transforms()
+    return {
+        "resize": official.resize_size[0],
+        "crop": official.crop_size[0],
+        "interpolation": official.interpolation.value,
+        "mean": list(official.mean),
+        "std": list(official.std),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computed the features; kept in the cache for information."""
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__}

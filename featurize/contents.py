@@ -1,0 +1,62 @@
+"""Which contents are at hand already, so that no image is ever embedded twice."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurize.cache import FeatureCache
+from featurize.layout import PENDING
+
+
+@dataclass(frozen=True)
+class Older:
+    """A finished row of an older cache; `reason` is not 0 where it failed."""
+
+    cache: FeatureCache
+    row: int
+    reason: int
+
+    def features(self, layer: str) -> np.ndarray:
+        """Its features: shape (1, D)."""
+        return self.cache.mapped(layer)[self.row : self.row + 1]
+
+
+class Contents:
+    """Rows by the SHA-256 of their image's bytes; shared by the decoding threads.
+
+    A content is at hand in the cache being written (a marked row, or one that this run is
+    computing) or in an older cache that is being grown from.
+    """
+
+    def __init__(self) -> None:
+        self._here: dict[bytes, int] = {}
+        self._older: dict[bytes, Older] = {}
+        self._lock = threading.Lock()
+
+    def add_here(self, sha256: np.ndarray, rows: np.ndarray) -> None:
+        """Rows of the cache being written: their hashes (n, 32) and numbers (n,)."""
+        for row, digest in zip(rows.tolist(), _digests(sha256[rows]), strict=True):
+            if any(digest):
+                self._here.setdefault(digest, row)
+
+    def add_older(self, cache: FeatureCache) -> None:
+        """Every finished row of a cache that is grown from."""
+        rows = np.flatnonzero(cache.status != PENDING)
+        reasons = cache.column("reason")
+        for row, digest in zip(rows.tolist(), _digests(cache.column("sha256")[rows]), strict=True):
+            if any(digest):  # rows that could not be read have no hash
+                self._older.setdefault(digest, Older(cache, row, int(reasons[row])))
+
+    def claim(self, digest: bytes, row: int) -> int | Older | None:
+        """Where this content is at hand; None makes `row` the one that computes it."""
+        with self._lock:
+            if digest in self._older:
+                return self._older[digest]
+            first = self._here.setdefault(digest, row)
+            return None if first == row else first
+
+
+def _digests(sha256: np.ndarray) -> list[bytes]:
+    data = sha256.tobytes()
+    return [data[start : start + 32] for start in range(0, len(data), 32)]

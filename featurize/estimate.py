@@ -1,0 +1,95 @@
+"""`--dry-run`: how many images, how many bytes, how long."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurize import images, writer
+from featurize.errors import ImageUnreadable
+from featurize.images import Listing
+from featurize.loader import Loader
+from featurize.plan import Wanted
+
+SAMPLE = 16
+
+
+@dataclass
+class Estimate:
+    """What a run would do.
+
+    Attributes
+    ----------
+    rows : int
+        Images in the folder.
+    to_compute : int
+        Of them, those that are not in the cache yet.
+    bytes : int
+        The cache's size in the end.
+    seconds : float
+        Expected, without the download of weights.
+    """
+
+    cache: str
+    rows: int
+    to_compute: int
+    bytes: int
+    seconds: float
+    images_per_second: float
+    layers: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def estimate(
+    path: Path, listing: Listing, wanted: Wanted, loader: Loader, to_compute: int
+) -> Estimate:
+    """Time a sample of the images through decoding and the network.
+
+    The network runs with weights as initialised: its speed does not depend on them, and a dry
+    run downloads nothing.
+    """
+    blank = loader.without_weights()
+    infos = blank.infos(wanted.layers)
+    seconds = rate = 0.0
+    if to_compute:
+        step = max(1, len(listing.paths) // SAMPLE)
+        rows = range(0, len(listing.paths), step)[:SAMPLE]
+        recipe = dict(blank.backbone.preprocess)
+
+        def decoded(row: int) -> np.ndarray | None:
+            try:
+                return images.decode(images.read(listing.root / listing.paths[row]), recipe)
+            except ImageUnreadable:
+                return None
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor() as pool:
+            pixels = [p for p in pool.map(decoded, rows) if p is not None]
+        decode_seconds = (time.perf_counter() - start) / len(rows)
+        engine = blank.engine(infos)
+        crop = int(str(recipe["crop"]))
+        batch = np.stack(pixels) if pixels else np.zeros((SAMPLE, crop, crop, 3), np.uint8)
+        engine.run(batch)  # the first one pays for start-up
+        start = time.perf_counter()
+        engine.run(batch)
+        run_seconds = (time.perf_counter() - start) / len(batch)
+        # On a processor the two share the cores; on a GPU the slower one counts.
+        each = max(decode_seconds, run_seconds)
+        if engine.device == "cpu":
+            each = decode_seconds + run_seconds
+        seconds, rate = to_compute * each, 1 / each
+    return Estimate(
+        cache=str(path),
+        rows=len(listing.paths),
+        to_compute=to_compute,
+        bytes=writer.bytes_needed(infos, len(listing.paths)),
+        seconds=seconds,
+        images_per_second=rate,
+        layers=[info.name for info in infos],
+    )

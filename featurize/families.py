@@ -1,0 +1,134 @@
+"""What is known of each family of networks, as data: where its stages end, what `last` means.
+
+No torch here, so that a finished cache is recognised without importing it.
+"""
+
+import re
+from dataclasses import dataclass
+
+from featurize.errors import CallError, UnknownLayer
+
+POOLS = ("avg", "max", "avgmax", "none", "token")
+DEFAULT_BACKBONE = "resnet50"
+DEFAULT_WEIGHTS = "IMAGENET1K_V1"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Stage ends from shallow to deep.
+
+    The last of them is what `last` resolves to: the input of the final classifying layer,
+    named by the layer that computes it (pooling and dropout are no layers of their own).
+    """
+
+    stages: tuple[str, ...]
+    last_pool: str = "avg"
+    maps_are_nchw: bool = False  # known for networks whose input size is fixed
+
+    @property
+    def last(self) -> str:
+        """The deepest stage."""
+        return self.stages[-1]
+
+
+def _family(stages: str, **more: str | bool) -> Family:
+    return Family(tuple(stages.split()), **more)  # type: ignore[arg-type]
+
+
+def _features(numbers: str, last: str = "") -> Family:
+    stages = [f"features.{number}" for number in numbers.split()]
+    return Family((*stages, last) if last else tuple(stages))
+
+
+def _vit(depth: int) -> Family:
+    quarters = [f"encoder.layers.encoder_layer_{depth * k // 4 - 1}" for k in (1, 2, 3, 4)]
+    return Family((*quarters, "encoder.ln"), last_pool="token")
+
+
+# The first pattern that matches the whole name counts.
+FAMILIES: dict[str, Family] = {
+    "seedling": _family("stage1 stage2 stage3 stage4"),
+    "alexnet": _features("2 5 12", "classifier.5"),
+    "convnext_.*": _features("1 3 5 7", "classifier.0"),
+    "densenet.*": _family("features.denseblock1 features.denseblock2 features.denseblock3 relu"),
+    "efficientnet_b.*": _features("2 3 5 7 8"),
+    "efficientnet_v2_s": _features("2 3 5 6 7"),
+    "efficientnet_v2_.*": _features("2 3 5 7 8"),
+    "googlenet": _family("maxpool2 inception3b inception4e inception5b"),
+    "inception_v3": _family("maxpool2 Mixed_5d Mixed_6e Mixed_7c"),
+    "maxvit_t": _family("blocks.0 blocks.1 blocks.2 blocks.3 classifier.4", maps_are_nchw=True),
+    "mnasnet.*": _family("layers.8 layers.9 layers.11 layers.13 layers.16"),
+    "mobilenet_v2": _features("3 6 13 17 18"),
+    "mobilenet_v3_large": _features("3 6 12 16", "classifier.1"),
+    "mobilenet_v3_small": _features("1 3 8 12", "classifier.1"),
+    "regnet_.*": _family(
+        "trunk_output.block1 trunk_output.block2 trunk_output.block3 trunk_output.block4"
+    ),
+    "(resnet|resnext|wide_resnet).*": _family("layer1 layer2 layer3 layer4"),
+    "shufflenet_v2_.*": _family("stage2 stage3 stage4 conv5"),
+    "squeezenet1_0": _features("2 5 8 10 12"),
+    "squeezenet1_1": _features("2 4 7 9 10 11 12"),
+    "swin_.*": _features("1 3 5 7", "norm"),
+    "vgg11": _features("2 5 10 15 20", "classifier.4"),
+    "vgg11_bn": _features("3 7 14 21 28", "classifier.4"),
+    "vgg13": _features("4 9 14 19 24", "classifier.4"),
+    "vgg13_bn": _features("6 13 20 27 34", "classifier.4"),
+    "vgg16": _features("4 9 16 23 30", "classifier.4"),
+    "vgg16_bn": _features("6 13 23 33 43", "classifier.4"),
+    "vgg19": _features("4 9 18 27 36", "classifier.4"),
+    "vgg19_bn": _features("6 13 26 39 52", "classifier.4"),
+    "vit_b_.*": _vit(12),
+    "vit_l_.*": _vit(24),
+    "vit_h_.*": _vit(32),
+}
+
+
+def family_of(backbone: str) -> Family | None:
+    """The family of a named backbone; None for a network that is not known by name."""
+    return next((f for name, f in FAMILIES.items() if re.fullmatch(name, backbone)), None)
+
+
+def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, str]]:
+    """Turn ``--layers`` into layers and their pools.
+
+    Parameters
+    ----------
+    text : str
+        ``last``, ``auto`` or names, separated by commas, each with ``:POOL`` or not.
+    pool : str or None
+        The pool of those that name none. Not given, it is ``avg``, except that `last` of a
+        vision transformer is its class token.
+    backbone : str
+
+    Returns
+    -------
+    list of (layer, pool)
+        Each once, in the order given.
+
+    Raises
+    ------
+    CallError
+        If a pool is unknown, or nothing is asked for.
+    UnknownLayer
+        If `last` or `auto` is asked of a network of no known family.
+    """
+    family = family_of(backbone)
+    found: dict[tuple[str, str], None] = {}
+    for word in text.split(","):
+        name, _, own_pool = word.strip().replace("@", ":").partition(":")
+        chosen = own_pool or pool
+        if chosen is not None and chosen not in POOLS:
+            raise CallError(f"no pool {chosen!r}; there are {', '.join(POOLS)}")
+        if not name:
+            raise CallError(f"--layers {text!r} has an empty name in it")
+        if name not in ("last", "auto"):
+            found[name, chosen or "avg"] = None
+            continue
+        if family is None:
+            raise UnknownLayer(
+                f"{name!r} is not known of the network {backbone!r}; name its layers instead"
+            )
+        for stage in family.stages if name == "auto" else (family.last,):
+            default = family.last_pool if stage == family.last else "avg"
+            found[stage, chosen or default] = None
+    return list(found)

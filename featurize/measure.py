@@ -1,0 +1,90 @@
+"""Where a run's time goes: its stages, its rate, what bounds it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+STAGES = ("read", "decode", "run", "write")
+_ADVICE = {
+    "read": "reading files bounded this run; faster storage would help",
+    "decode": "decoding images bounded this run; more cores would help",
+    "run": "the network bounded this run; a GPU or an earlier cut would help",
+    "write": "writing the cache bounded this run; a faster disk or --dtype float16 would help",
+}
+
+
+@dataclass
+class Measure:
+    """Seconds spent in each stage, added up over threads, and images through the network.
+
+    `waited` is the main thread's time: for decoded images, in the network, and for the writer.
+    """
+
+    total: int
+    workers: int
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    waited: dict[str, float] = field(default_factory=lambda: {"input": 0.0, "output": 0.0})
+    done: int = 0
+    images_run: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    _steady: tuple[float, int] | None = None
+    _last: float = 0.0
+
+    def ran(self, count: int, seconds: float) -> None:
+        """Note a batch that went through the network."""
+        self.seconds["run"] += seconds
+        self.images_run += count
+        self._last = time.perf_counter()
+        if self._steady is None:
+            # The first batch pays for start-up; the rate counts from its end.
+            self._steady = (self._last, self.images_run)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Count the time inside as waiting for ``input`` or ``output``."""
+        start = time.perf_counter()
+        yield
+        self.waited[what] += time.perf_counter() - start
+
+    @property
+    def images_per_second(self) -> float:
+        """Images through the network a second, without start-up."""
+        if self._steady is None:
+            return 0.0
+        since, before = self._steady
+        if self.images_run > before:
+            return (self.images_run - before) / (self._last - since)
+        return self.images_run / (self._last - self.started)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected time to the end; None while nothing is known."""
+        elapsed = time.perf_counter() - self.started
+        return (self.total - self.done) * elapsed / self.done if self.done else None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the working time of each stage, 0 to 1; threads count each for itself."""
+        whole = sum(self.seconds.values()) or 1.0
+        return {stage: seconds / whole for stage, seconds in self.seconds.items()}
+
+    @property
+    def bound(self) -> str:
+        """The stage the others waited for."""
+        if not self.images_run:
+            return "read"
+        waits = {
+            "run": self.seconds["run"],
+            "write": self.waited["output"],
+            "input": self.waited["input"],
+        }
+        longest = max(waits, key=lambda name: waits[name])
+        if longest == "input":
+            return "decode" if self.seconds["decode"] >= self.seconds["read"] else "read"
+        return longest
+
+    def verdict(self) -> str:
+        """A sentence that says what bounded the run, with the figures."""
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
+        return f"{_ADVICE[self.bound].capitalize()} ({shares} of the working time)."

@@ -1,0 +1,285 @@
+"""What a run has to do: options settled against the cache, images compared with its rows.
+
+No torch here: an unchanged collection is recognised without it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurize import images
+from featurize.cache import FeatureCache
+from featurize.engines import ENGINES, PRECISIONS
+from featurize.errors import CallError, FingerprintMismatch, ImageUnreadable
+from featurize.families import DEFAULT_BACKBONE, parse_layers
+from featurize.images import Listing
+from featurize.layout import FAILED, MARKED, PENDING, Extractor
+from featurize.names import is_file
+from featurize.recipe import DECODERS
+
+DTYPES = {"float32": "<f4", "float16": "<f2"}
+VANISHED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for; None means: as in the cache, or the default of a new one."""
+
+    backbone: str | None = None
+    weights: str | None = None
+    layers: str | None = None
+    pool: str | None = None
+    dtype: str | None = None
+    precision: str | None = None
+    decode: str | None = None
+    preprocess: str | None = None
+    engine: str = "auto"
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is loaded.
+
+        Raises
+        ------
+        CallError
+        """
+        for name, value, known in (
+            ("dtype", self.dtype, tuple(DTYPES)),
+            ("precision", self.precision, PRECISIONS),
+            ("decode", self.decode, DECODERS),
+            ("engine", self.engine, ENGINES),
+        ):
+            if value is not None and value not in known:
+                raise CallError(f"--{name} is one of {', '.join(known)}, not {value!r}")
+        for name, value in (("backbone", self.backbone), ("weights", self.weights)):
+            if value is not None and is_file(value) and not Path(value).is_file():
+                raise CallError(f"--{name}: there is no file {value}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Options with nothing left open. `layers` are (layer, pool); `fixed` are not to be loaded."""
+
+    backbone: str
+    weights: str | None
+    layers: list[tuple[str, str]]
+    dtype: str
+    precision: str
+    decode: str
+    preprocess: str | None
+    engine: str
+    device: str
+
+
+def settle(options: Options, cache: FeatureCache | None, own_name: str | None = None) -> Wanted:
+    """Complete the options from the cache, or from the defaults where there is none.
+
+    Parameters
+    ----------
+    own_name : str, optional
+        The name of a network passed in from Python.
+    """
+    options.check()
+    common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
+    if cache is None:
+        backbone = own_name or options.backbone or DEFAULT_BACKBONE
+        return Wanted(
+            backbone=backbone,
+            weights=options.weights,
+            layers=parse_layers(options.layers or "last", options.pool, _stem(backbone)),
+            dtype=options.dtype or "float32",
+            precision=options.precision or "float32",
+            decode=options.decode or "exact",
+            **common,  # type: ignore[arg-type]
+        )
+    made = cache.extractor
+    backbone = own_name or options.backbone or made.backbone
+    there = [(info.layer, info.pool) for info in cache.layers.values()]
+    asked = parse_layers(options.layers, options.pool, _stem(backbone)) if options.layers else []
+    weights = options.weights
+    if weights is None and backbone == made.backbone:
+        weights = made.environment.get("weights_file") or made.weights
+    return Wanted(
+        backbone=backbone,
+        weights=weights,
+        layers=[*there, *(pair for pair in asked if pair not in there)],
+        dtype=options.dtype or _dtype_of(cache),
+        precision=options.precision or made.precision,
+        decode=options.decode or str(made.preprocess.get("decode", "exact")),
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def _stem(backbone: str) -> str:
+    return Path(backbone).stem if is_file(backbone) else backbone
+
+
+def _dtype_of(cache: FeatureCache) -> str:
+    return next(n for n, code in DTYPES.items() if code == cache.layer().dtype)
+
+
+def same_extractor(wanted: Wanted, options: Options, cache: FeatureCache) -> bool:
+    """Whether the cache is known, without loading anything, to be of the extractor wanted."""
+    made = cache.extractor
+    if wanted.backbone != made.backbone or options.preprocess is not None:
+        return False
+    if wanted.precision != made.precision or wanted.decode != made.preprocess.get("decode"):
+        return False
+    if DTYPES[wanted.dtype] != cache.layer().dtype:
+        return False
+    if options.weights is None:
+        return True
+    if is_file(options.weights):
+        return file_sha256(options.weights) == made.environment.get("weights_file_sha256")
+    return options.weights == made.weights
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_extractor(cache: FeatureCache, asked: Extractor, dtype: str) -> None:
+    """Refuse to mix features of two extractors in one cache.
+
+    Raises
+    ------
+    FingerprintMismatch
+        Naming the fields that differ.
+    """
+    differing = []
+    for name in ("backbone", "weights_sha256", "preprocess", "precision"):
+        there, here = getattr(cache.extractor, name), getattr(asked, name)
+        if there != here:
+            differing.append(_difference(name, there, here))
+    if cache.layer().dtype != DTYPES[dtype]:
+        differing.append(_difference("dtype", _dtype_of(cache), dtype))
+    if differing:
+        raise FingerprintMismatch(
+            f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "
+            "Leave the option out to go on with the cache as it is, or give another -o"
+        )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        pairs = [f"{name}.{key} is {there.get(key)!r}, asked for {here.get(key)!r}" for key in keys]
+        return "; ".join(sorted(pairs))
+    if name == "weights_sha256":
+        there, here = f"{there[:12]}...", f"{here[:12]}..."
+    return f"{name} is {there!r}, asked for {here!r}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A listing beside a cache's rows.
+
+    Attributes
+    ----------
+    old_row : int array of shape (N,)
+        The row of each listed image in the cache; -1 where it has none.
+    unchanged : bool array of shape (N,)
+        Its size and time are those of its row.
+    vanished : int
+        Rows whose image is no longer listed.
+    """
+
+    old_row: np.ndarray
+    unchanged: np.ndarray
+    vanished: int
+
+    @property
+    def same_paths(self) -> bool:
+        """Whether the cache has exactly the listed images."""
+        return self.vanished == 0 and bool((self.old_row >= 0).all())
+
+
+def compare(listing: Listing, cache: FeatureCache) -> Comparison:
+    """Match images with rows by path, size and time; no image is opened."""
+    if listing.paths == cache.paths:  # the common case, without a dictionary
+        old_row = np.arange(cache.n_rows)
+    else:
+        row_of = cache.row_of
+        old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
+    sizes, mtimes_ns = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
+    unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == listing.mtimes_ns)
+    return Comparison(old_row, unchanged, cache.n_rows - int((old_row >= 0).sum()))
+
+
+def check_vanished(listing: Listing, cache: FeatureCache, found: Comparison) -> None:
+    """Refuse where more than a tenth of the rows would be lost: a mistyped or half-mounted folder.
+
+    Renamed images are not lost; so where many paths are gone, new files of the same sizes are
+    looked into first.
+
+    Raises
+    ------
+    CallError
+    """
+    limit = VANISHED_SHARE * cache.n_rows
+    if found.vanished <= limit:
+        return
+    kept = np.zeros(cache.n_rows, bool)
+    kept[found.old_row[found.old_row >= 0]] = True
+    gone = np.flatnonzero(~kept)
+    lost = found.vanished - _renamed(listing, cache, found, gone)
+    if lost > limit:
+        raise CallError(
+            f"{lost} of the {cache.n_rows} images in {cache.path} are not in {listing.root} "
+            f"(first: {cache.paths[gone[0]]}). Is the folder right, and mounted? "
+            "If they are meant to go, add --prune"
+        )
+
+
+def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.ndarray) -> int:
+    sizes = set(cache.column("size")[gone].tolist())
+    gone_digests = Counter(row.tobytes() for row in cache.column("sha256")[gone])
+    new = [row for row in np.flatnonzero(found.old_row < 0) if int(listing.sizes[row]) in sizes]
+
+    def digest(row: int) -> bytes:
+        try:
+            return images.digest(images.read(listing.root / listing.paths[row]))
+        except ImageUnreadable:
+            return b""
+
+    with ThreadPoolExecutor() as pool:
+        return (gone_digests & Counter(pool.map(digest, new))).total()
+
+
+@dataclass(frozen=True)
+class ToDo:
+    """Which rows of a cache a run has to look at.
+
+    Attributes
+    ----------
+    rows : int array
+        Pending, changed, or to be tried again.
+    recorded : uint8 array of shape (N, 32)
+        Hashes of finished rows whose file changed its time: unchanged after all where they agree.
+    """
+
+    rows: np.ndarray
+    recorded: np.ndarray
+
+
+def to_do(
+    cache: FeatureCache, unchanged: np.ndarray, *, retry_failed: bool, rehash: bool
+) -> ToDo:
+    """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
+    status, reason = cache.status, cache.column("reason")
+    again = np.isin(reason, list(images.TRANSIENT)) | retry_failed
+    look = ~unchanged | rehash
+    rows = np.flatnonzero((status == PENDING) | ((status == FAILED) & again) | look)
+    recorded = cache.column("sha256").copy()
+    recorded[~(look & (status == MARKED)) & ~(look & (status == FAILED) & ~again)] = 0
+    return ToDo(rows, recorded)
+
+

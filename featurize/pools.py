@@ -1,0 +1,61 @@
+"""How what a layer gives becomes one vector an image."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from featurize.errors import BackboneError
+
+# What a layer gives, by where its channels are.
+VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "vector", "channels first", "channels last", "tokens"
+
+
+def width(kind: str, pool: str, map_shape: tuple[int, ...]) -> int:
+    """Numbers an image after pooling.
+
+    Raises
+    ------
+    BackboneError
+        If the layer cannot be pooled so.
+    """
+    if pool == "token" and kind != TOKENS:
+        raise BackboneError("pool 'token' is for layers of a vision transformer; use avg")
+    if pool == "none":
+        return math.prod(map_shape)
+    channels = map_shape[0] if kind in (VECTOR, CHANNELS_FIRST) else map_shape[-1]
+    return 2 * channels if pool == "avgmax" else channels
+
+
+def pooled(x: Tensor, kind: str, pool: str) -> Tensor:
+    """Pool a batch of maps.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, *map_shape)
+    kind : str
+        Where the channels are.
+    pool : str
+        ``avg``, ``max``, ``avgmax`` (both, joined), ``none`` (the map, flattened) or
+        ``token`` (a vision transformer's class token). Averages and maxima over tokens
+        leave the class token out.
+
+    Returns
+    -------
+    Tensor of shape (B, D)
+        Never a view of `x`, which a later layer may overwrite.
+    """
+    if pool == "none" or kind == VECTOR:
+        flat = x.flatten(1).clone()
+        return flat.repeat(1, 2) if pool == "avgmax" else flat
+    if pool == "token":
+        return x[:, 0].clone()
+    if kind == TOKENS:
+        x, axes = x[:, 1:], [1]
+    else:
+        axes = [2, 3] if kind == CHANNELS_FIRST else [1, 2]
+    if pool == "avg":
+        return x.mean(axes)
+    if pool == "max":
+        return x.amax(axes)
+    return torch.cat([x.mean(axes), x.amax(axes)], 1)

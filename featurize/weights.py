@@ -1,0 +1,138 @@
+"""Weights: from a local file or torchvision's downloads, checked, and put into a network."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from featurize.errors import BackboneError
+from featurize.fingerprint import weights_digest
+
+_WRAPPINGS = ("state_dict", "model", "model_state_dict")
+# DenseNet files from before torch 0.4.1 have dots where modules have none now.
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; no code in it ever runs.
+
+    A checkpoint's wrappings are taken off: ``state_dict`` around the tensors, ``module.``
+    before their names.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    metadata : dict of str to str
+        Of a safetensors file; else empty.
+
+    Raises
+    ------
+    BackboneError
+        If it is no such file, or holds no tensors.
+    """
+    if not path.is_file():
+        raise BackboneError(f"no weights file {path}")
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpicklers and parsers raise anything on hostile bytes
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"{path} cannot be read as weights: {first_line}. It has to be a .safetensors file, "
+            "or a .pth file with a plain state dict (torch.save(network.state_dict(), FILE))"
+        ) from error
+    for wrapping in _WRAPPINGS:
+        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
+            content = content[wrapping]
+    tensors = _tensors(content)
+    if not tensors:
+        raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
+    return tensors, metadata
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        return {}
+    found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if found and all(key.startswith("module.") for key in found):
+        found = {key.removeprefix("module."): value for key, value in found.items()}
+    return {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in found.items()}
+
+
+def download(weights: Any) -> dict[str, Tensor]:
+    """Fetch one of torchvision's weights, or take them from its local cache.
+
+    Raises
+    ------
+    BackboneError
+        If they cannot be downloaded.
+    """
+    try:
+        return _tensors(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError) as error:
+        raise BackboneError(
+            f"the weights {weights} cannot be downloaded ({error}). Use `--backbone seedling`, which "
+            "needs no download, or `--weights FILE` with a file fetched elsewhere from "
+            f"{weights.url}"
+        ) from error
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Digest of a state dict (see `featurize.fingerprint.weights_digest`)."""
+    arrays = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu()
+        # numpy has no bfloat16, and floats count as float32 in any case.
+        arrays[name] = (plain.float() if plain.is_floating_point() else plain).numpy()
+    return weights_digest(arrays)
+
+
+def put_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy weights into a (cut) network; every one it has must be there and fit.
+
+    Tensors the network has no place for are no obstacle: they lie above the cut.
+
+    Raises
+    ------
+    BackboneError
+        Naming the first keys and shapes that differ.
+    """
+    wanted = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    wrong = []
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            wrong.append(f"{name} is missing")
+        elif tensors[name].shape != tensor.shape:
+            found, want = tuple(tensors[name].shape), tuple(tensor.shape)
+            wrong.append(f"{name} is {found} but the network has {want}")
+    if wrong:
+        unused = sorted(set(tensors) - set(wanted))
+        also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
+        raise BackboneError(
+            f"{source} does not fit this network in {len(wrong)} of {len(wanted)} tensors: "
+            f"{'; '.join(wrong[:3])}{also}"
+        )
+    module.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+
+
+def recorded_preprocess(metadata: dict[str, str]) -> dict[str, Any] | None:
+    """The preprocessing written in a weights file's metadata, if any."""
+    try:
+        found = json.loads(metadata.get("preprocess", "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
