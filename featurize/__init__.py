@@ -1,0 +1,49 @@
+"""Stage 1 of Headgraft: images in, feature cache out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from featurize.errors import FeaturizeError
+
+if TYPE_CHECKING:
+    from featurize.backbones import Backbone, load_backbone
+    from featurize.cache import FeatureCache
+    from featurize.estimate import Estimate
+    from featurize.export import export
+    from featurize.job import Summary, run
+    from featurize.verify import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Estimate",
+    "FeatureCache",
+    "FeaturizeError",
+    "Summary",
+    "export",
+    "load_backbone",
+    "run",
+    "verify",
+]
+
+_HOMES = {
+    "Backbone": "backbones",
+    "Estimate": "estimate",
+    "FeatureCache": "cache",
+    "Summary": "job",
+    "export": "export",
+    "load_backbone": "backbones",
+    "run": "job",
+    "verify": "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Each name is imported when it is first used: torch takes seconds, and most uses of a
+    # cache do without it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featurize' has no attribute {name!r}")
+    value = getattr(import_module(f"featurize.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

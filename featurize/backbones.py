@@ -55,7 +55,8 @@ class Backbone:
 
     Examples
     --------
-    >>> Backbone(net, name="mine", preprocess=dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3))
+    >>> recipe = dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3)
+    >>> Backbone(network, name="mine", preprocess=recipe)
     """
 
     def __init__(self, network: nn.Module, *, name: str, preprocess: Mapping[str, Any]) -> None:
@@ -167,7 +168,8 @@ def load_backbone(
         weights, name = name, str(weights_files.read(Path(name))[1].get("backbone", ""))
         if not name:
             raise BackboneError(
-                f"{weights} does not say which network it is for; use --backbone NAME --weights {weights}"
+                f"{weights} does not say which network it is for; "
+                f"use --backbone NAME --weights {weights}"
             )
     if name not in names():
         raise BackboneError(
@@ -182,7 +184,9 @@ def load_backbone(
         recipe, label = None, weights or default_weights(name)
         entry = _entry(name, label)
         if frozen_weights:
-            tensors = load_file(SEEDLING_WEIGHTS) if name == SEEDLING else weights_files.download(entry)
+            tensors = (
+                load_file(SEEDLING_WEIGHTS) if name == SEEDLING else weights_files.download(entry)
+            )
         if preprocess is None:
             preprocess = label
     if preprocess is not None:
@@ -222,7 +226,8 @@ def _build(name: str) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         # Their published weights expect the re-normalisation that this turns on.
         more = {"transform_input": True, "init_weights": False, "aux_logits": False}
-    return get_model_builder(name)(weights=None, **more)
+    network: nn.Module = get_model_builder(name)(weights=None, **more)
+    return network
 
 
 def _named_recipe(name: str, preprocess: str) -> dict[str, Any]:

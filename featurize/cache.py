@@ -109,7 +109,11 @@ class FeatureCache:
     def counts(self) -> dict[str, int]:
         """How many rows are ``ok``, ``failed`` and ``pending``."""
         count = np.bincount(self.status, minlength=3)
-        return {"ok": int(count[MARKED]), "failed": int(count[FAILED]), "pending": int(count[PENDING])}
+        return {
+            "ok": int(count[MARKED]),
+            "failed": int(count[FAILED]),
+            "pending": int(count[PENDING]),
+        }
 
     @property
     def failures(self) -> dict[str, str]:
@@ -230,5 +234,3 @@ def problems_of(path: str | os.PathLike[str]) -> list[str]:
         return FeatureCache(path).verify()
     except CacheFormatError as error:
         return [str(error)]
-
-

@@ -159,7 +159,11 @@ class Network:
         return dict(sorted(found.items(), key=lambda item: item[1].depth))
 
     def _kind(
-        self, node: fx.Node, shape: tuple[int, ...], larger: tuple[int, ...] | None, family: Family | None
+        self,
+        node: fx.Node,
+        shape: tuple[int, ...],
+        larger: tuple[int, ...] | None,
+        family: Family | None,
     ) -> str:
         if len(shape) < 2 or shape[0] != 2 or (larger is not None and larger[0] != 3):
             return "its first axis is not the batch"

@@ -168,4 +168,5 @@ def retried(cache: FeatureCache, *, retry_failed: bool, rehash: bool) -> np.ndar
     if rehash:
         return np.ones(cache.n_rows, bool)
     failed = cache.status == FAILED
-    return failed & (np.isin(cache.column("reason"), list(images.TRANSIENT)) | retry_failed)
+    transient = np.isin(cache.column("reason"), list(images.TRANSIENT))
+    return np.asarray(failed & (transient | retry_failed))

@@ -18,7 +18,11 @@ from PIL import Image, ImageOps
 from featurize.errors import CallError, ImageUnreadable
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pbm .pnm".split()
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
 )
 # Pillow is asked for these readers and no others: some of the rest start other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM")

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurize import growth, images, writer
+from featurize import __version__, growth, images, writer
 from featurize.cache import FeatureCache
 from featurize.contents import Contents
 from featurize.errors import CacheFormatError, CallError, Interrupted
@@ -26,6 +25,9 @@ from featurize.writer import CacheWriter, Lock
 
 if TYPE_CHECKING:
     from featurize.backbones import Backbone
+
+
+_MAKER = f"headgraft {__version__}"
 
 
 @dataclass
@@ -247,8 +249,10 @@ class _Job:
         assert self.found is not None
         if self.found.same_paths and set(self.wanted.layers) == there:
             if growth.part_of(self.path).exists():
-                self.say(f"{growth.part_of(self.path)} is left from a run that added something "
-                         "else; run that again to finish it, or remove it")
+                self.say(
+                    f"{growth.part_of(self.path)} is left from a run that added something "
+                    "else; run that again to finish it, or remove it"
+                )
             done = self._complete()
         else:
             done = self._grow(new_layers=set(self.wanted.layers) != there)
@@ -282,7 +286,7 @@ class _Job:
             self.listing.sizes,
             self.listing.mtimes_ns,
             root=str(self.listing.root.resolve()),
-            created_by=f"headgraft {version('headgraft')}",
+            created_by=_MAKER,
         )
 
     def _complete(self) -> Done:
@@ -307,9 +311,15 @@ class _Job:
         cache, found = self.cache, self.found
         assert cache is not None
         assert found is not None
-        layers = self.loader.infos(self.wanted.layers) if new_layers else list(cache.layers.values())
+        layers = (
+            self.loader.infos(self.wanted.layers) if new_layers else list(cache.layers.values())
+        )
         older = growth.open_part(
-            cache, layers, self.listing, created_by=f"headgraft {version('headgraft')}", say=self.say
+            cache,
+            layers,
+            self.listing,
+            created_by=_MAKER,
+            say=self.say,
         )
         again = growth.retried(cache, retry_failed=self.retry_failed, rehash=self.rehash)
         with CacheWriter(growth.part_of(self.path)) as into:
@@ -381,5 +391,3 @@ def _workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-

@@ -90,7 +90,10 @@ class Loader:
                 f"the weights file {wanted.weights} is gone; say where it is with --weights FILE"
             )
         return load_backbone(
-            wanted.backbone, wanted.weights, preprocess=wanted.preprocess, decode=wanted.decode,
+            wanted.backbone,
+            wanted.weights,
+            preprocess=wanted.preprocess,
+            decode=wanted.decode,
             frozen_weights=self.frozen_weights,
         )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 STAGES = ("read", "decode", "run", "write")
 _ADVICE = {
-    "read": "reading files bounded this run; faster storage would help",
-    "decode": "decoding images bounded this run; more cores would help",
-    "run": "the network bounded this run; a GPU or an earlier cut would help",
-    "write": "writing the cache bounded this run; a faster disk or --dtype float16 would help",
+    "read": "Reading files bounded this run; faster storage would help",
+    "decode": "Decoding images bounded this run; more cores would help",
+    "run": "The network bounded this run; a GPU or an earlier cut would help",
+    "write": "Writing the cache bounded this run; a faster disk or --dtype float16 would help",
 }
 
 
@@ -87,4 +87,4 @@ class Measure:
     def verdict(self) -> str:
         """A sentence that says what bounded the run, with the figures."""
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
-        return f"{_ADVICE[self.bound].capitalize()} ({shares} of the working time)."
+        return f"{_ADVICE[self.bound]} ({shares} of the working time)."

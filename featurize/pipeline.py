@@ -118,9 +118,7 @@ def pump(
     return done
 
 
-def _run(
-    engine: Engine, batch: list[_Prepared], behind: "_WriteBehind", measure: Measure
-) -> None:
+def _run(engine: Engine, batch: list[_Prepared], behind: "_WriteBehind", measure: Measure) -> None:
     pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
     start = time.perf_counter()
     features = engine.run(pixels)
@@ -312,4 +310,3 @@ class _WriteBehind:
 
     def _stat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.task.listing.sizes[rows], self.task.listing.mtimes_ns[rows]
-

@@ -125,13 +125,26 @@ def _dtype_of(cache: FeatureCache) -> str:
 
 
 def same_extractor(wanted: Wanted, options: Options, cache: FeatureCache) -> bool:
-    """Whether the cache is known, without loading anything, to be of the extractor wanted."""
+    """Whether the cache is known, without loading anything, to be of the extractor wanted.
+
+    Raises
+    ------
+    FingerprintMismatch
+        If it is known to be of another.
+    """
     made = cache.extractor
-    if wanted.backbone != made.backbone or options.preprocess is not None:
-        return False
-    if wanted.precision != made.precision or wanted.decode != made.preprocess.get("decode"):
-        return False
-    if DTYPES[wanted.dtype] != cache.layer().dtype:
+    fields = {
+        "backbone": (made.backbone, wanted.backbone),
+        "precision": (made.precision, wanted.precision),
+        "preprocess.decode": (made.preprocess.get("decode"), wanted.decode),
+        "dtype": (_dtype_of(cache), wanted.dtype),
+    }
+    if is_file(wanted.backbone):
+        del fields["backbone"]  # the file names it
+    _refuse_other(
+        cache, [_difference(n, *pair) for n, pair in fields.items() if pair[0] != pair[1]]
+    )
+    if options.preprocess is not None or is_file(wanted.backbone):
         return False
     if options.weights is None:
         return True
@@ -154,13 +167,15 @@ def check_extractor(cache: FeatureCache, asked: Extractor, dtype: str) -> None:
     FingerprintMismatch
         Naming the fields that differ.
     """
-    differing = []
-    for name in ("backbone", "weights_sha256", "preprocess", "precision"):
-        there, here = getattr(cache.extractor, name), getattr(asked, name)
-        if there != here:
-            differing.append(_difference(name, there, here))
-    if cache.layer().dtype != DTYPES[dtype]:
-        differing.append(_difference("dtype", _dtype_of(cache), dtype))
+    pairs = {
+        name: (getattr(cache.extractor, name), getattr(asked, name))
+        for name in ("backbone", "weights_sha256", "preprocess", "precision")
+    }
+    pairs["dtype"] = (_dtype_of(cache), dtype)
+    _refuse_other(cache, [_difference(n, *pair) for n, pair in pairs.items() if pair[0] != pair[1]])
+
+
+def _refuse_other(cache: FeatureCache, differing: list[str]) -> None:
     if differing:
         raise FingerprintMismatch(
             f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "
@@ -270,9 +285,7 @@ class ToDo:
     recorded: np.ndarray
 
 
-def to_do(
-    cache: FeatureCache, unchanged: np.ndarray, *, retry_failed: bool, rehash: bool
-) -> ToDo:
+def to_do(cache: FeatureCache, unchanged: np.ndarray, *, retry_failed: bool, rehash: bool) -> ToDo:
     """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
     status, reason = cache.status, cache.column("reason")
     again = np.isin(reason, list(images.TRANSIENT)) | retry_failed
@@ -281,5 +294,3 @@ def to_do(
     recorded = cache.column("sha256").copy()
     recorded[~(look & (status == MARKED)) & ~(look & (status == FAILED) & ~again)] = 0
     return ToDo(rows, recorded)
-
-

@@ -8,7 +8,12 @@ from torch import Tensor
 from featurize.errors import BackboneError
 
 # What a layer gives, by where its channels are.
-VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = "vector", "channels first", "channels last", "tokens"
+VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = (
+    "vector",
+    "channels first",
+    "channels last",
+    "tokens",
+)
 
 
 def width(kind: str, pool: str, map_shape: tuple[int, ...]) -> int:

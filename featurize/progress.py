@@ -1,12 +1,10 @@
 """The live line of a run, on stderr."""
 
+import shutil
 import sys
 import time
-from collections.abc import Callable
 
 from featurize.measure import Measure
-
-Say = Callable[[str], None]
 
 
 class Live:
@@ -26,7 +24,8 @@ class Live:
         self._next = now + self._every
         text = line(measure)
         if self._terminal:
-            sys.stderr.write("\r\x1b[2K" + text)
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\x1b[2K" + text[:width])
             sys.stderr.flush()
             self._shown = True
         else:

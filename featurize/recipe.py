@@ -1,5 +1,6 @@
 """Preprocessing as data: what is done to an image before the network sees it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +33,8 @@ def checked_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
             raise CallError(f"preprocessing: {key} must be 1 to {MAX_SIDE} pixels, not {value!r}")
     for key in ("mean", "std"):
         value = recipe.get(key)
-        numbers = isinstance(value, (list, tuple)) and all(isinstance(n, (int, float)) for n in value)
-        if not numbers or len(value) != 3 or (key == "std" and min(value) <= 0):
+        three = isinstance(value, (list, tuple)) and len(value) == 3
+        if not three or not all(_is_number(n, positive=key == "std") for n in value or ()):
             raise CallError(f"preprocessing: {key} must be three numbers, not {value!r}")
     interpolation = recipe.get("interpolation", "bilinear")
     decode = recipe.get("decode", "exact")
@@ -49,3 +50,7 @@ def checked_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "std": [float(n) for n in recipe["std"]],
         "decode": decode,
     }
+
+
+def _is_number(value: object, *, positive: bool) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or not positive)

@@ -81,8 +81,8 @@ def download(weights: Any) -> dict[str, Tensor]:
         return _tensors(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise BackboneError(
-            f"the weights {weights} cannot be downloaded ({error}). Use `--backbone seedling`, which "
-            "needs no download, or `--weights FILE` with a file fetched elsewhere from "
+            f"the weights {weights} cannot be downloaded ({error}). Use `--backbone seedling`, "
+            "which needs no download, or `--weights FILE` with a file fetched elsewhere from "
             f"{weights.url}"
         ) from error
 
@@ -123,7 +123,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None
         unused = sorted(set(tensors) - set(wanted))
         also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
         raise BackboneError(
-            f"{source} does not fit this network in {len(wrong)} of {len(wanted)} tensors: "
+            f"{source} do not fit this network in {len(wrong)} of {len(wanted)} tensors: "
             f"{'; '.join(wrong[:3])}{also}"
         )
     module.load_state_dict({name: tensors[name] for name in wanted}, strict=False)

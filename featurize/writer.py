@@ -8,6 +8,7 @@ a kill at any instant leaves valid: rows first, then a sync, then their marks.
 import errno
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,10 +21,10 @@ from featurize import layout
 from featurize.errors import CacheBusy, DiskFull, FeaturizeError
 from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 SYNC_SECONDS = 1.0
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -44,12 +45,10 @@ class Lock:
     def __enter__(self) -> "Lock":
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform == "win32":
+                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)
             else:
-                import msvcrt
-
-                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._fd)
             cache = self.path.name.removesuffix(".lock")
@@ -224,7 +223,8 @@ class CacheWriter:
     def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Read rows back, of ``images/COLUMN`` or ``features/LAYER``: a copy of shape (n, ...)."""
         extent = self.layout.extents[name]
-        return np.memmap(self.path, extent.dtype, "r", extent.offset, extent.shape)[rows]
+        mapped = np.memmap(self.path, extent.dtype, "r", extent.offset, extent.shape)
+        return np.asarray(mapped[rows])
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""
@@ -271,7 +271,7 @@ class CacheWriter:
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             offset = extent.offset + int(rows[start]) * extent.row_bytes
-            self._write(offset, memoryview(values[start:stop]).cast("B"))
+            self._write(offset, values[start:stop].data.cast("B"))
 
     def _write(self, offset: int, data: memoryview) -> None:
         try:

@@ -1,0 +1,380 @@
+"""The command `featurize`: thin verbs over the package's functions."""
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from featurize.errors import FeaturizeError, Interrupted
+
+DONE, UNEXPECTED, WRONG, INCOMPLETE = 0, 1, 2, 3
+SHOWN_FAILURES = 20
+
+app = typer.Typer(
+    name="featurize",
+    help="Run a frozen convnet over an image collection, once, into a feature cache.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+CacheFile = Annotated[Path, typer.Argument(metavar="C.h5", help="A feature cache.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"featurize (headgraft) {version('headgraft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _featurize(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The cache to make or complete.")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A torchvision network, `seedling`, or a FILE. [default: resnet50]"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="torchvision's name, or a .safetensors or .pth FILE.")
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="Preprocessing of a weights name, or from a .json FILE.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="last, auto, or names: layer3,layer4:max. [default: last]")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="avg, max, avgmax, none or token. [default: avg]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Stored as float32 or float16. [default: float32]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Computed in float32, tf32, bf16, fp16. [default: float32]")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="How the network is run: auto or eager.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    decode: Annotated[
+        str | None, typer.Option(help="exact, or fast for large JPEGs. [default: exact]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print count, bytes and expected time; write nothing.")
+    ] = False,
+    max_errors: Annotated[
+        int | None, typer.Option(min=0, help="Exit 3 if more images than this failed.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try every failed image again.")
+    ] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every file, instead of trusting size and time.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Let more than a tenth of the rows go.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a feature cache of IMAGES, or complete one. What is done is never done again."""
+
+    def work() -> int:
+        from featurize.estimate import Estimate
+        from featurize.job import run as run_job
+        from featurize.progress import Live
+
+        live = Live()
+        try:
+            result = run_job(
+                images,
+                output,
+                backbone=backbone,
+                weights=weights,
+                layers=layers,
+                pool=pool,
+                dtype=dtype,
+                precision=precision,
+                decode=decode,
+                preprocess=preprocess,
+                engine=engine,
+                device=device,
+                dry_run=dry_run,
+                retry_failed=retry_failed,
+                rehash=rehash,
+                prune=prune,
+                report=live,
+                say=live.say,
+            )
+        finally:
+            live.end()
+        if as_json:
+            _print_json(result.as_dict())
+        elif isinstance(result, Estimate):
+            _show_estimate(result)
+        else:
+            _show_summary(result)
+        if isinstance(result, Estimate) or max_errors is None or result.failed <= max_errors:
+            return DONE
+        _say(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
+        return INCOMPLETE
+
+    _guarded(work, debug, as_json)
+
+
+def _show_estimate(found: Any) -> None:
+    from featurize.progress import duration, size
+
+    print(f"{found.rows:,} images, {found.to_compute:,} of them to compute")
+    print(f"{found.cache}: {size(found.bytes)}, layers {', '.join(found.layers)}")
+    if found.to_compute:
+        print(f"about {duration(found.seconds)} at {found.images_per_second:,.0f} images/s")
+
+
+def _show_summary(done: Any) -> None:
+    from featurize.progress import duration
+
+    if done.failures:
+        print(f"{done.failed:,} failed:")
+        for path, reason in list(done.failures.items())[:SHOWN_FAILURES]:
+            print(f"  {path}: {reason}")
+        if done.failed > SHOWN_FAILURES:
+            print(f"  ... `featurize info {done.cache} --json` lists them all")
+    print(
+        f"{done.cache}: {done.rows:,} rows; {done.computed:,} computed, {done.reused:,} reused, "
+        f"{done.failed:,} failed, in {duration(done.seconds)}"
+    )
+    if done.computed:
+        print(
+            f"{done.computed:,} images went through the network, once each, "
+            f"at {done.images_per_second:,.0f} images/s."
+        )
+    print(done.verdict)
+
+
+@app.command()
+def layers(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help="A network by name.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show where a network can be cut, and what each cut costs on this machine."""
+
+    def work() -> int:
+        from featurize.backbones import load_backbone
+        from featurize.costs import layer_costs
+
+        _say(f"measuring {backbone} on this machine ...")
+        found = layer_costs(load_backbone(backbone, frozen_weights=False))
+        if as_json:
+            _print_json({"layers": [layer.as_dict() for layer in found]})
+            return DONE
+        shown = [layer for layer in found if layer.layer.count(".") < 2]
+        width = max(len(layer.layer) for layer in shown)
+        print(f"{'layer':{width}}  {'shape':>14} {'dim':>6}  {'time':>5}  {'arithmetic':>10}")
+        for layer in shown:
+            shape = "x".join(map(str, layer.shape))
+            print(
+                f"{layer.layer:{width}}  {shape:>14} {layer.dim:>6}  "
+                f"{layer.cost:>5.0%}  {layer.macs:>10.0%}"
+            )
+        if len(shown) < len(found):
+            print(f"{len(found) - len(shown)} deeper names are left out; --json lists all")
+        return DONE
+
+    _guarded(work, debug, as_json)
+
+
+@app.command()
+def backbones(as_json: Json = False, debug: Debug = False) -> None:
+    """List the backbones there are."""
+
+    def work() -> int:
+        from featurize.backbones import names, weights_of
+        from featurize.families import DIMS
+
+        found: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "weights": weights_of(name),
+                "dim": DIMS.get(name),
+                "source": "shipped inside" if name == "seedling" else "torchvision",
+            }
+            for name in names()
+        ]
+        if as_json:
+            _print_json({"backbones": found})
+            return DONE
+        for entry in found:
+            dim = entry["dim"] or "?"
+            print(
+                f"{entry['name']:20} {dim:>5}  {entry['source']:14}  {' '.join(entry['weights'])}"
+            )
+        return DONE
+
+    _guarded(work, debug, as_json)
+
+
+@app.command()
+def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
+    """Say what is in a cache, without reading its features."""
+
+    def work() -> int:
+        from featurize.cache import FeatureCache
+
+        found = FeatureCache(cache)
+        status, made = found.counts, found.extractor
+        listed = [
+            {
+                "name": layer.name,
+                "layer": layer.layer,
+                "pool": layer.pool,
+                "dim": layer.dim,
+                "dtype": "float32" if layer.dtype == "<f4" else "float16",
+                "map_shape": list(layer.map_shape),
+                "fingerprint": layer.fingerprint,
+            }
+            for layer in found.layers.values()
+        ]
+        if as_json:
+            _print_json(
+                {
+                    "cache": str(cache),
+                    "format_version": found.format_version,
+                    "rows": found.n_rows,
+                    "status": status,
+                    "backbone": made.backbone,
+                    "weights": made.weights,
+                    "weights_sha256": made.weights_sha256,
+                    "preprocess": made.preprocess,
+                    "precision": made.precision,
+                    "layers": listed,
+                    "failures": found.failures,
+                }
+            )
+            return DONE
+        print(f"{cache}: feature cache, format {found.format_version}")
+        print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
+        print(f"backbone  {made.backbone}, weights {made.weights} ({made.weights_sha256[:12]}...)")
+        recipe = made.preprocess
+        print(f"images    shorter side to {recipe.get('resize')}, centre {recipe.get('crop')}")
+        for layer in found.layers.values():
+            shape = "x".join(map(str, layer.map_shape))
+            print(f"layer     {layer.name}: {layer.dim} numbers from {shape}, pool {layer.pool}")
+        for path, reason in list(found.failures.items())[:SHOWN_FAILURES]:
+            print(f"failed    {path}: {reason}")
+        return DONE
+
+    _guarded(work, debug, as_json)
+
+
+@app.command()
+def verify(
+    cache: CacheFile,
+    images: Annotated[
+        Path | None,
+        typer.Argument(metavar="[IMAGES]", help="Its images: hashed again, a sample embedded."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights FILE is now.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a cache against its specification and, with IMAGES, against them."""
+
+    def work() -> int:
+        from featurize.verify import verify as check
+
+        problems = check(cache, images, weights=weights)
+        if as_json:
+            _print_json({"ok": not problems, "problems": problems})
+        else:
+            for problem in problems:
+                print(problem)
+            print(f"{cache}: {f'{len(problems)} problems' if problems else 'sound'}")
+        return WRONG if problems else DONE
+
+    _guarded(work, debug, as_json)
+
+
+@app.command()
+def export(
+    cache: CacheFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .npz or .parquet file.")],
+    layers: Annotated[str | None, typer.Option(help="Layers to take. [default: all]")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Hand the features to anything else, as .npz or .parquet."""
+
+    def work() -> int:
+        from featurize.export import export as write
+
+        rows = write(cache, output, layers.split(",") if layers else None)
+        if as_json:
+            _print_json({"output": str(output), "rows": rows})
+        else:
+            print(f"{output}: {rows:,} rows")
+        return DONE
+
+    _guarded(work, debug, as_json)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
+    """Run a verb; turn what it raises into a line and an exit code."""
+    # A batch system ends jobs with SIGTERM: stop as cleanly as on Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = work()
+    except Interrupted as stop:
+        if as_json:
+            _print_json(stop.summary)
+        _say(str(stop))
+        code = INCOMPLETE
+    except KeyboardInterrupt:
+        _say("stopped")
+        code = INCOMPLETE
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = UNEXPECTED
+    except (FeaturizeError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        code = WRONG
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
+        code = UNEXPECTED
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Entry point of the command `featurize`."""
+    app()

@@ -1,0 +1,108 @@
+"""What each layer of a network costs: measured time, counted arithmetic."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from featurize.backbones import Backbone
+from featurize.pools import width
+
+BATCH = 32  # as a run has it at 224 pixels: times do not scale with the batch
+PASSES = 5
+
+
+@dataclass
+class LayerCost:
+    """One place to cut at.
+
+    Attributes
+    ----------
+    layer : str
+    shape : list of int
+        What the layer gives for one image, in the network's own order of axes.
+    dim : int
+        Length of its vector under ``avg``.
+    cost : float
+        Measured share, 0 to 1, of the time of a whole forward pass that it takes to get here.
+    macs : float
+        The same share of the arithmetic (multiplications and additions).
+    """
+
+    layer: str
+    shape: list[int]
+    dim: int
+    cost: float
+    macs: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
+    """Measure where a backbone can be cut, and what each cut saves.
+
+    Parameters
+    ----------
+    batch : int
+        Images in the batch that is timed on this machine's processor.
+
+    Returns
+    -------
+    list of LayerCost
+        Shallowest first.
+    """
+    module = backbone.network.whole()
+    size = backbone.preprocess["crop"]
+    x = torch.rand(batch, 3, size, size)
+    clock = _Clock(module)
+    with torch.inference_mode():
+        for _ in range(PASSES):
+            clock.run(x)
+        counter = _Counter(module)
+        counter.run(x[:1])
+    names = [node.name for node in module.graph.nodes]
+    # The best of several passes: what disturbs a node only ever makes it slower.
+    seconds = [min(clock.seconds.get(name, [0.0])) for name in names]
+    flops = [counter.flops.get(name, 0) for name in names]
+    found = []
+    for layer in backbone.layers.values():
+        upto = layer.depth + 1
+        found.append(
+            LayerCost(
+                layer=layer.name,
+                shape=list(layer.map_shape),
+                dim=width(layer.kind, "avg", layer.map_shape),
+                cost=sum(seconds[:upto]) / sum(seconds),
+                macs=sum(flops[:upto]) / max(sum(flops), 1),
+            )
+        )
+    return found
+
+
+class _Clock(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seconds: dict[str, list[float]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        start = time.perf_counter()
+        result = super().run_node(n)
+        self.seconds.setdefault(n.name, []).append(time.perf_counter() - start)
+        return result
+
+
+class _Counter(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.flops: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self.flops[n.name] = counter.get_total_flops()
+        return result

@@ -1,0 +1,117 @@
+"""Check a cache against its specification and, where they are at hand, against its images."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurize import images
+from featurize.cache import FeatureCache, problems_of
+from featurize.errors import ImageUnreadable
+from featurize.layout import MARKED
+from featurize.loader import Loader
+from featurize.plan import Options, settle
+
+if TYPE_CHECKING:
+    from featurize.backbones import Backbone
+
+SAMPLE = 32
+# Another machine's arithmetic, float16 storage, reduced precision: (relative to the row's norm).
+TOLERANCE = {"<f4": 1e-3, "<f2": 5e-3}
+LOW_PRECISION_TOLERANCE = 5e-2
+
+
+def verify(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    backbone: "Backbone | None" = None,
+    weights: str | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Find what is wrong with a cache.
+
+    Parameters
+    ----------
+    path : path
+        The cache.
+    folder : path, optional
+        Its images. With them every marked row is hashed again, and a random sample embedded.
+    backbone : Backbone, optional
+        For a cache that was made with a network of your own.
+    weights : str, optional
+        Where the weights file is now.
+
+    Returns
+    -------
+    list of str
+        Problems; empty where there are none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such cache.
+    CallError, BackboneError, FingerprintMismatch
+        If the backbone cannot be had again, or is another.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
+    found = problems_of(path)
+    if found or folder is None:
+        return found
+    cache = FeatureCache(path)
+    listing = images.find(folder)
+    present, sha256 = set(listing.paths), cache.column("sha256")
+    sound = []
+    for row in np.flatnonzero(cache.status == MARKED).tolist():
+        problem = _row_problem(cache.paths[row], sha256[row].tobytes(), listing.root, present)
+        if problem:
+            found.append(problem)
+        else:
+            sound.append(row)
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE])
+    return found + _embed_again(cache, sample, listing.root, backbone, weights)
+
+
+def _row_problem(path: str, recorded: bytes, root: Path, present: set[str]) -> str:
+    if path not in present:
+        return f"{path} is in the cache but not in {root}"
+    try:
+        digest = images.digest(images.read(root / path))
+    except ImageUnreadable as error:
+        return str(error)
+    if digest != recorded:
+        return f"{path} has other bytes than the cache recorded; `featurize run` recomputes it"
+    return ""
+
+
+def _embed_again(
+    cache: FeatureCache,
+    rows: np.ndarray,
+    root: Path,
+    backbone: "Backbone | None",
+    weights: str | None,
+) -> list[str]:
+    if not len(rows):
+        return []
+    wanted = settle(Options(weights=weights), cache, backbone.name if backbone else None)
+    loader = Loader(wanted, backbone, cache, lambda _: None)
+    infos = list(cache.layers.values())
+    engine = loader.engine(infos)
+    recipe = dict(cache.extractor.preprocess)
+    pixels = np.stack([images.decode(images.read(root / cache.paths[r]), recipe) for r in rows])
+    found = []
+    for info, fresh in zip(infos, engine.run(pixels), strict=True):
+        stored = cache.features(info.name, rows).astype(np.float32)
+        norm = np.linalg.norm(fresh, axis=1)
+        error = np.linalg.norm(stored - fresh, axis=1) / np.maximum(norm, 1e-12)
+        low = cache.extractor.precision != "float32"
+        limit = LOW_PRECISION_TOLERANCE if low else TOLERANCE[info.dtype]
+        for k in np.flatnonzero(error > limit):
+            found.append(
+                f"features/{info.name} of {cache.paths[rows[k]]} differ from a fresh pass "
+                f"by {error[k]:.1e} of their norm"
+            )
+    return found
