@@ -141,9 +141,7 @@ def same_extractor(wanted: Wanted, options: Options, cache: FeatureCache) -> boo
     }
     if is_file(wanted.backbone):
         del fields["backbone"]  # the file names it
-    _refuse_other(
-        cache, [_difference(n, *pair) for n, pair in fields.items() if pair[0] != pair[1]]
-    )
+    _refuse_other(cache, fields)
     if options.preprocess is not None or is_file(wanted.backbone):
         return False
     if options.weights is None:
@@ -172,10 +170,11 @@ def check_extractor(cache: FeatureCache, asked: Extractor, dtype: str) -> None:
         for name in ("backbone", "weights_sha256", "preprocess", "precision")
     }
     pairs["dtype"] = (_dtype_of(cache), dtype)
-    _refuse_other(cache, [_difference(n, *pair) for n, pair in pairs.items() if pair[0] != pair[1]])
+    _refuse_other(cache, pairs)
 
 
-def _refuse_other(cache: FeatureCache, differing: list[str]) -> None:
+def _refuse_other(cache: FeatureCache, fields: Mapping[str, tuple[Any, Any]]) -> None:
+    differing = [_difference(name, *pair) for name, pair in fields.items() if pair[0] != pair[1]]
     if differing:
         raise FingerprintMismatch(
             f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "

@@ -15,7 +15,7 @@ PREPROCESS: dict[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.25, 0.25, 0.25],
 }
-"""Shorter side to ``resize`` px (antialiased), centre ``crop``, scale to 0..1, ``(x - mean) / std``."""
+"""Shorter side to ``resize`` px (antialiased), centre ``crop``, to 0..1, ``(x - mean) / std``."""
 
 
 def conv_norm(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -69,7 +69,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         y = self.second(self.relu1(self.first(x)))
-        return self.relu2(y + self.shortcut(x))
+        out: Tensor = self.relu2(y + self.shortcut(x))
+        return out
 
 
 class Seedling(nn.Module):
@@ -133,4 +134,5 @@ class Seedling(nn.Module):
         x = self.stage2(x)
         x = self.stage3(x)
         x = self.stage4(x)
-        return self.flatten(self.pool(x))
+        vectors: Tensor = self.flatten(self.pool(x))
+        return vectors
