@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from featurize.cache import FeatureCache
     from featurize.estimate import Estimate
     from featurize.export import export
-    from featurize.job import Summary, run
+    from featurize.job import run
+    from featurize.summary import Summary
     from featurize.verify import verify
 
 __version__ = "0.1.0"
@@ -31,7 +32,7 @@ _HOMES = {
     "Backbone": "backbones",
     "Estimate": "estimate",
     "FeatureCache": "cache",
-    "Summary": "job",
+    "Summary": "summary",
     "export": "export",
     "load_backbone": "backbones",
     "run": "job",

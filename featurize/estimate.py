@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from featurize import images, writer
+from featurize.cache import FeatureCache
 from featurize.errors import ImageUnreadable
 from featurize.images import Listing
+from featurize.layout import PENDING
 from featurize.loader import Loader
-from featurize.plan import Wanted
+from featurize.plan import Retry, Wanted, compare
 
 SAMPLE = 16
 
@@ -47,13 +49,23 @@ class Estimate:
 
 
 def estimate(
-    path: Path, listing: Listing, wanted: Wanted, loader: Loader, to_compute: int
+    path: Path,
+    listing: Listing,
+    cache: FeatureCache | None,
+    wanted: Wanted,
+    loader: Loader,
+    retry: Retry,
 ) -> Estimate:
     """Time a sample of the images through decoding and the network.
 
     The network runs with weights as initialised: its speed does not depend on them, and a dry
     run downloads nothing.
     """
+    to_compute = len(listing.paths)
+    if cache is not None and len(wanted.layers) == len(cache.layers):
+        found = compare(listing, cache)
+        finished = (cache.status != PENDING) & ~retry.failures(cache)
+        to_compute -= int((found.unchanged & finished[found.old_row]).sum())
     blank = loader.without_weights()
     infos = blank.infos(wanted.layers)
     seconds = rate = 0.0

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize import images, writer
+from featurize import writer
 from featurize.cache import FeatureCache
 from featurize.contents import Contents
 from featurize.errors import FeaturizeError
 from featurize.images import Listing
 from featurize.layout import FAILED, MARKED, PENDING, LayerInfo
-from featurize.plan import Comparison
+from featurize.plan import Comparison, Retry
 from featurize.writer import CacheWriter
 
 COPY_BYTES = 64 << 20
@@ -107,20 +107,17 @@ def _opened(path: Path) -> FeatureCache | None:
 
 
 def take_over(
-    cache: FeatureCache, into: CacheWriter, found: Comparison, listing: Listing, again: np.ndarray
+    cache: FeatureCache, into: CacheWriter, found: Comparison, listing: Listing, retry: Retry
 ) -> Takeover:
     """Copy what the old cache knows of unchanged images.
 
     Rows are marked where that makes them whole. Where the grown cache has new layers, they stay
     pending and are returned.
 
-    Parameters
-    ----------
-    again : bool array of shape (n_old,)
-        Rows of the old cache not to be taken over.
     """
     status, reason, sha256 = cache.status, cache.column("reason"), cache.column("sha256")
     old = found.old_row
+    again = retry.failures(cache) | retry.rehash
     known = found.unchanged & (into.status == PENDING) & ~again[old]
     failed = np.flatnonzero(known & (status[old] == FAILED))
     if len(failed):
@@ -161,12 +158,3 @@ def finish(cache: FeatureCache) -> None:
     writer.replace(part_of(cache.path), cache.path)
     with suppress(FileNotFoundError):
         os.unlink(_set_aside(cache.path))
-
-
-def retried(cache: FeatureCache, *, retry_failed: bool, rehash: bool) -> np.ndarray:
-    """Rows of a cache that are not to be taken as they are: bool (N,)."""
-    if rehash:
-        return np.ones(cache.n_rows, bool)
-    failed = cache.status == FAILED
-    transient = np.isin(cache.column("reason"), list(images.TRANSIENT))
-    return np.asarray(failed & (transient | retry_failed))

@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,63 +15,25 @@ from featurize.contents import Contents
 from featurize.errors import CacheFormatError, CallError, Interrupted
 from featurize.estimate import Estimate, estimate
 from featurize.images import Listing
-from featurize.layout import LayerInfo
+from featurize.layout import PENDING, LayerInfo
 from featurize.loader import Loader
 from featurize.measure import Measure
-from featurize.pipeline import Done, Task, pump
-from featurize.plan import Options, check_vanished, compare, same_extractor, settle, to_do
+from featurize.pipeline import Task, pump
+from featurize.plan import (
+    Comparison,
+    Options,
+    Retry,
+    check_vanished,
+    compare,
+    same_extractor,
+    settle,
+    to_do,
+)
+from featurize.summary import Summary
 from featurize.writer import CacheWriter, Lock
 
 if TYPE_CHECKING:
     from featurize.backbones import Backbone
-
-
-_MAKER = f"headgraft {__version__}"
-
-
-@dataclass
-class Summary:
-    """What a run did. ``rows = computed + reused + failed`` where it was not interrupted.
-
-    Attributes
-    ----------
-    cache : str
-    rows : int
-    computed : int
-        Images that went through the network.
-    reused : int
-        Rows taken as they were, or over from the same content elsewhere.
-    failed : int
-    seconds : float
-        All of it, from the call to the return.
-    images_per_second : float
-        Of the steady state, without start-up.
-    bound : str
-        The stage that bounded the run: read, decode, run or write; ``none`` where nothing was
-        computed.
-    layers : list of str
-        Dataset names.
-    failures : dict of str to str
-        Why, by path.
-    verdict : str
-        What bounded the run, in words.
-    """
-
-    cache: str
-    rows: int = 0
-    computed: int = 0
-    reused: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    images_per_second: float = 0.0
-    bound: str = "none"
-    layers: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    verdict: str = "Nothing to compute."
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def run(
@@ -157,7 +118,7 @@ def run(
     _check_output(path)
     own = None if backbone is None or isinstance(backbone, str) else backbone
     options = Options(
-        backbone=None if own else backbone,  # type: ignore[arg-type]
+        backbone=backbone if isinstance(backbone, str) else None,
         weights=weights,
         layers=layers,
         pool=pool,
@@ -172,30 +133,29 @@ def run(
     listing = images.find(folder)
     for name in listing.passed_over:
         say(f"passed over {name}: its name is not UTF-8")
+    measure = Measure(workers=_workers())
+    retry = Retry(failed=retry_failed, rehash=rehash)
     with nullcontext() if dry_run else Lock(path):
-        job = _Job(path, listing, options, own, prune, retry_failed, rehash, report, say)
+        cache = _opened(path)
+        wanted = settle(options, cache, own.name if own else None)
+        loader = Loader(wanted, own, cache, say)
+        if cache is not None:
+            if own or not same_extractor(wanted, options, cache):
+                _ = loader.backbone  # refuses another extractor, before anything is touched
+            if not prune:
+                check_vanished(listing, cache, compare(listing, cache))
         if dry_run:
-            return job.estimate()
+            return estimate(path, listing, cache, wanted, loader, retry)
+        writer.sweep(path)
         try:
-            summary = job.run()
+            if cache is None:
+                cache = _allocated(path, listing, wanted.layers, loader, say)
+            job = _Job(cache, compare(listing, cache), listing, loader, retry, measure, report)
+            job.run(wanted.layers, say)
         except KeyboardInterrupt:
-            summary = job.summary(Done())
-            summary.seconds = time.perf_counter() - started
+            summary = Summary.of(path, measure, time.perf_counter() - started)
             raise Interrupted(_stopped(path), summary.as_dict()) from None
-    summary.seconds = time.perf_counter() - started
-    return summary
-
-
-def _stopped(path: Path) -> str:
-    for place in (growth.part_of(path), path):
-        if place.exists():
-            count = FeatureCache(place).counts
-            finished = count["ok"] + count["failed"]
-            return (
-                f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in "
-                f"{place}. The same command goes on from there"
-            )
-    return "stopped before anything was written"
+        return Summary.of(path, measure, time.perf_counter() - started)
 
 
 def _check_output(path: Path) -> None:
@@ -214,133 +174,107 @@ def _opened(path: Path) -> FeatureCache | None:
         raise CacheFormatError(f"{error}. It is left as it is; give another -o") from error
 
 
+def _workers() -> int:
+    """Decoding threads: one a core this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _stopped(path: Path) -> str:
+    for place in (growth.part_of(path), path):
+        if place.exists():
+            count = FeatureCache(place).counts
+            finished = count["ok"] + count["failed"]
+            return (
+                f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in "
+                f"{place}. The same command goes on from there"
+            )
+    return "stopped before anything was written"
+
+
+def _allocated(
+    path: Path,
+    listing: Listing,
+    layers: Sequence[tuple[str, str]],
+    loader: Loader,
+    say: Callable[[str], None],
+) -> FeatureCache:
+    infos = loader.infos(layers)
+    needed = writer.bytes_needed(infos, len(listing.paths))
+    say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
+    writer.allocate(
+        path,
+        loader.extractor,
+        infos,
+        listing.paths,
+        listing.sizes,
+        listing.mtimes_ns,
+        root=str(listing.root.resolve()),
+        created_by=_MAKER,
+    )
+    return FeatureCache(path)
+
+
 class _Job:
+    """Completes one cache, in place or by growing it."""
+
     def __init__(
         self,
-        path: Path,
+        cache: FeatureCache,
+        found: Comparison,
         listing: Listing,
-        options: Options,
-        own: "Backbone | None",
-        prune: bool,
-        retry_failed: bool,
-        rehash: bool,
+        loader: Loader,
+        retry: Retry,
+        measure: Measure,
         report: Callable[[Measure], None],
-        say: Callable[[str], None],
     ) -> None:
-        self.path, self.listing, self.options = path, listing, options
-        self.retry_failed, self.rehash, self.report, self.say = retry_failed, rehash, report, say
-        self.cache = _opened(path)
-        self.wanted = settle(options, self.cache, own.name if own else None)
-        self.loader = Loader(self.wanted, own, self.cache, say)
-        self.measure = Measure(total=0, workers=_workers())
-        self.found = compare(listing, self.cache) if self.cache else None
-        if self.cache and self.found:
-            if own or not same_extractor(self.wanted, options, self.cache):
-                _ = self.loader.backbone  # refuses another extractor, before anything is touched
-            if not prune:
-                check_vanished(listing, self.cache, self.found)
+        self.cache, self.found, self.listing, self.loader = cache, found, listing, loader
+        self.retry, self.measure, self.report = retry, measure, report
 
-    def run(self) -> Summary:
-        if self.cache is None:
-            self._allocate()
-            self.cache = FeatureCache(self.path)
-            self.found = compare(self.listing, self.cache)
-        there = {(info.layer, info.pool) for info in self.cache.layers.values()}
-        assert self.found is not None
-        if self.found.same_paths and set(self.wanted.layers) == there:
-            if growth.part_of(self.path).exists():
-                self.say(
-                    f"{growth.part_of(self.path)} is left from a run that added something "
-                    "else; run that again to finish it, or remove it"
-                )
-            done = self._complete()
+    def run(self, layers: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
+        there = list(self.cache.layers.values())
+        if set(layers) != {(info.layer, info.pool) for info in there}:
+            self._grow(self.loader.infos(layers), say)
+        elif not self.found.same_paths:
+            self._grow(there, say)
         else:
-            done = self._grow(new_layers=set(self.wanted.layers) != there)
-        return self.summary(done)
+            part = growth.part_of(self.cache.path)
+            if part.exists():
+                say(
+                    f"{part} is left from a run that was adding to the cache; "
+                    "run that again to finish it, or remove it"
+                )
+            self._complete(there)
 
-    def estimate(self) -> Estimate:
-        rows = len(self.listing.paths)
-        if self.cache is not None and self.found is not None:
-            todo = to_do(
-                self.cache,
-                np.ones(self.cache.n_rows, bool),
-                retry_failed=self.retry_failed,
-                rehash=False,
-            )
-            finished = np.ones(self.cache.n_rows, bool)
-            finished[todo.rows] = False
-            known = self.found.unchanged & finished[self.found.old_row]
-            if len(self.wanted.layers) == len(self.cache.layers):
-                rows -= int(known.sum())
-        return estimate(self.path, self.listing, self.wanted, self.loader, rows)
-
-    def _allocate(self) -> None:
-        infos = self.loader.infos(self.wanted.layers)
-        needed = writer.bytes_needed(infos, len(self.listing.paths))
-        self.say(f"{self.path} takes {needed / 1e6:,.1f} MB for {len(self.listing.paths):,} images")
-        writer.allocate(
-            self.path,
-            self.loader.extractor,
-            infos,
-            self.listing.paths,
-            self.listing.sizes,
-            self.listing.mtimes_ns,
-            root=str(self.listing.root.resolve()),
-            created_by=_MAKER,
-        )
-
-    def _complete(self) -> Done:
+    def _complete(self, layers: list[LayerInfo]) -> None:
         """Finish the rows of the cache in place."""
-        assert self.cache is not None
-        assert self.found is not None
-        todo = to_do(
-            self.cache,
-            self.found.unchanged,
-            retry_failed=self.retry_failed,
-            rehash=self.rehash,
-        )
-        if not len(todo.rows):
-            return Done()
-        layers = list(self.cache.layers.values())
-        with CacheWriter(self.path) as into:
-            contents = growth.contents_of(into, [], todo.rows)
-            return self._pump(todo.rows, layers, into, contents, recorded=todo.recorded)
+        todo = to_do(self.cache, self.found.unchanged, self.retry)
+        if len(todo.rows):
+            with CacheWriter(self.cache.path) as into:
+                contents = growth.contents_of(into, [], todo.rows)
+                self._pump(todo.rows, layers, into, contents, recorded=todo.recorded)
 
-    def _grow(self, new_layers: bool) -> Done:
+    def _grow(self, layers: list[LayerInfo], say: Callable[[str], None]) -> None:
         """Make the grown cache beside the old one, then put it in its place."""
-        cache, found = self.cache, self.found
-        assert cache is not None
-        assert found is not None
-        layers = (
-            self.loader.infos(self.wanted.layers) if new_layers else list(cache.layers.values())
-        )
-        older = growth.open_part(
-            cache,
-            layers,
-            self.listing,
-            created_by=_MAKER,
-            say=self.say,
-        )
-        again = growth.retried(cache, retry_failed=self.retry_failed, rehash=self.rehash)
-        with CacheWriter(growth.part_of(self.path)) as into:
-            known = growth.take_over(cache, into, found, self.listing, again)
-            pending = into.status == 0
+        cache = self.cache
+        older = growth.open_part(cache, layers, self.listing, created_by=_MAKER, say=say)
+        with CacheWriter(growth.part_of(cache.path)) as into:
+            known = growth.take_over(cache, into, self.found, self.listing, self.retry)
+            pending = into.status == PENDING
             contents = growth.contents_of(into, older, np.flatnonzero(pending))
-            done = Done()
             if len(known.rows):
                 recorded = np.zeros((len(pending), 32), np.uint8)
                 recorded[known.rows] = cache.column("sha256")[known.old_rows]
                 missing = [info for info in layers if info.name not in cache.layers]
-                done = self._pump(
+                changed = self._pump(
                     known.rows, missing, into, contents, recorded=recorded, new_layers_only=True
                 )
                 pending[known.rows] = False
-                pending[done.changed] = True
-            rest = np.flatnonzero(pending)
-            if len(rest):
-                done.computed += self._pump(rest, layers, into, contents).computed
+                pending[changed] = True
+            if pending.any():
+                self._pump(np.flatnonzero(pending), layers, into, contents)
         growth.finish(cache)
-        return done
 
     def _pump(
         self,
@@ -351,8 +285,7 @@ class _Job:
         *,
         recorded: np.ndarray | None = None,
         new_layers_only: bool = False,
-    ) -> Done:
-        assert self.cache is not None
+    ) -> list[int]:
         self.measure.total += len(rows)
         task = Task(
             self.listing,
@@ -365,29 +298,5 @@ class _Job:
         )
         return pump(task, into, contents, self.measure, self.report)
 
-    def summary(self, done: Done) -> Summary:
-        """What stands in the cache now."""
-        if not self.path.exists():
-            return Summary(str(self.path))
-        cache = FeatureCache(self.path)
-        count = cache.counts
-        ran = self.measure.images_run > 0
-        return Summary(
-            cache=str(self.path),
-            rows=cache.n_rows,
-            computed=done.computed,
-            reused=count["ok"] - done.computed,
-            failed=count["failed"],
-            images_per_second=self.measure.images_per_second,
-            bound=self.measure.bound if ran else "none",
-            layers=list(cache.layers),
-            failures=cache.failures,
-            verdict=self.measure.verdict() if ran else "Nothing to compute.",
-        )
 
-
-def _workers() -> int:
-    """Decoding threads: one a core this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+_MAKER = f"headgraft {__version__}"

@@ -18,15 +18,17 @@ _ADVICE = {
 class Measure:
     """Seconds spent in each stage, added up over threads, and images through the network.
 
+    `done` counts rows brought into the cache, `computed` those of them with new features.
     `waited` is the main thread's time: for decoded images, in the network, and for the writer.
     """
 
-    total: int
     workers: int
+    total: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     waited: dict[str, float] = field(default_factory=lambda: {"input": 0.0, "output": 0.0})
     done: int = 0
     images_run: int = 0
+    computed: int = 0
     started: float = field(default_factory=time.perf_counter)
     _steady: tuple[float, int] | None = None
     _last: float = 0.0

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -42,7 +42,7 @@ class Task:
         it does, the row is kept.
     new_layers_only : bool
         The rows' other layers are in place already, of images with the recorded hashes. A file
-        with other bytes is not computed but reported in `Done.changed`.
+        with other bytes is not computed but returned by `pump`.
     """
 
     listing: images.Listing
@@ -52,14 +52,6 @@ class Task:
     engine: Callable[[], Engine]
     recorded: np.ndarray | None = None
     new_layers_only: bool = False
-
-
-@dataclass
-class Done:
-    """What one pass did: images computed, and rows whose files have changed."""
-
-    computed: int = 0
-    changed: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -81,13 +73,18 @@ def pump(
     contents: Contents,
     measure: Measure,
     report: Callable[[Measure], None],
-) -> Done:
+) -> list[int]:
     """Bring the rows of a task into the cache.
 
     Memory is bounded by a few batches, whatever the number of rows. On an interrupt what
     has been computed is written and marked before the interrupt goes on.
+
+    Returns
+    -------
+    list of int
+        Rows whose file has other bytes than `Task.recorded` says, where that matters.
     """
-    done = Done()
+    changed: list[int] = []
     ahead = _Ahead(task, contents, measure)
     behind = _WriteBehind(task, writer, measure)
     try:
@@ -95,7 +92,7 @@ def pump(
         engine: Engine | None = None
         for item in ahead:
             if item.changed:
-                done.changed.append(item.row)
+                changed.append(item.row)
             elif item.pixels is None:
                 behind.put([item], None)
             else:
@@ -110,12 +107,11 @@ def pump(
         if engine is not None and batch:
             _run(engine, batch, behind, measure)
         behind.close()
-        done.computed = behind.computed
         report(measure)
     finally:
         ahead.stop()
         behind.abandon()
-    return done
+    return changed
 
 
 def _run(engine: Engine, batch: list[_Prepared], behind: "_WriteBehind", measure: Measure) -> None:
@@ -187,7 +183,6 @@ class _WriteBehind:
 
     def __init__(self, task: Task, writer: CacheWriter, measure: Measure) -> None:
         self.task, self.writer, self.measure = task, writer, measure
-        self.computed = 0
         self._queue: queue.Queue[tuple[list[_Prepared], list[np.ndarray] | None] | None] = (
             queue.Queue(maxsize=4)
         )
@@ -255,7 +250,7 @@ class _WriteBehind:
             rows, digests = self._rows([items[k] for k in good])
             named = dict(zip(self.task.layers, (values[good] for values in stored), strict=True))
             self.writer.fill(rows, named, digests, *self._stat(rows))
-            self.computed += len(rows)
+            self.measure.computed += len(rows)
         for k in np.flatnonzero(~finite):
             self._fail(items[k], images.NOT_FINITE)
 

@@ -19,7 +19,7 @@ from featurize.engines import ENGINES, PRECISIONS
 from featurize.errors import CallError, FingerprintMismatch, ImageUnreadable
 from featurize.families import DEFAULT_BACKBONE, parse_layers
 from featurize.images import Listing
-from featurize.layout import FAILED, MARKED, PENDING, Extractor
+from featurize.layout import FAILED, PENDING, Extractor
 from featurize.names import is_file
 from featurize.recipe import DECODERS
 
@@ -269,6 +269,19 @@ def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.
 
 
 @dataclass(frozen=True)
+class Retry:
+    """Which finished rows are looked at again: the `failed` ones, or by `rehash` all of them."""
+
+    failed: bool = False
+    rehash: bool = False
+
+    def failures(self, cache: FeatureCache) -> np.ndarray:
+        """Failed rows to try again: bool (N,). The system's faults are so in any case."""
+        transient = np.isin(cache.column("reason"), list(images.TRANSIENT))
+        return np.asarray((cache.status == FAILED) & (transient | self.failed))
+
+
+@dataclass(frozen=True)
 class ToDo:
     """Which rows of a cache a run has to look at.
 
@@ -284,12 +297,10 @@ class ToDo:
     recorded: np.ndarray
 
 
-def to_do(cache: FeatureCache, unchanged: np.ndarray, *, retry_failed: bool, rehash: bool) -> ToDo:
+def to_do(cache: FeatureCache, unchanged: np.ndarray, retry: Retry) -> ToDo:
     """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
-    status, reason = cache.status, cache.column("reason")
-    again = np.isin(reason, list(images.TRANSIENT)) | retry_failed
-    look = ~unchanged | rehash
-    rows = np.flatnonzero((status == PENDING) | ((status == FAILED) & again) | look)
+    again = (cache.status == PENDING) | retry.failures(cache)
+    look = ~unchanged | retry.rehash
     recorded = cache.column("sha256").copy()
-    recorded[~(look & (status == MARKED)) & ~(look & (status == FAILED) & ~again)] = 0
-    return ToDo(rows, recorded)
+    recorded[again] = 0
+    return ToDo(np.flatnonzero(again | look), recorded)

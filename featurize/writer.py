@@ -123,6 +123,12 @@ def allocate(
         raise
 
 
+def sweep(path: Path) -> None:
+    """Remove what a killed run left of a layout it had not finished; with the `Lock` held."""
+    for name in (path.name, path.name + ".part"):
+        path.with_name(name + ".tmp").unlink(missing_ok=True)
+
+
 def replace(source: Path, target: Path) -> None:
     """Rename over `target` so that the rename itself outlives a power cut."""
     os.replace(source, target)
