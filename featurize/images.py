@@ -151,19 +151,20 @@ def read(path: str | os.PathLike[str]) -> bytes:
     try:
         # Without O_NONBLOCK a named pipe would hang the run for ever.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(fd, "rb") as file:
+        try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise ImageUnreadable(f"{path} is not a regular file", NOT_A_FILE)
             if info.st_size > MAX_FILE_BYTES:
-                raise ImageUnreadable(f"{path} has {info.st_size} bytes", TOO_LARGE)
-            data = file.read()
+                raise ImageUnreadable(f"{path} has {info.st_size:,} bytes", TOO_LARGE)
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read()
+        finally:
+            os.close(fd)
     except FileNotFoundError as error:
         raise ImageUnreadable(f"{path} is gone", VANISHED) from error
     except PermissionError as error:
         raise ImageUnreadable(f"{path} may not be read", NO_PERMISSION) from error
-    except IsADirectoryError as error:
-        raise ImageUnreadable(f"{path} is a folder", NOT_A_FILE) from error
     except OSError as error:
         raise ImageUnreadable(f"{path} cannot be read: {error}", READ_ERROR) from error
     if not data:

@@ -182,15 +182,16 @@ def _workers() -> int:
 
 
 def _stopped(path: Path) -> str:
-    for place in (growth.part_of(path), path):
-        if place.exists():
-            count = FeatureCache(place).counts
-            finished = count["ok"] + count["failed"]
-            return (
-                f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in "
-                f"{place}. The same command goes on from there"
-            )
-    return "stopped before anything was written"
+    places = [place for place in (path, growth.part_of(path)) if place.exists()]
+    if not places:
+        return "stopped before anything was written"
+    place = max(places, key=lambda place: place.stat().st_mtime_ns)
+    count = FeatureCache(place).counts
+    finished = count["ok"] + count["failed"]
+    return (
+        f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in {place}. "
+        "The same command goes on from there"
+    )
 
 
 def _allocated(

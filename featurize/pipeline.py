@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,6 +85,19 @@ def pump(
     list of int
         Rows whose file has other bytes than `Task.recorded` says, where that matters.
     """
+    # What Pillow thinks of odd files is no news: they are read, or fail with a reason.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return _pump(task, writer, contents, measure, report)
+
+
+def _pump(
+    task: Task,
+    writer: CacheWriter,
+    contents: Contents,
+    measure: Measure,
+    report: Callable[[Measure], None],
+) -> list[int]:
     changed: list[int] = []
     ahead = _Ahead(task, contents, measure)
     behind = _WriteBehind(task, writer, measure)
