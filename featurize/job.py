@@ -115,6 +115,8 @@ def run(
     """
     started = time.perf_counter()
     path = Path(output)
+    if path.is_symlink():  # the link stays, what it points to is written
+        path = path.resolve()
     _check_output(path)
     own = None if backbone is None or isinstance(backbone, str) else backbone
     options = Options(
