@@ -271,6 +271,8 @@ class CacheWriter:
         self.status[rows] = marks
 
     def _put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        if not len(rows):
+            return
         extent = self.layout.extents[name]
         values = np.ascontiguousarray(values, extent.dtype)
         # Neighbouring rows go in one write.

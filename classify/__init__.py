@@ -1,0 +1,70 @@
+"""Stage 2: a feature cache and labels in, heads out. Nothing here needs torch.
+
+from classify import compare, fit, save_head
+
+head, record = fit("photos.h5", "species.csv", layer="layer4")
+save_head(head, "species.head")
+print(compare("photos.h5", "species.csv").best)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from classify.comparison import Comparison, compare
+    from classify.errors import ClassifyError
+    from classify.evaluate import fit
+    from classify.features import CachedFeatures
+    from classify.fitted import FittedHead
+    from classify.labels import LabelTable, read_table
+    from classify.persist import load_head, save_head
+    from classify.records import Record, wilson
+
+    __version__: str
+
+__all__ = [
+    "CachedFeatures",
+    "ClassifyError",
+    "Comparison",
+    "FittedHead",
+    "LabelTable",
+    "Record",
+    "compare",
+    "fit",
+    "load_head",
+    "read_table",
+    "save_head",
+    "wilson",
+]
+
+# Imported when first used: `import classify` and `classify --help` stay quick.
+_HOMES = {
+    "CachedFeatures": "features",
+    "ClassifyError": "errors",
+    "Comparison": "comparison",
+    "FittedHead": "fitted",
+    "LabelTable": "labels",
+    "Record": "records",
+    "compare": "comparison",
+    "fit": "evaluate",
+    "load_head": "persist",
+    "read_table": "labels",
+    "save_head": "persist",
+    "wilson": "records",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headgraft")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,44 @@
+"""The errors of stage 2: one small tree, every leaf also a builtin."""
+
+
+class ClassifyError(Exception):
+    """Base of everything ``classify`` raises on purpose.
+
+    The message says what happened, where, and what to do about it.
+    """
+
+    def __str__(self) -> str:
+        # KeyError would print its argument with quotes around it.
+        return str(self.args[0]) if self.args else ""
+
+
+class CallError(ClassifyError, ValueError):
+    """The call itself is wrong: an option, a number, an array of the wrong shape."""
+
+
+class LabelError(ClassifyError, ValueError):
+    """A label table cannot be read, or says something that cannot be."""
+
+
+class TooFewImages(ClassifyError, ValueError):
+    """There is nothing to learn from: no training images, or one class only."""
+
+
+class UnknownHead(ClassifyError, KeyError):
+    """There is no head of that name."""
+
+
+class UnknownPath(ClassifyError, KeyError):
+    """An image is not in the feature cache."""
+
+
+class HeadFileError(ClassifyError, ValueError):
+    """A file is not a saved head, is damaged, or is of a version unknown here."""
+
+
+class HeadMismatch(ClassifyError, ValueError):
+    """A head was trained on features made in another way than the cache's."""
+
+
+class OutputError(ClassifyError, OSError):
+    """A head cannot be written where it should go."""

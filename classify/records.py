@@ -1,0 +1,84 @@
+"""What is said of a head once it is trained: its record, and how sure its accuracy is."""
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+from classify.errors import CallError
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one head did on one task.
+
+    Attributes
+    ----------
+    task, head : str
+    layer : str
+        Joined layers as ``a+b``.
+    classes : list of str
+        Those the head knows.
+    n_train, n_test : int
+        Images it was trained on (the last time, with the chosen C), and scored on.
+    accuracy : float, or None
+        On the test images; None if there are none.
+    accuracy_ci : (float, float), or None
+        Wilson's 95 % interval. It covers the draw of test images, not of training images.
+    validation : float, or None
+        Accuracy on the images that C was chosen by; None if no class could be validated.
+    C : float
+    seconds : float
+        For reading features, choosing C, training and scoring.
+    """
+
+    task: str
+    head: str
+    layer: str
+    classes: list[str]
+    n_train: int
+    n_test: int
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    validation: float | None
+    C: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a dict of what JSON knows."""
+        interval = None if self.accuracy_ci is None else list(self.accuracy_ci)
+        return asdict(self) | {"accuracy_ci": interval}
+
+
+def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The score interval for a share, good for small n and near 0 and 1.
+
+    E. B. Wilson (1927), "Probable inference, the law of succession, and statistical
+    inference", Journal of the American Statistical Association 22, 209-212.
+
+    Parameters
+    ----------
+    correct, n : int
+        So many of so many.
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    CallError
+        If `correct` is not from 0 to `n`, `n` is not positive or `level` not between 0 and 1.
+    """
+    if not (0 <= correct <= n and n > 0 and 0 < level < 1):
+        raise CallError(f"no interval for {correct} of {n} at level {level}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrink = correct / n, 1 + z * z / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Exactly 0 and 1 at the ends, whatever rounding does.
+    low = 0.0 if correct == 0 else (centre - half) / shrink
+    high = 1.0 if correct == n else (centre + half) / shrink
+    return low, high

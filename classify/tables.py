@@ -1,0 +1,84 @@
+"""How results look on stdout: a fit in a few lines, a comparison as a table for each task."""
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from classify.comparison import Comparison
+from classify.console import console, number
+from classify.records import Record
+
+UNREAD = "no image was read, no forward pass made."
+
+
+def show_fit(record: Record, saved: str) -> None:
+    """The result of one fit, in a few lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    validation = "not validated"
+    if record.validation is not None:
+        validation = f"{record.validation:.3f} right in validation"
+    table.add_row("task", Text(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("head", Text(f"{record.head} on {record.layer}"))
+    table.add_row("C", f"{record.C:g}, {validation}")
+    table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
+    table.add_row("test", Text(_tested(record), "bold"))
+    table.add_row("saved", Text(saved))
+    screen = console(stderr=False)
+    screen.print(table)
+    screen.print(f"One head in {record.seconds:.1f} s; {UNREAD}", style="dim")
+
+
+def _tested(record: Record) -> str:
+    if record.accuracy_ci is None:
+        return "not scored: no test images"
+    low, high = record.accuracy_ci
+    return f"{record.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def show_comparison(found: Comparison, all_layers: str) -> None:
+    """A table for each task, best first, and what it took.
+
+    Parameters
+    ----------
+    all_layers : str
+        The layers of the cache as a record joins them; too long to be repeated in each row.
+    """
+    screen = console(stderr=False)
+    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
+    for task, best in found.best_per_task.items():
+        rows = [record for record in found.records if record.task == task]
+        screen.print(_leaderboard(rows, best, joined))
+    count = len(found.records)
+    heads = "One head" if count == 1 else f"{count:,} heads"
+    screen.print(f"{heads} from one cache in {found.seconds:.1f} s; {UNREAD}", style="bold")
+    for task, best in found.best_per_task.items():
+        name = f"{best.head} on {joined.get(best.layer, best.layer)}"
+        screen.print(f"Best by validation, {task}: {name}; test {_tested(best)}.")
+
+
+def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) -> Table:
+    title = (
+        f"{best.task}: {len(best.classes):,} classes, "
+        f"{best.n_train:,} training and {best.n_test:,} test images"
+    )
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("", "head", "layer"):
+        table.add_column(heading)
+    for heading in ("validation", "test", "95 % interval", "C", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
+        low, high = record.accuracy_ci or (None, None)
+        table.add_row(
+            "*" if record is best else "",
+            record.head,
+            Text(joined.get(record.layer, record.layer)),
+            number(record.validation),
+            number(record.accuracy),
+            f"{number(low)} to {number(high)}" if low is not None else "-",
+            f"{record.C:g}",
+            f"{record.seconds:.1f}",
+            style="bold green" if record is best else None,
+        )
+    return table

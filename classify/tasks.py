@@ -1,0 +1,152 @@
+"""Tasks: a label table over a feature cache, split into what is learnt from and what is not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from classify.errors import CallError, TooFewImages, UnknownPath
+from classify.labels import TEST, TRAIN, VAL, LabelTable
+from classify.splits import hold_out, units
+from featurize.cache import FeatureCache
+from featurize.layout import FAILED, MARKED
+
+
+@dataclass(frozen=True)
+class Task:
+    """The labelled rows of a cache, in the cache's order.
+
+    Attributes
+    ----------
+    name : str
+    classes : list of str
+        Names of the classes, sorted.
+    rows : int array of shape (n,)
+        Row numbers in the cache; every one of them is marked.
+    y : int array of shape (n,)
+        Class numbers: positions in `classes`.
+    split : text array of shape (n,)
+        ``train``, ``val`` (for choices) or ``test`` (for the final score only).
+    groups : int array of shape (n,), or None
+    notices : tuple of str
+        What a user should know: images left out, classes too small to be validated.
+    """
+
+    name: str
+    classes: list[str]
+    rows: np.ndarray
+    y: np.ndarray
+    split: np.ndarray
+    groups: np.ndarray | None
+    notices: tuple[str, ...]
+
+
+def make_task(
+    cache: FeatureCache, table: LabelTable, *, test_size: float = 0.2, seed: int = 0
+) -> Task:
+    """Look a label table up in a cache and settle the split.
+
+    Parameters
+    ----------
+    test_size : float
+        The share of every class to hold out where the table has no split; 0 holds out nothing.
+    seed : int
+        Decides which images that are.
+
+    Raises
+    ------
+    UnknownPath
+        If the table names images that are not in the cache.
+    TooFewImages
+        If there are no training images, or only of one class.
+    CallError
+        If `test_size` is not from 0 to below 1.
+    """
+    if not 0 <= test_size < 1:
+        raise CallError(f"the test size is a share from 0 to below 1, not {test_size}")
+    position = _sorted_positions(cache, table)
+    row_of = cache.row_of
+    rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
+    status = cache.status[rows]
+    ready = np.flatnonzero(status == MARKED)
+    position, rows = position[ready], rows[ready]
+
+    classes, y = _numbered(table.labels, position)
+    groups = None if table.groups is None else _numbered(table.groups, position)[1]
+    if table.splits is not None:
+        split = np.array([table.splits[i] for i in position], "U5")
+    else:
+        test = hold_out(y, test_size, seed, groups) if len(y) else np.zeros(0, bool)
+        split = np.where(test, TEST, TRAIN)
+    _check_trainable(table, classes, y[split == TRAIN])
+    notices = (*_rows_left_out(cache, table, status), *_weak_spots(classes, y, split, groups))
+    return Task(table.name, classes, rows, y, split, groups, notices)
+
+
+def _numbered(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The different texts, sorted, and which of them each position holds."""
+    # Not np.unique, which would make every text as wide as the longest.
+    names = sorted({texts[i] for i in position})
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.array([number[texts[i]] for i in position], np.intp)
+
+
+def _sorted_positions(cache: FeatureCache, table: LabelTable) -> np.ndarray:
+    """Positions in the table, by path: a task does not depend on the table's order."""
+    absent = [path for path in table.paths if path not in cache.row_of]
+    if absent:
+        first = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
+        raise UnknownPath(
+            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {cache.path}: "
+            f"{first}; its paths look like {cache.paths[0]!r}. Correct the table, or add them with "
+            "`featurize run`"
+        )
+    return np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
+
+
+def _check_trainable(table: LabelTable, classes: list[str], y: np.ndarray) -> None:
+    if not len(y):
+        raise TooFewImages(f"{table.source} leaves no training images with features in the cache")
+    if len(np.unique(y)) < 2:
+        raise TooFewImages(
+            f"every training image of {table.source} has the label {classes[y[0]]!r}; "
+            "a head needs at least two classes"
+        )
+
+
+def _rows_left_out(cache: FeatureCache, table: LabelTable, status: np.ndarray) -> Iterator[str]:
+    failed = int((status == FAILED).sum())
+    pending = int((status != MARKED).sum()) - failed
+    if failed or pending:
+        yield (
+            f"{failed + pending:,} labelled images are left out, having no features in the cache: "
+            f"{failed:,} failed, {pending:,} pending (`featurize info {cache.path}` lists them)"
+        )
+    unlabelled = cache.n_rows - len(table)
+    if unlabelled:
+        yield f"{unlabelled:,} images of the cache have no label in {table.source} and are not used"
+
+
+def _weak_spots(
+    classes: list[str], y: np.ndarray, split: np.ndarray, groups: np.ndarray | None
+) -> Iterator[str]:
+    train = split == TRAIN
+    apart = np.zeros(len(classes), np.intp)
+    found = units(y[train], None if groups is None else groups[train])
+    apart[: len(found)] = found
+    what = "image" if groups is None else "group"
+    if not (split == VAL).any() and (apart == 1).any():
+        yield (
+            f"{_some(classes, apart == 1)} with training images of one {what} only: "
+            "learnt from, but left out of the validation"
+        )
+    if (apart == 0).any():
+        yield f"{_some(classes, apart == 0)} with no training image: always counted as wrong"
+    if not (split == TEST).any():
+        yield "there are no test images, so no test accuracy"
+
+
+def _some(classes: list[str], chosen: np.ndarray) -> str:
+    names = [classes[i] for i in np.flatnonzero(chosen)]
+    listed = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"

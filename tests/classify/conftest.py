@@ -1,0 +1,112 @@
+"""A small real world for stage 2: 600 handwritten digits, their pixels as two layers."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
+
+from featurize.cache import FeatureCache
+from featurize.layout import Extractor, LayerInfo
+from featurize.writer import CacheWriter, Lock, allocate
+
+N = 600
+
+
+def write_cache(
+    path: Path,
+    layers: dict[str, np.ndarray],
+    paths: list[str] | None = None,
+    *,
+    failed: tuple[int, ...] = (),
+    pending: tuple[int, ...] = (),
+    backbone: str = "pixels",
+    preprocess: dict[str, object] | None = None,
+    fingerprint: str = "f",
+) -> FeatureCache:
+    """A cache whose rows hold the given features; paths are sorted as the format demands."""
+    n = len(next(iter(layers.values())))
+    paths = paths or [f"{i:04}.png" for i in range(n)]
+    infos = [
+        LayerInfo(name, "avg", array.shape[1], array.dtype.str, (8, 8), f"{fingerprint}-{name}")
+        for name, array in layers.items()
+    ]
+    extractor = Extractor(backbone, "none", "ab" * 32, preprocess or {"resize": 8}, "float32", {})
+    numbers = np.arange(n)
+    allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
+    with Lock(path), CacheWriter(path) as writer:
+        ok = np.setdiff1d(numbers, [*failed, *pending])
+        hashes = np.ones((n, 32), np.uint8)
+        if len(ok):
+            features = {name: array[ok] for name, array in layers.items()}
+            writer.fill(ok, features, hashes[ok], ok, ok)
+        if failed:
+            bad = np.array(failed)
+            writer.fail(bad, np.ones(len(bad), np.uint8), hashes[bad], bad, bad)
+    return FeatureCache(path)
+
+
+def write_table(path: Path, header: str, rows: list[tuple[object, ...]]) -> Path:
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Threads that spin for each other make these small fits many times slower."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (600, 64) from 0 to 1, and which digit."""
+    X, y = load_digits(return_X_y=True)
+    return (X[:N] / 16).astype(np.float32), y[:N]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, digits) -> FeatureCache:
+    """Layers ``fine`` (64 pixels) and, deepest, ``coarse`` (16 means of 2 x 2 pixels)."""
+    pixels, _ = digits
+    coarse = pixels.reshape(N, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(N, 16)
+    path = tmp_path_factory.mktemp("cache") / "digits.h5"
+    return write_cache(path, {"fine": pixels, "coarse": coarse})
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory, cache, digits) -> Path:
+    rows = list(zip(cache.paths, digits[1], strict=True))
+    return write_table(tmp_path_factory.mktemp("labels") / "digit.csv", "path,label", rows)
+
+
+@pytest.fixture(scope="session")
+def parity(tmp_path_factory: pytest.TempPathFactory, cache, digits) -> Path:
+    rows = [(p, "odd" if d % 2 else "even") for p, d in zip(cache.paths, digits[1], strict=True)]
+    return write_table(tmp_path_factory.mktemp("labels") / "parity.csv", "path,label", rows)
+
+
+@pytest.fixture(scope="session")
+def make_cache() -> Callable[..., FeatureCache]:
+    return write_cache
+
+
+@pytest.fixture(scope="session")
+def make_table() -> Callable[..., Path]:
+    return write_table
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The installed command, in a process of its own."""
+
+    def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("classify"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+    return run

@@ -1,0 +1,164 @@
+"""Tasks x heads x layers from one cache."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from classify import compare, comparison, fit
+from classify.errors import CallError, UnknownHead
+from classify.labels import LabelTable
+from featurize.errors import CacheFormatError
+
+
+def keys(records):
+    return [(record.task, record.head, record.layer) for record in records]
+
+
+@pytest.fixture(scope="module")
+def found(cache, table, parity):
+    seen = []
+    result = compare(
+        cache.path, [table, parity], jobs=2, progress=lambda *arguments: seen.append(arguments)
+    )
+    return result, seen
+
+
+def test_every_combination_once_in_the_order_asked_for(found):
+    result, seen = found
+    assert keys(result.records) == [
+        (task, head, layer)
+        for task in ("digit", "parity")
+        for head in ("softmax", "linear-svm")
+        for layer in ("fine", "coarse", "fine+coarse")
+    ]
+    assert [(done, total) for _, done, total in seen] == [(i, 12) for i in range(1, 13)]
+    assert sorted(keys(record for record, _, _ in seen)) == sorted(keys(result.records))
+    assert result.notices == []
+    assert result.seconds > 0
+
+
+def test_each_record_is_what_fit_gives(found, cache, table):
+    result, _ = found
+    for record in result.records[:3]:
+        _, alone = fit(cache, table, record.head, record.layer)
+        assert replace(alone, seconds=0) == replace(record, seconds=0)
+
+
+def test_one_worker_gives_the_same(found, cache, table):
+    result, _ = found
+    alone = compare(cache, table, "softmax", "fine,coarse", jobs=1)
+    for record, other in zip(alone.records, result.records, strict=False):
+        assert replace(record, seconds=0) == replace(other, seconds=0)
+    assert "best_per_task" not in alone.to_json()
+
+
+def test_best_is_by_validation(found):
+    result, _ = found
+    for task, best in result.best_per_task.items():
+        rows = [record for record in result.records if record.task == task]
+        assert best.validation == max(record.validation for record in rows)
+    assert result.best.validation == max(record.validation for record in result.records)
+    assert set(result.to_json()) == {"records", "best", "best_per_task"}
+
+
+def stub(monkeypatch, scores):
+    """Replace training by made-up (validation, accuracy) for each (head, layer)."""
+
+    def fake(cache, task, head, layers, *, seed):
+        validation, accuracy = scores[head.name, "+".join(layers)]
+        record = comparison.Record(
+            task.name,
+            head.name,
+            "+".join(layers),
+            task.classes,
+            1,
+            1,
+            accuracy,
+            None,
+            validation,
+            1,
+            0,
+        )
+        return type("Fitted", (), {"notices": ()})(), record
+
+    monkeypatch.setattr(comparison, "graft", fake)
+
+
+def test_test_accuracy_never_decides(cache, table, monkeypatch):
+    stub(monkeypatch, {("softmax", "fine"): (0.8, 0.1), ("softmax", "coarse"): (0.7, 1.0)})
+    assert compare(cache, table, "softmax", "each", jobs=1).best.layer == "fine"
+
+
+def test_ties_go_to_the_narrower_then_the_earlier(cache, table, monkeypatch):
+    stub(
+        monkeypatch,
+        {(h, k): (0.5, 0.5) for h in comparison.HEADS for k in ("fine", "coarse", "fine+coarse")},
+    )
+    best = compare(cache, table, layers="joined,fine,coarse", jobs=1).best
+    assert (best.head, best.layer) == ("softmax", "coarse")
+    best = compare(cache, table, "linear-svm,softmax", "coarse", jobs=1).best
+    assert best.head == "linear-svm"
+
+
+def test_unvalidated_comes_last(cache, table, monkeypatch):
+    stub(monkeypatch, {("softmax", "fine"): (None, 1.0), ("softmax", "coarse"): (0.1, 0.1)})
+    assert compare(cache, table, "softmax", "each", jobs=1).best.layer == "coarse"
+
+
+def test_workers_get_a_path_and_not_the_features(cache, table, monkeypatch):
+    sizes = []
+
+    class Measured:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, calls):
+            for call in calls:
+                sizes.append(len(pickle.dumps(call)))
+                function, arguments, options = call
+                yield function(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "Parallel", Measured)
+    stub(monkeypatch, {("softmax", "fine"): (0.5, 0.5)})
+    compare(cache, table, "softmax", "fine", jobs=2)
+    assert max(sizes) < cache.features("fine").nbytes / 4
+
+
+def test_tables_of_one_name_are_told_apart(cache, table, tmp_path, make_table, monkeypatch):
+    stub(monkeypatch, {("softmax", "fine"): (0.5, 0.5)})
+    other = tmp_path / "digit.csv"
+    other.write_text(table.read_text())
+    result = compare(cache, [table, other], "softmax", "fine", jobs=1)
+    assert sorted(result.best_per_task) == sorted([str(table), str(other)])
+    with pytest.raises(CallError, match="the same labels are given twice"):
+        compare(cache, [table, table], "softmax", "fine", jobs=1)
+
+
+def test_notices_name_their_task(cache, monkeypatch):
+    table = LabelTable("tiny", "tiny.csv", cache.paths[:3], ["a", "b", "c"])
+    result = compare(cache, table, "softmax", "coarse", jobs=1)
+    assert result.notices
+    assert all(notice.startswith("tiny: ") for notice in result.notices)
+    assert result.best.validation is None
+
+
+def test_wrong_calls_fail_before_any_work(cache, table):
+    with pytest.raises(UnknownHead, match="did you mean 'softmax'"):
+        compare("nowhere.h5", table, "linear-svm,sofmax")
+    with pytest.raises(CallError, match="nothing to compare"):
+        compare(cache, [], "softmax")
+    with pytest.raises(CallError, match="nothing to compare"):
+        compare(cache, table, [])
+
+
+def test_an_error_in_a_worker_comes_out_as_it_is(make_cache, tmp_path):
+    """The cache is cut short between looking at it and reading it."""
+    X = np.random.default_rng(0).normal(size=(40, 2000)).astype(np.float32)
+    cache = make_cache(tmp_path / "c.h5", {"l": X})
+    table = LabelTable("t", "t.csv", list(cache.paths), ["a", "b"] * 20)
+    data = cache.path.read_bytes()
+    cache.path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CacheFormatError, match="is not a feature cache, or is damaged"):
+        compare(cache, table, jobs=2)

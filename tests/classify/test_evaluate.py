@@ -1,0 +1,156 @@
+"""One fit: settings by validation, the final score by test images alone."""
+
+import numpy as np
+import pytest
+
+from classify import fit
+from classify.errors import UnknownHead
+from classify.features import matrix
+from classify.heads import named
+from classify.labels import LabelTable, read_table
+from classify.tasks import make_task
+
+
+def with_split(cache, y, split) -> LabelTable:
+    return LabelTable("t", "t.csv", list(cache.paths), [str(d) for d in y], list(split))
+
+
+@pytest.fixture(scope="module")
+def thirds(cache, digits):
+    """Labels, and a split of our own: 300 train, 150 val, 150 test."""
+    return digits[1].copy(), np.array(["train"] * 300 + ["val"] * 150 + ["test"] * 150, object)
+
+
+def test_the_record_says_what_was_done(cache, table):
+    head, record = fit(cache.path, table, layer=["fine", "coarse"])
+    assert (record.task, record.head, record.layer) == ("digit", "softmax", "fine+coarse")
+    assert record.classes == [str(digit) for digit in range(10)]
+    assert (record.n_train, record.n_test) == (480, 120)
+    assert record.C in named("softmax").grid
+    assert record.validation > 0.9
+    assert record.accuracy > 0.9
+    assert record.accuracy_ci[0] < record.accuracy < record.accuracy_ci[1]
+    assert record.seconds > 0
+    assert head.record == record.to_json()
+    assert head.notices == ()
+
+
+def test_the_default_layer_is_the_deepest(cache, table):
+    assert fit(cache, table)[1].layer == "coarse"
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear-svm"])
+def test_the_accuracy_is_that_of_the_head_on_the_test_rows(cache, table, name):
+    head, record = fit(cache, table, name, "coarse")
+    task = make_task(cache, read_table(table))
+    test = task.split == "test"
+    found = head.predict(matrix(cache, ["coarse"], task.rows[test]))
+    truth = np.array(task.classes)[task.y[test]]
+    assert record.accuracy == (found == truth).mean()
+
+
+def test_it_is_the_same_every_time_and_another_with_another_seed(cache, table):
+    one, two, other = (fit(cache, table, seed=seed)[0] for seed in (0, 0, 1))
+    assert (one.coef == two.coef).all()
+    assert not (one.coef == other.coef).all()
+
+
+def test_test_labels_decide_nothing(cache, thirds):
+    y, split = thirds
+    shuffled = y.copy()
+    shuffled[split == "test"] = (shuffled[split == "test"] + 1) % 10
+    (head, record), (other, wrong) = (
+        fit(cache, with_split(cache, v, split)) for v in (y, shuffled)
+    )
+    assert (head.C, record.validation) == (other.C, wrong.validation)
+    assert (head.coef == other.coef).all()
+    assert wrong.accuracy < 0.2 < record.accuracy
+
+
+def test_val_images_choose_and_are_never_trained_on(cache, thirds):
+    y, split = thirds
+    head, record = fit(cache, with_split(cache, y, split))
+    train, val = (np.flatnonzero(split == part) for part in ("train", "val"))
+    X = matrix(cache, ["coarse"], np.arange(450))
+    scores = [
+        named("softmax").build(C, X[train].shape).fit(X[train], y[train]).score(X[val], y[val])
+        for C in named("softmax").grid
+    ]
+    assert record.validation == pytest.approx(max(scores), abs=1.5 / len(val))
+    plain = named("softmax").build(head.C, X[train].shape).fit(X[train], y[train])
+    assert np.allclose(head.coef, plain["classify"].coef_, atol=1e-6)
+    assert record.n_train == 300
+
+
+def test_without_test_images_there_is_no_accuracy(cache, table):
+    head, record = fit(cache, table, test_size=0)
+    assert (record.n_train, record.n_test) == (600, 0)
+    assert record.accuracy is None
+    assert record.accuracy_ci is None
+    assert head.notices == ("there are no test images, so no test accuracy",)
+
+
+def test_classes_of_one_image_are_learnt_without_a_crash_or_a_warning(cache, digits):
+    y = [str(d) for d in digits[1][:40]]
+    y[0], y[1] = "only one", "another"
+    head, record = fit(cache, LabelTable("t", "t.csv", cache.paths[:40], y), layer="fine")
+    assert {"only one", "another"} <= set(record.classes)
+    assert any("2 classes ('another', 'only one')" in notice for notice in head.notices)
+
+
+def test_where_nothing_can_be_validated_c_is_the_middle_and_it_says_so(cache):
+    table = LabelTable("t", "t.csv", cache.paths[:3], ["a", "b", "c"])
+    head, record = fit(cache, table)
+    assert record.validation is None
+    assert record.C == 0.1
+    assert any("nothing to validate with, so C = 0.1 was not chosen" in n for n in head.notices)
+
+
+def test_a_class_without_training_images_counts_as_wrong(cache, thirds):
+    y, split = thirds
+    test = np.flatnonzero(split == "test")
+    labels = np.array([str(d) for d in y], object)
+    labels[test] = "never seen"
+    _, record = fit(cache, LabelTable("t", "t.csv", list(cache.paths), list(labels), list(split)))
+    assert record.accuracy == 0
+    assert "never seen" not in record.classes
+
+
+def test_groups_are_kept_together_while_choosing_and_scoring(make_cache, tmp_path):
+    """Four near-copies of every picture, labels by a coin: torn groups would give it away."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(75, 400)).repeat(4, axis=0) + rng.normal(0, 0.01, (300, 400))
+    cache = make_cache(tmp_path / "c.h5", {"l": X.astype(np.float32)})
+    labels = [f"c{label}" for label in rng.integers(0, 2, 75).repeat(4)]
+    groups = [str(group) for group in np.arange(75).repeat(4)]
+    _, torn = fit(cache, LabelTable("t", "t.csv", list(cache.paths), labels))
+    _, kept = fit(cache, LabelTable("t", "t.csv", list(cache.paths), labels, None, groups))
+    assert min(torn.validation, torn.accuracy) > 0.9
+    assert max(kept.validation, kept.accuracy) < 0.75
+    assert kept.n_test == pytest.approx(60, abs=8)
+
+
+def test_folder_names_are_the_labels_where_no_table_is_given(make_cache, tmp_path, digits):
+    pixels, y = digits
+    keep = np.flatnonzero(y[:200] < 3)
+    paths = [f"{'abc'[y[i]]}/{i:04}.png" for i in keep]
+    order = np.argsort(paths)
+    cache = make_cache(tmp_path / "c.h5", {"l": pixels[keep][order]}, [paths[i] for i in order])
+    _, record = fit(cache)
+    assert record.task == "folders"
+    assert record.classes == ["a", "b", "c"]
+    assert record.accuracy > 0.8
+
+
+def test_an_unknown_head_is_refused_before_the_cache_is_looked_for():
+    with pytest.raises(UnknownHead):
+        fit("nowhere.h5", head="forest")
+
+
+def test_an_unconverged_fit_is_a_notice(cache, table, monkeypatch):
+    from classify import heads
+
+    monkeypatch.setitem(heads.MAX_ITER, "lbfgs", 3)
+    head, _ = fit(cache, table)
+    assert any("fits while choosing C did not converge" in notice for notice in head.notices)
+    assert any("the final fit with C = " in notice for notice in head.notices)

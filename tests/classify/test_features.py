@@ -1,0 +1,111 @@
+"""Features out of a cache, by row and by path."""
+
+import os
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
+
+from classify.errors import CallError, UnknownPath
+from classify.features import CachedFeatures, layer_names, layer_sets, matrix, open_cache
+from featurize.errors import RowNotReady, UnknownLayer
+
+
+def test_joined_layers_stand_side_by_side(cache, digits):
+    pixels, _ = digits
+    rows = np.array([5, 0, 599])
+    joined = matrix(cache, ["coarse", "fine"], rows)
+    assert joined.dtype == np.float32
+    assert joined.shape == (3, 80)
+    assert (joined[:, 16:] == pixels[rows]).all()
+
+
+def test_half_precision_becomes_single(make_cache, tmp_path, digits):
+    half = make_cache(tmp_path / "half.h5", {"fine": digits[0].astype(np.float16)})
+    assert matrix(half, ["fine"], np.arange(3)).dtype == np.float32
+
+
+def test_layer_options(cache):
+    assert layer_names(cache) == ("coarse",)
+    assert layer_names(cache, "fine") == ("fine",)
+    for both in ("fine,coarse", "fine+coarse", "joined", ["fine", "coarse"], ("fine", "coarse")):
+        assert layer_names(cache, both) == ("fine", "coarse")
+    with pytest.raises(UnknownLayer, match="no layer 'deep'; it has fine, coarse"):
+        layer_names(cache, "fine,deep")
+    with pytest.raises(CallError, match="once each, not fine, fine"):
+        layer_names(cache, "fine,fine")
+    with pytest.raises(CallError, match="not none"):
+        layer_names(cache, [])
+
+
+def test_layer_sets(cache, make_cache, tmp_path, digits):
+    each = [("fine",), ("coarse",)]
+    assert layer_sets(cache, "each,joined") == [*each, ("fine", "coarse")]
+    assert layer_sets(cache, "coarse") == [("coarse",)]
+    assert layer_sets(cache, ["fine", "fine+coarse", "joined", "each"]) == [
+        ("fine",),
+        ("fine", "coarse"),
+        ("coarse",),
+    ]
+    single = make_cache(tmp_path / "one.h5", {"only": digits[0]})
+    assert layer_sets(single, "each,joined") == [("only",)]
+
+
+def test_an_unchanged_cache_is_looked_at_once_and_a_changed_one_again(cache, tmp_path):
+    assert open_cache(str(cache.path)) is open_cache(cache.path)
+    assert open_cache(cache) is cache
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(cache.path.read_bytes())
+    before = open_cache(copy)
+    os.utime(copy, ns=(1, 1))
+    assert open_cache(copy) is not before
+    with pytest.raises(FileNotFoundError, match=r"none\.h5 does not exist; make it with"):
+        open_cache(tmp_path / "none.h5")
+
+
+def test_paths_become_rows_in_their_order(cache, digits):
+    pixels, _ = digits
+    paths = np.array(["0007.png", "0001.png", "0007.png"])
+    for shape in ((3,), (3, 1)):
+        found = CachedFeatures(cache.path, "fine").fit_transform(paths.reshape(shape))
+        assert (found == pixels[[7, 1, 7]]).all()
+    assert CachedFeatures(cache).transform(list(paths)).shape == (3, 16)
+
+
+def test_unknown_paths_layers_and_shapes_are_refused(cache):
+    features = CachedFeatures(cache.path)
+    with pytest.raises(UnknownPath, match=r"1 of 2 images are not in .*'x\.png'; its paths look"):
+        features.transform(["0001.png", "x.png"])
+    with pytest.raises(CallError, match=r"shape \(n,\), not \(1, 2\)"):
+        features.transform([["0001.png", "0002.png"]])
+    with pytest.raises(UnknownLayer):
+        CachedFeatures(cache.path, "deep").fit()
+
+
+def test_rows_without_features_are_refused(make_cache, tmp_path):
+    cache = make_cache(tmp_path / "c.h5", {"l": np.eye(3, dtype=np.float32)}, failed=(1,))
+    with pytest.raises(RowNotReady):
+        CachedFeatures(cache).transform(["0001.png"])
+
+
+def test_it_is_a_scikit_learn_transformer(cache, digits):
+    _, y = digits
+    X = np.array(cache.paths)
+    features = CachedFeatures(str(cache.path), layer=["fine", "coarse"])
+    assert clone(features).get_params() == features.get_params()
+    assert get_tags(features).input_tags.string
+    assert not get_tags(features).requires_fit
+    pipeline = make_pipeline(features, LogisticRegression(max_iter=1000))
+    assert cross_val_score(pipeline, X, y, cv=3).mean() > 0.8
+
+
+def test_a_layer_is_a_hyper_parameter(cache, digits):
+    _, y = digits
+    pipeline = make_pipeline(CachedFeatures(str(cache.path)), LogisticRegression(max_iter=1000))
+    search = GridSearchCV(pipeline, {"cachedfeatures__layer": ["coarse", "fine"]}, cv=3)
+    search.fit(np.array(cache.paths), y)
+    assert search.best_params_ == {"cachedfeatures__layer": "fine"}

@@ -1,0 +1,122 @@
+"""Label tables: read as written, or refused with the line and the column."""
+
+from pathlib import Path
+
+import pytest
+
+from classify.errors import LabelError
+from classify.labels import MAX_TABLE_BYTES, from_folders, read_table, splits_of
+
+
+def table(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "birds.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_reads_text_as_it_stands(tmp_path):
+    found = read_table(table(tmp_path, "path,label\na/1.png,01\n./b 2.png, 1 \n\n"))
+    assert found.name == "birds"
+    assert found.paths == ["a/1.png", "b 2.png"]
+    assert found.labels == ["01", "1"]
+    assert found.splits is None
+    assert found.groups is None
+
+
+def test_columns_in_any_order_quotes_bom_and_windows_lines(tmp_path):
+    text = '\ufeffgroup,label,split,extra,path\r\nann,"cat, big",Validation,x,"a,1.png"\r\n'
+    text += "bob,dog,train,,b.png\r\neve,dog,TEST,,c.png\r\n"
+    found = read_table(table(tmp_path, text))
+    assert found.paths == ["a,1.png", "b.png", "c.png"]
+    assert found.labels == ["cat, big", "dog", "dog"]
+    assert found.splits == ["val", "train", "test"]
+    assert found.groups == ["ann", "bob", "eve"]
+
+
+def test_another_column_may_hold_the_labels(tmp_path):
+    path = table(tmp_path, "path,label,species\na.png,x,owl\n")
+    assert read_table(path, "species").labels == ["owl"]
+    assert read_table(path, "species", name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "path,labl\na,b\n",
+            r"line 1: no column 'label', only 'path', 'labl'.*did you mean 'labl'",
+        ),
+        ("path,kind\na,b\n", r"no column 'label', only 'path', 'kind'; name the column with --col"),
+        ("file,label\na,b\n", r"no column 'path', only 'file', 'label'"),
+        ("", r"no column 'path', only nothing"),
+        ("path,label,label\n", r"column 'label' is there twice"),
+        ("path,label\n", r"has a header but no images"),
+        ("path,label\na,x\nb,\n", r"line 3: the label is empty"),
+        ("path,label\na,x\nb,  \n", r"line 3: the label is empty"),
+        ("path,label\n,x\n", r"line 2: the path is empty"),
+        ("path,label,group\na,x,\n", r"line 2: the group is empty"),
+        ("path,label\na,x\nb,y\n./a,x\n", r"line 4: path 'a' is there already, on line 2"),
+        ("path,label\n/a,x\n", r"line 2: path '/a' is not relative"),
+        ("path,label\nb/../../a,x\n", r"line 2: path 'b/../../a' is not relative"),
+        ("path,label\na,x,y\n", r"line 2: 3 fields where the header has 2"),
+        ("path,label\na\n", r"line 2: 1 fields where the header has 2"),
+        ("path,label,split\na,x,dev\n", r"line 2: split 'dev' is none of train, val"),
+        ("path,label,split\na,x,\n", r"line 2: the split is empty"),
+        ('path,label\na,"x\n', r"line 2: unexpected end of data"),
+        ("path,label\na," + "x" * 200_000 + "\n", r"line 2: field larger than field limit"),
+        (b"path,label\na,caf\xe9\n", r"not UTF-8.*iconv"),
+        (b"path,label\n\x00\xff\xd8", r"not UTF-8"),
+    ],
+)
+def test_refuses_with_file_line_and_column(tmp_path, text, message):
+    with pytest.raises(LabelError, match=message) as caught:
+        read_table(table(tmp_path, text))
+    assert str(tmp_path / "birds.csv") in str(caught.value)
+
+
+def test_refuses_a_file_too_large_to_be_a_table_without_reading_it(tmp_path):
+    path = table(tmp_path, "path,label\n")
+    with open(path, "r+b") as file:
+        file.truncate(MAX_TABLE_BYTES + 1)  # sparse
+    with pytest.raises(LabelError, match="larger than 1 GB"):
+        read_table(path)
+
+
+def test_a_missing_table_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"label table .*none\.csv does not exist"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_folders_are_labels():
+    found = from_folders(["cat/1.png", "cat/deep/2.png", "dog/1.png", "train/3.png"])
+    assert found.labels == ["cat", "cat", "dog", "train"]
+    assert found.splits is None
+
+
+def test_top_folders_that_are_all_splits_are_the_split():
+    paths = ["train/cat/1.png", "train/cat/deep/2.png", "valid/dog/3.png", "test/dog/4.png"]
+    found = from_folders(paths)
+    assert found.labels == ["cat", "cat", "dog", "dog"]
+    assert found.splits == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [["val/a/1", "test/a/1"], ["train/a/1", "other/a/1"], ["train/a/1", "1"], ["Train/a/1"]],
+)
+def test_top_folders_are_no_split_without_train_or_with_another_name(paths):
+    assert splits_of(paths) is None
+
+
+def test_a_table_without_split_column_is_split_by_its_top_folders(tmp_path):
+    found = read_table(table(tmp_path, "path,label\ntrain/1,x\nvalidation/2,y\n"))
+    assert found.splits == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "where"),
+    [(["1.png"], "the image folder itself"), (["train/1.png", "test/x/2.png"], "folder 'train'")],
+)
+def test_images_outside_every_label_folder_need_a_table(paths, where):
+    with pytest.raises(LabelError, match=f"lies directly in .*{where}.*--labels"):
+        from_folders(paths)

@@ -1,0 +1,226 @@
+"""Saved heads: one file, no pickle, the same predictions; anything else is refused."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from classify import fit, load_head, save_head
+from classify.errors import CallError, HeadFileError, HeadMismatch, OutputError
+from classify.features import matrix
+from classify.heads import named
+from classify.labels import read_table
+from classify.tasks import make_task
+from featurize.errors import UnknownLayer
+
+
+@pytest.fixture(scope="module")
+def saved(cache, table, tmp_path_factory):
+    path = tmp_path_factory.mktemp("heads") / "digit.head"
+    head, _ = fit(cache, table)
+    save_head(head, path)
+    return path
+
+
+def parts(path):
+    with safe_open(path, "np") as file:
+        return load_file(path), dict(file.metadata())
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear-svm"])
+@pytest.mark.parametrize("labels", ["table", "parity"])
+@pytest.mark.parametrize("layer", ["coarse", "joined"])
+def test_a_loaded_head_agrees_with_scikit_learn(cache, request, tmp_path, name, labels, layer):
+    path = request.getfixturevalue(labels)
+    head, record = fit(cache, path, name, layer)
+    save_head(head, tmp_path / "h")
+    loaded = load_head(tmp_path / "h")
+
+    task = make_task(cache, read_table(path))
+    X = matrix(cache, record.layer.split("+"), task.rows)
+    train = task.split == "train"
+    plain = named(name).build(record.C, X[train].shape).fit(X[train], task.y[train])
+    expected = plain.decision_function(X)
+    scores = loaded.decision_function(X)
+    assert scores.shape == expected.shape
+    assert np.abs(scores - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (loaded.predict(X) == np.array(task.classes)[plain.predict(X)]).all()
+    if name == "softmax":
+        assert np.abs(loaded.predict_proba(X) - plain.predict_proba(X)).max() < 1e-5
+    else:
+        with pytest.raises(CallError, match="has scores but no probabilities"):
+            loaded.predict_proba(X)
+
+
+def test_everything_that_matters_comes_back(cache, table, saved):
+    head = fit(cache, table)[0]
+    loaded = load_head(saved)
+    for name in ("head", "classes", "C", "task", "source"):
+        assert getattr(loaded, name) == getattr(head, name)
+    assert loaded.record["accuracy"] == head.record["accuracy"]
+    assert "softmax on coarse, 10 classes" in repr(loaded)
+
+
+def test_the_file_is_safetensors_with_readable_metadata(saved):
+    arrays, metadata = parts(saved)
+    assert sorted(arrays) == ["coef", "intercept", "mean", "scale"]
+    assert metadata["format"] == "headgraft-head"
+    assert metadata["version"] == "1.0"
+    assert json.loads(metadata["backbone"]) == "pixels"
+    assert json.loads(metadata["weights_sha256"]) == "ab" * 32
+    assert json.loads(metadata["preprocess"]) == {"resize": 8}
+    (layer,) = json.loads(metadata["layers"])
+    assert (layer["name"], layer["dim"], layer["fingerprint"]) == ("coarse", 16, "f-coarse")
+
+
+def test_features_of_another_width_are_refused(saved):
+    with pytest.raises(CallError, match=r"shape \(n, 16\), not \(3, 64\)"):
+        load_head(saved).predict(np.zeros((3, 64)))
+    with pytest.raises(CallError, match=r"not \(16,\)"):
+        load_head(saved).predict(np.zeros(16))
+
+
+def test_a_head_fits_its_cache_and_no_other(saved, cache, make_cache, tmp_path, digits):
+    head = load_head(saved)
+    head.check_against(cache)
+    coarse = np.zeros((2, 16), np.float32)
+    other = make_cache(
+        tmp_path / "other.h5",
+        {"coarse": coarse},
+        backbone="resnet50",
+        preprocess={"resize": 9, "crop": 8},
+        fingerprint="g",
+    )
+    with pytest.raises(HeadMismatch) as caught:
+        head.check_against(other)
+    for words in (
+        "backbone is pixels in the head, resnet50 in the cache",
+        "preprocess crop is None in the head, 8 in the cache",
+        "preprocess resize is 8 in the head, 9 in the cache",
+    ):
+        assert words in str(caught.value)
+    assert "weights_sha256" not in str(caught.value)
+    with pytest.raises(UnknownLayer):
+        head.check_against(make_cache(tmp_path / "no.h5", {"stem": coarse}))
+
+
+def test_only_the_fingerprint_differing_is_still_a_mismatch(saved, make_cache, tmp_path):
+    other = make_cache(
+        tmp_path / "o.h5", {"coarse": np.zeros((2, 16), np.float32)}, fingerprint="g"
+    )
+    with pytest.raises(HeadMismatch, match="coarse fingerprint is f-coarse in the head, g-coarse"):
+        load_head(saved).check_against(other)
+
+
+def set_array(name, change):
+    return lambda arrays, metadata: arrays.__setitem__(name, change(arrays[name]))
+
+
+def set_entry(name, value):
+    return lambda arrays, metadata: metadata.__setitem__(name, value)
+
+
+def with_nan(array):
+    return np.where(np.arange(array.size).reshape(array.shape) == 3, np.nan, array)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (set_entry("format", "else"), "no format entry of ours"),
+        (set_entry("version", "2.0"), r"version '2\.0' is unknown.*upgrade"),
+        (set_entry("version", "x"), "version 'x' is unknown"),
+        (lambda a, m: m.pop("classes"), "classes is missing"),
+        (set_entry("classes", '["a", "b"]'), r"coef is F32 of shape \(10, 16\), not.*\(1, 16\)"),
+        (set_entry("classes", '["a", "a"]'), "classes is not what it should be"),
+        (set_entry("classes", '["a", 1]'), "classes is not what it should be"),
+        (set_entry("classes", "[" * 100_000), "is not a head, or is damaged"),
+        (set_entry("C", "NaN"), "C is not what it should be"),
+        (set_entry("C", "-1"), "C is not what it should be"),
+        (set_entry("C", "1" + "0" * 400), "is not a head, or is damaged"),
+        (set_entry("layers", "[]"), "layers is not what it should be"),
+        (set_entry("layers", '[{"name": "x"}]'), "layers is not what it should be"),
+        (set_entry("record", "3"), "record is not what it should be"),
+        (set_entry("backbone", "3"), "backbone is not what it should be"),
+        (set_array("mean", lambda a: a[:-1]), r"mean is F64 of shape \(15,\)"),
+        (set_array("coef", with_nan), "coef is not finite"),
+        (set_array("coef", lambda a: a.astype(np.int32)), "coef is I32"),
+        (set_array("scale", lambda a: a * 0), "scale is not positive"),
+        (lambda a, m: a.pop("scale"), "holds the arrays"),
+        (lambda a, m: a.update(code=np.zeros(1)), "holds the arrays"),
+    ],
+)
+def test_a_tampered_head_is_refused(saved, tmp_path, tamper, message):
+    arrays, metadata = parts(saved)
+    tamper(arrays, metadata)
+    path = tmp_path / "tampered.head"
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, metadata)
+    with pytest.raises(HeadFileError, match=message) as caught:
+        load_head(path)
+    assert "tampered.head" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"\xff" * 64, b"{}" * 50])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    with pytest.raises(HeadFileError, match="is not a head, or is damaged"):
+        load_head(path)
+
+
+def test_every_cut_of_a_head_file_is_refused(saved, tmp_path):
+    whole = saved.read_bytes()
+    for size in range(0, len(whole), 97):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        with pytest.raises(HeadFileError):
+            load_head(tmp_path / "cut")
+
+
+def test_missing_folder_and_oversized_heads_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make one with `classify fit`"):
+        load_head(tmp_path / "none")
+    with pytest.raises(HeadFileError, match="not a head"):
+        load_head(tmp_path)
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate((1 << 30) + 1)  # sparse
+    with pytest.raises(HeadFileError, match="over 1 GB"):
+        load_head(tmp_path / "big")
+
+
+def test_saving_replaces_a_head_and_nothing_else(saved, cache, table, tmp_path):
+    head = load_head(saved)
+    for other in (cache.path, table, tmp_path, "/dev/null"):
+        with pytest.raises(OutputError, match=r"is not a head; give another -o|is a folder"):
+            save_head(head, other)
+    with pytest.raises(OutputError, match="there is no folder"):
+        save_head(head, tmp_path / "none" / "h")
+    target = tmp_path / "h"
+    for task in ("one", "two"):
+        save_head(dataclasses.replace(head, task=task), target)
+        assert load_head(target).task == task
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    save_head(head, link)
+    assert link.is_symlink()
+    assert load_head(target).task == "digit"
+    assert cache.verify() == []
+
+
+def test_a_failed_save_leaves_the_old_head_and_no_litter(saved, tmp_path, monkeypatch):
+    head = load_head(saved)
+    target = tmp_path / "h"
+    save_head(head, target)
+    before = target.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"cannot write .*h: No space left"):
+        save_head(head, target)
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["h"]

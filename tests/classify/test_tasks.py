@@ -1,0 +1,104 @@
+"""A label table over a cache: rows, classes, split, and what is said about them."""
+
+import numpy as np
+import pytest
+
+from classify.errors import CallError, TooFewImages, UnknownPath
+from classify.labels import LabelTable
+from classify.tasks import make_task
+
+
+def labelled(labels, **more) -> LabelTable:
+    labels = list(labels)
+    paths = [f"{i:04}.png" for i in range(len(labels))]
+    return LabelTable("t", "t.csv", paths, labels, **more)
+
+
+@pytest.fixture
+def small(make_cache, tmp_path):
+    def make(n=10, **more):
+        return make_cache(tmp_path / "small.h5", {"l": np.eye(n, dtype=np.float32)}, **more)
+
+    return make
+
+
+def test_rows_classes_and_a_stratified_fifth(cache, digits):
+    _, y = digits
+    task = make_task(cache, labelled(map(str, y)))
+    assert task.classes == [str(d) for d in range(10)]
+    assert (task.y == y).all()
+    assert (task.rows == np.arange(len(y))).all()
+    assert (task.split == "test").sum() == 120
+    assert task.notices == ()
+
+
+def test_the_order_of_the_table_does_not_matter(cache, digits):
+    _, y = digits
+    table = labelled(map(str, y))
+    turned = LabelTable("t", "t.csv", table.paths[::-1], table.labels[::-1])
+    one, two = make_task(cache, table), make_task(cache, turned)
+    assert (one.rows == two.rows).all()
+    assert (one.y == two.y).all()
+    assert (one.split == two.split).all()
+
+
+def test_images_absent_from_the_cache_are_counted_and_the_first_three_named(small):
+    table = LabelTable("t", "t.csv", [f"x{i}.png" for i in range(5)] + ["0000.png"], list("ababab"))
+    message = r"5 of 6 images of t\.csv are not in .*'x0\.png', 'x1\.png', 'x2\.png', \.\.\.;"
+    with pytest.raises(UnknownPath, match=message):
+        make_task(small(), table)
+
+
+def test_rows_without_features_are_left_out_and_said_so(small):
+    cache = small(10, failed=(0, 3), pending=(9,))
+    task = make_task(cache, labelled("aabbaabbab"))
+    assert task.rows.tolist() == [1, 2, 4, 5, 6, 7, 8]
+    assert any(
+        "3 labelled images are left out" in n and "2 failed, 1 pend" in n for n in task.notices
+    )
+
+
+def test_images_without_a_label_are_said_to_be_unused(small):
+    task = make_task(small(10), labelled("aabbaabb"))
+    assert any("2 images of the cache have no label" in notice for notice in task.notices)
+
+
+def test_the_tables_split_is_used_as_it_is(small):
+    splits = ["train"] * 4 + ["val"] * 3 + ["test"] * 3
+    task = make_task(small(10), labelled("ababababab", splits=splits), test_size=0.5)
+    assert task.split.tolist() == splits
+
+
+def test_groups_are_numbered_and_held_out_whole(small):
+    task = make_task(small(12), labelled("ab" * 6, groups=list("qqwweerrttyy")))
+    assert len(np.unique(task.groups)) == 6
+    test = task.split == "test"
+    assert test.any()
+    assert not set(task.groups[test]) & set(task.groups[~test])
+
+
+def test_one_class_is_refused(small):
+    with pytest.raises(TooFewImages, match=r"every training image of t\.csv has the label 'a'"):
+        make_task(small(10), labelled("a" * 10))
+
+
+def test_no_training_images_are_refused(small):
+    with pytest.raises(TooFewImages, match="no training images"):
+        make_task(small(4), labelled("abab", splits=["test"] * 4))
+    with pytest.raises(TooFewImages, match="no training images"):
+        make_task(small(4, failed=(0, 1), pending=(2, 3)), labelled("abab"))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_test_size_that_is_no_share_is_refused(small, share):
+    with pytest.raises(CallError, match="share from 0 to below 1"):
+        make_task(small(4), labelled("abab"), test_size=share)
+
+
+def test_weak_spots_are_named(small):
+    splits = ["train"] * 7 + ["test"] * 3
+    task = make_task(small(10), labelled("aaabbbcabd", splits=splits))
+    assert any("1 class ('c') with training images of one image only" in n for n in task.notices)
+    assert any("1 class ('d') with no training image" in n for n in task.notices)
+    task = make_task(small(4), labelled("abab"), test_size=0)
+    assert task.notices == ("there are no test images, so no test accuracy",)
