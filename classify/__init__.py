@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classify.comparison import Comparison, compare
     from classify.errors import ClassifyError
-    from classify.evaluate import fit
+    from classify.estimators import HeadClassifier
     from classify.features import CachedFeatures
     from classify.fitted import FittedHead
+    from classify.fitting import fit
     from classify.labels import LabelTable, read_table
+    from classify.pages import write_report
     from classify.persist import load_head, save_head
-    from classify.records import Record, wilson
+    from classify.prediction import evaluate, predict
+    from classify.records import Record
 
     __version__: str
 
@@ -27,14 +30,17 @@ __all__ = [
     "ClassifyError",
     "Comparison",
     "FittedHead",
+    "HeadClassifier",
     "LabelTable",
     "Record",
     "compare",
+    "evaluate",
     "fit",
     "load_head",
+    "predict",
     "read_table",
     "save_head",
-    "wilson",
+    "write_report",
 ]
 
 # Imported when first used: `import classify` and `classify --help` stay quick.
@@ -43,14 +49,17 @@ _HOMES = {
     "ClassifyError": "errors",
     "Comparison": "comparison",
     "FittedHead": "fitted",
+    "HeadClassifier": "estimators",
     "LabelTable": "labels",
     "Record": "records",
     "compare": "comparison",
-    "fit": "evaluate",
+    "evaluate": "prediction",
+    "fit": "fitting",
     "load_head": "persist",
+    "predict": "prediction",
     "read_table": "labels",
     "save_head": "persist",
-    "wilson": "records",
+    "write_report": "pages",
 }
 
 

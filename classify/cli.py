@@ -1,14 +1,16 @@
-"""The command line of stage 2: `classify fit` and `classify compare`. Thin.
+"""The command line of stage 2, one verb for one public function. Thin.
 
 What is heavy is imported inside the verbs: ``--help`` must answer at once.
 """
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from classify.console import counting, guarded, show_json, show_notes, waiting
+from classify.console import INCOMPLETE, counting, guarded, show_json, show_notes, waiting
 
 app = typer.Typer(
     name="classify",
@@ -19,11 +21,30 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# As in heads.py, which imports scikit-learn; a test holds the two together.
+KINDS = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
+STANDARD = "softmax,linear-svm,ridge,lda,ncm"
+
 Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
 Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
 TestSize = Annotated[
     float, typer.Option(help="Share to hold out where neither table nor folders have a split.")
 ]
+ClassWeight = Annotated[
+    str | None, typer.Option(metavar="balanced", help="Every class counts alike, small or large.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),
+]
+Tables = Annotated[
+    list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
+]
+Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {KINDS}.")]
+Layers = Annotated[
+    str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
+]
+HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
 Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -53,31 +74,36 @@ def fit(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="H", help="Where to save the head.")
     ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),
-    ] = None,
+    labels: Labels = None,
     column: Column = "label",
-    head: Annotated[str, typer.Option(help="softmax or linear-svm.")] = "softmax",
+    head: Annotated[str, typer.Option(help=f"One of {KINDS}.")] = "softmax",
     layer: Annotated[
         str | None,
         typer.Option(metavar="L[,L2]", help="Several are joined; the deepest if not given."),
     ] = None,
+    class_weight: ClassWeight = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train one head, its C chosen by validation, and save it."""
+    """Train one head, its setting chosen by validation, and save it."""
     with guarded(debug):
         from classify.persist import check_target, save_head
 
         check_target(output)
         with waiting(f"training {head}"):
-            from classify.evaluate import fit as fit_head
+            from classify.fitting import fit as fit_head
 
             fitted, record = fit_head(
-                cache, labels, head, layer, column=column, test_size=test_size, seed=seed
+                cache,
+                labels,
+                head,
+                layer,
+                column=column,
+                class_weight=class_weight,
+                test_size=test_size,
+                seed=seed,
             )
         save_head(fitted, output)
         show_notes(fitted.notices)
@@ -92,18 +118,11 @@ def fit(
 @app.command()
 def compare(
     cache: Cache,
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="T.csv", help="A label table; once for each task."),
-    ] = None,
+    labels: Tables = None,
     column: Column = "label",
-    heads: Annotated[
-        str, typer.Option(metavar="a,b", help="Kinds of head.")
-    ] = "softmax,linear-svm",
-    layers: Annotated[
-        str,
-        typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these."),
-    ] = "each,joined",
+    heads: Heads = STANDARD,
+    layers: Layers = "each,joined",
+    class_weight: ClassWeight = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
@@ -123,6 +142,7 @@ def compare(
                 heads,
                 layers,
                 column=column,
+                class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
                 progress=progress,
@@ -134,6 +154,123 @@ def compare(
             from classify.tables import show_comparison
 
             show_comparison(found, "+".join(opened.layers))
+
+
+@app.command()
+def predict(
+    head: HeadFile,
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES|C.h5", help="A folder, an image, or a cache.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many labels each image gets.")] = 1,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The weights file that the backbone came from."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Label images with a saved head: CSV of path,label,probability."""
+    with guarded(debug):
+        from classify.persist import load_head
+        from classify.prediction import predict as predict_images
+        from featurize.progress import Live
+
+        live = Live()
+        found = predict_images(
+            load_head(head), images, weights=weights, top=top, say=live.say, report=live
+        )
+        live.end()
+        if json:
+            show_json(found.to_json())
+        elif output is None:
+            found.write_csv(sys.stdout)
+        else:
+            with open(output, "w", newline="", encoding="utf-8") as file:
+                found.write_csv(file)
+        show_notes(f"{path}: {reason}; no label" for path, reason in found.failures.items())
+        if output is not None and not json:
+            show_notes([f"{len(found.paths):,} images labelled in {output}"])
+        if found.failures:
+            raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def evaluate(
+    head: HeadFile,
+    cache: Cache,
+    labels: Labels = None,
+    column: Column = "label",
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a saved head on labelled images that it was not trained on."""
+    with guarded(debug):
+        with waiting("scoring"):
+            from classify.persist import load_head
+            from classify.prediction import evaluate as evaluate_head
+
+            found, notices = evaluate_head(load_head(head), cache, labels, column=column, seed=seed)
+        show_notes(notices)
+        if json:
+            show_json(found)
+        else:
+            from classify.tables import show_scores
+
+            show_scores(found)
+
+
+@app.command()
+def report(
+    cache: Cache,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="R.html", help="The page, one file.")
+    ],
+    labels: Tables = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The image folder, for thumbnails.")
+    ] = None,
+    column: Column = "label",
+    heads: Heads = STANDARD,
+    layers: Layers = "each,joined",
+    class_weight: ClassWeight = None,
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Compare heads, and show it as one HTML page that needs no network."""
+    with guarded(debug):
+        with waiting("reading the cache"):
+            from classify.comparison import compare as compare_heads
+            from classify.features import open_cache
+            from classify.pages import check_page, write_report
+
+            check_page(output, images)
+            opened = open_cache(cache)
+        with counting() as progress:
+            found = compare_heads(
+                opened,
+                labels or None,
+                heads,
+                layers,
+                column=column,
+                class_weight=class_weight,
+                test_size=test_size,
+                seed=seed,
+                progress=progress,
+            )
+        show_notes(found.notices)
+        with waiting("drawing the page"):
+            sources = {task.name: str(table) for task, table in zip(found.tasks, labels or [])}
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            write_report(
+                output, opened, found, images=images, command=command, sources=sources, seed=seed
+            )
+        show_notes([f"the report is in {output}"])
 
 
 def main() -> None:

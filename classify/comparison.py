@@ -13,13 +13,17 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
 from classify.errors import CallError
-from classify.evaluate import Labels, graft, table_of
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
-from classify.heads import HEADS, named
+from classify.fitting import Labels, check_class_weight, graft, table_of
+from classify.heads import STANDARD, named
 from classify.labels import LabelTable
 from classify.records import Record
+from classify.results import Result, keep_result, key_of, recall_result
+from classify.scores import paired
 from classify.tasks import Task, make_task
+from featurize.cache import FeatureCache
 
+Cell = tuple[Task, str, tuple[str, ...]]
 Progress = Callable[[Record, int, int], None]
 
 
@@ -35,6 +39,11 @@ class Comparison:
         Each task's highest validation; of equals the narrower features, then the earlier.
     best : Record
         The same over all tasks.
+    results : list of Result
+        As `records`, with each head's answers image by image.
+    tasks : list of Task
+    recalled : int
+        How many of the heads had been trained before, and were found beside the cache.
     notices : list of str
         What a user should know.
     seconds : float
@@ -43,6 +52,9 @@ class Comparison:
     records: list[Record]
     best_per_task: dict[str, Record]
     best: Record
+    results: list[Result]
+    tasks: list[Task]
+    recalled: int
     notices: list[str]
     seconds: float
 
@@ -60,16 +72,20 @@ class Comparison:
 def compare(
     cache: CacheOrPath,
     labels: Labels | Sequence[Labels] = None,
-    heads: str | Sequence[str] = tuple(HEADS),
+    heads: str | Sequence[str] = STANDARD,
     layers: str | Sequence[str] = "each,joined",
     *,
     column: str = "label",
+    class_weight: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Train every head on every choice of layers for every task.
+
+    Each result is kept beside the cache as soon as it is there: a comparison that was interrupted
+    goes on where it stopped, and one that asks for more trains only what is new.
 
     Parameters
     ----------
@@ -81,7 +97,7 @@ def compare(
         Names; a text is split at its commas.
     layers : str or sequence of str
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
-    column, test_size, seed
+    column, class_weight, test_size, seed
         As in `fit`; every head of a task sees the same split.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
@@ -97,6 +113,7 @@ def compare(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.perf_counter()
+    check_class_weight(class_weight)
     words = heads.split(",") if isinstance(heads, str) else heads
     kinds = list(dict.fromkeys(named(word.strip()).name for word in words))
     cache = open_cache(cache)
@@ -109,42 +126,98 @@ def compare(
     if not grid:
         raise CallError("nothing to compare: give at least one table, one head and one layer")
 
-    # The widest first, so that no worker is left alone with one at the end.
-    order = sorted(range(len(grid)), key=lambda i: -dim(cache, grid[i][2]))
-    path = str(cache.path.absolute())  # workers may have been started in another folder
-    calls = [delayed(_one)(i, path, *grid[i], seed) for i in order]
-    workers = max(1, min(jobs or cpu_count(), len(grid)))
-    found: dict[int, Record] = {}
-    notices = [f"{task.name}: {notice}" for task in tasks for notice in task.notices]
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), threadpool_limits(1):
-        with _deaf_children():
-            results = Parallel(return_as="generator_unordered", batch_size=1)(calls)
-        for i, record, more in results:
-            found[i] = record
-            notices += [f"{record.task}: {notice}" for notice in more]
+    keys = [key_of(cache, task, kind, names, seed, class_weight) for task, kind, names in grid]
+    found: dict[int, Result] = {}
+    for i, key in enumerate(keys):
+        result = recall_result(cache, key)
+        if result is not None:
+            found[i] = result
             if progress is not None:
-                progress(record, len(found), len(grid))
+                progress(result.record, len(found), len(grid))
+    recalled, left_out = len(found), []
+    path = str(cache.path.absolute())  # workers may have been started in another folder
+    calls = [
+        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight)
+        for job in _jobs(cache, grid, [i for i in range(len(grid)) if i not in found])
+    ]
+    if calls:
+        workers = max(1, min(jobs or cpu_count(), len(calls)))
+        with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), threadpool_limits(1):
+            with _deaf_children():
+                batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
+            for batch in batches:
+                for i, outcome in batch:
+                    if isinstance(outcome, str):
+                        left_out.append(outcome)
+                        continue
+                    found[i] = outcome
+                    if progress is not None:
+                        progress(outcome.record, len(found), len(grid))
 
-    rank = {i: (_score(found[i]), -dim(cache, grid[i][2]), -i) for i in found}
-    best = {
-        task.name: found[max((i for i in found if grid[i][0] is task), key=rank.__getitem__)]
-        for task in tasks
-    }
+    rank = {i: (_score(r.record), -dim(cache, grid[i][2]), -i) for i, r in found.items()}
+    best: dict[str, int] = {}
+    for i in sorted(rank, key=rank.__getitem__):
+        best[grid[i][0].name] = i  # the last one is the best
+    if len(best) < len(tasks):
+        raise CallError("; ".join(left_out))
+    results = [_beside(found[i], found[best[grid[i][0].name]]) for i in sorted(found)]
     return Comparison(
-        records=[found[i] for i in range(len(grid))],
-        best_per_task=best,
-        best=found[max(found, key=rank.__getitem__)],
-        notices=notices,
+        records=[result.record for result in results],
+        best_per_task={task.name: found[best[task.name]].record for task in tasks},
+        best=found[max(rank, key=rank.__getitem__)].record,
+        results=results,
+        tasks=tasks,
+        recalled=recalled,
+        notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
+        + left_out
+        + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
         seconds=round(time.perf_counter() - started, 3),
     )
 
 
-def _one(
-    i: int, path: str, task: Task, head: str, layers: tuple[str, ...], seed: int
-) -> tuple[int, Record, tuple[str, ...]]:
-    """One cell of the grid, in a worker: it opens the cache itself and maps what it reads."""
-    fitted, record = graft(open_cache(path), task, named(head), layers, seed=seed)
-    return i, record, fitted.notices
+def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[list[int]]:
+    """What a worker does at one go: heads that share a spectrum, one after the other."""
+    jobs: dict[object, list[int]] = {}
+    for i in missing:
+        task, kind, names = grid[i]
+        way = named(kind).way
+        shares = way in ("solved", "minimised")
+        jobs.setdefault((task.name, names, way) if shares else i, []).append(i)
+    # The widest first, so that no worker is left alone with one at the end.
+    return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]][2]))
+
+
+def _train(
+    path: str,
+    cells: list[tuple[int, Task, str, tuple[str, ...], str]],
+    seed: int,
+    class_weight: str | None,
+) -> list[tuple[int, Result | str]]:
+    """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
+
+    Where a head cannot be trained on so many rows or columns, the reason stands for its result.
+    """
+    cache = open_cache(path)
+    found: list[tuple[int, Result | str]] = []
+    for i, task, head, layers, key in cells:
+        try:
+            _, result = graft(
+                cache, task, named(head), layers, seed=seed, class_weight=class_weight
+            )
+        except CallError as error:
+            found.append((i, f"{task.name}: {head} on {'+'.join(layers)} left out: {error}"))
+            continue
+        keep_result(cache, key, result)
+        found.append((i, result))
+    return found
+
+
+def _beside(result: Result, best: Result) -> Result:
+    """Mark a result that chance alone could explain beside the best one."""
+    if result is best or result.test is None or best.test is None:
+        return result
+    apart = paired(result.test, best.test).distinguishable
+    return replace(result, record=replace(result.record, distinguishable=apart))
 
 
 @contextmanager

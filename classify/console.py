@@ -25,7 +25,7 @@ INPUT_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-WRONG_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 3
+UNEXPECTED, WRONG_INPUT, INCOMPLETE = 1, 2, 3
 PIPED_WIDTH = 100
 LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
@@ -47,7 +47,7 @@ def guarded(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", INTERRUPTED, debug)
+        _fail("interrupted; what was finished is kept beside the cache", INCOMPLETE, debug)
     except INPUT_ERRORS as error:
         _fail(str(error), WRONG_INPUT, debug)
     except Exception as error:

@@ -1,7 +1,8 @@
 """Features out of a cache, for scikit-learn: by row number, or by image path."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from classify.errors import CallError, UnknownPath
 from featurize.cache import FeatureCache
 
+BLOCK_BYTES = 16 << 20
 CacheOrPath = FeatureCache | str | os.PathLike[str]
 
 
@@ -87,32 +89,88 @@ def layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[s
     return list(dict.fromkeys(sets))  # with one layer, "each" and "joined" are the same
 
 
-def matrix(cache: FeatureCache, layers: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """The features of some rows, several layers side by side.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Features of some images: n rows of D columns, read where they lie.
 
     Parameters
     ----------
-    layers : sequence of str
-        Names of layers, as in the cache.
+    parts : tuple of arrays of shape (N, D_i)
+        Layers to be joined side by side; memory maps of a cache, or an array.
     rows : int array of shape (n,)
-        Row numbers; all of them marked.
-
-    Returns
-    -------
-    float32 array of shape (n, D)
-        D is the sum of the layers' dimensions.
-
-    Raises
-    ------
-    RowNotReady, UnknownLayer
+        Which of the N.
     """
-    joined = np.empty((len(rows), dim(cache, layers)), np.float32)
-    start = 0
-    for name in layers:
-        stop = start + cache.layer(name).dim
-        joined[:, start:stop] = cache.features(name, rows)
-        start = stop
-    return joined
+
+    parts: tuple[np.ndarray, ...]
+    rows: np.ndarray
+
+    @classmethod
+    def of_cache(cls, cache: FeatureCache, layers: Sequence[str], rows: np.ndarray) -> "Rows":
+        """Rows of a cache, all of which have to be marked.
+
+        Raises
+        ------
+        RowNotReady, UnknownLayer
+        """
+        cache.check_ready(rows)
+        return cls(tuple(cache.mapped(name) for name in layers), rows)
+
+    @classmethod
+    def of_array(cls, X: np.ndarray) -> "Rows":
+        """Every row of an array (n, D) in memory."""
+        return cls((X,), np.arange(len(X)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return sum(part.shape[1] for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """How large a float32 copy of them all would be."""
+        return len(self) * self.dim * 4
+
+    def at(self, positions: np.ndarray) -> "Rows":
+        """Some of them: positions are among the n."""
+        return Rows(self.parts, self.rows[positions])
+
+    def take(self) -> np.ndarray:
+        """A copy: float32 (n, D)."""
+        found = self._gathered()
+        return found if found.flags.owndata else found.copy()
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """About 16 MB each, one after the other; not to be changed.
+
+        Yields
+        ------
+        slice, float32 array of shape (m, D)
+            The slice is of the n rows.
+        """
+        size = max(1, BLOCK_BYTES // (4 * self.dim))
+        for start in range(0, len(self), size):
+            part = slice(start, min(start + size, len(self)))
+            yield part, Rows(self.parts, self.rows[part])._gathered()
+
+    def _gathered(self) -> np.ndarray:
+        """Float32 (n, D): a view where that is all it takes."""
+        rows = self.rows
+        # Neighbouring rows are read at once, far quicker than one by one.
+        together = len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1
+        together = together and bool((np.diff(rows) == 1).all())
+        where = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+        if len(self.parts) == 1:
+            return np.asarray(self.parts[0])[where].astype(np.float32, copy=False)
+        joined = np.empty((len(rows), sum(part.shape[1] for part in self.parts)), np.float32)
+        start = 0
+        for part in self.parts:
+            stop = start + part.shape[1]
+            joined[:, start:stop] = part[where]
+            start = stop
+        return joined
 
 
 def dim(cache: FeatureCache, layers: Sequence[str]) -> int:
@@ -185,7 +243,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"{', '.join(map(repr, absent[:3]))}; its paths look like {cache.paths[0]!r}"
             )
         rows = np.array([cache.row_of[path] for path in paths], np.intp)
-        return matrix(cache, layer_names(cache, self.layer), rows)
+        return Rows.of_cache(cache, layer_names(cache, self.layer), rows).take()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,12 +1,14 @@
-"""A trained linear head: a few arrays, and where they come from. numpy is all it needs."""
+"""A trained head: what scores, what its classes are called, and where its features come from."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from classify.errors import CallError, HeadMismatch
+from classify.scorers import Fitted, Linear
 from featurize.cache import FeatureCache
 
 
@@ -51,47 +53,53 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
-    """A linear classifier on standardised features.
+    """A classifier on embeddings, as `classify.fit` and `classify.load_head` return it.
 
     Attributes
     ----------
     head : str
-        Its kind: ``softmax``, ``linear-svm``.
+        Its kind: ``softmax``, ``ridge``, ...
     classes : list of str
         Names of the classes, in the order of the scores. K of them.
-    mean, scale : float arrays of shape (D,)
-        Standardisation, by training statistics.
-    coef : float array of shape (K, D), or (1, D) for two classes
-    intercept : float array of shape (K,), or (1,) for two classes
-    C : float
-        The chosen inverse strength of regularisation.
+    scorer : Linear or Fitted
+        Arrays where the head is linear, else a scikit-learn pipeline.
+    probabilistic : bool
+        Whether the softmax of the scores is its own idea of the probabilities.
+    temperature : float, or None
+        What the scores are divided by for calibrated probabilities.
+    settings : dict of str to float
+        What was chosen: ``{"C": 0.01}``.
     task : str
     source : Source
         The backbone, and the layers whose features are joined to D columns.
     record : dict
         How it scored; the keys of a `Record`.
+    seen : uint64 array
+        The beginnings of the hashes of the images it was trained on, sorted: it is not to be
+        scored on them.
     notices : tuple of str
         What a user should know about this fit. Not saved.
     """
 
     head: str
     classes: list[str]
-    mean: np.ndarray
-    scale: np.ndarray
-    coef: np.ndarray
-    intercept: np.ndarray
-    C: float
+    scorer: Linear | Fitted
+    probabilistic: bool
+    temperature: float | None
+    settings: Mapping[str, float]
     task: str
     source: Source
     record: Mapping[str, Any]
+    seen: np.ndarray
     notices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         layers = "+".join(layer.name for layer in self.source.layers)
-        return f"FittedHead({self.head} on {layers}, {len(self.classes)} classes, C={self.C:g})"
+        chosen = "".join(f", {name}={value:g}" for name, value in self.settings.items())
+        return f"FittedHead({self.head} on {layers}, {len(self.classes)} classes{chosen})"
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Scores: the distance from each class's hyperplane, unscaled.
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """One score for each class, the greatest of which wins.
 
         Parameters
         ----------
@@ -100,48 +108,64 @@ class FittedHead:
 
         Returns
         -------
-        float array of shape (n, K), or (n,) for two classes
-            As scikit-learn's: of two classes, the second one's.
+        float32 array of shape (n, K)
 
         Raises
         ------
         CallError
             If `X` is of another shape.
         """
-        scaled = np.array(X, np.float32)
-        if scaled.ndim != 2 or scaled.shape[1] != len(self.mean):
+        X = np.asarray(X, np.float32)
+        if X.ndim != 2 or X.shape[1] != self.scorer.dim:
             raise CallError(
-                f"this head takes features of shape (n, {len(self.mean)}), not {scaled.shape}"
+                f"this head takes features of shape (n, {self.scorer.dim}), not {X.shape}"
             )
-        # In place and in this order, as StandardScaler does, so that the numbers agree.
-        scaled -= self.mean
-        scaled /= self.scale
-        scores: np.ndarray = scaled @ self.coef.T + self.intercept
-        return scores[:, 0] if len(self.classes) == 2 else scores
+        return self.scorer.scores(X)
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """`scores`, for two classes as scikit-learn has them.
+
+        Returns
+        -------
+        float32 array of shape (n, K), or (n,) for two classes
+            Of two classes, how much greater the second one's is.
+        """
+        scores = self.scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes) == 2 else scores
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The best class's name for each row: text array of shape (n,)."""
-        scores = self.decision_function(X)
-        best = (scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
-        names: np.ndarray = np.array(self.classes)[best]
+        names: np.ndarray = np.array(self.classes)[self.scores(X).argmax(axis=1)]
         return names
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes: float array of shape (n, K), each row's sum is 1.
+        """Probabilities of the classes, calibrated by temperature where that was measured.
+
+        Returns
+        -------
+        float array of shape (n, K)
+            Each row's sum is 1.
 
         Raises
         ------
         CallError
-            If the head is no softmax: the scores of others are not probabilities.
+            If the head has neither probabilities of its own nor a temperature.
         """
-        if self.head != "softmax":
-            raise CallError(f"a {self.head} head has scores but no probabilities; use softmax")
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            scores = np.stack([np.zeros_like(scores), scores], axis=1)
-        odds: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
-        odds /= odds.sum(axis=1, keepdims=True)
-        return odds
+        return self.probabilities(self.scores(X))
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """`predict_proba`, from `scores`."""
+        if self.temperature is None and not self.probabilistic:
+            raise CallError(
+                f"this {self.head} head has scores but no probabilities: nothing was held out to "
+                "calibrate them with"
+            )
+        found: np.ndarray = softmax(scores.astype(np.float64) / (self.temperature or 1), axis=1)
+        return found
+
+    def trained_on(self, contents: np.ndarray) -> np.ndarray:
+        """Which images it was trained on: bool (n,), from SHA-256 hashes, uint8 (n, 32)."""
+        return np.isin(beginnings(contents), self.seen)
 
     def check_against(self, cache: FeatureCache) -> None:
         """Refuse a cache whose features were made in another way.
@@ -184,3 +208,8 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 20 else text[:12] + "..."
+
+
+def beginnings(contents: np.ndarray) -> np.ndarray:
+    """The first eight bytes of hashes (n, 32) as numbers: uint64 (n,)."""
+    return np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]

@@ -1,28 +1,37 @@
 """Save and load heads: one safetensors file of arrays with JSON beside them. No pickle.
 
-Loading runs no code from the file and believes nothing in it before it is checked.
+A linear head is four arrays. Others are scikit-learn objects, which skops turns into bytes and
+back; of those only what skops itself trusts is ever built. Loading runs no code from the file and
+believes nothing in it before it is checked.
 """
 
+import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
+from sklearn.pipeline import Pipeline
 
 from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
+from classify.scorers import Fitted, Linear
 
 FORMAT = "headgraft-head"
 VERSION = (1, 0)
 MAX_BYTES = 1 << 30
 ARRAYS = ("mean", "scale", "coef", "intercept")
+OBJECT, SEEN = "skops", "seen"
+PLAIN = ("head", "classes", "probabilistic", "temperature", "task")
 TEXTS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
@@ -41,11 +50,11 @@ def save_head(head: FittedHead, path: str | os.PathLike[str]) -> None:
     check_target(path)
     path = Path(os.path.realpath(path))  # a link stays a link
     source = asdict(head.source)
-    about = {name: getattr(head, name) for name in ("head", "classes", "C", "task")}
-    about |= source | {"record": dict(head.record)}
+    about = {name: getattr(head, name) for name in PLAIN}
+    about |= source | {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
-    arrays = {name: np.ascontiguousarray(getattr(head, name)) for name in ARRAYS}
+    arrays = _arrays(head) | {SEEN: head.seen.astype(np.uint64)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -137,23 +146,87 @@ def _read(file: Any) -> FittedHead:
 
     texts = {name: value(name, _is_text) for name in TEXTS}
     classes = value("classes", _are_classes)
-    C = value("C", lambda x: isinstance(x, (int, float)) and math.isfinite(x) and x > 0)
+    probabilistic = value("probabilistic", lambda x: isinstance(x, bool))
+    heat = value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
+    settings = value("settings", _are_settings)
     layers = tuple(HeadLayer(**layer) for layer in value("layers", _are_layers))
     preprocess = value("preprocess", lambda x: isinstance(x, dict))
     record = value("record", lambda x: isinstance(x, dict))
 
-    rows, dim = len(classes) if len(classes) > 2 else 1, sum(layer.dim for layer in layers)
-    shapes = {"mean": (dim,), "scale": (dim,), "coef": (rows, dim), "intercept": (rows,)}
-    if set(file.keys()) != set(shapes):
-        raise HeadFileError(
-            f"it holds the arrays {', '.join(file.keys())}, not {', '.join(shapes)}"
-        )
-    mean, scale, coef, intercept = (_array(file, name, shapes[name]) for name in shapes)
-    if not (scale > 0).all():
-        raise HeadFileError("scale is not positive everywhere")
+    K, dim = len(classes), sum(layer.dim for layer in layers)
+    names = set(file.keys()) - {SEEN}
+    if names == {OBJECT}:
+        scorer: Linear | Fitted = _object(file, K, dim)
+    else:
+        shapes = {"mean": (dim,), "scale": (dim,), "coef": (K, dim), "intercept": (K,)}
+        if names != set(shapes):
+            raise HeadFileError(
+                f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
+            )
+        scorer = Linear(**{name: _array(file, name, shapes[name]) for name in shapes})
+        if not (scorer.scale > 0).all():
+            raise HeadFileError("scale is not positive everywhere")
     head, task = texts.pop("head"), texts.pop("task")
     source = Source(**texts, preprocess=preprocess, layers=layers)
-    return FittedHead(head, classes, mean, scale, coef, intercept, float(C), task, source, record)
+    return FittedHead(
+        head, classes, scorer, probabilistic, heat, settings, task, source, record, _seen(file)
+    )
+
+
+def _seen(file: Any) -> np.ndarray:
+    if SEEN not in file.keys():  # noqa: SIM118 - the file is no mapping
+        raise HeadFileError("it does not say which images it was trained on")
+    view = file.get_slice(SEEN)
+    if view.get_dtype() != "U64" or len(view.get_shape()) != 1:
+        raise HeadFileError("the list of images it was trained on is not one of 64-bit numbers")
+    return np.asarray(file.get_tensor(SEEN))
+
+
+def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
+    if isinstance(head.scorer, Linear):
+        return {name: np.ascontiguousarray(getattr(head.scorer, name)) for name in ARRAYS}
+    unknown = skops("get_untrusted_types")(data=skops("dumps")(head.scorer.model))
+    if unknown:
+        raise OutputError(
+            f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
+            "not be loaded again, as only scikit-learn's own kinds are"
+        )
+    return {OBJECT: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+
+
+def _object(file: Any, n_classes: int, dim: int) -> Fitted:
+    """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
+    data = np.asarray(file.get_tensor(OBJECT)).tobytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+            raise HeadFileError(f"it unpacks to more than {MAX_BYTES >> 30} GB")
+    unknown = skops("get_untrusted_types")(data=data)
+    if unknown:
+        raise HeadFileError(f"it holds {', '.join(unknown[:3])}, which is not loaded from a file")
+    model = skops("loads")(data, trusted=[])
+    known = np.asarray(getattr(model, "classes_", None))
+    if not isinstance(model, Pipeline) or not np.array_equal(known, np.arange(n_classes)):
+        raise HeadFileError("the classifier in it does not belong to its classes")
+    if getattr(model, "n_features_in_", None) != dim:
+        raise HeadFileError("the classifier in it does not belong to its layers")
+    return Fitted(model, dim, n_classes)
+
+
+def skops(name: str) -> Callable[..., Any]:
+    """A function of skops.io, an extra that linear heads do without.
+
+    Raises
+    ------
+    OutputError
+        If it is not installed.
+    """
+    try:
+        return getattr(import_module("skops.io"), name)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise OutputError(
+            "heads that are not linear are saved by skops: pip install 'headgraft[skops]', or "
+            "use softmax, linear-svm, ridge, lda or ncm"
+        ) from error
 
 
 def _array(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -167,6 +240,14 @@ def _array(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(array).all():
         raise HeadFileError(f"array {name} is not finite")
     return array
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(x) for x in value.values())
 
 
 def _is_text(value: Any) -> bool:

@@ -26,10 +26,25 @@ class Record:
     accuracy_ci : (float, float), or None
         Wilson's 95 % interval. It covers the draw of test images, not of training images.
     validation : float, or None
-        Accuracy on the images that C was chosen by; None if no class could be validated.
-    C : float
+        Accuracy on the images that the setting was chosen by, each held out of the training; None
+        if no class could be validated.
+    validation_ci : (float, float), or None
+    C : float, or None
+        None for a head without a C.
+    settings : dict of str to float
+        What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``.
+    class_weight : str, or None
+        ``balanced``, or None.
+    temperature : float, or None
+        What the scores are divided by for calibrated probabilities, from the held-out scores.
+    scores : dict of str to number, interval or None
+        More of the test: ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``calibration_error``
+        and the last two after temperature scaling, each with its interval.
     seconds : float
-        For reading features, choosing C, training and scoring.
+        For reading features, choosing, training and scoring.
+    distinguishable : bool, or None
+        In a comparison: whether its test accuracy differs from that of the task's best head by more
+        than chance, image by image. None for the best itself.
     """
 
     task: str
@@ -41,13 +56,20 @@ class Record:
     accuracy: float | None
     accuracy_ci: tuple[float, float] | None
     validation: float | None
-    C: float
+    validation_ci: tuple[float, float] | None
+    C: float | None
+    settings: dict[str, float]
+    class_weight: str | None
+    temperature: float | None
+    scores: dict[str, Any]
     seconds: float
+    distinguishable: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The same as a dict of what JSON knows."""
-        interval = None if self.accuracy_ci is None else list(self.accuracy_ci)
-        return asdict(self) | {"accuracy_ci": interval}
+        """The same as a flat dict of what JSON knows."""
+        found = asdict(self)
+        found |= found.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
 def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -1,11 +1,15 @@
 """Which images are held out: for the final score, and in turn for choices."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 MAX_FOLDS = 5
+PLENTY = 50  # images of each class, from which on folds may be drawn without looking at labels
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 def hold_out(
@@ -112,3 +116,93 @@ def folds(
         train = np.flatnonzero(~out)
         if len(held) and len(np.unique(y[train])) > 1:
             yield train, held
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """How a task's images outside the test are used: for choices in turn, then all to train.
+
+    Attributes
+    ----------
+    folds : list of (train, held out)
+        Positions; may be empty, where nothing can be validated.
+    final : int array
+        Positions that the final head is trained on.
+    part : int array of shape (n,)
+        A number for each image: fold i holds part i out, and trains on all others. From
+        ``len(folds)`` on: never held out.
+    by_content : bool
+        Whether the parts follow from the images' contents alone, the same for every task.
+    """
+
+    folds: Folds
+    final: np.ndarray
+    part: np.ndarray
+    by_content: bool = False
+
+    @property
+    def held(self) -> np.ndarray:
+        """Positions of what is held out, in the order of the folds: all different."""
+        none = np.zeros(0, np.intp)
+        return np.concatenate([none, *(held for _, held in self.folds)])
+
+    def only(self, fold: int) -> "Folding":
+        """The same with one fold, the others' images being trained on."""
+        return Folding([self.folds[fold]], self.final, np.where(self.part == fold, 0, 1))
+
+
+def folding(
+    y: np.ndarray, seed: int, groups: np.ndarray | None = None, val: np.ndarray | None = None
+) -> Folding:
+    """Settle the folds: the user's validation images where there are some, else `folds`.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+    groups : int array of shape (n,), optional
+    val : bool array of shape (n,), optional
+        Images for choices; they are never trained on.
+    """
+    if val is not None and val.any():
+        final = np.flatnonzero(~val)
+        return Folding([(final, np.flatnonzero(val))], final, np.where(val, 0, 1))
+    found = list(folds(y, seed, groups))
+    part = np.full(len(y), len(found), np.intp)
+    for i, (train, _) in enumerate(found):
+        out = np.ones(len(y), bool)
+        out[train] = False
+        part[out] = i
+    return Folding(found, np.arange(len(y)), part)
+
+
+def shared(y: np.ndarray, contents: np.ndarray) -> Folding | None:
+    """Folds drawn by content, which are the same for every task over the same images.
+
+    What is computed for them once serves every label set, and copies of an image are never on
+    both sides. Labels are not looked at, so every class needs `PLENTY` of images.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+    contents : uint8 array of shape (n, 32)
+        SHA-256 of each image's bytes.
+
+    Returns
+    -------
+    Folding, or None
+        None where a class has too few images, or too many are copies of each other.
+    """
+    part = by_content(contents, MAX_FOLDS)
+    inside = np.array([np.bincount(y[part != i], minlength=y.max() + 1) for i in range(MAX_FOLDS)])
+    counts = np.bincount(y)
+    if counts[counts > 0].min() < PLENTY or (inside < 0.5 * counts).any():
+        return None
+    held = [np.flatnonzero(part == i) for i in range(MAX_FOLDS)]
+    trains = [np.flatnonzero(part != i) for i in range(MAX_FOLDS)]
+    return Folding(list(zip(trains, held, strict=True)), np.arange(len(y)), part, True)
+
+
+def by_content(contents: np.ndarray, n_parts: int) -> np.ndarray:
+    """Parts drawn by content: int array of shape (n,), from (n, 32) uint8 hashes."""
+    head = np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]
+    return np.asarray(head % n_parts, np.intp)

@@ -64,13 +64,7 @@ def make_task(
     """
     if not 0 <= test_size < 1:
         raise CallError(f"the test size is a share from 0 to below 1, not {test_size}")
-    position = _sorted_positions(cache, table)
-    row_of = cache.row_of
-    rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
-    status = cache.status[rows]
-    ready = np.flatnonzero(status == MARKED)
-    position, rows = position[ready], rows[ready]
-
+    rows, position, notices = labelled_rows(cache, table)
     classes, y = _numbered(table.labels, position)
     groups = None if table.groups is None else _numbered(table.groups, position)[1]
     if table.splits is not None:
@@ -79,8 +73,35 @@ def make_task(
         test = hold_out(y, test_size, seed, groups) if len(y) else np.zeros(0, bool)
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
-    notices = (*_rows_left_out(cache, table, status), *_weak_spots(classes, y, split, groups))
-    return Task(table.name, classes, rows, y, split, groups, notices)
+    notices += _weak_spots(classes, y, split, groups)
+    return Task(table.name, classes, rows, y, split, groups, tuple(notices))
+
+
+def labelled_rows(
+    cache: FeatureCache, table: LabelTable
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Look a label table up in a cache.
+
+    Returns
+    -------
+    rows : int array of shape (n,)
+        Rows of the cache that are marked and labelled, ascending.
+    position : int array of shape (n,)
+        Where the table names each.
+    notices : list of str
+        What was left out.
+
+    Raises
+    ------
+    UnknownPath
+        If the table names images that are not in the cache.
+    """
+    position = _sorted_positions(cache, table)
+    row_of = cache.row_of
+    rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
+    status = cache.status[rows]
+    ready = np.flatnonzero(status == MARKED)
+    return rows[ready], position[ready], list(_rows_left_out(cache, table, status))
 
 
 def _numbered(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -165,6 +165,18 @@ class FeatureCache:
         UnknownLayer
         """
         info = self.layer(layer)
+        self.check_ready(rows)
+        mapped = self.mapped(info.name)
+        return mapped if rows is None else mapped[np.asarray(rows, np.intp)]
+
+    def check_ready(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
+        """Refuse rows that have no features.
+
+        Raises
+        ------
+        RowNotReady
+            If one of `rows`, or of all rows where none are given, is pending or failed.
+        """
         status = self.status
         wanted = status if rows is None else status[np.asarray(rows, np.intp)]
         if (wanted != MARKED).any():
@@ -172,8 +184,6 @@ class FeatureCache:
                 f"{self.path}: {int((wanted != MARKED).sum())} of {len(wanted)} rows asked for "
                 "are pending or failed; `featurize info` lists them, `featurize run` completes them"
             )
-        mapped = self.mapped(info.name)
-        return mapped if rows is None else mapped[np.asarray(rows, np.intp)]
 
     def mapped(self, layer: str) -> np.ndarray:
         """Map every row of a layer, marked or not: for callers that look at `status` themselves.

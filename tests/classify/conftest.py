@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def write_cache(
     allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
     with Lock(path), CacheWriter(path) as writer:
         ok = np.setdiff1d(numbers, [*failed, *pending])
-        hashes = np.ones((n, 32), np.uint8)
+        hashes = np.array([list(sha256(p.encode()).digest()) for p in paths], np.uint8)
         if len(ok):
             features = {name: array[ok] for name, array in layers.items()}
             writer.fill(ok, features, hashes[ok], ok, ok)

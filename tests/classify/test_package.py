@@ -41,7 +41,7 @@ def test_importing_the_package_or_the_command_line_loads_nothing_heavy():
 def test_a_head_is_fitted_from_a_cache_without_torch(cache, table, tmp_path):
     code = f"""
 import sys
-import classify.comparison, classify.evaluate
+import classify.comparison, classify.fitting
 from classify import CachedFeatures, compare, fit, load_head, save_head
 head, record = fit({str(cache.path)!r}, {str(table)!r}, layer="coarse")
 save_head(head, {str(tmp_path / "h")!r})

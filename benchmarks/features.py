@@ -1,0 +1,67 @@
+"""Features to measure heads on: real ones where there are some, else drawn ones."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from classify.features import Rows, open_cache
+from classify.fitting import table_of
+from classify.tasks import make_task
+from featurize.cache import FeatureCache
+from featurize.fingerprint import fingerprint
+from featurize.layout import Extractor, LayerInfo
+from featurize.writer import CacheWriter, Lock, allocate
+
+BUILD = Path(__file__).parents[1] / "build" / "bench"
+
+
+def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 0) -> FeatureCache:
+    """A cache of `rows` drawn feature vectors around `classes` means, written in blocks."""
+    if path.exists():
+        return FeatureCache(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    means = 0.3 * rng.standard_normal((classes, dim)).astype(np.float32)
+    mixing = rng.standard_normal((dim, dim)).astype(np.float32) / np.sqrt(dim)
+    recipe = {"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact",
+              "mean": [0.5] * 3, "std": [0.25] * 3}  # fmt: skip
+    made = Extractor("drawn", "none", "0" * 64, recipe, "float32", {})
+    decided = fingerprint(
+        backbone="drawn", weights_sha256="0" * 64, preprocess=recipe, layer="drawn", pool="avg",
+        precision="float32", dtype="<f4",
+    )  # fmt: skip
+    layer = LayerInfo("drawn", "avg", dim, "<f4", (dim, 1, 1), decided)
+    width = len(str(rows - 1))
+    digit = np.sort(rng.integers(0, classes, rows))
+    paths = [f"{label}/{i:0{width}}.png" for i, label in enumerate(digit)]
+    numbers = np.arange(rows)
+    allocate(path, made, [layer], paths, numbers, numbers, root="drawn", created_by="benchmarks")
+    with Lock(path), CacheWriter(path) as into:
+        for start in range(0, rows, 20_000):
+            some = numbers[start : start + 20_000]
+            values = rng.standard_normal((len(some), dim)).astype(np.float32) @ mixing
+            values = np.maximum(values + means[digit[some]], 0)  # like a layer behind a ReLU
+            digests = rng.integers(0, 256, (len(some), 32), dtype=np.uint8)
+            into.fill(some, {"drawn": values}, digests, some, some)
+            into.flush()
+    return FeatureCache(path)
+
+
+def train_and_test(cache: FeatureCache, layer: str) -> tuple[np.ndarray, ...]:
+    """X and y to train on, X and y to test on, by the cache's folders."""
+    task = make_task(cache, table_of(cache, None))
+    parts = []
+    for part in ("train", "test"):
+        chosen = np.flatnonzero(task.split == part)
+        parts += [Rows.of_cache(cache, [layer], task.rows[chosen]).take(), task.y[chosen]]
+    return tuple(parts)
+
+
+def bench_cache() -> tuple[FeatureCache, str]:
+    """20,000 and 3,000 rows of 512 columns: CIFAR-10 by HEADGRAFT_BENCH_CACHE, else drawn."""
+    given = os.environ.get("HEADGRAFT_BENCH_CACHE")
+    cache = open_cache(given) if given else drawn_cache(BUILD / "drawn-23k.h5", 23_000, 512)
+    layer = cache.layer().name
+    print(f"{cache.path.name}, layer {layer}: {cache.n_rows:,} rows of {cache.layer().dim}")
+    return cache, layer

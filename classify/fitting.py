@@ -1,0 +1,205 @@
+"""Fit one head and score it: settings by validation, the score by test images alone."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from classify.calibration import outcomes, temperature
+from classify.errors import CallError
+from classify.features import CacheOrPath, Rows, layer_names, open_cache
+from classify.fitted import FittedHead, Source, beginnings
+from classify.heads import Head, named
+from classify.labels import TEST, VAL, LabelTable, from_folders, read_table
+from classify.outcomes import Outcomes
+from classify.records import Record, wilson
+from classify.results import Result
+from classify.scores import summarise
+from classify.spectrum import Spectrum
+from classify.splits import Folding, folding, shared
+from classify.statistics import spectra
+from classify.tasks import Task, make_task
+from classify.training import Lesson, Trained, balanced_weights, train
+from featurize.cache import FeatureCache
+
+Labels = LabelTable | str | PathLike[str] | None
+
+
+def fit(
+    cache: CacheOrPath,
+    labels: Labels = None,
+    head: str = "softmax",
+    layer: str | Sequence[str] | None = None,
+    *,
+    column: str = "label",
+    class_weight: str | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> tuple[FittedHead, Record]:
+    """Train one head on cached features, its setting chosen by validation, and score it.
+
+    The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
+    the training images (whole groups, where the table has them), or on the ``val`` images where
+    the table has such a split. The head is then trained on the training images with it; ``val``
+    images are never trained on. Test images give the final accuracy and decide nothing.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    head : str
+        ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
+        scikit-learn classifier as ``package.module:Class``.
+    layer : str or sequence of str, optional
+        Several are joined; the deepest if not given.
+    column : str
+        The column of the CSV that holds the labels.
+    class_weight : str, optional
+        ``balanced``: every class counts alike, however many images it has.
+    test_size, seed
+        For the held-out images, where neither table nor folders have a split.
+
+    Returns
+    -------
+    FittedHead, Record
+
+    Raises
+    ------
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    kind = named(head)
+    check_class_weight(class_weight)
+    cache = open_cache(cache)
+    names = layer_names(cache, layer)
+    task = make_task(cache, table_of(cache, labels, column), test_size=test_size, seed=seed)
+    # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
+    # slower and worse, because the threads of BLAS wait for each other by spinning.
+    with threadpool_limits(1):
+        fitted, result = graft(cache, task, kind, names, seed=seed, class_weight=class_weight)
+    return replace(fitted, notices=(*task.notices, *fitted.notices)), result.record
+
+
+def check_class_weight(class_weight: str | None) -> None:
+    """Refuse what is neither None nor ``balanced``: CallError."""
+    if class_weight not in (None, "balanced"):
+        raise CallError(f"the class weight is balanced or nothing, not {class_weight!r}")
+
+
+def table_of(cache: FeatureCache, labels: Labels, column: str = "label") -> LabelTable:
+    """The label table meant by an option: a path is read, none means the folder names."""
+    if labels is None:
+        return from_folders(cache.paths)
+    return labels if isinstance(labels, LabelTable) else read_table(labels, column)
+
+
+def graft(
+    cache: FeatureCache,
+    task: Task,
+    head: Head,
+    layers: tuple[str, ...],
+    *,
+    seed: int,
+    class_weight: str | None = None,
+) -> tuple[FittedHead, Result]:
+    """`fit`, once everything is looked up."""
+    started = time.perf_counter()
+    dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
+    rows = Rows.of_cache(cache, layers, task.rows[dev])
+    found = _folding(cache, task, dev, seed, closed=head.way == "solved")
+    known = np.unique(task.y[dev[found.final]])
+    number = np.full(len(task.classes), -1)
+    number[known] = np.arange(len(known))
+    y, balanced = number[task.y[dev]], class_weight == "balanced"
+    basis: list[Spectrum] = []
+    if head.way in ("solved", "minimised"):
+        weights = balanced_weights(y, len(known)) if balanced and head.name == "ridge" else None
+        basis = spectra(cache, layers, rows, found, weights)
+    trained = train(head, Lesson(rows, y, len(known), found, basis, balanced))
+
+    heat, validation = None, None
+    if trained.choice is not None:
+        heat = temperature(trained.choice.scores, y[trained.held])
+        validation = _answers(task, dev[trained.held], trained.choice.scores, known, heat, trained)
+    answers, scores = None, {}
+    if len(test):
+        blocks = Rows.of_cache(cache, layers, task.rows[test]).blocks()
+        found_scores = np.concatenate([trained.scorer.scores(block) for _, block in blocks])
+        answers = _answers(task, test, found_scores, known, heat, trained)
+        scores = summarise(answers, len(task.classes), seed=seed).to_json()
+    settings = head.settings(trained.setting)
+    record = Record(
+        task=task.name,
+        head=head.name,
+        layer="+".join(layers),
+        classes=[task.classes[i] for i in known],
+        n_train=len(found.final),
+        n_test=len(test),
+        accuracy=scores.pop("accuracy", None),
+        accuracy_ci=scores.pop("accuracy_ci", None),
+        validation=None if validation is None else float(validation.correct.mean()),
+        validation_ci=_interval(validation),
+        C=settings.get("C"),
+        settings=settings,
+        class_weight=class_weight,
+        temperature=heat,
+        scores=scores,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    notices = tuple(f"{head.name} on {record.layer}: {notice}" for notice in trained.notices)
+    fitted = FittedHead(
+        head=head.name,
+        classes=record.classes,
+        scorer=trained.scorer,
+        probabilistic=trained.probabilistic,
+        temperature=heat,
+        settings=settings,
+        task=task.name,
+        source=Source.of(cache, layers),
+        record=record.to_json(),
+        seen=np.unique(beginnings(cache.column("sha256")[rows.rows[found.final]])),
+        notices=notices,
+    )
+    return fitted, Result(record, validation, answers, notices)
+
+
+def _folding(
+    cache: FeatureCache, task: Task, dev: np.ndarray, seed: int, *, closed: bool
+) -> Folding:
+    """The task's folds; where label-free statistics are used, the same ones for every task."""
+    y = task.y[dev]
+    groups = None if task.groups is None else task.groups[dev]
+    val = task.split[dev] == VAL
+    if closed and groups is None and not val.any():
+        by_content = shared(y, cache.column("sha256")[task.rows[dev]])
+        if by_content is not None:
+            return by_content
+    return folding(y, seed, groups, val)
+
+
+def _answers(
+    task: Task,
+    positions: np.ndarray,
+    scores: np.ndarray,
+    known: np.ndarray,
+    heat: float | None,
+    trained: Trained,
+) -> Outcomes:
+    """Outcomes by row, so that those of two heads can be laid beside each other."""
+    order = np.argsort(task.rows[positions])
+    at = positions[order]
+    return outcomes(
+        task.rows[at],
+        task.y[at],
+        scores[order],
+        known,
+        temperature=heat,
+        probabilistic=trained.probabilistic,
+    )
+
+
+def _interval(answers: Outcomes | None) -> tuple[float, float] | None:
+    return None if answers is None else wilson(int(answers.correct.sum()), len(answers))

@@ -1,0 +1,108 @@
+"""What is kept beside a cache, in ``C.h5.kept/``: results that would cost time to make again.
+
+Each file is named by a digest of everything that decides its content, so nothing there goes
+stale: what has changed is not found. The folder may be deleted at any time.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from featurize.cache import FeatureCache
+from featurize.fingerprint import canonical_json
+
+FORMAT = "headgraft-kept"
+MAX_BYTES = 4 << 30
+
+
+def digest(*parts: object) -> str:
+    """A digest of arrays, texts and what JSON knows, in order: 64 hexadecimal digits."""
+    total = sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(canonical_json([part.dtype.str, list(part.shape)]).encode())
+            total.update(np.ascontiguousarray(part).data)
+        else:
+            total.update(canonical_json(part).encode())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Arrays and what is said of them, as JSON."""
+
+    arrays: Mapping[str, np.ndarray]
+    about: Mapping[str, Any]
+
+
+def folder_of(cache: FeatureCache) -> Path:
+    """Where a cache's results are kept."""
+    return cache.path.with_name(cache.path.name + ".kept")
+
+
+def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
+    """What was kept under a key, or None; a file that is damaged counts as not there.
+
+    Parameters
+    ----------
+    kind : str
+        What it is, as part of the file's name.
+    key : str
+        A `digest`.
+    """
+    path = _path(cache, kind, key)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return None
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT or about.get("key") != key:
+                return None
+            arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return Kept(arrays, json.loads(about["about"]))
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def keep(
+    cache: FeatureCache,
+    kind: str,
+    key: str,
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> bool:
+    """Write it, whole or not at all; the folder of a read-only cache is done without.
+
+    Returns
+    -------
+    bool
+        Whether it was kept.
+    """
+    path = _path(cache, kind, key)
+    metadata = {"format": FORMAT, "key": key, "about": json.dumps(about, allow_nan=False)}
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with open(draft, "xb") as file:
+            file.write(
+                save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
+            )
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        return False
+    return True
+
+
+def _path(cache: FeatureCache, kind: str, key: str) -> Path:
+    return folder_of(cache) / f"{kind}-{key[:32]}.safetensors"

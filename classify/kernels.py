@@ -1,0 +1,77 @@
+"""An approximate kernel: rows of features as similarities to a few of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.kernel_approximation import Nystroem
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from classify.features import Rows
+from classify.scorers import Fitted, Linear
+
+LANDMARKS = 300
+SAMPLE = 20_000  # rows whose statistics scale the features
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Rows):
+    """Rows seen through a kernel map, block by block: D is the number of landmarks."""
+
+    kernel: Any = None
+
+    @property
+    def dim(self) -> int:
+        """How many landmarks there are."""
+        return len(self.kernel[-1].components_)
+
+    def at(self, positions: np.ndarray) -> "Mapped":
+        """Some of them."""
+        return Mapped(self.parts, self.rows[positions], self.kernel)
+
+    def take(self) -> np.ndarray:
+        """A copy of them all."""
+        return np.concatenate([block for _, block in self.blocks()])
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Blocks of similarities, float32 (m, D)."""
+        for where, block in Rows(self.parts, self.rows).blocks():
+            yield where, self.kernel.transform(block).astype(np.float32, copy=False)
+
+
+def rbf(rows: Rows, seed: int = 0) -> Pipeline:
+    """A standardised radial basis kernel, approximated by some of the rows.
+
+    Williams & Seeger (2001), "Using the Nystroem method to speed up kernel machines", NIPS. The
+    width is the one that scikit-learn calls ``scale``: 1 / D on standardised features.
+
+    Parameters
+    ----------
+    rows : Rows
+        Training rows; landmarks and statistics come from at most `SAMPLE` of them.
+
+    Returns
+    -------
+    Pipeline
+        Fitted; from (n, D) to (n, at most `LANDMARKS`).
+    """
+    some = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
+    X = rows.at(np.sort(some)).take()
+    kernel = Nystroem(gamma=1 / rows.dim, n_components=min(LANDMARKS, len(X)), random_state=seed)
+    return make_pipeline(StandardScaler(), kernel).fit(X)
+
+
+def joined(kernel: Pipeline, linear: Linear, n_classes: int) -> Fitted:
+    """A kernel and what was learnt on it as one scikit-learn pipeline."""
+    weights = linear.coef / linear.scale
+    shift = linear.intercept - weights @ linear.mean
+    if n_classes == 2:
+        weights, shift = weights[1:] - weights[:1], shift[1:] - shift[:1]
+    svm = LinearSVC()
+    svm.classes_, svm.coef_, svm.intercept_ = np.arange(n_classes), weights, shift
+    svm.n_features_in_ = weights.shape[1]
+    steps = [*kernel.steps, ("svm", svm)]
+    return Fitted(Pipeline(steps), kernel.n_features_in_, n_classes)

@@ -1,0 +1,43 @@
+"""What a head said of some images: a few numbers for each, enough for every score and chart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """One head's answers on n images it was not trained on.
+
+    Class numbers are positions in the task's list of classes. Two probabilities an image are kept
+    and not all K, so that a million images with a thousand classes fit.
+
+    Attributes
+    ----------
+    rows : int64 array of shape (n,)
+        Rows of the cache.
+    truth, predicted : int64 arrays of shape (n,)
+        Class numbers; a truth of a class that the head never saw is kept.
+    confidence : float32 array of shape (n,)
+        The head's own probability of the predicted class; NaN where a head has scores only.
+    loss : float32 array of shape (n,)
+        Minus the logarithm of its own probability of the true class, at most 100; or NaN.
+    calibrated_confidence, calibrated_loss : float32 arrays of shape (n,)
+        The same after temperature scaling, which gives every head probabilities.
+    """
+
+    rows: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    loss: np.ndarray
+    calibrated_confidence: np.ndarray
+    calibrated_loss: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Which are right: bool array of shape (n,)."""
+        return np.asarray(self.predicted == self.truth)

@@ -1,0 +1,106 @@
+"""The leaderboard and the answer in one sentence: what is said in numbers of one task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from classify.records import Record
+
+BEST, EQUAL = "best", "equal"
+SCORES = ("balanced_accuracy", "macro_f1", "log_loss_scaled", "calibration_error_scaled")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the leaderboard.
+
+    Attributes
+    ----------
+    mark : str
+        ``best``, ``equal`` (not distinguishable from it) or empty.
+    record : Record
+    layer : str
+        The layers, short enough for a cell.
+    setting : str
+        What was chosen, as ``C = 0.01``.
+    bar : (float, float, float), or None
+        Both ends of the interval, and the accuracy, as the table's bars show them: 0 to 100.
+    """
+
+    mark: str
+    record: Record
+    layer: str
+    setting: str
+    bar: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which head is best for a task, how good it is, and how sure that is.
+
+    Attributes
+    ----------
+    best : Record
+    layer : str
+    n_heads, n_equal : int
+        Heads it was chosen from, and how many of the others cannot be told from it.
+    """
+
+    best: Record
+    layer: str
+    n_heads: int
+    n_equal: int
+
+
+def short_layer(name: str, layers: Sequence[str]) -> str:
+    """Joined layers in a word or two: all of a cache's are too many to be repeated."""
+    count = name.count("+") + 1
+    return f"all {count} joined" if count > 1 and name == "+".join(layers) else name
+
+
+def leaderboard(
+    records: Sequence[Record], best: Record, layers: Sequence[str]
+) -> tuple[Answer, list[Line]]:
+    """The answer for one task, and its heads from the best validation down.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the task.
+    best : Record
+        One of them, chosen by validation.
+    layers : sequence of str
+        All of the cache.
+    """
+    # A few hopeless heads would squeeze the others' bars to a dot: theirs are cut off at the left.
+    lows = sorted(record.accuracy_ci[0] for record in records if record.accuracy_ci)
+    low = lows[len(lows) // 4] if lows else 0
+    high = max((record.accuracy_ci[1] for record in records if record.accuracy_ci), default=1)
+    width = max(high - low, 1e-9)
+    lines = []
+    for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
+        mark = BEST if record is best else EQUAL if record.distinguishable is False else ""
+        bar = None
+        if record.accuracy_ci is not None and record.accuracy is not None:
+            at = (*record.accuracy_ci, record.accuracy)
+            bar = tuple(round(max(0, 100 * (value - low) / width), 2) for value in at)
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
+        lines.append(Line(mark, record, short_layer(record.layer, layers), chosen, bar))  # type: ignore[arg-type]
+    equal = sum(line.mark == EQUAL for line in lines)
+    return Answer(best, short_layer(best.layer, layers), len(lines), equal), lines
+
+
+def percent(value: float | None) -> str:
+    """0.9724 as ``97.2 %``; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f}\u202f%"
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """Both ends in percent."""
+    if ends is None:
+        return "–"
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}\u202f%"
+
+
+def decimal(value: float | None) -> str:
+    """Three decimals; a dash for None."""
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,161 @@
+"""What a head confuses, and how far its confidence can be believed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from bokeh.models import BasicTicker, ColumnDataSource, NumeralTickFormatter, Range1d
+
+from classify.pages.figures import (
+    COLOURS,
+    INK,
+    SOFT,
+    Chart,
+    Key,
+    blank,
+    drawn,
+    hover,
+    named_ticks,
+    plain,
+    slots,
+)
+from classify.scores import Reliability
+
+MAX_SHOWN = 25  # classes in a confusion matrix
+MAX_COUNTED = 12  # classes up to which the counts are written into the cells
+RIGHT, WRONG = "#1f6fb5", "#c2500a"
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
+    """Given label by predicted label; of many classes those that are confused most.
+
+    Parameters
+    ----------
+    counts : int array of shape (K, K)
+        Images, by given class (rows) and predicted class (columns).
+    classes : sequence of str
+        K names.
+    target : str
+        Id of the element.
+    """
+    note = "Row: the label given. Column: the label predicted. Blue is right, orange is wrong."
+    chosen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    if len(chosen) > MAX_SHOWN:
+        wrong = counts - np.diag(np.diag(counts))
+        worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MAX_SHOWN]
+        inside = int(wrong[np.ix_(worst, worst)].sum())
+        note += (
+            f" Shown are the {MAX_SHOWN} of {len(classes):,} classes with the most mistakes; "
+            f"{inside:,} of all {int(wrong.sum()):,} mistakes lie among them."
+        )
+        chosen = np.sort(worst)
+    n, part = len(chosen), counts[np.ix_(chosen, chosen)]
+    names = [classes[int(i)] for i in chosen]
+    given, said = (axis.ravel() for axis in np.mgrid[:n, :n])
+    count, of = part.ravel(), counts[chosen].sum(axis=1)[given]
+    share = count / np.maximum(of, 1)
+    right = given == said
+    # The square root lifts rare mistakes out of the background.
+    strength = np.where(right, share, np.sqrt(share / max(share[~right].max(initial=0), 1e-9)))
+    strong = strength > 0.78
+    source = ColumnDataSource(
+        {
+            "x": said,
+            "y": n - 1 - given,
+            "count": count,
+            "share": share,
+            "given": [plain(names[i], 60) for i in given],
+            "said": [plain(names[i], 60) for i in said],
+            "text": [str(c) if c else "" for c in count],
+            "colour": np.where(right, RIGHT, WRONG).tolist(),
+            "alpha": np.where(count > 0, 0.06 + 0.94 * strength, 0.0),
+        }
+    )
+    plot = blank(
+        int(np.clip(90 + 34 * n, 260, 560)),
+        x_range=slots(n),
+        y_range=slots(n),
+        x_axis_location="above",
+    )
+    cells = plot.rect(
+        "x",
+        "y",
+        0.94,
+        0.94,
+        source=source,
+        fill_color="colour",
+        fill_alpha="alpha",
+        line_color=None,
+    )
+    if n <= MAX_COUNTED:
+        for chosen_cells, tag in ((strong, None), (~strong, INK)):
+            some = ColumnDataSource(
+                {k: np.asarray(v)[chosen_cells].tolist() for k, v in source.data.items()}
+            )
+            text = plot.text(
+                *("x", "y", "text"),
+                source=some,
+                text_align="center",
+                text_baseline="middle",
+                text_font_size="12px",
+                text_color="white",
+            )
+            text.glyph.tags = [tag] if tag else []
+    lines = [("given", "@given"), ("predicted", "@said"), ("images", "@count (@share{0.0 %})")]
+    hover(plot, lines, renderers=[cells])
+    named_ticks(plot.xaxis[0], names, 14)
+    named_ticks(plot.yaxis[0], names[::-1], 14)
+    if n > 2:
+        plot.xaxis.major_label_orientation = 0.8
+    plot.grid.visible = False
+    plot.axis.major_tick_line_color = None
+    return drawn(plot, target, "Confusion matrix", note, [])
+
+
+def reliability(before: Reliability, after: Reliability, note: str, target: str) -> Chart:
+    """How often a head is right when it says it is so sure.
+
+    Parameters
+    ----------
+    before, after : Reliability
+        By the head's own probabilities (no points where it has scores only), and by those after
+        temperature scaling.
+    note : str
+        The calibration errors in words.
+    target : str
+        Id of the element.
+    """
+    title = "Reliability"
+    if not len(before.count) and not len(after.count):
+        return Chart(target, title, "This head has no probabilities: nothing was held out.")
+    seen = np.concatenate([before.confidence, before.accuracy, after.confidence, after.accuracy])
+    low = max(0.0, np.floor(10 * seen.min()) / 10 - 0.02)
+    plot = blank(400, x_range=Range1d(start=low, end=1.02), y_range=Range1d(start=low, end=1.02))
+    even = plot.line([0, 1], [0, 1], line_dash="dashed", line_width=1.5)
+    even.glyph.tags = [SOFT]
+    keys, dots = [], []
+    for name, points, colour, marker in (
+        ("before", before, COLOURS[5], "circle"),
+        ("after", after, COLOURS[0], "square"),
+    ):
+        if not len(points.count):
+            continue
+        source = ColumnDataSource(
+            {
+                "x": points.confidence,
+                "y": points.accuracy,
+                "images": points.count,
+                "which": [f"{name} temperature scaling"] * len(points.count),
+            }
+        )
+        look = {"source": source, "color": colour, "name": name}
+        plot.line("x", "y", line_width=2, **look)
+        dots.append(plot.scatter("x", "y", size=9, marker=marker, **look))
+        keys.append(Key(name, f"{name} temperature scaling", colour, marker))
+    lines = [("", "@which"), ("confidence", "@x{0.0 %}"), ("right", "@y{0.0 %}")]
+    hover(plot, [*lines, ("images", "@images")], renderers=dots)
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "confidence", "share that is right"
+    for axis in plot.axis:
+        axis.formatter = NumeralTickFormatter(format="0 %")
+        axis.ticker = BasicTicker(desired_num_ticks=5)
+        axis.bounds = (0, 1)
+    return drawn(plot, target, title, note, keys)

@@ -1,0 +1,112 @@
+"use strict";
+// The report's own script: draws Bokeh's charts when they come into view, keeps them in the page's
+// colours, and lets headings sort and legends switch. Names of files and labels arrive as JSON
+// and as text nodes; nothing here turns text into HTML.
+
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const charts = read("charts");
+const pictures = read("pictures");
+const drawn = new Map(); // id of the element -> Bokeh's figure
+const NOTHING = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function paint(figure) {
+  const [ink, soft, line] = [colour("--ink"), colour("--soft"), colour("--line")];
+  for (const model of figure.references()) {
+    const set = (values) => {
+      for (const [key, value] of Object.entries(values)) if (key in model.properties) model[key] = value;
+    };
+    if (model.tags?.includes("ink")) set({ text_color: ink });
+    else if (model.tags?.includes("soft")) set({ line_color: soft });
+    else set({ axis_label_text_color: soft, major_label_text_color: soft, grid_line_color: line });
+  }
+}
+
+async function draw(box) {
+  if (drawn.has(box.id)) return;
+  const item = charts[box.id];
+  drawn.set(box.id, null);
+  await Bokeh.embed.embed_item(item, box.id);
+  const figure = Bokeh.documents.map((doc) => doc.get_model_by_id(item.root_id)).find(Boolean);
+  drawn.set(box.id, figure);
+  paint(figure);
+  if (figure.match_aspect) figure.height = Math.min(figure.height, box.clientWidth + 40); // phones
+  const points = pointsOf(figure);
+  if (points) {
+    points.data = { ...points.data, picture: Array.from(points.data.row, (row) => pictures[row] ?? NOTHING) };
+  }
+}
+
+const pointsOf = (figure) => [...figure.references()].find((model) => model.name === "points");
+
+const near = new IntersectionObserver(
+  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
+  { rootMargin: "600px" },
+);
+for (const box of document.querySelectorAll(".chart")) {
+  box.style.minHeight = `${Math.min(box.dataset.height, 400)}px`; // little jumps when the chart arrives
+  near.observe(box);
+}
+addEventListener("beforeprint", () => document.querySelectorAll(".chart").forEach(draw));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const figure of drawn.values()) if (figure) paint(figure);
+});
+
+// A tap is a pointer that comes and hovers: Bokeh shows its tooltips to moving pointers only.
+for (const box of document.querySelectorAll(".chart")) {
+  box.addEventListener("click", (event) => {
+    if (event.pointerType !== "touch") return;
+    const { clientX, clientY, view } = event;
+    const moved = { clientX, clientY, view, pointerType: "mouse", isPrimary: true, bubbles: true };
+    event.composedPath()[0].dispatchEvent(new PointerEvent("pointermove", moved));
+  });
+}
+
+// A legend's button shows and hides the glyphs of its name in one or two charts.
+for (const button of document.querySelectorAll(".keys button")) {
+  button.addEventListener("click", () => {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", on);
+    for (const id of button.dataset.charts.split(" ")) {
+      for (const glyphs of drawn.get(id)?.renderers ?? []) {
+        if (glyphs.name === button.dataset.name) glyphs.visible = on;
+      }
+    }
+  });
+}
+
+// t-SNE or PCA: the same points in other places.
+for (const button of document.querySelectorAll(".switch button")) {
+  button.addEventListener("click", () => {
+    const figure = drawn.get(button.dataset.chart);
+    if (!figure) return;
+    const points = pointsOf(figure);
+    const way = button.dataset.way;
+    points.data = { ...points.data, x: points.data[`${way}_x`], y: points.data[`${way}_y`] };
+    for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
+  });
+}
+
+// A heading sorts its table: numbers from the greatest down first, texts from A on.
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const heading = button.closest("th");
+    const body = heading.closest("table").tBodies[0];
+    const numeric = heading.classList.contains("number");
+    const before = heading.getAttribute("aria-sort");
+    const up = before ? before === "descending" : !numeric;
+    for (const other of heading.parentElement.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const value = (row) => row.cells[heading.cellIndex].dataset.value ?? "";
+    const order = (a, b) => {
+      const [left, right] = [value(a), value(b)];
+      if (left === "" || right === "") return (left === "") - (right === ""); // unknown: last
+      const found = numeric ? left - right : left.localeCompare(right, undefined, { numeric: true });
+      return up ? found : -found;
+    };
+    body.append(...[...body.rows].sort(order));
+  });
+}

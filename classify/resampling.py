@@ -1,0 +1,117 @@
+"""The bootstrap behind the scores: images drawn anew, and what every score is then."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from classify.outcomes import Outcomes
+
+BINS = 15
+FEWEST = 10  # images in a bin: there are fewer bins where they would hold less
+BLOCK = 1_000_000  # weights of images in memory at a time
+
+
+def weights_of(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn: float64 (m, n), m resamples at a time."""
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK // n)
+    for start in range(0, resamples, step):
+        weights = np.empty((min(step, resamples - start), n))
+        for row in weights:
+            row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+        yield weights
+
+
+def by_chance(spread: np.ndarray, seed: int) -> float:
+    """The calibration error that a perfectly calibrated head exceeds once in 40 draws.
+
+    Consistency resampling (J. Bröcker and L. A. Smith, 2007, "Increasing the reliability of
+    reliability diagrams", Weather and Forecasting 22), with a normal gap in each bin.
+    """
+    gaps = np.random.default_rng(seed).normal(size=(2000, len(spread))) * spread
+    return float(np.quantile(np.abs(gaps).sum(axis=1), 0.975))
+
+
+def bins(confidence: np.ndarray, most: int = BINS) -> np.ndarray:
+    """Bins of about equally many images by confidence: int array of shape (n,).
+
+    There are `most`, or fewer where they would hold under 10 images. Equal confidences share a
+    bin, so that the order of the images does not matter.
+    """
+    count = max(1, min(most, len(confidence) // FEWEST))
+    ordered = np.sort(confidence)
+    edges = ordered[np.arange(1, count) * len(ordered) // count]
+    return np.searchsorted(edges, confidence, side="right")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSums:
+    """Scores as functions of sums over images, so that a resample is a product of matrices.
+
+    Attributes
+    ----------
+    names : list of str
+        The scores that can be said.
+    n_present : int
+        P, the classes with images.
+    sums : sparse float64 array of shape (M, n)
+        What each image adds to the M sums: hits, images and guesses of each of the P classes, then
+        for each kind of probabilities the losses and the gaps of each bin.
+    spreads : dict of int to float64 array of shape (15,)
+        By position in `names`, for each calibration error: the standard deviation of the bins'
+        gaps if the head were perfectly calibrated.
+    """
+
+    names: list[str]
+    n_present: int
+    sums: csr_array
+    spreads: dict[int, np.ndarray]
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, n_classes: int) -> "ScoreSums":
+        """Prepare a head's answers, one or more."""
+        n, everyone = len(outcomes), np.arange(len(outcomes))
+        present, truth = np.unique(outcomes.truth, return_inverse=True)
+        number = np.full(n_classes, -1)
+        number[present] = np.arange(len(present))
+        predicted = number[outcomes.predicted]
+        one = np.ones(n)
+        # Which row of the sums, for which images, and with what value.
+        entries = [(truth, outcomes.correct, one), (truth + len(present), one > 0, one)]
+        entries.append((predicted + 2 * len(present), predicted >= 0, one))
+        names, height = ["balanced_accuracy", "macro_f1"], 3 * len(present)
+        spreads: dict[int, np.ndarray] = {}
+        for ending, confidence, loss in (
+            ("", outcomes.confidence, outcomes.loss),
+            ("_scaled", outcomes.calibrated_confidence, outcomes.calibrated_loss),
+        ):
+            if np.isnan(loss).any() or np.isnan(confidence).any():
+                continue
+            names += [f"log_loss{ending}", f"calibration_error{ending}"]
+            entries.append((np.full(n, height), one > 0, loss.astype(float)))
+            sure, which = confidence.astype(float), bins(confidence)
+            entries.append((height + 1 + which, one > 0, sure - outcomes.correct))
+            spreads[len(names) - 1] = np.sqrt(np.bincount(which, sure * (1 - sure), BINS)) / n
+            height += 1 + BINS
+        rows = np.concatenate([row[enters] for row, enters, _ in entries])
+        columns = np.concatenate([everyone[enters] for _, enters, _ in entries])
+        values = np.concatenate([value[enters] for _, enters, value in entries])
+        return cls(names, len(present), csr_array((values, (rows, columns)), (height, n)), spreads)
+
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """From weights (m, n) to scores (m, number of names)."""
+        sums = (self.sums @ weights.T).T
+        p = self.n_present
+        hits, images, guesses = sums[:, :p], sums[:, p : 2 * p], sums[:, 2 * p : 3 * p]
+        there = images > 0
+        counted = there.sum(axis=1)
+        recall = np.divide(hits, images, out=np.zeros_like(hits), where=there)
+        f1 = np.divide(2 * hits, images + guesses, out=np.zeros_like(hits), where=there)
+        found = [recall.sum(axis=1) / counted, f1.sum(axis=1) / counted]
+        for start in range(3 * p, sums.shape[1], 1 + BINS):
+            found.append(sums[:, start] / weights.shape[1])
+            gaps = np.abs(sums[:, start + 1 : start + 1 + BINS])
+            found.append(gaps.sum(axis=1) / weights.shape[1])
+        return np.stack(found, axis=1)

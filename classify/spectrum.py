@@ -1,0 +1,70 @@
+"""Standardised features by their principal directions: every ridge value is one division then."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from classify.features import Rows
+
+FLOOR = 1e-10  # of the greatest eigenvalue: below this a direction is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The eigenvectors of the Gram matrix of standardised training features.
+
+    Attributes
+    ----------
+    count : float
+        Rows, or the sum of their weights.
+    mean, scale : float64 arrays of shape (D,)
+        Standardisation; the scale of a constant column is 1, as with scikit-learn.
+    vectors : float64 array of shape (D, R)
+        R is at most D and at most the number of rows.
+    values : float64 array of shape (R,)
+        Positive. Ascending.
+    """
+
+    count: float
+    mean: np.ndarray
+    scale: np.ndarray
+    vectors: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of_gram(
+        cls, count: float, mean: np.ndarray, gram: np.ndarray, *, standardised: bool = True
+    ) -> "Spectrum":
+        """From a count, a mean (D,) and a centred Gram matrix (D, D)."""
+        scale = _scale(np.diagonal(gram) / count, mean) if standardised else np.ones(len(mean))
+        values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+        real = values > FLOOR * max(values[-1], 1e-300)
+        return cls(count, mean, scale, vectors[:, real], values[real])
+
+    @classmethod
+    def of_rows(cls, rows: Rows, weights: np.ndarray | None = None) -> "Spectrum":
+        """From fewer rows than columns, by way of their n x n products: never D x D.
+
+        Parameters
+        ----------
+        rows : Rows
+        weights : float array of shape (n,), optional
+        """
+        x = rows.take().astype(np.float64)
+        w = np.ones(len(x)) if weights is None else weights
+        count = float(w.sum())
+        mean = w @ x / count
+        x -= mean
+        scale = _scale(w @ x**2 / count, mean)
+        x *= np.sqrt(w)[:, None]
+        x /= scale
+        values, left = np.linalg.eigh(x @ x.T)
+        real = values > FLOOR * max(values[-1], 1e-300)
+        values, left = values[real], left[:, real]
+        return cls(count, mean, scale, x.T @ (left / np.sqrt(values)), values)
+
+
+def _scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    # A column counts as constant where its variance is what rounding leaves of a constant.
+    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-24)
+    return np.sqrt(np.where(constant, 1.0, variance))

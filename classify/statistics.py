@@ -1,0 +1,151 @@
+"""Label-free statistics kept beside a cache, so that a further task costs class sums alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from classify.features import Rows
+from classify.kept import digest, keep, recall
+from classify.moments import Moments
+from classify.spectrum import Spectrum
+from classify.splits import Folding, by_content
+from featurize.cache import FeatureCache
+from featurize.layout import MARKED
+
+VERSION = 1
+SMALL = 64 << 20  # bytes that may always be kept
+_recent: dict[str, list[Spectrum]] = {}  # the last: ridge, LDA and class means come in a row
+
+
+def spectra(
+    cache: FeatureCache | None,
+    layers: Sequence[str],
+    rows: Rows,
+    folding: Folding,
+    weights: np.ndarray | None = None,
+) -> list[Spectrum]:
+    """The spectrum of what each fold trains on, and last that of the final head's rows.
+
+    Kept beside the cache, where that takes no more room than the features, and recalled. The key
+    is the layers' fingerprints, the contents of the rows and their parts: growth renews them.
+
+    Parameters
+    ----------
+    cache : FeatureCache, or None
+        None for features that are in memory only.
+    layers : sequence of str
+    rows : Rows
+        n rows of the cache.
+    folding : Folding
+        Of the same rows.
+    weights : float array of shape (n,), optional
+        Weights depend on labels: with them nothing is kept.
+
+    Raises
+    ------
+    CallError
+        If the features are too wide.
+    """
+    if cache is None or weights is not None:
+        return _computed(cache, layers, rows, folding, weights)
+    contents = cache.column("sha256")[rows.rows]
+    about = [VERSION, _prints(cache, layers), _left_out(folding)]
+    key = digest(about, contents, folding.part.astype(np.int64))
+    if key in _recent:
+        return _recent[key]
+    kept = recall(cache, "spectra", key)
+    found = None if kept is None else _unpacked(kept.arrays, len(folding.folds) + 1, rows.dim)
+    if found is None:
+        found = _computed(cache, layers, rows, folding, None)
+        arrays = {
+            f"{i}.{field.name}": np.asarray(getattr(spectrum, field.name), np.float64)
+            for i, spectrum in enumerate(found)
+            for field in fields(Spectrum)
+        }
+        if sum(array.nbytes for array in arrays.values()) <= max(rows.nbytes, SMALL):
+            keep(cache, "spectra", key, arrays, {"layers": list(layers), "rows": len(rows)})
+    _recent.clear()
+    _recent[key] = found
+    return found
+
+
+def _left_out(folding: Folding) -> list[int | None]:
+    """The part that each fold leaves out, then the one that the final head does."""
+    spared = len(folding.final) < len(folding.part)  # the validation images of a split
+    return [*range(len(folding.folds)), 0 if spared else None]
+
+
+def _computed(
+    cache: FeatureCache | None,
+    layers: Sequence[str],
+    rows: Rows,
+    folding: Folding,
+    weights: np.ndarray | None,
+) -> list[Spectrum]:
+    if len(rows) < rows.dim:  # then their n x n products are the smaller problem
+        chosen = [
+            np.flatnonzero(folding.part != (-1 if part is None else part))
+            for part in _left_out(folding)
+        ]
+        return [
+            Spectrum.of_rows(rows.at(some), None if weights is None else weights[some])
+            for some in chosen
+        ]
+    if cache is not None and weights is None and folding.by_content:
+        moments = _mostly_kept(cache, layers, rows, folding)
+    else:
+        moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
+    return [Spectrum.of_gram(*moments.without(part)) for part in _left_out(folding)]
+
+
+def _mostly_kept(
+    cache: FeatureCache, layers: Sequence[str], rows: Rows, folding: Folding
+) -> Moments:
+    """Moments of rows that are most of a cache: the whole's, which are kept, less the others'."""
+    n_parts = len(folding.folds)
+    marked = np.flatnonzero(cache.status == MARKED)
+    others = np.setdiff1d(marked, rows.rows, assume_unique=True)
+    if 2 * len(others) > len(marked):
+        return Moments.of(rows, folding.part, n_parts)
+    contents = cache.column("sha256")
+    key = digest([VERSION, _prints(cache, layers), n_parts], contents[marked])
+    kept = recall(cache, "moments", key)
+    shapes = {
+        "count": (n_parts,),
+        "total": (n_parts, rows.dim),
+        "gram": (n_parts, rows.dim, rows.dim),
+    }
+    if kept is not None and {k: v.shape for k, v in kept.arrays.items()} == shapes:
+        whole = Moments(**kept.arrays)
+    else:
+        everything = Rows.of_cache(cache, layers, marked)
+        whole = Moments.of(everything, by_content(contents[marked], n_parts), n_parts)
+        if whole.gram.nbytes <= max(everything.nbytes, SMALL):
+            arrays = {name: getattr(whole, name) for name in shapes}
+            keep(cache, "moments", key, arrays, {"layers": list(layers), "rows": len(marked)})
+    if not len(others):
+        return whole
+    spared = Rows.of_cache(cache, layers, others)
+    return whole.less(Moments.of(spared, by_content(contents[others], n_parts), n_parts))
+
+
+def _prints(cache: FeatureCache, layers: Sequence[str]) -> list[str]:
+    return [cache.layer(name).fingerprint for name in layers]
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:
+    """What was kept, or None if it is not what it should be."""
+    found = []
+    for i in range(n):
+        values = {field.name: arrays.get(f"{i}.{field.name}") for field in fields(Spectrum)}
+        if any(value is None or not np.isfinite(value).all() for value in values.values()):
+            return None
+        spectrum = Spectrum(**values)  # type: ignore[arg-type]
+        size = (dim, len(spectrum.values))
+        if (spectrum.mean.shape, spectrum.scale.shape) != ((dim,), (dim,)):
+            return None
+        if spectrum.vectors.shape != size or spectrum.count.ndim:  # type: ignore[attr-defined]
+            return None
+        found.append(spectrum)
+    return found

@@ -1,0 +1,248 @@
+"""Train one head on some rows: its setting by validation, then the head itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from classify import delegated, kernels, minimised, solved
+from classify.choice import Choice, choose
+from classify.errors import CallError
+from classify.features import Rows
+from classify.heads import Head
+from classify.minimised import Problem
+from classify.moments import Moments
+from classify.scorers import Fitted, Linear
+from classify.solved import ClassSums
+from classify.spectrum import Spectrum
+from classify.splits import Folding
+
+IN_MEMORY = 1 << 30
+"""Bytes of float32 features up to which a copy of them may be made."""
+MAX_HELD = 50_000_000  # held-out scores: beyond it, a sample of the held-out images is scored
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A head, and what was learnt on the way.
+
+    Attributes
+    ----------
+    scorer : Linear or Fitted
+    setting : float, or None
+        The chosen one.
+    choice : Choice, or None
+        None where nothing could be validated.
+    held : int array of shape (m,)
+        Positions of the validated images; `choice.scores` has a row for each.
+    probabilistic : bool
+    notices : list of str
+    """
+
+    scorer: Linear | Fitted
+    setting: float | None
+    choice: Choice | None
+    held: np.ndarray
+    probabilistic: bool
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a head learns from.
+
+    Attributes
+    ----------
+    rows : Rows
+        n of them.
+    y : int array of shape (n,)
+        Positions below `n_classes`; -1 for a class that the final rows lack.
+    n_classes : int
+    folding : Folding
+    spectra : sequence of Spectrum
+        One for each fold and one for the final rows, as `classify.statistics.spectra` gives them.
+        Delegated heads and kernels do without.
+    balanced : bool
+        Whether the classes are to count alike.
+    """
+
+    rows: Rows
+    y: np.ndarray
+    n_classes: int
+    folding: Folding
+    spectra: Sequence[Spectrum] = ()
+    balanced: bool = False
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The weight of each row: float64 (n,)."""
+        if self.balanced:
+            return balanced_weights(self.y, self.n_classes)
+        return (self.y >= 0).astype(np.float64)
+
+    def masked(self, positions: np.ndarray) -> np.ndarray:
+        """The weights, zero but for some rows."""
+        chosen = np.zeros(len(self.y))
+        chosen[positions] = self.weights[positions]
+        return chosen
+
+
+def train(head: Head, lesson: Lesson) -> Trained:
+    """Choose a setting by held-out loss, then train on all final rows with it.
+
+    Raises
+    ------
+    CallError
+        If the head cannot be trained on so many rows.
+    """
+    lesson, notices = _sampled(lesson)
+    if lesson.balanced and not head.weighted:
+        notices.append("it takes no class weights, so that option changes nothing")
+    trained = WAYS[head.way](head, lesson)
+    trained.notices[:0] = notices
+    trained.notices.extend(_remarks(head, trained))
+    return trained
+
+
+def _minimised(head: Head, lesson: Lesson) -> Trained:
+    rows = lesson.rows
+    if rows.nbytes <= IN_MEMORY:
+        rows = Rows.of_array(rows.take())  # gone through often: gathered once
+    problems = [
+        Problem(rows, lesson.masked(train), lesson.spectra[i], rows.at(held))
+        for i, (train, held) in enumerate(lesson.folding.folds)
+    ]
+    final = Problem(rows, lesson.masked(lesson.folding.final), lesson.spectra[-1], rows.at(_NONE))
+    return _descend(head, lesson, problems, final)
+
+
+def _kernel(head: Head, lesson: Lesson) -> Trained:
+    problems, folding = [], lesson.folding
+    for train, held in [*folding.folds, (folding.final, _NONE)]:
+        kernel = kernels.rbf(lesson.rows.at(train))
+        mapped: Rows = kernels.Mapped(lesson.rows.parts, lesson.rows.rows, kernel)
+        if (len(folding.folds) + 1) * mapped.nbytes <= IN_MEMORY:
+            mapped = Rows.of_array(mapped.take())
+        # Similarities are left as they are: to standardise them would change the kernel.
+        moments = Moments.of(mapped.at(train))
+        spectrum = Spectrum.of_gram(*moments.without(), standardised=False)
+        problems.append(Problem(mapped, lesson.masked(train), spectrum, mapped.at(held)))
+    trained = _descend(head, lesson, problems[:-1], problems[-1])
+    assert isinstance(trained.scorer, Linear)
+    scorer = kernels.joined(kernel, trained.scorer, lesson.n_classes)
+    return Trained(scorer, trained.setting, trained.choice, trained.held, False, trained.notices)
+
+
+def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem) -> Trained:
+    folding, notices = lesson.folding, []
+    if lesson.rows.nbytes > IN_MEMORY and len(problems) > 1:
+        problems, folding = problems[:1], folding.only(0)
+        notices.append(
+            f"features of over {IN_MEMORY >> 30} GB are gone through in blocks, and "
+            f"{head.parameter} is chosen on one fold of {len(folding.held):,} images"
+        )
+    choice, setting = None, head.grid[len(head.grid) // 2]
+    if problems:
+        steps = minimised.held_out(head.loss, head.grid, problems, lesson.y, lesson.n_classes)
+        choice = choose(steps, lesson.y[folding.held], head.loss)
+        setting = choice.setting
+    scorer, fine = minimised.minimise(
+        head.loss, float(setting or 1), final, lesson.y, lesson.n_classes
+    )
+    if not fine:
+        notices.append(f"the final fit with {_called(head, setting)} did not converge")
+    return Trained(scorer, setting, choice, folding.held, head.probabilistic, notices)
+
+
+def _solved(head: Head, lesson: Lesson) -> Trained:
+    folding, y = lesson.folding, lesson.y
+    weights = lesson.weights if lesson.balanced and head.name == "ridge" else None
+    n_parts = int(folding.part.max()) + 1
+    by_part = solved.class_sums(lesson.rows, y, lesson.n_classes, folding.part, n_parts, weights)
+    whole = ClassSums(
+        np.sum([part.count for part in by_part], axis=0),
+        np.sum([part.total for part in by_part], axis=0),
+    )
+    choice, setting = None, head.grid[len(head.grid) // 2]
+    if folding.folds:
+        folds = [
+            (lesson.spectra[i], whole.less(by_part[i]), held)
+            for i, (_, held) in enumerate(folding.folds)
+        ]
+        steps = solved.held_out(head.name, head.grid, lesson.rows, folds, balanced=lesson.balanced)
+        choice = choose(steps, y[folding.held], head.loss)
+        setting = choice.setting
+    sums = whole.less(by_part[0]) if len(folding.final) < len(y) else whole
+    (scorer,) = solved.solve(
+        head.name, lesson.spectra[-1], sums, [setting], balanced=lesson.balanced
+    )
+    return Trained(scorer, setting, choice, folding.held, head.probabilistic)
+
+
+def _delegated(head: Head, lesson: Lesson) -> Trained:
+    rows, folding, weight = lesson.rows, lesson.folding, "balanced" if lesson.balanced else None
+    if rows.nbytes > IN_MEMORY or head.build is None:
+        raise CallError(
+            f"{head.name} needs a copy of all features, and {len(rows):,} rows of {rows.dim:,} are "
+            f"over {IN_MEMORY >> 30} GB; use another head"
+        )
+    X, choice, setting = rows.take(), None, head.grid[len(head.grid) // 2]
+    if folding.folds:
+        steps = delegated.held_out(
+            head.build, head.grid, X, lesson.y, folding.folds, lesson.n_classes, weight
+        )
+        choice = choose(steps, lesson.y[folding.held], head.loss)
+        setting = choice.setting
+    final = folding.final
+    scorer, fine = delegated.fit(
+        head.build, setting, X[final], lesson.y[final], lesson.n_classes, weight
+    )
+    notices = [] if fine else [f"the final fit with {_called(head, setting)} did not converge"]
+    return Trained(scorer, setting, choice, folding.held, scorer.probabilistic, notices)
+
+
+WAYS = {
+    "minimised": _minimised,
+    "kernel": _kernel,
+    "solved": _solved,
+    "delegated": _delegated,
+}
+_NONE = np.zeros(0, np.intp)
+
+
+def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """Weights that make the classes count alike, with mean 1: float64 (n,); 0 where y is -1."""
+    count = np.bincount(y[y >= 0], minlength=n_classes)
+    each = count.sum() / ((count > 0).sum() * np.maximum(count, 1))
+    return np.asarray(np.where(y >= 0, each[y], 0.0))
+
+
+def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:
+    """Fewer held-out images where their scores would not fit; training keeps them all."""
+    folding = lesson.folding
+    n_held = len(folding.held)
+    if n_held * lesson.n_classes <= MAX_HELD:
+        return lesson, []
+    rng, share = np.random.default_rng(0), MAX_HELD / (n_held * lesson.n_classes)
+    folds = []
+    for train, held in folding.folds:
+        some = rng.choice(len(held), max(1, int(share * len(held))), replace=False)
+        folds.append((train, held[np.sort(some)]))
+    fewer = Folding(folds, folding.final, folding.part, folding.by_content)
+    notice = f"validated on {len(fewer.held):,} of {n_held:,} images"
+    return replace(lesson, folding=fewer), [notice]
+
+
+def _called(head: Head, setting: float | None) -> str:
+    return "its defaults" if setting is None else f"{head.parameter} = {setting:g}"
+
+
+def _remarks(head: Head, trained: Trained) -> list[str]:
+    notices, choice, called = [], trained.choice, _called(head, trained.setting)
+    if choice is None and len(head.grid) > 1:
+        notices.append(f"nothing to validate with, so {called} was not chosen")
+    if choice is not None and choice.unconverged:
+        notices.append(f"{len(choice.unconverged)} settings left out: a fit did not converge")
+    if choice is not None and choice.at_end:
+        notices.append(f"{called} is the end of its grid")
+    return notices
