@@ -265,7 +265,10 @@ def report(
             )
         show_notes(found.notices)
         with waiting("drawing the page"):
-            sources = {task.name: str(table) for task, table in zip(found.tasks, labels or [])}
+            sources = {
+                task.name: str(table)
+                for task, table in zip(found.tasks, labels or [], strict=bool(labels))
+            }
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             write_report(
                 output, opened, found, images=images, command=command, sources=sources, seed=seed
