@@ -8,11 +8,11 @@ from featurize.errors import FeaturizeError
 if TYPE_CHECKING:
     from featurize.backbones import Backbone, load_backbone
     from featurize.cache import FeatureCache
+    from featurize.checking import verify
     from featurize.estimate import Estimate
-    from featurize.export import export
+    from featurize.exporting import export
     from featurize.job import run
     from featurize.summary import Summary
-    from featurize.verify import verify
 
 __version__ = "0.1.0"
 
@@ -33,10 +33,10 @@ _HOMES = {
     "Estimate": "estimate",
     "FeatureCache": "cache",
     "Summary": "summary",
-    "export": "export",
+    "export": "exporting",
     "load_backbone": "backbones",
     "run": "job",
-    "verify": "verify",
+    "verify": "checking",
 }
 
 

@@ -1,6 +1,7 @@
 """Read a feature cache: rows by memory map, and only rows that are marked."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ class FeatureCache:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        found = layout.read(self.path)
+        found = self._open()
         self.format_version = found.version
         self.created_by = found.created_by
         self.root = found.root
@@ -61,18 +62,36 @@ class FeatureCache:
             f"{self.extractor.backbone}, layers {', '.join(self.layers)})"
         )
 
+    def _open(self) -> layout.Layout:
+        # The file itself is held, not its name: a cache that is grown is another file of the
+        # same name, in which other rows lie in these places.
+        while True:
+            found = layout.read(self.path)
+            fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            if found.identity == layout.identity(os.fstat(fd)):
+                break
+            os.close(fd)  # replaced in between
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+        return found
+
     def _map(self, name: str) -> np.ndarray:
         extent = self._extents[name]
-        return np.memmap(self.path, extent.dtype, "r", extent.offset, extent.shape)
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
 
     def column(self, name: str) -> np.ndarray:
         """One column of ``images/`` as it stands in the file now, copied: shape (N, ...)."""
         # A plain read, not the map: columns change while a run fills the cache.
         extent = self._extents[f"images/{name}"]
-        with open(self.path, "rb") as file:
-            file.seek(extent.offset)
-            data = file.read(extent.row_bytes * self.n_rows)
-        return np.frombuffer(data, extent.dtype).reshape(extent.shape)
+        data = bytearray()
+        while len(data) < extent.row_bytes * self.n_rows:
+            missing = extent.row_bytes * self.n_rows - len(data)
+            found = _read_at(self._fd, min(missing, BLOCK_BYTES), extent.offset + len(data))
+            if not found:
+                raise CacheFormatError(f"{self.path} was cut short while it was open")
+            data += found
+        return np.frombuffer(bytes(data), extent.dtype).reshape(extent.shape)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -199,7 +218,12 @@ class FeatureCache:
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps are opened anew in another process, rather than copied into it.
-        return {**self.__dict__, "_maps": {}}
+        return {k: v for k, v in self.__dict__.items() if k != "_fd"} | {"_maps": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._open().extents != self._extents:
+            raise CacheFormatError(f"{self.path} was replaced since it was opened; open it again")
 
     def verify(self) -> list[str]:
         """Check the rows against the specification; the layout was checked on opening.
@@ -230,6 +254,13 @@ class FeatureCache:
                 for row in start + marked[~finite]:
                     found.append(f"features/{name}: row {row} is marked but not finite")
         return found
+
+
+def _read_at(fd: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, count, offset)  # leaves alone the position that threads share
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)
 
 
 def problems_of(path: str | os.PathLike[str]) -> list[str]:

@@ -241,7 +241,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         from featurize.cache import FeatureCache
 
         found = FeatureCache(cache)
-        status, made = found.counts, found.extractor
+        status, made, failures = found.counts, found.extractor, found.failures
         listed = [
             {
                 "name": layer.name,
@@ -267,7 +267,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "preprocess": made.preprocess,
                     "precision": made.precision,
                     "layers": listed,
-                    "failures": found.failures,
+                    "failures": failures,
                 }
             )
             return DONE
@@ -279,7 +279,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         for layer in found.layers.values():
             shape = "x".join(map(str, layer.map_shape))
             print(f"layer     {layer.name}: {layer.dim} numbers from {shape}, pool {layer.pool}")
-        for path, reason in list(found.failures.items())[:SHOWN_FAILURES]:
+        for path, reason in list(failures.items())[:SHOWN_FAILURES]:
             print(f"failed    {path}: {reason}")
         return DONE
 
@@ -300,7 +300,7 @@ def verify(
     """Check a cache against its specification and, with IMAGES, against them."""
 
     def work() -> int:
-        from featurize.verify import verify as check
+        from featurize.checking import verify as check
 
         problems = check(cache, images, weights=weights)
         if as_json:
@@ -325,7 +325,7 @@ def export(
     """Hand the features to anything else, as .npz or .parquet."""
 
     def work() -> int:
-        from featurize.export import export as write
+        from featurize.exporting import export as write
 
         rows = write(cache, output, layers.split(",") if layers else None)
         if as_json:

@@ -40,9 +40,9 @@ class Contents:
             if any(digest):
                 self._here.setdefault(digest, row)
 
-    def add_older(self, cache: FeatureCache) -> None:
-        """Every finished row of a cache that is grown from."""
-        rows = np.flatnonzero(cache.status != PENDING)
+    def add_older(self, cache: FeatureCache, but: np.ndarray) -> None:
+        """Every finished row of a cache that is grown from, but some: bool (N,)."""
+        rows = np.flatnonzero((cache.status != PENDING) & ~but)
         reasons = cache.column("reason")
         for row, digest in zip(rows.tolist(), _digests(cache.column("sha256")[rows]), strict=True):
             if any(digest):  # rows that could not be read have no hash

@@ -141,16 +141,29 @@ def take_over(
     return Takeover(rows[:0], rows[:0]) if whole else Takeover(rows, old[rows])
 
 
-def contents_of(into: CacheWriter, older: list[FeatureCache], except_rows: np.ndarray) -> Contents:
-    """What is at hand: finished rows of the cache being written, and of older ones."""
+def contents_of(
+    into: CacheWriter, older: list[FeatureCache], except_rows: np.ndarray, retry: Retry
+) -> Contents:
+    """What is at hand: finished rows of the cache being written, and of older ones.
+
+    Failures that are to be tried again are not.
+    """
     contents = Contents()
     finished = into.status != PENDING
     finished[except_rows] = False
     sha256 = into.rows("images/sha256", np.arange(len(finished)))
     contents.add_here(sha256, np.flatnonzero(finished))
     for cache in older:
-        contents.add_older(cache)
+        contents.add_older(cache, but=retry.failures(cache))
     return contents
+
+
+def stale(into: CacheWriter, listing: Listing) -> np.ndarray:
+    """Finished rows of a part whose image changed since an earlier run did them: bool (N,)."""
+    every = np.arange(len(listing.paths))
+    same = into.rows("images/size", every) == listing.sizes
+    same &= into.rows("images/mtime_ns", every) == listing.mtimes_ns
+    return np.asarray((into.status != PENDING) & ~same)
 
 
 def finish(cache: FeatureCache) -> None:

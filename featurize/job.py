@@ -255,7 +255,7 @@ class _Job:
         todo = to_do(self.cache, self.found.unchanged, self.retry)
         if len(todo.rows):
             with CacheWriter(self.cache.path) as into:
-                contents = growth.contents_of(into, [], todo.rows)
+                contents = growth.contents_of(into, [], todo.rows, self.retry)
                 self._pump(todo.rows, layers, into, contents, recorded=todo.recorded)
 
     def _grow(self, layers: list[LayerInfo], say: Callable[[str], None]) -> None:
@@ -264,8 +264,8 @@ class _Job:
         older = growth.open_part(cache, layers, self.listing, created_by=_MAKER, say=say)
         with CacheWriter(growth.part_of(cache.path)) as into:
             known = growth.take_over(cache, into, self.found, self.listing, self.retry)
-            pending = into.status == PENDING
-            contents = growth.contents_of(into, older, np.flatnonzero(pending))
+            pending = (into.status == PENDING) | growth.stale(into, self.listing)
+            contents = growth.contents_of(into, older, np.flatnonzero(pending), self.retry)
             if len(known.rows):
                 recorded = np.zeros((len(pending), 32), np.uint8)
                 recorded[known.rows] = cache.column("sha256")[known.old_rows]

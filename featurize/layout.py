@@ -1,12 +1,15 @@
 """The file format: where everything lies in a feature cache, and what a reader refuses.
 
-The specification is docs/cache-format.md. HDF5 is used twice only: to lay a file out
-and to look at its layout. Rows are read and written as bytes at known offsets.
+The specification is docs/cache-format.md. HDF5 is used twice only: to draw a layout, in
+memory, and to look at a file's. Everything else is bytes at known offsets.
 """
 
+import io
 import json
 import math
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featurize.errors import CacheFormatError
+from featurize.errors import CacheFormatError, CallError
 from featurize.fingerprint import canonical_json
+from featurize.recipe import RECIPE_KEYS, checked_recipe
+from featurize.trial import survives
 
 FORMAT = "headgraft-feature-cache"
 VERSION = (1, 0)
@@ -86,10 +91,65 @@ class Layout:
     extractor: Extractor
     layers: dict[str, LayerInfo]
     extents: dict[str, Extent]  # "images/status", "features/layer3", ...
+    identity: tuple[int, int]  # of the file that was read
 
 
-def create(
-    target: Any,
+class Sketch(io.RawIOBase):
+    """A file that HDF5 draws a layout into: what it writes is kept, the rest is a hole."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.written: list[tuple[int, bytes]] = []  # in order: the later counts
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def writable(self) -> bool:
+        """And written."""
+        return True
+
+    def seekable(self) -> bool:
+        """Anywhere."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Where it is."""
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size."""
+        self.size = self._at if size is None else size
+        return self.size
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes."""
+        data = bytes(data)
+        self.written.append((self._at, data))
+        self._at += len(data)
+        self.size = max(self.size, self._at)
+        return len(data)
+
+    def readinto(self, into: Any) -> int:
+        """Give back what was written, and zeros from the holes."""
+        view = memoryview(into).cast("B")
+        count = max(0, min(len(view), self.size - self._at))
+        view[:count] = bytes(count)
+        for start, data in self.written:
+            first, last = max(start, self._at), min(start + len(data), self._at + count)
+            if first < last:
+                view[first - self._at : last - self._at] = data[first - start : last - start]
+        self._at += count
+        return count
+
+
+def draw(
     extractor: Extractor,
     layers: Sequence[LayerInfo],
     paths: Sequence[str],
@@ -98,15 +158,22 @@ def create(
     *,
     root: str,
     created_by: str,
-) -> None:
+) -> tuple[int, list[tuple[int, bytes]]]:
     """Lay a cache out: all rows pending, all space allocated, nothing computed.
+
+    HDF5 draws in memory and never meets a disk, which it would crash on when that is full.
 
     Parameters
     ----------
-    target : path or binary file object
-        Where to; an existing file is overwritten.
     paths : sequence of str
         Sorted, unique, relative, POSIX.
+
+    Returns
+    -------
+    size : int
+        Of the file, in bytes.
+    pieces : list of (offset, bytes)
+        What is in it; everything else is zero.
     """
     n_rows = len(paths)
     encoded = [path.encode() for path in paths]
@@ -115,7 +182,8 @@ def create(
     smallest = n_rows * min(info.dim * np.dtype(info.dtype).itemsize for info in layers)
     # The default libver, never "latest": with that, a killed writer leaves a file that
     # refuses to open.
-    with h5py.File(target, "w", alignment_threshold=smallest, alignment_interval=PAGE) as file:
+    sketch = Sketch()
+    with h5py.File(sketch, "w", alignment_threshold=smallest, alignment_interval=PAGE) as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = f"{VERSION[0]}.{VERSION[1]}"
         file.attrs["required_features"] = "[]"
@@ -130,13 +198,14 @@ def create(
         group.attrs["environment"] = canonical_json(extractor.environment)
 
         images = file.create_group("images")
-        _allocate(images, "path", (n_rows,), path_type)[...] = np.array(encoded, path_type)
-        _allocate(images, "sha256", (n_rows, 32), "u1")[...] = 0
-        _allocate(images, "size", (n_rows,), "<i8")[...] = sizes
-        _allocate(images, "mtime_ns", (n_rows,), "<i8")[...] = mtimes_ns
-        _allocate(images, "status", (n_rows,), "u1")[...] = PENDING
-        _allocate(images, "reason", (n_rows,), "u1")[...] = 0
-
+        columns = [
+            (_allocate(images, "path", (n_rows,), path_type), np.array(encoded, path_type)),
+            (_allocate(images, "sha256", (n_rows, 32), "u1"), None),
+            (_allocate(images, "size", (n_rows,), "<i8"), np.asarray(sizes, "<i8")),
+            (_allocate(images, "mtime_ns", (n_rows,), "<i8"), np.asarray(mtimes_ns, "<i8")),
+            (_allocate(images, "status", (n_rows,), "u1"), None),  # zero is pending
+            (_allocate(images, "reason", (n_rows,), "u1"), None),
+        ]
         features = file.create_group("features")
         for info in layers:
             dataset = _allocate(features, info.name, (n_rows, info.dim), info.dtype)
@@ -144,6 +213,12 @@ def create(
             dataset.attrs["pool"] = info.pool
             dataset.attrs["map_shape"] = np.array(info.map_shape, np.int64)
             dataset.attrs["fingerprint"] = info.fingerprint
+        pieces = [
+            (dataset.id.get_offset(), values.tobytes())
+            for dataset, values in columns
+            if values is not None
+        ]
+    return sketch.size, [*sketch.written, *pieces]
 
 
 def _allocate(group: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -165,10 +240,12 @@ def read(path: str | os.PathLike[str]) -> Layout:
         If it is not a feature cache, or one that breaks the specification.
     """
     try:
-        with h5py.File(path, "r") as file:
-            for problem in problems(file, os.path.getsize(path)):
-                raise CacheFormatError(f"{path}: {problem}")
-            return _read(file)
+        # A pipe would be waited for, a device read for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
+        if not survives(lambda: _look(path)):
+            raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
+        return _look(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`") from None
     except PermissionError:
@@ -177,6 +254,13 @@ def read(path: str | os.PathLike[str]) -> Layout:
         raise
     except Exception as error:  # HDF5 raises anything on hostile bytes
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
+
+
+def _look(path: str | os.PathLike[str]) -> Layout:
+    with h5py.File(path, "r") as file:
+        for problem in problems(file, os.path.getsize(path)):
+            raise CacheFormatError(f"{path}: {problem}")
+        return _read(file)
 
 
 def _read(file: Any) -> Layout:
@@ -209,11 +293,26 @@ def _read(file: Any) -> Layout:
         extractor=Extractor(
             **{name: group[name] for name in EXTRACTOR_TEXTS},
             preprocess=json.loads(group["preprocess"]),
-            environment=json.loads(group.get("environment", "{}")),
+            environment=_informative(group.get("environment")),
         ),
         layers=layers,
         extents=extents,
+        identity=identity(os.fstat(file.id.get_vfd_handle())),
     )
+
+
+def identity(found: os.stat_result) -> tuple[int, int]:
+    """What tells one file from another, whatever they are called."""
+    return found.st_dev, found.st_ino
+
+
+def _informative(text: object) -> dict[str, Any]:
+    """A JSON object that nothing depends on: empty where it is none."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def problems(file: Any, file_bytes: int) -> Iterator[str]:
@@ -233,6 +332,7 @@ def problems(file: Any, file_bytes: int) -> Iterator[str]:
     for name in (*EXTRACTOR_TEXTS, "preprocess"):
         if not isinstance(file["extractor"].attrs.get(name), str):
             yield f"extractor: attribute {name} is missing or not text"
+    yield from _recipe_problems(file["extractor"].attrs.get("preprocess"))
     n_rows = file.attrs.get("n_rows")
     if not isinstance(n_rows, (int, np.integer)) or n_rows < 1:
         yield "attribute n_rows is missing or not a positive number"
@@ -242,18 +342,33 @@ def problems(file: Any, file_bytes: int) -> Iterator[str]:
 
 
 def _version_problems(file: Any) -> Iterator[str]:
-    version = file.attrs.get("format_version")
-    try:
-        major = int(str(version).split(".")[0])
-        required = json.loads(file.attrs.get("required_features", "[]"))
-        unknown = sorted(set(required) - UNDERSTOOD_FEATURES)
-    except (TypeError, ValueError):
-        yield f"format_version {version!r} or required_features cannot be read"
+    version, required = file.attrs.get("format_version"), file.attrs.get("required_features")
+    if not isinstance(version, str) or not re.fullmatch(r"[1-9]\d{0,8}\.\d{1,9}", version):
+        yield f"format_version {version!r} is not two numbers, as in 1.0"
         return
-    if major > VERSION[0]:
+    if int(version.split(".")[0]) > VERSION[0]:
         yield f"format version {version} is newer than this Headgraft; upgrade it"
+        return
+    try:
+        needed = json.loads(required) if isinstance(required, str) else None
+    except ValueError:
+        needed = None
+    if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
+        yield f"required_features is {required!r}, not a JSON list of names"
+        return
+    unknown = sorted(set(needed) - UNDERSTOOD_FEATURES)
     if unknown:
         yield f"needs features unknown to this Headgraft ({', '.join(unknown)}); upgrade it"
+
+
+def _recipe_problems(text: object) -> Iterator[str]:
+    try:
+        recipe = json.loads(text) if isinstance(text, str) else None
+        if not isinstance(recipe, dict) or not recipe.keys() >= RECIPE_KEYS:
+            raise ValueError("it lacks a field")
+        checked_recipe(recipe)
+    except (CallError, ValueError) as error:
+        yield f"extractor: preprocess is not a whole recipe: {error}"
 
 
 def _dangers(file: Any) -> Iterator[str]:

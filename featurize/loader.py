@@ -161,7 +161,7 @@ class Loader:
             layer=layer,
             pool=pool,
             precision=extractor.precision,
-            dtype=self.wanted.dtype,
+            dtype=DTYPES[self.wanted.dtype],
         )
 
     def engine(self, layers: Sequence[LayerInfo]) -> Engine:

@@ -202,6 +202,9 @@ class _WriteBehind:
         )
         self._error: BaseException | None = None
         self._copies: list[tuple[int, int]] = []  # rows waiting for the row they repeat
+        # A row to be done may be marked still, from when its image was another one.
+        self._to_come = np.zeros(len(task.listing.paths), bool)
+        self._to_come[task.rows] = True
         self._thread = threading.Thread(target=self._work, name="write", daemon=True)
         self._thread.start()
 
@@ -244,6 +247,7 @@ class _WriteBehind:
                 self._error = error
 
     def _write(self, items: list[_Prepared], features: list[np.ndarray] | None) -> None:
+        self._to_come[[item.row for item in items]] = False
         if features is not None:
             self._fill(items, features)
         else:
@@ -295,7 +299,7 @@ class _WriteBehind:
         waiting = self._copies
         self._copies = []
         for row, source in waiting:
-            if self.writer.status[source] == PENDING:
+            if self._to_come[source] or self.writer.status[source] == PENDING:
                 self._copies.append((row, source))
                 continue
             target, original = np.array([row]), np.array([source])

@@ -9,6 +9,7 @@ from featurize.errors import CallError
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODERS = ("exact", "fast")
 MAX_SIDE = 4096
+RECIPE_KEYS = frozenset({"resize", "crop", "interpolation", "mean", "std", "decode"})
 
 
 def checked_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,9 +25,9 @@ def checked_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     ------
     CallError
     """
-    known = {"resize", "crop", "mean", "std", "interpolation", "decode"}
-    if not isinstance(recipe, Mapping) or not set(recipe) <= known:
-        raise CallError(f"preprocessing has the keys {', '.join(sorted(known))}, not {recipe!r}")
+    if not isinstance(recipe, Mapping) or not set(recipe) <= RECIPE_KEYS:
+        keys = ", ".join(sorted(RECIPE_KEYS))
+        raise CallError(f"preprocessing has the keys {keys}, not {recipe!r}")
     for key in ("resize", "crop"):
         value = recipe.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIDE:

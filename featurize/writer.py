@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -103,14 +102,18 @@ def allocate(
     """
     check_room(path, bytes_needed(layers, len(paths)))
     temporary = path.with_name(path.name + ".tmp")
+    size, pieces = layout.draw(
+        extractor, layers, paths, sizes, mtimes_ns, root=root, created_by=created_by
+    )
     try:
-        layout.create(
-            temporary, extractor, layers, paths, sizes, mtimes_ns, root=root, created_by=created_by
-        )
-        fd = os.open(temporary, os.O_RDWR)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        fd = os.open(temporary, flags, 0o644)
         try:
+            os.ftruncate(fd, size)
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+                os.posix_fallocate(fd, 0, size)
+            for offset, data in pieces:
+                _write(fd, memoryview(data), offset)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -141,8 +144,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> OSError:
-    # HDF5 reports a full disk in words, without the number.
-    if error.errno in _NO_ROOM or "No space left" in str(error) or "File too large" in str(error):
+    if error.errno in _NO_ROOM:
         return DiskFull(f"no room to write {path}: {error}; free some space and run again")
     return error
 
@@ -163,7 +165,7 @@ class CacheWriter:
         extent = self.layout.extents["images/status"]
         self.status = np.frombuffer(self._read(extent.offset, extent.shape[0]), np.uint8).copy()
         self._unmarked: dict[int, int] = {}  # rows written since the last sync -> their mark
-        self._synced = time.monotonic()
+        self._flushed = time.monotonic()
 
     def __enter__(self) -> "CacheWriter":
         return self
@@ -176,7 +178,7 @@ class CacheWriter:
         if self._fd >= 0:
             try:
                 self.flush()
-                _sync(self._fd)
+                self._synced()
             finally:
                 os.close(self._fd)
                 self._fd = -1
@@ -234,7 +236,7 @@ class CacheWriter:
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""
-        if time.monotonic() - self._synced < SYNC_SECONDS:
+        if time.monotonic() - self._flushed < SYNC_SECONDS:
             return False
         self.flush()
         return True
@@ -242,11 +244,24 @@ class CacheWriter:
     def flush(self) -> None:
         """Sync the rows that were written, then mark them."""
         if self._unmarked:
-            _sync(self._fd)
+            self._synced()
             rows = np.array(sorted(self._unmarked), np.intp)
             self._mark(rows, np.array([self._unmarked[row] for row in rows.tolist()], np.uint8))
             self._unmarked.clear()
-        self._synced = time.monotonic()
+        self._flushed = time.monotonic()
+
+    def _synced(self) -> None:
+        """Sync; after a failure nothing that was written is marked any more.
+
+        The system reports a lost write once: the next sync would succeed and prove nothing.
+        """
+        try:
+            _sync(self._fd)
+        except BaseException as error:
+            self._unmarked.clear()
+            if isinstance(error, OSError):
+                raise _explained(error, self.path) from error
+            raise
 
     def _write_rows(
         self,
@@ -260,7 +275,7 @@ class CacheWriter:
         if len(stale):
             # A marked row must never hold half of its new numbers.
             self._mark(stale, np.zeros(len(stale), np.uint8))
-            _sync(self._fd)
+            self._synced()
         self._put("images/sha256", rows, sha256)
         self._put("images/size", rows, sizes)
         self._put("images/mtime_ns", rows, mtimes_ns)
@@ -283,9 +298,7 @@ class CacheWriter:
 
     def _write(self, offset: int, data: memoryview) -> None:
         try:
-            while data:
-                written = _pwrite(self._fd, data, offset)
-                data, offset = data[written:], offset + written
+            _write(self._fd, data, offset)
         except OSError as error:
             raise _explained(error, self.path) from error
 
@@ -295,8 +308,11 @@ class CacheWriter:
             return file.read(count)
 
 
-def _pwrite(fd: int, data: Any, offset: int) -> int:
-    if hasattr(os, "pwrite"):
-        return os.pwrite(fd, data, offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # one thread writes, so the two steps are safe
-    return os.write(fd, data)
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(fd, data, offset)
+        else:
+            os.lseek(fd, offset, os.SEEK_SET)  # one thread writes, so the two steps are safe
+            written = os.write(fd, data)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,83 @@
+"""What tests of both stages share: the installed commands, and real weights and photographs."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; threads of their own would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs an installed command in a process of its own: ``command("featurize", "run", ...)``."""
+
+    def call(name: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+        line = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=180, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real weights and images; tests that need it are skipped without it."""
+    folder = os.environ.get("HEADGRAFT_REAL")
+    if not folder:
+        pytest.skip("HEADGRAFT_REAL is not set: the folder with real weights and images")
+    if not (Path(folder) / "squeezenet1_1-imagenet.safetensors").is_file():
+        pytest.skip(f"HEADGRAFT_REAL={folder} holds no squeezenet1_1-imagenet.safetensors")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def squeezenet_weights(real: Path) -> Path:
+    """SqueezeNet 1.1's published ImageNet weights, in float16."""
+    return real / "squeezenet1_1-imagenet.safetensors"
+
+
+@pytest.fixture(scope="session")
+def photos(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve of CIFAR-10's JPEGs, six airplanes and six automobiles."""
+    folder = tmp_path_factory.mktemp("photos")
+    wanted = [f"train/{label}/{k:04}.jpg" for label in ("airplane", "automobile") for k in range(6)]
+    extract(real / "cifar10.tar.gz", folder, set(wanted))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar10(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 2,000 training and 300 test images of each class of CIFAR-10, by name."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    first = {"train": 2000, "test": 300}
+    names: dict[str, list[str]] = {}
+    with tarfile.open(real / "cifar10.tar.gz") as archive:
+        for name in archive.getnames():
+            if name.endswith(".jpg"):
+                names.setdefault(name.rpartition("/")[0], []).append(name)
+    wanted = {
+        name
+        for group, members in names.items()
+        for name in sorted(members)[: first[group.split("/")[0]]]
+    }
+    extract(real / "cifar10.tar.gz", folder, wanted)
+    return folder
+
+
+def extract(archive: Path, folder: Path, wanted: set[str]) -> None:
+    """Take some members out of a tar file, reading it no further than the last of them."""
+    missing = set(wanted)
+    with tarfile.open(archive, "r|gz") as members:
+        for member in members:
+            if member.name in missing:
+                members.extract(member, folder, filter="data")
+                missing.discard(member.name)
+                if not missing:
+                    return
+    pytest.fail(f"{archive} lacks {sorted(missing)[:3]}")
