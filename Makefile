@@ -15,8 +15,7 @@ demo: install
 	$(BIN)/python data/digits/make.py $(DIGITS)
 	$(BIN)/featurize run $(DIGITS)/images -o build/digits.h5 --backbone seedling --layers auto
 	$(BIN)/classify compare build/digits.h5 --labels $(DIGITS)/digit.csv \
-		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv \
-		--heads softmax,linear-svm --layers each,joined
+		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv
 
 check: install
 	$(BIN)/ruff check .
@@ -30,7 +29,7 @@ test-slow: install
 	$(BIN)/pytest -m slow
 
 bench: install
-	@for script in cut_saving; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in cut_saving c_path further_task million_rows; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 docs: install
 	$(BIN)/python docs/make_cli.py
