@@ -91,7 +91,7 @@ class FeatureCache:
             if not found:
                 raise CacheFormatError(f"{self.path} was cut short while it was open")
             data += found
-        return np.frombuffer(bytes(data), extent.dtype).reshape(extent.shape)
+        return np.frombuffer(data, extent.dtype).reshape(extent.shape)
 
     @cached_property
     def paths(self) -> list[str]:
