@@ -65,16 +65,14 @@ def test_everything_that_matters_comes_back(cache, table, saved):
     assert "softmax on coarse, 10 classes" in repr(loaded)
 
 
-def test_the_file_is_safetensors_with_readable_metadata(saved):
+def test_the_file_is_safetensors_with_readable_metadata(saved, cache):
     arrays, metadata = parts(saved)
     assert sorted(arrays) == ["coef", "intercept", "mean", "scale"]
     assert metadata["format"] == "headgraft-head"
     assert metadata["version"] == "1.0"
     assert json.loads(metadata["backbone"]) == "pixels"
     assert json.loads(metadata["weights_sha256"]) == "ab" * 32
-    assert json.loads(metadata["preprocess"]) == dict(
-        resize=8, crop=8, interpolation="bilinear", decode="exact", mean=[0.5] * 3, std=[0.25] * 3
-    )
+    assert json.loads(metadata["preprocess"]) == cache.extractor.preprocess
     (layer,) = json.loads(metadata["layers"])
     assert (layer["name"], layer["dim"], layer["fingerprint"]) == ("coarse", 16, "f-coarse")
 
