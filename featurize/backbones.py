@@ -60,8 +60,9 @@ class Backbone:
     """
 
     def __init__(self, network: nn.Module, *, name: str, preprocess: Mapping[str, Any]) -> None:
-        tensors = dict(network.state_dict())
-        self._set_up(copy.deepcopy(network), name, preprocess, "own", tensors)
+        # Of the copy: what becomes of the caller's network later must not reach the cache.
+        copied = copy.deepcopy(network)
+        self._set_up(copied, name, preprocess, "own", dict(copied.state_dict()))
 
     def _set_up(
         self,
@@ -119,7 +120,8 @@ class Backbone:
         """
         module = self.network.cut(layers)
         if self._tensors is not None:
-            weights_files.put_into(module, self._tensors, f"the weights {self.weights}")
+            places = set(self.network.module.state_dict())
+            weights_files.put_into(module, self._tensors, places, f"the weights {self.weights}")
         return module
 
 
@@ -192,7 +194,8 @@ def load_backbone(
     if preprocess is not None:
         recipe = _named_recipe(name, preprocess)
     recipe = recipe or _named_recipe(name, default_weights(name))
-    return Backbone._made(_build(name), name, {**recipe, "decode": decode}, label, tensors)
+    network = _build(name, recipe["crop"])
+    return Backbone._made(network, name, {**recipe, "decode": decode}, label, tensors)
 
 
 def default_weights(name: str) -> str:
@@ -217,7 +220,7 @@ def _entry(name: str, label: str) -> Any:
     return None if name == SEEDLING else get_model_weights(name)[label]
 
 
-def _build(name: str) -> nn.Module:
+def _build(name: str, size: int) -> nn.Module:
     if name == SEEDLING:
         from featurize.seedling.network import Seedling
 
@@ -226,6 +229,8 @@ def _build(name: str) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         # Their published weights expect the re-normalisation that this turns on.
         more = {"transform_input": True, "init_weights": False, "aux_logits": False}
+    if name.startswith("vit_"):
+        more = {"image_size": size}  # they have a position for each patch
     network: nn.Module = get_model_builder(name)(weights=None, **more)
     return network
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import NodePathTracer
 
@@ -74,11 +75,18 @@ class Network:
     def __init__(self, module: nn.Module, size: int, family: Family | None = None) -> None:
         self.module = module
         self.size = size
-        for part in module.modules():
+        writers = set()
+        for name, part in module.named_modules():
+            if isinstance(part, _BatchNorm) and part.running_mean is None:
+                raise BackboneError(
+                    f"{name or 'the network'} normalises by the statistics of each batch, so an "
+                    "image's features would depend on the others; give it statistics of its own"
+                )
             if getattr(part, "inplace", False):
-                part.inplace = False  # type: ignore[assignment]
+                part.inplace = False
+                writers.add(name)
         self.graph, self._name_of = _traced(module)
-        _turn_inplace_off(self.graph)
+        _turn_inplace_off(self.graph, writers)
         self.order = {node: depth for depth, node in enumerate(self.graph.nodes)}
         self._node_of: dict[str, fx.Node] = {}
         for node in self.graph.nodes:
@@ -230,15 +238,103 @@ _OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
 
-def _turn_inplace_off(graph: fx.Graph) -> None:
-    for node in graph.nodes:
-        if "inplace" in node.kwargs:
-            node.update_kwarg("inplace", False)
-        if node.op == "call_function":
-            node.target = _OUT_OF_PLACE.get(node.target, node.target)
-        elif node.op == "call_method" and node.target[-1] == "_" and node.target[-2] != "_":
-            node.target = node.target[:-1]
+_VIEWS = {
+    *(
+        "chunk",
+        "detach",
+        "diagonal",
+        "expand",
+        "flatten",
+        "getitem",
+        "movedim",
+        "narrow",
+        "permute",
+    ),
+    *("ravel", "reshape", "select", "split", "squeeze", "swapaxes", "t", "transpose", "unbind"),
+    *("unflatten", "unfold", "unsqueeze", "view", "view_as"),
+}
+
+
+def _turn_inplace_off(graph: fx.Graph, writers: set[str]) -> None:
+    """Make every operation give a new tensor, and let those after it use that.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+    writers : set of str
+        Modules that worked in place.
+
+    Raises
+    ------
+    BackboneError
+        If one writes into a part of a tensor that is used again.
+    """
+    order = {node: depth for depth, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        written = node.args[0] if node.args else node.kwargs.get("input")
+        if not _out_of_place(node, writers) or not isinstance(written, fx.Node):
+            continue
+        if any(order.get(user, -1) > order[node] for user in _relatives(written, node, order)):
+            raise BackboneError(
+                f"the network cannot be cut: {node.target} writes into a part of a tensor that is "
+                "used again; write it without in-place operations"
+            )
+        for user in list(written.users):
+            if order.get(user, -1) > order[node]:
+                user.replace_input_with(written, node)
     graph.lint()
+
+
+def _out_of_place(node: fx.Node, writers: set[str]) -> bool:
+    """Turn one operation; say whether it worked in place."""
+    if node.op == "call_module":
+        return node.target in writers
+    if node.op == "call_method":
+        name = str(node.target)
+        if name[-1] != "_" or name[-2] == "_":
+            return False
+        # What has no twin that gives a new tensor keeps its name, and is given a copy.
+        if hasattr(Tensor, name[:-1]):
+            node.target = name[:-1]
+            return True
+        with node.graph.inserting_before(node):
+            copied = node.graph.call_method("clone", (node.args[0],))
+        node.args = (copied, *node.args[1:])
+        return True
+    if node.op != "call_function":
+        return False
+    if node.kwargs.get("inplace"):
+        node.update_kwarg("inplace", False)
+        return True
+    name = getattr(node.target, "__name__", "")
+    twin = _OUT_OF_PLACE.get(node.target)
+    if twin is None and name.endswith("_") and not name.endswith("__"):
+        twin = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
+    if twin is None:
+        return False
+    node.target = twin
+    return True
+
+
+def _relatives(written: fx.Node, by: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
+    """Users of tensors that share memory with the one written, but are not it."""
+    found: set[fx.Node] = set()
+    base = written
+    while _is_view(base) and isinstance(base.args[0], fx.Node):
+        base = base.args[0]
+        found |= set(base.users) - {written}
+    views = [u for u in written.users if _is_view(u) and order.get(u, -1) < order[by]]
+    while views:
+        view = views.pop()
+        found |= set(view.users)
+        views += [user for user in view.users if _is_view(user)]
+    return found
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in _VIEWS
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in _VIEWS
 
 
 def _shapes(module: fx.GraphModule, batch: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -248,12 +344,11 @@ def _shapes(module: fx.GraphModule, batch: int, size: int) -> dict[str, tuple[in
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
     walker = _ShapeWalker(copy.deepcopy(module, memo))
-    try:
-        with torch.no_grad():
-            walker.run(torch.empty(batch, 3, size, size, device="meta"))
-    except Exception as error:
-        # Some networks accept one size only; then what came before is known.
-        walker.stopped_by = error
+    walker.walk(torch.empty(batch, 3, size, size, device="meta"))
+    if walker.stopped_by:  # a path that depends on numbers needs some
+        by_numbers = _ShapeWalker(module)
+        by_numbers.walk(torch.zeros(batch, 3, size, size))
+        walker = max(walker, by_numbers, key=lambda found: len(found.shapes))
     if not walker.shapes or (walker.stopped_by and batch == 2):
         raise BackboneError(
             f"the network cannot take images of {size} x {size} pixels: {walker.stopped_by}"
@@ -266,6 +361,15 @@ class _ShapeWalker(fx.Interpreter):
         super().__init__(module)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.stopped_by: Exception | None = None
+
+    def walk(self, x: Tensor) -> None:
+        """Run as far as it goes."""
+        try:
+            with torch.no_grad():
+                self.run(x)
+        except Exception as error:
+            # Some networks accept one size only; then what came before is known.
+            self.stopped_by = error
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -6,7 +6,8 @@ No torch here, so that a finished cache is recognised without importing it.
 import re
 from dataclasses import dataclass
 
-from featurize.errors import CallError, UnknownLayer
+from featurize.errors import BackboneError, CallError, UnknownLayer
+from featurize.names import nearest
 
 POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_BACKBONE = "resnet50"
@@ -168,6 +169,8 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
         if name not in ("last", "auto"):
             found[name, chosen or "avg"] = None
             continue
+        if family is None and nearest(backbone, DIMS):
+            raise BackboneError(f"no backbone {backbone!r}{nearest(backbone, DIMS)}")
         if family is None:
             raise UnknownLayer(
                 f"{name!r} is not known of the network {backbone!r}; name its layers instead"

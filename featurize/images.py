@@ -26,6 +26,8 @@ SUFFIXES = frozenset(
 )
 # Pillow is asked for these readers and no others: some of the rest start other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM")
+# How files of these kinds begin; what else they lack makes them damaged, not something else.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 Image.init()  # several of these readers are not loaded until asked for
 
@@ -136,7 +138,11 @@ def _walk(
                     yield name, 0, 0
                     continue
                 yield name, info.st_size, info.st_mtime_ns
-            if entry.is_dir():
+            try:
+                folder_inside = entry.is_dir()
+            except OSError:  # a link to itself
+                continue
+            if folder_inside:
                 yield from _walk(entry.path, name + "/", (*above, identity))
 
 
@@ -208,7 +214,8 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ImageUnreadable(str(error), TOO_LARGE) from error
     except Exception as error:  # Pillow's plugins raise anything on hostile headers
-        raise ImageUnreadable(str(error), NOT_AN_IMAGE) from error
+        reason = DAMAGED if data.startswith(MAGIC) else NOT_AN_IMAGE
+        raise ImageUnreadable(str(error), reason) from error
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
         raise ImageUnreadable(f"{image.size[0]} x {image.size[1]} pixels", TOO_LARGE)
@@ -260,6 +267,12 @@ def _resize_and_crop(
         size = (int(resize * width / height), resize)
     if size != image.size:
         image = image.resize(size, resample)
-    # round(), not //: torchvision centres that way, and one pixel is a different image.
-    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    left, top = _start(size[0], crop), _start(size[1], crop)
     return image.crop((left, top, left + crop, top + crop))  # pads with black outside
+
+
+def _start(side: int, crop: int) -> int:
+    """Where the centre begins along one side, as torchvision has it: to the pixel."""
+    if crop > side:
+        return -((crop - side) // 2)
+    return round((side - crop) / 2)

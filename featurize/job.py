@@ -137,6 +137,7 @@ def run(
         say(f"passed over {name}: its name is not UTF-8")
     measure = Measure(workers=_workers())
     retry = Retry(failed=retry_failed, rehash=rehash)
+    _opened(path)  # what is no cache is refused before a lock is put beside it
     with nullcontext() if dry_run else Lock(path):
         cache = _opened(path)
         wanted = settle(options, cache, own.name if own else None)

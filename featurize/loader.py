@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurize.cache import FeatureCache
-from featurize.engines import Engine, open_engine
+from featurize.engines import Engine, check_device, open_engine
 from featurize.errors import CallError, FingerprintMismatch
 from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
@@ -58,6 +58,7 @@ class Loader:
         FingerprintMismatch
             If it is another than the cache's.
         """
+        check_device(self.wanted.device, self.wanted.precision)
         backbone = self.own or self._load()
         recipe = backbone.preprocess
         self.say(

@@ -4,6 +4,7 @@ No torch here: an unchanged collection is recognised without it.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from featurize import images
 from featurize.cache import FeatureCache
@@ -57,6 +59,10 @@ class Options:
         ):
             if value is not None and value not in known:
                 raise CallError(f"--{name} is one of {', '.join(known)}, not {value!r}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
+        if self.precision == "tf32" and self.device == "cpu":
+            raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file(value) and not Path(value).is_file():
                 raise CallError(f"--{name}: there is no file {value}")
@@ -117,7 +123,14 @@ def settle(options: Options, cache: FeatureCache | None, own_name: str | None = 
 
 
 def _stem(backbone: str) -> str:
-    return Path(backbone).stem if is_file(backbone) else backbone
+    """The network's name, where a file stands for it."""
+    if not is_file(backbone):
+        return backbone
+    try:
+        with safe_open(backbone, "np") as file:
+            return str((file.metadata() or {}).get("backbone", ""))
+    except (OSError, SafetensorError):
+        return Path(backbone).stem
 
 
 def _dtype_of(cache: FeatureCache) -> str:

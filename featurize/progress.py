@@ -1,6 +1,6 @@
 """The live line of a run, on stderr."""
 
-import shutil
+import os
 import sys
 import time
 
@@ -24,7 +24,7 @@ class Live:
         self._next = now + self._every
         text = line(measure)
         if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
+            width = _columns() - 1
             sys.stderr.write("\r\x1b[2K" + text[:width])
             sys.stderr.flush()
             self._shown = True
@@ -44,6 +44,13 @@ class Live:
             self._shown = False
 
 
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return 80
+
+
 def line(measure: Measure) -> str:
     """Done, rate, time left, and the stages' share of the working time, in one line."""
     shares = "  ".join(f"{stage} {share:.0%}" for stage, share in measure.shares.items())
@@ -57,7 +64,7 @@ def duration(seconds: float | None) -> str:
     """``2:05:09``, ``5:09`` or ``9 s``; a dash where unknown."""
     if seconds is None:
         return "-"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

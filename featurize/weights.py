@@ -97,10 +97,19 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return weights_digest(arrays)
 
 
-def put_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], source: str) -> None:
     """Copy weights into a (cut) network; every one it has must be there and fit.
 
     Tensors the network has no place for are no obstacle: they lie above the cut.
+
+    Parameters
+    ----------
+    module : nn.Module
+    tensors : dict of str to Tensor
+    places : set of str
+        Names of the uncut network's tensors. What else the cut one has are constants of its code.
+    source : str
+        What the tensors are called in an error.
 
     Raises
     ------
@@ -110,7 +119,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None
     wanted = {
         name: tensor
         for name, tensor in module.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        if name in places and not name.endswith("num_batches_tracked")
     }
     wrong = []
     for name, tensor in wanted.items():
@@ -120,7 +129,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None
             found, want = tuple(tensors[name].shape), tuple(tensor.shape)
             wrong.append(f"{name} is {found} but the network has {want}")
     if wrong:
-        unused = sorted(set(tensors) - set(wanted))
+        unused = sorted(set(tensors) - places)
         also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
         raise BackboneError(
             f"{source} do not fit this network in {len(wrong)} of {len(wanted)} tensors: "

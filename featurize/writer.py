@@ -19,6 +19,7 @@ import numpy as np
 from featurize import layout
 from featurize.errors import CacheBusy, DiskFull, FeaturizeError
 from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
+from featurize.sketch import draw
 
 if sys.platform == "win32":
     import msvcrt
@@ -102,7 +103,7 @@ def allocate(
     """
     check_room(path, bytes_needed(layers, len(paths)))
     temporary = path.with_name(path.name + ".tmp")
-    size, pieces = layout.draw(
+    size, pieces = draw(
         extractor, layers, paths, sizes, mtimes_ns, root=root, created_by=created_by
     )
     try:

@@ -35,6 +35,18 @@ class Engine(Protocol):
         ...
 
 
+def check_device(device: str, precision: str) -> None:
+    """Refuse a device that is not there, before anything is loaded for it.
+
+    Raises
+    ------
+    CallError
+    """
+    from featurize.engines.eager import device_of
+
+    device_of(device, precision)
+
+
 def open_engine(
     backbone: "Backbone",
     layers: Sequence[tuple[str, str]],

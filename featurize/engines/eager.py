@@ -32,9 +32,7 @@ class Eager:
     def __init__(
         self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
     ) -> None:
-        self.device = _device(device)
-        if precision == "tf32" and self.device == "cpu":
-            raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
+        self.device = device_of(device, precision)
         self.precision = precision
         self.module = module.to(self.device)
         self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
@@ -56,17 +54,23 @@ class Eager:
         return torch.autocast(self.device.split(":")[0], _AUTOCAST[self.precision])
 
 
-def _device(name: str) -> str:
+def device_of(name: str, precision: str) -> str:
+    """The device that a name means here.
+
+    Raises
+    ------
+    CallError
+        If it is not there, or cannot compute in this precision.
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise CallError(f"no device {name!r}; use auto, cpu, cuda or cuda:1") from error
-    if kind not in ("cpu", "cuda"):
-        raise CallError(f"no device {name!r}; use auto, cpu, cuda or cuda:1")
-    if kind == "cuda" and not torch.cuda.is_available():
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    number = int(name.partition(":")[2] or 0)
+    if name != "cpu" and not torch.cuda.is_available():
         raise CallError("no CUDA device here; use --device cpu")
+    if name != "cpu" and number >= torch.cuda.device_count():
+        raise CallError(f"there are {torch.cuda.device_count()} CUDA devices here, from cuda:0")
+    if precision == "tf32" and name == "cpu":
+        raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
     return name
 
 

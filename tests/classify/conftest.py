@@ -16,6 +16,8 @@ from featurize.layout import Extractor, LayerInfo
 from featurize.writer import CacheWriter, Lock, allocate
 
 N = 600
+RECIPE = {"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact"}
+RECIPE |= {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def write_cache(
@@ -36,7 +38,7 @@ def write_cache(
         LayerInfo(name, "avg", array.shape[1], array.dtype.str, (8, 8), f"{fingerprint}-{name}")
         for name, array in layers.items()
     ]
-    extractor = Extractor(backbone, "none", "ab" * 32, preprocess or {"resize": 8}, "float32", {})
+    extractor = Extractor(backbone, "none", "ab" * 32, preprocess or RECIPE, "float32", {})
     numbers = np.arange(n)
     allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
     with Lock(path), CacheWriter(path) as writer:

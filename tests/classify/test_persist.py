@@ -65,14 +65,14 @@ def test_everything_that_matters_comes_back(cache, table, saved):
     assert "softmax on coarse, 10 classes" in repr(loaded)
 
 
-def test_the_file_is_safetensors_with_readable_metadata(saved):
+def test_the_file_is_safetensors_with_readable_metadata(saved, cache):
     arrays, metadata = parts(saved)
     assert sorted(arrays) == ["coef", "intercept", "mean", "scale"]
     assert metadata["format"] == "headgraft-head"
     assert metadata["version"] == "1.0"
     assert json.loads(metadata["backbone"]) == "pixels"
     assert json.loads(metadata["weights_sha256"]) == "ab" * 32
-    assert json.loads(metadata["preprocess"]) == {"resize": 8}
+    assert json.loads(metadata["preprocess"]) == cache.extractor.preprocess
     (layer,) = json.loads(metadata["layers"])
     assert (layer["name"], layer["dim"], layer["fingerprint"]) == ("coarse", 16, "f-coarse")
 
@@ -92,14 +92,14 @@ def test_a_head_fits_its_cache_and_no_other(saved, cache, make_cache, tmp_path, 
         tmp_path / "other.h5",
         {"coarse": coarse},
         backbone="resnet50",
-        preprocess={"resize": 9, "crop": 8},
+        preprocess={**head.source.preprocess, "resize": 9, "crop": 7},
         fingerprint="g",
     )
     with pytest.raises(HeadMismatch) as caught:
         head.check_against(other)
     for words in (
         "backbone is pixels in the head, resnet50 in the cache",
-        "preprocess crop is None in the head, 8 in the cache",
+        "preprocess crop is 8 in the head, 7 in the cache",
         "preprocess resize is 8 in the head, 9 in the cache",
     ):
         assert words in str(caught.value)

@@ -76,7 +76,7 @@ PIXELS = scanlines(height=64)
 BROKEN: dict[str, tuple[bytes, str]] = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "damaged"),
     "last byte.jpg": (JPEG[:-40], "damaged"),
-    "first bytes.jpg": (JPEG[:10], "none"),
+    "first bytes.jpg": (JPEG[:10], "damaged"),
     "empty.jpg": (b"", "empty"),
     "text.jpg": (b"This is my shopping list.\n" * 9, "none"),
     "page.png": (b"<!doctype html><title>404 Not Found</title>", "none"),
