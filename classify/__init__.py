@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.comparison import Comparison, compare
+    from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
     from classify.features import CachedFeatures
@@ -21,18 +21,15 @@ if TYPE_CHECKING:
     from classify.pages import write_report
     from classify.persist import load_head, save_head
     from classify.prediction import evaluate, predict
-    from classify.records import Record
 
     __version__: str
 
 __all__ = [
     "CachedFeatures",
     "ClassifyError",
-    "Comparison",
     "FittedHead",
     "HeadClassifier",
     "LabelTable",
-    "Record",
     "compare",
     "evaluate",
     "fit",
@@ -47,11 +44,9 @@ __all__ = [
 _HOMES = {
     "CachedFeatures": "features",
     "ClassifyError": "errors",
-    "Comparison": "comparison",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
     "LabelTable": "labels",
-    "Record": "records",
     "compare": "comparison",
     "evaluate": "prediction",
     "fit": "fitting",

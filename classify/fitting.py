@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from os import PathLike
 
 import numpy as np
@@ -13,7 +13,7 @@ from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, layer_names, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
-from classify.labels import TEST, VAL, LabelTable, from_folders, read_table
+from classify.labels import TEST, TRAIN, VAL, LabelTable, from_folders, read_table
 from classify.outcomes import Outcomes
 from classify.records import Record, wilson
 from classify.results import Result
@@ -25,6 +25,7 @@ from classify.tasks import Task, make_task
 from classify.training import Lesson, Trained, balanced_weights, train
 from featurize.cache import FeatureCache
 
+_NONE = np.zeros(0, np.uint64)
 Labels = LabelTable | str | PathLike[str] | None
 
 
@@ -80,7 +81,13 @@ def fit(
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
         fitted, result = graft(cache, task, kind, names, seed=seed, class_weight=class_weight)
-    return replace(fitted, notices=(*task.notices, *fitted.notices)), result.record
+    notices = (*task.notices, *fitted.notices)
+    return replace(fitted, seen=_seen(cache, task), notices=notices), result.record
+
+
+def _seen(cache: FeatureCache, task: Task) -> np.ndarray:
+    trained = task.rows[task.split == TRAIN]
+    return np.unique(beginnings(cache.column("sha256")[trained]))
 
 
 def check_class_weight(class_weight: str | None) -> None:
@@ -129,7 +136,7 @@ def graft(
         blocks = Rows.of_cache(cache, layers, task.rows[test]).blocks()
         found_scores = np.concatenate([trained.scorer.scores(block) for _, block in blocks])
         answers = _answers(task, test, found_scores, known, heat, trained)
-        scores = summarise(answers, len(task.classes), seed=seed).to_json()
+        scores = asdict(summarise(answers, len(task.classes), seed=seed))
     settings = head.settings(trained.setting)
     record = Record(
         task=task.name,
@@ -160,7 +167,7 @@ def graft(
         task=task.name,
         source=Source.of(cache, layers),
         record=record.to_json(),
-        seen=np.unique(beginnings(cache.column("sha256")[rows.rows[found.final]])),
+        seen=_NONE,
         notices=notices,
     )
     return fitted, Result(record, validation, answers, notices)

@@ -71,6 +71,9 @@ def recall_result(cache: FeatureCache, key: str) -> Result | None:
         told: dict[str, Any] = dict(kept.about["record"])
         for name in ("accuracy_ci", "validation_ci"):
             told[name] = None if told[name] is None else tuple(told[name])
+        told["scores"] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in told["scores"].items()
+        }
         return Result(
             Record(**told),
             _outcomes(kept.arrays, "validation"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -108,6 +109,8 @@ def _minimised(head: Head, lesson: Lesson) -> Trained:
     rows = lesson.rows
     if rows.nbytes <= IN_MEMORY:
         rows = Rows.of_array(rows.take())  # gone through often: gathered once
+    elif lesson.folding.folds:
+        lesson = replace(lesson, folding=lesson.folding.only(0))
     problems = [
         Problem(rows, lesson.masked(train), lesson.spectra[i], rows.at(held))
         for i, (train, held) in enumerate(lesson.folding.folds)
@@ -117,6 +120,8 @@ def _minimised(head: Head, lesson: Lesson) -> Trained:
 
 
 def _kernel(head: Head, lesson: Lesson) -> Trained:
+    if lesson.rows.nbytes > IN_MEMORY and lesson.folding.folds:
+        lesson = replace(lesson, folding=lesson.folding.only(0))
     problems, folding = [], lesson.folding
     for train, held in [*folding.folds, (folding.final, _NONE)]:
         kernel = kernels.rbf(lesson.rows.at(train))
@@ -128,15 +133,13 @@ def _kernel(head: Head, lesson: Lesson) -> Trained:
         spectrum = Spectrum.of_gram(*moments.without(), standardised=False)
         problems.append(Problem(mapped, lesson.masked(train), spectrum, mapped.at(held)))
     trained = _descend(head, lesson, problems[:-1], problems[-1])
-    assert isinstance(trained.scorer, Linear)
-    scorer = kernels.joined(kernel, trained.scorer, lesson.n_classes)
+    scorer = kernels.joined(kernel, cast(Linear, trained.scorer), lesson.n_classes)
     return Trained(scorer, trained.setting, trained.choice, trained.held, False, trained.notices)
 
 
 def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem) -> Trained:
     folding, notices = lesson.folding, []
-    if lesson.rows.nbytes > IN_MEMORY and len(problems) > 1:
-        problems, folding = problems[:1], folding.only(0)
+    if lesson.rows.nbytes > IN_MEMORY and problems:
         notices.append(
             f"features of over {IN_MEMORY >> 30} GB are gone through in blocks, and "
             f"{head.parameter} is chosen on one fold of {len(folding.held):,} images"

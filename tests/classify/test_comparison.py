@@ -1,6 +1,7 @@
 """Tasks x heads x layers from one cache."""
 
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 
 from classify import compare, comparison, fit
 from classify.errors import CallError, UnknownHead
+from classify.heads import STANDARD
+from classify.kept import folder_of
 from classify.labels import LabelTable
+from classify.results import Result
 from featurize.errors import CacheFormatError
 
 
@@ -19,6 +23,7 @@ def keys(records):
 @pytest.fixture(scope="module")
 def found(cache, table, parity):
     seen = []
+    shutil.rmtree(folder_of(cache), ignore_errors=True)
     result = compare(
         cache.path, [table, parity], jobs=2, progress=lambda *arguments: seen.append(arguments)
     )
@@ -30,10 +35,10 @@ def test_every_combination_once_in_the_order_asked_for(found):
     assert keys(result.records) == [
         (task, head, layer)
         for task in ("digit", "parity")
-        for head in ("softmax", "linear-svm")
+        for head in STANDARD
         for layer in ("fine", "coarse", "fine+coarse")
     ]
-    assert [(done, total) for _, done, total in seen] == [(i, 12) for i in range(1, 13)]
+    assert [(done, total) for _, done, total in seen] == [(i, 30) for i in range(1, 31)]
     assert sorted(keys(record for record, _, _ in seen)) == sorted(keys(result.records))
     assert result.notices == []
     assert result.seconds > 0
@@ -43,14 +48,16 @@ def test_each_record_is_what_fit_gives(found, cache, table):
     result, _ = found
     for record in result.records[:3]:
         _, alone = fit(cache, table, record.head, record.layer)
-        assert replace(alone, seconds=0) == replace(record, seconds=0)
+        assert replace(alone, seconds=0) == replace(record, seconds=0, distinguishable=None)
 
 
 def test_one_worker_gives_the_same(found, cache, table):
     result, _ = found
     alone = compare(cache, table, "softmax", "fine,coarse", jobs=1)
     for record, other in zip(alone.records, result.records, strict=False):
-        assert replace(record, seconds=0) == replace(other, seconds=0)
+        assert replace(record, seconds=0, distinguishable=None) == replace(
+            other, seconds=0, distinguishable=None
+        )
     assert "best_per_task" not in alone.to_json()
 
 
@@ -66,24 +73,18 @@ def test_best_is_by_validation(found):
 def stub(monkeypatch, scores):
     """Replace training by made-up (validation, accuracy) for each (head, layer)."""
 
-    def fake(cache, task, head, layers, *, seed):
+    def fake(cache, task, head, layers, *, seed, class_weight):
         validation, accuracy = scores[head.name, "+".join(layers)]
+        joined = "+".join(layers)
         record = comparison.Record(
-            task.name,
-            head.name,
-            "+".join(layers),
-            task.classes,
-            1,
-            1,
-            accuracy,
-            None,
-            validation,
-            1,
-            0,
-        )
-        return type("Fitted", (), {"notices": ()})(), record
+            task.name, head.name, joined, task.classes, 1, 1, accuracy, None, validation, None, 1,
+            {}, None, None, {}, 0,
+        )  # fmt: skip
+        return None, Result(record, None, None, ())
 
     monkeypatch.setattr(comparison, "graft", fake)
+    monkeypatch.setattr(comparison, "keep_result", lambda *_: None)
+    monkeypatch.setattr(comparison, "recall_result", lambda *_: None)
 
 
 def test_test_accuracy_never_decides(cache, table, monkeypatch):
@@ -94,7 +95,7 @@ def test_test_accuracy_never_decides(cache, table, monkeypatch):
 def test_ties_go_to_the_narrower_then_the_earlier(cache, table, monkeypatch):
     stub(
         monkeypatch,
-        {(h, k): (0.5, 0.5) for h in comparison.HEADS for k in ("fine", "coarse", "fine+coarse")},
+        {(h, k): (0.5, 0.5) for h in STANDARD for k in ("fine", "coarse", "fine+coarse")},
     )
     best = compare(cache, table, layers="joined,fine,coarse", jobs=1).best
     assert (best.head, best.layer) == ("softmax", "coarse")
@@ -162,3 +163,41 @@ def test_an_error_in_a_worker_comes_out_as_it_is(make_cache, tmp_path):
     cache.path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CacheFormatError, match="is not a feature cache, or is damaged"):
         compare(cache, table, jobs=2)
+
+
+def test_what_was_trained_is_not_trained_again(found, cache, table, parity, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("trained again")
+
+    result, _ = found
+    monkeypatch.setattr(comparison, "graft", never)
+    again = compare(cache, [table, parity], jobs=1)
+    assert again.recalled == len(again.records) == 30
+    assert again.records == result.records
+    for one, other in zip(again.results, result.results, strict=True):
+        assert (one.test.predicted == other.test.predicted).all()
+        assert (one.validation.loss == other.validation.loss).all() or one.record.head != "softmax"
+    with pytest.raises(AssertionError, match="trained again"):
+        compare(cache, table, "softmax", "fine", seed=1, jobs=1)
+    with pytest.raises(AssertionError, match="trained again"):
+        compare(cache, table, "softmax", "fine", class_weight="balanced", jobs=1)
+
+
+def test_damaged_results_are_trained_again(found, cache, table):
+    result, _ = found
+    for path in folder_of(cache).glob("result-*"):
+        path.write_bytes(path.read_bytes()[:-10])
+    again = compare(cache, table, "ncm", "fine", jobs=1)
+    assert again.recalled == 0
+    old = next(r for r in result.records if (r.task, r.head, r.layer) == ("digit", "ncm", "fine"))
+    assert again.best.accuracy == old.accuracy
+
+
+def test_heads_that_differ_by_chance_are_marked(found):
+    result, _ = found
+    for task, best in result.best_per_task.items():
+        rows = [record for record in result.records if record.task == task]
+        assert [r.distinguishable for r in rows].count(None) == 1
+        assert best.distinguishable is None
+        far = min(rows, key=lambda record: record.accuracy)
+        assert far.distinguishable is True

@@ -11,14 +11,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
 from classify.errors import CallError, UnknownPath
-from classify.features import CachedFeatures, layer_names, layer_sets, matrix, open_cache
+from classify.features import CachedFeatures, Rows, layer_names, layer_sets, open_cache
 from featurize.errors import RowNotReady, UnknownLayer
 
 
 def test_joined_layers_stand_side_by_side(cache, digits):
     pixels, _ = digits
     rows = np.array([5, 0, 599])
-    joined = matrix(cache, ["coarse", "fine"], rows)
+    joined = Rows.of_cache(cache, ["coarse", "fine"], rows).take()
     assert joined.dtype == np.float32
     assert joined.shape == (3, 80)
     assert (joined[:, 16:] == pixels[rows]).all()
@@ -26,7 +26,7 @@ def test_joined_layers_stand_side_by_side(cache, digits):
 
 def test_half_precision_becomes_single(make_cache, tmp_path, digits):
     half = make_cache(tmp_path / "half.h5", {"fine": digits[0].astype(np.float16)})
-    assert matrix(half, ["fine"], np.arange(3)).dtype == np.float32
+    assert Rows.of_cache(half, ["fine"], np.arange(3)).take().dtype == np.float32
 
 
 def test_layer_options(cache):

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from classify import fit
-from classify.errors import UnknownHead
-from classify.features import matrix
-from classify.heads import named
+from classify import fit, minimised
+from classify.errors import CallError, UnknownHead
+from classify.features import Rows
+from classify.heads import HEADS, named
 from classify.labels import LabelTable, read_table
 from classify.tasks import make_task
 
@@ -39,20 +41,20 @@ def test_the_default_layer_is_the_deepest(cache, table):
     assert fit(cache, table)[1].layer == "coarse"
 
 
-@pytest.mark.parametrize("name", ["softmax", "linear-svm"])
+@pytest.mark.parametrize("name", list(HEADS))
 def test_the_accuracy_is_that_of_the_head_on_the_test_rows(cache, table, name):
     head, record = fit(cache, table, name, "coarse")
     task = make_task(cache, read_table(table))
     test = task.split == "test"
-    found = head.predict(matrix(cache, ["coarse"], task.rows[test]))
+    found = head.predict(Rows.of_cache(cache, ["coarse"], task.rows[test]).take())
     truth = np.array(task.classes)[task.y[test]]
     assert record.accuracy == (found == truth).mean()
 
 
 def test_it_is_the_same_every_time_and_another_with_another_seed(cache, table):
     one, two, other = (fit(cache, table, seed=seed)[0] for seed in (0, 0, 1))
-    assert (one.coef == two.coef).all()
-    assert not (one.coef == other.coef).all()
+    assert (one.scorer.coef == two.scorer.coef).all()
+    assert not (one.scorer.coef == other.scorer.coef).all()
 
 
 def test_test_labels_decide_nothing(cache, thirds):
@@ -62,8 +64,8 @@ def test_test_labels_decide_nothing(cache, thirds):
     (head, record), (other, wrong) = (
         fit(cache, with_split(cache, v, split)) for v in (y, shuffled)
     )
-    assert (head.C, record.validation) == (other.C, wrong.validation)
-    assert (head.coef == other.coef).all()
+    assert (head.settings, record.validation) == (other.settings, wrong.validation)
+    assert (head.scorer.coef == other.scorer.coef).all()
     assert wrong.accuracy < 0.2 < record.accuracy
 
 
@@ -71,14 +73,17 @@ def test_val_images_choose_and_are_never_trained_on(cache, thirds):
     y, split = thirds
     head, record = fit(cache, with_split(cache, y, split))
     train, val = (np.flatnonzero(split == part) for part in ("train", "val"))
-    X = matrix(cache, ["coarse"], np.arange(450))
-    scores = [
-        named("softmax").build(C, X[train].shape).fit(X[train], y[train]).score(X[val], y[val])
-        for C in named("softmax").grid
-    ]
-    assert record.validation == pytest.approx(max(scores), abs=1.5 / len(val))
-    plain = named("softmax").build(head.C, X[train].shape).fit(X[train], y[train])
-    assert np.allclose(head.coef, plain["classify"].coef_, atol=1e-6)
+    X = Rows.of_cache(cache, ["coarse"], np.arange(450)).take()
+    ready = StandardScaler().fit(X[train])
+
+    def plain(C):
+        model = LogisticRegression(C=C, tol=1e-8, max_iter=5000)
+        return model.fit(ready.transform(X[train]), y[train])
+
+    right = plain(record.C).score(ready.transform(X[val]), y[val])
+    assert record.validation == pytest.approx(right, abs=1e-9)
+    centred = head.scorer.coef - head.scorer.coef.mean(axis=0)
+    assert np.allclose(centred, plain(record.C).coef_, atol=2e-3)
     assert record.n_train == 300
 
 
@@ -102,8 +107,8 @@ def test_where_nothing_can_be_validated_c_is_the_middle_and_it_says_so(cache):
     table = LabelTable("t", "t.csv", cache.paths[:3], ["a", "b", "c"])
     head, record = fit(cache, table)
     assert record.validation is None
-    assert record.C == 0.1
-    assert any("nothing to validate with, so C = 0.1 was not chosen" in n for n in head.notices)
+    assert record.C == 0.02
+    assert any("nothing to validate with, so C = 0.02 was not chosen" in n for n in head.notices)
 
 
 def test_a_class_without_training_images_counts_as_wrong(cache, thirds):
@@ -148,9 +153,35 @@ def test_an_unknown_head_is_refused_before_the_cache_is_looked_for():
 
 
 def test_an_unconverged_fit_is_a_notice(cache, table, monkeypatch):
-    from classify import heads
-
-    monkeypatch.setitem(heads.MAX_ITER, "lbfgs", 3)
+    monkeypatch.setattr(minimised, "MAX_STEPS", 2)
     head, _ = fit(cache, table)
-    assert any("fits while choosing C did not converge" in notice for notice in head.notices)
+    assert any("settings left out: a fit did not converge" in notice for notice in head.notices)
     assert any("the final fit with C = " in notice for notice in head.notices)
+
+
+def test_a_class_weight_lifts_a_small_class(make_cache, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.array([0] * 270 + [1] * 30)
+    X = (rng.normal(size=(300, 5)) + 0.8 * y[:, None]).astype(np.float32)
+    cache = make_cache(tmp_path / "c.h5", {"l": X})
+    table = LabelTable("t", "t.csv", list(cache.paths), [f"c{k}" for k in y])
+    for name in ("softmax", "linear-svm", "ridge", "lda"):
+        plain, fair = (fit(cache, table, name, class_weight=w)[0] for w in (None, "balanced"))
+        small = [(head.predict(X[y == 1]) == "c1").mean() for head in (plain, fair)]
+        assert small[1] > small[0] + 0.1, name
+    head, record = fit(cache, table, "ncm", class_weight="balanced")
+    assert record.class_weight == "balanced"
+    assert any("takes no class weights" in notice for notice in head.notices)
+    with pytest.raises(CallError, match="balanced or nothing, not 'fair'"):
+        fit(cache, table, class_weight="fair")
+
+
+def test_more_scores_stand_beside_the_accuracy(cache, table):
+    _, record = fit(cache, table)
+    told = record.to_json()
+    for name in ("balanced_accuracy", "macro_f1", "log_loss", "calibration_error"):
+        low, high = told[f"{name}_ci"]
+        assert low <= told[name] <= high
+    _, ridge = fit(cache, table, "ridge")
+    assert ridge.scores["log_loss"] is None  # it has no probabilities of its own
+    assert 0 < ridge.scores["log_loss_scaled"] < 1

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from classify import Record, wilson
 from classify.errors import CallError
+from classify.records import Record, wilson
 
 KEYS = "task head layer classes n_train n_test accuracy accuracy_ci validation C seconds"
 
@@ -52,9 +52,14 @@ def test_wilson_refuses_impossible_levels():
             wilson(1, 2, level)
 
 
-def test_a_record_is_json_with_exactly_these_keys():
-    record = Record("t", "softmax", "a+b", ["x", "y"], 8, 2, 0.5, (0.1, 0.9), None, 0.1, 1.0)
+def test_a_record_is_flat_json_with_these_keys():
+    record = Record(
+        "t", "softmax", "a+b", ["x", "y"], 8, 2, 0.5, (0.1, 0.9), None, None, 0.1, {"C": 0.1}, None,
+        1.5, {"macro_f1": 0.5, "macro_f1_ci": (0.1, 0.9)}, 1.0,
+    )  # fmt: skip
     found = record.to_json()
-    assert " ".join(found) == KEYS
+    assert set(KEYS.split()) < set(found)
+    assert list(found)[: len(KEYS.split()) - 3] == KEYS.split()[:-3]
     assert json.loads(json.dumps(found)) == found
     assert found["accuracy_ci"] == [0.1, 0.9]
+    assert found["macro_f1_ci"] == [0.1, 0.9]
