@@ -369,21 +369,25 @@ def test_kills_at_random_instants(call, draw, tmp_path):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_keeps_and_marks_what_is_done(call, draw, tmp_path, sign):
-    record = seedling(draw(tmp_path / "images", [f"{k:03}.png" for k in range(500)]))
+    # A batch is 256 of them: four are still to come when the first is seen to be marked.
+    record = seedling(draw(tmp_path / "images", [f"{k:04}.png" for k in range(1200)]))
     path = tmp_path / "c.h5"
 
     def some_marked(alive):
-        while alive() and not (path.exists() and FeatureCache(path).counts["ok"]):
+        while alive() and not path.exists():
+            pass
+        cache = FeatureCache(path)  # opened once: each opening takes a while
+        while alive() and not cache.counts["ok"]:
             pass
 
     words = record.folder, "-o", path, "--layers", "stem:max,stage4"
     assert call(*words, when=some_marked, sign=sign) == 3
     done = len(record.marked(path))
-    assert 0 < done < 500
+    assert 0 < done < 1200
     said = call.log.read_text()
-    assert f"stopped; {done:,} of 500 rows are done and kept in {path}" in said
+    assert f"stopped; {done:,} of 1,200 rows are done and kept in {path}" in said
     assert "Traceback" not in said
-    assert record.pending(tmp_path) == 500 - done
+    assert record.pending(tmp_path) == 1200 - done
     record.rerun(tmp_path)
 
 
