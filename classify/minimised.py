@@ -92,7 +92,8 @@ def minimise(
 ) -> tuple[Linear, bool]:
     """Minimise ``|W|^2 / 2 + C sum of losses``: what LogisticRegression and LinearSVC minimise.
 
-    As in scikit-learn's LogisticRegression the intercept is not penalised. The coordinates are
+    As in scikit-learn's LogisticRegression the intercept is not penalised; two classes have two
+    vectors here, where scikit-learn has their difference. The coordinates are
     those of the spectrum, each times the root of the largest curvature that the loss can have
     along it: a bound of Boehning (1992), "Multinomial logistic regression algorithm", Annals of the
     Institute of Statistical Mathematics 44, 197-200.
