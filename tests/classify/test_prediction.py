@@ -1,0 +1,109 @@
+"""A saved head at work: on a cache, on images, and scored on what it has not seen."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classify import evaluate, fit, predict
+from classify.errors import CallError, HeadMismatch
+from classify.labels import LabelTable
+from featurize import run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, digits):
+    """Images of two folders, their cache by the seedling, and a head on two of its layers."""
+    home = tmp_path_factory.mktemp("world")
+    for k, (pixels, digit) in enumerate(zip(*digits, strict=True)):
+        if digit < 2:
+            path = home / "images" / ("one" if digit else '=zero, "o"') / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels.reshape(8, 8) * 255).astype(np.uint8)).save(path)
+    run(home / "images", home / "c.h5", backbone="seedling", layers="stage2,stage3:max")
+    head, record = fit(home / "c.h5", layer="joined")
+    return home, head, record
+
+
+def test_a_cache_and_its_images_give_the_same(world):
+    home, head, _ = world
+    from_cache, from_images = predict(head, home / "c.h5"), predict(head, home / "images")
+    assert from_cache.paths == from_images.paths
+    assert (from_cache.labels == from_images.labels).all()
+    assert np.allclose(from_cache.values, from_images.values, atol=1e-4)
+    truth = [path.split("/")[0] for path in from_cache.paths]
+    assert (from_cache.labels[:, 0] == truth).mean() > 0.95
+
+
+def test_one_image(world):
+    home, head, _ = world
+    image = next((home / "images" / "one").iterdir())
+    found = predict(head, image, top=5)
+    assert found.paths == [image.name]
+    assert found.labels.shape == (1, 2)
+    assert found.labels[0, 0] == "one"
+    assert found.values.sum() == pytest.approx(1)
+
+
+def test_csv_is_quoted(world):
+    home, head, _ = world
+    out = io.StringIO()
+    predict(head, home / "c.h5", top=2).write_csv(out)
+    rows = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2"]
+    assert {row["label"] for row in rows} == {"one", '=zero, "o"'}
+
+
+def test_failed_images_are_said(world, run_cli, tmp_path):
+    from classify import save_head
+
+    _, head, _ = world
+    save_head(head, tmp_path / "h")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    Image.new("L", (9, 9)).save(tmp_path / "images" / "fine.png")
+    done = run_cli("predict", tmp_path / "h", tmp_path / "images", "--json")
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert [row["path"] for row in found["predictions"]] == ["fine.png"]
+    assert found["failures"] == {"broken.png": "not an image"}
+    assert "broken.png: not an image; no label" in done.stderr
+
+
+def test_other_weights_are_refused_before_any_image_is_read(world, tmp_path):
+    from dataclasses import replace
+
+    home, head, _ = world
+    other = replace(head, source=replace(head.source, weights_sha256="0" * 64))
+    with pytest.raises(HeadMismatch, match="are not those that this head was trained on"):
+        predict(other, home / "images")
+    from_file = replace(head, source=replace(head.source, weights="mine.safetensors"))
+    with pytest.raises(CallError, match=r"came from the weights file mine\.safetensors"):
+        predict(from_file, home / "images")
+    with pytest.raises(CallError, match="at least one label"):
+        predict(head, home / "c.h5", top=0)
+    with pytest.raises(FileNotFoundError):
+        predict(head, tmp_path / "nowhere")
+
+
+def test_images_it_was_trained_on_are_left_out(world):
+    home, head, record = world
+    found, notices = evaluate(head, home / "c.h5")
+    assert found["n_test"] == record.n_test
+    assert found["accuracy"] == record.accuracy
+    assert any(f"{record.n_train} images are left out" in notice for notice in notices)
+
+
+def test_labels_it_does_not_know_count_as_wrong(world):
+    home, head, _ = world
+    paths = predict(head, home / "c.h5").paths
+    table = LabelTable("t", "t.csv", paths, ["new"] * len(paths))
+    found, notices = evaluate(head, home / "c.h5", table)
+    assert found["accuracy"] == 0
+    assert any("does not know, counted as wrong: new" in notice for notice in notices)
+    seen = LabelTable("t", "t.csv", paths, ["one"] * len(paths), ["train"] * len(paths))
+    with pytest.raises(CallError, match="leaves no images"):
+        evaluate(head, home / "c.h5", seen)
