@@ -28,8 +28,9 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# All of them, or those named: make bench PART="engines growth"
 bench: install
-	@for script in cut_saving c_path further_task million_rows; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(BIN)/python benchmarks/bench.py $(PART)
 
 docs: install
 	$(BIN)/python docs/make_cli.py

@@ -99,7 +99,7 @@ def _embed_again(
     wanted = settle(Options(weights=weights), cache, backbone.name if backbone else None)
     loader = Loader(wanted, backbone, cache, lambda _: None)
     infos = list(cache.layers.values())
-    engine = loader.engine(infos)
+    engine = loader.choice(infos).first()
     recipe = dict(cache.extractor.preprocess)
     pixels = np.stack([images.decode(images.read(root / cache.paths[r]), recipe) for r in rows])
     found = []

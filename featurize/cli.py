@@ -72,7 +72,9 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="Computed in float32, tf32, bf16, fp16. [default: float32]")
     ] = None,
-    engine: Annotated[str, typer.Option(help="How the network is run: auto or eager.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, eager, compile, onnxruntime or cuda.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     decode: Annotated[
         str | None, typer.Option(help="exact, or fast for large JPEGs. [default: exact]")
@@ -165,7 +167,7 @@ def _show_summary(done: Any) -> None:
     if done.computed:
         print(
             f"{done.computed:,} images went through the network, once each, "
-            f"at {done.images_per_second:,.0f} images/s."
+            f"at {done.images_per_second:,.0f} images/s. Engine {done.engine}: {done.engine_why}."
         )
     print(done.verdict)
 

@@ -222,8 +222,7 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     try:
         if recipe["decode"] == "fast":
             # Twice the target is kept, so that the resize below still filters properly.
-            scale = 2 * resize / short
-            image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
+            image.draft("RGB", (2 * resize, 2 * resize))
         image.load()
     except MemoryError as error:
         raise ImageUnreadable("not enough memory to decode it", TOO_LARGE) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from featurize.cache import FeatureCache
 from featurize.engines import Engine, check_device, open_engine
+from featurize.engines.choice import Choice
 from featurize.errors import CallError, FingerprintMismatch
 from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
@@ -165,13 +166,17 @@ class Loader:
             dtype=DTYPES[self.wanted.dtype],
         )
 
-    def engine(self, layers: Sequence[LayerInfo]) -> Engine:
-        """Open an engine for these layers."""
-        pairs = [(info.layer, info.pool) for info in layers]
-        return open_engine(
-            self.backbone,
-            pairs,
-            name=self.wanted.engine,
-            device=self.wanted.device,
-            precision=self.wanted.precision,
-        )
+    def choice(self, layers: Sequence[LayerInfo]) -> Choice:
+        """The choice of an engine for these layers, by the number of images."""
+        wanted, pairs = self.wanted, [(info.layer, info.pool) for info in layers]
+
+        def opened(name: str) -> Engine:
+            return open_engine(
+                self.backbone,
+                pairs,
+                name=name,
+                device=wanted.device,
+                precision=wanted.precision,
+            )
+
+        return Choice(wanted.engine, wanted.precision, opened, self.say)

@@ -20,6 +20,8 @@ class Measure:
 
     `done` counts rows brought into the cache, `computed` those of them with new features.
     `waited` is the main thread's time: for decoded images, in the network, and for the writer.
+    `engine` is the one that ran last, `engine_why` the reason it was chosen for,
+    `hint` a sentence more for the verdict.
     """
 
     workers: int
@@ -29,6 +31,9 @@ class Measure:
     done: int = 0
     images_run: int = 0
     computed: int = 0
+    engine: str = ""
+    engine_why: str = ""
+    hint: str = ""
     started: float = field(default_factory=time.perf_counter)
     _steady: tuple[float, int] | None = None
     _last: float = 0.0
@@ -41,6 +46,10 @@ class Measure:
         if self._steady is None:
             # The first batch pays for start-up; the rate counts from its end.
             self._steady = (self._last, self.images_run)
+
+    def restart(self) -> None:
+        """Count the rate from here on: another engine has started, which is no part of it."""
+        self._steady = (time.perf_counter(), self.images_run)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -89,4 +98,4 @@ class Measure:
     def verdict(self) -> str:
         """A sentence that says what bounded the run, with the figures."""
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
-        return f"{_ADVICE[self.bound]} ({shares} of the working time)."
+        return f"{_ADVICE[self.bound]} ({shares} of the working time).{self.hint}"

@@ -13,8 +13,9 @@ from itertools import islice
 import numpy as np
 
 from featurize import images
+from featurize.batches import Batches
 from featurize.contents import Contents, Older
-from featurize.engines import Engine
+from featurize.engines.choice import Choice
 from featurize.errors import ImageUnreadable
 from featurize.layout import FAILED, PENDING
 from featurize.measure import Measure
@@ -36,8 +37,8 @@ class Task:
         Preprocessing.
     layers : list of str
         Dataset names the engine computes, in its order.
-    engine : callable
-        Opens the engine, when the first batch is there.
+    choice : callable
+        Makes the choice of an engine, when the first image is there.
     recorded : uint8 array of shape (N, 32), optional
         Hashes of finished rows whose file may hold the same bytes still; zeros elsewhere. Where
         it does, the row is kept.
@@ -50,7 +51,7 @@ class Task:
     rows: np.ndarray
     recipe: dict[str, object]
     layers: list[str]
-    engine: Callable[[], Engine]
+    choice: Callable[[], Choice]
     recorded: np.ndarray | None = None
     new_layers_only: bool = False
 
@@ -103,23 +104,27 @@ def _pump(
     behind = _WriteBehind(task, writer, measure)
     try:
         batch: list[_Prepared] = []
-        engine: Engine | None = None
+        batches: Batches | None = None
+        left = len(task.rows)
         for item in ahead:
+            left -= 1
             if item.changed:
                 changed.append(item.row)
             elif item.pixels is None:
                 behind.put([item], None)
             else:
                 batch.append(item)
-                if engine is None:
-                    engine = task.engine()
-                    ahead.batch_size = engine.batch_size
-                if len(batch) == engine.batch_size:
-                    _run(engine, batch, behind, measure)
+                if batches is None:
+                    batches = Batches(task.choice())
+                if len(batch) >= batches.size:
+                    _run(batches, batch, behind, measure)
                     batch = []
+                    if batches.improve(left):
+                        measure.restart()
+                ahead.batch_size = batches.size
             report(measure)
-        if engine is not None and batch:
-            _run(engine, batch, behind, measure)
+        if batches is not None and batch:
+            _run(batches, batch, behind, measure)
         behind.close()
         report(measure)
     finally:
@@ -128,11 +133,12 @@ def _pump(
     return changed
 
 
-def _run(engine: Engine, batch: list[_Prepared], behind: "_WriteBehind", measure: Measure) -> None:
-    pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
-    start = time.perf_counter()
-    features = engine.run(pixels)
-    measure.ran(len(batch), time.perf_counter() - start)
+def _run(
+    batches: Batches, batch: list[_Prepared], behind: "_WriteBehind", measure: Measure
+) -> None:
+    features = batches.run(np.stack([item.pixels for item in batch if item.pixels is not None]))
+    measure.ran(len(batch), batches.seconds)
+    measure.engine, measure.engine_why = batches.engine.name, batches.why
     for item in batch:
         item.pixels = None
     behind.put(batch, features)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from featurize import images
 from featurize.cache import FeatureCache
-from featurize.engines import ENGINES, PRECISIONS
+from featurize.engines import PRECISIONS, check_engine
 from featurize.errors import CallError, FingerprintMismatch, ImageUnreadable
 from featurize.families import DEFAULT_BACKBONE, parse_layers
 from featurize.images import Listing
@@ -55,12 +55,12 @@ class Options:
             ("dtype", self.dtype, tuple(DTYPES)),
             ("precision", self.precision, PRECISIONS),
             ("decode", self.decode, DECODERS),
-            ("engine", self.engine, ENGINES),
         ):
             if value is not None and value not in known:
                 raise CallError(f"--{name} is one of {', '.join(known)}, not {value!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
+        check_engine(self.engine, self.device, self.precision or "float32")
         if self.precision == "tf32" and self.device == "cpu":
             raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):

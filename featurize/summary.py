@@ -28,6 +28,10 @@ class Summary:
     bound : str
         The stage that bounded the run: read, decode, run or write; ``none`` where nothing was
         computed.
+    engine : str
+        What ran the network, at last; empty where nothing ran.
+    engine_why : str
+        Why that one.
     layers : list of str
         Dataset names.
     failures : dict of str to str
@@ -44,6 +48,8 @@ class Summary:
     seconds: float = 0.0
     images_per_second: float = 0.0
     bound: str = "none"
+    engine: str = ""
+    engine_why: str = ""
     layers: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     verdict: str = "Nothing to compute."
@@ -68,6 +74,7 @@ class Summary:
         if measure.images_run:
             found.images_per_second = measure.images_per_second
             found.bound = measure.bound
+            found.engine, found.engine_why = measure.engine, measure.engine_why
             found.verdict = measure.verdict()
         return found
 

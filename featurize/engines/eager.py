@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from featurize import cores
+from featurize.engines.prepared import Prepared
 from featurize.errors import CallError
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,29 +31,29 @@ class Eager:
         float32 means float32: the faster formats are used only where they are asked for.
     """
 
+    name = "eager"
+
     def __init__(
         self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
     ) -> None:
         self.device = device_of(device, precision)
         self.precision = precision
-        self.module = module.to(self.device)
-        self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
-        per_batch = _PIXELS_A_BATCH // int(preprocess["crop"]) ** 2
-        self.batch_size = min(max(per_batch, 8), 256) * (4 if self.device != "cpu" else 1)
+        self.crop = int(preprocess["crop"])
+        self.module = Prepared(module, preprocess).to(self.device)
+        self.batch_size, self.largest_batch = batch_sizes(self.crop, self.device)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
-        with torch.inference_mode(), _Float32(self.precision), self._autocast():
-            x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            x = x.sub_(self._mean).div_(self._std)
-            return [output.float().cpu().numpy() for output in self.module(x)]
+        with torch.inference_mode(), Arithmetic(self.device, self.precision):
+            outputs = self.module(torch.from_numpy(pixels).to(self.device))
+            return [output.float().cpu().numpy() for output in outputs]
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision not in _AUTOCAST:
-            return nullcontext()
-        return torch.autocast(self.device.split(":")[0], _AUTOCAST[self.precision])
+
+def batch_sizes(crop: int, device: str) -> tuple[int, int]:
+    """How many images at once to begin with, and at most, so that memory stays bounded."""
+    images = _PIXELS_A_BATCH // crop**2
+    more = 1 if device == "cpu" else 4
+    return more * min(max(images, 8), 256), more * min(max(4 * images, 8), 1024)
 
 
 def device_of(name: str, precision: str) -> str:
@@ -74,17 +76,32 @@ def device_of(name: str, precision: str) -> str:
     return name
 
 
-class _Float32:
-    """Sets torch's switches for float32 arithmetic, and puts them back as they were."""
+def threads() -> int:
+    """Threads for arithmetic: a physical core each, fewer where torch was told so."""
+    return min(torch.get_num_threads(), cores.physical())
 
-    def __init__(self, precision: str) -> None:
+
+class Arithmetic:
+    """Sets torch's switches for a precision, and its threads; puts them back as they were."""
+
+    def __init__(self, device: str, precision: str) -> None:
         self.tf32 = precision == "tf32"
+        self._autocast: AbstractContextManager[Any] = nullcontext()
+        if precision in _AUTOCAST:
+            self._autocast = torch.autocast(device.split(":")[0], _AUTOCAST[precision])
 
     def __enter__(self) -> None:
+        self._threads = torch.get_num_threads()
         self._before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+        if threads() != self._threads:
+            torch.set_num_threads(threads())
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32
+        self._autocast.__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._autocast.__exit__(*error)
         torch.set_float32_matmul_precision(self._before[0])
         torch.backends.cudnn.allow_tf32 = self._before[1]
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)

@@ -1,0 +1,49 @@
+"""How many cores this process may use: by its affinity and by its control group's quota."""
+
+import os
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
+
+
+def allowed() -> int:
+    """Logical cores: what decoding threads are counted by."""
+    return max(1, min(len(_numbers()), int(_quota())))
+
+
+def physical() -> int:
+    """Physical cores: two threads of arithmetic on one core only get in each other's way."""
+    cores = {_siblings(number) for number in _numbers()}
+    return max(1, min(len(cores), int(_quota())))
+
+
+def _numbers() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _siblings(number: int) -> str:
+    """The logical cores that share one physical core with this one, as Linux lists them."""
+    try:
+        return (CPUS / f"cpu{number}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(number)
+
+
+def _quota() -> float:
+    """Cores' worth of time that the control group (version 2) and those around it allow."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return float(os.cpu_count() or 1)
+    inside = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    folder = GROUPS / inside.lstrip("/")
+    found = [float(os.cpu_count() or 1)]
+    for group in (folder, *folder.parents):
+        if group.is_relative_to(GROUPS) and (group / "cpu.max").is_file():
+            most, period = (group / "cpu.max").read_text().split()
+            if most != "max":
+                found.append(int(most) / int(period))
+    return max(1.0, min(found))

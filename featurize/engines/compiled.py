@@ -1,0 +1,58 @@
+"""The compiled engine: torch.compile on the processor, weights folded in, one batch size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from featurize.engines.eager import Arithmetic, batch_sizes
+from featurize.engines.prepared import Prepared
+
+
+class Compiled:
+    """Runs a cut network through torch.compile (inductor, C++), on the processor.
+
+    The kernels are made for one batch size when the first batch comes, which takes tens of
+    seconds; a smaller batch is filled up with black images, and those are dropped again.
+
+    Parameters
+    ----------
+    module : nn.Module
+    preprocess : mapping
+        Its ``crop``, ``mean`` and ``std``.
+    precision : {"float32", "bf16", "fp16"}
+    """
+
+    name = "compile"
+    device = "cpu"
+
+    def __init__(self, module: nn.Module, preprocess: Mapping[str, Any], precision: str) -> None:
+        self.precision = precision
+        self.batch_size, _ = batch_sizes(int(preprocess["crop"]), self.device)
+        prepared = Prepared(module, preprocess, torch.channels_last)
+        # Freezing folds batch norm into the convolutions and packs weights for their kernels.
+        self._run = torch.compile(prepared, dynamic=False, options={"freezing": True})
+
+    @property
+    def largest_batch(self) -> int:
+        """Another size would be compiled again."""
+        return self.batch_size
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
+        count = len(pixels)
+        with torch.inference_mode(), Arithmetic(self.device, self.precision):
+            outputs = self._run(torch.from_numpy(filled_up(pixels, self.batch_size)))
+            # Copied: what the compiled code gives may be its own memory, used again.
+            return [np.array(output[:count].float().numpy()) for output in outputs]
+
+
+def filled_up(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A batch with black images behind it, to `size`."""
+    if len(pixels) >= size:
+        return pixels
+    full = np.zeros((size, *pixels.shape[1:]), np.uint8)
+    full[: len(pixels)] = pixels
+    return full
