@@ -101,6 +101,54 @@ def counting() -> Iterator[Callable[[Record, int, int], None]]:
         yield advance
 
 
+@contextmanager
+def descending(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[Any], None]]]:
+    """For a network's training: prints what is said, and shows where it stands on stderr.
+
+    Yields
+    ------
+    say : callable
+        Takes a text.
+    report : callable
+        Takes a `classify.descent.Step`.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen, shown = console(stderr=True), [0]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    latest = TextColumn("{task.fields[latest]}", markup=False)
+    with Progress(*columns, latest, console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=None, latest="")
+
+        def say(text: str) -> None:
+            screen.print(text, soft_wrap=True)
+            bar.update(task, description="preparing")
+
+        def report(step: Any) -> None:
+            if len(step.history) > shown[0]:
+                shown[0] = len(step.history)
+                if not screen.is_terminal:
+                    screen.print(f"epoch {shown[0]} of {step.epochs}: {_judged(step)}")
+            done = (step.epoch - 1) * step.steps + step.done
+            described = f"epoch {step.epoch} of {step.epochs}"
+            bar.update(
+                task,
+                description=described,
+                completed=done,
+                total=step.epochs * step.steps,
+                latest=_judged(step),
+            )
+
+        yield say, report
+
+
+def _judged(step: Any) -> str:
+    if not step.history:
+        return ""
+    last = step.history[-1]
+    return f"validation {last.validation:.3f}, loss {last.validation_loss:.3f}"
+
+
 def _lines(screen: Console) -> Callable[[Record, int, int], None]:
     started = last = time.monotonic()
 

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from classify.errors import CallError, UnknownPath
 from featurize.cache import FeatureCache
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 CacheOrPath = FeatureCache | str | os.PathLike[str]
 
 
@@ -143,7 +143,7 @@ class Rows:
         return found if found.flags.owndata else found.copy()
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """About 16 MB each, one after the other; not to be changed.
+        """About 8 MB each, one after the other; not to be changed.
 
         Yields
         ------

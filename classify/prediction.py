@@ -1,7 +1,6 @@
 """Use a saved head: label images or the rows of a cache, or score it on labelled rows."""
 
 import csv
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import numpy as np
 from classify.calibration import outcomes
 from classify.errors import CallError, HeadMismatch
 from classify.features import CacheOrPath, Rows, open_cache
-from classify.fitted import FittedHead, Source
+from classify.fitted import FittedHead
 from classify.fitting import Labels, table_of
 from classify.labels import TEST
 from classify.scores import summarise
@@ -134,19 +133,14 @@ def _as_cache(
 
     source = head.source
     with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
-        recipe = Path(name) / "preprocess.json"
-        plain = {key: value for key, value in source.preprocess.items() if key != "decode"}
-        recipe.write_text(json.dumps(plain))
         backbone = load_backbone(
-            source.backbone,
-            weights or _named_weights(source),
-            preprocess=str(recipe),
-            decode=source.preprocess.get("decode", "exact"),
+            source.backbone, weights or _named_weights(head), preprocess=source.preprocess
         )
         if backbone.weights_sha256 != source.weights_sha256:
+            file = weights or head.network or source.weights
             raise HeadMismatch(
-                f"the weights {weights or source.weights} of {source.backbone} are not those that "
-                f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
+                f"the weights {file} of {source.backbone} are not those that this head was trained "
+                f"on (digest {backbone.weights_sha256[:12]}..., the head's "
                 f"{source.weights_sha256[:12]}...); give the right file with --weights"
             )
         folder = images
@@ -168,7 +162,10 @@ def _as_cache(
         yield FeatureCache(Path(name) / "images.h5")
 
 
-def _named_weights(source: Source) -> str | None:
+def _named_weights(head: FittedHead) -> str | None:
+    source = head.source
+    if head.network is not None:
+        return str(head.network)
     if Path(source.weights).suffix in (".safetensors", ".pth", ".pt"):
         raise CallError(
             f"this head's backbone, {source.backbone}, came from the weights file "

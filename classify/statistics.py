@@ -55,7 +55,7 @@ def spectra(
     if key in _recent:
         return _recent[key]
     kept = recall(cache, "spectra", key)
-    found = None if kept is None else _unpacked(kept.arrays, len(folding.folds) + 1, rows.dim)
+    found = None if kept is None else _unpacked(kept.arrays, len(folding.held_by) + 1, rows.dim)
     if found is None:
         found = _computed(cache, layers, rows, folding, None)
         arrays = {
@@ -72,8 +72,7 @@ def spectra(
 
 def _left_out(folding: Folding) -> list[int | None]:
     """The part that each fold leaves out, then the one that the final head does."""
-    spared = len(folding.final) < len(folding.part)  # the validation images of a split
-    return [*range(len(folding.folds)), 0 if spared else None]
+    return [*range(len(folding.held_by)), 0 if folding.spared else None]
 
 
 def _computed(
@@ -103,7 +102,7 @@ def _mostly_kept(
     cache: FeatureCache, layers: Sequence[str], rows: Rows, folding: Folding
 ) -> Moments:
     """Moments of rows that are most of a cache: the whole's, which are kept, less the others'."""
-    n_parts = len(folding.folds)
+    n_parts = len(folding.held_by)
     marked = np.flatnonzero(cache.status == MARKED)
     others = np.setdiff1d(marked, rows.rows, assume_unique=True)
     if 2 * len(others) > len(marked):

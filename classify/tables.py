@@ -37,11 +37,30 @@ def chosen(record: Record) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items()) or "-"
 
 
-def _tested(record: Record) -> str:
+def _tested(record: Any) -> str:
     if record.accuracy_ci is None:
         return "not scored: no test images"
     low, high = record.accuracy_ci
     return f"{record.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def show_tuned(record: Any, saved: str) -> None:
+    """The result of a fine-tuning (a `classify.tuning.TuneRecord`), in a few lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    used = f"{record.n_train:,} training, {record.n_validation:,} validation"
+    table.add_row("task", Text(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("strategy", Text(f"{record.strategy}: {record.backbone}, {record.tune} tuned"))
+    table.add_row("images", f"{used}, {record.n_test:,} test")
+    best = f"best after {record.best_epoch}, {record.validation:.3f} right in validation"
+    table.add_row("epochs", f"{record.epochs}, {best}")
+    table.add_row("test", Text(_tested(record), "bold"))
+    table.add_row("saved", Text(saved))
+    screen = console(stderr=False)
+    screen.print(table)
+    passes = f"{record.images_run:,} images went through the network"
+    screen.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
 
 
 def show_comparison(found: Comparison, all_layers: str) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from featurize.errors import BackboneError
 from featurize.fingerprint import weights_digest
 
+HEAD, NETWORK = "headgraft-head", "network."
+"""A fine-tuned network lies in one file with its classifier: these are the network's tensors."""
 _WRAPPINGS = ("state_dict", "model", "model_state_dict")
 # DenseNet files from before torch 0.4.1 have dots where modules have none now.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
@@ -39,7 +41,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BackboneError(f"no weights file {path}")
     metadata: dict[str, str] = {}
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix not in (".pth", ".pt"):
             content: Any = safetensors.torch.load_file(path)
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -55,6 +57,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
     tensors = _tensors(content)
+    if metadata.get("format") == HEAD:
+        tensors = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
     if not tensors:
         raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
     return tensors, metadata

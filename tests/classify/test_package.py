@@ -58,5 +58,5 @@ print('torch' in sys.modules, record.accuracy > 0.8, callable(compare))
 def test_each_error_is_a_classify_error_and_a_builtin(leaf):
     assert issubclass(leaf, errors.ClassifyError)
     if leaf is not errors.ClassifyError:
-        assert issubclass(leaf, (ValueError, KeyError, OSError))
+        assert issubclass(leaf, (ValueError, KeyError, OSError, ArithmeticError))
     assert str(leaf("what 'happened'")) == "what 'happened'"
