@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.advice import advise
+    from classify.auto import auto
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
@@ -31,6 +33,8 @@ __all__ = [
     "FineTuneClassifier",
     "FittedHead",
     "HeadClassifier",
+    "advise",
+    "auto",
     "compare",
     "evaluate",
     "finetune",
@@ -48,6 +52,8 @@ _HOMES = {
     "FineTuneClassifier": "finetune",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
+    "advise": "advice",
+    "auto": "auto",
     "compare": "comparison",
     "evaluate": "prediction",
     "finetune": "tuning",

@@ -99,7 +99,8 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
     if chosen is None:
         raise ValueError("a path needs a step")
     at_end = len(path) > 1 and rises == 0 and path[-1][1] == best and path[-1][0] == chosen.setting
-    return Choice(chosen.setting, chosen.scores, path, unconverged, at_end)
+    # A copy: the scores may be a part of those of all settings, which then are freed.
+    return Choice(chosen.setting, chosen.scores.copy(), path, unconverged, at_end)
 
 
 def _losses(loss: str, scores: np.ndarray, y: np.ndarray) -> np.ndarray:

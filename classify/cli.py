@@ -266,6 +266,7 @@ def report(
 
 
 app.command()(tuning_cli.finetune)
+app.command()(tuning_cli.auto)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,25 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: for a progress bar."""
+    """Where things stand, for a progress bar.
 
-    epoch: int
-    epochs: int
+    Attributes
+    ----------
+    what : str
+        What is going on: ``reading images``, ``frozen pass`` or ``epoch 3 of 15``.
+    done, total : int
+        Of it; of all epochs together, in training.
+    history : list of Epoch
+        Those that are over.
+    """
+
+    what: str
     done: int
-    steps: int
-    history: list[Epoch]
+    total: int
+    history: Sequence[Epoch] = ()
+
+
+Report = Callable[[Step], None]
 
 
 def descend(
@@ -110,7 +122,7 @@ def descend(
     checkpoint: tuple[Path, str] | None = None,
     begun: Checkpoint | None = None,
     deadline: float | None = None,
-    report: Callable[[Step], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> list[Epoch]:
     """Train a network; it is left as it was after its best epoch, by validation loss.
 
@@ -187,7 +199,7 @@ def descend(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimiser.step()
-            report(Step(number + 1, course.epochs, k + 1, an_epoch, history))
+            report(Step(f"epoch {number + 1} of {course.epochs}", step + 1, steps, history))
         scores = score(net, validation, course.batch_size, crew)
         truth = torch.from_numpy(np.asarray(validation.y))
         judged = nn.functional.cross_entropy(torch.from_numpy(scores), truth)
@@ -200,7 +212,7 @@ def descend(
             path, key = checkpoint
             about = [epoch.to_json() for epoch in history]
             keep_checkpoint(path, key, Checkpoint.of(net.learnt(), best, optimiser, about))
-        report(Step(number + 1, course.epochs, an_epoch, an_epoch, history))
+        report(Step(f"epoch {number + 1} of {course.epochs}", step + 1, steps, history))
     net.load_state_dict(best, strict=False)
     return history
 
@@ -212,15 +224,22 @@ def loader_of(examples: Pictures | Maps, course: Course, crew: Crew, epoch: int)
 
 
 def score(
-    net: Net, examples: Pictures | Maps, batch_size: int, crew: Crew, *, embeddings: bool = False
+    net: Net,
+    examples: Pictures | Maps,
+    batch_size: int,
+    crew: Crew,
+    *,
+    embeddings: bool = False,
+    report: Report = lambda _: None,
 ) -> np.ndarray:
     """What a network says of examples, in order: scores (n, K), or embeddings (n, D), float32."""
     net.eval()
-    found = []
+    found: list[np.ndarray] = []
     with torch.inference_mode(), crew.mixed():
         for x, _ in loader(examples, batch_size, crew.device):
             x = x.to(crew.device, non_blocking=True)
             found.append((net.embed(x) if embeddings else net(x)).float().cpu().numpy())
+            report(Step("frozen pass", sum(map(len, found)), len(examples)))
     return np.concatenate(found)
 
 

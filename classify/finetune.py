@@ -15,12 +15,13 @@ from classify import descent
 from classify.calibration import temperature
 from classify.checkpoints import recall_checkpoint
 from classify.crew import Crew, assembled
-from classify.descent import Course, Step
+from classify.descent import Course, Report, Step
 from classify.entering import entering
 from classify.errors import CallError, TooFewImages
 from classify.examples import Maps, Pictures, Pixels
 from classify.features import CacheOrPath, open_cache
 from classify.fitted import FittedHead
+from classify.inputs import check_classes, check_validation, numbered, paths_of
 from classify.kept import digest
 from classify.nets import Net
 from classify.splits import hold_out
@@ -143,7 +144,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: str | os.PathLike[str] | None = None,
         deadline: float | None = None,
         say: Say = lambda _: None,
-        report: Callable[[Step], None] = lambda _: None,
+        report: Report = lambda _: None,
     ) -> "FineTuneClassifier":
         """Train.
 
@@ -170,14 +171,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If there is one class only, or a class has one image.
         UnknownLayer, BackboneError, HeadMismatch, CallError, Diverged
         """
-        paths, (self.classes_, numbers) = _paths(X), np.unique(np.asarray(y), return_inverse=True)
+        paths, (self.classes_, numbers) = paths_of(X), np.unique(np.asarray(y), return_inverse=True)
         if len(numbers) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(numbers):,} labels")
         course, head = self._course(), given_head(self.init_head)
-        self._check_classes(numbers)
+        check_classes(numbers, self.classes_)
         if validation is None:
-            validation = hold_out(numbers, HELD_OUT, self.seed, _numbered(groups))
-        self._check_validation(numbers, validation)
+            validation = hold_out(numbers, HELD_OUT, self.seed, numbered(groups))
+        check_validation(numbers, validation, self.classes_)
         sides = (~validation, validation)
         with assembled(self.device) as crew, _seeded(self.seed):
             backbone = self._loaded()
@@ -192,7 +193,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 check_head(head, backbone, net.last, list(map(str, self.classes_)))
             self.failures_: dict[str, str] = {}
             training, judged = (
-                self._pictures(backbone, paths[side], numbers[side], train=side is sides[0])
+                self._pictures(backbone, paths[side], numbers[side], report, train=side is sides[0])
                 if maps is None
                 else Maps(maps.at(side), numbers[side])
                 for side in sides
@@ -213,6 +214,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     class_weight=self.class_weight,
                     batch_size=self.batch_size,
                     seed=self.seed,
+                    report=report,
                 )
             self.history_ = descent.descend(
                 net,
@@ -258,7 +260,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_scores(self, X: Any) -> np.ndarray:
         """Scores of images: float32 (n, K)."""
         check_is_fitted(self)
-        pixels = Pixels(self.root, _paths(X).tolist(), self.head_.source.preprocess)
+        pixels = Pixels(self.root, paths_of(X).tolist(), self.head_.source.preprocess)
         if pixels.failures:
             path, reason = next(iter(pixels.failures.items()))
             raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")
@@ -298,30 +300,6 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             frozen_weights=not self._scratch,
         )
 
-    def _check_classes(self, numbers: np.ndarray) -> None:
-        counts = np.bincount(numbers)
-        if len(counts) < 2:
-            raise TooFewImages(
-                f"every training image has the label {str(self.classes_[0])!r}; "
-                "a classifier needs at least two classes"
-            )
-        if (counts < 2).any():
-            rare = [repr(str(self.classes_[k])) for k in np.flatnonzero(counts < 2)]
-            raise TooFewImages(
-                f"{len(rare)} of {len(counts)} classes have one training image only "
-                f"({', '.join(rare[:3])}); to train on and to validate by takes two each: add "
-                "images, or take these classes out of the labels"
-            )
-
-    def _check_validation(self, numbers: np.ndarray, validation: np.ndarray) -> None:
-        if not validation.any():
-            raise TooFewImages(
-                "nothing can be held out to decide when to stop; add images, or mark some as val "
-                "in a split column"
-            )
-        if len(np.unique(numbers[~validation])) < len(self.classes_):
-            raise TooFewImages("a class has validation images only; give it some to train on")
-
     def _net_of(self, backbone: Backbone, *, from_maps: bool) -> Net:
         return Net(
             backbone,
@@ -333,10 +311,22 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _pictures(
-        self, backbone: Backbone, paths: np.ndarray, numbers: np.ndarray, *, train: bool
+        self,
+        backbone: Backbone,
+        paths: np.ndarray,
+        numbers: np.ndarray,
+        report: Report,
+        *,
+        train: bool,
     ) -> Pictures:
         recipe, augment = backbone.preprocess, self.augment if train else "none"
-        pixels = Pixels(self.root, paths.tolist(), recipe, whole=augment != "none")
+        pixels = Pixels(
+            self.root,
+            paths.tolist(),
+            recipe,
+            whole=augment != "none",
+            report=lambda done, total: report(Step("reading images", done, total)),
+        )
         self.failures_ |= pixels.failures
         at = np.flatnonzero(pixels.readable)
         missing = np.setdiff1d(numbers, numbers[at])
@@ -380,17 +370,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _paths(X: Any) -> np.ndarray:
-    paths = np.asarray(X, object)
-    if paths.ndim != 1 and paths.shape[1:] != (1,):
-        raise CallError(f"X is one path for each image, shape (n,), not {paths.shape}")
-    paths = paths.ravel()
-    if not all(isinstance(path, str) for path in paths):
-        raise CallError("X is image paths, as text")
-    return paths
-
-
-def _numbered(groups: Any) -> np.ndarray | None:
-    return None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -28,6 +28,13 @@ Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {KINDS}.")]
 Layers = Annotated[
     str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
 ]
+Size = Annotated[
+    str | None, typer.Option(metavar="small|large", help="If you know better than the count.")
+]
+Similarity = Annotated[
+    str | None,
+    typer.Option(metavar="similar|different", help="If you know better than the measurement."),
+]
 HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
 Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

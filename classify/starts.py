@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from classify.crew import Crew
-from classify.descent import score
+from classify.descent import Report, score
 from classify.entering import name_of, rows_of
 from classify.errors import HeadMismatch
 from classify.estimators import HeadClassifier
@@ -74,6 +74,7 @@ def start(
     class_weight: str | None,
     batch_size: int,
     seed: int,
+    report: Report = lambda _: None,
 ) -> int:
     """Set a network's classifier to where its training begins.
 
@@ -91,6 +92,7 @@ def start(
         Leave the classifier random, though standardised.
     class_weight, batch_size, seed
         Of the linear probe, and of the pass over the images.
+    report : callable
 
     Returns
     -------
@@ -109,7 +111,8 @@ def start(
         embeddings = Rows.of_cache(cache, (name,), rows_of(cache, training.paths)[some]).take()
     else:
         plain = training.plain(some)
-        embeddings, run = score(net, plain, batch_size, crew, embeddings=True), len(some)
+        embeddings = score(net, plain, batch_size, crew, embeddings=True, report=report)
+        run = len(some)
     if random:
         net.classifier.standardise(embeddings)
         return run

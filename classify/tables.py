@@ -63,6 +63,35 @@ def show_tuned(record: Any, saved: str) -> None:
     screen.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
 
 
+def show_automatic(found: Any, saved: str) -> None:
+    """What `classify.auto` tried (an `Automatic`), the chosen one first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
+        table.add_column(title)
+    for title in ("epochs", "s"):
+        table.add_column(title, justify="right")
+    for i, one in enumerate(found.candidates):
+        low, high = one.accuracy_ci or (None, None)
+        ahead = "" if one.behind is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.behind)
+        table.add_row(
+            one.strategy,
+            Text(one.what),
+            number(one.validation),
+            number(one.accuracy),
+            f"{number(low)} to {number(high)}",
+            ahead,
+            str(one.epochs),
+            f"{one.seconds:.0f}",
+            style="bold" if i == 0 else "",
+        )
+    screen, advice = console(stderr=False), found.advice
+    sure = "" if advice.confident else ", though the evidence is thin"
+    screen.print(f"{advice.size} and {advice.similarity}{sure}: {advice.strategy}")
+    screen.print(table)
+    screen.print(Text(f"saved: {saved}; features: {found.summary.cache}"))
+    screen.print(f"{found.seconds:.0f} s in all.", style="dim")
+
+
 def show_comparison(found: Comparison, all_layers: str) -> None:
     """A table for each task, best first, and what it took.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from classify.calibration import outcomes
 from classify.crew import is_lead
-from classify.descent import Step
+from classify.descent import Report
 from classify.errors import CallError, UnknownPath
 from classify.examples import Pixels
 from classify.features import CacheOrPath, open_cache
@@ -90,7 +90,8 @@ class Tuned:
     head : FittedHead
     record : TuneRecord
     answers : Outcomes, or None
-        What it said of the test images; their numbers are positions in the table, by path.
+        What it said of the test images, by row of the cache; where there is none, the images' order
+        by path counts.
     notices : list of str
         What a user should know.
     """
@@ -117,7 +118,7 @@ def finetune(
     seed: int = 0,
     max_seconds: float | None = None,
     say: Say = lambda _: None,
-    report: Callable[[Step], None] = lambda _: None,
+    report: Report = lambda _: None,
     **options: Any,
 ) -> Tuned:
     """Tune a backbone to labelled images, save it with its classifier, and score both.
@@ -167,7 +168,7 @@ def finetune(
         made = opened.extractor
         backbone, preprocess = made.backbone, preprocess or made.preprocess
         weights = weights or made.environment.get("weights_file") or made.weights
-    table, position, notices = _lines(images, labels, column, opened)
+    table, position, rows, notices = _lines(images, labels, column, opened)
     classes, y, split, groups, more = settled(table, position, test_size, seed)
     notices += more
     paths = np.array([table.paths[i] for i in position], object)
@@ -200,7 +201,7 @@ def finetune(
     if len(test):
         pixels = Pixels(images, paths[test].tolist(), model.head_.source.preprocess)
         failures |= pixels.failures
-        answers = _answers(model, pixels, test, y[test], classes)
+        answers = _answers(model, pixels, rows[test], y[test], classes)
         scores = asdict(summarise(answers, len(classes), seed=seed))
     notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
@@ -238,15 +239,15 @@ def _lines(
     labels: LabelTable | str | os.PathLike[str] | None,
     column: str,
     cache: FeatureCache | None,
-) -> tuple[LabelTable, np.ndarray, list[str]]:
-    """The table, and which of its lines are used, by path."""
+) -> tuple[LabelTable, np.ndarray, np.ndarray, list[str]]:
+    """The table, which of its lines are used, by path, and a number for each: the cache's row."""
     given = (
         labels if labels is None or isinstance(labels, LabelTable) else read_table(labels, column)
     )
     if cache is not None:
         table = given or from_folders(cache.paths)
-        _, position, notices = labelled_rows(cache, table)
-        return table, position, notices
+        rows, position, notices = labelled_rows(cache, table)
+        return table, position, rows, notices
     found = find(images)
     table = given or from_folders(found.paths)
     absent = sorted(set(table.paths) - set(found.paths))
@@ -257,13 +258,13 @@ def _lines(
             f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    return table, position, []
+    return table, position, np.arange(len(position)), []
 
 
 def _answers(
     model: FineTuneClassifier,
     pixels: Pixels,
-    positions: np.ndarray,
+    rows: np.ndarray,
     y: np.ndarray,
     classes: list[str],
 ) -> Outcomes:
@@ -273,7 +274,7 @@ def _answers(
         raise CallError("no test image can be read")
     known = np.array([classes.index(name) for name in model.head_.classes])
     return outcomes(
-        positions[readable],
+        rows[readable],
         y[readable],
         model.scores_of(pixels)[readable],
         known,

@@ -1,12 +1,22 @@
-"""The verbs that train a network: `finetune`. Thin, as those of `cli`."""
+"""The verbs that train a network: `finetune`, `auto`. Thin, as those of `cli`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from classify.console import descending, guarded, show_json, show_notes
-from classify.options import ClassWeight, Column, Debug, Json, Labels, Seed, TestSize
+from classify.console import guarded, show_json, show_notes, staged
+from classify.options import (
+    ClassWeight,
+    Column,
+    Debug,
+    Json,
+    Labels,
+    Seed,
+    Similarity,
+    Size,
+    TestSize,
+)
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
 Output = Annotated[
@@ -29,6 +39,18 @@ MaxTime = Annotated[
     str | None, typer.Option(metavar="1h30m", help="Begin no epoch that would end later.")
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to train.")]
+Epochs = Annotated[int, typer.Option(help="At most.")]
+BatchSize = Annotated[int, typer.Option(help="Images a step.")]
+LearningRate = Annotated[
+    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch.")
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="flips|crops|none",
+        help="Random crops and mirroring; crops alone, for what has a left and a right.",
+    ),
+]
 
 
 def finetune(
@@ -60,21 +82,13 @@ def finetune(
         str | None,
         typer.Option(metavar="H|random", help="Start from this head, or a random one."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="At most.")] = 15,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch.")
-    ] = None,
+    epochs: Epochs = 15,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower validation loss before it stops.")
     ] = 5,
-    augment: Annotated[
-        str,
-        typer.Option(
-            metavar="flips|crops|none",
-            help="Random crops and mirroring; crops alone, for what has a left and a right.",
-        ),
-    ] = "flips",
+    augment: Augment = "flips",
     mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = 0.0,
     batch_norm: Annotated[
         str | None,
@@ -93,7 +107,7 @@ def finetune(
         from classify.durations import seconds_of
 
         limit = seconds_of(max_time)
-        with descending("loading torch") as (say, report):
+        with staged("loading torch") as stages:
             from classify.tuning import finetune as tune_backbone
 
             found = tune_backbone(
@@ -110,8 +124,8 @@ def finetune(
                 test_size=test_size,
                 seed=seed,
                 max_seconds=limit,
-                say=say,
-                report=report,
+                say=stages.say,
+                report=stages.training,
                 init_head=init_head,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -134,3 +148,69 @@ def finetune(
             from classify.tables import show_tuned
 
             show_tuned(found.record, str(output))
+
+
+def auto(
+    images: Images,
+    output: Output,
+    labels: Labels = None,
+    column: Column = "label",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    preprocess: Preprocess = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="C.h5", help="Where the features go; else M.h5.")
+    ] = None,
+    size: Size = None,
+    similarity: Similarity = None,
+    epochs: Epochs = 15,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = None,
+    augment: Augment = "flips",
+    device: Device = "auto",
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    max_time: MaxTime = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Featurize, advise, and carry out what is advised; what else was tried stands beside it.
+
+    With --max-time the strategies that were not advised are tried too, as far as the time goes.
+    """
+    with guarded(debug):
+        from classify.durations import seconds_of
+
+        limit = seconds_of(max_time)
+        with staged("loading torch") as stages:
+            from classify.auto import auto as do_it
+
+            found = do_it(
+                images,
+                output,
+                labels,
+                backbone=backbone,
+                weights=weights,
+                preprocess=preprocess,
+                cache=cache,
+                size=size,
+                similarity=similarity,
+                column=column,
+                test_size=test_size,
+                seed=seed,
+                max_seconds=limit,
+                device=device,
+                say=stages.say,
+                watch=stages,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                augment=augment,
+            )
+        show_notes(found.notices)
+        if json:
+            show_json(found.to_json())
+        else:
+            from classify.tables import show_automatic
+
+            show_automatic(found, str(output))
