@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.advice import advise
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
@@ -30,6 +31,7 @@ __all__ = [
     "FittedHead",
     "HeadClassifier",
     "LabelTable",
+    "advise",
     "compare",
     "evaluate",
     "fit",
@@ -47,6 +49,7 @@ _HOMES = {
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
     "LabelTable": "labels",
+    "advise": "advice",
     "compare": "comparison",
     "evaluate": "prediction",
     "fit": "fitting",

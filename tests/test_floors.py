@@ -256,10 +256,10 @@ def test_the_poison_works(command, poisoned, made, tmp_path):
 )
 def test_importing_leaves_torch_alone(code, poisoned):
     if code == "from featurize import *":
-        # Two of its public names are networks: asking for all of them asks for torch.
+        # Three of its public names are of networks: asking for all of them asks for torch.
         code = (
             "import featurize\n"
-            "for name in set(featurize.__all__) - {'Backbone', 'load_backbone'}:\n"
+            "for name in set(featurize.__all__) - {'Backbone', 'layer_costs', 'load_backbone'}:\n"
             "    getattr(featurize, name)"
         )
     code += "\nimport sys; assert 'torch' not in sys.modules"
@@ -281,7 +281,10 @@ def test_help_leaves_torch_alone(name, options, command, poisoned):
     "line",
     [
         *(["featurize", verb, "--help"] for verb in ("run", "layers", "backbones")),
-        *(["classify", verb, "--help"] for verb in ("fit", "compare", "evaluate", "predict")),
+        *(
+            ["classify", verb, "--help"]
+            for verb in ("fit", "compare", "advise", "evaluate", "predict")
+        ),
     ],
     ids=lambda line: " ".join(line[:2]),
 )
@@ -296,6 +299,7 @@ def test_help_of_each_verb_leaves_torch_alone(line, command, poisoned):
     [
         "classify fit HOME/c.h5 --head linear-svm --layer stage1,stage3 -o OUT/h2 --json",
         "classify compare HOME/c.h5 --heads softmax,ridge,knn --json",
+        "classify advise HOME/c.h5 --similarity similar --json",
         "featurize info HOME/c.h5 --json",
         "featurize verify HOME/c.h5 --json",
         "featurize export HOME/c.h5 -o OUT/f.npz --json",
