@@ -3,25 +3,31 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from classify.comparison import Progress, compare
-from classify.errors import TooFewImages
-from classify.features import CacheOrPath, layer_sets, open_cache
+from classify.comparison import Comparison, Progress, compare
+from classify.errors import ClassifyError, TooFewImages
+from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, table_of
 from classify.labels import TEST, VAL, LabelTable
 from classify.reasons import of_depth, of_size
 from classify.records import Record
 from classify.results import Result
 from classify.similarity import Depths, Similarity, by_depth
-from classify.size import Size, by_count, trials
+from classify.size import Size, Trial, by_count, trials
 from classify.strategies import STRATEGIES, check_given, commands, probe
 from classify.tasks import Task, make_task
+from featurize.cache import FeatureCache
+from featurize.families import DIMS
 
-HEAD, LAYERS = "softmax", "each,joined"
+HEAD = "softmax"
+MOST_JOINED = 1 << 26
+"""Numbers in all layers together up to which joined layers are tried: they are an offer only, and
+beyond it (30,000 images of SqueezeNet) would take longer than everything else."""
+SMALL_PICTURE = 160  # pixels: torchvision's networks were trained on 176 and more
 
 
 @dataclass(frozen=True)
@@ -140,19 +146,14 @@ def advise(
     started = time.perf_counter()
     check_given(size, similarity)
     cache = open_cache(cache)
-    depths = Depths.of(cache)
+    Depths.of(cache)  # refused before anything is trained
     table = table_of(cache, labels, column)
     task = make_task(cache, table, test_size=test_size, seed=seed)
-    _check_held_out(task, table)
-    planned = trials(task, seed)
-    if not planned:
-        raise TooFewImages(
-            f"{table.source}: every class lies in one group, so nothing can be held out to measure "
-            "on; add images of other groups, or correct the group column"
-        )
-    latest: list[Record] = []
-    heads = len(layer_sets(cache, LAYERS))
+    planned = _planned(task, table.source, seed)
+    layers = layers_for(cache, task)
+    heads = len(layer_sets(cache, layers))
     total = heads + len(planned)
+    latest: list[Record] = []
 
     def compared(record: Record, done: int, _: int) -> None:
         latest.append(record)
@@ -164,14 +165,80 @@ def advise(
             progress(latest[-1], heads + done, total)
 
     found = compare(
-        cache, table, HEAD, LAYERS, test_size=test_size, seed=seed, jobs=jobs, progress=compared
+        cache, table, HEAD, layers, test_size=test_size, seed=seed, jobs=jobs, progress=compared
     )
-    likeness = _likeness(task, list(cache.layers), found.results, depths, seed)
+    likeness = _likeness(cache, task, found.results, seed)
     amount = by_count(cache, task, likeness.last, planned, seed=seed, jobs=jobs, advanced=drawn)
+    options = _options(labels, column, test_size, seed)
+    told = _concluded(cache, task, likeness, amount, options, size, similarity)
+    seconds = round(time.perf_counter() - started, 3)
+    return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
+
+
+def advise_along(
+    cache: FeatureCache,
+    comparison: Comparison,
+    tables: Sequence[str | os.PathLike[str]] = (),
+    *,
+    column: str = "label",
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> tuple[dict[str, Advice], list[str]]:
+    """Advise on the tasks of a comparison that has trained softmax on every single layer.
+
+    Then the learning curve alone is missing, which takes less than one of the layers did.
+
+    Parameters
+    ----------
+    tables : sequence of path
+        Where the tasks' labels come from, for the commands; none for folder names.
+    column, test_size, seed
+        As the comparison had them.
+
+    Returns
+    -------
+    advice : dict of str to Advice
+        By the task's name.
+    notices : list of str
+        Why a task has none.
+    """
+    found: dict[str, Advice] = {}
+    notices = []
+    sources: list[Labels] = [*tables] or [None]
+    for task, source in zip(comparison.tasks, sources, strict=True):
+        results = [
+            result
+            for result in comparison.results
+            if (result.record.task, result.record.head) == (task.name, HEAD)
+            and result.record.class_weight is None
+        ]
+        if len(cache.layers) < 2 or not set(cache.layers) <= {r.record.layer for r in results}:
+            continue
+        try:
+            planned = _planned(task, task.name, seed)
+            likeness = _likeness(cache, task, results, seed)
+        except ClassifyError as error:
+            notices.append(f"{task.name}: no advice on the strategy: {error}")
+            continue
+        amount = by_count(cache, task, likeness.last, planned, seed=seed)
+        options = _options(source, column, test_size, seed)
+        found[task.name] = _concluded(cache, task, likeness, amount, options)
+    return found, notices
+
+
+def _concluded(
+    cache: FeatureCache,
+    task: Task,
+    likeness: Similarity,
+    amount: Size,
+    options: list[str],
+    size: str | None = None,
+    similarity: str | None = None,
+) -> Advice:
     chosen = (size or amount.verdict, similarity or likeness.verdict)
     strategy = STRATEGIES[chosen]
-    options = _options(labels, column, test_size, seed)
     joined = likeness.joined is not None and likeness.clear(likeness.joined)
+    more = likeness.more(amount.images)
     return Advice(
         task=task.name,
         strategy=strategy,
@@ -179,51 +246,65 @@ def advise(
         similarity=chosen[1],
         confident=similarity is not None or likeness.confident,
         layer=likeness.best_cut if strategy == "truncated-probe" else likeness.last,
-        more_images=0 if similarity is not None else likeness.more(amount.images),
-        reasons=[
-            *of_depth(likeness, similarity, likeness.more(amount.images)),
-            *of_size(amount, size),
-        ],
+        more_images=0 if similarity is not None else more,
+        reasons=[*of_depth(likeness, similarity, more), *of_size(amount, size)],
         commands=commands(cache, likeness.last, likeness.best_cut, options),
         offer=probe(cache, list(cache.layers), options) if joined else None,
         measured=(likeness, amount),
-        notices=[*found.notices, *_limits(likeness)],
-        seconds=round(time.perf_counter() - started, 3),
+        notices=list(_limits(cache, likeness)),
+        seconds=0.0,
     )
 
 
-def _likeness(
-    task: Task, layers: list[str], results: Sequence[Result], depths: Depths, seed: int
-) -> Similarity:
+def layers_for(cache: FeatureCache, task: Task) -> str:
+    """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
+    numbers = len(task.rows) * dim(cache, list(cache.layers))
+    return "each,joined" if numbers <= MOST_JOINED else "each"
+
+
+def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: int) -> Similarity:
     """The answers of validation, never of the test, by layer."""
     answers = {
         result.record.layer: result.validation
         for result in results
         if result.validation is not None
     }
-    each = {name: answers[name] for name in layers}
-    rows = each[layers[0]].rows
+    each = {name: answers[name] for name in cache.layers}
+    rows = next(iter(each.values())).rows
     unit = rows if task.groups is None else task.groups[np.searchsorted(task.rows, rows)]
-    return by_depth(depths, each, answers.get("+".join(layers)), unit, seed)
+    joined = answers.get("+".join(cache.layers))
+    return by_depth(Depths.of(cache), each, joined, unit, seed)
 
 
-def _check_held_out(task: Task, table: LabelTable) -> None:
-    """Refuse classes that cannot be both learnt from and held out."""
-    if (task.split == VAL).any():
-        return
+def _planned(task: Task, source: str, seed: int) -> list[Trial]:
+    """The learning curve's heads; refuses classes that cannot be both learnt from and held out."""
     count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
     alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
-    if alone:
+    if alone and not (task.split == VAL).any():
         names = ", ".join(map(repr, alone[:3])) + (", ..." if len(alone) > 3 else "")
         raise TooFewImages(
-            f"{table.source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
+            f"{source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
             f"to learn from ({names}), which cannot be held out as well; add images of them, or "
             "leave them out of the label table"
         )
+    planned = trials(task, seed)
+    if not planned:
+        raise TooFewImages(
+            f"{source}: every class lies in one group, so nothing can be held out to measure "
+            "on; add images of other groups, or correct the group column"
+        )
+    return planned
 
 
-def _limits(found: Similarity) -> Iterator[str]:
-    depths = found.depths
+def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
+    depths, made = found.depths, cache.extractor
+    crop = made.preprocess["crop"]
+    if made.backbone in DIMS and made.backbone != "seedling" and crop < SMALL_PICTURE:
+        yield (
+            f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "
+            "from which its last layers suffer first: with the weights' own preprocessing the data "
+            "may be more similar to the source than they seem here"
+        )
     if depths.beyond:
         yield (
             f"the cache ends at {found.last}, the network at {depths.beyond}; `last` means the "

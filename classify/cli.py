@@ -25,6 +25,8 @@ from classify.options import (
     Labels,
     Layers,
     Seed,
+    Similarity,
+    Size,
     Tables,
     TestSize,
 )
@@ -146,6 +148,48 @@ def compare(
 
 
 @app.command()
+def advise(
+    cache: Cache,
+    labels: Labels = None,
+    size: Size = None,
+    similarity: Similarity = None,
+    column: Column = "label",
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which of four strategies a task asks for, with the evidence; needs several layers."""
+    with guarded(debug):
+        with counting() as progress:
+            from classify.advice import advise as advise_on
+
+            found = advise_on(
+                cache,
+                labels,
+                size=size,
+                similarity=similarity,
+                column=column,
+                test_size=test_size,
+                seed=seed,
+                progress=progress,
+            )
+        show_notes(found.notices)
+        saving = None
+        if found.strategy == "truncated-probe":
+            from classify.savings import saving_at
+
+            with waiting(f"measuring what a cut at {found.layer} saves"):
+                saving = saving_at(cache, found.layer)
+        if json:
+            show_json(found.to_json() | ({} if saving is None else {"saving": saving.to_json()}))
+        else:
+            from classify.tables import show_advice
+
+            show_advice(found, saving)
+
+
+@app.command()
 def predict(
     head: HeadFile,
     images: Annotated[
@@ -234,6 +278,7 @@ def report(
     """Compare heads, and show it as one HTML page that needs no network."""
     with guarded(debug):
         with waiting("reading the cache"):
+            from classify.advice import advise_along
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
             from classify.pages import check_page, write_report
@@ -252,7 +297,11 @@ def report(
                 seed=seed,
                 progress=progress,
             )
-        show_notes(found.notices)
+        with waiting("drawing the learning curve"):
+            advice, left_out = advise_along(
+                opened, found, labels or (), column=column, test_size=test_size, seed=seed
+            )
+        show_notes([*found.notices, *left_out])
         with waiting("drawing the page"):
             sources = {
                 task.name: str(table)
@@ -260,7 +309,14 @@ def report(
             }
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             write_report(
-                output, opened, found, images=images, command=command, sources=sources, seed=seed
+                output,
+                opened,
+                found,
+                images=images,
+                command=command,
+                sources=sources,
+                seed=seed,
+                advice=advice,
             )
         show_notes([f"the report is in {output}"])
 

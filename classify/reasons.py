@@ -60,6 +60,9 @@ def _unsure(more: int | None) -> str:
     return f"the intervals are too wide to be sure; about {more:,} more images would do"
 
 
+TELLING = 0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
+
+
 def of_size(found: Size, given: str | None) -> Iterator[str]:
     """What the counts and the learning curve say; `given` is a size the user knows better."""
     yield (
@@ -74,15 +77,17 @@ def of_size(found: Size, given: str | None) -> Iterator[str]:
             f"that is within a factor of {NEAR} of where large begins: the neighbouring strategy "
             "is worth a try"
         )
-    change = _points(found.doubling)
+    change = f"brought {_points(found.doubling)}"
     if found.gaining:
         yield (
-            f"the head still gains from images: the last doubling brought {change}, twice as many "
+            f"the head still gains from images: the last doubling {change}, twice as many "
             f"would bring about {100 * found.next_doubling:+.1f}"
         )
+    elif found.doubling.high > TELLING:
+        yield f"whether the head still gains from images cannot be told: the last doubling {change}"
     else:
         yield (
-            f"the head has stopped gaining from images: the last doubling brought {change}; more "
+            f"the head has stopped gaining from images: the last doubling {change}; more "
             "is to be had from the features than from further images"
         )
 

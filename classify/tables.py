@@ -1,4 +1,4 @@
-"""How results look on stdout: a fit in a few lines, a comparison as a table for each task."""
+"""How results look on stdout: a few lines for a fit, tables for a comparison or an advice."""
 
 from typing import Any
 
@@ -6,9 +6,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from classify.advice import Advice
 from classify.comparison import Comparison
 from classify.console import console, number
 from classify.records import Record
+from classify.resampling import Estimate
+from classify.savings import Saving
+from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES
 
 UNREAD = "no image was read, no forward pass made."
 
@@ -161,3 +165,80 @@ def show_scores(found: dict[str, Any]) -> None:
             row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
             table.add_row(name.replace("_", " "), row)
     console(stderr=False).print(table)
+
+
+def show_advice(found: Advice, saving: Saving | None) -> None:
+    """The strategy among the four, the evidence, and the commands.
+
+    Parameters
+    ----------
+    saving : Saving, or None
+        What cutting the network saves, where that was measured.
+    """
+    screen = console(stderr=False)
+    screen.print(Text(f"{found.task}: {found.strategy}", "bold green"))
+    screen.print(Text(f"{MEANS[found.strategy]}; layer {found.layer}"))
+    sure = "" if found.confident else ", which is not sure: see below"
+    screen.print(Text(f"The data are {found.size}, and {found.similarity} to the source{sure}."))
+    screen.print(_quadrant(found))
+    screen.print(_by_depth(found))
+    screen.print(_by_count(found))
+    if saving is not None:
+        screen.print(
+            Text(
+                f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
+                f"machine, and {saving.macs:.0%} of its arithmetic."
+            )
+        )
+    for reason in found.reasons:
+        screen.print(Text(f"- {reason}."))
+    for strategy, command in found.commands.items():
+        screen.print(Text(f"\n{strategy}: {MEANS[strategy]}", "bold"))
+        # A command that was broken into lines could not be pasted.
+        screen.print(Text(f"  {command}"), soft_wrap=True)
+        if strategy == "linear-probe" and found.offer is not None:
+            screen.print(Text("or with all layers joined, which is clearly better"))
+            screen.print(Text(f"  {found.offer}"), soft_wrap=True)
+    screen.print(f"\nMeasured in {found.seconds:.1f} s; {UNREAD}", style="dim")
+
+
+def _quadrant(found: Advice) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", *SIMILARITIES):
+        table.add_column(heading)
+    for size in SIZES:
+        names = [STRATEGIES[size, likeness] for likeness in SIMILARITIES]
+        cells = [Text(f"> {n}", "bold green") if n == found.strategy else Text(n) for n in names]
+        table.add_row(size, *cells)
+    return table
+
+
+def _by_depth(found: Advice) -> Table:
+    by_depth, _ = found.measured
+    table = _measured(f"Accuracy by depth, among {by_depth.depths.among}", "layer", "depth")
+    for layer, accuracy in by_depth.profile.items():
+        mark = "*" if layer == found.layer else ""
+        depth = f"{by_depth.depths.share[layer]:.0%}"
+        table.add_row(mark, Text(layer), depth, *_cells(accuracy))
+    return table
+
+
+def _by_count(found: Advice) -> Table:
+    _, by_count = found.measured
+    table = _measured("Learning curve on the last layer", "images", "share")
+    for point in by_count.curve:
+        table.add_row("", f"{point.images:,}", f"{point.share:.0%}", *_cells(point.accuracy))
+    return table
+
+
+def _measured(title: str, *headings: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("", headings[0]):
+        table.add_column(heading)
+    for heading in (headings[1], "validation", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(found: Estimate) -> tuple[str, str]:
+    return number(found.value), f"{number(found.low)} to {number(found.high)}"

@@ -301,7 +301,10 @@ def test_help_leaves_torch_alone(name, options, command, poisoned):
     "line",
     [
         *(["featurize", verb, "--help"] for verb in ("run", "layers", "backbones")),
-        *(["classify", verb, "--help"] for verb in ("fit", "compare", "evaluate", "predict")),
+        *(
+            ["classify", verb, "--help"]
+            for verb in ("fit", "compare", "advise", "evaluate", "predict")
+        ),
     ],
     ids=lambda line: " ".join(line[:2]),
 )
@@ -316,6 +319,7 @@ def test_help_of_each_verb_leaves_torch_alone(line, command, poisoned):
     [
         "classify fit HOME/c.h5 --head linear-svm --layer stage1,stage3 -o OUT/h2 --json",
         "classify compare HOME/c.h5 --heads softmax,ridge,knn --json",
+        "classify advise HOME/c.h5 --similarity similar --json",
         "featurize info HOME/c.h5 --json",
         "featurize verify HOME/c.h5 --json",
         "featurize export HOME/c.h5 -o OUT/f.npz --json",
