@@ -68,7 +68,7 @@ def _omniglot() -> tuple[Path, Path | None]:
 
 
 FEW = {"epochs": 10, "batch_size": 32}
-MANY = {"epochs": 2, "batch_size": 64}
+MANY = {"epochs": 1, "batch_size": 64}
 SETS: dict[str, tuple[Callable[[], tuple[Path, Path | None]], dict[str, Any]]] = {
     "cifar-20": (lambda: (cifar(20, 200), None), FEW),
     "cifar-50": (lambda: (cifar(50, 200), None), FEW),
@@ -77,7 +77,7 @@ SETS: dict[str, tuple[Callable[[], tuple[Path, Path | None]], dict[str, Any]]] =
     "omniglot": (_omniglot, FEW | {"augment": "crops"}),
     "glyphs": (
         lambda: (made("glyphs", "--classes", "250", "--images", "200"), None),
-        MANY | {"epochs": 1, "augment": "crops"},
+        MANY | {"augment": "crops"},
     ),
 }
 KNOWN = {

@@ -6,6 +6,8 @@ from classify.resampling import Estimate
 from classify.similarity import MARGIN, SAVED, Cut, Similarity
 from classify.size import IMAGES, NEAR, PER_CLASS, Size
 
+TELLING = 0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
+
 
 def of_depth(found: Similarity, given: str | None, more: int | None) -> Iterator[str]:
     """What accuracy by depth says.
@@ -58,9 +60,6 @@ def _unsure(more: int | None) -> str:
             "tell, and either strategy will do about as well"
         )
     return f"the intervals are too wide to be sure; about {more:,} more images would do"
-
-
-TELLING = 0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
 
 
 def of_size(found: Size, given: str | None) -> Iterator[str]:

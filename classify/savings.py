@@ -20,6 +20,8 @@ class Saving:
         Of a forward pass, measured on this machine's processor.
     macs : float
         Of the arithmetic.
+    weights : float
+        Of the bytes of its weights.
     dim : int
         Numbers that are kept of each image.
     """
@@ -27,6 +29,7 @@ class Saving:
     layer: str
     time: float
     macs: float
+    weights: float
     dim: int
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +61,8 @@ def saving_at(cache: CacheOrPath, layer: str) -> Saving | None:
         return None
     from featurize import layer_costs, load_backbone
 
-    for cost in layer_costs(load_backbone(backbone, frozen_weights=False), BATCH):
-        if cost.layer == info.layer:
-            return Saving(layer, cost.cost, cost.macs, info.dim)
-    return None
+    net = load_backbone(backbone, frozen_weights=False)
+    whole = sum(tensor.nbytes for tensor in net.network.module.state_dict().values())
+    kept = sum(tensor.nbytes for tensor in net.cut([(info.layer, info.pool)]).state_dict().values())
+    (cost,) = (cost for cost in layer_costs(net, BATCH) if cost.layer == info.layer)
+    return Saving(layer, cost.cost, cost.macs, kept / whole, info.dim)

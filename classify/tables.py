@@ -187,7 +187,8 @@ def show_advice(found: Advice, saving: Saving | None) -> None:
         screen.print(
             Text(
                 f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
-                f"machine, and {saving.macs:.0%} of its arithmetic."
+                f"machine, {saving.macs:.0%} of its arithmetic, and {saving.weights:.0%} of its "
+                "bytes."
             )
         )
     for reason in found.reasons:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import featurize
-from classify import advise, read_table
+from classify import advise
 from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
+from classify.labels import read_table
 from classify.outcomes import Outcomes
 from classify.resampling import Estimate, means
 from classify.savings import saving_at
@@ -416,6 +417,7 @@ def test_what_a_cut_saves_is_measured(make_cache, tmp_path):
     found = saving_at(cache, "features.4")
     assert 0.2 < found.macs < 0.3
     assert 0 < found.time < 1
+    assert 0 < found.weights < found.macs  # the upper layers are the heavy ones
     assert found.dim == 4
     unknown = make_cache(tmp_path / "u.h5", arrays, backbone="mine")
     assert saving_at(unknown, "features.4") is None
