@@ -122,6 +122,7 @@ def compare(
     """Train every head on every layer for every task, and rank them by validation."""
     with guarded(debug):
         with waiting("reading the cache"):
+            from classify.comparison import check_data
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
 
@@ -138,13 +139,16 @@ def compare(
                 seed=seed,
                 progress=progress,
             )
+        with waiting("checking the data"):
+            checks = check_data(opened, found)
         show_notes(found.notices)
         if json:
-            show_json(found.to_json())
+            told = {task: checked.to_json() for task, checked in checks.items()}
+            show_json(found.to_json() | {"checks": told})
         else:
             from classify.tables import show_comparison
 
-            show_comparison(found, "+".join(opened.layers))
+            show_comparison(found, checks, "+".join(opened.layers))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
+from classify.checks import Checks, check
 from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, check_class_weight, graft, table_of
@@ -25,6 +26,7 @@ from featurize.cache import FeatureCache
 
 Cell = tuple[Task, str, tuple[str, ...]]
 Progress = Callable[[Record, int, int], None]
+IDLE_SECONDS = 20  # after which a worker ends: should this process be killed, no one else ends it
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def compare(
     keys = [key_of(cache, task, kind, names, seed, class_weight) for task, kind, names in grid]
     found: dict[int, Result] = {}
     for i, key in enumerate(keys):
-        result = recall_result(cache, key)
+        result = recall_result(cache, key, *grid[i])
         if result is not None:
             found[i] = result
             if progress is not None:
@@ -142,7 +144,8 @@ def compare(
     ]
     if calls:
         workers = max(1, min(jobs or cpu_count(), len(calls)))
-        with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), threadpool_limits(1):
+        options = {"inner_max_num_threads": 1, "idle_worker_timeout": IDLE_SECONDS}
+        with parallel_config("loky", n_jobs=workers, **options), threadpool_limits(1):
             with _deaf_children():
                 batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
             for batch in batches:
@@ -173,6 +176,22 @@ def compare(
         + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def check_data(cache: FeatureCache, found: Comparison) -> dict[str, Checks]:
+    """Check each task's data, its labels against the answers of its best head.
+
+    Returns
+    -------
+    dict of str to Checks
+        By task, see `classify.checks.check`.
+    """
+    tasks = {task.name: task for task in found.tasks}
+    return {
+        name: check(cache, tasks[name], result.validation, result.test)
+        for result in found.results
+        if result.record is found.best_per_task[name := result.record.task]
+    }
 
 
 def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[list[int]]:

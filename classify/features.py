@@ -248,5 +248,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.no_validation = True  # `fit` learns nothing from X, and does not look at it
         tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []  # float32 always
         return tags

@@ -1,5 +1,6 @@
 """How results look on stdout: a few lines for a fit, tables for a comparison or an advice."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -7,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classify.advice import Advice
+from classify.checks import Checks
 from classify.comparison import Comparison
 from classify.console import console, number
 from classify.records import Record
@@ -96,11 +98,13 @@ def show_automatic(found: Any, saved: str) -> None:
     screen.print(f"{found.seconds:.0f} s in all.", style="dim")
 
 
-def show_comparison(found: Comparison, all_layers: str) -> None:
-    """A table for each task, best first, and what it took.
+def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers: str) -> None:
+    """A table for each task, best first, what it took, and what to look at in the data.
 
     Parameters
     ----------
+    checks : mapping of str to Checks
+        By task.
     all_layers : str
         The layers of the cache as a record joins them; too long to be repeated in each row.
     """
@@ -119,6 +123,11 @@ def show_comparison(found: Comparison, all_layers: str) -> None:
         "out the variance of training.",
         style="dim",
     )
+    lines = [f"{task}: {line}" for task, checked in checks.items() for line in checked.lines()]
+    for line in lines:
+        screen.print(line, style="yellow")
+    if lines:
+        screen.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in found.best_per_task.items():
         name = f"{best.head} on {joined.get(best.layer, best.layer)}"
         screen.print(f"Best by validation, {task}: {name}; test {_tested(best)}.")

@@ -131,7 +131,7 @@ def _section(
     answers, part = best.test, "test"
     if answers is None:
         answers, part = best.validation, "validation"
-    found = check(cache, task, best.validation)
+    found = check(cache, task, best.validation, best.test)
     ids = {name: f"{id}-{name}" for name in ("twins", "suspects", "mistakes", "small")}
     places = projector.project(best.record.layer.split("+"), task.rows)
     galleries = []
