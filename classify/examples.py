@@ -1,7 +1,7 @@
 """What a network is tuned on: images, cropped and flipped anew each time, or cached maps."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ IN_MEMORY = 2 << 30
 AUGMENT = ("flips", "crops", "none")
 SMALLEST = 0.35  # share of an image's area that a random crop keeps at least
 
-Report = Callable[[int, int], None]
-
 
 class Pixels:
     """Decoded images, held in memory where they fit.
@@ -40,8 +38,6 @@ class Pixels:
     whole : bool
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
-    report : callable, optional
-        Told how many are decoded, of how many.
 
     Attributes
     ----------
@@ -59,7 +55,6 @@ class Pixels:
         recipe: Mapping[str, Any],
         *,
         whole: bool = False,
-        report: Report = lambda done, total: None,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
         self.recipe = {**recipe, "crop": max(recipe["crop"], recipe["resize"])} if whole else recipe
@@ -75,7 +70,6 @@ class Pixels:
                 if error is not None:
                     self.readable[i] = False
                     self.failures[self.paths[i]] = images.REASONS[error.reason]
-                report(i + 1, len(paths))
 
     def _take(self, i: int) -> ImageUnreadable | None:
         try:

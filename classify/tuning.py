@@ -13,7 +13,7 @@ import numpy as np
 from classify.calibration import outcomes
 from classify.crew import is_lead
 from classify.descent import Step
-from classify.errors import CallError, UnknownPath
+from classify.errors import UnknownPath
 from classify.examples import Pixels
 from classify.features import CacheOrPath, open_cache
 from classify.finetune import FineTuneClassifier
@@ -160,8 +160,12 @@ def finetune(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.monotonic()
+    if not is_lead():
+        say, report = _silent, _silent
     check_target(output)
     check_test_size(test_size)
+    if not Path(images).is_dir():
+        raise NotADirectoryError(f"{images} is no folder of images")
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
         made = opened.extractor
@@ -200,8 +204,9 @@ def finetune(
     if len(test):
         pixels = Pixels(images, paths[test].tolist(), model.head_.source.preprocess)
         failures |= pixels.failures
-        answers = _answers(model, pixels, test, y[test], classes)
-        scores = asdict(summarise(answers, len(classes), seed=seed))
+        if pixels.readable.any():
+            answers = _answers(model, pixels, test, y[test], classes)
+            scores = asdict(summarise(answers, len(classes), seed=seed))
     notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
     retrained = tune == "all" and (classifier is not None or weights == "none")
@@ -231,6 +236,10 @@ def finetune(
         with suppress(FileNotFoundError):
             unfinished.unlink()
     return Tuned(replace(head, network=Path(output).absolute()), record, answers, notices)
+
+
+def _silent(_: object) -> None:
+    """One of several processes speaks for all."""
 
 
 def _lines(
@@ -269,8 +278,6 @@ def _answers(
 ) -> Outcomes:
     """What the model says of test images, those that cannot be read left out."""
     readable = np.flatnonzero(pixels.readable)
-    if not len(readable):
-        raise CallError("no test image can be read")
     known = np.array([classes.index(name) for name in model.head_.classes])
     return outcomes(
         positions[readable],

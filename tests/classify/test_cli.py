@@ -219,5 +219,7 @@ def test_interrupted_is_status_3_without_a_traceback(cache, table):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 3
     assert out == ""
-    assert err.splitlines()[-1] == "error: interrupted; what was finished is kept beside the cache"
+    assert err.splitlines()[-1] == (
+        "error: interrupted; what was finished is kept, and the same command goes on from there"
+    )
     assert "Traceback" not in err
