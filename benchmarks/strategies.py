@@ -76,7 +76,7 @@ SETS: dict[str, tuple[Callable[[], tuple[Path, Path | None]], dict[str, Any]]] =
     "digits": (_digits, FEW | {"augment": "crops"}),
     "omniglot": (_omniglot, FEW | {"augment": "crops"}),
     "glyphs": (
-        lambda: (made("glyphs", "--classes", "250", "--images", "200"), None),
+        lambda: (made("glyphs", "--classes", "20", "--images", "2500"), None),
         MANY | {"augment": "crops"},
     ),
 }

@@ -1,7 +1,9 @@
 """A training that can go on after a kill: one safetensors file, replaced after every epoch."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 FORMAT = "headgraft-training"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW has of each parameter
+EPOCH = {"number", "loss", "validation_loss", "validation", "seconds"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,9 @@ def keep_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
         raise
 
 
-def recall_checkpoint(path: Path, key: str, like: dict[str, Tensor]) -> Checkpoint | None:
+def recall_checkpoint(
+    path: Path, key: str, like: Mapping[str, Tensor], tuned: Mapping[str, Tensor]
+) -> Checkpoint | None:
     """Read a checkpoint of the same training.
 
     Parameters
@@ -86,8 +92,10 @@ def recall_checkpoint(path: Path, key: str, like: dict[str, Tensor]) -> Checkpoi
     path : Path
     key : str
         What is trained, and how.
-    like : dict of str to Tensor
+    like : mapping of str to Tensor
         What training changes: a file that holds anything else is not taken.
+    tuned : mapping of str to Tensor
+        The parameters among it, in the optimiser's order.
 
     Returns
     -------
@@ -106,8 +114,31 @@ def recall_checkpoint(path: Path, key: str, like: dict[str, Tensor]) -> Checkpoi
         history = json.loads(metadata["history"])
     except Exception:  # absent, or hostile bytes: the training begins anew
         return None
-    shapes = {name: tensor.shape for name, tensor in like.items()}
-    for part in ("learnt", "best"):
-        if {name: tensor.shape for name, tensor in parts[part].items()} != shapes:
-            return None
+    moments = {
+        f"{i}.{name}": tensor.new_zeros(()) if name == "step" else tensor
+        for i, tensor in enumerate(tuned.values())
+        for name in MOMENTS
+    }
+    wanted = {"learnt": like, "best": like, "moments": moments}
+    if any(_outline(parts[part]) != _outline(tensors) for part, tensors in wanted.items()):
+        return None
+    if not _is_history(history):
+        return None
     return Checkpoint(parts["learnt"], parts["best"], parts["moments"], history)
+
+
+def _outline(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    return {name: (tensor.dtype, *tensor.shape) for name, tensor in tensors.items()}
+
+
+def _is_history(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(epoch, dict)
+            and epoch.keys() == EPOCH
+            and all(type(x) in (int, float) and math.isfinite(x) for x in epoch.values())
+            for epoch in value
+        )
+    )

@@ -47,7 +47,11 @@ def guarded(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept beside the cache", INCOMPLETE, debug)
+        _fail(
+            "interrupted; what was finished is kept, and the same command goes on from there",
+            INCOMPLETE,
+            debug,
+        )
     except INPUT_ERRORS as error:
         _fail(str(error), WRONG_INPUT, debug)
     except Exception as error:

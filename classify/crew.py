@@ -37,6 +37,14 @@ class Crew:
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16)
 
+    def agreed(self, mine: bool) -> bool:
+        """What the lead decides, for all: one that stopped alone would leave the rest waiting."""
+        if self.world == 1:
+            return mine
+        told = torch.tensor(int(mine), device=self.device)
+        distributed.broadcast(told, 0)
+        return bool(told)
+
     def wrapped(self, net: nn.Module) -> nn.Module:
         """The network, its gradients averaged over the crew."""
         if self.world == 1:
@@ -54,7 +62,7 @@ def assembled(device: str) -> Iterator[Crew]:
     CallError
         If the device is not there.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world()
     found = device_of(device, "float32")
     if world == 1:
         yield Crew(found)
@@ -71,4 +79,8 @@ def assembled(device: str) -> Iterator[Crew]:
 
 def is_lead() -> bool:
     """Whether this process is the one that writes and speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    return _world() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

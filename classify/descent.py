@@ -165,14 +165,12 @@ def descend(
         begun.restore(optimiser)
         history = [Epoch(**epoch) for epoch in begun.history]
         best = {name: tensor.to(crew.device) for name, tensor in begun.best.items()}
-    an_epoch = len(Shuffled(len(training), 0, 0, crew.rank, crew.world))
-    an_epoch = max(1, len(loader_of(training, course, crew, 0))) if an_epoch else 1
+    an_epoch = len(loader_of(training, course, crew, 0))
     steps = course.epochs * an_epoch
-    while len(history) < course.epochs and not _stalled(history, course.patience):
+    while not crew.agreed(_ends(history, course, deadline)):
         number, started = len(history), time.monotonic()
-        longest = max((epoch.seconds for epoch in history), default=0.0)
-        if deadline is not None and history and started + longest > deadline:
-            break
+        # Dropout in an epoch is the same whether or not training was stopped before it.
+        torch.manual_seed(_seed(course.seed, number, crew.rank))
         net.train()
         losses = []
         for k, (x, y) in enumerate(loader_of(training, course, crew, number)):
@@ -184,16 +182,15 @@ def descend(
             target: Tensor = y
             if mix is not None:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(hash((course.seed, step)) & 0x7FFFFFFF)
-                    x, target = mix(x, y)
+                    torch.manual_seed(_seed(course.seed, step))
+                    # It takes floats of four axes alone, and mixes any two rows alike.
+                    rows, target = mix(x.float().reshape(len(x), 1, 1, -1), y)
+                    x = rows.view(x.shape)
             with crew.mixed():
                 loss = nn.functional.cross_entropy(runner(x), target, fair)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss is {value} in epoch {number + 1}, batch {k + 1}: training has gone "
-                    f"astray. Lower --learning-rate (it is {course.learning_rate:g})"
-                )
+                raise _diverged(f"the loss is {value} in epoch {number + 1}, batch {k + 1}", course)
             losses.append(value)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -202,10 +199,12 @@ def descend(
             report(Step(f"epoch {number + 1} of {course.epochs}", step + 1, steps, history))
         scores = score(net, validation, course.batch_size, crew)
         truth = torch.from_numpy(np.asarray(validation.y))
-        judged = nn.functional.cross_entropy(torch.from_numpy(scores), truth)
+        judged = float(nn.functional.cross_entropy(torch.from_numpy(scores), truth))
+        if not math.isfinite(judged):
+            raise _diverged(f"the validation loss is {judged} after epoch {number + 1}", course)
         right = float((scores.argmax(axis=1) == validation.y).mean())
         seconds = time.monotonic() - started
-        history.append(Epoch(number + 1, float(np.mean(losses)), float(judged), right, seconds))
+        history.append(Epoch(number + 1, float(np.mean(losses)), judged, right, seconds))
         if min(history, key=lambda epoch: epoch.validation_loss) is history[-1]:
             best = _copied(net)
         if checkpoint is not None and crew.rank == 0:
@@ -247,9 +246,24 @@ def _copied(net: Net) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in net.learnt().items()}
 
 
-def _stalled(history: list[Epoch], patience: int) -> bool:
-    losses = [epoch.validation_loss for epoch in history]
-    return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
+def _ends(history: list[Epoch], course: Course, deadline: float | None) -> bool:
+    """Whether training is over: by number, for want of progress, or for want of time."""
+    if not history:
+        return False
+    stalled = len(history) - 1 - int(np.argmin([epoch.validation_loss for epoch in history]))
+    longest = max(epoch.seconds for epoch in history)
+    late = deadline is not None and time.monotonic() + longest > deadline
+    return late or len(history) >= course.epochs or stalled >= course.patience
+
+
+def _seed(*numbers: int) -> int:
+    return hash(numbers) & 0x7FFFFFFF
+
+
+def _diverged(what: str, course: Course) -> Diverged:
+    return Diverged(
+        f"{what}: training has gone astray. Lower --learning-rate (it is {course.learning_rate:g})"
+    )
 
 
 def _mixup(course: Course, n_classes: int) -> v2.MixUp | None:

@@ -88,10 +88,12 @@ def entering(
             raise UnknownLayer(_lacking(cache, "to start from", ":".join(last)))
         return None
     try:
-        door = entrance(backbone.network, last[0] if tune == "last" else tune)
-    except BackboneError:
+        door = entrance(backbone.network, tune)
+    except BackboneError as error:
         if cache is not None and not startable:
             raise
+        if cache is not None:
+            say(f"the part before {tune} runs in every epoch: {error}")
         return None
     wanted = f"{door.name}:none"
     number = int(np.prod(door.map_shape))

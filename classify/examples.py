@@ -23,8 +23,6 @@ IN_MEMORY = 2 << 30
 AUGMENT = ("flips", "crops", "none")
 SMALLEST = 0.35  # share of an image's area that a random crop keeps at least
 
-Report = Callable[[int, int], None]
-
 
 class Pixels:
     """Decoded images, held in memory where they fit.
@@ -41,7 +39,7 @@ class Pixels:
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
     report : callable, optional
-        Told how many are decoded, of how many.
+        Told how many are decoded, and of how many.
 
     Attributes
     ----------
@@ -59,7 +57,7 @@ class Pixels:
         recipe: Mapping[str, Any],
         *,
         whole: bool = False,
-        report: Report = lambda done, total: None,
+        report: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
         self.recipe = {**recipe, "crop": max(recipe["crop"], recipe["resize"])} if whole else recipe

@@ -173,6 +173,19 @@ class Rows:
         return joined
 
 
+def paths_of(X: Any) -> np.ndarray:
+    """Image paths as scikit-learn hands them on: object (n,), from text (n,) or (n, 1).
+
+    Raises
+    ------
+    CallError
+    """
+    paths = np.asarray(X, object)
+    if paths.ndim != 1 and paths.shape[1:] != (1,):
+        raise CallError(f"X is one path for each image, shape (n,), not {paths.shape}")
+    return paths.ravel()
+
+
 def dim(cache: FeatureCache, layers: Sequence[str]) -> int:
     """How many numbers these layers have together."""
     return sum(cache.layer(name).dim for name in layers)
@@ -231,11 +244,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If `X` is of another shape.
         """
-        cache = open_cache(self.cache)
-        paths = np.asarray(X, object)
-        if paths.ndim != 1 and paths.shape[1:] != (1,):
-            raise CallError(f"X is one path for each image, shape (n,), not {paths.shape}")
-        paths = paths.ravel()
+        cache, paths = open_cache(self.cache), paths_of(X)
         absent = [path for path in paths if path not in cache.row_of]
         if absent:
             raise UnknownPath(

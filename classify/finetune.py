@@ -19,18 +19,16 @@ from classify.descent import Course, Report, Step
 from classify.entering import entering
 from classify.errors import CallError, TooFewImages
 from classify.examples import Maps, Pictures, Pixels
-from classify.features import CacheOrPath, open_cache
+from classify.features import CacheOrPath, open_cache, paths_of
 from classify.fitted import FittedHead
-from classify.inputs import check_classes, check_validation, numbered, paths_of
 from classify.kept import digest
-from classify.nets import Net
-from classify.splits import hold_out
+from classify.nets import Net, deepest
+from classify.sides import parted
 from classify.starts import RANDOM, check_head, given_head, start
 from classify.tuned import head_of, weights_of
 from featurize.backbones import Backbone, load_backbone
 from featurize.engines.eager import device_of
 
-HELD_OUT = 0.1  # of the training images, for the early stop
 RATE, RATE_FROM_SCRATCH = 3e-4, 1e-3
 Say = Callable[[str], None]
 
@@ -174,23 +172,18 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         paths, (self.classes_, numbers) = paths_of(X), np.unique(np.asarray(y), return_inverse=True)
         if len(numbers) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(numbers):,} labels")
-        course, head = self._course(), given_head(self.init_head)
-        check_classes(numbers, self.classes_)
-        if validation is None:
-            validation = hold_out(numbers, HELD_OUT, self.seed, numbered(groups))
-        check_validation(numbers, validation, self.classes_)
-        sides = (~validation, validation)
+        course, head = self._course(), self._checked_head()
+        names = [str(name) for name in self.classes_]
+        sides = parted(numbers, names, groups, validation, self.seed)
         with assembled(self.device) as crew, _seeded(self.seed):
             backbone = self._loaded()
-            key = digest(
-                self._about(), backbone.weights_sha256, numbers, validation, paths.tolist()
-            )
             say(self._announced(backbone, sides, crew))
             cache = None if self.cache is None else open_cache(self.cache)
-            maps = entering(backbone, self.tune, cache, paths.tolist(), say)
-            net = self._net_of(backbone, from_maps=maps is not None).to(crew.device)
+            tune = deepest(backbone) if self.tune == "last" else self.tune
+            maps = entering(backbone, tune, cache, paths.tolist(), say)
+            net = self._net_of(backbone, tune, from_maps=maps is not None).to(crew.device)
             if head is not None:
-                check_head(head, backbone, net.last, list(map(str, self.classes_)))
+                check_head(head, backbone, net.last, names)
             self.failures_: dict[str, str] = {}
             training, judged = (
                 self._pictures(backbone, paths[side], numbers[side], report, train=side is sides[0])
@@ -198,8 +191,12 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 else Maps(maps.at(side), numbers[side])
                 for side in sides
             )
+            key = digest(
+                *(self._about(head), backbone.weights_sha256),
+                *(part for side in (training, judged) for part in (side.contents, side.y)),
+            )
             place = None if checkpoint is None else (Path(checkpoint), key)
-            begun = place and recall_checkpoint(*place, net.learnt())
+            begun = place and recall_checkpoint(*place, net.learnt(), net.tuned())
             if begun:
                 say(f"going on after epoch {len(begun.history)}, from {checkpoint}")
                 run = 0
@@ -235,7 +232,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_ = head_of(
             net,
             backbone,
-            [str(name) for name in self.classes_],
+            names,
             temperature=temperature(scores, judged.y),
             seen=np.concatenate([training.contents, judged.contents]),
         )
@@ -246,7 +243,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
-        ImageUnreadable
+        CallError
             If one cannot be read.
         """
         best = self.decision_scores(X).argmax(axis=1)
@@ -292,6 +289,23 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         course.check()
         return course
 
+    def _checked_head(self) -> FittedHead | None:
+        """The head to start from, once the options are known to go together."""
+        head = given_head(self.init_head)
+        if head is not None and self.classifier != "linear":
+            raise CallError(
+                f"the classifier {self.classifier} cannot start from a head: leave --init-head or "
+                "--classifier out"
+            )
+        if self.class_weight not in (None, "balanced"):
+            raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
+        if self._scratch and self.cache is not None:
+            raise CallError(
+                "--weights none trains from random weights, for which no cache can be of use: "
+                "leave --cache out"
+            )
+        return head
+
     def _loaded(self) -> Backbone:
         return load_backbone(
             self.backbone,
@@ -300,10 +314,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             frozen_weights=not self._scratch,
         )
 
-    def _net_of(self, backbone: Backbone, *, from_maps: bool) -> Net:
+    def _net_of(self, backbone: Backbone, tune: str, *, from_maps: bool) -> Net:
         return Net(
             backbone,
-            self.tune,
+            tune,
             len(self.classes_),
             self.classifier,
             from_maps=from_maps,
@@ -344,15 +358,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         count = np.bincount(y, minlength=len(self.classes_))
         return np.asarray(len(y) / (len(count) * count), np.float32)
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self, head: FittedHead | None) -> dict[str, Any]:
         """Every parameter that decides the result, as JSON knows it."""
         found = {
             k: v for k, v in self.get_params(deep=False).items() if k not in ("root", "device")
         }
         found["cache"] = self.cache is not None
-        head = given_head(self.init_head)
         if head is not None:
-            found["init_head"] = dict(head.record)
+            found["init_head"] = digest(head.scorer.coef, head.scorer.intercept)  # type: ignore[union-attr]
         return {key: value if value is None else str(value) for key, value in found.items()}
 
     def _announced(self, backbone: Backbone, sides: Sequence[np.ndarray], crew: Crew) -> str:

@@ -76,7 +76,7 @@ class Net(nn.Module):
     backbone : Backbone
         Its weights are tuned in place.
     tune : str
-        ``all``, ``last`` (the deepest stage) or a layer: that and everything after it.
+        ``all``, or a layer: that and everything after it.
     n_classes : int
     classifier : {"linear", "mlp"}
     from_maps : bool
@@ -112,19 +112,21 @@ class Net(nn.Module):
         self.batch_norm, self.from_maps = batch_norm, from_maps
         (self.last,) = parse_layers("last", None, backbone.name)
         network = self._network = backbone.network
-        self.tune = self.last[0] if tune == "last" else tune
-        begin = 0 if tune == "all" else beginning(network, self.tune)
+        begin = 0 if tune == "all" else beginning(network, tune)
         # Loads the weights into the network that all its parts share.
         self.trunk = backbone.cut([self.last])
         if from_maps:
-            self.trunk = above(network, self.tune, self.last)
+            self.trunk = above(network, tune, self.last)
         self._depths = depths(network)
         for name, parameter in self.trunk.named_parameters():
             parameter.requires_grad_(self._depths[name] >= begin)
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
-            raise CallError(
-                f"nothing from {self.tune!r} on has weights to tune; name a layer before"
-            )
+            raise CallError(f"nothing from {tune!r} on has weights to tune; name a layer before")
+        self._fixed = {
+            str(node.target)
+            for node, depth in network.order.items()
+            if node.op == "call_module" and depth < begin
+        }
         self._ends = [network.layer(name).depth for name in stages(backbone)]
         layer = network.layer(self.last[0])
         mean, std = (torch.tensor(backbone.preprocess[key]) for key in ("mean", "std"))
@@ -146,13 +148,13 @@ class Net(nn.Module):
         return scores
 
     def train(self, mode: bool = True) -> "Net":
-        """Training mode; frozen batch norm stays as it is."""
+        """Training mode; the frozen part, and frozen batch norm, stay as they are."""
         super().train(mode)
-        if mode:
-            for module in self.trunk.modules():
-                if isinstance(module, _BatchNorm):
-                    tuned = module.weight is not None and module.weight.requires_grad
-                    module.train(tuned and self.batch_norm == "trained")
+        for name, module in self.trunk.named_modules():
+            # Dropout too: what enters the tuned part is always the same.
+            frozen = isinstance(module, _BatchNorm) and self.batch_norm == "frozen"
+            if frozen or name in self._fixed:
+                module.eval()
         return self
 
     def groups(self, rate: float, decay: float, weight_decay: float) -> Iterator[dict[str, object]]:
@@ -167,9 +169,7 @@ class Net(nn.Module):
         weight_decay : float
             Of weights; biases and normalisations have none.
         """
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
+        for name, parameter in self.tuned().items():
             depth = self._depths.get(name.removeprefix("trunk."), self._ends[-1])
             later = sum(end >= depth for end in self._ends) - 1
             yield {
@@ -185,11 +185,29 @@ class Net(nn.Module):
 
     def learnt(self) -> dict[str, Tensor]:
         """All that training changes, by name: tuned parameters, and statistics if they are."""
-        tuned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        statistics = {name for name, _ in self.named_buffers()}
-        return {k: v for k, v in self.state_dict().items() if k in tuned or k in statistics}
+        changing = self.tuned().keys() | {name for name, _ in self.named_buffers()}
+        return {k: v for k, v in self.state_dict().items() if k in changing}
+
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """The parameters that are tuned, by name, in the order an optimiser has them."""
+        return {k: parameter for k, parameter in self.named_parameters() if parameter.requires_grad}
 
 
 def stages(backbone: Backbone) -> tuple[str, ...]:
     """The ends of a backbone's stages, shallowest first."""
     return tuple(name for name, _ in parse_layers("auto", None, backbone.name))
+
+
+def deepest(backbone: Backbone) -> str:
+    """The last stage to have a matrix of weights: a normalisation alone is none."""
+    network = backbone.network
+    (last,) = parse_layers("last", None, backbone.name)
+    end, depth = network.layer(last[0]).depth, depths(network)
+    matrices = [
+        depth[name]
+        for name, parameter in network.module.named_parameters()
+        if parameter.ndim > 1 and depth.get(name, end + 1) <= end
+    ]
+    return next(
+        name for name in reversed(stages(backbone)) if beginning(network, name) <= max(matrices)
+    )

@@ -130,17 +130,24 @@ def _as_cache(
         return
     # torch, only now.
     from featurize import load_backbone, run
+    from featurize.backbones import names, weights_of
 
     source = head.source
+    weights = weights or (None if head.network is None else str(head.network))
+    known = weights_of(source.backbone) if source.backbone in names() else [source.weights]
+    if weights is None and source.weights not in known:
+        raise CallError(
+            f"this head's backbone, {source.backbone}, came from the weights file "
+            f"{source.weights}: give it with --weights"
+        )
     with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
         backbone = load_backbone(
-            source.backbone, weights or _named_weights(head), preprocess=source.preprocess
+            source.backbone, weights or source.weights, preprocess=source.preprocess
         )
         if backbone.weights_sha256 != source.weights_sha256:
-            file = weights or head.network or source.weights
             raise HeadMismatch(
-                f"the weights {file} of {source.backbone} are not those that this head was trained "
-                f"on (digest {backbone.weights_sha256[:12]}..., the head's "
+                f"the weights {weights or source.weights} of {source.backbone} are not those that "
+                f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
                 f"{source.weights_sha256[:12]}...); give the right file with --weights"
             )
         folder = images
@@ -160,18 +167,6 @@ def _as_cache(
             report=report,
         )
         yield FeatureCache(Path(name) / "images.h5")
-
-
-def _named_weights(head: FittedHead) -> str | None:
-    source = head.source
-    if head.network is not None:
-        return str(head.network)
-    if Path(source.weights).suffix in (".safetensors", ".pth", ".pt"):
-        raise CallError(
-            f"this head's backbone, {source.backbone}, came from the weights file "
-            f"{source.weights}: give it with --weights"
-        )
-    return source.weights
 
 
 def _scores(head: FittedHead, cache: FeatureCache, rows: np.ndarray) -> np.ndarray:

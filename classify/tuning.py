@@ -13,7 +13,7 @@ import numpy as np
 from classify.calibration import outcomes
 from classify.crew import is_lead
 from classify.descent import Report
-from classify.errors import CallError, UnknownPath
+from classify.errors import UnknownPath
 from classify.examples import Pixels
 from classify.features import CacheOrPath, open_cache
 from classify.finetune import FineTuneClassifier
@@ -161,8 +161,12 @@ def finetune(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.monotonic()
+    if not is_lead():
+        say, report = _silent, _silent
     check_target(output)
     check_test_size(test_size)
+    if not Path(images).is_dir():
+        raise NotADirectoryError(f"{images} is no folder of images")
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
         made = opened.extractor
@@ -201,8 +205,9 @@ def finetune(
     if len(test):
         pixels = Pixels(images, paths[test].tolist(), model.head_.source.preprocess)
         failures |= pixels.failures
-        answers = _answers(model, pixels, rows[test], y[test], classes)
-        scores = asdict(summarise(answers, len(classes), seed=seed))
+        if pixels.readable.any():
+            answers = _answers(model, pixels, rows[test], y[test], classes)
+            scores = asdict(summarise(answers, len(classes), seed=seed))
     notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
     retrained = tune == "all" and (classifier is not None or weights == "none")
@@ -232,6 +237,10 @@ def finetune(
         with suppress(FileNotFoundError):
             unfinished.unlink()
     return Tuned(replace(head, network=Path(output).absolute()), record, answers, notices)
+
+
+def _silent(_: object) -> None:
+    """One of several processes speaks for all."""
 
 
 def _lines(
@@ -270,8 +279,6 @@ def _answers(
 ) -> Outcomes:
     """What the model says of test images, those that cannot be read left out."""
     readable = np.flatnonzero(pixels.readable)
-    if not len(readable):
-        raise CallError("no test image can be read")
     known = np.array([classes.index(name) for name in model.head_.classes])
     return outcomes(
         rows[readable],

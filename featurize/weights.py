@@ -58,10 +58,25 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             content = content[wrapping]
     tensors = _tensors(content)
     if metadata.get("format") == HEAD:
-        tensors = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
+        tensors = _network(path, tensors, metadata)
     if not tensors:
         raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
     return tensors, metadata
+
+
+def _network(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+    """The network's tensors of a file that holds a classifier too."""
+    found = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
+    if not found:
+        raise BackboneError(
+            f"{path} is a head alone, with no network in it; a backbone is a network's name, or a "
+            "file made by `classify finetune`"
+        )
+    if digest(found) != metadata.get("weights_sha256", "").strip('"'):
+        raise BackboneError(
+            f"{path} is damaged: its network is not the one it was saved with; make it anew"
+        )
+    return found
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
