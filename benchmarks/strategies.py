@@ -91,7 +91,7 @@ KNOWN = {
 
 def run(name: str) -> dict[str, Any]:
     """All four strategies on one data set, or what they did before."""
-    from classify.auto import auto
+    from classify.automatic import auto
 
     kept = BUILD / f"{name}.json"
     if kept.exists():

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from classify.advice import advise
-    from classify.auto import auto
+    from classify.automatic import auto
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
     from classify.features import CachedFeatures
-    from classify.finetune import FineTuneClassifier
+    from classify.finetuning import FineTuneClassifier
     from classify.fitted import FittedHead
     from classify.fitting import fit
     from classify.pages import write_report
@@ -49,11 +49,11 @@ __all__ = [
 _HOMES = {
     "CachedFeatures": "features",
     "ClassifyError": "errors",
-    "FineTuneClassifier": "finetune",
+    "FineTuneClassifier": "finetuning",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
     "advise": "advice",
-    "auto": "auto",
+    "auto": "automatic",
     "compare": "comparison",
     "evaluate": "prediction",
     "finetune": "tuning",

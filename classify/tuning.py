@@ -16,7 +16,7 @@ from classify.descent import Report
 from classify.errors import UnknownPath
 from classify.examples import Pixels
 from classify.features import CacheOrPath, open_cache
-from classify.finetune import FineTuneClassifier
+from classify.finetuning import FineTuneClassifier
 from classify.fitted import FittedHead
 from classify.labels import TEST, VAL, LabelTable, from_folders, read_table
 from classify.outcomes import Outcomes

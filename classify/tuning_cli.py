@@ -183,7 +183,7 @@ def auto(
 
         limit = seconds_of(max_time)
         with staged("loading torch") as stages:
-            from classify.auto import auto as do_it
+            from classify.automatic import auto as do_it
 
             found = do_it(
                 images,

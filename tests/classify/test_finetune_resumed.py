@@ -24,24 +24,24 @@ def equal(one, other) -> bool:
 
 @pytest.fixture(scope="module")
 def stopped(tuner, pictured, tmp_path_factory):
-    """A checkpoint after the first of two epochs, and the network an unbroken run ends with."""
+    """A checkpoint after the first of two epochs, what it was then, and what it is in the end."""
     path = tmp_path_factory.mktemp("stopped") / "M.part"
     unbroken = tuner(maps=True, epochs=2).fit(pictured.paths, pictured.labels)
     short = tuner(maps=True, epochs=2)
     short.fit(pictured.paths, pictured.labels, checkpoint=path, deadline=0)
     assert len(short.history_) == 1
-    return path, unbroken
+    return path, short, unbroken
 
 
-def resumed(tuner, pictured, path, **options):
+def resumed(tuner, pictured, path, deadline=None, **options):
     said = []
     model = tuner(maps=True, **({"epochs": 2} | options))
-    model.fit(pictured.paths, pictured.labels, checkpoint=path, say=said.append)
+    model.fit(pictured.paths, pictured.labels, checkpoint=path, say=said.append, deadline=deadline)
     return model, any("going on after epoch 1" in text for text in said)
 
 
 def test_it_goes_on_to_the_same_end(tuner, pictured, stopped, tmp_path):
-    path, unbroken = stopped
+    path, _, unbroken = stopped
     (tmp_path / "M.part").write_bytes(path.read_bytes())
     model, went_on = resumed(tuner, pictured, tmp_path / "M.part")
     assert went_on
@@ -81,17 +81,17 @@ HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_checkpoint_that_is_damaged_is_not_taken(how, tuner, pictured, stopped, tmp_path):
-    path, unbroken = stopped
+    path, short, _ = stopped
     HOSTILE[how](path, tmp_path / "M.part")
-    model, went_on = resumed(tuner, pictured, tmp_path / "M.part")
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
     assert not went_on
-    assert equal(model.network_, unbroken.network_)
+    assert equal(model.network_, short.network_)
 
 
 @pytest.mark.parametrize("option", [{"seed": 3}, {"learning_rate": 1e-3}, {"mixup": 0.1}])
 def test_a_checkpoint_of_other_options_is_not_taken(option, tuner, pictured, stopped, tmp_path):
     (tmp_path / "M.part").write_bytes(stopped[0].read_bytes())
-    assert not resumed(tuner, pictured, tmp_path / "M.part", **option)[1]
+    assert not resumed(tuner, pictured, tmp_path / "M.part", deadline=0, **option)[1]
 
 
 # --- the command ---------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_other_options_is_not_taken(option, tuner, pictured, sto
 @pytest.fixture(scope="module")
 def line(pictured):
     """The command, but for where its output goes."""
-    options = ["--backbone", "seedling", "--epochs", "8", "--patience", "8", "--device", "cpu"]
+    options = ["--backbone", "seedling", "--epochs", "6", "--patience", "6", "--device", "cpu"]
     options += ["--batch-size", "16", "--seed", "5", "--json"]
     name = Path(sys.executable).with_name("classify")
     return [str(name), "finetune", str(pictured.images), *options, "-o"]
@@ -163,7 +163,7 @@ def test_two_processes_make_one_file(limit, line, pictured, tmp_path):
     done = subprocess.run(together, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)  # one of them speaks
-    assert record["epochs"] == (8 if limit is None else 1)
+    assert record["epochs"] == (6 if limit is None else 1)
     assert [path.name for path in tmp_path.iterdir()] == ["M"]
     alone = subprocess.run([*line, tmp_path / "u"], capture_output=True, text=True, timeout=600)
     if limit is None:

@@ -260,7 +260,7 @@ LIES = {
         put("count", 0),
         put("total", lambda a: a[:, :-1]),
         put("gram", lambda a: a.astype(np.float32)),
-        lambda arrays, _: arrays.pop("total") and None,
+        lambda arrays, _: arrays.pop("total") is None or None,
     ],
     "spectra": [
         put("0.vectors", np.inf),

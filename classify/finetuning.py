@@ -169,7 +169,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If there is one class only, or a class has one image.
         UnknownLayer, BackboneError, HeadMismatch, CallError, Diverged
         """
-        paths, (self.classes_, numbers) = paths_of(X), np.unique(np.asarray(y), return_inverse=True)
+        paths, (self.classes_, numbers) = _texts(X), np.unique(np.asarray(y), return_inverse=True)
         if len(numbers) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(numbers):,} labels")
         course, head = self._course(), self._checked_head()
@@ -252,12 +252,13 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, calibrated on the validation part: float64 (n, K)."""
+        check_is_fitted(self)
         return self.head_.probabilities(self.decision_scores(X))
 
     def decision_scores(self, X: Any) -> np.ndarray:
         """Scores of images: float32 (n, K)."""
         check_is_fitted(self)
-        pixels = Pixels(self.root, paths_of(X).tolist(), self.head_.source.preprocess)
+        pixels = Pixels(self.root, _texts(X).tolist(), self.head_.source.preprocess)
         if pixels.failures:
             path, reason = next(iter(pixels.failures.items()))
             raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")
@@ -383,3 +384,10 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def _texts(X: Any) -> np.ndarray:
+    paths = paths_of(X)
+    if not all(isinstance(path, str) for path in paths):
+        raise CallError("X is image paths, as text")
+    return paths
