@@ -136,9 +136,11 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             about = (
                 (name, f"{told['computed'] + told['reused']:,}", advice) if i == 0 else ("", "", "")
             )
+            joined = one["what"].count("+") + 1
+            what = one["what"] if joined == 1 else f"all {joined} layers joined"
             seconds = told["cache_seconds"] + one["seconds"]
             lines.append(
-                f"| {' | '.join(about)} | {mark}{one['strategy']}{mark} ({one['what']}) "
+                f"| {' | '.join(about)} | {mark}{one['strategy']}{mark} ({what}) "
                 f"| {one['accuracy']:.3f} | {low:.3f} to {high:.3f} | {behind} | {seconds:,.0f} "
                 f"| {one['images_run']:,} |"
             )

@@ -19,6 +19,7 @@ from classify.persist import check_target, save_head
 from classify.records import Record
 from classify.results import Result
 from classify.scores import paired
+from classify.strategies import check_given
 from classify.tuning import Tuned, finetune
 from featurize.cache import FeatureCache
 from featurize.job import run
@@ -186,6 +187,7 @@ def auto(
     """
     started, watch = time.monotonic(), watch or Unwatched()
     check_target(output)
+    check_given(size, similarity)
     where = Path(cache or f"{output}.h5")
     made = run(
         images,

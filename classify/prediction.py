@@ -22,6 +22,7 @@ from classify.tasks import labelled_rows
 from featurize.cache import FeatureCache
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
+from featurize.names import is_file
 
 Say = Callable[[str], None]
 
@@ -130,12 +131,10 @@ def _as_cache(
         return
     # torch, only now.
     from featurize import load_backbone, run
-    from featurize.backbones import names, weights_of
 
     source = head.source
     weights = weights or (None if head.network is None else str(head.network))
-    known = weights_of(source.backbone) if source.backbone in names() else [source.weights]
-    if weights is None and source.weights not in known:
+    if weights is None and is_file(source.weights):
         raise CallError(
             f"this head's backbone, {source.backbone}, came from the weights file "
             f"{source.weights}: give it with --weights"

@@ -16,6 +16,8 @@ from classify.resampling import Estimate
 from classify.savings import Saving
 from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES
 
+# What fits into 80 columns.
+NARROW: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
 UNREAD = "no image was read, no forward pass made."
 
 
@@ -71,7 +73,7 @@ def show_tuned(record: Any, saved: str) -> None:
 
 def show_automatic(found: Any, saved: str) -> None:
     """What `classify.auto` tried (an `Automatic`), the chosen one first."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(**NARROW)
     for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
         table.add_column(title)
     for title in ("epochs", "s"):
@@ -138,10 +140,11 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
         f"{best.task}: {len(best.classes):,} classes, "
         f"{best.n_train:,} training and {best.n_test:,} test images"
     )
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for heading in ("", "head", "layer"):
-        table.add_column(heading)
-    for heading in ("validation", "test", "95 % interval", "chosen", "seconds"):
+    table = Table(title=Text(title), title_justify="left", title_style="bold", **NARROW)
+    for heading in ("", "head"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("layer")
+    for heading in ("val", "test", "95 % CI", "chosen", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
         low, high = record.accuracy_ci or (None, None)
@@ -151,8 +154,8 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
             Text(joined.get(record.layer, record.layer)),
             number(record.validation),
             number(record.accuracy),
-            f"{number(low)} to {number(high)}" if low is not None else "-",
-            chosen(record),
+            f"{number(low)}–{number(high)}" if low is not None else "-",
+            chosen(record).replace(" = ", " "),
             f"{record.seconds:.1f}",
             style="bold green" if record is best else None,
         )

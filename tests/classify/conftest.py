@@ -115,9 +115,9 @@ def make_table() -> Callable[..., Path]:
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The installed command, in a process of its own."""
 
-    def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout=120, **options) -> subprocess.CompletedProcess[str]:
         command = [Path(sys.executable).with_name("classify"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
     return run
 

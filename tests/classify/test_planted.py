@@ -20,7 +20,7 @@ def plant_labels(labels, seed, wrong=20) -> tuple[dict[str, str], set[str]]:
     chosen = {sorted(labels)[i] for i in rng.choice(len(labels), wrong, replace=False)}
     given = dict(labels)
     for path in sorted(chosen):
-        given[path] = rng.choice([name for name in names if name != labels[path]])
+        given[path] = str(rng.choice([name for name in names if name != labels[path]]))
     return given, chosen
 
 
