@@ -20,6 +20,7 @@ from classify.labels import TEST
 from classify.scores import summarise
 from classify.tasks import labelled_rows
 from featurize.cache import FeatureCache
+from featurize.errors import UnknownWeights
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
 from featurize.names import is_file
@@ -134,15 +135,19 @@ def _as_cache(
 
     source = head.source
     weights = weights or (None if head.network is None else str(head.network))
+    lacking = CallError(
+        f"this head's backbone, {source.backbone}, came from the weights file {source.weights}: "
+        "give it with --weights"
+    )
     if weights is None and is_file(source.weights):
-        raise CallError(
-            f"this head's backbone, {source.backbone}, came from the weights file "
-            f"{source.weights}: give it with --weights"
-        )
+        raise lacking  # a file of that name here is not what the user gave
     with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
-        backbone = load_backbone(
-            source.backbone, weights or source.weights, preprocess=source.preprocess
-        )
+        try:
+            backbone = load_backbone(
+                source.backbone, weights or source.weights, preprocess=source.preprocess
+            )
+        except UnknownWeights:
+            raise lacking from None
         if backbone.weights_sha256 != source.weights_sha256:
             raise HeadMismatch(
                 f"the weights {weights or source.weights} of {source.backbone} are not those that "

@@ -14,7 +14,7 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from featurize import weights as weights_files
 from featurize.cut import Layer, Network
-from featurize.errors import BackboneError, CallError
+from featurize.errors import BackboneError, CallError, UnknownWeights
 from featurize.families import DEFAULT_WEIGHTS, family_of
 from featurize.names import is_file, nearest, recorded_backbone
 from featurize.recipe import checked_recipe
@@ -215,7 +215,7 @@ def weights_of(name: str) -> list[str]:
 
 def _entry(name: str, label: str) -> Any:
     if label not in weights_of(name):
-        raise BackboneError(
+        raise UnknownWeights(
             f"{name} has no weights {label!r}{nearest(label, weights_of(name))}; it has "
             f"{', '.join(weights_of(name))}, or give a .safetensors or .pth file"
         )

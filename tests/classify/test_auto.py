@@ -94,7 +94,14 @@ def test_ctrl_c_keeps_the_cache_and_ends_with_three(folder):
     place = folder.parent / "stopped"
     line = [Path(sys.executable).with_name("classify"), "auto", folder, "-o", place]
     line += ["--backbone", "seedling", "--size", "large", "--epochs", "1000"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        line,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts what is in the background deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     limit = time.monotonic() + 120
     while not Path(f"{place}.part").exists():
         assert process.poll() is None, process.stderr.read()
