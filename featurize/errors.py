@@ -48,6 +48,10 @@ class EngineError(FeaturizeError, RuntimeError):
     """An engine cannot run this network here, or one image does not fit into its memory."""
 
 
+class UnknownWeights(BackboneError):
+    """A backbone has no weights of that name."""
+
+
 class ImageUnreadable(FeaturizeError, ValueError):
     """One image cannot become pixels; ``reason`` is its code in the cache's table."""
 
