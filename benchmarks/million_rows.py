@@ -9,6 +9,7 @@ proportional memory of its workers. The limits: time in proportion to rows; the 
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -59,6 +60,7 @@ def descendants(pid: int) -> list[int]:
 def workers(path: Path) -> None:
     from classify import compare
 
+    shutil.rmtree(f"{path}.kept", ignore_errors=True)  # what is kept would not be trained again
     held, stop = [0.0], threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Stage 2: a feature cache and labels in, heads out. Nothing here needs torch.
+"""Stage 2: a feature cache and labels in, heads out. Only fine-tuning needs torch.
 
 from classify import compare, fit, save_head
 
@@ -11,31 +11,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.advice import advise
+    from classify.automatic import auto
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
     from classify.features import CachedFeatures
+    from classify.finetuning import FineTuneClassifier
     from classify.fitted import FittedHead
     from classify.fitting import fit
-    from classify.labels import LabelTable, read_table
     from classify.pages import write_report
     from classify.persist import load_head, save_head
     from classify.prediction import evaluate, predict
+    from classify.tuning import finetune
 
     __version__: str
 
 __all__ = [
     "CachedFeatures",
     "ClassifyError",
+    "FineTuneClassifier",
     "FittedHead",
     "HeadClassifier",
-    "LabelTable",
+    "advise",
+    "auto",
     "compare",
     "evaluate",
+    "finetune",
     "fit",
     "load_head",
     "predict",
-    "read_table",
     "save_head",
     "write_report",
 ]
@@ -44,15 +49,17 @@ __all__ = [
 _HOMES = {
     "CachedFeatures": "features",
     "ClassifyError": "errors",
+    "FineTuneClassifier": "finetuning",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
-    "LabelTable": "labels",
+    "advise": "advice",
+    "auto": "automatic",
     "compare": "comparison",
     "evaluate": "prediction",
+    "finetune": "tuning",
     "fit": "fitting",
     "load_head": "persist",
     "predict": "prediction",
-    "read_table": "labels",
     "save_head": "persist",
     "write_report": "pages",
 }

@@ -152,21 +152,24 @@ class Checks:
         return repr(self.paths[row])
 
 
-def check(cache: FeatureCache, task: Task, outcomes: Outcomes | None) -> Checks:
+def check(cache: FeatureCache, task: Task, *answers: Outcomes | None) -> Checks:
     """Check a task's data: twins across the split, labels that look wrong, small classes.
 
     Parameters
     ----------
     cache : FeatureCache
     task : Task
-    outcomes : Outcomes, or None
-        A good head's answers on images that were held out, for the labels.
+    *answers : Outcomes, or None
+        A good head's answers on images that were held out, for the labels: those of the folds, and
+        those of the test, whose labels can be as wrong.
 
     Raises
     ------
     RowNotReady
     """
     pairs = twins(cache, task)
+    given = [part for part in answers if part is not None and len(part)]
+    outcomes = Outcomes.joined(given) if given else None
     doubted = [] if outcomes is None else suspects(task, outcomes)
     n_test, n_judged = int((task.split == TEST).sum()), 0
     notices = []
@@ -176,7 +179,7 @@ def check(cache: FeatureCache, task: Task, outcomes: Outcomes | None) -> Checks:
             f"the bytes of all {n_test:,} test images, but the features of {n_looked:,} of them "
             "only, were compared with those of the others: more would take too long"
         )
-    if outcomes is None or not len(outcomes):
+    if outcomes is None:
         notices.append("labels were not checked: no images were held out while learning")
     elif np.isnan(outcomes.calibrated_loss).all():
         notices.append("labels were not checked: the head has no calibrated probabilities")

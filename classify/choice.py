@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 MAX_LOSS = 100.0
+BLOCK = 50_000  # images whose losses are computed at a time
 RISES = 2  # so many times in a row the loss may rise before the path ends
 
 
@@ -83,7 +84,7 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
         if not step.converged:
             unconverged.append(step.setting)
             continue
-        losses = np.minimum(LOSSES[loss](step.scores, y), MAX_LOSS)
+        losses = _losses(loss, step.scores, y)
         mean, spread = float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
         within.append((len(path), step))
         path.append((step.setting, mean, spread))
@@ -98,7 +99,14 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
     if chosen is None:
         raise ValueError("a path needs a step")
     at_end = len(path) > 1 and rises == 0 and path[-1][1] == best and path[-1][0] == chosen.setting
-    return Choice(chosen.setting, chosen.scores, path, unconverged, at_end)
+    # A copy: the scores may be a part of those of all settings, which then are freed.
+    return Choice(chosen.setting, chosen.scores.copy(), path, unconverged, at_end)
+
+
+def _losses(loss: str, scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(y), BLOCK)]
+    found = [LOSSES[loss](scores[block], y[block]) for block in blocks]
+    return np.asarray(np.minimum(np.concatenate(found), MAX_LOSS))
 
 
 def _log_loss(scores: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -10,7 +10,26 @@ from typing import Annotated
 
 import typer
 
+from classify import tuning_cli
 from classify.console import INCOMPLETE, counting, guarded, show_json, show_notes, waiting
+from classify.options import (
+    KINDS,
+    STANDARD,
+    Cache,
+    ClassWeight,
+    Column,
+    Debug,
+    HeadFile,
+    Heads,
+    Json,
+    Labels,
+    Layers,
+    Seed,
+    Similarity,
+    Size,
+    Tables,
+    TestSize,
+)
 
 app = typer.Typer(
     name="classify",
@@ -20,34 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-# As in heads.py, which imports scikit-learn; a test holds the two together.
-KINDS = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
-STANDARD = "softmax,linear-svm,ridge,lda,ncm"
-
-Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
-Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
-TestSize = Annotated[
-    float, typer.Option(help="Share to hold out where neither table nor folders have a split.")
-]
-ClassWeight = Annotated[
-    str | None, typer.Option(metavar="balanced", help="Every class counts alike, small or large.")
-]
-Labels = Annotated[
-    Path | None,
-    typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),
-]
-Tables = Annotated[
-    list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
-]
-Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {KINDS}.")]
-Layers = Annotated[
-    str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
-]
-HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
-Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def _version(wanted: bool) -> None:
@@ -131,6 +122,7 @@ def compare(
     """Train every head on every layer for every task, and rank them by validation."""
     with guarded(debug):
         with waiting("reading the cache"):
+            from classify.comparison import check_data
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
 
@@ -147,13 +139,58 @@ def compare(
                 seed=seed,
                 progress=progress,
             )
+        with waiting("checking the data"):
+            checks = check_data(opened, found)
         show_notes(found.notices)
         if json:
-            show_json(found.to_json())
+            told = {task: checked.to_json() for task, checked in checks.items()}
+            show_json(found.to_json() | {"checks": told})
         else:
             from classify.tables import show_comparison
 
-            show_comparison(found, "+".join(opened.layers))
+            show_comparison(found, checks, "+".join(opened.layers))
+
+
+@app.command()
+def advise(
+    cache: Cache,
+    labels: Labels = None,
+    size: Size = None,
+    similarity: Similarity = None,
+    column: Column = "label",
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which of four strategies a task asks for, with the evidence; needs several layers."""
+    with guarded(debug):
+        with counting() as progress:
+            from classify.advice import advise as advise_on
+
+            found = advise_on(
+                cache,
+                labels,
+                size=size,
+                similarity=similarity,
+                column=column,
+                test_size=test_size,
+                seed=seed,
+                progress=progress,
+            )
+        show_notes(found.notices)
+        saving = None
+        if found.strategy == "truncated-probe":
+            from classify.savings import saving_at
+
+            with waiting(f"measuring what a cut at {found.layer} saves"):
+                saving = saving_at(cache, found.layer)
+        if json:
+            show_json(found.to_json() | ({} if saving is None else {"saving": saving.to_json()}))
+        else:
+            from classify.tables import show_advice
+
+            show_advice(found, saving)
 
 
 @app.command()
@@ -245,6 +282,7 @@ def report(
     """Compare heads, and show it as one HTML page that needs no network."""
     with guarded(debug):
         with waiting("reading the cache"):
+            from classify.advice import advise_along
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
             from classify.pages import check_page, write_report
@@ -263,7 +301,11 @@ def report(
                 seed=seed,
                 progress=progress,
             )
-        show_notes(found.notices)
+        with waiting("drawing the learning curve"):
+            advice, left_out = advise_along(
+                opened, found, labels or (), column=column, test_size=test_size, seed=seed
+            )
+        show_notes([*found.notices, *left_out])
         with waiting("drawing the page"):
             sources = {
                 task.name: str(table)
@@ -271,9 +313,20 @@ def report(
             }
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             write_report(
-                output, opened, found, images=images, command=command, sources=sources, seed=seed
+                output,
+                opened,
+                found,
+                images=images,
+                command=command,
+                sources=sources,
+                seed=seed,
+                advice=advice,
             )
         show_notes([f"the report is in {output}"])
+
+
+app.command()(tuning_cli.finetune)
+app.command()(tuning_cli.auto)
 
 
 def main() -> None:

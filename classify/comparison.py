@@ -1,17 +1,19 @@
 """Compare heads: tasks x heads x layers from one cache, in parallel."""
 
+import functools
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from os import PathLike
 from typing import Any
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
+from classify.checks import Checks, check
 from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, check_class_weight, graft, table_of
@@ -118,7 +120,7 @@ def compare(
     kinds = list(dict.fromkeys(named(word.strip()).name for word in words))
     cache = open_cache(cache)
     sets = layer_sets(cache, layers)
-    one = labels is None or isinstance(labels, (LabelTable, str, PathLike))
+    one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
     tables = _distinct([table_of(cache, item, column) for item in given])
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
@@ -129,7 +131,7 @@ def compare(
     keys = [key_of(cache, task, kind, names, seed, class_weight) for task, kind, names in grid]
     found: dict[int, Result] = {}
     for i, key in enumerate(keys):
-        result = recall_result(cache, key)
+        result = recall_result(cache, key, *grid[i])
         if result is not None:
             found[i] = result
             if progress is not None:
@@ -137,12 +139,15 @@ def compare(
     recalled, left_out = len(found), []
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight)
+        delayed(_train)(
+            os.getpid(), path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight
+        )
         for job in _jobs(cache, grid, [i for i in range(len(grid)) if i not in found])
     ]
     if calls:
         workers = max(1, min(jobs or cpu_count(), len(calls)))
-        with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), threadpool_limits(1):
+        config = parallel_config("loky", n_jobs=workers, inner_max_num_threads=1)
+        with config, threadpool_limits(1):
             with _deaf_children():
                 batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
             for batch in batches:
@@ -175,6 +180,22 @@ def compare(
     )
 
 
+def check_data(cache: FeatureCache, found: Comparison) -> dict[str, Checks]:
+    """Check each task's data, its labels against the answers of its best head.
+
+    Returns
+    -------
+    dict of str to Checks
+        By task, see `classify.checks.check`.
+    """
+    tasks = {task.name: task for task in found.tasks}
+    return {
+        name: check(cache, tasks[name], result.validation, result.test)
+        for result in found.results
+        if result.record is found.best_per_task[name := result.record.task]
+    }
+
+
 def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[list[int]]:
     """What a worker does at one go: heads that share a spectrum, one after the other."""
     jobs: dict[object, list[int]] = {}
@@ -187,7 +208,24 @@ def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[lis
     return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]][2]))
 
 
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Let a worker end within a second of the process it works for, however that one ended.
+
+    Its answer would wait for ever for somebody to read it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getpid() != parent:  # a single worker is this process itself
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _train(
+    parent: int,
     path: str,
     cells: list[tuple[int, Task, str, tuple[str, ...], str]],
     seed: int,
@@ -197,6 +235,7 @@ def _train(
 
     Where a head cannot be trained on so many rows or columns, the reason stands for its result.
     """
+    _end_with(parent)
     cache = open_cache(path)
     found: list[tuple[int, Result | str]] = []
     for i, task, head, layers, key in cells:

@@ -47,7 +47,11 @@ def guarded(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept beside the cache", INCOMPLETE, debug)
+        _fail(
+            "interrupted; what was finished is kept, and the same command goes on from there",
+            INCOMPLETE,
+            debug,
+        )
     except INPUT_ERRORS as error:
         _fail(str(error), WRONG_INPUT, debug)
     except Exception as error:
@@ -99,6 +103,58 @@ def counting() -> Iterator[Callable[[Record, int, int], None]]:
             bar.update(task, completed=done, total=total, latest=latest)
 
         yield advance
+
+
+class Stages:
+    """Shows how something long goes, stage by stage: a bar on a terminal, else a line at times."""
+
+    def __init__(self, screen: Console, bar: Any, what: str) -> None:
+        self._screen, self._bar, self._epochs = screen, bar, 0
+        self._next = time.monotonic() + LINE_SECONDS
+        self._task = bar.add_task(what, total=None, latest="")
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        self._screen.print(text, soft_wrap=True)
+
+    def run(self, measure: Any) -> None:
+        """For `featurize.run`: takes its `Measure`."""
+        self._show("embedding", measure.done, measure.total)
+
+    def heads(self, record: Record, done: int, total: int) -> None:
+        """For `compare`."""
+        self._show("heads", done, total, f"{record.head} on {record.layer}")
+
+    def training(self, step: Any) -> None:
+        """For `finetune`: takes its `Step`."""
+        latest = ""
+        if step.history:
+            last = step.history[-1]
+            latest = f"validation {last.validation:.3f}, loss {last.validation_loss:.3f}"
+            if last.number != self._epochs and not self._screen.is_terminal:
+                self.say(f"epoch {last.number}: {latest}, {last.seconds:.0f} s")
+            self._epochs = last.number
+        self._show(step.what, step.done, step.total, latest)
+
+    def _show(self, what: str, done: int, total: int, latest: str = "") -> None:
+        self._bar.update(self._task, description=what, completed=done, total=total, latest=latest)
+        if not self._screen.is_terminal and time.monotonic() > self._next and done < total:
+            self._next = time.monotonic() + LINE_SECONDS
+            self.say(f"{what}: {done:,} of {total:,}")
+
+
+@contextmanager
+def staged(what: str) -> Iterator[Stages]:
+    """A bar on stderr for something of several stages; it goes away at the end."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    latest = TextColumn("{task.fields[latest]}", markup=False)
+    with Progress(
+        *columns, latest, console=screen, transient=True, disable=not screen.is_terminal
+    ) as bar:
+        yield Stages(screen, bar, what)
 
 
 def _lines(screen: Console) -> Callable[[Record, int, int], None]:

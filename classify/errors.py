@@ -42,3 +42,7 @@ class HeadMismatch(ClassifyError, ValueError):
 
 class OutputError(ClassifyError, OSError):
     """A head cannot be written where it should go."""
+
+
+class Diverged(ClassifyError, ArithmeticError):
+    """A network's training went astray: its loss is no longer a number."""

@@ -13,7 +13,7 @@ from classify.heads import named
 from classify.spectrum import Spectrum
 from classify.splits import folding
 from classify.statistics import spectra
-from classify.training import Lesson, balanced_weights, train
+from classify.training import Lesson, affordable, balanced_weights, train
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -67,7 +67,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs at least two classes; the data has only one class")
         kind, rows, balanced = named(self.head), Rows.of_array(X), self.class_weight == "balanced"
-        folds = folding(numbers, self.seed)
+        folds = affordable(kind, rows, folding(numbers, self.seed))
         K = len(self.classes_)
         with threadpool_limits(1):
             basis: list[Spectrum] = []

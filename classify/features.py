@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from classify.errors import CallError, UnknownPath
 from featurize.cache import FeatureCache
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 CacheOrPath = FeatureCache | str | os.PathLike[str]
 
 
@@ -143,7 +143,7 @@ class Rows:
         return found if found.flags.owndata else found.copy()
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """About 16 MB each, one after the other; not to be changed.
+        """About 8 MB each, one after the other; not to be changed.
 
         Yields
         ------
@@ -171,6 +171,19 @@ class Rows:
             joined[:, start:stop] = part[where]
             start = stop
         return joined
+
+
+def paths_of(X: Any) -> np.ndarray:
+    """Image paths as scikit-learn hands them on: object (n,), from text (n,) or (n, 1).
+
+    Raises
+    ------
+    CallError
+    """
+    paths = np.asarray(X, object)
+    if paths.ndim != 1 and paths.shape[1:] != (1,):
+        raise CallError(f"X is one path for each image, shape (n,), not {paths.shape}")
+    return paths.ravel()
 
 
 def dim(cache: FeatureCache, layers: Sequence[str]) -> int:
@@ -231,11 +244,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If `X` is of another shape.
         """
-        cache = open_cache(self.cache)
-        paths = np.asarray(X, object)
-        if paths.ndim != 1 and paths.shape[1:] != (1,):
-            raise CallError(f"X is one path for each image, shape (n,), not {paths.shape}")
-        paths = paths.ravel()
+        cache, paths = open_cache(self.cache), paths_of(X)
         absent = [path for path in paths if path not in cache.row_of]
         if absent:
             raise UnknownPath(
@@ -248,5 +257,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.no_validation = True  # `fit` learns nothing from X, and does not look at it
         tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []  # float32 always
         return tags

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
 from classify.errors import CallError, HeadMismatch
-from classify.scorers import Fitted, Linear
+from classify.scorers import Fitted, Linear, Perceptron
 from featurize.cache import FeatureCache
 
 
@@ -61,8 +62,8 @@ class FittedHead:
         Its kind: ``softmax``, ``ridge``, ...
     classes : list of str
         Names of the classes, in the order of the scores. K of them.
-    scorer : Linear or Fitted
-        Arrays where the head is linear, else a scikit-learn pipeline.
+    scorer : Linear, Perceptron or Fitted
+        Arrays, or a scikit-learn pipeline.
     probabilistic : bool
         Whether the softmax of the scores is its own idea of the probabilities.
     temperature : float, or None
@@ -79,11 +80,13 @@ class FittedHead:
         scored on them.
     notices : tuple of str
         What a user should know about this fit. Not saved.
+    network : path, or None
+        The file that holds the network as well, where that was fine-tuned with the head.
     """
 
     head: str
     classes: list[str]
-    scorer: Linear | Fitted
+    scorer: Linear | Perceptron | Fitted
     probabilistic: bool
     temperature: float | None
     settings: Mapping[str, float]
@@ -92,6 +95,7 @@ class FittedHead:
     record: Mapping[str, Any]
     seen: np.ndarray
     notices: tuple[str, ...] = ()
+    network: Path | None = None
 
     def __repr__(self) -> str:
         layers = "+".join(layer.name for layer in self.source.layers)

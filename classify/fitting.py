@@ -22,7 +22,7 @@ from classify.spectrum import Spectrum
 from classify.splits import Folding, folding, shared
 from classify.statistics import spectra
 from classify.tasks import Task, make_task
-from classify.training import Lesson, Trained, balanced_weights, train
+from classify.training import Lesson, Trained, affordable, balanced_weights, train
 from featurize.cache import FeatureCache
 
 _NONE = np.zeros(0, np.uint64)
@@ -117,6 +117,7 @@ def graft(
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
     found = _folding(cache, task, dev, seed, closed=head.way == "solved")
+    found = affordable(head, rows, found)
     known = np.unique(task.y[dev[found.final]])
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))

@@ -50,7 +50,7 @@ def folder_of(cache: FeatureCache) -> Path:
 
 
 def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
-    """What was kept under a key, or None; a file that is damaged counts as not there.
+    """What was kept under a key, or None; what is damaged, or no such file, counts as not there.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
     """
     path = _path(cache, kind, key)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:  # to open a pipe would wait
             return None
         with safe_open(path, "np") as file:
             about = file.metadata() or {}
@@ -69,7 +69,9 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
                 return None
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return Kept(arrays, json.loads(about["about"]))
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
+        return None
+    except (TypeError, AttributeError):  # a type of number that numpy does not know
         return None
 
 

@@ -1,6 +1,7 @@
 """What a head said of some images: a few numbers for each, enough for every score and chart."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -33,6 +34,11 @@ class Outcomes:
     loss: np.ndarray
     calibrated_confidence: np.ndarray
     calibrated_loss: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """One after the other: at least one."""
+        return cls(*(np.concatenate([vars(part)[f.name] for part in parts]) for f in fields(cls)))
 
     def __len__(self) -> int:
         return len(self.rows)

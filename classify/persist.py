@@ -1,8 +1,10 @@
 """Save and load heads: one safetensors file of arrays with JSON beside them. No pickle.
 
-A linear head is four arrays. Others are scikit-learn objects, which skops turns into bytes and
-back; of those only what skops itself trusts is ever built. Loading runs no code from the file and
-believes nothing in it before it is checked.
+A linear head is four arrays, one with a hidden layer six. A network that was fine-tuned with its
+head lies in the same file, its tensors as ``network.NAME``; that file is a backbone as well. Other
+heads are scikit-learn objects, which skops turns into bytes and back; of those only what skops
+itself trusts is ever built. Loading runs no code from the file and believes nothing in it before it
+is checked.
 """
 
 import io
@@ -10,9 +12,9 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,23 +26,31 @@ from sklearn.pipeline import Pipeline
 
 from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
-from classify.scorers import Fitted, Linear
+from classify.scorers import Fitted, Linear, Perceptron
 
 FORMAT = "headgraft-head"
 VERSION = (1, 0)
-MAX_BYTES = 1 << 30
-ARRAYS = ("mean", "scale", "coef", "intercept")
+MAX_BYTES = 4 << 30  # a file with a network in it
+MAX_UNPACKED = 1 << 30
+NETWORK = "network."
 OBJECT, SEEN = "skops", "seen"
 PLAIN = ("head", "classes", "probabilistic", "temperature", "task")
 TEXTS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
-def save_head(head: FittedHead, path: str | os.PathLike[str]) -> None:
+def save_head(
+    head: FittedHead,
+    path: str | os.PathLike[str],
+    network: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write a head to one file; an older head there is replaced at once or not at all.
 
     Parameters
     ----------
     path : path
+    network : mapping of str to array, optional
+        The tensors of the network that was fine-tuned with it. A head that was loaded together with
+        its network takes that along.
 
     Raises
     ------
@@ -55,6 +65,7 @@ def save_head(head: FittedHead, path: str | os.PathLike[str]) -> None:
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
     arrays = _arrays(head) | {SEEN: head.seen.astype(np.uint64)}
+    arrays |= _network(head) if network is None else {NETWORK + k: v for k, v in network.items()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -119,7 +130,9 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
         raise HeadFileError(f"{path} is no file, or one of over {MAX_BYTES >> 30} GB: not a head")
     try:
         with safe_open(path, "np") as file:
-            return _read(file)
+            head = _read(file)
+            tuned = any(name.startswith(NETWORK) for name in file.keys())  # noqa: SIM118
+            return replace(head, network=path.absolute()) if tuned else head
     except HeadFileError as error:
         raise HeadFileError(f"{path}: {error}") from error
     except PermissionError:
@@ -154,23 +167,31 @@ def _read(file: Any) -> FittedHead:
     record = value("record", lambda x: isinstance(x, dict))
 
     K, dim = len(classes), sum(layer.dim for layer in layers)
-    names = set(file.keys()) - {SEEN}
-    if names == {OBJECT}:
-        scorer: Linear | Fitted = _object(file, K, dim)
-    else:
-        shapes = {"mean": (dim,), "scale": (dim,), "coef": (K, dim), "intercept": (K,)}
-        if names != set(shapes):
-            raise HeadFileError(
-                f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
-            )
-        scorer = Linear(**{name: _array(file, name, shapes[name]) for name in shapes})
-        if not (scorer.scale > 0).all():
-            raise HeadFileError("scale is not positive everywhere")
+    names = {name for name in file.keys() if not name.startswith(NETWORK)} - {SEEN}  # noqa: SIM118
+    scorer = _object(file, K, dim) if names == {OBJECT} else _scorer(file, names, K, dim)
     head, task = texts.pop("head"), texts.pop("task")
     source = Source(**texts, preprocess=preprocess, layers=layers)
     return FittedHead(
         head, classes, scorer, probabilistic, heat, settings, task, source, record, _seen(file)
     )
+
+
+def _scorer(file: Any, names: set[str], K: int, dim: int) -> Linear | Perceptron:
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {"mean": (dim,), "scale": (dim,), "coef": (K, dim), "intercept": (K,)}
+    kind: type[Linear] | type[Perceptron] = Linear
+    if "hidden" in names:
+        units = int(file.get_slice("hidden").get_shape()[0])
+        shapes |= {"hidden": (units, dim), "bias": (units,), "coef": (K, units)}
+        kind = Perceptron
+    if names != set(shapes):
+        raise HeadFileError(
+            f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
+        )
+    scorer = kind(**{name: _array(file, name, shapes[name]) for name in shapes})
+    if not (scorer.scale > 0).all():
+        raise HeadFileError("scale is not positive everywhere")
+    return scorer
 
 
 def _seen(file: Any) -> np.ndarray:
@@ -183,8 +204,9 @@ def _seen(file: Any) -> np.ndarray:
 
 
 def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
-    if isinstance(head.scorer, Linear):
-        return {name: np.ascontiguousarray(getattr(head.scorer, name)) for name in ARRAYS}
+    if not isinstance(head.scorer, Fitted):
+        arrays = {field.name: getattr(head.scorer, field.name) for field in fields(head.scorer)}
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     unknown = skops("get_untrusted_types")(data=skops("dumps")(head.scorer.model))
     if unknown:
         raise OutputError(
@@ -194,12 +216,19 @@ def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
     return {OBJECT: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
 
 
+def _network(head: FittedHead) -> dict[str, np.ndarray]:
+    if head.network is None:
+        return {}
+    with safe_open(head.network, "np") as file:
+        return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK)}  # noqa: SIM118
+
+
 def _object(file: Any, n_classes: int, dim: int) -> Fitted:
     """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
     data = np.asarray(file.get_tensor(OBJECT)).tobytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-            raise HeadFileError(f"it unpacks to more than {MAX_BYTES >> 30} GB")
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+            raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED >> 30} GB")
     unknown = skops("get_untrusted_types")(data=data)
     if unknown:
         raise HeadFileError(f"it holds {', '.join(unknown[:3])}, which is not loaded from a file")

@@ -1,7 +1,6 @@
 """Use a saved head: label images or the rows of a cache, or score it on labelled rows."""
 
 import csv
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,14 +14,16 @@ import numpy as np
 from classify.calibration import outcomes
 from classify.errors import CallError, HeadMismatch
 from classify.features import CacheOrPath, Rows, open_cache
-from classify.fitted import FittedHead, Source
+from classify.fitted import FittedHead
 from classify.fitting import Labels, table_of
 from classify.labels import TEST
 from classify.scores import summarise
 from classify.tasks import labelled_rows
 from featurize.cache import FeatureCache
+from featurize.errors import UnknownWeights
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
+from featurize.names import is_file
 
 Say = Callable[[str], None]
 
@@ -133,16 +134,20 @@ def _as_cache(
     from featurize import load_backbone, run
 
     source = head.source
+    weights = weights or (None if head.network is None else str(head.network))
+    lacking = CallError(
+        f"this head's backbone, {source.backbone}, came from the weights file {source.weights}: "
+        "give it with --weights"
+    )
+    if weights is None and is_file(source.weights):
+        raise lacking  # a file of that name here is not what the user gave
     with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
-        recipe = Path(name) / "preprocess.json"
-        plain = {key: value for key, value in source.preprocess.items() if key != "decode"}
-        recipe.write_text(json.dumps(plain))
-        backbone = load_backbone(
-            source.backbone,
-            weights or _named_weights(source),
-            preprocess=str(recipe),
-            decode=source.preprocess.get("decode", "exact"),
-        )
+        try:
+            backbone = load_backbone(
+                source.backbone, weights or source.weights, preprocess=source.preprocess
+            )
+        except UnknownWeights:
+            raise lacking from None
         if backbone.weights_sha256 != source.weights_sha256:
             raise HeadMismatch(
                 f"the weights {weights or source.weights} of {source.backbone} are not those that "
@@ -166,15 +171,6 @@ def _as_cache(
             report=report,
         )
         yield FeatureCache(Path(name) / "images.h5")
-
-
-def _named_weights(source: Source) -> str | None:
-    if Path(source.weights).suffix in (".safetensors", ".pth", ".pt"):
-        raise CallError(
-            f"this head's backbone, {source.backbone}, came from the weights file "
-            f"{source.weights}: give it with --weights"
-        )
-    return source.weights
 
 
 def _scores(head: FittedHead, cache: FeatureCache, rows: np.ndarray) -> np.ndarray:

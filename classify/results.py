@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from classify.kept import digest, keep, recall
+from classify.labels import TEST
 from classify.outcomes import Outcomes
 from classify.records import Record
 from classify.tasks import Task
@@ -14,6 +15,7 @@ from featurize.cache import FeatureCache
 
 VERSION = 1
 """To be raised with every change of a number: results of older versions are not found then."""
+WORDS = {"task", "head", "layer", "classes", "class_weight"}  # of a record; the rest are numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,25 +64,30 @@ def keep_result(cache: FeatureCache, key: str, result: Result) -> None:
     keep(cache, "result", key, arrays, about)
 
 
-def recall_result(cache: FeatureCache, key: str) -> Result | None:
-    """Read a result back; None if there is none, or none that can be read."""
+def recall_result(
+    cache: FeatureCache, key: str, task: Task, head: str, layers: Sequence[str]
+) -> Result | None:
+    """Read a result back; None if there is none, or none that can be what `key_of` named so."""
     kept = recall(cache, "result", key)
     if kept is None:
         return None
     try:
         told: dict[str, Any] = dict(kept.about["record"])
+        if not all(_is_number(told[name]) for name in told.keys() - WORDS):
+            return None
         for name in ("accuracy_ci", "validation_ci"):
             told[name] = None if told[name] is None else tuple(told[name])
         told["scores"] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in told["scores"].items()
         }
-        return Result(
+        result = Result(
             Record(**told),
             _outcomes(kept.arrays, "validation"),
             _outcomes(kept.arrays, "test"),
-            tuple(kept.about["notices"]),
+            tuple(map(str, kept.about["notices"])),
         )
-    except (KeyError, TypeError, ValueError):
+        return result if _fits(result, task, head, layers) else None
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -88,3 +95,41 @@ def _outcomes(arrays: Mapping[str, np.ndarray], part: str) -> Outcomes | None:
     if f"{part}.rows" not in arrays:
         return None
     return Outcomes(**{f.name: arrays[f"{part}.{f.name}"] for f in fields(Outcomes)})
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is None, a finite number, or some of them."""
+    if isinstance(value, (list, dict)):
+        return all(map(_is_number, value.values() if isinstance(value, dict) else value))
+    return value is None or (isinstance(value, (int, float)) and bool(np.isfinite(value)))
+
+
+def _fits(result: Result, task: Task, head: str, layers: Sequence[str]) -> bool:
+    """Whether record and answers are of this head and task, and agree: the file may be anyone's."""
+    record, test = result.record, task.split == TEST
+    if (record.task, record.head, record.layer) != (task.name, head, "+".join(layers)):
+        return False
+    if not set(record.classes) <= set(task.classes) or record.n_test != test.sum():
+        return False
+    if result.test is not None and len(result.test) != record.n_test:
+        return False
+    return _agrees(record.validation, result.validation, task, ~test) and _agrees(
+        record.accuracy, result.test, task, test
+    )
+
+
+def _agrees(share: float | None, answers: Outcomes | None, task: Task, among: np.ndarray) -> bool:
+    """Whether these are answers on some of a task's images, and that share of them is right."""
+    if share is None or answers is None:
+        return share is None and answers is None
+    at = np.searchsorted(task.rows, answers.rows)
+    whole = (answers.rows, answers.truth, answers.predicted)
+    return bool(
+        all(column.shape == (len(answers),) for column in vars(answers).values())
+        and all(column.dtype == np.int64 for column in whole)
+        and np.array_equal(task.rows.take(at, mode="clip"), answers.rows)
+        and np.array_equal(task.y.take(at, mode="clip"), answers.truth)
+        and among.take(at, mode="clip").all()
+        and np.isin(answers.predicted, np.arange(len(task.classes))).all()
+        and share == answers.correct.mean()
+    )

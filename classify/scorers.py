@@ -1,4 +1,4 @@
-"""What turns features into scores: arrays where a head is linear, a scikit-learn pipeline else."""
+"""What turns features into scores: arrays, or a scikit-learn pipeline."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,40 @@ class Linear:
         shift = self.intercept - (self.coef / self.scale) @ self.mean
         found: np.ndarray = X @ weights.T
         found += shift.astype(np.float32)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Perceptron:
+    """One hidden layer of rectified units between standardised features and scores.
+
+    Attributes
+    ----------
+    mean, scale : float arrays of shape (D,)
+    hidden : float array of shape (H, D)
+    bias : float array of shape (H,)
+    coef : float array of shape (K, H)
+    intercept : float array of shape (K,)
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    hidden: np.ndarray
+    bias: np.ndarray
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return len(self.mean)
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Scores of (n, D) features: float32 (n, K)."""
+        inside = Linear(self.mean, self.scale, self.hidden, self.bias).scores(X)
+        np.maximum(inside, 0, out=inside)
+        found: np.ndarray = inside @ self.coef.T.astype(np.float32)
+        found += self.intercept.astype(np.float32)
         return found
 
 

@@ -11,6 +11,7 @@ from classify.scorers import ABSENT, Linear
 from classify.spectrum import Spectrum
 
 COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
+MAX_SCORES = 16_000_000  # held at once, 64 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ def class_sums(
     """
     cells = n_parts * n_classes
     count, total = np.zeros(cells), np.zeros((cells, rows.dim))
-    cell = np.where(y < 0, -1, part * n_classes + y)
+    cell = np.where(y < 0, -1, part.astype(np.intp) * n_classes + y)
     for where, block in rows.blocks():
         used, at = np.unique(cell[where], return_inverse=True)
         share = np.zeros((len(used), len(block)), np.float32)
@@ -167,7 +168,7 @@ def held_out(
     """
     n_classes = len(folds[0][1].count)
     n_held = sum(len(held) for _, _, held in folds)
-    size = max(1, COLUMNS // n_classes)
+    size = max(1, min(COLUMNS, MAX_SCORES // max(n_held, 1)) // n_classes)
     for start in range(0, len(grid), size):
         settings = grid[start : start + size]
         scores = np.empty((len(settings), n_held, n_classes), np.float32)

@@ -124,31 +124,42 @@ class Folding:
 
     Attributes
     ----------
-    folds : list of (train, held out)
-        Positions; may be empty, where nothing can be validated.
-    final : int array
-        Positions that the final head is trained on.
-    part : int array of shape (n,)
-        A number for each image: fold i holds part i out, and trains on all others. From
-        ``len(folds)`` on: never held out.
+    part : int16 array of shape (n,)
+        A number for each image: fold i trains on all but part i. From the number of folds on: in
+        none of these parts.
+    held_by : list of int arrays
+        Positions that each fold holds out and judges by; all of its part, or some. Empty where
+        nothing can be validated.
+    spared : bool
+        Whether part 0 is for choices only: the final head is not trained on it.
     by_content : bool
         Whether the parts follow from the images' contents alone, the same for every task.
     """
 
-    folds: Folds
-    final: np.ndarray
     part: np.ndarray
+    held_by: list[np.ndarray]
+    spared: bool = False
     by_content: bool = False
+
+    @property
+    def folds(self) -> Folds:
+        """Positions to train on and positions held out, fold by fold: found anew at each use."""
+        return [(np.flatnonzero(self.part != i), held) for i, held in enumerate(self.held_by)]
+
+    @property
+    def final(self) -> np.ndarray:
+        """Positions that the final head is trained on."""
+        return np.flatnonzero(self.part != 0) if self.spared else np.arange(len(self.part))
 
     @property
     def held(self) -> np.ndarray:
         """Positions of what is held out, in the order of the folds: all different."""
-        none = np.zeros(0, np.intp)
-        return np.concatenate([none, *(held for _, held in self.folds)])
+        return np.concatenate([np.zeros(0, np.intp), *self.held_by])
 
     def only(self, fold: int) -> "Folding":
         """The same with one fold, the others' images being trained on."""
-        return Folding([self.folds[fold]], self.final, np.where(self.part == fold, 0, 1))
+        part = np.where(self.part == fold, 0, 1).astype(np.int16)
+        return Folding(part, [self.held_by[fold]], self.spared)
 
 
 def folding(
@@ -164,15 +175,15 @@ def folding(
         Images for choices; they are never trained on.
     """
     if val is not None and val.any():
-        final = np.flatnonzero(~val)
-        return Folding([(final, np.flatnonzero(val))], final, np.where(val, 0, 1))
-    found = list(folds(y, seed, groups))
-    part = np.full(len(y), len(found), np.intp)
-    for i, (train, _) in enumerate(found):
+        return Folding(np.where(val, 0, 1).astype(np.int16), [np.flatnonzero(val)], spared=True)
+    part, held_by = np.full(len(y), MAX_FOLDS, np.int16), []
+    for i, (train, held) in enumerate(folds(y, seed, groups)):
         out = np.ones(len(y), bool)
         out[train] = False
         part[out] = i
-    return Folding(found, np.arange(len(y)), part)
+        held_by.append(held)
+    part[part == MAX_FOLDS] = len(held_by)
+    return Folding(part, held_by)
 
 
 def shared(y: np.ndarray, contents: np.ndarray) -> Folding | None:
@@ -197,12 +208,11 @@ def shared(y: np.ndarray, contents: np.ndarray) -> Folding | None:
     counts = np.bincount(y)
     if counts[counts > 0].min() < PLENTY or (inside < 0.5 * counts).any():
         return None
-    held = [np.flatnonzero(part == i) for i in range(MAX_FOLDS)]
-    trains = [np.flatnonzero(part != i) for i in range(MAX_FOLDS)]
-    return Folding(list(zip(trains, held, strict=True)), np.arange(len(y)), part, True)
+    held_by = [np.flatnonzero(part == i) for i in range(MAX_FOLDS)]
+    return Folding(part, held_by, by_content=True)
 
 
 def by_content(contents: np.ndarray, n_parts: int) -> np.ndarray:
     """Parts drawn by content: int array of shape (n,), from (n, 32) uint8 hashes."""
     head = np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]
-    return np.asarray(head % n_parts, np.intp)
+    return np.asarray(head % n_parts, np.int16)

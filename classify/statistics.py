@@ -55,7 +55,7 @@ def spectra(
     if key in _recent:
         return _recent[key]
     kept = recall(cache, "spectra", key)
-    found = None if kept is None else _unpacked(kept.arrays, len(folding.folds) + 1, rows.dim)
+    found = None if kept is None else _unpacked(kept.arrays, len(folding.held_by) + 1, rows.dim)
     if found is None:
         found = _computed(cache, layers, rows, folding, None)
         arrays = {
@@ -72,8 +72,7 @@ def spectra(
 
 def _left_out(folding: Folding) -> list[int | None]:
     """The part that each fold leaves out, then the one that the final head does."""
-    spared = len(folding.final) < len(folding.part)  # the validation images of a split
-    return [*range(len(folding.folds)), 0 if spared else None]
+    return [*range(len(folding.held_by)), 0 if folding.spared else None]
 
 
 def _computed(
@@ -103,7 +102,7 @@ def _mostly_kept(
     cache: FeatureCache, layers: Sequence[str], rows: Rows, folding: Folding
 ) -> Moments:
     """Moments of rows that are most of a cache: the whole's, which are kept, less the others'."""
-    n_parts = len(folding.folds)
+    n_parts = len(folding.held_by)
     marked = np.flatnonzero(cache.status == MARKED)
     others = np.setdiff1d(marked, rows.rows, assume_unique=True)
     if 2 * len(others) > len(marked):
@@ -111,19 +110,15 @@ def _mostly_kept(
     contents = cache.column("sha256")
     key = digest([VERSION, _prints(cache, layers), n_parts], contents[marked])
     kept = recall(cache, "moments", key)
-    shapes = {
-        "count": (n_parts,),
-        "total": (n_parts, rows.dim),
-        "gram": (n_parts, rows.dim, rows.dim),
-    }
-    if kept is not None and {k: v.shape for k, v in kept.arrays.items()} == shapes:
-        whole = Moments(**kept.arrays)
-    else:
+    part = by_content(contents[marked], n_parts)
+    count = np.bincount(part, minlength=n_parts)
+    whole = None if kept is None else _moments(kept.arrays, count, rows.dim)
+    if whole is None:
         everything = Rows.of_cache(cache, layers, marked)
-        whole = Moments.of(everything, by_content(contents[marked], n_parts), n_parts)
+        whole = Moments.of(everything, part, n_parts)
         if whole.gram.nbytes <= max(everything.nbytes, SMALL):
-            arrays = {name: getattr(whole, name) for name in shapes}
-            keep(cache, "moments", key, arrays, {"layers": list(layers), "rows": len(marked)})
+            about = {"layers": list(layers), "rows": len(marked)}
+            keep(cache, "moments", key, vars(whole), about)
     if not len(others):
         return whole
     spared = Rows.of_cache(cache, layers, others)
@@ -134,18 +129,32 @@ def _prints(cache: FeatureCache, layers: Sequence[str]) -> list[str]:
     return [cache.layer(name).fingerprint for name in layers]
 
 
+def _moments(arrays: Mapping[str, np.ndarray], count: np.ndarray, dim: int) -> Moments | None:
+    """What was kept of so many rows in each part, or None if it is not what it should be."""
+    shapes = {"count": count.shape, "total": (*count.shape, dim), "gram": (*count.shape, dim, dim)}
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        return None
+    if not np.array_equal(arrays["count"], count) or not _finite(arrays):
+        return None
+    return Moments(**arrays)
+
+
 def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:
     """What was kept, or None if it is not what it should be."""
-    found = []
+    names, found = [field.name for field in fields(Spectrum)], []
+    if set(arrays) != {f"{i}.{name}" for i in range(n) for name in names} or not _finite(arrays):
+        return None
     for i in range(n):
-        values = {field.name: arrays.get(f"{i}.{field.name}") for field in fields(Spectrum)}
-        if any(value is None or not np.isfinite(value).all() for value in values.values()):
+        spectrum = Spectrum(**{name: arrays[f"{i}.{name}"] for name in names})  # type: ignore[arg-type]
+        size = spectrum.values.shape[:1]
+        shapes = {"count": (), "mean": (dim,), "scale": (dim,), "values": size}
+        if {k: v.shape for k, v in vars(spectrum).items()} != shapes | {"vectors": (dim, *size)}:
             return None
-        spectrum = Spectrum(**values)  # type: ignore[arg-type]
-        size = (dim, len(spectrum.values))
-        if (spectrum.mean.shape, spectrum.scale.shape) != ((dim,), (dim,)):
-            return None
-        if spectrum.vectors.shape != size or spectrum.count.ndim:  # type: ignore[attr-defined]
+        if not (spectrum.count > 0 and (spectrum.scale > 0).all() and (spectrum.values > 0).all()):
             return None
         found.append(spectrum)
     return found
+
+
+def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+    return all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values())

@@ -1,15 +1,23 @@
-"""How results look on stdout: a fit in a few lines, a comparison as a table for each task."""
+"""How results look on stdout: a few lines for a fit, tables for a comparison or an advice."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from classify.advice import Advice
+from classify.checks import Checks
 from classify.comparison import Comparison
 from classify.console import console, number
 from classify.records import Record
+from classify.resampling import Estimate
+from classify.savings import Saving
+from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES
 
+# What fits into 80 columns.
+NARROW: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
 UNREAD = "no image was read, no forward pass made."
 
 
@@ -37,18 +45,68 @@ def chosen(record: Record) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items()) or "-"
 
 
-def _tested(record: Record) -> str:
+def _tested(record: Any) -> str:
     if record.accuracy_ci is None:
         return "not scored: no test images"
     low, high = record.accuracy_ci
     return f"{record.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})"
 
 
-def show_comparison(found: Comparison, all_layers: str) -> None:
-    """A table for each task, best first, and what it took.
+def show_tuned(record: Any, saved: str) -> None:
+    """The result of a fine-tuning (a `classify.tuning.TuneRecord`), in a few lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    used = f"{record.n_train:,} training, {record.n_validation:,} validation"
+    table.add_row("task", Text(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("strategy", Text(f"{record.strategy}: {record.backbone}, {record.tune} tuned"))
+    table.add_row("images", f"{used}, {record.n_test:,} test")
+    best = f"best after {record.best_epoch}, {record.validation:.3f} right in validation"
+    table.add_row("epochs", f"{record.epochs}, {best}")
+    table.add_row("test", Text(_tested(record), "bold"))
+    table.add_row("saved", Text(saved))
+    screen = console(stderr=False)
+    screen.print(table)
+    passes = f"{record.images_run:,} images went through the network"
+    screen.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
+
+
+def show_automatic(found: Any, saved: str) -> None:
+    """What `classify.auto` tried (an `Automatic`), the chosen one first."""
+    table = Table(**NARROW)
+    for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
+        table.add_column(title)
+    for title in ("epochs", "s"):
+        table.add_column(title, justify="right")
+    for i, one in enumerate(found.candidates):
+        low, high = one.accuracy_ci or (None, None)
+        ahead = "" if one.behind is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.behind)
+        table.add_row(
+            one.strategy,
+            Text(one.what),
+            number(one.validation),
+            number(one.accuracy),
+            f"{number(low)} to {number(high)}",
+            ahead,
+            str(one.epochs),
+            f"{one.seconds:.0f}",
+            style="bold" if i == 0 else "",
+        )
+    screen, advice = console(stderr=False), found.advice
+    sure = "" if advice.confident else ", though the evidence is thin"
+    screen.print(f"{advice.size} and {advice.similarity}{sure}: {advice.strategy}")
+    screen.print(table)
+    screen.print(Text(f"saved: {saved}; features: {found.summary.cache}"))
+    screen.print(f"{found.seconds:.0f} s in all.", style="dim")
+
+
+def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers: str) -> None:
+    """A table for each task, best first, what it took, and what to look at in the data.
 
     Parameters
     ----------
+    checks : mapping of str to Checks
+        By task.
     all_layers : str
         The layers of the cache as a record joins them; too long to be repeated in each row.
     """
@@ -67,6 +125,11 @@ def show_comparison(found: Comparison, all_layers: str) -> None:
         "out the variance of training.",
         style="dim",
     )
+    lines = [f"{task}: {line}" for task, checked in checks.items() for line in checked.lines()]
+    for line in lines:
+        screen.print(line, style="yellow")
+    if lines:
+        screen.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in found.best_per_task.items():
         name = f"{best.head} on {joined.get(best.layer, best.layer)}"
         screen.print(f"Best by validation, {task}: {name}; test {_tested(best)}.")
@@ -77,10 +140,11 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
         f"{best.task}: {len(best.classes):,} classes, "
         f"{best.n_train:,} training and {best.n_test:,} test images"
     )
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for heading in ("", "head", "layer"):
-        table.add_column(heading)
-    for heading in ("validation", "test", "95 % interval", "chosen", "seconds"):
+    table = Table(title=Text(title), title_justify="left", title_style="bold", **NARROW)
+    for heading in ("", "head"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("layer")
+    for heading in ("val", "test", "95 % CI", "chosen", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
         low, high = record.accuracy_ci or (None, None)
@@ -90,8 +154,8 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
             Text(joined.get(record.layer, record.layer)),
             number(record.validation),
             number(record.accuracy),
-            f"{number(low)} to {number(high)}" if low is not None else "-",
-            chosen(record),
+            f"{number(low)}–{number(high)}" if low is not None else "-",
+            chosen(record).replace(" = ", " "),
             f"{record.seconds:.1f}",
             style="bold green" if record is best else None,
         )
@@ -113,3 +177,81 @@ def show_scores(found: dict[str, Any]) -> None:
             row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
             table.add_row(name.replace("_", " "), row)
     console(stderr=False).print(table)
+
+
+def show_advice(found: Advice, saving: Saving | None) -> None:
+    """The strategy among the four, the evidence, and the commands.
+
+    Parameters
+    ----------
+    saving : Saving, or None
+        What cutting the network saves, where that was measured.
+    """
+    screen = console(stderr=False)
+    screen.print(Text(f"{found.task}: {found.strategy}", "bold green"))
+    screen.print(Text(f"{MEANS[found.strategy]}; layer {found.layer}"))
+    sure = "" if found.confident else ", which is not sure: see below"
+    screen.print(Text(f"The data are {found.size}, and {found.similarity} to the source{sure}."))
+    screen.print(_quadrant(found))
+    screen.print(_by_depth(found))
+    screen.print(_by_count(found))
+    if saving is not None:
+        screen.print(
+            Text(
+                f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
+                f"machine, {saving.macs:.0%} of its arithmetic, and {saving.weights:.0%} of its "
+                "bytes."
+            )
+        )
+    for reason in found.reasons:
+        screen.print(Text(f"- {reason}."))
+    for strategy, command in found.commands.items():
+        screen.print(Text(f"\n{strategy}: {MEANS[strategy]}", "bold"))
+        # A command that was broken into lines could not be pasted.
+        screen.print(Text(f"  {command}"), soft_wrap=True)
+        if strategy == "linear-probe" and found.offer is not None:
+            screen.print(Text("or with all layers joined, which is clearly better"))
+            screen.print(Text(f"  {found.offer}"), soft_wrap=True)
+    screen.print(f"\nMeasured in {found.seconds:.1f} s; {UNREAD}", style="dim")
+
+
+def _quadrant(found: Advice) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", *SIMILARITIES):
+        table.add_column(heading)
+    for size in SIZES:
+        names = [STRATEGIES[size, likeness] for likeness in SIMILARITIES]
+        cells = [Text(f"> {n}", "bold green") if n == found.strategy else Text(n) for n in names]
+        table.add_row(size, *cells)
+    return table
+
+
+def _by_depth(found: Advice) -> Table:
+    by_depth, _ = found.measured
+    table = _measured(f"Accuracy by depth, among {by_depth.depths.among}", "layer", "depth")
+    for layer, accuracy in by_depth.profile.items():
+        mark = "*" if layer == found.layer else ""
+        depth = f"{by_depth.depths.share[layer]:.0%}"
+        table.add_row(mark, Text(layer), depth, *_cells(accuracy))
+    return table
+
+
+def _by_count(found: Advice) -> Table:
+    _, by_count = found.measured
+    table = _measured("Learning curve on the last layer", "images", "share")
+    for point in by_count.curve:
+        table.add_row("", f"{point.images:,}", f"{point.share:.0%}", *_cells(point.accuracy))
+    return table
+
+
+def _measured(title: str, *headings: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("", headings[0]):
+        table.add_column(heading)
+    for heading in (headings[1], "validation", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(found: Estimate) -> tuple[str, str]:
+    return number(found.value), f"{number(found.low)} to {number(found.high)}"

@@ -62,9 +62,43 @@ def make_task(
     CallError
         If `test_size` is not from 0 to below 1.
     """
+    check_test_size(test_size)
+    rows, position, notices = labelled_rows(cache, table)
+    classes, y, split, groups, more = settled(table, position, test_size, seed)
+    return Task(table.name, classes, rows, y, split, groups, (*notices, *more))
+
+
+def check_test_size(test_size: float) -> None:
+    """Refuse what is no share: CallError."""
     if not 0 <= test_size < 1:
         raise CallError(f"the test size is a share from 0 to below 1, not {test_size}")
-    rows, position, notices = labelled_rows(cache, table)
+
+
+def settled(
+    table: LabelTable, position: np.ndarray, test_size: float, seed: int
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """Number the classes of some lines of a table, and settle the split.
+
+    Parameters
+    ----------
+    table : LabelTable
+    position : int array of shape (n,)
+        The lines, by path.
+    test_size, seed
+        As in `make_task`.
+
+    Returns
+    -------
+    classes : list of str
+    y : int array of shape (n,)
+    split : text array of shape (n,)
+    groups : int array of shape (n,), or None
+    notices : list of str
+
+    Raises
+    ------
+    TooFewImages
+    """
     classes, y = _numbered(table.labels, position)
     groups = None if table.groups is None else _numbered(table.groups, position)[1]
     if table.splits is not None:
@@ -73,8 +107,7 @@ def make_task(
         test = hold_out(y, test_size, seed, groups) if len(y) else np.zeros(0, bool)
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
-    notices += _weak_spots(classes, y, split, groups)
-    return Task(table.name, classes, rows, y, split, groups, tuple(notices))
+    return classes, y, split, groups, list(_weak_spots(classes, y, split, groups))
 
 
 def labelled_rows(

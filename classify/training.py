@@ -20,7 +20,8 @@ from classify.splits import Folding
 
 IN_MEMORY = 1 << 30
 """Bytes of float32 features up to which a copy of them may be made."""
-MAX_HELD = 50_000_000  # held-out scores: beyond it, a sample of the held-out images is scored
+MAX_SCORES = 1_000_000  # held-out scores; beyond, a sample of the held-out images is scored,
+FEWEST_HELD = 20_000  # though of no fewer images: a worker holds them for several settings at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,16 @@ class Lesson:
         return chosen
 
 
+def affordable(head: Head, rows: Rows, folding: Folding) -> Folding:
+    """The folds that a head goes through: the first alone where the rows are read in blocks.
+
+    Heads in closed form use all of them: theirs cost no pass over the rows.
+    """
+    if head.way in ("minimised", "kernel") and rows.nbytes > IN_MEMORY and folding.held_by:
+        return folding.only(0)
+    return folding
+
+
 def train(head: Head, lesson: Lesson) -> Trained:
     """Choose a setting by held-out loss, then train on all final rows with it.
 
@@ -109,8 +120,6 @@ def _minimised(head: Head, lesson: Lesson) -> Trained:
     rows = lesson.rows
     if rows.nbytes <= IN_MEMORY:
         rows = Rows.of_array(rows.take())  # gone through often: gathered once
-    elif lesson.folding.folds:
-        lesson = replace(lesson, folding=lesson.folding.only(0))
     problems = [
         Problem(rows, lesson.masked(train), lesson.spectra[i], rows.at(held))
         for i, (train, held) in enumerate(lesson.folding.folds)
@@ -120,13 +129,11 @@ def _minimised(head: Head, lesson: Lesson) -> Trained:
 
 
 def _kernel(head: Head, lesson: Lesson) -> Trained:
-    if lesson.rows.nbytes > IN_MEMORY and lesson.folding.folds:
-        lesson = replace(lesson, folding=lesson.folding.only(0))
     problems, folding = [], lesson.folding
     for train, held in [*folding.folds, (folding.final, _NONE)]:
         kernel = kernels.rbf(lesson.rows.at(train))
         mapped: Rows = kernels.Mapped(lesson.rows.parts, lesson.rows.rows, kernel)
-        if (len(folding.folds) + 1) * mapped.nbytes <= IN_MEMORY:
+        if (len(folding.held_by) + 1) * mapped.nbytes <= IN_MEMORY:
             mapped = Rows.of_array(mapped.take())
         # Similarities are left as they are: to standardise them would change the kernel.
         moments = Moments.of(mapped.at(train))
@@ -167,15 +174,15 @@ def _solved(head: Head, lesson: Lesson) -> Trained:
         np.sum([part.total for part in by_part], axis=0),
     )
     choice, setting = None, head.grid[len(head.grid) // 2]
-    if folding.folds:
+    if folding.held_by:
         folds = [
             (lesson.spectra[i], whole.less(by_part[i]), held)
-            for i, (_, held) in enumerate(folding.folds)
+            for i, held in enumerate(folding.held_by)
         ]
         steps = solved.held_out(head.name, head.grid, lesson.rows, folds, balanced=lesson.balanced)
         choice = choose(steps, y[folding.held], head.loss)
         setting = choice.setting
-    sums = whole.less(by_part[0]) if len(folding.final) < len(y) else whole
+    sums = whole.less(by_part[0]) if folding.spared else whole
     (scorer,) = solved.solve(
         head.name, lesson.spectra[-1], sums, [setting], balanced=lesson.balanced
     )
@@ -190,7 +197,7 @@ def _delegated(head: Head, lesson: Lesson) -> Trained:
             f"over {IN_MEMORY >> 30} GB; use another head"
         )
     X, choice, setting = rows.take(), None, head.grid[len(head.grid) // 2]
-    if folding.folds:
+    if folding.held_by:
         steps = delegated.held_out(
             head.build, head.grid, X, lesson.y, folding.folds, lesson.n_classes, weight
         )
@@ -224,14 +231,15 @@ def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:
     """Fewer held-out images where their scores would not fit; training keeps them all."""
     folding = lesson.folding
     n_held = len(folding.held)
-    if n_held * lesson.n_classes <= MAX_HELD:
+    most = max(FEWEST_HELD, MAX_SCORES // lesson.n_classes)
+    if n_held <= most:
         return lesson, []
-    rng, share = np.random.default_rng(0), MAX_HELD / (n_held * lesson.n_classes)
-    folds = []
-    for train, held in folding.folds:
+    rng, share = np.random.default_rng(0), most / n_held
+    held_by = []
+    for held in folding.held_by:
         some = rng.choice(len(held), max(1, int(share * len(held))), replace=False)
-        folds.append((train, held[np.sort(some)]))
-    fewer = Folding(folds, folding.final, folding.part, folding.by_content)
+        held_by.append(held[np.sort(some)])
+    fewer = replace(folding, held_by=held_by)
     notice = f"validated on {len(fewer.held):,} of {n_held:,} images"
     return replace(lesson, folding=fewer), [notice]
 

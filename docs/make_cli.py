@@ -7,7 +7,7 @@ from pathlib import Path
 
 VERBS = {
     "featurize": ["run", "layers", "backbones", "info", "verify", "export"],
-    "classify": ["fit", "compare", "evaluate", "predict", "report"],
+    "classify": ["fit", "compare", "advise", "evaluate", "predict", "report"],
 }
 
 

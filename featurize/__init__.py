@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from featurize.backbones import Backbone, load_backbone
     from featurize.cache import FeatureCache
     from featurize.checking import verify
+    from featurize.costs import layer_costs
     from featurize.estimate import Estimate
     from featurize.exporting import export
     from featurize.job import run
@@ -23,6 +24,7 @@ __all__ = [
     "FeaturizeError",
     "Summary",
     "export",
+    "layer_costs",
     "load_backbone",
     "run",
     "verify",
@@ -34,6 +36,7 @@ _HOMES = {
     "FeatureCache": "cache",
     "Summary": "summary",
     "export": "exporting",
+    "layer_costs": "costs",
     "load_backbone": "backbones",
     "run": "job",
     "verify": "checking",

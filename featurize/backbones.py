@@ -14,9 +14,9 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from featurize import weights as weights_files
 from featurize.cut import Layer, Network
-from featurize.errors import BackboneError, CallError
+from featurize.errors import BackboneError, CallError, UnknownWeights
 from featurize.families import DEFAULT_WEIGHTS, family_of
-from featurize.names import is_file, nearest
+from featurize.names import is_file, nearest, recorded_backbone
 from featurize.recipe import checked_recipe
 
 SEEDLING = "seedling"
@@ -134,8 +134,8 @@ def load_backbone(
     name: str,
     weights: str | None = None,
     *,
-    preprocess: str | None = None,
-    decode: str = "exact",
+    preprocess: str | Mapping[str, Any] | None = None,
+    decode: str | None = None,
     frozen_weights: bool = True,
 ) -> Backbone:
     """Load a backbone by name.
@@ -148,11 +148,12 @@ def load_backbone(
     weights : str, optional
         A name torchvision knows (``IMAGENET1K_V1``, the default) or a local ``.safetensors`` or
         ``.pth`` file.
-    preprocess : str, optional
-        A weights name whose preprocessing to take, or a JSON file with ``resize``, ``crop``,
-        ``mean``, ``std``. Not given, it comes with the weights; a file without metadata gets
-        that of the network's ``IMAGENET1K_V1``.
-    decode : {"exact", "fast"}
+    preprocess : str or mapping, optional
+        A weights name whose preprocessing to take, or ``resize``, ``crop``, ``mean``, ``std``,
+        as they are or in a JSON file. Not given, it comes with the weights; a file without
+        metadata gets that of the network's ``IMAGENET1K_V1``.
+    decode : {"exact", "fast"}, optional
+        That of the preprocessing, or exact, if not given.
     frozen_weights : bool
         False leaves the network as it is initialised: enough to look at its layers.
 
@@ -167,7 +168,7 @@ def load_backbone(
     if is_file(name):
         if weights is not None:
             raise CallError("--backbone names a file; then --weights has no place")
-        weights, name = name, str(weights_files.read(Path(name))[1].get("backbone", ""))
+        weights, name = name, recorded_backbone(weights_files.read(Path(name))[1])
         if not name:
             raise BackboneError(
                 f"{weights} does not say which network it is for; "
@@ -195,7 +196,8 @@ def load_backbone(
         recipe = _named_recipe(name, preprocess)
     recipe = recipe or _named_recipe(name, default_weights(name))
     network = _build(name, recipe["crop"])
-    return Backbone._made(network, name, {**recipe, "decode": decode}, label, tensors)
+    recipe = {**recipe, "decode": decode or recipe.get("decode", "exact")}
+    return Backbone._made(network, name, recipe, label, tensors)
 
 
 def default_weights(name: str) -> str:
@@ -213,7 +215,7 @@ def weights_of(name: str) -> list[str]:
 
 def _entry(name: str, label: str) -> Any:
     if label not in weights_of(name):
-        raise BackboneError(
+        raise UnknownWeights(
             f"{name} has no weights {label!r}{nearest(label, weights_of(name))}; it has "
             f"{', '.join(weights_of(name))}, or give a .safetensors or .pth file"
         )
@@ -235,7 +237,9 @@ def _build(name: str, size: int) -> nn.Module:
     return network
 
 
-def _named_recipe(name: str, preprocess: str) -> dict[str, Any]:
+def _named_recipe(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(preprocess, str):
+        return dict(checked_recipe(preprocess))
     if preprocess.endswith(".json"):
         try:
             recipe = json.loads(Path(preprocess).read_text())

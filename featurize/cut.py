@@ -120,6 +120,11 @@ class Network:
             raise BackboneError(f"cannot cut at {name!r}: {found.kind}")
         return found
 
+    def inside(self, name: str) -> list[fx.Node]:
+        """The operations inside a module, by its dotted name; none if there is no such module."""
+        within = f"{name}."
+        return [node for node, path in self._name_of.items() if f"{path}.".startswith(within)]
+
     def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
         """The part of the network that computes these layers, pooled.
 

@@ -44,6 +44,10 @@ class BackboneError(FeaturizeError, ValueError):
     """A backbone cannot be had: no such name, weights that do not fit, no way to cut it."""
 
 
+class UnknownWeights(BackboneError):
+    """A backbone has no weights of that name."""
+
+
 class ImageUnreadable(FeaturizeError, ValueError):
     """One image cannot become pixels; ``reason`` is its code in the cache's table."""
 

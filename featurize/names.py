@@ -1,7 +1,10 @@
-"""Help with names that were mistyped."""
+"""What a name given for a backbone or for weights means, and help where it was mistyped."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -12,4 +15,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def is_file(text: str) -> bool:
     """Whether what was given for a backbone or for weights means a local file."""
-    return text.endswith((".safetensors", ".pth", ".pt")) or "/" in text
+    return text.endswith(SUFFIXES) or "/" in text or os.path.isfile(text)
+
+
+def recorded_backbone(metadata: Mapping[str, str]) -> str:
+    """The network that a weights file is for, by its metadata; empty where it does not say."""
+    return metadata.get("backbone", "").strip('"')  # a fine-tuned head's metadata are JSON

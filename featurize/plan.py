@@ -22,7 +22,7 @@ from featurize.errors import CallError, FingerprintMismatch, ImageUnreadable
 from featurize.families import DEFAULT_BACKBONE, parse_layers
 from featurize.images import Listing
 from featurize.layout import FAILED, PENDING, Extractor
-from featurize.names import is_file
+from featurize.names import is_file, recorded_backbone
 from featurize.recipe import DECODERS
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
@@ -128,7 +128,7 @@ def _stem(backbone: str) -> str:
         return backbone
     try:
         with safe_open(backbone, "np") as file:
-            return str((file.metadata() or {}).get("backbone", ""))
+            return recorded_backbone(file.metadata() or {})
     except (OSError, SafetensorError):
         return Path(backbone).stem
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from featurize.errors import BackboneError
 from featurize.fingerprint import weights_digest
 
+HEAD, NETWORK = "headgraft-head", "network."
+"""A fine-tuned network lies in one file with its classifier: these are the network's tensors."""
 _WRAPPINGS = ("state_dict", "model", "model_state_dict")
 # DenseNet files from before torch 0.4.1 have dots where modules have none now.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
@@ -39,7 +41,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BackboneError(f"no weights file {path}")
     metadata: dict[str, str] = {}
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix not in (".pth", ".pt"):
             content: Any = safetensors.torch.load_file(path)
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -55,9 +57,26 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
     tensors = _tensors(content)
+    if metadata.get("format") == HEAD:
+        tensors = _network(path, tensors, metadata)
     if not tensors:
         raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
     return tensors, metadata
+
+
+def _network(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+    """The network's tensors of a file that holds a classifier too."""
+    found = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
+    if not found:
+        raise BackboneError(
+            f"{path} is a head alone, with no network in it; a backbone is a network's name, or a "
+            "file made by `classify finetune`"
+        )
+    if digest(found) != metadata.get("weights_sha256", "").strip('"'):
+        raise BackboneError(
+            f"{path} is damaged: its network is not the one it was saved with; make it anew"
+        )
+    return found
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def test_readme_commands_run(world):
         words = shlex.split(command)
         if words[:2] == ["featurize", "layers"] or {"convnext_tiny", "squeezenet1_1"} & set(words):
             continue  # measures for half a minute, or needs a download: tested elsewhere
-        if words[:2] == ["featurize", "run"] and "--backbone" not in words:
+        if words[:2] in (["featurize", "run"], ["classify", "auto"]) and "--backbone" not in words:
             words += ["--backbone", "seedling"]
         for there, here in (
             ("resnet50", "seedling"),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from classify.advice import Advice
 from classify.comparison import Comparison
 from classify.errors import CallError, OutputError
 from classify.features import CacheOrPath, open_cache
@@ -26,6 +27,7 @@ def write_report(
     command: str | None = None,
     sources: Mapping[str, str] | None = None,
     seed: int | None = None,
+    advice: Mapping[str, Advice] | None = None,
 ) -> None:
     """Write what a comparison found as one self-contained page.
 
@@ -44,6 +46,8 @@ def write_report(
         more are left out.
     command, sources, seed : optional
         For the provenance: what was typed, where each task's labels come from, and the seed.
+    advice : mapping of str to Advice, optional
+        By the task's name: shown in its section.
 
     Raises
     ------
@@ -57,7 +61,13 @@ def write_report(
     from classify.pages.compose import compose
 
     page = compose(
-        open_cache(cache), comparison, images=images, command=command, sources=sources, seed=seed
+        open_cache(cache),
+        comparison,
+        images=images,
+        command=command,
+        sources=sources,
+        seed=seed,
+        advice=advice or {},
     )
     _write(Path(os.path.realpath(path)), page)
 

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping
 
+from classify.advice import Advice
 from classify.comparison import Comparison
 from classify.pages.pictures import Pictures
 from classify.pages.provenance import facts
@@ -20,10 +21,11 @@ def compose(
     command: str | None,
     sources: Mapping[str, str] | None,
     seed: int | None,
+    advice: Mapping[str, Advice],
 ) -> str:
     """A report as HTML; parameters as in `classify.pages.write_report`."""
     pictures = Pictures(cache, images)
-    tasks = list(sections(cache, comparison, pictures))
+    tasks = list(sections(cache, comparison, pictures, advice))
     rows = {row for task in tasks for row in task.mapped}
     dots = {row: url for row in sorted(rows) if (url := pictures.dot(row)) is not None}
     folder = shlex.quote(cache.root) if cache.root else "DIR"

@@ -1,12 +1,14 @@
 """Everything the report says of one task."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from classify.advice import Advice
 from classify.checks import Checks, SmallClass, check
 from classify.comparison import Comparison
 from classify.labels import TEST, TRAIN, VAL
 from classify.outcomes import Outcomes
+from classify.pages.advice import Counsel, counsel
 from classify.pages.board import Answer, Line, decimal, leaderboard
 from classify.pages.depth import depth
 from classify.pages.figures import Chart
@@ -53,6 +55,8 @@ class Section:
         Rows on the map.
     small : list of SmallClass
         The first of `n_small`.
+    advice : Counsel, or None
+        None where none was asked for.
     """
 
     id: str
@@ -73,15 +77,22 @@ class Section:
     small: list[SmallClass]
     n_small: int
     n_classes: int
+    advice: Counsel | None
 
     @property
     def charts(self) -> list[Chart]:
         """All of them."""
-        return [*self.depth, self.confusion, self.reliability, self.map]
+        advised = [] if self.advice is None else self.advice.charts
+        return [*advised, *self.depth, self.confusion, self.reliability, self.map]
 
 
-def sections(cache: FeatureCache, comparison: Comparison, pictures: Pictures) -> Iterator[Section]:
-    """One for each task, in the comparison's order."""
+def sections(
+    cache: FeatureCache,
+    comparison: Comparison,
+    pictures: Pictures,
+    advice: Mapping[str, Advice],
+) -> Iterator[Section]:
+    """One for each task, in the comparison's order; `advice` is by the task's name."""
     projector = Projector(cache)
     share = MAX_PICTURES // (4 * len(comparison.tasks))  # twins take two pictures each
     most = max(FEWEST_PICTURES, min(24, share))
@@ -95,7 +106,13 @@ def sections(cache: FeatureCache, comparison: Comparison, pictures: Pictures) ->
             for notice in comparison.notices
             if notice.startswith(f"{task.name}: ")
         ]
-        yield _section(f"task-{number}", cache, task, results, chosen, curator, projector, notices)
+        section = _section(
+            f"task-{number}", cache, task, results, chosen, curator, projector, notices
+        )
+        if task.name in advice:
+            told = counsel(advice[task.name], f"{section.id}-advice")
+            section = replace(section, advice=told)
+        yield section
 
 
 def _section(
@@ -114,7 +131,7 @@ def _section(
     answers, part = best.test, "test"
     if answers is None:
         answers, part = best.validation, "validation"
-    found = check(cache, task, best.validation)
+    found = check(cache, task, best.validation, best.test)
     ids = {name: f"{id}-{name}" for name in ("twins", "suspects", "mistakes", "small")}
     places = projector.project(best.record.layer.split("+"), task.rows)
     galleries = []
@@ -147,6 +164,7 @@ def _section(
         small=found.small[:MAX_LISTED],
         n_small=len(found.small),
         n_classes=len(task.classes),
+        advice=None,
     )
 
 

@@ -3,17 +3,24 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
+from featurize import run
 from featurize.cache import FeatureCache
 from featurize.layout import Extractor, LayerInfo
 from featurize.writer import CacheWriter, Lock, allocate
+
+if TYPE_CHECKING:
+    from classify import FineTuneClassifier
 
 N = 600
 RECIPE = {"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact"}
@@ -108,8 +115,62 @@ def make_table() -> Callable[..., Path]:
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The installed command, in a process of its own."""
 
-    def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout=120, **options) -> subprocess.CompletedProcess[str]:
         command = [Path(sys.executable).with_name("classify"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
     return run
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Some digits as images of three classes, and their cache by the shipped backbone."""
+
+    images: Path
+    cache: Path
+    paths: list[str]
+    labels: list[str]
+
+
+@pytest.fixture(scope="session")
+def pictured(tmp_path_factory: pytest.TempPathFactory, digits) -> Pictured:
+    """Twenty each of 1, 7 and 9; ``stage4``, ``stage3`` whole, and ``stage2`` are cached."""
+    home = tmp_path_factory.mktemp("pictured")
+    pixels, y = digits
+    for digit in (1, 7, 9):
+        for k in np.flatnonzero(y == digit)[:20]:
+            path = home / "images" / str(digit) / f"{k:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels[k].reshape(8, 8) * 255).astype(np.uint8)).save(path)
+    layers = "stage2,stage3:none,stage4"
+    run(home / "images", home / "c.h5", backbone="seedling", layers=layers, device="cpu")
+    paths = FeatureCache(home / "c.h5").paths
+    return Pictured(home / "images", home / "c.h5", paths, [path[0] for path in paths])
+
+
+@pytest.fixture(scope="session")
+def tuner(pictured):
+    """An estimator for the pictured digits; with ``maps=True`` it has no images, only the cache."""
+
+    def make(maps: bool = False, **options) -> "FineTuneClassifier":
+        from classify import FineTuneClassifier  # with it comes torch
+
+        given = {"epochs": 1, "batch_size": 16, "device": "cpu", "tune": "stage4"}
+        given |= {"cache": pictured.cache, "root": "nowhere"} if maps else {"root": pictured.images}
+        return FineTuneClassifier(**({"backbone": "seedling"} | given | options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fitted(tuner, pictured):
+    """Fit once what several tests look at."""
+    found = {}
+
+    def fit_once(**options) -> "FineTuneClassifier":
+        key = tuple(sorted(options.items()))
+        if key not in found:
+            found[key] = tuner(**options).fit(pictured.paths, pictured.labels)
+        return found[key]
+
+    return fit_once

@@ -1,17 +1,51 @@
-"""The heads as scikit-learn estimators."""
+"""The heads, and the cache, as scikit-learn estimators."""
+
+from zlib import crc32
 
 import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from sklearn.utils.validation import check_array
 
 from classify import CachedFeatures, HeadClassifier
+from classify.features import open_cache
 from classify.heads import HEADS
 
 EXEMPT = {
     "check_class_weight_classifiers": "it hands in a dict; the heads take 'balanced' or None",
 }
+UNSEEN = {
+    "check_estimator_sparse_tag": "it wants `fit` to refuse a sparse X; `fit` does not look at X",
+}
+# What the checks transform is numbers drawn at random, and those are no paths of the cache: all of
+# these pass where `Addressed` makes paths of them.
+NO_PATHS = dict.fromkeys(
+    (
+        "check_dict_unchanged",
+        "check_estimators_dtypes",
+        "check_estimators_pickle",
+        "check_f_contiguous_array_estimator",
+        "check_fit_idempotent",
+        "check_fit_score_takes_y",
+        "check_methods_sample_order_invariance",
+        "check_methods_subset_invariance",
+        "check_pipeline_consistency",
+        "check_transformer_general",
+        "check_transformers_unfitted_stateless",
+    ),
+    "it transforms random numbers, which are no paths of the cache",
+)
+
+
+class Addressed(CachedFeatures):
+    """Takes any numbers for X: each row of them stands for an image, always the same one."""
+
+    def transform(self, X):
+        paths = open_cache(self.cache).paths
+        rows = check_array(X, dtype=None)
+        return super().transform([paths[crc32(row.tobytes()) % len(paths)] for row in rows])
 
 
 @pytest.mark.filterwarnings("ignore")  # the checks' own data gives warnings on purpose
@@ -21,6 +55,21 @@ EXEMPT = {
 )
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exempt"), [(CachedFeatures, UNSEEN | NO_PATHS), (Addressed, UNSEEN)]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_own_checks_of_a_transformer_of_paths(cache, kind, exempt):
+    """All but those listed pass, and those listed fail: the lists are no longer than they must."""
+    told = check_estimator(
+        kind(cache.path), expected_failed_checks=exempt, on_fail=None, on_skip=None
+    )
+    failed = {one["check_name"]: one["exception"] for one in told if one["status"] == "failed"}
+    assert failed == {}
+    assert {one["check_name"] for one in told if one["status"] == "xfail"} == set(exempt)
+    assert sum(one["status"] == "passed" for one in told) > 20
 
 
 def test_a_layer_is_searched_like_any_setting(cache, digits):

@@ -244,8 +244,8 @@ def test_missing_folder_and_oversized_heads_are_refused(tmp_path):
     with pytest.raises(HeadFileError, match="not a head"):
         load_head(tmp_path)
     with open(tmp_path / "big", "wb") as file:
-        file.truncate((1 << 30) + 1)  # sparse
-    with pytest.raises(HeadFileError, match="over 1 GB"):
+        file.truncate((4 << 30) + 1)  # sparse
+    with pytest.raises(HeadFileError, match="over 4 GB"):
         load_head(tmp_path / "big")
 
 

@@ -1,0 +1,334 @@
+"""Which of the four strategies a task asks for, with the evidence: `advise`."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from classify.comparison import Comparison, Progress, compare
+from classify.errors import ClassifyError, TooFewImages
+from classify.features import CacheOrPath, dim, layer_sets, open_cache
+from classify.fitting import Labels, table_of
+from classify.labels import TEST, VAL, LabelTable
+from classify.reasons import of_depth, of_size
+from classify.records import Record
+from classify.results import Result
+from classify.similarity import Depths, Similarity, by_depth
+from classify.size import Size, Trial, by_count, trials
+from classify.strategies import STRATEGIES, check_given, commands, probe
+from classify.tasks import Task, make_task
+from featurize.cache import FeatureCache
+from featurize.families import DIMS
+
+HEAD = "softmax"
+MOST_JOINED = 1 << 26
+"""Numbers in all layers together up to which joined layers are tried: they are an offer only, and
+beyond it (30,000 images of SqueezeNet) would take longer than everything else."""
+SMALL_PICTURE = 160  # pixels: torchvision's networks were trained on 176 and more
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A strategy for a task, and why.
+
+    Attributes
+    ----------
+    task : str
+    strategy : str
+        ``linear-probe``, ``truncated-probe``, ``finetune`` or ``retrain``.
+    size : str
+        ``small`` or ``large``.
+    similarity : str
+        ``similar`` or ``different``.
+    confident : bool
+        Whether the similarity is given, or measured closely enough to tell.
+    layer : str
+        Where to put the head: the last layer, or for the truncated probe the best cut.
+    more_images : int, or None
+        About how many more images would make it sure; 0 if it is, None if no number of them would.
+    reasons : list of str
+        The evidence in sentences.
+    commands : dict of str to str
+        What to run, for each of the four strategies.
+    offer : str, or None
+        The command that trains a head on all layers joined, where that is clearly better than on
+        the last.
+    measured : (Similarity, Size)
+        Accuracy by depth; how many images, and the learning curve.
+    notices : list of str
+        What a user should know.
+    seconds : float
+    """
+
+    task: str
+    strategy: str
+    size: str
+    similarity: str
+    confident: bool
+    layer: str
+    more_images: int | None
+    reasons: list[str]
+    commands: dict[str, str]
+    offer: str | None
+    measured: tuple[Similarity, Size]
+    notices: list[str]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as what JSON knows; the evidence under ``evidence``."""
+        depth, count = (found.to_json() for found in self.measured)
+        measured = {"similarity": depth.pop("measured"), "size": count.pop("measured")}
+        if depth["joined"] is not None:
+            depth["joined"]["command"] = self.offer
+        thresholds = depth.pop("thresholds") | count.pop("thresholds")
+        return {
+            "task": self.task,
+            "strategy": self.strategy,
+            "size": self.size,
+            "similarity": self.similarity,
+            "confident": self.confident,
+            "layer": self.layer,
+            "more_images": self.more_images,
+            "evidence": depth
+            | count
+            | {"thresholds": thresholds, "measured": measured, "reasons": self.reasons},
+            "commands": self.commands,
+            "seconds": self.seconds,
+        }
+
+
+def advise(
+    cache: CacheOrPath,
+    labels: Labels = None,
+    *,
+    size: str | None = None,
+    similarity: str | None = None,
+    column: str = "label",
+    test_size: float = 0.2,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Advice:
+    """Measure which strategy a task asks for: the size of the data by its likeness to the source.
+
+    Test images are not looked at. The rule is in ``docs/strategies.md``. What is measured is kept
+    beside the cache, and shared with `compare`.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+        With several layers: ``featurize run ... --layers auto``.
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    size, similarity : str, optional
+        ``small`` or ``large``, ``similar`` or ``different``: what is known better than measured. It
+        is measured all the same.
+    column, test_size, seed
+        As in `classify.fit`.
+    jobs, progress
+        As in `classify.compare`.
+
+    Returns
+    -------
+    Advice
+
+    Raises
+    ------
+    CallError
+        If the cache has one layer only.
+    TooFewImages
+        If there are not two classes, or a class has a single image.
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    started = time.perf_counter()
+    check_given(size, similarity)
+    cache = open_cache(cache)
+    Depths.of(cache)  # refused before anything is trained
+    table = table_of(cache, labels, column)
+    task = make_task(cache, table, test_size=test_size, seed=seed)
+    planned = _planned(task, table.source, seed)
+    layers = layers_for(cache, task)
+    heads = len(layer_sets(cache, layers))
+    total = heads + len(planned)
+    latest: list[Record] = []
+
+    def compared(record: Record, done: int, _: int) -> None:
+        latest.append(record)
+        if progress is not None:
+            progress(record, done, total)
+
+    def drawn(done: int) -> None:
+        if progress is not None:
+            progress(latest[-1], heads + done, total)
+
+    found = compare(
+        cache, table, HEAD, layers, test_size=test_size, seed=seed, jobs=jobs, progress=compared
+    )
+    likeness = _likeness(cache, task, found.results, seed)
+    amount = by_count(cache, task, likeness.last, planned, seed=seed, jobs=jobs, advanced=drawn)
+    options = _options(labels, column, test_size, seed)
+    told = _concluded(cache, task, likeness, amount, options, size, similarity)
+    seconds = round(time.perf_counter() - started, 3)
+    return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
+
+
+def advise_along(
+    cache: FeatureCache,
+    comparison: Comparison,
+    tables: Sequence[str | os.PathLike[str]] = (),
+    *,
+    column: str = "label",
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> tuple[dict[str, Advice], list[str]]:
+    """Advise on the tasks of a comparison that has trained softmax on every single layer.
+
+    Then the learning curve alone is missing, which takes less than one of the layers did.
+
+    Parameters
+    ----------
+    tables : sequence of path
+        Where the tasks' labels come from, for the commands; none for folder names.
+    column, test_size, seed
+        As the comparison had them.
+
+    Returns
+    -------
+    advice : dict of str to Advice
+        By the task's name.
+    notices : list of str
+        Why a task has none.
+    """
+    found: dict[str, Advice] = {}
+    notices = []
+    sources: list[Labels] = [*tables] or [None]
+    for task, source in zip(comparison.tasks, sources, strict=True):
+        results = [
+            result
+            for result in comparison.results
+            if (result.record.task, result.record.head) == (task.name, HEAD)
+            and result.record.class_weight is None
+        ]
+        if len(cache.layers) < 2 or not set(cache.layers) <= {r.record.layer for r in results}:
+            continue
+        try:
+            planned = _planned(task, task.name, seed)
+            likeness = _likeness(cache, task, results, seed)
+        except ClassifyError as error:
+            notices.append(f"{task.name}: no advice on the strategy: {error}")
+            continue
+        amount = by_count(cache, task, likeness.last, planned, seed=seed)
+        options = _options(source, column, test_size, seed)
+        found[task.name] = _concluded(cache, task, likeness, amount, options)
+    return found, notices
+
+
+def _concluded(
+    cache: FeatureCache,
+    task: Task,
+    likeness: Similarity,
+    amount: Size,
+    options: list[str],
+    size: str | None = None,
+    similarity: str | None = None,
+) -> Advice:
+    chosen = (size or amount.verdict, similarity or likeness.verdict)
+    strategy = STRATEGIES[chosen]
+    joined = likeness.joined is not None and likeness.clear(likeness.joined)
+    more = likeness.more(amount.images)
+    return Advice(
+        task=task.name,
+        strategy=strategy,
+        size=chosen[0],
+        similarity=chosen[1],
+        confident=similarity is not None or likeness.confident,
+        layer=likeness.best_cut if strategy == "truncated-probe" else likeness.last,
+        more_images=0 if similarity is not None else more,
+        reasons=[*of_depth(likeness, similarity, more), *of_size(amount, size)],
+        commands=commands(cache, likeness.last, likeness.best_cut, options),
+        offer=probe(cache, list(cache.layers), options) if joined else None,
+        measured=(likeness, amount),
+        notices=list(_limits(cache, likeness)),
+        seconds=0.0,
+    )
+
+
+def layers_for(cache: FeatureCache, task: Task) -> str:
+    """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
+    numbers = len(task.rows) * dim(cache, list(cache.layers))
+    return "each,joined" if numbers <= MOST_JOINED else "each"
+
+
+def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: int) -> Similarity:
+    """The answers of validation, never of the test, by layer."""
+    answers = {
+        result.record.layer: result.validation
+        for result in results
+        if result.validation is not None
+    }
+    each = {name: answers[name] for name in cache.layers}
+    rows = next(iter(each.values())).rows
+    unit = rows if task.groups is None else task.groups[np.searchsorted(task.rows, rows)]
+    joined = answers.get("+".join(cache.layers))
+    return by_depth(Depths.of(cache), each, joined, unit, seed)
+
+
+def _planned(task: Task, source: str, seed: int) -> list[Trial]:
+    """The learning curve's heads; refuses classes that cannot be both learnt from and held out."""
+    count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
+    alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
+    if alone and not (task.split == VAL).any():
+        names = ", ".join(map(repr, alone[:3])) + (", ..." if len(alone) > 3 else "")
+        raise TooFewImages(
+            f"{source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
+            f"to learn from ({names}), which cannot be held out as well; add images of them, or "
+            "leave them out of the label table"
+        )
+    planned = trials(task, seed)
+    if not planned:
+        raise TooFewImages(
+            f"{source}: every class lies in one group, so nothing can be held out to measure "
+            "on; add images of other groups, or correct the group column"
+        )
+    return planned
+
+
+def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
+    depths, made = found.depths, cache.extractor
+    crop = made.preprocess["crop"]
+    if made.backbone in DIMS and made.backbone != "seedling" and crop < SMALL_PICTURE:
+        yield (
+            f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "
+            "from which its last layers suffer first: with the weights' own preprocessing the data "
+            "may be more similar to the source than they seem here"
+        )
+    if depths.beyond:
+        yield (
+            f"the cache ends at {found.last}, the network at {depths.beyond}; `last` means the "
+            "former here. Add the rest with `featurize run ... --layers auto`"
+        )
+    if found.lower is None:
+        yield (
+            "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
+            "the upper part adds anything. Add them with `featurize run ... --layers auto`"
+        )
+
+
+def _options(labels: Labels, column: str, test_size: float, seed: int) -> list[str]:
+    """What was asked of `advise`, for the commands it prints."""
+    words = []
+    if labels is not None:
+        words += [
+            "--labels",
+            labels.source if isinstance(labels, LabelTable) else os.fspath(labels),
+        ]
+    for name, value, usual in (
+        ("--column", column, "label"),
+        ("--test-size", test_size, 0.2),
+        ("--seed", seed, 0),
+    ):
+        words += [name, str(value)] if value != usual else []
+    return words

@@ -1,0 +1,308 @@
+"""`auto`: embed the images, ask for advice, carry it out, and check it by the outcome."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from classify.advice import Advice, advise
+from classify.comparison import compare
+from classify.descent import Step
+from classify.fitting import fit
+from classify.labels import LabelTable
+from classify.outcomes import Outcomes
+from classify.persist import check_target, save_head
+from classify.records import Record
+from classify.results import Result
+from classify.scores import paired
+from classify.strategies import check_given
+from classify.tuning import Tuned, finetune
+from featurize.cache import FeatureCache
+from featurize.job import run
+from featurize.measure import Measure
+from featurize.summary import Summary
+
+Say = Callable[[str], None]
+PROBE = "softmax"
+TRAINED = ("finetune", "retrain")
+RETRAINED_WITH = "mlp"
+
+
+class Watch(Protocol):
+    """What is told how the stages of `auto` go."""
+
+    def run(self, measure: Measure) -> None:
+        """Of embedding."""
+
+    def heads(self, record: Record, done: int, total: int) -> None:
+        """Of the comparison behind the advice."""
+
+    def training(self, step: Step) -> None:
+        """Of fine-tuning."""
+
+
+class Unwatched:
+    """Tells nobody."""
+
+    def run(self, measure: Measure) -> None:
+        """Nothing."""
+
+    def heads(self, record: Record, done: int, total: int) -> None:
+        """Nothing."""
+
+    def training(self, step: Step) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One strategy, carried out.
+
+    Attributes
+    ----------
+    strategy : str
+    what : str
+        The layer of a probe, or what was tuned.
+    validation : float, or None
+        Accuracy on images held out of the training.
+    accuracy : float, or None
+        On the test images, the same for all candidates.
+    accuracy_ci : (float, float), or None
+    behind : (float, float, float), or None
+        The chosen one's accuracy less this one's, with its 95 % interval, image by image.
+    epochs : int
+        0 for a probe.
+    images_run : int
+        Images that went through the network, or a part of it: for the cache, or in training.
+    seconds : float
+        Without making the cache.
+    """
+
+    strategy: str
+    what: str
+    validation: float | None
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    behind: tuple[float, float, float] | None
+    epochs: int
+    images_run: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Automatic:
+    """What `auto` did.
+
+    Attributes
+    ----------
+    summary : Summary
+        Of the cache.
+    advice : Advice
+    candidates : list of Candidate
+        What was tried, the chosen one first.
+    notices : list of str
+    seconds : float
+    """
+
+    summary: Summary
+    advice: Advice
+    candidates: list[Candidate]
+    notices: list[str]
+    seconds: float
+
+    @property
+    def chosen(self) -> Candidate:
+        """The one that was saved: the advised strategy."""
+        return self.candidates[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of the cache's summary, of the advice, and of the chosen candidate."""
+        about: dict[str, Any] = self.summary.as_dict() | self.advice.to_json()
+        chosen = asdict(self.chosen)
+        about |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
+        found = about | {"candidates": [asdict(one) for one in self.candidates]}
+        return found | {"seconds": self.seconds}
+
+
+def auto(
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    labels: LabelTable | str | os.PathLike[str] | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    preprocess: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    size: str | None = None,
+    similarity: str | None = None,
+    column: str = "label",
+    test_size: float = 0.2,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    device: str = "auto",
+    say: Say = lambda _: None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Automatic:
+    """Make a classifier of labelled images by the strategy that their features advise.
+
+    The probes cost next to nothing once the cache is there, so all of them are tried; of the two
+    strategies that train the network, the one that is advised, and with `max_seconds` as many
+    others as there is time for. What is saved is what was advised: to choose by the test images
+    would spoil the score. The candidates stand beside each other, so that it shows where the advice
+    was wrong.
+
+    Parameters
+    ----------
+    images : path
+    output : path
+        A head, or a tuned network with its classifier: `predict` takes either.
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    backbone, weights, preprocess : str, optional
+        As in `featurize.run`.
+    cache : path, optional
+        Where the features go; ``OUTPUT.h5`` if not given. It is kept.
+    size, similarity : str, optional
+        Override the advice, as in `advise`.
+    column, test_size, seed
+        As in `fit`; every candidate has the same test images.
+    max_seconds : float, optional
+        No epoch is begun that would end later, and no further candidate.
+    device : str
+    say : callable
+        Told what is done.
+    watch : Watch, optional
+        Told how each stage goes.
+    **options
+        Of `FineTuneClassifier`.
+
+    Raises
+    ------
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    started, watch = time.monotonic(), watch or Unwatched()
+    check_target(output)
+    check_given(size, similarity)
+    where = Path(cache or f"{output}.h5")
+    made = run(
+        images,
+        where,
+        backbone=backbone,
+        weights=weights,
+        preprocess=preprocess,
+        layers="auto",
+        device=device,
+        report=watch.run,
+        say=say,
+    )
+    opened = FeatureCache(where)
+    same: dict[str, Any] = {"column": column, "test_size": test_size, "seed": seed}
+    advice = advise(
+        opened,
+        labels,
+        size=size,
+        similarity=similarity,
+        progress=watch.heads,
+        **same,
+    )
+    say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
+    tried = _probes(opened, labels, advice, same)
+    notices = list(advice.notices)
+    if advice.strategy not in TRAINED:
+        head, _ = fit(opened, labels, PROBE, advice.layer, **same)
+        save_head(head, output)
+        notices += head.notices
+    for strategy in sorted(TRAINED, key=lambda name: name != advice.strategy):
+        spent = time.monotonic() - started
+        if strategy != advice.strategy and (max_seconds is None or spent > max_seconds):
+            continue
+        with _place(output, keep=strategy == advice.strategy) as target:
+            found = finetune(
+                images,
+                target,
+                labels,
+                cache=opened,
+                classifier=RETRAINED_WITH if strategy == "retrain" else None,
+                max_seconds=None if max_seconds is None else max_seconds - spent,
+                device=device,
+                say=say,
+                report=watch.training,
+                **same,
+                **options,
+            )
+        tried.append((_tuned(found), found.answers))
+        notices += found.notices
+    tried.sort(key=lambda one: not _is_advised(one[0], advice))
+    against = tried[0][1]
+    candidates = [_beside(one, answers, against) for one, answers in tried]
+    notices = list(dict.fromkeys(notices))  # each strategy says what it left out
+    seconds = round(time.monotonic() - started, 3)
+    return Automatic(cast(Summary, made), advice, candidates, notices, seconds)
+
+
+def _probes(
+    cache: FeatureCache, labels: Any, advice: Advice, same: dict[str, Any]
+) -> list[tuple[Candidate, Outcomes | None]]:
+    """Linear heads on the last layer, on the best cut, and on all layers joined."""
+    last, everything = cache.layer().name, "+".join(cache.layers)
+    cut = advice.measured[0].best_cut
+    wanted = {last: "linear-probe", cut: "truncated-probe", everything: "linear-probe"}
+    found = compare(cache, labels, PROBE, list(wanted), **same)
+    return [(_probe(wanted[r.record.layer], r, cache), r.test) for r in found.results]
+
+
+def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:
+    record = result.record
+    return Candidate(
+        strategy=strategy,
+        what=record.layer,
+        validation=record.validation,
+        accuracy=record.accuracy,
+        accuracy_ci=record.accuracy_ci,
+        behind=None,
+        epochs=0,
+        images_run=cache.counts["ok"],
+        seconds=record.seconds,
+    )
+
+
+def _tuned(found: Tuned) -> Candidate:
+    record = found.record
+    return Candidate(
+        strategy=record.strategy,
+        what=f"{record.tune}, {record.classifier}",
+        validation=record.validation,
+        accuracy=record.accuracy,
+        accuracy_ci=record.accuracy_ci,
+        behind=None,
+        epochs=record.epochs,
+        images_run=record.images_run,
+        seconds=record.seconds,
+    )
+
+
+def _is_advised(one: Candidate, advice: Advice) -> bool:
+    probed = one.strategy in TRAINED or one.what == advice.layer
+    return one.strategy == advice.strategy and probed
+
+
+def _beside(one: Candidate, answers: Outcomes | None, chosen: Outcomes | None) -> Candidate:
+    if answers is None or chosen is None or answers is chosen:
+        return one
+    difference = paired(chosen, answers)
+    return replace(one, behind=(difference.value, difference.low, difference.high))
+
+
+@contextmanager
+def _place(output: str | os.PathLike[str], *, keep: bool) -> Iterator[Path]:
+    """Where a trained network goes: the output, or, tried beside it only, nowhere for long."""
+    if keep:
+        yield Path(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="headgraft-") as folder:
+        yield Path(folder) / "tried.safetensors"

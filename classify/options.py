@@ -1,0 +1,41 @@
+"""Options that several verbs of the command line share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# As in heads.py, which imports scikit-learn; a test holds the two together.
+KINDS = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
+STANDARD = "softmax,linear-svm,ridge,lda,ncm"
+
+Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
+Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
+TestSize = Annotated[
+    float, typer.Option(help="Share to hold out where neither table nor folders have a split.")
+]
+ClassWeight = Annotated[
+    str | None, typer.Option(metavar="balanced", help="Every class counts alike, small or large.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),
+]
+Tables = Annotated[
+    list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
+]
+Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {KINDS}.")]
+Layers = Annotated[
+    str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
+]
+Size = Annotated[
+    str | None, typer.Option(metavar="small|large", help="If you know better than the count.")
+]
+Similarity = Annotated[
+    str | None,
+    typer.Option(metavar="similar|different", help="If you know better than the measurement."),
+]
+HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
+Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,0 +1,290 @@
+"""`finetune`: a folder of images and labels in, a tuned backbone with its classifier out."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classify.calibration import outcomes
+from classify.crew import is_lead
+from classify.descent import Report
+from classify.errors import UnknownPath
+from classify.examples import Pixels
+from classify.features import CacheOrPath, open_cache
+from classify.finetuning import FineTuneClassifier
+from classify.fitted import FittedHead
+from classify.labels import TEST, VAL, LabelTable, from_folders, read_table
+from classify.outcomes import Outcomes
+from classify.persist import check_target, save_head
+from classify.scores import summarise
+from classify.tasks import check_test_size, labelled_rows, settled
+from featurize.cache import FeatureCache
+from featurize.images import find
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TuneRecord:
+    """How fine-tuning went.
+
+    Attributes
+    ----------
+    strategy : str
+        ``finetune``, or ``retrain`` where everything was trained with a classifier of choice.
+    task, backbone, tune, classifier : str
+    classes : list of str
+    n_train, n_validation, n_test : int
+        Images trained on, stopped by, and scored on.
+    accuracy : float, or None
+        On the test images; None if there are none.
+    accuracy_ci : (float, float), or None
+    validation : float
+        Accuracy on the validation part, after the best epoch.
+    epochs, best_epoch : int
+    history : list of dict
+    images_run : int
+        Images that went through the network to train it and to stop it.
+    scores : dict
+        More of the test, as in a `Record`.
+    seconds : float
+    """
+
+    strategy: str
+    task: str
+    backbone: str
+    tune: str
+    classifier: str
+    classes: list[str]
+    n_train: int
+    n_validation: int
+    n_test: int
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    validation: float
+    epochs: int
+    best_epoch: int
+    history: list[dict[str, Any]]
+    images_run: int
+    scores: dict[str, Any]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a flat dict of what JSON knows."""
+        found = asdict(self)
+        found |= found.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What `finetune` made.
+
+    Attributes
+    ----------
+    head : FittedHead
+    record : TuneRecord
+    answers : Outcomes, or None
+        What it said of the test images, by row of the cache; where there is none, the images' order
+        by path counts.
+    notices : list of str
+        What a user should know.
+    """
+
+    head: FittedHead
+    record: TuneRecord
+    answers: Outcomes | None
+    notices: list[str]
+
+
+def finetune(
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    labels: LabelTable | str | os.PathLike[str] | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    cache: CacheOrPath | None = None,
+    tune: str = "all",
+    classifier: str | None = None,
+    column: str = "label",
+    test_size: float = 0.2,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    say: Say = lambda _: None,
+    report: Report = lambda _: None,
+    **options: Any,
+) -> Tuned:
+    """Tune a backbone to labelled images, save it with its classifier, and score both.
+
+    Interrupted, it goes on after its last epoch when called again: until it is done, that lies
+    beside the output as ``OUTPUT.part``.
+
+    Parameters
+    ----------
+    images : path
+        A folder.
+    output : path
+        A safetensors file, which is a head (`predict`, `evaluate`) and a backbone (`featurize`).
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    backbone, weights, preprocess : optional
+        As in `featurize.load_backbone`; those of the cache, if there is one and they are not given.
+    cache : path or FeatureCache, optional
+        Of the same images. Its last layer gives the classifier to start from; with the maps that
+        enter the tuned part (``PREVIOUS:none``) the frozen part is not run at all.
+    tune : str
+        ``all``, ``last`` (the deepest stage), or a layer.
+    classifier : {"linear", "mlp"}, optional
+        Linear if not given. With `tune` ``all``, to choose one is the strategy ``retrain``.
+    column, test_size, seed
+        As in `fit`: the same images are held out.
+    max_seconds : float, optional
+        No epoch is begun that would end later.
+    say, report : callable
+        Told what is done, and how training goes.
+    **options
+        Others of `FineTuneClassifier`.
+
+    Returns
+    -------
+    Tuned
+
+    Raises
+    ------
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    started = time.monotonic()
+    if not is_lead():
+        say, report = _silent, _silent
+    check_target(output)
+    check_test_size(test_size)
+    if not Path(images).is_dir():
+        raise NotADirectoryError(f"{images} is no folder of images")
+    opened = None if cache is None else open_cache(cache)
+    if opened is not None and backbone is None:
+        made = opened.extractor
+        backbone, preprocess = made.backbone, preprocess or made.preprocess
+        weights = weights or made.environment.get("weights_file") or made.weights
+    table, position, rows, notices = _lines(images, labels, column, opened)
+    classes, y, split, groups, more = settled(table, position, test_size, seed)
+    notices += more
+    paths = np.array([table.paths[i] for i in position], object)
+    names = np.array(classes, object)[y]
+    dev, test = np.flatnonzero(split != TEST), np.flatnonzero(split == TEST)
+    model = FineTuneClassifier(
+        backbone or "resnet50",
+        root=images,
+        weights=weights,
+        preprocess=preprocess,
+        tune=tune,
+        classifier=classifier or "linear",
+        cache=opened,
+        seed=seed,
+        **options,
+    )
+    unfinished = Path(f"{output}.part")
+    model.fit(
+        paths[dev],
+        names[dev],
+        groups=None if groups is None else groups[dev],
+        validation=split[dev] == VAL if (split == VAL).any() else None,
+        checkpoint=unfinished,
+        deadline=None if max_seconds is None else started + max_seconds,
+        say=say,
+        report=report,
+    )
+    failures = dict(model.failures_)
+    answers, scores = None, {}
+    if len(test):
+        pixels = Pixels(images, paths[test].tolist(), model.head_.source.preprocess)
+        failures |= pixels.failures
+        if pixels.readable.any():
+            answers = _answers(model, pixels, rows[test], y[test], classes)
+            scores = asdict(summarise(answers, len(classes), seed=seed))
+    notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
+    best = min(model.history_, key=lambda epoch: epoch.validation_loss)
+    retrained = tune == "all" and (classifier is not None or weights == "none")
+    record = TuneRecord(
+        strategy="retrain" if retrained else "finetune",
+        task=table.name,
+        backbone=model.head_.source.backbone,
+        tune=tune,
+        classifier=model.classifier,
+        classes=list(model.head_.classes),
+        n_train=model.n_train_,
+        n_validation=len(dev) - len(model.failures_) - model.n_train_,
+        n_test=0 if answers is None else len(answers),
+        accuracy=scores.pop("accuracy", None),
+        accuracy_ci=scores.pop("accuracy_ci", None),
+        validation=best.validation,
+        epochs=len(model.history_),
+        best_epoch=best.number,
+        history=[epoch.to_json() for epoch in model.history_],
+        images_run=model.images_run_,
+        scores=scores,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    head = replace(model.head_, task=table.name, record=record.to_json())
+    if is_lead():
+        save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+    return Tuned(replace(head, network=Path(output).absolute()), record, answers, notices)
+
+
+def _silent(_: object) -> None:
+    """One of several processes speaks for all."""
+
+
+def _lines(
+    images: str | os.PathLike[str],
+    labels: LabelTable | str | os.PathLike[str] | None,
+    column: str,
+    cache: FeatureCache | None,
+) -> tuple[LabelTable, np.ndarray, np.ndarray, list[str]]:
+    """The table, which of its lines are used, by path, and a number for each: the cache's row."""
+    given = (
+        labels if labels is None or isinstance(labels, LabelTable) else read_table(labels, column)
+    )
+    if cache is not None:
+        table = given or from_folders(cache.paths)
+        rows, position, notices = labelled_rows(cache, table)
+        return table, position, rows, notices
+    found = find(images)
+    table = given or from_folders(found.paths)
+    absent = sorted(set(table.paths) - set(found.paths))
+    if absent:
+        listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
+        raise UnknownPath(
+            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
+            f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
+        )
+    position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
+    return table, position, np.arange(len(position)), []
+
+
+def _answers(
+    model: FineTuneClassifier,
+    pixels: Pixels,
+    rows: np.ndarray,
+    y: np.ndarray,
+    classes: list[str],
+) -> Outcomes:
+    """What the model says of test images, those that cannot be read left out."""
+    readable = np.flatnonzero(pixels.readable)
+    known = np.array([classes.index(name) for name in model.head_.classes])
+    return outcomes(
+        rows[readable],
+        y[readable],
+        model.scores_of(pixels)[readable],
+        known,
+        temperature=model.head_.temperature,
+        probabilistic=True,
+    )

@@ -1,0 +1,241 @@
+"""A network trained too: what changes, what stays, where it starts, and how it is trained."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from classify import HeadClassifier, fit, save_head
+from classify.descent import Course
+from classify.errors import CallError, HeadMismatch
+from classify.nets import Net, deepest
+from classify.sides import parted
+from featurize import FeatureCache, load_backbone
+from featurize.backbones import SEEDLING_WEIGHTS
+
+# Without the counters of batches, which nothing reads.
+PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS).items() if not k.endswith("_tracked")}
+
+
+def equal(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def changed(model) -> set[str]:
+    return {k for k, tensor in PLAIN.items() if not torch.equal(tensor, model.network_[k])}
+
+
+def statistics(names) -> set[str]:
+    return {name for name in names if "running_" in name}
+
+
+# --- what changes, and what stays ----------------------------------------------------------
+
+
+def test_the_seed_decides_everything(fitted, tuner, pictured):
+    again = tuner(tune="all").fit(pictured.paths, pictured.labels)
+    first = fitted(tune="all")
+    assert equal(first.network_, again.network_)
+    assert np.array_equal(first.predict_proba(pictured.paths), again.predict_proba(pictured.paths))
+    other = tuner(tune="all", seed=1).fit(pictured.paths, pictured.labels)
+    assert not equal(first.network_, other.network_)
+
+
+def test_only_what_is_tuned_changes_and_batch_norm_keeps_its_statistics(fitted):
+    assert changed(fitted(augment="none")) == {
+        name for name in PLAIN if name.startswith("stage4") and name not in statistics(PLAIN)
+    }
+    assert changed(fitted(tune="all")) == PLAIN.keys() - statistics(PLAIN)
+    trained = changed(fitted(maps=True, batch_norm="trained"))
+    assert statistics(trained) == {n for n in statistics(PLAIN) if n.startswith("stage4")}
+
+
+def test_cached_maps_train_as_images_do(fitted, pictured):
+    plain, mapped = fitted(augment="none"), fitted(maps=True)
+    assert {n for n in PLAIN if not n.startswith("stage4")}.isdisjoint(changed(mapped))
+    # The maps agree to float32 rounding, as batches of other sizes are convolved in another order.
+    # AdamW turns gradients that are zero but for rounding into steps of either sign, so single
+    # weights may part by a step or two; all of them together must not.
+    step = torch.cat([(plain.network_[n] - PLAIN[n]).ravel() for n in changed(plain)])
+    apart = torch.cat([(plain.network_[n] - mapped.network_[n]).ravel() for n in changed(plain)])
+    assert apart.norm() < 0.02 * step.norm()
+    one, other = plain.history_[-1], mapped.history_[-1]
+    assert one.loss == pytest.approx(other.loss, rel=1e-3)
+    assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-3)
+    assert one.validation == other.validation
+    scores = plain.decision_scores(pictured.paths)
+    there = mapped.set_params(root=pictured.images).decision_scores(pictured.paths)
+    mapped.set_params(root="nowhere")
+    assert (scores.argmax(axis=1) == there.argmax(axis=1)).all()
+
+
+def test_earlier_stages_learn_more_slowly(tuner, pictured):
+    # One step of AdamW moves every weight by about its learning rate, whatever the gradient.
+    model = tuner(tune="all", batch_size=64, learning_rate=1e-3)
+    model.fit(pictured.paths, pictured.labels)
+    moved = {}
+    for stage in ("stage2", "stage3", "stage4"):
+        names = [n for n in PLAIN if n.startswith(stage) and PLAIN[n].ndim == 4]
+        steps = torch.cat([(model.network_[n] - PLAIN[n]).abs().ravel() for n in names])
+        moved[stage] = float(steps.median())
+    assert moved["stage4"] == pytest.approx(1e-3, rel=0.1)
+    assert moved["stage3"] == pytest.approx(0.7e-3, rel=0.1)
+    assert moved["stage2"] == pytest.approx(0.49e-3, rel=0.1)
+
+
+def test_weights_decay_and_biases_do_not():
+    net = Net(load_backbone("seedling"), "all", 3, "linear")
+    for (name, parameter), group in zip(net.tuned().items(), net.groups(1, 0.7, 0.02), strict=True):
+        assert group["params"] == [parameter]
+        assert group["weight_decay"] == (0.02 if parameter.ndim > 1 else 0), name
+
+
+def test_the_rate_rises_and_then_falls_as_a_cosine():
+    course = Course(epochs=10, batch_size=8, learning_rate=1)
+    rates = [course.rate_at(step, 200, 20) for step in range(200)]
+    assert rates[:20] == pytest.approx(np.arange(1, 21) / 20)
+    angle = np.pi * np.arange(180) / 180
+    assert rates[20:] == pytest.approx((1 + np.cos(angle)) / 2)
+    assert [course.rate_at(step, 2, 1) for step in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("seedling", "stage4"),
+        ("resnet18", "layer4"),
+        ("squeezenet1_1", "features.12"),
+        # What is last in these has no weights, or a normalisation's alone.
+        ("mobilenet_v3_small", "features.12"),
+    ],
+)
+def test_last_is_the_deepest_stage_that_has_weights(name, layer):
+    recipe = {"resize": 64, "crop": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
+    backbone = load_backbone(name, preprocess=recipe, frozen_weights=False)
+    assert deepest(backbone) == layer
+    assert Net(backbone, layer, 2, "linear").tuned()
+
+
+# --- where it starts -----------------------------------------------------------------------
+
+
+def test_it_starts_as_the_linear_probe(tuner, pictured):
+    # A step this small changes nothing: what comes out is what went in.
+    model = tuner(maps=True, learning_rate=1e-30).fit(pictured.paths, pictured.labels)
+    assert model.images_run_ == 60 + 6  # an epoch and the last judgement; none for the start
+    cache = FeatureCache(pictured.cache)
+    training, _ = parted(
+        np.unique(pictured.labels, return_inverse=True)[1], list("179"), *[None] * 2, 0
+    )
+    X = np.asarray(cache.features("stage4"))
+    probe = HeadClassifier().fit(X[training], np.array(pictured.labels)[training])
+    expected = probe.decision_function(X)
+    assert np.allclose(model.head_.scores(X), expected, atol=1e-3 * np.abs(expected).max())
+    assert (model.head_.predict(X) == probe.predict(X)).all()
+
+
+def test_it_starts_as_a_given_head(tuner, pictured, tmp_path):
+    head, _ = fit(pictured.cache, layer="stage4", test_size=0)
+    save_head(head, tmp_path / "h")
+    X = np.asarray(FeatureCache(pictured.cache).features("stage4"))
+    for given in (head, str(tmp_path / "h")):
+        model = tuner(maps=True, learning_rate=1e-30, init_head=given)
+        model.fit(pictured.paths, pictured.labels)
+        assert np.allclose(model.head_.scores(X), head.scores(X), rtol=1e-4, atol=1e-3)
+
+
+def test_a_probe_is_a_better_start_than_chance(fitted):
+    probe, random = fitted(maps=True).history_[0], fitted(maps=True, init_head="random").history_[0]
+    assert probe.loss < random.loss
+    assert probe.validation_loss < random.validation_loss
+
+
+def test_heads_of_something_else_are_refused(tuner, pictured):
+    head, _ = fit(pictured.cache, layer="stage4")
+    digest = replace(head, source=replace(head.source, weights_sha256="0" * 64))
+    recipe = dict(head.source.preprocess) | {"crop": 30}
+    cases = {
+        "another classes": replace(head, classes=["a", "b", "c"]),
+        "another layer": fit(pictured.cache, layer="stage2")[0],
+        "another weights digest": digest,
+        "another preprocessing": replace(head, source=replace(head.source, preprocess=recipe)),
+        "from a knn head: it is not linear": fit(pictured.cache, head="knn", layer="stage4")[0],
+    }
+    for message, given in cases.items():
+        with pytest.raises(HeadMismatch, match=message):
+            tuner(init_head=given).fit(pictured.paths, pictured.labels)
+    with pytest.raises(CallError, match="mlp cannot start from a head"):
+        tuner(init_head=head, classifier="mlp").fit(pictured.paths, pictured.labels)
+    with pytest.raises(FileNotFoundError, match="classify fit"):
+        tuner(init_head="none.head").fit(pictured.paths, pictured.labels)
+
+
+# --- how it is trained ---------------------------------------------------------------------
+
+
+def test_mixup_mixes_images_and_maps(fitted):
+    for options in ({"maps": True}, {"augment": "none"}):
+        mixed, plain = fitted(mixup=0.4, **options), fitted(**options)
+        assert np.isfinite(mixed.history_[0].loss)
+        assert not equal(mixed.network_, plain.network_)
+
+
+def test_balanced_classes_weigh_alike(tuner, pictured):
+    keep = np.array([k for k, label in enumerate(pictured.labels) if label != "1" or k % 3 == 0])
+    paths, labels = np.array(pictured.paths)[keep], np.array(pictured.labels)[keep]
+    plain, fair = (
+        tuner(maps=True, init_head="random", class_weight=weight).fit(paths, labels)
+        for weight in (None, "balanced")
+    )
+    X = np.asarray(FeatureCache(pictured.cache).features("stage4"))
+    rare = [m.head_.predict_proba(X)[:, 0].mean() for m in (plain, fair)]
+    assert rare[0] < rare[1]
+    with pytest.raises(CallError, match="balanced or nothing, not 'blanced'"):
+        tuner(class_weight="blanced").fit(paths, labels)
+
+
+def test_from_scratch_with_a_hidden_layer(tuner, pictured):
+    model = tuner(tune="all", weights="none", classifier="mlp", learning_rate=1e-3)
+    model.fit(pictured.paths, pictured.labels)
+    assert model.head_.head == "mlp"
+    assert model.head_.scorer.hidden.shape == (512, 512)
+    batches = [t for name, t in model.network_.items() if name.endswith("num_batches_tracked")]
+    assert batches
+    assert all(t > 0 for t in batches)  # its own statistics, as nothing came with them
+    with pytest.raises(CallError, match="--cache out"):
+        tuner(weights="none", cache=pictured.cache).fit(pictured.paths, pictured.labels)
+
+
+def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tuner, pictured):
+    held = np.arange(60) % 3 == 0
+    # So small a rate changes no weight: the first epoch stays the best.
+    model = tuner(maps=True, epochs=6, patience=2, learning_rate=1e-12)
+    model.fit(pictured.paths, pictured.labels, validation=held)
+    losses = [epoch.validation_loss for epoch in model.history_]
+    best = int(np.argmin(losses))
+    assert (best, len(losses)) == (0, 3)
+    model.set_params(root=pictured.images)
+    right = model.predict(np.array(pictured.paths)[held]) == np.array(pictured.labels)[held]
+    assert right.mean() == pytest.approx(model.history_[best].validation)
+
+
+def test_groups_stay_on_one_side():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        y, groups = rng.integers(0, 3, 90), rng.integers(0, 25, 90)
+        training, held = parted(y, list("abc"), groups, None, seed)
+        assert (training ^ held).all()
+        assert held.any()
+        assert not set(groups[training]) & set(groups[held])
+
+
+def test_the_users_own_validation_part_is_taken(tuner, pictured):
+    held = np.arange(60) % 4 == 0
+    model = tuner(maps=True, learning_rate=1e-30)
+    model.fit(pictured.paths, pictured.labels, validation=held)
+    assert model.n_train_ == 45
+    X = np.asarray(FeatureCache(pictured.cache).features("stage4"))
+    right = model.head_.predict(X) == np.array(pictured.labels)
+    assert model.history_[0].validation == pytest.approx(right[held].mean())

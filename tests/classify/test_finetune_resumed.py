@@ -1,0 +1,208 @@
+"""A training that is stopped goes on to the end that it would have come to unbroken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+
+def equal(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# --- from one checkpoint ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(tuner, pictured, tmp_path_factory):
+    """A checkpoint after the first of two epochs, what it was then, and what it is in the end."""
+    path = tmp_path_factory.mktemp("stopped") / "M.part"
+    unbroken = tuner(maps=True, epochs=2).fit(pictured.paths, pictured.labels)
+    short = tuner(maps=True, epochs=2)
+    short.fit(pictured.paths, pictured.labels, checkpoint=path, deadline=0)
+    assert len(short.history_) == 1
+    return path, short, unbroken
+
+
+def resumed(tuner, pictured, path, deadline=None, **options):
+    said = []
+    model = tuner(maps=True, **({"epochs": 2} | options))
+    model.fit(pictured.paths, pictured.labels, checkpoint=path, say=said.append, deadline=deadline)
+    return model, any("going on after epoch 1" in text for text in said)
+
+
+def test_it_goes_on_to_the_same_end(tuner, pictured, stopped, tmp_path):
+    path, _, unbroken = stopped
+    (tmp_path / "M.part").write_bytes(path.read_bytes())
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part")
+    assert went_on
+    assert equal(model.network_, unbroken.network_)
+    assert np.array_equal(model.head_.scorer.coef, unbroken.head_.scorer.coef)
+
+
+def altered(path, to, metadata=None, **tensors):
+    with safe_open(path, "pt") as file:
+        about = file.metadata() | (metadata or {})
+    found = load_file(path) | {k: v for k, v in tensors.items() if v is not None}
+    gone = {k for k, v in tensors.items() if v is None}
+    save_file({k: v for k, v in found.items() if k not in gone}, to, about)
+
+
+HOSTILE = {
+    "cut short": lambda path, to: to.write_bytes(path.read_bytes()[:-5000]),
+    "no file of ours": lambda path, to: to.write_bytes(b"\x80\x04 a pickle, say"),
+    "empty": lambda path, to: to.write_bytes(b""),
+    "an endless header": lambda path, to: to.write_bytes(b"\xff" * 64),
+    "no history": lambda path, to: altered(path, to, {"history": "[]"}),
+    "a history of something": lambda path, to: altered(path, to, {"history": '[{"number": 1}]'}),
+    "a history of no numbers": lambda path, to: altered(
+        path, to, {"history": json.dumps([dict.fromkeys(HISTORY, "1")])}
+    ),
+    "moments of nothing": lambda path, to: altered(path, to, **{"moments/x.y": torch.ones(1)}),
+    "moments of another shape": lambda path, to: altered(
+        path, to, **{"moments/0.exp_avg": torch.ones(3)}
+    ),
+    "moments missing": lambda path, to: altered(path, to, **{"moments/0.exp_avg": None}),
+    "weights missing": lambda path, to: altered(path, to, **{"best/classifier.out.bias": None}),
+    "something more": lambda path, to: altered(path, to, **{"else/x": torch.ones(1)}),
+    "another key": lambda path, to: altered(path, to, {"key": "0" * 64}),
+}
+HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_checkpoint_that_is_damaged_is_not_taken(how, tuner, pictured, stopped, tmp_path):
+    path, short, _ = stopped
+    HOSTILE[how](path, tmp_path / "M.part")
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+    assert not went_on
+    assert equal(model.network_, short.network_)
+
+
+@pytest.mark.parametrize("option", [{"seed": 3}, {"learning_rate": 1e-3}, {"mixup": 0.1}])
+def test_a_checkpoint_of_other_options_is_not_taken(option, tuner, pictured, stopped, tmp_path):
+    (tmp_path / "M.part").write_bytes(stopped[0].read_bytes())
+    assert not resumed(tuner, pictured, tmp_path / "M.part", deadline=0, **option)[1]
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def line(pictured):
+    """The command, but for where its output goes."""
+    options = ["--backbone", "seedling", "--epochs", "6", "--patience", "6", "--device", "cpu"]
+    options += ["--batch-size", "16", "--seed", "5", "--json"]
+    name = Path(sys.executable).with_name("classify")
+    return [str(name), "finetune", str(pictured.images), *options, "-o"]
+
+
+def stop_after_an_epoch(command: list[str], part: Path, how: signal.Signals) -> tuple[int, str]:
+    """Run until the checkpoint is written (again), then stop it at once: status and stderr."""
+    before = part.stat().st_mtime_ns if part.exists() else 0
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None:
+        if part.exists() and part.stat().st_mtime_ns != before:
+            process.send_signal(how)
+            break
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=600)
+    return process.returncode, err
+
+
+def test_killed_and_interrupted_it_ends_as_an_unbroken_run(line, tmp_path):
+    unbroken = subprocess.run([*line, tmp_path / "u"], capture_output=True, text=True, timeout=600)
+    assert unbroken.returncode == 0, unbroken.stderr
+    command, part = [*line, str(tmp_path / "M")], tmp_path / "M.part"
+
+    status, _ = stop_after_an_epoch(command, part, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert not (tmp_path / "M").exists()
+
+    status, err = stop_after_an_epoch(command, part, signal.SIGINT)
+    assert status == 3
+    assert "going on after epoch" in err
+    assert "error: interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    assert part.exists()
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stderr
+    assert equal(load_file(tmp_path / "M"), load_file(tmp_path / "u"))
+    one, other = json.loads(done.stdout), json.loads(unbroken.stdout)
+    for name in ("accuracy", "epochs", "best_epoch", "n_train", "n_validation", "n_test"):
+        assert one[name] == other[name]
+    losses = [[epoch["loss"] for epoch in found["history"]] for found in (one, other)]
+    assert losses[0] == losses[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["M", "u"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [None, "0s"])
+def test_two_processes_make_one_file(limit, line, pictured, tmp_path):
+    launcher = str(Path(sys.executable).with_name("torchrun"))
+    together = [launcher, "--nproc-per-node", "2", "--no-python", *line, str(tmp_path / "M")]
+    together += [] if limit is None else ["--max-time", limit]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(together, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)  # one of them speaks
+    assert record["epochs"] == (6 if limit is None else 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["M"]
+    alone = subprocess.run([*line, tmp_path / "u"], capture_output=True, text=True, timeout=600)
+    if limit is None:
+        # Twelve test images: one more or less is chance.
+        assert record["accuracy"] == pytest.approx(json.loads(alone.stdout)["accuracy"], abs=0.1)
+
+
+@pytest.mark.slow
+def test_dropout_is_drawn_alike_after_a_stop(tuner, pictured, tmp_path):
+    """AlexNet drops half of its units; frozen, it does not."""
+    from torchvision.models import alexnet
+
+    from featurize import run
+
+    torch.manual_seed(0)
+    save_file(alexnet(num_classes=2).state_dict(), tmp_path / "w.safetensors")
+    recipe = {"resize": 64, "crop": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    given = {"weights": str(tmp_path / "w.safetensors"), "preprocess": str(tmp_path / "r.json")}
+    run(
+        pictured.images,
+        tmp_path / "c.h5",
+        backbone="alexnet",
+        layers="classifier.3:none,last",
+        device="cpu",
+        **given,
+    )
+
+    def trained(**options):
+        model = tuner(backbone="alexnet", epochs=2, augment="none", **(given | options))
+        return model
+
+    unbroken = trained(tune="classifier.3").fit(pictured.paths, pictured.labels)
+    part = tmp_path / "M.part"
+    trained(tune="classifier.3").fit(pictured.paths, pictured.labels, checkpoint=part, deadline=0)
+    on = trained(tune="classifier.3").fit(pictured.paths, pictured.labels, checkpoint=part)
+    assert equal(on.network_, unbroken.network_)
+
+    plain = trained(tune="classifier.4").fit(pictured.paths, pictured.labels)
+    mapped = trained(tune="classifier.4", cache=tmp_path / "c.h5", root="nowhere")
+    mapped.fit(pictured.paths, pictured.labels)
+    assert plain.history_[0].loss == pytest.approx(mapped.history_[0].loss, rel=1e-3)
