@@ -19,11 +19,16 @@ SMALL = {"steps": 3, "keep": 1, "batch": 16, "fresh": 8, "store": 128, "sample":
 TINY = [f"--{option}={value}" for option, value in SMALL.items()]
 
 # Runs the recipe as `python train.py` does, and prints what it opened, connected to, imported.
+# What is opened only if it is not there yet holds no image.
 WATCHED = """
-import json, runpy, sys
+import json, os, runpy, sys
 seen = []
-sys.addaudithook(lambda event, args: seen.append([event, str(args[0])])
-                 if event in ("open", "socket.connect", "subprocess.Popen", "os.system") else None)
+def hook(event, args):
+    if event == "open" and args[2] & os.O_EXCL:
+        return
+    if event in ("open", "socket.connect", "subprocess.Popen", "os.system"):
+        seen.append([event, str(args[0])])
+sys.addaudithook(hook)
 sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
