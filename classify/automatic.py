@@ -150,7 +150,8 @@ def auto(
 ) -> Automatic:
     """Make a classifier of labelled images by the strategy that their features advise.
 
-    The probes cost next to nothing once the cache is there, so all of them are tried; of the two
+    The probes cost next to nothing once the cache is there, so all of them are tried; a linear
+    probe takes all layers joined where the advice offers them. Of the two
     strategies that train the network, the one that is advised, and with `max_seconds` as many
     others as there is time for. What is saved is what was advised: to choose by the test images
     would spoil the score. The candidates stand beside each other, so that it shows where the advice
@@ -214,7 +215,7 @@ def auto(
     tried = _probes(opened, labels, advice, same)
     notices = list(advice.notices)
     if advice.strategy not in TRAINED:
-        head, _ = fit(opened, labels, PROBE, advice.layer, **same)
+        head, _ = fit(opened, labels, PROBE, _layers(advice, opened), **same)
         save_head(head, output)
         notices += head.notices
     for strategy in sorted(TRAINED, key=lambda name: name != advice.strategy):
@@ -237,7 +238,7 @@ def auto(
             )
         tried.append((_tuned(found), found.answers))
         notices += found.notices
-    tried.sort(key=lambda one: not _is_advised(one[0], advice))
+    tried.sort(key=lambda one: not _is_advised(one[0], advice, opened))
     against = tried[0][1]
     candidates = [_beside(one, answers, against) for one, answers in tried]
     notices = list(dict.fromkeys(notices))  # each strategy says what it left out
@@ -286,8 +287,14 @@ def _tuned(found: Tuned) -> Candidate:
     )
 
 
-def _is_advised(one: Candidate, advice: Advice) -> bool:
-    probed = one.strategy in TRAINED or one.what == advice.layer
+def _layers(advice: Advice, cache: FeatureCache) -> list[str]:
+    """What a probe reads: all layers joined where validation finds them clearly better."""
+    joined = advice.strategy == "linear-probe" and advice.offer is not None
+    return list(cache.layers) if joined else [advice.layer]
+
+
+def _is_advised(one: Candidate, advice: Advice, cache: FeatureCache) -> bool:
+    probed = one.strategy in TRAINED or one.what == "+".join(_layers(advice, cache))
     return one.strategy == advice.strategy and probed
 
 

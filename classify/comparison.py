@@ -18,6 +18,7 @@ from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, check_class_weight, graft, table_of
 from classify.heads import STANDARD, named
+from classify.kept import WRITING
 from classify.labels import LabelTable
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
@@ -218,7 +219,8 @@ def _end_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)
+        with WRITING:
+            os._exit(1)
 
     if os.getpid() != parent:  # a single worker is this process itself
         threading.Thread(target=watch, daemon=True).start()

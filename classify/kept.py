@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from featurize.fingerprint import canonical_json
 
 FORMAT = "headgraft-kept"
 MAX_BYTES = 4 << 30
+WRITING = Lock()  # a process that ends itself waits for it, so as to leave no half a file
 
 
 def digest(*parts: object) -> str:
@@ -94,11 +96,11 @@ def keep(
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        with open(draft, "xb") as file:
-            file.write(
-                save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
-            )
-        os.replace(draft, path)
+        content = save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
+        with WRITING:
+            with open(draft, "xb") as file:
+                file.write(content)
+            os.replace(draft, path)
     except OSError:
         with suppress(OSError):
             draft.unlink()

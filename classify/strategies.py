@@ -23,6 +23,11 @@ MEANS = {
 }
 
 
+def likeness(similarity: str) -> str:
+    """The similarity in words: ``similar to``, or ``different from`` the source."""
+    return f"{similarity} {'to' if similarity == 'similar' else 'from'} the source"
+
+
 def check_given(size: str | None, similarity: str | None) -> None:
     """Refuse a size or a similarity that there is not: CallError."""
     for option, value, known in (("size", size, SIZES), ("similarity", similarity, SIMILARITIES)):

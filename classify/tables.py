@@ -14,7 +14,7 @@ from classify.console import console, number
 from classify.records import Record
 from classify.resampling import Estimate
 from classify.savings import Saving
-from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES
+from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES, likeness
 
 # What fits into 80 columns.
 NARROW: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
@@ -191,7 +191,7 @@ def show_advice(found: Advice, saving: Saving | None) -> None:
     screen.print(Text(f"{found.task}: {found.strategy}", "bold green"))
     screen.print(Text(f"{MEANS[found.strategy]}; layer {found.layer}"))
     sure = "" if found.confident else ", which is not sure: see below"
-    screen.print(Text(f"The data are {found.size}, and {found.similarity} to the source{sure}."))
+    screen.print(Text(f"The data are {found.size}, and {likeness(found.similarity)}{sure}."))
     screen.print(_quadrant(found))
     screen.print(_by_depth(found))
     screen.print(_by_count(found))

@@ -7,7 +7,7 @@ from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 from classify.advice import Advice
 from classify.pages.figures import COLOURS, Chart, blank, drawn, hover, named_ticks, plain, slots
 from classify.resampling import Estimate
-from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES
+from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES, likeness
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Counsel:
 
     Attributes
     ----------
-    means : str
-        The strategy in a sentence.
+    likeness, means : str
+        Similarity and strategy in words.
     rows : list of (str, list of str)
         Sizes, and the strategies for each similarity.
     charts : list of Chart
@@ -26,6 +26,7 @@ class Counsel:
     """
 
     advice: Advice
+    likeness: str
     means: str
     headings: tuple[str, ...]
     rows: list[tuple[str, list[str]]]
@@ -40,6 +41,7 @@ def counsel(advice: Advice, id: str) -> Counsel:
         commands.append(("all layers joined, which is clearly better than the last", advice.offer))
     return Counsel(
         advice=advice,
+        likeness=likeness(advice.similarity),
         means=MEANS[advice.strategy],
         headings=SIMILARITIES,
         rows=[(size, [STRATEGIES[size, like] for like in SIMILARITIES]) for size in SIZES],

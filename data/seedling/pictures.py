@@ -7,13 +7,15 @@ batch of torch tensors, (N, 3, S, S) with values near 0..1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from planes import SIDE, chance, coordinates, marbles, noise, palette, textures, uniform
 from torch import Generator, Tensor
 
-__all__ = ["dead_leaves", "draw", "scenes", "strokes"]
+__all__ = ["FAMILIES", "draw"]
 
 
 def leaf_distance(x: Tensor, y: Tensor, n: int, g: Generator) -> Tensor:
@@ -163,35 +165,59 @@ def strokes(n: int, g: Generator, count: int = 4, pieces: int = 7) -> Tensor:
     return ground * (1 - ink) + pen * ink
 
 
-def draw(n: int, g: Generator) -> Tensor:
-    """Draw a mixed batch: all families, some joined by a mask or laid over each other.
+SHARES: tuple[tuple[str, Callable[[int, Generator], Tensor], int], ...] = (
+    ("leaves", dead_leaves, 2),
+    ("scenes", scenes, 3),
+    ("strokes", strokes, 1),
+    ("marbles", marbles, 1),
+    ("leaves", partial(dead_leaves, count=16), 1),
+)
+"""Families of pictures: name, function, share. Marbles also lie behind things and strokes."""
+
+FAMILIES = tuple(dict.fromkeys(name for name, _, _ in SHARES))
+"""Names of the families."""
+
+
+def mix(pictures: Tensor, g: Generator) -> Tensor:
+    """Join three in ten pictures with another one: most by a soft mask, some laid over each other.
 
     References
     ----------
-    Mixtures of sources: Baradad et al. (2022), "Procedural image programs for representation
-    learning", NeurIPS.
+    Baradad et al. (2022), "Procedural image programs for representation learning", NeurIPS.
+    """
+    n, other = len(pictures), pictures.roll(1, 0)
+    mask = torch.sigmoid((noise(n, g, 1.5, 3.0) + uniform(g, -1, 1, n, 1, 1)) * 12)[:, None]
+    mask = torch.where(chance(g, 0.3, n, 1, 1, 1) > 0, uniform(g, 0.2, 0.8, n, 1, 1, 1), mask)
+    joined = mask * pictures + (1 - mask) * other
+    return torch.where(chance(g, 0.3, n, 1, 1, 1) > 0, joined, pictures)
+
+
+def draw(n: int, g: Generator, families: Collection[str] = FAMILIES, mixing: bool = True) -> Tensor:
+    """Draw a batch of all families, in random order, some of them mixed.
 
     Parameters
     ----------
     n : int
-        Number of pictures, at least 16.
+        Number of pictures, at least 8.
     g : Generator
         Source of the random numbers; the same state gives the same pictures.
+    families : collection of str
+        Of ``FAMILIES``; the shares of the others go to these.
+    mixing : bool
+        Whether to ``mix``.
 
     Returns
     -------
     Tensor
         (n, 3, S, S) uint8.
     """
-    few, many = n // 8, n // 4
-    groups = [dead_leaves(many, g), scenes(many + few, g), strokes(few, g), marbles(few, g)]
-    groups.append(dead_leaves(n - sum(map(len, groups)), g, 16))
+    chosen = [(family, share) for name, family, share in SHARES if name in families]
+    total = sum(share for _, share in chosen)
+    counts = [n * share // total for _, share in chosen]
+    counts[-1] = n - sum(counts[:-1])
+    groups = [family(count, g) for (family, _), count in zip(chosen, counts, strict=True)]
     pictures = torch.cat(groups)[torch.randperm(n, generator=g)]
-    other = pictures.roll(1, 0)
-    mask = torch.sigmoid((noise(n, g, 1.5, 3.0) + uniform(g, -1, 1, n, 1, 1)) * 12)[:, None]
-    mask = torch.where(chance(g, 0.3, n, 1, 1, 1) > 0, uniform(g, 0.2, 0.8, n, 1, 1, 1), mask)
-    mixed = torch.where(
-        chance(g, 0.3, n, 1, 1, 1) > 0, mask * pictures + (1 - mask) * other, pictures
-    )
+    if mixing:
+        pictures = mix(pictures, g)
     gamma = torch.exp2(uniform(g, -0.7, 0.7, n, 1, 1, 1))
-    return (mixed.clamp(0, 1) ** gamma * 255).round().to(torch.uint8)
+    return (pictures.clamp(0, 1) ** gamma * 255).round().to(torch.uint8)

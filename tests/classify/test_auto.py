@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from classify import load_head
+from classify import advise, automatic, load_head
 from classify.durations import seconds_of
 from classify.errors import CallError
 
@@ -75,6 +76,20 @@ def test_each_strategy_is_carried_out_and_saved(auto, folder, command, situation
     assert len(rows) == 90
     right = sum(row["path"].split("/")[0] == row["label"] for row in rows) / 90
     assert right > (0.5 if strategy == "retrain" else 0.8)  # one epoch from a random classifier
+
+
+def test_joined_layers_are_taken_where_they_are_offered(folder, monkeypatch):
+    def advised(*arguments, **options):
+        return replace(advise(*arguments, **options), offer="classify fit ...")
+
+    monkeypatch.setattr(automatic, "advise", advised)
+    place = folder.parent
+    options = {"backbone": "seedling", "cache": place / "c.h5", "similarity": "similar"}
+    found = automatic.auto(folder, place / "joined", **options)
+    layers = "stage1+stage2+stage3+stage4"
+    assert (found.chosen.strategy, found.chosen.what) == ("linear-probe", layers)
+    assert load_head(place / "joined").record["layer"] == layers
+    assert found.chosen.accuracy == load_head(place / "joined").record["accuracy"]
 
 
 def test_time_left_tries_the_others_and_leaves_no_file_of_theirs(auto, folder):
