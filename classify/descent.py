@@ -193,7 +193,7 @@ def descend(
                 raise _diverged(f"the loss is {value} in epoch {number + 1}, batch {k + 1}", course)
             losses.append(value)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimiser.step()
             report(Step(f"epoch {number + 1} of {course.epochs}", step + 1, steps, history))
