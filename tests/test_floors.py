@@ -85,7 +85,7 @@ def at_once(body: list[ast.stmt]):
 def torch_rooms(package: str) -> set[str]:
     """The modules of a package that the document says import torch."""
     text = re.search(
-        r"torch is imported in (.*?) alone, and of `classify` in (.*?);", PAGE, re.DOTALL
+        r"torch is imported in (.*?) alone,\s+and of `classify` in (.*?);", PAGE, re.DOTALL
     )
     assert "the seedling's" in text.group(1)
     rooms = {
