@@ -153,7 +153,8 @@ def descend(
     Diverged
         If the loss is no longer a number.
     """
-    optimiser = torch.optim.AdamW(net.groups(course.learning_rate, course.decay, WEIGHT_DECAY))
+    groups = net.groups(course.learning_rate, course.decay, WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(groups, fused=True)
     highest = [group["lr"] for group in optimiser.param_groups]
     runner = crew.wrapped(net)
     mix = _mixup(course, net.classifier.out.out_features)
