@@ -18,6 +18,8 @@ from typing import Any
 
 from machine import describe
 
+if "HEADGRAFT_REAL" not in os.environ:
+    raise SystemExit("HEADGRAFT_REAL is not set: the folder with real weights and images")
 REAL = Path(os.environ["HEADGRAFT_REAL"])
 BUILD = Path(__file__).parents[1] / "build" / "strategies"
 RECIPE = {"resize": 96, "crop": 96, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
