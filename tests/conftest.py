@@ -26,9 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs an installed command in a process of its own: ``command("featurize", "run", ...)``."""
 
-    def call(name: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    def call(
+        name: str, *arguments: object, timeout: float = 180, **options
+    ) -> subprocess.CompletedProcess[str]:
         line = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=180, **options)
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, **options)
 
     return call
 

@@ -519,7 +519,7 @@ def test_cifar10_is_similar_and_omniglot_different(
         featurize.run(
             images, cache, backbone="squeezenet1_1", weights=str(squeezenet_weights), layers="auto"
         )
-        done = command("classify", "advise", cache, *options, "--json")
+        done = command("classify", "advise", cache, *options, "--json", timeout=900)
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert (told["size"], told["similarity"], told["confident"]) == ("small", similarity, True)
