@@ -58,7 +58,7 @@ Made by `ablate.py`: {steps} steps of {2 * SMALL["batch"]} views for each row, f
 shipped weights had. Frozen linear accuracy (`probe.py`): CIFAR-10's training images 1,000 to
 1,299 of each class after fitting on the first 1,000; scikit-learn's digits in five folds. With
 3,000 images and one run a row, a difference below .015 on CIFAR-10 or .004 on the digits says
-nothing.
+nothing. Rows that `ablate.py` knows and this table lacks have not been run yet.
 
 | | options | CIFAR-10, stage4 | joined | digits, stage4 | joined |
 |---|---|---|---|---|---|

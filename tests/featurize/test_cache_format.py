@@ -122,7 +122,8 @@ def test_c3_extractor_attributes(cache, ran):
         assert re.fullmatch("[0-9a-f]{64}", attrs["weights_sha256"])
         for name in ("preprocess", "environment"):
             assert canonical_json(json.loads(attrs[name])) == attrs[name]
-        listed = re.findall(r"`(\w+)`", clause(3).split("canonical JSON: ")[1].split("|")[0])
+        told = clause(3).split("canonical JSON: ")[1]
+        listed = re.findall(r"`(\w+)`", re.split("[;|]", told)[0])
         assert set(json.loads(attrs["preprocess"])) == set(listed)
 
 

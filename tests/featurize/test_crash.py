@@ -133,7 +133,10 @@ def new_images(folder, draw):
     return "2", "2"
 
 
-@pytest.fixture(params=[make, change, swap, new_layer, new_images], ids=lambda kind: kind.__name__)
+GROWING = (new_layer, new_images)
+
+
+@pytest.fixture(params=[make, change, swap, *GROWING], ids=lambda kind: kind.__name__)
 def record(request, toy, draw, tape, tmp_path, monkeypatch):
     """One kind of run, recorded write by write; its `disk` stands at the beginning."""
     folder, path = draw(tmp_path / "images", NAMES), tmp_path / "c.h5"
@@ -230,6 +233,13 @@ KEPT = {
 }
 
 
+# The last two take half a minute each.
+@pytest.mark.parametrize(
+    "record",
+    [make, change, swap, *(pytest.param(kind, marks=pytest.mark.slow) for kind in GROWING)],
+    indirect=True,
+    ids=lambda kind: kind.__name__,
+)
 def test_a_power_cut_after_any_write(record, state):
     disk, seen, reruns = record.disk, set(), 0
     for event in halves(record.events):
