@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from classify.advice import Advice, advise
 from classify.comparison import compare
-from classify.descent import Step
 from classify.fitting import fit
 from classify.labels import LabelTable
 from classify.outcomes import Outcomes
@@ -20,11 +19,13 @@ from classify.records import Record
 from classify.results import Result
 from classify.scores import paired
 from classify.strategies import check_given
-from classify.tuning import Tuned, finetune
 from featurize.cache import FeatureCache
-from featurize.job import run
-from featurize.measure import Measure
-from featurize.summary import Summary
+
+if TYPE_CHECKING:
+    from classify.descent import Step
+    from classify.tuning import Tuned
+    from featurize.measure import Measure
+    from featurize.summary import Summary
 
 Say = Callable[[str], None]
 PROBE = "softmax"
@@ -35,26 +36,26 @@ RETRAINED_WITH = "mlp"
 class Watch(Protocol):
     """What is told how the stages of `auto` go."""
 
-    def run(self, measure: Measure) -> None:
+    def run(self, measure: "Measure") -> None:
         """Of embedding."""
 
     def heads(self, record: Record, done: int, total: int) -> None:
         """Of the comparison behind the advice."""
 
-    def training(self, step: Step) -> None:
+    def training(self, step: "Step") -> None:
         """Of fine-tuning."""
 
 
 class Unwatched:
     """Tells nobody."""
 
-    def run(self, measure: Measure) -> None:
+    def run(self, measure: "Measure") -> None:
         """Nothing."""
 
     def heads(self, record: Record, done: int, total: int) -> None:
         """Nothing."""
 
-    def training(self, step: Step) -> None:
+    def training(self, step: "Step") -> None:
         """Nothing."""
 
 
@@ -108,7 +109,7 @@ class Automatic:
     seconds : float
     """
 
-    summary: Summary
+    summary: "Summary"
     advice: Advice
     candidates: list[Candidate]
     notices: list[str]
@@ -151,11 +152,10 @@ def auto(
     """Make a classifier of labelled images by the strategy that their features advise.
 
     The probes cost next to nothing once the cache is there, so all of them are tried; a linear
-    probe takes all layers joined where the advice offers them. Of the two
-    strategies that train the network, the one that is advised, and with `max_seconds` as many
-    others as there is time for. What is saved is what was advised: to choose by the test images
-    would spoil the score. The candidates stand beside each other, so that it shows where the advice
-    was wrong.
+    probe takes all layers joined where the advice offers them. Of the two strategies that train the
+    network, the one that is advised, and with `max_seconds` as many others as there is time for.
+    What is saved is what was advised: to choose by the test images would spoil the score. The
+    candidates stand beside each other, so that it shows where the advice was wrong.
 
     Parameters
     ----------
@@ -186,6 +186,8 @@ def auto(
     ------
     ClassifyError, FeaturizeError, FileNotFoundError
     """
+    from featurize import run
+
     started, watch = time.monotonic(), watch or Unwatched()
     check_target(output)
     check_given(size, similarity)
@@ -222,6 +224,8 @@ def auto(
         spent = time.monotonic() - started
         if strategy != advice.strategy and (max_seconds is None or spent > max_seconds):
             continue
+        from classify.tuning import finetune  # torch, which a probe does without
+
         with _place(output, keep=strategy == advice.strategy) as target:
             found = finetune(
                 images,
@@ -243,7 +247,7 @@ def auto(
     candidates = [_beside(one, answers, against) for one, answers in tried]
     notices = list(dict.fromkeys(notices))  # each strategy says what it left out
     seconds = round(time.monotonic() - started, 3)
-    return Automatic(cast(Summary, made), advice, candidates, notices, seconds)
+    return Automatic(cast("Summary", made), advice, candidates, notices, seconds)
 
 
 def _probes(
@@ -272,7 +276,7 @@ def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:
     )
 
 
-def _tuned(found: Tuned) -> Candidate:
+def _tuned(found: "Tuned") -> Candidate:
     record = found.record
     return Candidate(
         strategy=record.strategy,

@@ -54,7 +54,13 @@ def auto(folder, command):
     return run
 
 
-@pytest.mark.parametrize(("situation", "strategy"), ADVICE.items())
+@pytest.mark.parametrize(
+    ("situation", "strategy"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[1] == "retrain" else ())
+        for case in ADVICE.items()
+    ],
+)
 def test_each_strategy_is_carried_out_and_saved(auto, folder, command, situation, strategy):
     size, similarity = situation
     told = auto(strategy, "--size", size, "--similarity", similarity)
