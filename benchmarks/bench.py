@@ -16,7 +16,7 @@ from table import KEPT
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PARTS = (
-    *("startup", "engines", "end_to_end", "cut_saving", "growth", "reading"),
+    *("startup", "decoding", "engines", "end_to_end", "cut_saving", "growth", "reading"),
     *("c_path", "further_task", "million_rows"),
 )
 

@@ -1,4 +1,4 @@
-"""From a thousand images to a hundred thousand (`--most 1000000` for a million): time and memory.
+"""From a thousand images to a million: time and memory.
 
 Tiny pictures and a tiny network, so that what is measured is the run around them; each size in a
 process of its own. Then the same command again, with nothing changed. The limits: time in
@@ -60,7 +60,7 @@ def once(folder: str, cache: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--most", type=int, default=100_000)
+    options.add_argument("--most", type=int, default=1_000_000)
     options.add_argument("--once", nargs=2)
     given = options.parse_args()
     if given.once:

@@ -62,9 +62,7 @@ def timm(network: str, weights: dict[str, torch.Tensor], folder: Path) -> Iterat
 def img2vec_pytorch(network: str, _weights: object, folder: Path) -> Iterator[int]:
     from img2vec_pytorch import Img2Vec
 
-    name = {"resnet18": "resnet-18"}.get(network, network)
-    size = {"resnet18": 512, "resnet50": 2048}[network]
-    embed = Img2Vec(cuda=False, model=name, layer_output_size=size)
+    embed = Img2Vec(cuda=False, model=network)
     for paths in batches(folder):
         images = []
         for path in paths:

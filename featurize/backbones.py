@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
+from featurize import memory
 from featurize import weights as weights_files
 from featurize.cut import Layer, Network
 from featurize.errors import BackboneError, CallError, UnknownWeights
@@ -72,6 +73,7 @@ class Backbone:
         weights: str,
         tensors: dict[str, Tensor] | None,
     ) -> None:
+        memory.keep()
         self.name = name
         self.preprocess = checked_recipe(preprocess)
         self.weights = weights

@@ -58,7 +58,7 @@ def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
     """
     module = backbone.network.whole()
     size = backbone.preprocess["crop"]
-    x = torch.rand(batch, 3, size, size)
+    x = torch.rand(batch, size, size, 3).permute(0, 3, 1, 2)  # in memory as engines have it
     clock = _Clock(module)
     with torch.inference_mode():
         for _ in range(PASSES):

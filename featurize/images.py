@@ -9,6 +9,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,13 +237,14 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
 
 
 def _orient(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF must not cost the picture
-        return image
+    with suppress(Exception):  # damaged EXIF must not cost the picture
+        ImageOps.exif_transpose(image, in_place=True)  # else a copy even of what is upright
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # `convert` would copy it
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255; the high byte is what it keeps of 16-bit colour.
         high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)

@@ -31,7 +31,7 @@ class Compiled:
     def __init__(self, module: nn.Module, preprocess: Mapping[str, Any], precision: str) -> None:
         self.precision = precision
         self.batch_size, _ = batch_sizes(int(preprocess["crop"]), self.device)
-        prepared = Prepared(module, preprocess, torch.channels_last)
+        prepared = Prepared(module, preprocess, packed=True)
         # Freezing folds batch norm into the convolutions and packs weights for their kernels.
         self._run = torch.compile(prepared, dynamic=False, options={"freezing": True})
 

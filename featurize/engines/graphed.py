@@ -37,7 +37,7 @@ class Graphed:
     ) -> None:
         self.device, self.precision = device, precision
         self.batch_size, _ = batch_sizes(int(preprocess["crop"]), device)
-        prepared = Prepared(module, preprocess, torch.channels_last).to(device)
+        prepared = Prepared(module, preprocess, packed=True).to(device)
         # "reduce-overhead" is inductor's name for CUDA graphs.
         self._run = torch.compile(prepared, dynamic=False, mode="reduce-overhead")
         self._copies = torch.cuda.Stream(device)

@@ -467,3 +467,27 @@ def test_fast_decoding_keeps_the_features(large_photos, squeezenet_weights, tmp_
 
 def test_small_images_are_promised_nothing(folder, tmp_path, toy):
     assert "--decode fast" not in run(folder, tmp_path / "c.h5", backbone=toy, layers="0").verdict
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is asked, on Linux alone")
+def test_a_batch_does_not_fetch_its_memory_anew():
+    """A batch finds the pages of the one before; by itself glibc fetches all of them again."""
+    code = """
+import resource
+from statistics import median
+
+import numpy as np
+from featurize import load_backbone
+from featurize.engines import open_engine
+
+backbone = load_backbone("resnet18", frozen_weights=False)
+engine = open_engine(backbone, [("layer4", "avg")], name="eager", device="cpu")
+pixels = np.zeros((8, 224, 224, 3), np.uint8)
+faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
+for _ in range(9):
+    engine.run(pixels)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(int(median(np.diff(faults))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # pages; 12,000 and more otherwise
