@@ -21,7 +21,7 @@ from machine import describe
 from photos import megabytes, photos
 from table import show
 
-from featurize import cores, images
+from featurize import cores, images, memory
 
 RECIPE = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
 AT_ONCE = 8  # images a process is handed at a time, so that handing over is not what is timed
@@ -82,6 +82,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
     print(describe())
+    memory.keep()  # as a run does
     rows = []
     large = (4000, 3000)
     for count, size, grain in ((1000, (640, 480), True), (240, large, True), (240, large, False)):

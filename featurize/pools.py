@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from featurize.errors import BackboneError
 
@@ -55,12 +56,26 @@ def pooled(x: Tensor, kind: str, pool: str) -> Tensor:
         return flat.repeat(1, 2) if pool == "avgmax" else flat
     if pool == "token":
         return x[:, 0].clone()
-    if kind == TOKENS:
-        x, axes = x[:, 1:], [1]
-    else:
-        axes = [2, 3] if kind == CHANNELS_FIRST else [1, 2]
+    if kind == CHANNELS_FIRST:
+        if pool == "avgmax":
+            return torch.cat([_average(x), _largest(x)], 1)
+        return _average(x) if pool == "avg" else _largest(x)
+    x, axes = (x[:, 1:], [1]) if kind == TOKENS else (x, [1, 2])
     if pool == "avg":
         return x.mean(axes)
     if pool == "max":
         return x.amax(axes)
     return torch.cat([x.mean(axes), x.amax(axes)], 1)
+
+
+# As pooling, not as reductions: engines have it in the layout that convolutions leave.
+
+
+def _average(x: Tensor) -> Tensor:
+    # Each row, then the rows: a sum over all of a map at once would lose digits.
+    rows = functional.avg_pool2d(x, (1, x.shape[3]))
+    return functional.avg_pool2d(rows, (x.shape[2], 1)).flatten(1)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, x.shape[2:]).flatten(1)
