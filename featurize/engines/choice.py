@@ -25,8 +25,8 @@ class Promise:
 
 
 PROMISES = {
-    "onnxruntime": Promise(10.0, 1.8),
-    "compile": Promise(60.0, 1.4),
+    "onnxruntime": Promise(10.0, 1.1),
+    "compile": Promise(60.0, 1.1),
     "cuda": Promise(90.0, 1.5),
 }
 
