@@ -40,7 +40,10 @@ class Prepared(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """From uint8 (B, crop, crop, 3) to a tuple of (B, D), one a layer."""
+        return tuple(self.network(self.normalised(pixels)))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What the network takes: float32 (B, 3, crop, crop)."""
         # The channels stay last in memory: convolutions are up to twice as fast so.
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        x = (x / 255 - self.mean) / self.std
-        return tuple(self.network(x))
+        return x.div_(255).sub_(self.mean).div_(self.std)
