@@ -5,8 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, check_class_weight, graft, table_of
 from classify.heads import STANDARD, named
-from classify.kept import WRITING
+from classify.kept import WRITING, sweep
 from classify.labels import LabelTable
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
@@ -148,9 +149,11 @@ def compare(
     if calls:
         workers = max(1, min(jobs or cpu_count(), len(calls)))
         config = parallel_config("loky", n_jobs=workers, inner_max_num_threads=1)
-        with config, threadpool_limits(1):
+        with config, threadpool_limits(1), ExitStack() as ended:
+            ended.callback(sweep, cache)  # once all workers are ended, be it by a kill
             with _deaf_children():
                 batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
+            ended.callback(_close, batches)
             for batch in batches:
                 for i, outcome in batch:
                     if isinstance(outcome, str):
@@ -251,6 +254,13 @@ def _train(
         keep_result(cache, key, result)
         found.append((i, result))
     return found
+
+
+def _close(batches: Generator[Any]) -> None:
+    """End the workers; that they were not done is no news to who stopped them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        batches.close()
 
 
 def _beside(result: Result, best: Result) -> Result:

@@ -93,7 +93,7 @@ def keep(
     """
     path = _path(cache, kind, key)
     metadata = {"format": FORMAT, "key": key, "about": json.dumps(about, allow_nan=False)}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         content = save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
@@ -101,11 +101,20 @@ def keep(
             with open(draft, "xb") as file:
                 file.write(content)
             os.replace(draft, path)
-    except OSError:
+    except BaseException as error:
         with suppress(OSError):
             draft.unlink()
-        return False
+        if isinstance(error, OSError):
+            return False
+        raise
     return True
+
+
+def sweep(cache: FeatureCache) -> None:
+    """Remove what this process's workers had begun to write when they were ended."""
+    for draft in folder_of(cache).glob(f"*.{os.getpid()}.*.tmp"):
+        with suppress(OSError):
+            draft.unlink()
 
 
 def _path(cache: FeatureCache, kind: str, key: str) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from classify.comparison import compare
 from classify.kept import folder_of
 from featurize.cache import FeatureCache
 
@@ -123,6 +124,21 @@ def test_ctrl_c_ends_it_with_status_3_and_the_workers_too(mine, line, run_cli, u
     until(lambda: not at_work(process.pid))
     assert not list(folder_of(mine).glob("*.tmp"))
     rerun_and_compare(mine, line, run_cli, unbroken)
+
+
+def test_what_a_worker_was_writing_when_it_was_ended_goes(mine, table):
+    folder = folder_of(mine)
+    folder.mkdir()
+    ours, another_s = (folder / f"result-0.safetensors.{pid}.1.tmp" for pid in (os.getpid(), 1))
+    ours.write_bytes(b"half")
+    another_s.write_bytes(b"half")
+
+    def stop(record, done, of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(mine, table, HEADS, jobs=2, progress=stop)
+    assert list(folder.glob("*.tmp")) == [another_s]
 
 
 @pytest.mark.parametrize("group", [True, False], ids=["all at once", "one process"])
