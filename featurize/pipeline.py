@@ -15,6 +15,7 @@ import numpy as np
 from featurize import images
 from featurize.batches import Batches
 from featurize.contents import Contents, Older
+from featurize.decoders import Decoders
 from featurize.engines.choice import Choice
 from featurize.errors import ImageUnreadable
 from featurize.layout import FAILED, PENDING
@@ -116,6 +117,7 @@ def _pump(
                 batch.append(item)
                 if batches is None:
                     batches = Batches(task.choice())
+                    ahead.decoders.consider(batches.engine.device, measure.workers, left)
                 if len(batch) >= batches.size:
                     _run(batches, batch, behind, measure)
                     batch = []
@@ -150,6 +152,7 @@ class _Ahead:
     def __init__(self, task: Task, contents: Contents, measure: Measure) -> None:
         self.task, self.contents, self.measure = task, contents, measure
         self.batch_size = 32  # until the engine is open and says its own
+        self.decoders = Decoders(task.recipe)
         self._pool = ThreadPoolExecutor(measure.workers, thread_name_prefix="decode")
 
     def __iter__(self) -> Iterator[_Prepared]:
@@ -158,7 +161,7 @@ class _Ahead:
         while True:
             room = BATCHES_AHEAD * self.batch_size + self.measure.workers - len(waiting)
             for row in islice(rows, max(room, 0)):
-                waiting.append(self._pool.submit(_prepare, row, self.task, self.contents))
+                waiting.append(self._pool.submit(self._prepare, row))
             if not waiting:
                 return
             with self.measure.waiting("input"):
@@ -170,32 +173,32 @@ class _Ahead:
     def stop(self) -> None:
         """End the threads, without starting on what still waits."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self.decoders.close()
 
-
-def _prepare(row: int, task: Task, contents: Contents) -> _Prepared:
-    """Read, hash and decode one image: what the decoding threads do."""
-    item = _Prepared(row)
-    start = time.perf_counter()
-    try:
-        data = images.read(task.listing.root / task.listing.paths[row])
-        item.digest = images.digest(data)
-        item.read_seconds = time.perf_counter() - start
-        recorded = b"" if task.recorded is None else task.recorded[row].tobytes()
-        if task.new_layers_only:
-            item.changed = recorded != item.digest
-            if item.changed:
+    def _prepare(self, row: int) -> _Prepared:
+        """Read, hash and decode one image: what the threads do."""
+        task, item = self.task, _Prepared(row)
+        start = time.perf_counter()
+        try:
+            data = images.read(task.listing.root / task.listing.paths[row])
+            item.digest = images.digest(data)
+            item.read_seconds = time.perf_counter() - start
+            recorded = b"" if task.recorded is None else task.recorded[row].tobytes()
+            if task.new_layers_only:
+                item.changed = recorded != item.digest
+                if item.changed:
+                    return item
+            elif recorded == item.digest:
+                item.same = True
                 return item
-        elif recorded == item.digest:
-            item.same = True
-            return item
-        item.found = contents.claim(item.digest, row)
-        if item.found is None:
-            start = time.perf_counter()
-            item.pixels = images.decode(data, task.recipe)
-            item.decode_seconds = time.perf_counter() - start
-    except ImageUnreadable as error:
-        item.reason = error.reason
-    return item
+            item.found = self.contents.claim(item.digest, row)
+            if item.found is None:
+                start = time.perf_counter()
+                item.pixels = self.decoders.decode(data)
+                item.decode_seconds = time.perf_counter() - start
+        except ImageUnreadable as error:
+            item.reason = error.reason
+        return item
 
 
 class _WriteBehind:

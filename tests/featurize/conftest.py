@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featurize import layout, writer
+from featurize.decoders import Decoders
 from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
 
@@ -111,6 +112,19 @@ def cache(small, tmp_path):
     path = tmp_path / "photos.h5"
     path.write_bytes(small)
     return path
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    """Runs decode in processes, as on a machine of many cores with a GPU."""
+    begin, consider = Decoders.__init__, Decoders.consider
+
+    def begin_so(self, recipe):
+        begin(self, recipe)
+        consider(self, "cuda", 16, 1_000_000)
+
+    monkeypatch.setattr(Decoders, "__init__", begin_so)
+    monkeypatch.setattr(Decoders, "consider", lambda self, device, cores, left: None)
 
 
 @pytest.fixture

@@ -305,8 +305,11 @@ def test_pipes_and_devices_do_not_hang_the_run(spoiled, tmp_path, command):
     assert found.verify() == []
 
 
-def test_all_of_them_at_once(folder, tmp_path, toy, plain):
+@pytest.mark.parametrize("where", ["in_threads", "in_processes"])
+def test_all_of_them_at_once(where, folder, tmp_path, toy, plain, request):
     """In one folder, in between the good ones, and in folders of their own."""
+    if where == "in_processes":
+        request.getfixturevalue(where)
     expected = {}
     for k, (name, (content, _)) in enumerate(BROKEN.items()):
         path = folder / f"{k:02} {name}"

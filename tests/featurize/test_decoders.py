@@ -1,0 +1,183 @@
+"""Decoding beside the threads, in processes: the same pixels, the same reasons, nobody left."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurize import FeatureCache, decoders, images, run
+from featurize.decoders import Decoders
+from featurize.errors import FeaturizeError, ImageUnreadable
+
+RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+def photo(seed: int = 0, form: str = "JPEG") -> bytes:
+    """A file of a megabyte: more than a pipe holds."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (700, 900, 3), np.uint8)
+    Image.fromarray(noise).save(file, form)
+    return file.getvalue()
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that are still there."""
+    return _children_of(os.getpid())
+
+
+@pytest.fixture
+def apart():
+    """Decoders that use processes."""
+    made = Decoders(RECIPE)
+    made.consider("cuda", 16, 1_000_000)
+    yield made
+    made.close()
+
+
+def test_pixels_are_the_same_to_the_bit(apart):
+    data = [photo(k, form) for k in range(3) for form in ("JPEG", "PNG", "BMP")]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(apart.decode, data))
+    for pixels, content in zip(found, data, strict=True):
+        np.testing.assert_array_equal(pixels, images.decode(content, RECIPE))
+
+
+@pytest.mark.parametrize(
+    "data", [b"no image", photo()[:5000], photo(form="PNG")[:5000]], ids=["none", "jpeg", "png"]
+)
+def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
+    with pytest.raises(ImageUnreadable) as there:
+        apart.decode(data)
+    with pytest.raises(ImageUnreadable) as here:
+        images.decode(data, RECIPE)
+    assert there.value.reason == here.value.reason
+    np.testing.assert_array_equal(apart.decode(photo()), images.decode(photo(), RECIPE))
+
+
+@needs_proc
+def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
+    before = children()
+    apart.decode(photo(0))
+    (process,) = children() - before
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(ImageUnreadable) as found:
+        apart.decode(photo(1))
+    assert found.value.reason in images.TRANSIENT  # a later run tries it again
+    np.testing.assert_array_equal(apart.decode(photo(2)), images.decode(photo(2), RECIPE))
+    apart.close()
+    assert children() == before
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("device", "cores", "left", "processes"),
+    [
+        ("cuda:0", 16, 1_000_000, 1),
+        ("cpu", 16, 1_000_000, 0),  # the network takes the cores
+        ("cuda:0", 4, 1_000_000, 0),  # the lock is free most of the time
+        ("cuda:0", 16, 2_000, 0),  # done before a process has started
+    ],
+)
+def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, processes):
+    before = children()
+    made = Decoders(RECIPE)
+    made.consider(device, cores, left)
+    made.decode(photo())
+    assert len(children() - before) == processes
+    made.close()
+    assert children() == before
+
+
+def test_a_process_that_does_not_start_is_an_error(apart, monkeypatch):
+    monkeypatch.setattr(decoders, "CHILD", "raise SystemExit(1)")
+    with pytest.raises(FeaturizeError, match="did not start"):
+        apart.decode(photo())
+
+
+@needs_proc
+def test_a_run_has_the_same_features_and_leaves_nobody(draw, toy, tmp_path, request):
+    draw(tmp_path / "images", [f"{k:02}.png" for k in range(40)])
+    run(tmp_path / "images", tmp_path / "threads.h5", backbone=toy, layers="2")
+    request.getfixturevalue("in_processes")
+    before = children()
+    run(tmp_path / "images", tmp_path / "processes.h5", backbone=toy, layers="2")
+    assert children() == before
+    pair = [FeatureCache(tmp_path / f"{name}.h5").features() for name in ("threads", "processes")]
+    np.testing.assert_array_equal(*pair)
+
+
+STOPPED = """
+import signal, sys
+from featurize import run
+from featurize.errors import Interrupted
+from featurize.decoders import Decoders
+from featurize.engines import eager
+signal.signal(signal.SIGINT, signal.default_int_handler)
+begin, consider = Decoders.__init__, Decoders.consider
+def begin_so(self, recipe):
+    begin(self, recipe)
+    consider(self, "cuda", 16, 1_000_000)
+Decoders.__init__, Decoders.consider = begin_so, lambda *_: None
+eager._PIXELS_A_BATCH = 0  # eight images each
+def report(measure):
+    if measure.done:
+        print("going", flush=True)
+try:
+    run(sys.argv[1], sys.argv[2], backbone="seedling", engine="eager", report=report)
+except Interrupted as error:
+    print(error, file=sys.stderr)
+    raise SystemExit(3)
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_who_is_stopped_leaves_no_decoder_behind(sign, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(100):
+        (folder / f"{k:03}.jpg").write_bytes(photo(k))
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, folder, tmp_path / "c.h5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "going\n"
+    decoding = _children_of(process.pid)
+    assert decoding
+    os.killpg(process.pid, sign)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while any(map(_is_there, decoding)):
+        assert time.monotonic() < end, "a decoding process is left"
+        time.sleep(0.01)
+    cache = FeatureCache(tmp_path / "c.h5")
+    assert cache.verify() == []
+    assert cache.counts["failed"] == 0
+    if sign == signal.SIGINT:
+        assert process.returncode == 3
+        assert "Traceback" not in err
+        assert 0 < cache.counts["ok"] < 100
+
+
+def _children_of(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
