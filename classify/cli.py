@@ -327,8 +327,3 @@ def report(
 
 app.command()(tuning_cli.finetune)
 app.command()(tuning_cli.auto)
-
-
-def main() -> None:
-    """Run the command line."""
-    app(prog_name="classify")

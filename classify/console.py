@@ -15,6 +15,7 @@ from rich.text import Text
 
 from classify.errors import ClassifyError
 from classify.records import Record
+from featurize import signals
 from featurize.errors import FeaturizeError
 
 INPUT_ERRORS = (
@@ -47,6 +48,7 @@ def guarded(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
+        signals.take()
         _fail(
             "interrupted; what was finished is kept, and the same command goes on from there",
             INCOMPLETE,
@@ -55,6 +57,8 @@ def guarded(debug: bool) -> Iterator[None]:
     except INPUT_ERRORS as error:
         _fail(str(error), WRONG_INPUT, debug)
     except Exception as error:
+        if signals.was_received():  # an interrupted import may end as any exception
+            raise KeyboardInterrupt from error
         hint = "" if debug else "; --debug shows the traceback"
         _fail(f"unexpected {type(error).__name__}: {error}{hint}", UNEXPECTED, debug)
 

@@ -1,7 +1,6 @@
 """The command `featurize`: thin verbs over the package's functions."""
 
 import json
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from featurize import signals
 from featurize.errors import FeaturizeError, Interrupted
 
 DONE, UNEXPECTED, WRONG, INCOMPLETE = 0, 1, 2, 3
@@ -349,16 +349,16 @@ def _say(text: str) -> None:
 
 def _guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
     """Run a verb; turn what it raises into a line and an exit code."""
-    # A batch system ends jobs with SIGTERM: stop as cleanly as on Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = work()
     except Interrupted as stop:
+        signals.take()
         if as_json:
             _print_json(stop.summary)
         _say(str(stop))
         code = INCOMPLETE
     except KeyboardInterrupt:
+        signals.take()
         _say("stopped")
         code = INCOMPLETE
     except BrokenPipeError:
@@ -370,13 +370,10 @@ def _guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
         _say(f"error: {error}")
         code = WRONG
     except Exception as error:
+        if signals.was_received():  # an interrupted import may end as any exception
+            raise KeyboardInterrupt from error
         if debug:
             traceback.print_exc()
         _say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
         code = UNEXPECTED
     raise SystemExit(code)
-
-
-def main() -> None:
-    """Entry point of the command `featurize`."""
-    app()

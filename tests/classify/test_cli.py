@@ -18,7 +18,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # starting workers would take longest
         monkeypatch.delenv("COLUMNS", raising=False)
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.app(prog_name="classify")
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

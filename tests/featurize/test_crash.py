@@ -267,7 +267,7 @@ def test_a_power_cut_after_any_write(record, state):
 SERVER = """
 import json, os, signal, sys
 import torch
-import featurize.cli
+import featurize.__main__, featurize.cli
 from featurize import backbones, job, writer
 from featurize.engines import eager
 
@@ -288,7 +288,7 @@ for line in sys.stdin:
         sys.argv = ["featurize", *order["arguments"]]
         code = 70
         try:
-            featurize.cli.main()
+            featurize.__main__.main()
         except SystemExit as end:
             code = end.code
         finally:

@@ -70,7 +70,7 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
         "        super().__init__()\n"
         "        self._every = 0.0  # at every image\n"
         "progress.Live = Eager\n"
-        "from featurize.cli import main\n"
+        "from featurize.__main__ import main\n"
         "main()\n"
     )
     output = tmp_path / "c.h5"

@@ -1,0 +1,18 @@
+"""The command `classify`."""
+
+from featurize import signals
+
+
+def main() -> None:
+    """Run the command line; signals are watched before anything else is imported."""
+    signals.guard(_run)
+
+
+def _run() -> None:
+    from classify.cli import app
+
+    app(prog_name="classify")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Ctrl-C and SIGTERM: a command ends within seconds, at whatever instant it is told to.
+
+Python runs a signal's handler in the main thread, between two of its own instructions. There are
+three ways in which that is not enough. The interrupt may be raised where exceptions are swallowed
+(in a destructor, in a hook of ``fork``): then it is lost. The main thread may be inside a long
+call: then nobody hears it. And a shell starts what it sends to the background deaf to SIGINT.
+
+So the commands are watched. The system itself writes each signal to a pipe, and a thread reads it:
+it repeats an interrupt that got lost, and after `PATIENCE` it ends the process. What is on disk is
+whole at any instant, so that costs a second of work at most.
+
+In a program that merely imports Headgraft nothing is watched: there signals are its own business.
+"""
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+PATIENCE = 2.5  # seconds from a signal to the end of the process
+REPEAT = 0.5  # seconds until an interrupt that nobody took is raised again
+INTERRUPTED = 3  # the exit code
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+
+
+class _State:
+    """What became of the process's signals; there is one."""
+
+    watched = False
+    received = 0.0  # when the first signal came, by the monotonic clock
+    taken = False  # whether somebody has begun to end things in order
+    last_words = "stopped; what was finished is kept, and the same command goes on from there"
+    waits: list[str] = []  # noqa: RUF012 - what a thread waits for that must not be cut off
+
+
+def watch() -> None:
+    """Let Ctrl-C and SIGTERM end this process, as `PATIENCE` says; called by a command at first.
+
+    A SIGINT that was ignored from the start stays so, as shells have it for background jobs.
+    """
+    if _State.watched:
+        return
+    _State.watched = True
+    ears, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    threading.Thread(target=_listen, args=(ears,), name="signals", daemon=True).start()
+
+
+def was_received() -> bool:
+    """Whether the process has been told to end."""
+    return _State.received > 0
+
+
+def take() -> None:
+    """Say that the interrupt has arrived where it is dealt with: no further one is raised."""
+    _State.taken = True
+
+
+@contextmanager
+def unhurried(what: str) -> Iterator[None]:
+    """Keep the process from being ended inside, because a thread waits for `what`.
+
+    It is said, where that takes longer than `PATIENCE`.
+    """
+    _State.waits.append(what)
+    try:
+        yield
+    finally:
+        _State.waits.remove(what)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Note signals inside, and let them count when the block has ended.
+
+    For calls in which an interrupt would be swallowed or leave a lock locked. To block the signals
+    would not do: the system would hand them to another thread, and Python then runs the handler
+    in this one all the same. Outside the main thread no handler runs, so nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    before = {}
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda n, _: noted.append(n))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if noted:
+            signal.raise_signal(noted[0])
+
+
+def be_deaf() -> None:
+    """In a forked child: leave the signals of the terminal to the parent."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def finish(code: int) -> NoReturn:
+    """End a command with an exit code.
+
+    After a signal the process ends at once: threads that decode or compute are not waited for.
+    """
+    if was_received() and _State.taken:
+        _end(code)
+    for number in SIGNALS:  # done: what comes now must not disturb the interpreter's own end
+        with suppress(ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(code)
+
+
+def guard(command: Callable[[], Any]) -> NoReturn:
+    """Run a command line as the whole of a process: what `main` of a command does.
+
+    Parameters
+    ----------
+    command : callable
+        Ends with SystemExit, as click's do.
+    """
+    code: Any = 0
+    try:
+        watch()
+        command()
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    except BaseException as error:
+        # In the first or last instants, where no verb is there to say it.
+        take()
+        if not isinstance(error, KeyboardInterrupt) and not was_received():
+            raise
+        _say(_State.last_words)
+        code = INTERRUPTED
+    if code == 1 and was_received():  # click has an exit code of its own for an interrupt
+        take()
+        code = INTERRUPTED
+    if not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    finish(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    if not _State.received:
+        _State.received = time.monotonic()
+    if not _State.taken:
+        raise KeyboardInterrupt
+
+
+def _listen(ears: int) -> None:
+    """Read the pipe that signals are written to: what the watching thread does."""
+    while os.read(ears, 1)[0] not in SIGNALS:
+        pass
+    _State.received = _State.received or time.monotonic()
+    said = False
+    while True:
+        time.sleep(REPEAT)
+        if time.monotonic() - _State.received < PATIENCE:
+            if not _State.taken:
+                _interrupt_again()
+        elif not _State.waits:
+            _say(_State.last_words)
+            _end(INTERRUPTED)
+        elif not said:
+            said = True
+            _say(f"stopping: waiting for {_State.waits[0]}")
+
+
+def _interrupt_again() -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGTERM)  # also ends a system call that it waits in
+    else:
+        _thread.interrupt_main()
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def _end(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
