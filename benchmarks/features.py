@@ -12,7 +12,8 @@ from featurize import run
 from featurize.cache import FeatureCache
 from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
-from featurize.writer import CacheWriter, Lock, allocate
+from featurize.lock import Lock
+from featurize.writer import CacheWriter, allocate
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 

@@ -11,7 +11,7 @@ from featurize.cache import FeatureCache
 from featurize.errors import BackboneError, UnknownLayer
 from featurize.families import parse_layers
 from featurize.parts import entrance
-from featurize.progress import size
+from featurize.text import in_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def entering(
         return None
     wanted = f"{door.name}:none"
     number = int(np.prod(door.map_shape))
-    takes = f"{size(4.0 * number * len(paths))} for {len(paths):,} images"
+    takes = f"{in_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
     if cache is None or name_of(door.name, "none") not in cache.layers:
         if cache is not None and not startable:
             raise UnknownLayer(_lacking(cache, f"that enters {tune}, {takes}", wanted))

@@ -2,26 +2,31 @@
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from featurize import layout
-from featurize.errors import CacheFormatError, RowNotReady, UnknownLayer
+from featurize.checksums import are_damaged, are_missing
+from featurize.clauses import CHECKSUMS
+from featurize.errors import CacheFormatError, CacheReplaced, RowNotReady, UnknownLayer
 from featurize.images import REASONS
-from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
+from featurize.layout import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
 
 BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
+MAX_SEALED = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
 class FeatureCache:
     """A feature cache, opened for reading.
 
     Opening looks at the layout alone; HDF5 is closed again before this returns, so a
-    cache can be sent to worker processes and read while a run is still filling it.
+    cache can be sent to worker processes and read while a run is still filling it. A file that
+    is overwritten or cut short while it is open is noticed: then reading raises `CacheReplaced`.
 
     Parameters
     ----------
@@ -37,6 +42,8 @@ class FeatureCache:
     n_rows : int
     root : str
         The image folder it was made from; informative.
+    include, exclude : list of str
+        The patterns that chose its images; informative.
 
     Raises
     ------
@@ -50,10 +57,12 @@ class FeatureCache:
         self.format_version = found.version
         self.created_by = found.created_by
         self.root = found.root
+        self.include, self.exclude = found.include, found.exclude
         self.n_rows = found.n_rows
         self.extractor: Extractor = found.extractor
         self.layers: dict[str, LayerInfo] = found.layers
         self._extents = found.extents
+        self.has_checksums = found.has_checksums
         self._maps: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
@@ -73,7 +82,28 @@ class FeatureCache:
             os.close(fd)  # replaced in between
         self._fd = fd
         weakref.finalize(self, os.close, fd)
+        self._between = _gaps(found.extents.values(), os.fstat(fd).st_size)
+        self._seal = self._sealed()
         return found
+
+    def _sealed(self) -> tuple[int, int]:
+        """The file's size, and a checksum of what lies between its arrays: no run changes those."""
+        seal = 0
+        for start, stop in self._between:
+            seal = crc32(_read_at(self._fd, stop - start, start), seal)
+        return os.fstat(self._fd).st_size, seal
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a file that is no longer the one that was opened.
+
+        Raises
+        ------
+        CacheReplaced
+        """
+        if self._sealed() != self._seal:
+            raise CacheReplaced(
+                f"{self.path} was overwritten or cut short while it was open; open it again"
+            )
 
     def _map(self, name: str) -> np.ndarray:
         extent = self._extents[name]
@@ -83,15 +113,22 @@ class FeatureCache:
     def column(self, name: str) -> np.ndarray:
         """One column of ``images/`` as it stands in the file now, copied: shape (N, ...)."""
         # A plain read, not the map: columns change while a run fills the cache.
-        extent = self._extents[f"images/{name}"]
-        data = bytearray()
-        while len(data) < extent.row_bytes * self.n_rows:
-            missing = extent.row_bytes * self.n_rows - len(data)
-            found = _read_at(self._fd, min(missing, BLOCK_BYTES), extent.offset + len(data))
-            if not found:
-                raise CacheFormatError(f"{self.path} was cut short while it was open")
-            data += found
-        return np.frombuffer(data, extent.dtype).reshape(extent.shape)
+        return self._rows_of(f"images/{name}", np.arange(self.n_rows))
+
+    def _rows_of(self, name: str, rows: np.ndarray) -> np.ndarray:
+        try:
+            found = layout.read_rows(self._fd, self._extents[name], rows)
+        except CacheReplaced as error:
+            raise CacheReplaced(f"{self.path}: {error}; open it again") from error
+        self.check_unchanged()  # afterwards: what was read is of the file that was opened
+        return found
+
+    def checksums(self, layer: str, rows: np.ndarray) -> np.ndarray:
+        """Checksums of some rows of a layer, as in the file: uint32 (n, 2); zeros are none."""
+        name = f"{CHECKSUMS}/{self.layer(layer).name}"
+        if name not in self._extents:
+            return np.zeros((len(rows), 2), np.uint32)
+        return self._rows_of(name, rows)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -110,8 +147,10 @@ class FeatureCache:
         for before, path in zip(["", *paths], paths, strict=False):
             if path <= before:
                 raise CacheFormatError(f"{self.path}: path {path!r} is out of order or repeated")
-            if path.startswith("/") or ".." in path.split("/"):
+            if path.startswith("/") or ".." in (parts := path.split("/")):
                 raise CacheFormatError(f"{self.path}: path {path!r} leads out of the folder")
+            if "" in parts or "." in parts or "\0" in path:
+                raise CacheFormatError(f"{self.path}: path {path!r} is not the plain one of a file")
         return paths
 
     @cached_property
@@ -175,18 +214,36 @@ class FeatureCache:
         -------
         float32 or float16 array of shape (n, D)
             For every row at once a read-only memory map, shared by all processes that
-            open it; else a copy of the rows asked for.
+            open it; else a copy of the rows asked for. The system ends a process that reads a
+            map whose file was cut short; a copy is made without one.
 
         Raises
         ------
         RowNotReady
             If a row asked for is pending or failed.
+        CacheReplaced
+            If the file was overwritten or cut short since it was opened.
         UnknownLayer
         """
         info = self.layer(layer)
         self.check_ready(rows)
-        mapped = self.mapped(info.name)
-        return mapped if rows is None else mapped[np.asarray(rows, np.intp)]
+        if rows is None:
+            return self.mapped(info.name)
+        return self.stored(info.name, np.arange(self.n_rows)[np.asarray(rows, np.intp)])
+
+    def stored(self, layer: str, rows: np.ndarray) -> np.ndarray:
+        """What a layer holds of some rows, marked or not: a copy of shape (n, D).
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+            In any order, from 0.
+
+        Raises
+        ------
+        CacheReplaced, UnknownLayer
+        """
+        return self._rows_of(f"features/{self.layer(layer).name}", rows)
 
     def check_ready(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
         """Refuse rows that have no features.
@@ -210,8 +267,13 @@ class FeatureCache:
         Returns
         -------
         read-only memory map of shape (N, D)
+
+        Raises
+        ------
+        CacheReplaced, UnknownLayer
         """
         info = self.layer(layer)
+        self.check_unchanged()
         if info.name not in self._maps:
             self._maps[info.name] = self._map(f"features/{info.name}")
         return self._maps[info.name]
@@ -222,8 +284,9 @@ class FeatureCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self._open().extents != self._extents:
-            raise CacheFormatError(f"{self.path} was replaced since it was opened; open it again")
+        seal = self._seal
+        if self._open().extents != self._extents or self._seal != seal:
+            raise CacheReplaced(f"{self.path} was replaced since it was opened; open it again")
 
     def verify(self) -> list[str]:
         """Check the rows against the specification; the layout was checked on opening.
@@ -245,15 +308,60 @@ class FeatureCache:
             found.append("a failed row gives no reason")
         if not self.column("sha256")[status == MARKED].any(axis=1).all():
             found.append("a marked row has no sha256")
+        sha256 = self.column("sha256")
         for name in self.layers:
-            mapped = self.mapped(name)
-            step = max(1, BLOCK_BYTES // self._extents[f"features/{name}"].row_bytes)
-            for start in range(0, self.n_rows, step):
-                marked = np.flatnonzero(status[start : start + step] == MARKED)
-                finite = np.isfinite(mapped[start + marked]).all(axis=1)
-                for row in start + marked[~finite]:
+            for rows in self._marked_blocks(name, status):
+                features = self.stored(name, rows)
+                for row in rows[~np.isfinite(features).all(axis=1)]:
                     found.append(f"features/{name}: row {row} is marked but not finite")
+                stored = self.checksums(name, rows)
+                for row in rows[are_damaged(stored, sha256[rows], features)]:
+                    found.append(
+                        f"features/{name}: the numbers of row {row} are not those that were "
+                        "written; `featurize run ... --rehash` computes it again"
+                    )
         return found
+
+    def damaged_rows(self) -> np.ndarray:
+        """Marked rows whose numbers, in some layer, are not those that were written: bool (N,)."""
+        damaged = np.zeros(self.n_rows, bool)
+        status, sha256 = self.status, self.column("sha256")
+        for name in self.layers if self.has_checksums else ():
+            for rows in self._marked_blocks(name, status):
+                features, stored = self.stored(name, rows), self.checksums(name, rows)
+                damaged[rows] |= are_damaged(stored, sha256[rows], features)
+        return damaged
+
+    @property
+    def unchecked_rows(self) -> int:
+        """How many marked rows lack a checksum in some layer: those of format 1.0 have none."""
+        rows = np.flatnonzero(self.status == MARKED)
+        sha256 = self.column("sha256")[rows]
+        lacking = np.zeros(len(rows), bool)
+        for name in self.layers:
+            lacking |= are_missing(self.checksums(name, rows), sha256)
+        return int(lacking.sum())
+
+    def _marked_blocks(self, layer: str, status: np.ndarray) -> Iterator[np.ndarray]:
+        """Marked rows, so many at a time that their features are `BLOCK_BYTES` at most."""
+        rows = np.flatnonzero(status == MARKED)
+        step = max(1, BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+
+
+def _gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
+    """Where a file holds something other than the arrays, `MAX_SEALED` bytes at most."""
+    gaps, end, left = [], 0, MAX_SEALED
+    for extent in sorted(extents, key=lambda extent: extent.offset):
+        start = min(extent.offset, end + left)
+        if start > end:
+            gaps.append((end, start))
+            left -= start - end
+        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
+    if min(size, end + left) > end:
+        gaps.append((end, min(size, end + left)))
+    return gaps
 
 
 def _read_at(fd: int, count: int, offset: int) -> bytes:

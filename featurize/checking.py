@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurize import images
+from featurize import __version__, images
 from featurize.cache import FeatureCache, problems_of
 from featurize.errors import ImageUnreadable
+from featurize.growth import fill_checksums
 from featurize.layout import MARKED
 from featurize.loader import Loader
 from featurize.plan import Options, settle
@@ -28,6 +29,7 @@ def verify(
     *,
     backbone: "Backbone | None" = None,
     weights: str | None = None,
+    fill: bool = False,
     seed: int = 0,
 ) -> list[str]:
     """Find what is wrong with a cache.
@@ -42,6 +44,9 @@ def verify(
         For a cache that was made with a network of your own.
     weights : str, optional
         Where the weights file is now.
+    fill : bool
+        Where nothing is wrong, make checksums for rows that have none, of their numbers as they
+        stand.
 
     Returns
     -------
@@ -54,12 +59,27 @@ def verify(
         If there is no such cache.
     CallError, BackboneError, FingerprintMismatch
         If the backbone cannot be had again, or is another.
+    CacheBusy, DiskFull, OutputError
+        If checksums cannot be written.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
     found = problems_of(path)
-    if found or folder is None:
-        return found
+    if not found and folder is not None:
+        found = _against_images(path, folder, backbone, weights, seed)
+    if fill and not found:
+        fill_checksums(Path(path), created_by=f"headgraft {__version__}")
+    return found
+
+
+def _against_images(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    backbone: "Backbone | None",
+    weights: str | None,
+    seed: int,
+) -> list[str]:
+    found = []
     cache = FeatureCache(path)
     listing = images.find(folder)
     present, sha256 = set(listing.paths), cache.column("sha256")

@@ -11,6 +11,7 @@ import typer
 
 from featurize import signals
 from featurize.errors import FeaturizeError, Interrupted
+from featurize.text import shown
 
 DONE, UNEXPECTED, WRONG, INCOMPLETE = 0, 1, 2, 3
 SHOWN_FAILURES = 20
@@ -143,10 +144,11 @@ def run(
 
 
 def _show_estimate(found: Any) -> None:
-    from featurize.progress import duration, size
+    from featurize.progress import duration
+    from featurize.text import in_bytes
 
     print(f"{found.rows:,} images, {found.to_compute:,} of them to compute")
-    print(f"{found.cache}: {size(found.bytes)}, layers {', '.join(found.layers)}")
+    print(f"{found.cache}: {in_bytes(found.bytes)}, layers {', '.join(found.layers)}")
     if found.to_compute:
         print(f"about {duration(found.seconds)} at {found.images_per_second:,.0f} images/s")
 
@@ -157,7 +159,7 @@ def _show_summary(done: Any) -> None:
     if done.failures:
         print(f"{done.failed:,} failed:")
         for path, reason in list(done.failures.items())[:SHOWN_FAILURES]:
-            print(f"  {path}: {reason}")
+            print(f"  {shown(path)}: {reason}")
         if done.failed > SHOWN_FAILURES:
             print(f"  ... `featurize info {done.cache} --json` lists them all")
     print(
@@ -275,14 +277,16 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
             return DONE
         print(f"{cache}: feature cache, format {found.format_version}")
         print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
-        print(f"backbone  {made.backbone}, weights {made.weights} ({made.weights_sha256[:12]}...)")
+        weights = f"weights {shown(made.weights)} ({shown(made.weights_sha256[:12])}...)"
+        print(f"backbone  {shown(made.backbone)}, {weights}")
         recipe = made.preprocess
         print(f"images    shorter side to {recipe.get('resize')}, centre {recipe.get('crop')}")
         for layer in found.layers.values():
             shape = "x".join(map(str, layer.map_shape))
-            print(f"layer     {layer.name}: {layer.dim} numbers from {shape}, pool {layer.pool}")
+            pooled = f"{layer.dim} numbers from {shape}, pool {shown(layer.pool)}"
+            print(f"layer     {shown(layer.name)}: {pooled}")
         for path, reason in list(failures.items())[:SHOWN_FAILURES]:
-            print(f"failed    {path}: {reason}")
+            print(f"failed    {shown(path)}: {reason}")
         return DONE
 
     _guarded(work, debug, as_json)
@@ -296,20 +300,32 @@ def verify(
         typer.Argument(metavar="[IMAGES]", help="Its images: hashed again, a sample embedded."),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights FILE is now.")] = None,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="If sound, add checksums to rows that have none.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check a cache against its specification and, with IMAGES, against them."""
 
     def work() -> int:
+        from featurize.cache import FeatureCache
         from featurize.checking import verify as check
 
-        problems = check(cache, images, weights=weights)
+        problems = check(cache, images, weights=weights, fill=fill)
+        lacking = 0 if problems else FeatureCache(cache).unchecked_rows
+        if lacking:
+            have = "row has" if lacking == 1 else "rows have"
+            _say(
+                f"{lacking:,} {have} no checksum, from before format 1.1; --fill makes them of the "
+                "numbers as they stand"
+            )
         if as_json:
-            _print_json({"ok": not problems, "problems": problems})
+            found = {"ok": not problems, "problems": problems, "without_checksum": lacking}
+            _print_json(found)
         else:
             for problem in problems:
-                print(problem)
+                print(shown(problem))
             print(f"{cache}: {f'{len(problems)} problems' if problems else 'sound'}")
         return WRONG if problems else DONE
 
@@ -344,7 +360,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text, limit=10_000), file=sys.stderr, flush=True)
 
 
 def _guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurize.cache import FeatureCache
+from featurize.checksums import are_damaged
 from featurize.layout import PENDING
 
 
@@ -19,7 +20,19 @@ class Older:
 
     def features(self, layer: str) -> np.ndarray:
         """Its features: shape (1, D)."""
-        return self.cache.mapped(layer)[self.row : self.row + 1]
+        return self.cache.stored(layer, np.array([self.row]))
+
+    def checksums(self, layer: str) -> np.ndarray:
+        """Their checksum: uint32 (1, 2)."""
+        return self.cache.checksums(layer, np.array([self.row]))
+
+    def is_sound(self, digest: bytes) -> bool:
+        """Whether its features, of every layer, are those that were written."""
+        sha256 = np.frombuffer(digest, np.uint8).reshape(1, 32)
+        return self.reason != 0 or not any(
+            are_damaged(self.checksums(name), sha256, self.features(name))[0]
+            for name in self.cache.layers
+        )
 
 
 class Contents:
@@ -50,9 +63,10 @@ class Contents:
 
     def claim(self, digest: bytes, row: int) -> int | Older | None:
         """Where this content is at hand; None makes `row` the one that computes it."""
+        older = self._older.get(digest)
+        if older is not None and older.is_sound(digest):
+            return older
         with self._lock:
-            if digest in self._older:
-                return self._older[digest]
             first = self._here.setdefault(digest, row)
             return None if first == row else first
 

@@ -20,6 +20,14 @@ class CacheFormatError(FeaturizeError, ValueError):
     """A file is not a feature cache, is damaged, or is of a version unknown here."""
 
 
+class CacheUnreachable(FeaturizeError, OSError):
+    """The system does not let a cache be read now. Nothing is known against the cache itself."""
+
+
+class CacheReplaced(FeaturizeError, OSError):
+    """A cache that is open for reading has become another file, or was cut short."""
+
+
 class FingerprintMismatch(FeaturizeError, ValueError):
     """A cache was made by another backbone, weights or preprocessing than asked for."""
 
@@ -30,6 +38,10 @@ class CacheBusy(FeaturizeError, OSError):
 
 class DiskFull(FeaturizeError, OSError):
     """There is no room for the cache."""
+
+
+class OutputError(FeaturizeError, OSError):
+    """A file cannot be written where it should go."""
 
 
 class RowNotReady(FeaturizeError, LookupError):

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from featurize.cache import FeatureCache
-from featurize.errors import CallError
+from featurize.errors import CallError, FeaturizeError, OutputError
+from featurize.files import atomic_write, check_target, explained
 from featurize.layout import MARKED
 
 ROWS_AT_ONCE = 8192
@@ -37,35 +39,66 @@ def export(
     ------
     CallError
         If the suffix is neither, or pyarrow is missing for parquet.
+    OutputError
+        If it cannot be written, or something that is not an export is there already.
     UnknownLayer, FileNotFoundError, CacheFormatError
     """
     target = Path(output)
-    if target.suffix not in (".npz", ".parquet"):
+    if target.suffix not in _KINDS:
         raise CallError(f"-o {target} has to end in .npz or .parquet")
-    if not target.parent.is_dir():
-        raise CallError(f"there is no folder {target.parent} to write {target.name} to")
+    is_own, write = (
+        (_is_npz, _write_npz) if target.suffix == ".npz" else (_is_parquet, _write_parquet)
+    )
+    target = check_target(target, is_own, f"an exported {target.suffix}", OutputError)
     cache = FeatureCache(path)
     names = [cache.layer(name).name for name in layers or cache.layers]
     rows = np.flatnonzero(cache.status == MARKED)
-    temporary = target.with_name(target.name + ".tmp")
     try:
-        if target.suffix == ".npz":
-            _write_npz(cache, names, rows, temporary)
-        else:
-            _write_parquet(cache, names, rows, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with atomic_write(target) as file:
+            write(cache, names, rows, file)
+    except FeaturizeError:
+        raise
+    except OSError as error:
+        raise explained(error, target) from error
     return len(rows)
 
 
-def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, target: Path) -> None:
-    arrays: dict[str, Any] = {name: cache.features(name, rows) for name in names}
-    with open(target, "wb") as file:
-        np.savez(file, path=np.array([cache.paths[row] for row in rows]), **arrays)
+def _is_npz(path: Path) -> bool:
+    """Whether a file is one of ours: its first member is the paths, others are arrays too."""
+    try:
+        with ZipFile(path) as file:
+            members = file.namelist()
+    except (BadZipFile, OSError, ValueError):
+        return False
+    return members[:1] == ["path.npy"] and all(name.endswith(".npy") for name in members)
 
 
-def _write_parquet(cache: FeatureCache, names: list[str], rows: np.ndarray, target: Path) -> None:
+def _is_parquet(path: Path) -> bool:
+    """Whether a file is one of ours: a column of paths, then columns of lists of one length."""
+    pa, pq = _pyarrow()
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, ValueError):  # pyarrow's own errors are of these kinds
+        return False
+    lists = all(pa.types.is_fixed_size_list(field.type) for field in list(schema)[1:])
+    return bool(schema.names[:1] == ["path"] and lists)
+
+
+def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]) -> None:
+    with ZipFile(file, "w", allowZip64=True) as archive:
+        with archive.open("path.npy", "w", force_zip64=True) as member:
+            paths = np.array([cache.paths[row] for row in rows], str)
+            np.lib.format.write_array(member, paths, allow_pickle=False)
+        for name in names:
+            info = cache.layers[name]
+            header = {"descr": info.dtype, "fortran_order": False, "shape": (len(rows), info.dim)}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for start in range(0, len(rows), ROWS_AT_ONCE):
+                    member.write(cache.features(name, rows[start : start + ROWS_AT_ONCE]).tobytes())
+
+
+def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -73,13 +106,20 @@ def _write_parquet(cache: FeatureCache, names: list[str], rows: np.ndarray, targ
         raise CallError(
             "parquet needs pyarrow: pip install 'headgraft[parquet]', or export to .npz"
         ) from error
+    return pa, pq
+
+
+def _write_parquet(
+    cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]
+) -> None:
+    pa, pq = _pyarrow()
     fields = [pa.field("path", pa.string())]
     for name in names:
         info = cache.layers[name]
         number = pa.float32() if info.dtype == "<f4" else pa.float16()
         fields.append(pa.field(name, pa.list_(number, info.dim)))
     schema = pa.schema(fields)
-    with pq.ParquetWriter(target, schema) as file:
+    with pq.ParquetWriter(file, schema) as table:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             columns = [pa.array([cache.paths[row] for row in some])]
@@ -88,4 +128,7 @@ def _write_parquet(cache: FeatureCache, names: list[str], rows: np.ndarray, targ
                 columns.append(
                     pa.FixedSizeListArray.from_arrays(pa.array(flat), cache.layers[name].dim)
                 )
-            file.write_table(pa.table(columns, schema=schema))
+            table.write_table(pa.table(columns, schema=schema))
+
+
+_KINDS = {".npz": (_is_npz, _write_npz), ".parquet": (_is_parquet, _write_parquet)}

@@ -1,11 +1,26 @@
 """Files that are written whole or not at all, and only over what is our own."""
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from featurize.errors import DiskFull, OutputError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def explained(error: OSError, path: Path) -> OSError:
+    """What the system said, as an error that names the file and says what to do."""
+    if error.errno in NO_ROOM:
+        return DiskFull(f"no room to write {path}: {error}; free some space and run again")
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}. What was finished is kept; see to the "
+        "disk, then the same command goes on from there"
+    )
 
 
 def check_target(

@@ -15,10 +15,12 @@ import numpy as np
 
 from featurize import writer
 from featurize.cache import FeatureCache
+from featurize.checksums import are_damaged, are_missing, checksums_of
 from featurize.contents import Contents
-from featurize.errors import FeaturizeError
+from featurize.errors import FeaturizeError, OutputError
 from featurize.images import Listing
 from featurize.layout import FAILED, MARKED, PENDING, LayerInfo
+from featurize.lock import Lock
 from featurize.plan import Comparison, Retry
 from featurize.writer import CacheWriter
 
@@ -106,6 +108,59 @@ def _opened(path: Path) -> FeatureCache | None:
         raise type(error)(f"{error}. It stands where the cache grows; remove it") from error
 
 
+def fill_checksums(path: Path, *, created_by: str) -> None:
+    """Give every finished row a checksum of its numbers as they stand, where it has none.
+
+    A cache of format 1.0 has no place for them: it is written anew beside the old one.
+
+    Raises
+    ------
+    CacheBusy, DiskFull, OutputError
+    FeaturizeError
+        If a growth of this cache was begun and not finished.
+    """
+    with Lock(path) as lock:
+        lock.require()
+        cache = FeatureCache(path)
+        if not cache.unchecked_rows:
+            return
+        if cache.has_checksums:
+            with CacheWriter(path) as into:
+                _add_checksums(into)
+            return
+        part = part_of(path)
+        if part.exists():
+            raise OutputError(
+                f"{part} is left from a run that was adding to the cache; run that again to "
+                "finish it, or remove it"
+            )
+        stat = cache.column("size"), cache.column("mtime_ns")
+        listing = Listing(Path(cache.root), cache.paths, *stat, [])
+        open_part(cache, list(cache.layers.values()), listing, created_by=created_by, say=_nothing)
+        same = Comparison(np.arange(cache.n_rows), np.ones(cache.n_rows, bool), 0)
+        with CacheWriter(part) as into:
+            take_over(cache, into, same, listing, Retry(transient=False))
+            _add_checksums(into)
+        finish(cache)
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _add_checksums(into: CacheWriter) -> None:
+    marked = np.flatnonzero(into.status == MARKED)
+    for name, info in into.layout.layers.items():
+        step = max(1, COPY_BYTES // (4 * info.dim))
+        for start in range(0, len(marked), step):
+            rows = marked[start : start + step]
+            sha256, stored = into.rows("images/sha256", rows), into.rows(f"checksums/{name}", rows)
+            missing = are_missing(stored, sha256)
+            rows, sha256 = rows[missing], sha256[missing]
+            sums = checksums_of(sha256, into.rows(f"features/{name}", rows))
+            into.put_checksums(rows, name, sums)
+
+
 def take_over(
     cache: FeatureCache, into: CacheWriter, found: Comparison, listing: Listing, retry: Retry
 ) -> Takeover:
@@ -113,7 +168,6 @@ def take_over(
 
     Rows are marked where that makes them whole. Where the grown cache has new layers, they stay
     pending and are returned.
-
     """
     status, reason, sha256 = cache.status, cache.column("reason"), cache.column("sha256")
     old = found.old_row
@@ -128,16 +182,25 @@ def take_over(
     whole = set(into.layout.layers) == set(cache.layers)
     row_bytes = sum(info.dim * 4 for info in cache.layers.values())
     step = max(1, COPY_BYTES // row_bytes)
+    sound = np.ones(len(rows), bool)
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         at = old[some]
-        features = {name: cache.mapped(name)[at] for name in cache.layers}
+        features = {name: cache.stored(name, at) for name in cache.layers}
+        sums = {name: cache.checksums(name, at) for name in cache.layers}
+        good = ~np.any([are_damaged(sums[n], sha256[at], features[n]) for n in features], axis=0)
+        sound[start : start + step] = good
+        some, at = some[good], at[good]
+        features = {name: values[good] for name, values in features.items()}
+        sums = {name: values[good] for name, values in sums.items()}
         if whole:
-            into.fill(some, features, sha256[at], listing.sizes[some], listing.mtimes_ns[some])
+            stat = listing.sizes[some], listing.mtimes_ns[some]
+            into.fill(some, features, sha256[at], *stat, sums)
             into.flush()
         else:
-            into.preset(some, features)
+            into.preset(some, features, sha256[at], sums)
     into.flush()
+    rows = rows[sound]  # what was damaged on disk is computed again
     return Takeover(rows[:0], rows[:0]) if whole else Takeover(rows, old[rows])
 
 

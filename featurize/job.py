@@ -17,6 +17,7 @@ from featurize.estimate import Estimate, estimate, fast_decoding
 from featurize.images import Listing
 from featurize.layout import PENDING, LayerInfo
 from featurize.loader import Loader
+from featurize.lock import Lock
 from featurize.measure import Measure
 from featurize.pipeline import Task, pump
 from featurize.plan import (
@@ -30,7 +31,7 @@ from featurize.plan import (
     to_do,
 )
 from featurize.summary import Summary
-from featurize.writer import CacheWriter, Lock
+from featurize.writer import CacheWriter
 
 if TYPE_CHECKING:
     from featurize.backbones import Backbone

@@ -4,30 +4,25 @@ The specification is docs/cache-format.md. HDF5 is used twice only: to draw a la
 memory, and to look at a file's. Everything else is bytes at known offsets.
 """
 
+import errno
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import h5py
 import numpy as np
 
-from featurize.errors import CacheFormatError, CallError
-from featurize.recipe import RECIPE_KEYS, checked_recipe
-from featurize.trial import survives
+from featurize import trial
+from featurize.clauses import CHECKSUMS, COLUMNS, EXTRACTOR_TEXTS, dataset_name, problems
+from featurize.errors import CacheFormatError, CacheReplaced, CacheUnreachable
 
-FORMAT = "headgraft-feature-cache"
-VERSION = (1, 0)
-UNDERSTOOD_FEATURES: frozenset[str] = frozenset()
 PENDING, MARKED, FAILED = 0, 1, 2
-PAGE = 4096
-MAX_OBJECTS = 10_000  # far above any real cache; bounds the walk through a hostile file
-COLUMNS = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1", "reason": "u1"}
-EXTRACTOR_TEXTS = ("backbone", "weights", "weights_sha256", "precision")
+READ_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class LayerInfo:
     @property
     def name(self) -> str:
         """The dataset's name: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
-        return self.layer if self.pool == "avg" else f"{self.layer}@{self.pool}"
+        return dataset_name(self.layer, self.pool)
 
 
 @dataclass(frozen=True)
@@ -84,13 +79,28 @@ class Layout:
     created: str
     created_by: str
     root: str
+    include: list[str]
+    exclude: list[str]
     n_rows: int
     extractor: Extractor
     layers: dict[str, LayerInfo]
-    extents: dict[str, Extent]  # "images/status", "features/layer3", ...
+    extents: dict[str, Extent]  # "images/status", "features/layer3", "checksums/layer3", ...
     identity: tuple[int, int]  # of the file that was read
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every layer has a column of checksums."""
+        return all(f"{CHECKSUMS}/{name}" in self.extents for name in self.layers)
 
+
+# What the system says where nothing is wrong with the file. A damaged address gives others.
+_SYSTEM_FAULTS = {
+    getattr(errno, name, 0)
+    for name in (
+        *("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOLCK", "EAGAIN"),
+        *("ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH"),
+    )
+} - {0}
 _survived: set[tuple[int, ...]] = set()  # files, as they stood, that need no second trial
 
 
@@ -110,18 +120,35 @@ def read(path: str | os.PathLike[str]) -> Layout:
             raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
         state = os.stat(path)
         known = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        if known not in _survived and not survives(lambda: _look(path)):
-            raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
-        _survived.add(known)
+        if known not in _survived:
+            outcome = trial.outcome_of(lambda: _look(path))
+            if outcome == trial.UNANSWERED:
+                raise CacheUnreachable(
+                    f"{path} did not answer within {trial.WALL_SECONDS:.0f} s; is its disk there? "
+                    "It may be sound: try again"
+                )
+            if outcome == trial.CRASHED:
+                raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
+            _survived.add(known)
         return _look(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`") from None
-    except PermissionError:
-        raise
-    except CacheFormatError:
+    except (PermissionError, CacheFormatError, CacheUnreachable):
         raise
     except Exception as error:  # HDF5 raises anything on hostile bytes
+        number = _errno(error)
+        if number:
+            raise CacheUnreachable(
+                f"{path} cannot be read: {os.strerror(number)}. It may be sound: try again"
+            ) from error
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
+
+
+def _errno(error: Exception) -> int:
+    """The system's own number of what went wrong, where it was the system; else 0."""
+    said = re.search(r"errno = (\d+)", str(error))  # how HDF5 passes it on
+    number = int(said.group(1)) if said else getattr(error, "errno", None) or 0
+    return number if number in _SYSTEM_FAULTS else 0
 
 
 def _look(path: str | os.PathLike[str]) -> Layout:
@@ -134,9 +161,9 @@ def _look(path: str | os.PathLike[str]) -> Layout:
 def _read(file: Any) -> Layout:
     group = file["extractor"].attrs
     extents = {}
-    for folder in ("images", "features"):
-        for name, dataset in file[folder].items():
-            if folder == "features" or name == "path" or name in COLUMNS:
+    for folder in ("images", "features", CHECKSUMS):
+        for name, dataset in file.get(folder, {}).items():
+            if folder != "images" or name == "path" or name in COLUMNS:
                 extents[f"{folder}/{name}"] = Extent(
                     dataset.id.get_offset(), dataset.dtype, dataset.shape
                 )
@@ -157,6 +184,8 @@ def _read(file: Any) -> Layout:
         created=str(file.attrs.get("created", "")),
         created_by=str(file.attrs.get("created_by", "")),
         root=str(file.attrs.get("root", "")),
+        include=_texts(file.attrs.get("include")),
+        exclude=_texts(file.attrs.get("exclude")),
         n_rows=int(file.attrs["n_rows"]),
         extractor=Extractor(
             **{name: group[name] for name in EXTRACTOR_TEXTS},
@@ -183,161 +212,65 @@ def _informative(text: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def problems(file: Any, file_bytes: int) -> Iterator[str]:
-    """Say in which ways an open HDF5 file breaks the specification; nothing if it does not."""
-    if file.attrs.get("format") != FORMAT:
-        yield "is HDF5 but not a feature cache (no format attribute of ours)"
-        return
-    yield from _version_problems(file)
-    dangerous = list(_dangers(file))
-    yield from dangerous
-    if dangerous:
-        return  # nothing below may be touched
-    missing = [name for name in ("extractor", "images", "features") if name not in file]
-    if missing:
-        yield f"group missing: {', '.join(missing)}"
-        return
-    for name in (*EXTRACTOR_TEXTS, "preprocess"):
-        if not isinstance(file["extractor"].attrs.get(name), str):
-            yield f"extractor: attribute {name} is missing or not text"
-    yield from _recipe_problems(file["extractor"].attrs.get("preprocess"))
-    n_rows = file.attrs.get("n_rows")
-    if not isinstance(n_rows, (int, np.integer)) or n_rows < 1:
-        yield "attribute n_rows is missing or not a positive number"
-        return
-    yield from _column_problems(file, int(n_rows), file_bytes)
-    yield from _feature_problems(file, int(n_rows), file_bytes)
-
-
-def _version_problems(file: Any) -> Iterator[str]:
-    version, required = file.attrs.get("format_version"), file.attrs.get("required_features")
-    if not isinstance(version, str) or not re.fullmatch(r"[1-9]\d{0,8}\.\d{1,9}", version):
-        yield f"format_version {version!r} is not two numbers, as in 1.0"
-        return
-    if int(version.split(".")[0]) > VERSION[0]:
-        yield f"format version {version} is newer than this Headgraft; upgrade it"
-        return
+def _texts(text: object) -> list[str]:
+    """A JSON list of texts that nothing depends on: empty where it is none."""
     try:
-        needed = json.loads(required) if isinstance(required, str) else None
-    except ValueError:
-        needed = None
-    if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
-        yield f"required_features is {required!r}, not a JSON list of names"
+        found = json.loads(text) if isinstance(text, str) else []
+    except (ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) and all(isinstance(t, str) for t in found) else []
+
+
+def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:
+    """Read rows of an array by their places in the file: a copy of shape (n, ...).
+
+    Not through a memory map: where a file is cut short under a map the system ends the process.
+
+    Parameters
+    ----------
+    fd : int
+        The open file.
+    extent : Extent
+    rows : int array of shape (n,)
+        In any order, from 0.
+
+    Raises
+    ------
+    CacheReplaced
+        If the file ends before them.
+    """
+    found = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
+    size = max(1, READ_BYTES // max(extent.row_bytes, 1))
+    for start in range(0, len(rows), size):
+        _read_some(fd, extent, rows[start : start + size], found[start : start + size])
+    return found
+
+
+def _read_some(fd: int, extent: Extent, rows: np.ndarray, into: np.ndarray) -> None:
+    first, last = int(rows.min()), int(rows.max())
+    if last - first < 4 * len(rows):  # nearly neighbours: one long read is quicker than many
+        span = into
+        if last - first != len(rows) - 1 or not (np.diff(rows) == 1).all():
+            span = np.empty((last - first + 1, *extent.shape[1:]), extent.dtype)
+        _read_into(fd, span, extent.offset + first * extent.row_bytes)
+        if span is not into:
+            into[:] = span[rows - first]
         return
-    unknown = sorted(set(needed) - UNDERSTOOD_FEATURES)
-    if unknown:
-        yield f"needs features unknown to this Headgraft ({', '.join(unknown)}); upgrade it"
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        _read_into(fd, into[start:stop], extent.offset + int(rows[start]) * extent.row_bytes)
 
 
-def _recipe_problems(text: object) -> Iterator[str]:
-    try:
-        recipe = json.loads(text) if isinstance(text, str) else None
-        if not isinstance(recipe, dict) or not recipe.keys() >= RECIPE_KEYS:
-            raise ValueError("it lacks a field")
-        checked_recipe(recipe)
-    except (CallError, ValueError) as error:
-        yield f"extractor: preprocess is not a whole recipe: {error}"
-
-
-def _dangers(file: Any) -> Iterator[str]:
-    """Everything in the file that would lead out of it or is not plain numbers and text."""
-    groups, seen, count = [file], {h5py.h5o.get_info(file.id).addr}, 0
-    while groups:
-        group = groups.pop()
-        yield from _attribute_dangers(group)
-        for name in group:
-            count += 1
-            where = f"{group.name.rstrip('/')}/{name}"
-            if count > MAX_OBJECTS:
-                yield "more objects than any cache has"
-                return
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                yield f"{where} is a link; a cache has none"
-                continue
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen:
-                yield f"{where} is a second name for another object"
-                continue
-            seen.add(address)
-            if isinstance(item, h5py.Group):
-                groups.append(item)
-            elif isinstance(item, h5py.Dataset):
-                yield from _attribute_dangers(item)
-                yield from _dataset_dangers(item, where)
-            else:
-                yield f"{where} is a stored type; a cache has none"
-
-
-def _attribute_dangers(item: Any) -> Iterator[str]:
-    for name in item.attrs:
-        kind = item.attrs.get_id(name).dtype
-        text = h5py.check_string_dtype(kind) is not None
-        if not text and (kind.kind not in "iufb" or kind.metadata):
-            yield f"attribute {name} of {item.name} is neither numbers nor text"
-
-
-def _dataset_dangers(dataset: Any, where: str) -> Iterator[str]:
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() == h5py.h5d.VIRTUAL:
-        yield f"{where} is a virtual dataset"
-    elif plist.get_layout() == h5py.h5d.CONTIGUOUS and plist.get_external_count():
-        yield f"{where} lies in another file"
-    if dataset.dtype.kind not in "iufbS" or h5py.check_dtype(ref=dataset.dtype):
-        yield f"{where} is neither numbers nor fixed-width text"
-
-
-def _column_problems(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
-    images = file["images"]
-    for name in ("path", *COLUMNS):
-        if not isinstance(images.get(name), h5py.Dataset):
-            yield f"column images/{name} is missing"
-            continue
-        dataset = images[name]
-        shape = (n_rows, 32) if name == "sha256" else (n_rows,)
-        if dataset.shape != shape:
-            yield f"images/{name} has shape {dataset.shape}, not {shape}"
-        if name == "path":
-            text = h5py.check_string_dtype(dataset.dtype)
-            if text is None or text.length is None or text.encoding != "utf-8":
-                yield "images/path is not fixed-width UTF-8"
-        elif dataset.dtype != np.dtype(COLUMNS[name]):
-            yield f"images/{name} is {dataset.dtype}, not {np.dtype(COLUMNS[name])}"
-        yield from _extent_problems(dataset, file_bytes)
-
-
-def _feature_problems(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
-    if not len(file["features"]):
-        yield "there are no features in it"
-    for name, dataset in file["features"].items():
-        where = f"features/{name}"
-        if not isinstance(dataset, h5py.Dataset):
-            yield f"{where} is not a dataset"
-            continue
-        if dataset.ndim != 2 or dataset.shape[0] != n_rows or dataset.shape[1] < 1:
-            yield f"{where} has shape {dataset.shape}, not ({n_rows}, D)"
-        if dataset.dtype.str not in ("<f4", "<f2"):
-            yield f"{where} is {dataset.dtype}, not little-endian float32 or float16"
-        attrs = dataset.attrs
-        if not all(isinstance(attrs.get(key), str) for key in ("layer", "pool", "fingerprint")):
-            yield f"{where}: attribute layer, pool or fingerprint is missing or not text"
-        elif name != LayerInfo(attrs["layer"], attrs["pool"], 1, "<f4", (), "").name:
-            yield f"{where} holds {attrs['layer']} pooled by {attrs['pool']}: the wrong name"
-        shape = attrs.get("map_shape")
-        if not isinstance(shape, np.ndarray) or shape.dtype.kind not in "iu" or shape.ndim != 1:
-            yield f"{where}: attribute map_shape is missing or not whole numbers"
-        yield from _extent_problems(dataset, file_bytes)
-        if (dataset.id.get_offset() or 0) % PAGE:
-            yield f"{where} is not aligned to {PAGE} bytes"
-
-
-def _extent_problems(dataset: Any, file_bytes: int) -> Iterator[str]:
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
-        yield f"{dataset.name} is not contiguous and unfiltered"
-        return
-    offset = dataset.id.get_offset()
-    if offset is None:
-        yield f"{dataset.name} has no space in the file"
-    elif offset + dataset.size * dataset.dtype.itemsize > file_bytes:
-        yield f"{dataset.name} reaches beyond the end of the file: it was cut short"
+def _read_into(fd: int, array: np.ndarray, offset: int) -> None:
+    rest = array.reshape(-1).view(np.uint8).data
+    while rest:
+        if hasattr(os, "preadv"):
+            count = os.preadv(fd, [rest], offset)  # leaves alone the position that threads share
+        else:
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(rest))
+            count = len(data)
+            rest[:count] = data
+        if not count:
+            raise CacheReplaced("it was cut short while it was open")
+        rest, offset = rest[count:], offset + count

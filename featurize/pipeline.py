@@ -294,7 +294,8 @@ class _WriteBehind:
                 digest = np.frombuffer(item.digest, np.uint8).reshape(1, 32)
                 layers = self.writer.layout.layers
                 features = {name: item.found.features(name) for name in layers}
-                self.writer.fill(row, features, digest, *self._stat(row))
+                sums = {name: item.found.checksums(name) for name in layers}
+                self.writer.fill(row, features, digest, *self._stat(row), sums)
         elif item.found is not None:
             self._copies.append((item.row, item.found))
 
@@ -319,7 +320,8 @@ class _WriteBehind:
             else:
                 layers = self.writer.layout.layers
                 found = {name: self.writer.rows(f"features/{name}", original) for name in layers}
-                self.writer.fill(target, found, digest, *self._stat(target))
+                sums = {name: self.writer.rows(f"checksums/{name}", original) for name in layers}
+                self.writer.fill(target, found, digest, *self._stat(target), sums)
 
     def _fail(self, item: _Prepared, reason: int) -> None:
         row, digests = self._rows([item])

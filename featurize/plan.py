@@ -283,14 +283,26 @@ def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.
 
 @dataclass(frozen=True)
 class Retry:
-    """Which finished rows are looked at again: the `failed` ones, or by `rehash` all of them."""
+    """Which finished rows are looked at again.
+
+    Attributes
+    ----------
+    failed : bool
+        Every failed one.
+    rehash : bool
+        All of them.
+    transient : bool
+        Those that failed by the system's fault; every run does so.
+    """
 
     failed: bool = False
     rehash: bool = False
+    transient: bool = True
 
     def failures(self, cache: FeatureCache) -> np.ndarray:
-        """Failed rows to try again: bool (N,). The system's faults are so in any case."""
-        transient = np.isin(cache.column("reason"), list(images.TRANSIENT))
+        """Failed rows to try again: bool (N,)."""
+        reasons = images.TRANSIENT if self.transient else ()
+        transient = np.isin(cache.column("reason"), list(reasons))
         return np.asarray((cache.status == FAILED) & (transient | self.failed))
 
 
@@ -313,6 +325,8 @@ class ToDo:
 def to_do(cache: FeatureCache, unchanged: np.ndarray, retry: Retry) -> ToDo:
     """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
     again = (cache.status == PENDING) | retry.failures(cache)
+    if retry.rehash:
+        again |= cache.damaged_rows()
     look = ~unchanged | retry.rehash
     recorded = cache.column("sha256").copy()
     recorded[again] = 0

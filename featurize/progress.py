@@ -5,6 +5,7 @@ import sys
 import time
 
 from featurize.measure import Measure
+from featurize.text import shown
 
 
 class Live:
@@ -34,7 +35,7 @@ class Live:
     def say(self, text: str) -> None:
         """Print a line of its own."""
         self.end()
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text, limit=10_000), file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Clear the live line."""
@@ -69,12 +70,3 @@ def duration(seconds: float | None) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def size(number: float) -> str:
-    """Bytes as people write them: ``3.2 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -1,7 +1,9 @@
 """Draw the layout of a new cache, in memory: HDF5 never meets the disk it will lie on."""
 
 import io
+import json
 import os
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featurize.clauses import CHECKSUM_TYPE, CHECKSUMS, EXTRACTOR_TEXTS, FORMAT, PAGE, VERSION
 from featurize.fingerprint import canonical_json
-from featurize.layout import EXTRACTOR_TEXTS, FORMAT, PAGE, VERSION, Extractor, LayerInfo
+from featurize.layout import Extractor, LayerInfo
 
 
 class Sketch(io.RawIOBase):
@@ -76,6 +79,8 @@ def draw(
     mtimes_ns: np.ndarray,
     *,
     root: str,
+    include: Sequence[str],
+    exclude: Sequence[str],
     created_by: str,
 ) -> tuple[int, list[tuple[int, bytes]]]:
     """Lay a cache out: all rows pending, all space allocated, nothing computed.
@@ -86,6 +91,8 @@ def draw(
     ----------
     paths : sequence of str
         Sorted, unique, relative, POSIX.
+    include, exclude : sequence of str
+        The patterns that chose them.
 
     Returns
     -------
@@ -110,6 +117,10 @@ def draw(
         file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         file.attrs["created_by"] = created_by
         file.attrs["root"] = root.encode("utf-8", "replace").decode()
+        file.attrs["id"] = secrets.token_hex(16)
+        for name, patterns in (("include", include), ("exclude", exclude)):
+            if patterns:
+                file.attrs[name] = json.dumps(list(patterns))
         group = file.create_group("extractor")
         for name in EXTRACTOR_TEXTS:
             group.attrs[name] = getattr(extractor, name)
@@ -132,6 +143,9 @@ def draw(
             dataset.attrs["pool"] = info.pool
             dataset.attrs["map_shape"] = np.array(info.map_shape, np.int64)
             dataset.attrs["fingerprint"] = info.fingerprint
+        checksums = file.create_group(CHECKSUMS)
+        for info in layers:
+            _allocate(checksums, info.name, (n_rows, 2), CHECKSUM_TYPE)  # zeros are none
         pieces = [
             (dataset.id.get_offset(), values.tobytes())
             for dataset, values in columns

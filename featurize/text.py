@@ -41,6 +41,15 @@ def _escaped(character: str) -> str:
     return known.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
+def in_bytes(number: float) -> str:
+    """Bytes as people write them: ``3.2 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
 def is_invisible(character: str) -> bool:
     """Whether a character shows as nothing at all: a zero-width space, a mark of direction."""
     return unicodedata.category(character) in ("Cf", "Cc")

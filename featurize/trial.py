@@ -4,34 +4,65 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from h5py._objects import phil  # HDF5's lock: no other thread may hold it while forking
 
-SECONDS = 10.0
+from featurize import signals
+
+CPU_SECONDS = 10  # far more than any layout takes; a loop without end is cut off here
+WALL_SECONDS = 300.0  # a disk may be slow: recalled from tape, far away, just waking up
+ENDED, CRASHED, UNANSWERED = "ended", "crashed", "unanswered"
 
 
-def survives(call: Callable[[], object]) -> bool:
-    """Whether a call ends, with a result or an exception, rather than crashing or hanging.
+def outcome_of(call: Callable[[], object]) -> str:
+    """What becomes of a call in a forked child.
 
     HDF5's parsers crash or loop on some damaged bytes, and no check of ours comes before them. A
-    forked child takes milliseconds. Where there is no fork, the call is trusted.
+    forked child takes milliseconds. Only processor time tells a loop from a slow disk, so that is
+    what is limited; the clock is as well, but far later and under another name.
+
+    Returns
+    -------
+    str
+        `ENDED`, with a result or an exception; `CRASHED`, or never to end; `UNANSWERED` within
+        `WALL_SECONDS`. Where no process can be forked the call is trusted to end.
     """
     if not hasattr(os, "fork"):
-        return True
-    with phil, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
-        child = os.fork()
-        if not child:
-            _try(call)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return ENDED
+    child, status = 0, None
+    try:
+        # An interrupt inside `fork` would be swallowed, and could leave logging's lock locked.
+        with signals.deferred(), phil, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+            child = os.fork()
+            if not child:
+                _try(call)
+        status = os.waitpid(child, 0)[1]
+    except OSError:  # no more processes allowed, or no memory for one
+        return ENDED
+    finally:
+        if child and status is None:  # interrupted: nobody waits for the answer any more
+            with suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGALRM:
+        return UNANSWERED
+    return CRASHED if code else ENDED
 
 
 def _try(call: Callable[[], object]) -> None:
     # Straight out in any case: what the parent would do at its end is not the child's to do.
     status = 1
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        import resource  # where there is `fork`, there is this
+
+        signals.be_deaf()
+        for number in (signal.SIGALRM, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)  # faulthandler's report would be taken for the parent's
         status = 0

@@ -5,10 +5,8 @@ then on HDF5 is closed and only bytes inside existing arrays change, in an order
 a kill at any instant leaves valid: rows first, then a sync, then their marks.
 """
 
-import errno
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,56 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize import layout
-from featurize.errors import CacheBusy, DiskFull, FeaturizeError
+from featurize import layout, signals
+from featurize.checksums import checksums_of
+from featurize.clauses import CHECKSUMS, PAGE
+from featurize.errors import DiskFull, FeaturizeError
+from featurize.files import explained
 from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
 from featurize.sketch import draw
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from featurize.text import in_bytes
 
 SYNC_SECONDS = 1.0
 _sync = getattr(os, "fdatasync", os.fsync)
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class Lock:
-    """The right to write to one cache: an advisory lock on a sidecar, ``C.h5.lock``.
-
-    Not on the cache itself: that lock would be lost when the file is replaced, and would
-    keep readers out. The sidecar stays, because removing it would race with the next writer.
-    """
-
-    def __init__(self, cache: Path) -> None:
-        self.path = cache.with_name(cache.name + ".lock")
-        self._fd = -1
-
-    def __enter__(self) -> "Lock":
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._fd)
-            cache = self.path.name.removesuffix(".lock")
-            raise CacheBusy(
-                f"another process is writing to {self.path.with_name(cache)}; "
-                "wait for it, or give another -o"
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def bytes_needed(layers: Sequence[LayerInfo], n_rows: int) -> int:
     """About how large a cache of so many rows will be."""
     rows = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
-    return n_rows * (rows + 32 + 8 + 8 + 2 + 64) + len(layers) * layout.PAGE + 16384
+    return n_rows * (rows + 32 + 8 + 8 + 2 + 64 + 8 * len(layers)) + len(layers) * PAGE + 16384
 
 
 def check_room(path: Path, needed: int) -> None:
@@ -78,7 +43,7 @@ def check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise DiskFull(
-            f"{path} needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
+            f"{path} needs {in_bytes(needed)} but {in_bytes(free)} are free on its disk; "
             "free some, use --dtype float16, fewer layers, or another -o"
         )
 
@@ -92,6 +57,8 @@ def allocate(
     mtimes_ns: np.ndarray,
     *,
     root: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     created_by: str,
 ) -> None:
     """Put a whole, empty cache at `path`, its disk space reserved; all or nothing.
@@ -104,7 +71,15 @@ def allocate(
     check_room(path, bytes_needed(layers, len(paths)))
     temporary = path.with_name(path.name + ".tmp")
     size, pieces = draw(
-        extractor, layers, paths, sizes, mtimes_ns, root=root, created_by=created_by
+        extractor,
+        layers,
+        paths,
+        sizes,
+        mtimes_ns,
+        root=root,
+        include=include,
+        exclude=exclude,
+        created_by=created_by,
     )
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -123,7 +98,7 @@ def allocate(
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and not isinstance(error, FeaturizeError):
-            raise _explained(error, path) from error
+            raise explained(error, path) from error
         raise
 
 
@@ -144,12 +119,6 @@ def replace(source: Path, target: Path) -> None:
             os.close(fd)
 
 
-def _explained(error: OSError, path: Path) -> OSError:
-    if error.errno in _NO_ROOM:
-        return DiskFull(f"no room to write {path}: {error}; free some space and run again")
-    return error
-
-
 class CacheWriter:
     """Fill rows of a laid-out cache and mark them; to be used with the `Lock` held.
 
@@ -164,7 +133,7 @@ class CacheWriter:
         self.layout = layout.read(path)
         self._fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
         extent = self.layout.extents["images/status"]
-        self.status = np.frombuffer(self._read(extent.offset, extent.shape[0]), np.uint8).copy()
+        self.status = layout.read_rows(self._fd, extent, np.arange(extent.shape[0]))
         self._unmarked: dict[int, int] = {}  # rows written since the last sync -> their mark
         self._flushed = time.monotonic()
 
@@ -191,8 +160,9 @@ class CacheWriter:
         sha256: np.ndarray,
         sizes: np.ndarray,
         mtimes_ns: np.ndarray,
+        checksums: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Write computed rows; their marks follow with the next `flush`.
+        """Write finished rows; their marks follow with the next `flush`.
 
         Parameters
         ----------
@@ -201,16 +171,40 @@ class CacheWriter:
             By dataset name, finite. Datasets not named keep what they hold.
         sha256 : uint8 array of shape (n, 32)
         sizes, mtimes_ns : int64 arrays of shape (n,)
+        checksums : dict of str to uint32 array of shape (n, 2), optional
+            Those that rows taken over had: what was damaged before must not look sound here.
         """
         self._write_rows(rows, sha256, sizes, mtimes_ns, np.zeros(len(rows), np.uint8))
-        for name, values in features.items():
-            self._put(f"features/{name}", rows, values)
+        self._put_features(rows, features, sha256, checksums)
         self._unmarked.update(dict.fromkeys(rows.tolist(), MARKED))
 
-    def preset(self, rows: np.ndarray, features: dict[str, np.ndarray]) -> None:
-        """Write features of rows that stay pending, because others are still missing."""
+    def preset(
+        self,
+        rows: np.ndarray,
+        features: dict[str, np.ndarray],
+        sha256: np.ndarray,
+        checksums: dict[str, np.ndarray],
+    ) -> None:
+        """Write features of rows that stay pending, because other layers are still missing."""
+        self._put_features(rows, features, sha256, checksums)
+
+    def put_checksums(self, rows: np.ndarray, name: str, values: np.ndarray) -> None:
+        """Write checksums of a layer's rows, uint32 (n, 2); a cache without a place has none."""
+        if f"{CHECKSUMS}/{name}" in self.layout.extents:
+            self._put(f"{CHECKSUMS}/{name}", rows, values)
+
+    def _put_features(
+        self,
+        rows: np.ndarray,
+        features: dict[str, np.ndarray],
+        sha256: np.ndarray,
+        checksums: dict[str, np.ndarray] | None,
+    ) -> None:
         for name, values in features.items():
+            values = np.ascontiguousarray(values, self.layout.extents[f"features/{name}"].dtype)
             self._put(f"features/{name}", rows, values)
+            sums = checksums_of(sha256, values) if checksums is None else checksums[name]
+            self.put_checksums(rows, name, sums)
 
     def fail(
         self,
@@ -230,10 +224,14 @@ class CacheWriter:
         self._put("images/mtime_ns", rows, mtimes_ns)
 
     def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Read rows back, of ``images/COLUMN`` or ``features/LAYER``: a copy of shape (n, ...)."""
-        extent = self.layout.extents[name]
-        mapped = np.memmap(self.path, extent.dtype, "r", extent.offset, extent.shape)
-        return np.asarray(mapped[rows])
+        """Read rows back, of ``images/COLUMN`` or ``features/LAYER``: a copy of shape (n, ...).
+
+        Of ``checksums/LAYER`` in a cache that has none: zeros.
+        """
+        extent = self.layout.extents.get(name)
+        if extent is None and name.startswith(f"{CHECKSUMS}/"):
+            return np.zeros((len(rows), 2), np.uint32)
+        return layout.read_rows(self._fd, self.layout.extents[name], rows)
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""
@@ -257,11 +255,12 @@ class CacheWriter:
         The system reports a lost write once: the next sync would succeed and prove nothing.
         """
         try:
-            _sync(self._fd)
+            with signals.unhurried(f"the disk to take what was written to {self.path}"):
+                _sync(self._fd)
         except BaseException as error:
             self._unmarked.clear()
             if isinstance(error, OSError):
-                raise _explained(error, self.path) from error
+                raise explained(error, self.path) from error
             raise
 
     def _write_rows(
@@ -301,12 +300,7 @@ class CacheWriter:
         try:
             _write(self._fd, data, offset)
         except OSError as error:
-            raise _explained(error, self.path) from error
-
-    def _read(self, offset: int, count: int) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(offset)
-            return file.read(count)
+            raise explained(error, self.path) from error
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:

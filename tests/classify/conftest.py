@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from featurize import run
 from featurize.cache import FeatureCache
 from featurize.layout import Extractor, LayerInfo
-from featurize.writer import CacheWriter, Lock, allocate
+from featurize.lock import Lock
+from featurize.writer import CacheWriter, allocate
 
 if TYPE_CHECKING:
     from classify import FineTuneClassifier

@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import h5py
@@ -18,12 +20,14 @@ from featurize import FeatureCache, images, layout, writer
 from featurize.errors import (
     CacheBusy,
     CacheFormatError,
+    CacheReplaced,
     DiskFull,
     FingerprintMismatch,
     RowNotReady,
 )
 from featurize.fingerprint import canonical_json, fingerprint, weights_digest
-from featurize.writer import CacheWriter, Lock
+from featurize.lock import Lock
+from featurize.writer import CacheWriter
 
 FIRST_RELEASE = Path(__file__).parent / "data" / "first-release.h5"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cache-format.md"
@@ -104,10 +108,11 @@ def test_c2_root_attributes(cache, ran):
     for path in (cache, ran):
         with h5py.File(path) as file:
             assert {name: type(value) for name, value in file.attrs.items()} == {
-                name: KINDS[kind] for name, kind, _ in table(2)
+                name: KINDS[kind] for name, kind, what in table(2) if "there are any" not in what
             }
             assert file.attrs["format"] == table(2)[0][2]
-            assert file.attrs["format_version"] == "1.0"
+            assert file.attrs["format_version"] == "1.1"
+            assert re.fullmatch("[0-9a-f]{32}", file.attrs["id"])
             assert json.loads(file.attrs["required_features"]) == []
             assert file.attrs["n_rows"] == len(file["images/path"])
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", file.attrs["created"])
@@ -343,13 +348,17 @@ def test_c11_by_depth(draw, toy, tmp_path):
 
 
 def test_c12_nothing_but_what_is_named(cache, ran):
-    objects = {"extractor", "images", "features", *(f"images/{row[0]}" for row in table(4))}
+    objects = {"extractor", "images", "features", "checksums"}
+    objects |= {f"images/{row[0]}" for row in table(4)}
     for path in (cache, ran):
         with h5py.File(path) as file:
             names = []
             file.visit(names.append)
-            assert set(names) == objects | {f"features/{name}" for name in file["features"]}
-            assert [len(file["images"].attrs), len(file["features"].attrs)] == [0, 0]
+            layers = list(file["features"])
+            assert set(names) == objects | {
+                f"{group}/{name}" for group in ("features", "checksums") for name in layers
+            }
+            assert not any(len(file[name].attrs) for name in ("images", "features", "checksums"))
             assert not any(len(file[f"images/{row[0]}"].attrs) for row in table(4))
 
 
@@ -928,9 +937,9 @@ def test_c27_marked_rows_are_finite(cache, cli, draw, tmp_path):
 
     alter(cache, change)
     done = cli("verify", cache, "--json")
-    assert json.loads(done.stdout)["problems"] == [
-        "features/layer4: row 1 is marked but not finite"
-    ]
+    not_finite, damaged = json.loads(done.stdout)["problems"]
+    assert not_finite == "features/layer4: row 1 is marked but not finite"
+    assert damaged.startswith("features/layer4: the numbers of row 1 are not those that were")
     assert done.exit_code == 2
 
 
@@ -1299,6 +1308,243 @@ def test_c35_what_is_not_a_cache_is_left_alone(cache, cli, draw, tmp_path, what)
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def replaced_checksums(name="layer4", shape=(6, 2), dtype="<u4", chunks=None):
+    """Another array in the place of a layer's checksums."""
+
+    def change(file):
+        del file["checksums/layer4"]
+        file["checksums"].create_dataset(name, data=np.zeros(shape, dtype), chunks=chunks)
+
+    return change
+
+
+# Checksums, and what else 1.1 is stricter in
+
+
+def test_c37_checksums(cache, ran):
+    for path in (cache, ran):
+        with h5py.File(path) as file:
+            assert set(file["checksums"]) == set(file["features"])
+            marked = np.flatnonzero(file["images/status"][:] == 1)
+            assert len(marked)
+            for name, stored in file["checksums"].items():
+                assert (stored.shape, stored.dtype) == (
+                    (len(file["images/path"]), 2),
+                    np.dtype("<u4"),
+                )
+                features, sha256 = file["features"][name][:], file["images/sha256"][:]
+                for row in marked:
+                    expected = [zlib.crc32(a[row].tobytes()) for a in (sha256, features)]
+                    assert stored[row].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            replaced_checksums(**how)
+            for how in (
+                {"shape": (6, 1)},
+                {"dtype": "<i4"},
+                {"chunks": (1, 2)},
+                {"name": "elsewhere"},
+            )
+        ),
+    ],
+)
+def test_c37_other_columns_are_refused(cache, change):
+    alter(cache, change)
+    refused(cache, "checksums/")
+
+
+def flipped(path, name, row, byte=0):
+    """Turn one bit of a row over, where it lies on disk."""
+    extent = layout.read(path).extents[name]
+    with open(path, "r+b") as file:
+        file.seek(extent.offset + row * extent.row_bytes + byte)
+        (before,) = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([before ^ 1]))
+
+
+@pytest.mark.parametrize(("layer", "byte"), [("layer3@max", 0), ("layer3@max", 31), ("layer4", 9)])
+def test_c38_verify_finds_a_bit_that_turned(cache, cli, layer, byte):
+    assert cli("verify", cache).exit_code == 0
+    flipped(cache, f"features/{layer}", 2, byte)
+    done = cli("verify", cache)
+    assert done.exit_code == 2
+    assert f"features/{layer}: the numbers of row 2 are not those that were written" in done.stdout
+
+
+def test_c38_rows_of_an_older_release_have_none(cache, cli):
+    """It writes a row's hash and numbers, and leaves the checksum of before."""
+    for name in ("images/sha256", "features/layer4"):
+        flipped(cache, name, 1)
+    assert FeatureCache(cache).verify() == []
+    assert FeatureCache(cache).unchecked_rows == 1
+    done = cli("verify", cache)
+    assert (done.exit_code, "1 row has no checksum" in done.stderr) == (0, True)
+
+
+def test_c38_rehash_and_growth_compute_damaged_rows_again(draw, toy, tmp_path):
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    featurize.run(folder, path, backbone=toy, layers="0", engine="eager")
+    sound = np.array(FeatureCache(path).features("0"))
+    flipped(path, "features/0", 3, 2)
+    assert featurize.run(folder, path, backbone=toy).computed == 0
+    assert featurize.run(folder, path, backbone=toy, rehash=True).computed == 1
+    assert np.allclose(FeatureCache(path).features("0"), sound, atol=1e-6)
+    flipped(path, "features/0", 3, 2)
+    draw(folder, ["d/7.png"], seed=7)
+    assert featurize.run(folder, path, backbone=toy).computed == 2
+    assert np.allclose(FeatureCache(path).features("0")[:6], sound, atol=1e-6)
+    assert FeatureCache(path).verify() == []
+
+
+def test_c38_a_copied_row_takes_its_checksum_along(draw, toy, tmp_path):
+    """A repeated image copies features within the file: damage must not come out as sound."""
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    featurize.run(folder, path, backbone=toy, layers="0")
+    flipped(path, "features/0", 0, 2)
+    shutil.copy(folder / NAMES[0], folder / NAMES[1])  # now the same picture as the damaged one
+    done = featurize.run(folder, path, backbone=toy)
+    assert (done.computed, len(FeatureCache(path).verify())) == (0, 2)
+
+
+def test_c38_fill(tmp_path, cli):
+    path = Path(shutil.copy(FIRST_RELEASE, tmp_path / "old.h5"))
+    before = FeatureCache(path)
+    assert before.unchecked_rows == 3
+    done = cli("verify", path, "--fill", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {"ok": True, "problems": [], "without_checksum": 0}
+    found = FeatureCache(path)
+    assert (found.format_version, found.unchecked_rows, found.verify()) == ("1.1", 0, [])
+    assert found.paths == before.paths
+    for name in ("sha256", "size", "mtime_ns", "status", "reason"):
+        assert np.array_equal(found.column(name), before.column(name))
+    for name, info in before.layers.items():
+        assert found.layers[name] == info
+        assert np.array_equal(found.features(name, [0, 1, 2]), before.features(name, [0, 1, 2]))
+    flipped(path, "features/layer4", 0)
+    assert len(FeatureCache(path).verify()) == 1
+    assert cli("verify", path, "--fill").exit_code == 2  # does not make damage look sound
+    assert len(FeatureCache(path).verify()) == 1
+
+
+def test_c38_an_old_cache_is_completed_and_grown_with_nothing_computed(draw, toy, tmp_path):
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    featurize.run(folder, path, backbone=toy, layers="0")
+
+    def age(file):
+        file.attrs["format_version"] = "1.0"
+        del file.attrs["id"]
+        del file["checksums"]
+
+    alter(path, age)
+    features = np.array(FeatureCache(path).features("0"))
+    assert featurize.run(folder, path, backbone=toy).computed == 0
+    assert FeatureCache(path).format_version == "1.0"
+    os.utime(folder / NAMES[0])
+    assert featurize.run(folder, path, backbone=toy).computed == 0
+    (folder / NAMES[0]).rename(folder / "a/0.png")
+    assert featurize.run(folder, path, backbone=toy).computed == 0
+    found = FeatureCache(path)
+    assert (found.format_version, found.unchecked_rows, found.verify()) == ("1.1", 6, [])
+    assert np.array_equal(found.features("0"), features)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("features/layer4", "features/layer3@max"),
+        ("images/sha256", "features/layer4"),
+        ("checksums/layer4", "images/mtime_ns"),
+        ("images/path", "images/status"),
+    ],
+)
+def test_c39_no_byte_is_two_things(cache, pair):
+    """The address of one array is set to that of another, in the file's own bytes."""
+    extents = layout.read(cache).extents
+    moved, onto = (extents[name] for name in pair)
+    size = (moved.row_bytes * moved.shape[0]).to_bytes(8, "little")
+    here, there = (extent.offset.to_bytes(8, "little") + size for extent in (moved, onto))
+    data = cache.read_bytes()
+    assert data.count(here) == 1
+    cache.write_bytes(data.replace(here, there))
+    refused(cache, "lies on the bytes of")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        ("extractor", "backbone", "other"),
+        ("extractor", "weights_sha256", "6" * 64),
+        ("extractor", "precision", "fp16"),
+        (
+            "extractor",
+            "preprocess",
+            canonical_json(
+                {
+                    "resize": 9,
+                    "crop": 8,
+                    "interpolation": "bilinear",
+                    "decode": "exact",
+                    "mean": [0.5] * 3,
+                    "std": [0.25] * 3,
+                }
+            ),
+        ),
+        ("features/layer4", "fingerprint", "0" * 64),
+    ],
+)
+def test_c40_what_was_altered_is_refused(cache, place, name, value):
+    alter(cache, lambda file: file[place].attrs.__setitem__(name, value))
+    refused(cache, "its fingerprint is not that of")
+
+
+def test_c41_an_overwritten_file_is_noticed(cache, allocate, fill, tmp_path):
+    """As `cp NEW.h5 C.h5` does it: the same file, the same layout, other numbers."""
+    reader = FeatureCache(cache)
+    assert reader.features("layer4", [0]).shape == (1, 4)
+    mapped = reader.mapped("layer4")
+    assert mapped.shape == (6, 4)
+    other = allocate(tmp_path / "other.h5")
+    with CacheWriter(other) as into:
+        fill(into, [0, 1, 2, 3, 4, 5], shift=7)
+    assert other.stat().st_size == cache.stat().st_size
+    cache.write_bytes(other.read_bytes())
+    reads = (
+        lambda: reader.features("layer4", [0]),
+        lambda: reader.features("layer4"),
+        lambda: reader.mapped("layer4"),
+        lambda: reader.status,
+        lambda: reader.column("sha256"),
+    )
+    for read in reads:
+        with pytest.raises(CacheReplaced, match=r"overwritten or cut short .* open it again"):
+            read()
+    assert FeatureCache(cache).features("layer4").shape == (6, 4)
+
+
+def test_c41_a_file_cut_short_is_an_error_and_no_crash(cache, tmp_path):
+    code = (
+        "import sys, os\nfrom featurize import FeatureCache\n"
+        "from featurize.errors import CacheReplaced\n"
+        "reader = FeatureCache(sys.argv[1])\nreader.features('layer4', [0])\n"
+        "os.truncate(sys.argv[1], reader._extents['features/layer4'].offset)\n"
+        "for rows in ([0, 1, 2], None):\n"
+        "    try: reader.features('layer4', rows)\n"
+        "    except CacheReplaced as error: print(error)\n"
+        "reader._seal = reader._sealed()  # cut between the look and the read\n"
+        "try: reader.stored('layer4', __import__('numpy').arange(3))\n"
+        "except CacheReplaced as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, cache], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("open it again") == 3
+
+
 # Other platforms
 
 ELSEWHERE = """
@@ -1350,7 +1596,7 @@ def test_c36_the_order_stays_without_pwrite(cache, fill, monkeypatch):
 def test_c36_a_full_disk_without_reserved_space(allocate, fill, tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     path = allocate(tmp_path / "c.h5")
-    real, left = os.pwrite, [40]
+    real, left = os.pwrite, [50]
 
     def pwrite(fd, data, offset):
         left[0] -= 1
@@ -1380,7 +1626,7 @@ def locking(fd, mode, count):
 
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 real, sys.platform = sys.platform, "win32"
-from featurize.writer import Lock
+from featurize.lock import Lock
 with Lock(Path(sys.argv[1])):
     try:
         Lock(Path(sys.argv[1])).__enter__()

@@ -21,7 +21,8 @@ from torch import nn
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
 from featurize import images as images_module
 from featurize.measure import STAGES, Measure
-from featurize.progress import duration, line, size
+from featurize.progress import duration, line
+from featurize.text import in_bytes
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = {
@@ -130,7 +131,8 @@ def test_figures_as_people_write_them():
         *("-", "0 s", "9 s", "59 s", "1:01", "5:09", "2:05:09"),
     ]
     assert [duration(s) for s in (59.5, 59.9, 3599.7)] == ["1:00", "1:00", "1:00:00"]
-    assert [size(n) for n in (0, 999, 3.2e6, 1e12)] == ["0 bytes", "999 bytes", "3.2 MB", "1.0 TB"]
+    shown = ["0 bytes", "999 bytes", "3.2 MB", "1.0 TB"]
+    assert [in_bytes(n) for n in (0, 999, 3.2e6, 1e12)] == shown
 
 
 def test_a_sentence_says_what_bounded_the_run(folder, tmp_path, cli):

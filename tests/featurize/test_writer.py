@@ -14,7 +14,8 @@ import featurize
 from featurize import FeatureCache, images, layout, writer
 from featurize.errors import CacheBusy, DiskFull
 from featurize.layout import MARKED, PENDING
-from featurize.writer import CacheWriter, Lock
+from featurize.lock import Lock
+from featurize.writer import CacheWriter
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 
@@ -63,7 +64,7 @@ def truth(toy, tmp_path_factory):
 HOLD = """
 import sys
 from pathlib import Path
-from featurize.writer import Lock
+from featurize.lock import Lock
 with Lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -177,7 +178,7 @@ def test_too_little_room_is_said_before_anything_is_written(photos, path, toy, m
     usage = shutil.disk_usage(path.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     recorder = tape()
-    with pytest.raises(DiskFull, match=r"needs .* GB but .* GB are free on its disk; free some"):
+    with pytest.raises(DiskFull, match=r"needs .* kB but 1\.0 kB are free on its disk; free some"):
         featurize.run(photos, path, backbone=toy, layers="2")
     assert recorder.events == []
     assert not path.exists()
