@@ -1088,7 +1088,11 @@ def test_c32_what_breaks_a_clause_is_refused(cache, cli, name):
 @pytest.mark.parametrize(
     "change",
     [
-        *(without("/", row[0]) for row in table(2) if "informative" in row[2]),
+        *(
+            without("/", row[0])
+            for row in table(2)
+            if "informative" in row[2] and "there are any" not in row[2]
+        ),
         *(without("extractor", row[0]) for row in table(3) if "informative" in row[2]),
     ],
 )
@@ -1417,7 +1421,7 @@ def test_c38_fill(tmp_path, cli):
     assert before.unchecked_rows == 3
     done = cli("verify", path, "--fill", "--json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout) == {"ok": True, "problems": [], "without_checksum": 0}
+    assert json.loads(done.stdout) == {"ok": True, "problems": []}
     found = FeatureCache(path)
     assert (found.format_version, found.unchecked_rows, found.verify()) == ("1.1", 0, [])
     assert found.paths == before.paths

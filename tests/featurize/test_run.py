@@ -282,9 +282,15 @@ def test_verify_finds_what_was_altered(folder, cache):
     featurize("run", folder, "-o", cache, "--backbone", "seedling")
     found = FeatureCache(cache)
     extent = found._extents["features/stage4"]
+    checksums = found._extents["checksums/stage4"]
     with open(cache, "r+b") as file:
         file.seek(extent.offset + 3 * extent.row_bytes)
         file.write(np.full(512, 2.0, "<f4").tobytes())
+        file.flush()
+        done = featurize("verify", cache, folder, "--json")
+        assert json.loads(done.stdout)["problems"][0].startswith("features/stage4: the numbers of")
+        file.seek(checksums.offset + 3 * checksums.row_bytes)
+        file.write(bytes(8))  # as in a cache of 1.0, which has no checksums: the images tell
     done = featurize("verify", cache, folder, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["problems"][0].startswith("features/stage4 of a/3.png differ")
