@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurize import __version__, cores, growth, images, writer
+from featurize import __version__, cores, growth, images, signals, writer
+from featurize.ahead import Task
 from featurize.cache import FeatureCache
 from featurize.contents import Contents
 from featurize.errors import CacheFormatError, CallError, Interrupted
 from featurize.estimate import Estimate, estimate, fast_decoding
 from featurize.images import Listing
 from featurize.layout import PENDING, LayerInfo
+from featurize.ledger import ledger_of
 from featurize.loader import Loader
 from featurize.lock import Lock
 from featurize.measure import Measure
-from featurize.pipeline import Task, pump
+from featurize.pipeline import pump
 from featurize.plan import (
     Comparison,
     Options,
     Retry,
+    Wanted,
     check_vanished,
     compare,
     same_extractor,
@@ -145,7 +148,10 @@ def run(
     measure = Measure(workers=cores.allowed())
     retry = Retry(failed=retry_failed, rehash=rehash)
     _opened(path)  # what is no cache is refused before a lock is put beside it
-    with nullcontext() if dry_run else Lock(path):
+    lock = Lock(path)
+    with nullcontext() if dry_run else lock:
+        if lock.unlockable:
+            say(f"{path} cannot be locked ({lock.unlockable}): let no other run write to it")
         cache = _opened(path)
         wanted = settle(options, cache, own.name if own else None)
         loader = Loader(wanted, own, cache, say)
@@ -156,16 +162,31 @@ def run(
                 check_vanished(listing, cache, compare(listing, cache))
         if dry_run:
             return estimate(path, listing, cache, wanted, loader, retry)
-        writer.sweep(path)
+        if lock.unheld and not _is_done(cache, listing, wanted, retry):
+            lock.require()
         try:
+            if not lock.unheld:
+                writer.sweep(path)
             if cache is None:
                 cache = _allocated(path, listing, wanted.layers, loader, say)
             job = _Job(cache, compare(listing, cache), listing, loader, retry, measure, report)
             job.run(wanted.layers, say)
+            if not lock.unheld:  # every image that was suspected has been met, or is gone
+                ledger_of(cache.path).unlink(missing_ok=True)
         except KeyboardInterrupt:
+            signals.take()
             summary = Summary.of(path, measure, time.perf_counter() - started)
             raise Interrupted(_stopped(path), summary.as_dict()) from None
         return Summary.of(path, measure, time.perf_counter() - started)
+
+
+def _is_done(cache: FeatureCache | None, listing: Listing, wanted: Wanted, retry: Retry) -> bool:
+    """Whether there is nothing to write."""
+    if cache is None:
+        return False
+    found, layers = compare(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
+    same = found.same_paths and set(wanted.layers) == layers
+    return same and not len(to_do(cache, found.unchanged, retry).rows)
 
 
 def _check_output(path: Path) -> None:
@@ -297,6 +318,7 @@ class _Job:
             dict(self.cache.extractor.preprocess),
             [info.name for info in layers],
             lambda: self.loader.choice(layers),
+            ledger_of(self.cache.path),
             recorded,
             new_layers_only,
         )

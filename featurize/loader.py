@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from featurize.cache import FeatureCache
 from featurize.engines import Engine, check_device, open_engine
 from featurize.engines.choice import Choice
-from featurize.errors import CallError, FingerprintMismatch
+from featurize.errors import CallError
 from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
 from featurize.names import is_file
@@ -70,12 +70,6 @@ class Loader:
         if self.cache is not None:
             made = self._extractor_of(backbone)
             check_extractor(self.cache, made, self.wanted.dtype)
-            for info in self.cache.layers.values():
-                if self._fingerprint(made, info.layer, info.pool) != info.fingerprint:
-                    raise FingerprintMismatch(
-                        f"{self.cache.path}: the fingerprint of layer {info.name} is not that of "
-                        "its extractor; the file was altered. Make it anew under another -o"
-                    )
         return backbone
 
     def _load(self) -> "Backbone":

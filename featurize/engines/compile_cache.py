@@ -1,0 +1,44 @@
+"""Where torch keeps compiled kernels: in a folder that nobody else can write to."""
+
+import atexit
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def use_private_cache() -> None:
+    """Point torch's compiler at a folder of our own, unless the user has named one.
+
+    Left alone it takes ``/tmp/torchinductor_USER``, whoever made that, and unpickles what lies
+    there: any other user of the machine could have code run.
+    """
+    if VARIABLE not in os.environ:
+        os.environ[VARIABLE] = str(_folder())
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
+    ours = base / "headgraft"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for folder in (ours, ours / "inductor"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not _is_private(folder):
+                raise PermissionError(f"{folder} is not the user's alone")
+    except (OSError, RuntimeError):  # no home, a full disk, somebody else's folder
+        private = tempfile.mkdtemp(prefix="headgraft-")
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        return Path(private)
+    return ours / "inductor"
+
+
+def _is_private(folder: Path) -> bool:
+    found = folder.lstat()
+    mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    others = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(found.st_mode) and mine and not others

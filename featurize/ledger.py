@@ -1,0 +1,94 @@
+"""Which images are being decoded: so that one which takes the whole run down can be named."""
+
+import os
+import threading
+from pathlib import Path
+
+DIGEST_BYTES = 32
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+class Ledger:
+    """A small file beside the cache, ``C.h5.working``: one place for each decoding thread.
+
+    A thread writes an image's hash there before it decodes, and clears it afterwards. Where the
+    system ends the process in between, for want of memory or by a crash inside a decoder, the
+    file stays. The next run decodes those images alone, each in a process of its own.
+
+    Parameters
+    ----------
+    path : Path
+        As `ledger_of` gives it; the cache's `Lock` has to be held.
+    places : int
+        How many threads decode.
+
+    Raises
+    ------
+    OSError
+    """
+
+    def __init__(self, path: Path, places: int) -> None:
+        self.path = path
+        self._suspects = left_by_a_dead_run(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | _NO_LINK | getattr(os, "O_BINARY", 0)
+        self._fd = os.open(path, flags, 0o644)
+        self._lock = threading.Lock()
+        # Those still to be tried stay in the file until they were: this run may die as well.
+        self._first = len(self._suspects)
+        self._put(b"".join(sorted(self._suspects)) + bytes(places * DIGEST_BYTES), 0)
+
+    def is_suspect(self, digest: bytes) -> bool:
+        """Whether this image was in work when an earlier run died, and has not been tried yet."""
+        return digest in self._suspects
+
+    def acquit(self, digest: bytes) -> None:
+        """Note that a suspect was tried, and this process is still there."""
+        self._suspects.discard(digest)
+
+    def begin(self, place: int, digest: bytes) -> None:
+        """Note that the image with this SHA-256 is being decoded at a place."""
+        self._put(digest, self._first + place)
+
+    def end(self, place: int) -> None:
+        """Note that it is done."""
+        self._put(bytes(DIGEST_BYTES), self._first + place)
+
+    def close(self) -> None:
+        """Leave what is still suspected, or no file: nothing in work was what ended the run."""
+        with self._lock:  # a thread that nobody waits for may still be at work
+            fd, self._fd = self._fd, -1
+        left = b"".join(sorted(self._suspects))
+        if left:
+            os.ftruncate(fd, 0)
+            _write(fd, left, 0)
+        else:
+            self.path.unlink(missing_ok=True)
+        os.close(fd)
+
+    def _put(self, data: bytes, place: int) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                _write(self._fd, data, place * DIGEST_BYTES)
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    if hasattr(os, "pwrite"):
+        os.pwrite(fd, data, offset)
+    else:
+        os.lseek(fd, offset, os.SEEK_SET)
+        os.write(fd, data)
+
+
+def ledger_of(cache: Path) -> Path:
+    """Where the ledger of a cache lies."""
+    return cache.with_name(cache.name + ".working")
+
+
+def left_by_a_dead_run(path: Path) -> set[bytes]:
+    """SHA-256 of the images that were in work when an earlier run died."""
+    try:
+        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    except OSError:
+        return set()
+    places = range(0, len(data) - DIGEST_BYTES + 1, DIGEST_BYTES)
+    return {data[at : at + DIGEST_BYTES] for at in places} - {bytes(DIGEST_BYTES)}

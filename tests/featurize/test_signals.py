@@ -1,0 +1,256 @@
+"""Ctrl-C and SIGTERM end a command within seconds, wherever it is, and keep what is ready."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featurize
+from featurize import FeatureCache, images
+
+LIMIT = 3.0  # seconds, as docs/cli.md promises
+BIN = Path(sys.executable).parent
+
+# A command that comes to a certain point, says so, and stays there.
+STUCK = """
+import os, sys, threading
+sys.argv[0] = "featurize"
+{prepare}
+from featurize.__main__ import main
+main()
+"""
+
+
+def started(prepare, *arguments, ignore_sigint=False):
+    """A command in a process of its own, as a shell starts it."""
+
+    def as_a_shell_does():
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignore_sigint else signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(prepare=prepare), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_a_shell_does,
+    )
+
+
+def ended(process, number, *, traces=False):
+    """Send a signal; what the command says, after it ended with exit code 3 in time."""
+    start = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    took = time.monotonic() - start
+    assert process.returncode == 3, err
+    assert took < LIMIT, err
+    assert traces or "Traceback" not in err
+    return out, err
+
+
+def said(stream, text):
+    """Read lines until one holds `text`."""
+    while text not in (line := stream.readline()):
+        assert line, f"it ended before it said {text!r}"
+
+
+# One picture is decoded without end: as bad as one can be.
+ENDLESS = """
+from featurize import images
+real = images.decode
+def decode(data, recipe):
+    if data.startswith(b"endless"):
+        print("decoding", flush=True)
+        while True: threading.Event().wait(60)
+    return real(data, recipe)
+images.decode = decode
+"""
+
+
+@pytest.fixture
+def folder(draw, tmp_path):
+    folder = draw(tmp_path / "photos", [f"a/{k:02}.png" for k in range(40)])
+    (folder / "a" / "07.png").write_bytes(b"endless")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("number", "ignore_sigint"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)],
+)
+def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sigint):
+    """The signal ends the run; every other image was decoded, run, and is kept."""
+    path = tmp_path / "c.h5"
+    arguments = ("run", folder, "-o", path, "--backbone", "seedling", "--json")
+    process = started(ENDLESS, *arguments, ignore_sigint=ignore_sigint)
+    said(process.stdout, "decoding")
+    while not path.exists() or FeatureCache(path).counts["ok"] < 39:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    out, err = ended(process, number)
+    assert "The same command goes on from there" in err
+    assert json.loads(out)["rows"] == 40
+    assert FeatureCache(path).verify() == []
+    assert not list(tmp_path.glob("*.working"))
+
+
+def test_while_the_network_runs_without_end(folder, tmp_path):
+    prepare = """
+from featurize.batches import Batches
+def run(self, pixels):
+    print("running", flush=True)
+    threading.Event().wait()
+Batches.run = run
+"""
+    (folder / "a" / "07.png").unlink()
+    process = started(prepare, "run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
+    said(process.stdout, "running")
+    _, err = ended(process, signal.SIGTERM)
+    assert "stopped; 0 of 39 rows are done" in err
+
+
+def test_where_the_interrupt_is_swallowed(folder, tmp_path):
+    """In a destructor Python drops it: then it is raised again."""
+    prepare = """
+from featurize import job
+class Swallows:
+    def __del__(self):
+        print("swallowing", flush=True)
+        import time
+        time.sleep(0.4)
+def find(*_, **__):
+    Swallows()
+    while True: pass
+job.images.find = find
+"""
+    process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
+    said(process.stdout, "swallowing")
+    _, err = ended(process, signal.SIGINT, traces=True)  # Python's own, of what it dropped
+    assert "Exception ignored" in err
+    assert "stopped" in err
+
+
+def test_where_the_main_thread_hears_nothing(folder, tmp_path):
+    """In a call that does not return to Python the watching thread ends the process."""
+    prepare = """
+import ctypes
+from featurize import job
+def find(*_, **__):
+    print("deaf", flush=True)
+    while True: ctypes.CDLL(None).usleep(60_000_000)
+    # A signal ends the sleep, but Python's handler waits until the loop's next instruction.
+import signal
+signal.pthread_sigmask  # the handler cannot run: all exceptions of the loop are dropped
+def deaf(*_, **__):
+    while True:
+        try: find()
+        except BaseException: pass
+job.images.find = deaf
+"""
+    process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
+    said(process.stdout, "deaf")
+    _, err = ended(process, signal.SIGTERM)
+    assert "what was finished is kept" in err
+
+
+def test_inside_a_fork(folder, tmp_path):
+    """An interrupt in a hook of `fork` would be swallowed; caches are looked at in a fork."""
+    path = tmp_path / "c.h5"
+    (folder / "a" / "07.png").unlink()
+    assert featurize.run(folder, path, backbone="seedling").rows == 39
+    prepare = """
+import signal
+hooks = []
+def before():
+    if not hooks:
+        hooks.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+os.register_at_fork(before=before)
+"""
+    process = started(prepare, "run", folder, "-o", path)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "ignored" in err) == (3, False), err
+
+
+@pytest.mark.parametrize("verb", [["--help"], ["info", "missing.h5"]])
+def test_what_had_ended_keeps_its_exit_code(verb):
+    done = subprocess.run([BIN / "featurize", *verb], capture_output=True, text=True)
+    assert done.returncode == (0 if verb == ["--help"] else 2)
+
+
+def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
+    """It is finished when all others are: it waits for them."""
+    folder = draw(tmp_path / "photos", [f"{k:03}.png" for k in range(200)])
+    slow, path = (folder / "003.png").read_bytes(), tmp_path / "c.h5"
+    real, waited = images.decode, []
+
+    def decode(data, recipe):
+        if data == slow:
+            start = time.monotonic()
+            while not path.exists() or FeatureCache(path).counts["ok"] < 199:
+                assert time.monotonic() - start < 30
+                time.sleep(0.05)
+            waited.append(True)
+        return real(data, recipe)
+
+    monkeypatch.setattr(images, "decode", decode)
+    done = featurize.run(folder, path, backbone=toy, layers="0")
+    assert (done.computed, waited) == (200, [True])
+
+
+def test_a_program_that_imports_it_keeps_its_signals():
+    code = (
+        "import signal, featurize, classify\n"
+        "from featurize import FeatureCache, run\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+        "assert signal.set_wakeup_fd(-1) == -1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path):
+    """The first run dies at it, as for want of memory; the next one tries it alone."""
+    folder, path = draw(tmp_path / "photos", [f"{k:02}.png" for k in range(8)]), tmp_path / "c.h5"
+    (folder / "04.png").write_bytes(b"bomb")
+    module = tmp_path / "door" / "sitecustomize.py"
+    module.parent.mkdir()
+    module.write_text(
+        "import os, signal, sys, importlib.abc\n"
+        "def arm(images):\n"
+        "    real = images.decode\n"
+        "    def decode(data, recipe):\n"
+        "        if data == b'bomb': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return real(data, recipe)\n"
+        "    images.decode = decode\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'featurize.decoders': return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        from featurize import images\n"
+        "        arm(images)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(module.parent)}
+    call = [BIN / "featurize", "run", folder, "-o", path, "--backbone", "seedling", "--json"]
+
+    def run():
+        return subprocess.run(call, env=environment, capture_output=True, text=True)
+
+    assert run().returncode == -signal.SIGKILL
+    assert (tmp_path / "c.h5.working").exists()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failures"] == {"04.png": "ended the process that decoded it"}
+    assert not (tmp_path / "c.h5.working").exists()
+    again = json.loads(run().stdout)
+    assert (again["computed"], again["failed"]) == (0, 1)  # it is the image's fault: not tried
+    cache = FeatureCache(path)
+    assert np.flatnonzero(cache.status == 2).tolist() == [4]
