@@ -10,6 +10,9 @@ from h5py._objects import phil  # HDF5's lock: no other thread may hold it while
 
 from featurize import signals
 
+if hasattr(os, "fork"):
+    import resource  # not in the child, which may be short of descriptors to import by
+
 CPU_SECONDS = 10  # far more than any layout takes; a loop without end is cut off here
 WALL_SECONDS = 300.0  # a disk may be slow: recalled from tape, far away, just waking up
 ENDED, CRASHED, UNANSWERED = "ended", "crashed", "unanswered"
@@ -56,15 +59,15 @@ def _try(call: Callable[[], object]) -> None:
     # Straight out in any case: what the parent would do at its end is not the child's to do.
     status = 1
     try:
-        import resource  # where there is `fork`, there is this
-
         signals.be_deaf()
         for number in (signal.SIGALRM, signal.SIGXCPU):
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)  # faulthandler's report would be taken for the parent's
+        with suppress(OSError):  # no descriptor left
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)  # faulthandler's report would be taken for the parent's
+            os.close(null)
         status = 0
         call()
     except Exception:
