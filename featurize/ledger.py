@@ -1,11 +1,14 @@
 """Which images are being decoded: so that one which takes the whole run down can be named."""
 
 import os
+import stat
 import threading
 from pathlib import Path
 
+from featurize.errors import OutputError
+
 DIGEST_BYTES = 32
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+MAX_BYTES = 1 << 16
 
 
 class Ledger:
@@ -24,13 +27,15 @@ class Ledger:
 
     Raises
     ------
-    OSError
+    OutputError
+        If something else lies there.
     """
 
     def __init__(self, path: Path, places: int) -> None:
         self.path = path
         self._suspects = left_by_a_dead_run(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | _NO_LINK | getattr(os, "O_BINARY", 0)
+        path.unlink(missing_ok=True)  # never written into: it may be a link
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._fd = os.open(path, flags, 0o644)
         self._lock = threading.Lock()
         # Those still to be tried stay in the file until they were: this run may die as well.
@@ -85,10 +90,20 @@ def ledger_of(cache: Path) -> Path:
 
 
 def left_by_a_dead_run(path: Path) -> set[bytes]:
-    """SHA-256 of the images that were in work when an earlier run died."""
+    """SHA-256 of the images that were in work when an earlier run died.
+
+    Raises
+    ------
+    OutputError
+        If something else lies there.
+    """
     try:
-        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-    except OSError:
+        found = path.lstat()
+    except FileNotFoundError:
         return set()
+    known = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES
+    if not known or found.st_size % DIGEST_BYTES:
+        raise OutputError(f"{path} stands where a run notes what it decodes; move it away")
+    data = path.read_bytes()
     places = range(0, len(data) - DIGEST_BYTES + 1, DIGEST_BYTES)
     return {data[at : at + DIGEST_BYTES] for at in places} - {bytes(DIGEST_BYTES)}
