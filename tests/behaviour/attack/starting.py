@@ -70,13 +70,13 @@ class Started:
         return self._files[1].read_text(errors="surrogateescape")
 
     def listens(self, sign: int = signal.SIGTERM) -> bool:
-        """Whether the process has a handler for a signal, as the system says."""
+        """Whether the process has said what a signal is to do: a handler, or nothing."""
         try:
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         except OSError:
             return False
-        caught = next((line for line in lines if line.startswith("SigCgt")), "SigCgt: 0")
-        return bool(int(caught.split()[1], 16) >> (sign - 1) & 1)
+        masks = [int(line.split()[1], 16) for line in lines if line[:6] in ("SigCgt", "SigIgn")]
+        return any(mask >> (sign - 1) & 1 for mask in masks)
 
 
 @dataclass
