@@ -14,7 +14,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 def saved(image: Image.Image, form: str, **options: object) -> bytes:
     file = BytesIO()
-    image.save(file, form, **options)
+    image.copy().save(file, form, **options)  # Pillow keeps what one encoder was told
     return file.getvalue()
 
 
@@ -25,7 +25,7 @@ def sources(seed: int = 0) -> dict[str, list[bytes]]:
     clear.putalpha(grey)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a picture"
-    frames = {"save_all": True, "append_images": [other, plain]}
+    frames = {"save_all": True, "append_images": [other.copy(), plain.copy()]}
     deep = Image.fromarray(np.asarray(grey, np.uint16) * 257)
     return {
         "jpg": [
@@ -33,7 +33,7 @@ def sources(seed: int = 0) -> dict[str, list[bytes]]:
             saved(plain, "JPEG", progressive=True, optimize=True),
             saved(plain.convert("CMYK"), "JPEG"),
             saved(grey, "JPEG", quality=20),
-            saved(plain, "MPO", save_all=True, append_images=[other]),
+            saved(plain, "MPO", save_all=True, append_images=[other.copy()]),
             saved(picture(seed, (600, 500)), "JPEG"),
         ],
         "png": [
@@ -57,7 +57,7 @@ def sources(seed: int = 0) -> dict[str, list[bytes]]:
             ),
             saved(plain.convert("1"), "TIFF", compression="group4"),
             saved(deep, "TIFF"),
-            saved(plain, "TIFF", **frames),
+            saved(plain, "TIFF", compression="tiff_lzw", **frames),
         ],
         "bmp": [saved(plain, "BMP"), saved(palette, "BMP"), saved(plain.convert("1"), "BMP")],
         "ppm": [
