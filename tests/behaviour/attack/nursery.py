@@ -1,0 +1,152 @@
+"""The process that the commands are forked from: what it does; `starting` speaks to it.
+
+It imports all that the commands import, once. A command that is forked from it begins in a few
+milliseconds, and does from there on what the installed command does.
+
+An order is a line of JSON on its input, an answer one on its output.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+Order = dict[str, Any]
+
+
+def load() -> None:
+    """Import what the commands will need."""
+    from importlib import import_module, invalidate_caches
+
+    invalidate_caches()
+    names = (
+        *("torch", "torchvision", "sklearn.ensemble", "skops.io", "bokeh.plotting", "jinja2"),
+        *("featurize.cli", "featurize.job", "featurize.checking", "featurize.exporting"),
+        *("featurize.backbones", "featurize.costs", "featurize.engines.eager", "classify.cli"),
+        *("classify.comparison", "classify.pages.compose", "classify.advice", "classify.persist"),
+        *("classify.tuning", "classify.automatic", "classify.prediction", "classify.tables"),
+        *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),
+    )
+    for name in names:
+        import_module(name)
+    sys.modules["torch"].set_num_threads(1)
+
+
+def often() -> None:
+    """Mark rows after every small batch, so that a kill can fall between two marks."""
+    from featurize import writer
+    from featurize.engines import eager
+
+    assert hasattr(writer, "SYNC_SECONDS")
+    assert hasattr(eager, "_PIXELS_A_BATCH")
+    writer.SYNC_SECONDS, eager._PIXELS_A_BATCH = 0.01, 0
+
+
+def begin(order: Order) -> None:
+    """Become what the order asks for, from the point of view of everybody outside."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
+    if order["background"]:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts `command &`
+    streams = [os.devnull, order["out"], order["err"]]
+    if order["terminal"]:
+        import fcntl
+        import termios
+
+        fd = os.open(order["terminal"], os.O_RDWR)
+        fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+        for number in range(3):
+            os.dup2(fd, number)
+    else:
+        for number, path in enumerate(streams):
+            how = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(path, how, 0o644), number)
+    os.environ.update(order["environment"])
+    if order["folder"]:
+        os.chdir(order["folder"])
+    for name, value in order["limits"].items():
+        if name == "RLIMIT_AS":  # so much more than it has now
+            pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115
+            value += pages * resource.getpagesize()
+        _, most = resource.getrlimit(getattr(resource, name))
+        resource.setrlimit(getattr(resource, name), (value, most))
+    if order["often"]:
+        often()
+    if order["fault"]:
+        fault = order["fault"]
+        arm = ctypes.CDLL(None).headgraft_arm
+        arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, *[ctypes.c_long] * 4]
+        words = (os.fsencode(fault["below"]), fault["call"].encode())
+        arm(*words, fault["first"], fault["count"], fault["errno"], fault["delay_ms"])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def become(order: Order) -> None:
+    """Run the command, or a piece of Python, to its end; never returns."""
+    code: Any = 70
+    try:
+        begin(order)
+        sys.argv = [order["name"], *order["arguments"]]
+        code = 0
+        if order["name"].endswith(".py"):
+            runpy.run_path(order["name"], run_name="__main__")
+        else:
+            from importlib import import_module
+
+            import_module(f"{order['name']}.__main__").main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        code = 70
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+def look(pid: int, seconds: float) -> int | None:
+    """The status of a child if it ends in so many seconds, as `os.waitstatus_to_exitcode`."""
+    end = time.monotonic() + seconds
+    while True:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.002)
+
+
+def main() -> None:
+    """Answer orders until the input ends."""
+    load()
+    os.environ.pop("LD_PRELOAD", None)  # it is in here; what the commands start does without
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    while select.select([0], [], [])[0]:
+        line = sys.stdin.readline()
+        if not line:
+            return
+        order = json.loads(line)
+        if "wait" in order:
+            print(json.dumps(look(order["wait"], order["seconds"])), flush=True)
+            continue
+        child = os.fork()
+        if not child:
+            become(order)
+        print(json.dumps(child), flush=True)
+
+
+if __name__ == "__main__":
+    main()
