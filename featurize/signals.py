@@ -146,8 +146,10 @@ def guard(command: Callable[[], Any]) -> NoReturn:
             raise
         _say(_State.last_words)
         code = INTERRUPTED
-    if code == 1 and was_received():  # click has an exit code of its own for an interrupt
+    if was_received() and not _State.taken and code in (1, 130):
+        # Outside of a verb it is typer that hears of it, and has exit codes of its own.
         take()
+        _say(_State.last_words)
         code = INTERRUPTED
     if not isinstance(code, int):
         print(code, file=sys.stderr)
