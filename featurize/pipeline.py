@@ -180,7 +180,7 @@ class _Ahead:
         task, item = self.task, _Prepared(row)
         start = time.perf_counter()
         try:
-            data = images.read(task.listing.root / task.listing.paths[row])
+            data = images.read(task.listing.place(row)).data
             item.digest = images.digest(data)
             item.read_seconds = time.perf_counter() - start
             recorded = b"" if task.recorded is None else task.recorded[row].tobytes()
