@@ -28,7 +28,7 @@ AT_ONCE = 8  # images a process is handed at a time, so that handing over is not
 
 def pixels_of(path: Path, decoder: str) -> np.ndarray:
     """What a decoding thread of a run does."""
-    data = images.read(path)
+    data = images.read(path).data
     images.digest(data)
     return images.decode(data, {**RECIPE, "decode": decoder})
 
@@ -50,13 +50,13 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
     the thread's own process. What does hold the lock is done in full.
     """
     tiny, large = photos(1, (8, 8)) / "0" / "00000.jpg", Image.new("RGB", (341, 256))
-    opening = images.read(tiny)
+    opening = images.read(tiny).data
     decoding = Decoders(RECIPE)
     if apart:
         decoding.consider("cuda", threads, 10**9)
 
     def work(_: int) -> None:
-        data = images.read(photo)
+        data = images.read(photo).data
         images.digest(data)
         if apart:
             decoding.decode(data)

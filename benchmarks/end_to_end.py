@@ -54,7 +54,7 @@ def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Spe
 
     def one(path: Path) -> None:
         if time.perf_counter() < end:
-            data = images.read(path)
+            data = images.read(path).data
             images.digest(data)
             images.decode(data, recipe)
             done.append(1)

@@ -77,7 +77,7 @@ class Pixels:
 
     def _take(self, i: int) -> ImageUnreadable | None:
         try:
-            data = images.read(self.root / self.paths[i])
+            data = images.read(images.place_of(self.root, self.paths[i])).data
             pixels = images.decode(data, dict(self.recipe))
         except ImageUnreadable as error:
             return error
@@ -98,7 +98,8 @@ class Pixels:
         """Image i: uint8 (side, side, 3)."""
         if self._held is not None:
             return np.asarray(self._held[i])
-        return images.decode(images.read(self.root / self.paths[i]), dict(self.recipe))
+        data = images.read(images.place_of(self.root, self.paths[i])).data
+        return images.decode(data, dict(self.recipe))
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

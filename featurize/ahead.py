@@ -62,6 +62,8 @@ class Prepared:
     """One image on its way: read, hashed and decoded, or known, or with the reason why not."""
 
     row: int
+    size: int  # as it was read; as it was listed, where it could not be
+    mtime_ns: int
     digest: bytes = bytes(32)
     pixels: np.ndarray | None = None
     reason: int = images.OK
@@ -144,10 +146,11 @@ class DecodeAhead:
 
     def _prepare(self, row: int, place: int) -> Prepared:
         """Read, hash and decode one image: what the threads do."""
-        task, item = self.task, Prepared(row)
+        task, listing = self.task, self.task.listing
+        item = Prepared(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
         start = time.perf_counter()
         try:
-            data = images.read(task.listing.root / task.listing.paths[row])
+            data, item.size, item.mtime_ns = images.read(listing.place(row))
             item.digest = images.digest(data)
             item.read_seconds = time.perf_counter() - start
             recorded = b"" if task.recorded is None else task.recorded[row].tobytes()

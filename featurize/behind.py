@@ -23,7 +23,7 @@ class WriteBehind:
             queue.Queue(maxsize=4)
         )
         self._error: BaseException | None = None
-        self._copies: list[tuple[int, int]] = []  # rows waiting for the row they repeat
+        self._copies: list[tuple[Prepared, int]] = []  # rows waiting for the row they repeat
         # A row to be done may be marked still, from when its image was another one.
         self._to_come = np.zeros(len(task.listing.paths), bool)
         self._to_come[task.rows] = True
@@ -96,30 +96,29 @@ class WriteBehind:
             finite &= np.isfinite(stored[-1]).all(axis=1)
         good = np.flatnonzero(finite)
         if len(good):
-            rows, digests = self._rows([items[k] for k in good])
+            rows, about = _columns([items[k] for k in good])
             named = dict(zip(self.task.layers, (values[good] for values in stored), strict=True))
-            self.writer.fill(rows, named, digests, *self._stat(rows))
+            self.writer.fill(rows, named, *about)
             self.measure.computed += len(rows)
         for k in np.flatnonzero(~finite):
             self._fail(items[k], images.NOT_FINITE)
 
     def _settle(self, item: Prepared) -> None:
-        row = np.array([item.row])
+        rows, about = _columns([item])
         if item.same:
-            self.writer.touch(row, *self._stat(row))
+            self.writer.touch(rows, *about[1:])
         elif item.reason != images.OK:
             self._fail(item, item.reason)
         elif isinstance(item.found, Older):
             if item.found.reason != images.OK:
                 self._fail(item, item.found.reason)
             else:
-                digest = np.frombuffer(item.digest, np.uint8).reshape(1, 32)
                 layers = self.writer.layout.layers
                 features = {name: item.found.features(name) for name in layers}
                 sums = {name: item.found.checksums(name) for name in layers}
-                self.writer.fill(row, features, digest, *self._stat(row), sums)
+                self.writer.fill(rows, features, *about, sums)
         elif item.found is not None:
-            self._copies.append((item.row, item.found))
+            self._copies.append((item, item.found))
 
     def _mark(self) -> None:
         self.writer.flush()
@@ -130,29 +129,30 @@ class WriteBehind:
         """Rows whose image repeats another's take that row's features once it is marked."""
         waiting = self._copies
         self._copies = []
-        for row, source in waiting:
+        for item, source in waiting:
             if self._to_come[source] or self.writer.status[source] == PENDING:
-                self._copies.append((row, source))
+                self._copies.append((item, source))
                 continue
-            target, original = np.array([row]), np.array([source])
-            digest = self.writer.rows("images/sha256", original)
+            rows, about = _columns([item])
+            original = np.array([source])
             if self.writer.status[source] == FAILED:
-                reason = self.writer.rows("images/reason", original)
-                self.writer.fail(target, reason, digest, *self._stat(target))
+                self._fail(item, int(self.writer.rows("images/reason", original)[0]))
             else:
                 layers = self.writer.layout.layers
                 found = {name: self.writer.rows(f"features/{name}", original) for name in layers}
                 sums = {name: self.writer.rows(f"checksums/{name}", original) for name in layers}
-                self.writer.fill(target, found, digest, *self._stat(target), sums)
+                self.writer.fill(rows, found, *about, sums)
 
     def _fail(self, item: Prepared, reason: int) -> None:
-        row, digests = self._rows([item])
-        self.writer.fail(row, np.array([reason], np.uint8), digests, *self._stat(row))
+        rows, about = _columns([item])
+        self.writer.fail(rows, np.array([reason], np.uint8), *about)
 
-    def _rows(self, items: list[Prepared]) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.array([item.row for item in items])
-        digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8)
-        return rows, digests.reshape(-1, 32)
 
-    def _stat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.task.listing.sizes[rows], self.task.listing.mtimes_ns[rows]
+def _columns(
+    items: list[Prepared],
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of some images; their hashes (n, 32), sizes and times, as the writer takes them."""
+    digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8)
+    sizes = np.array([item.size for item in items], np.int64)
+    times = np.array([item.mtime_ns for item in items], np.int64)
+    return np.array([item.row for item in items]), (digests.reshape(-1, 32), sizes, times)

@@ -8,7 +8,7 @@ import numpy as np
 
 from featurize import __version__, images
 from featurize.cache import FeatureCache, problems_of
-from featurize.errors import ImageUnreadable
+from featurize.errors import CallError, ImageUnreadable
 from featurize.growth import fill_checksums
 from featurize.layout import MARKED
 from featurize.loader import Loader
@@ -79,28 +79,28 @@ def _against_images(
     weights: str | None,
     seed: int,
 ) -> list[str]:
-    found = []
-    cache = FeatureCache(path)
-    listing = images.find(folder)
-    present, sha256 = set(listing.paths), cache.column("sha256")
+    found, cache, root = [], FeatureCache(path), Path(folder)
+    if not root.is_dir():
+        raise CallError(f"{root} is no folder; give the one that holds the images")
+    sha256 = cache.column("sha256")
     sound = []
     for row in np.flatnonzero(cache.status == MARKED).tolist():
-        problem = _row_problem(cache.paths[row], sha256[row].tobytes(), listing.root, present)
+        problem = _row_problem(cache.paths[row], sha256[row].tobytes(), root)
         if problem:
             found.append(problem)
         else:
             sound.append(row)
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE])
-    return found + _embed_again(cache, sample, listing.root, backbone, weights)
+    return found + _embed_again(cache, sample, root, backbone, weights)
 
 
-def _row_problem(path: str, recorded: bytes, root: Path, present: set[str]) -> str:
-    if path not in present:
-        return f"{path} is in the cache but not in {root}"
+def _row_problem(path: str, recorded: bytes, root: Path) -> str:
     try:
-        digest = images.digest(images.read(root / path))
+        digest = images.digest(images.read(images.place_of(root, path)).data)
     except ImageUnreadable as error:
+        if error.reason == images.VANISHED:
+            return f"{path} is in the cache but not in {root}"
         return str(error)
     if digest != recorded:
         return f"{path} has other bytes than the cache recorded; `featurize run` recomputes it"
@@ -121,7 +121,8 @@ def _embed_again(
     infos = list(cache.layers.values())
     engine = loader.choice(infos).first()
     recipe = dict(cache.extractor.preprocess)
-    pixels = np.stack([images.decode(images.read(root / cache.paths[r]), recipe) for r in rows])
+    places = [images.place_of(root, cache.paths[row]) for row in rows]
+    pixels = np.stack([images.decode(images.read(place).data, recipe) for place in places])
     found = []
     for info, fresh in zip(infos, engine.run(pixels), strict=True):
         stored = cache.features(info.name, rows).astype(np.float32)

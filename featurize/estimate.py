@@ -78,7 +78,7 @@ def estimate(
 
         def decoded(row: int) -> np.ndarray | None:
             try:
-                return images.decode(images.read(listing.root / listing.paths[row]), recipe)
+                return images.decode(images.read(listing.place(row)).data, recipe)
             except ImageUnreadable:
                 return None
 
@@ -117,7 +117,7 @@ def fast_decoding(listing: Listing, recipe: dict[str, object]) -> str:
     rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
     for row in rows:
         try:
-            data = images.read(listing.root / listing.paths[row])
+            data = images.read(listing.place(row)).data
             for decoder in seconds:
                 start = time.perf_counter()
                 images.decode(data, {**recipe, "decode": decoder})

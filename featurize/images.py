@@ -1,182 +1,150 @@
-"""Find images, read them, hash them, and turn their bytes into oriented, cropped pixels.
+"""Read images, hash them, and turn their bytes into oriented, cropped pixels.
 
 One broken image is one failed row: whatever is wrong with a file comes out as
 `ImageUnreadable` with a reason code, never as another exception.
 """
 
+import ctypes
 import hashlib
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from featurize.errors import CallError, ImageUnreadable
-
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm"),
-    )
+from featurize import bounds, footprint, memory, pixels
+from featurize.errors import ImageUnreadable
+from featurize.listing import SUFFIXES, Listing, find, place_of
+from featurize.reasons import (
+    DAMAGED,
+    EMPTY,
+    ENDED_PROCESS,
+    NO_MEMORY,
+    NO_PERMISSION,
+    NOT_A_FILE,
+    NOT_AN_IMAGE,
+    NOT_FINITE,
+    OK,
+    READ_ERROR,
+    REASONS,
+    TOO_LARGE,
+    TRANSIENT,
+    UNSUPPORTED,
+    VANISHED,
 )
+
+__all__ = [
+    "DAMAGED",
+    "EMPTY",
+    "ENDED_PROCESS",
+    "FORMATS",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "NOT_AN_IMAGE",
+    "NOT_A_FILE",
+    "NOT_FINITE",
+    "NO_MEMORY",
+    "NO_PERMISSION",
+    "OK",
+    "READ_ERROR",
+    "REASONS",
+    "SUFFIXES",
+    "TOO_LARGE",
+    "TRANSIENT",
+    "UNSUPPORTED",
+    "VANISHED",
+    "ImageFile",
+    "Listing",
+    "decode",
+    "digest",
+    "find",
+    "place_of",
+    "read",
+]
+
 # Pillow is asked for these readers and no others: some of the rest start other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM")
 # How files of these kinds begin; what else they lack makes them damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
-Image.init()  # several of these readers are not loaded until asked for
-
 MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
+YOUNG = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick that slowly
+READINGS = 3  # of a file that changes meanwhile
 
-# Why a row failed: the codes of the cache's `reason` column (docs/cache-format.md).
-OK = 0
-EMPTY, NOT_AN_IMAGE, DAMAGED, TOO_LARGE, UNSUPPORTED, NOT_A_FILE = 1, 2, 3, 4, 5, 6
-NO_PERMISSION, READ_ERROR, VANISHED = 7, 8, 9
-NOT_FINITE = 10
-REASONS = {
-    EMPTY: "empty file",
-    NOT_AN_IMAGE: "not an image",
-    DAMAGED: "truncated or damaged",
-    TOO_LARGE: "too large",
-    UNSUPPORTED: "unsupported pixel format",
-    NOT_A_FILE: "not a regular file",
-    NO_PERMISSION: "permission denied",
-    READ_ERROR: "read error",
-    VANISHED: "vanished while running",
-    NOT_FINITE: "features are not finite",
-}
-# The system's fault rather than the file's: tried again by every run.
-TRANSIENT = frozenset({NO_PERMISSION, READ_ERROR, VANISHED})
+_OUT_OF_MEMORY = ("out of memory", "insufficient memory", "decoder error -9", "cannot allocate")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The images of one folder, sorted by path.
+class ImageFile(NamedTuple):
+    """A file as it was read.
 
     Attributes
     ----------
-    root : Path
-        The folder.
-    paths : list of str
-        POSIX paths relative to `root`, sorted.
-    sizes, mtimes_ns : int64 arrays of shape (N,)
-        File sizes in bytes and modification times in nanoseconds.
-    passed_over : list of str
-        Files that cannot be rows, because their names are not UTF-8.
+    data : bytes
+        All of it.
+    size, mtime_ns : int
+        As they stood before and after. The time is 0 where it was so young that the file may
+        change once more without another time showing: it has to be looked at again.
     """
 
-    root: Path
-    paths: list[str]
-    sizes: np.ndarray
-    mtimes_ns: np.ndarray
-    passed_over: list[str]
+    data: bytes
+    size: int
+    mtime_ns: int
 
 
-def find(folder: str | os.PathLike[str]) -> Listing:
-    """List every image below a folder, without opening any.
-
-    Hidden files and folders are passed over. Links are followed, loops are not.
-    A folder with an image's suffix becomes a row too (which will fail), so that
-    nothing that looks like an image disappears silently.
-
-    Raises
-    ------
-    CallError
-        If the folder is missing, cannot be read or holds no image.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise CallError(f"{root} {what}; give the folder that holds the images")
-    found: list[tuple[str, int, int]] = []
-    passed_over: list[str] = []
-    try:
-        for name, size, mtime_ns in _walk(str(root), "", ()):
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                passed_over.append(ascii(name))
-            else:
-                found.append((name, size, mtime_ns))
-    except PermissionError as error:
-        raise CallError(f"cannot list {error.filename}: permission denied") from error
-    if not found:
-        raise CallError(f"no image in {root}; looked for {' '.join(sorted(SUFFIXES))}")
-    found.sort()
-    return Listing(
-        root,
-        [row[0] for row in found],
-        np.array([row[1] for row in found], np.int64),
-        np.array([row[2] for row in found], np.int64),
-        passed_over,
-    )
-
-
-def _walk(
-    folder: str, prefix: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, int, int]]:
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
-    if identity in above:
-        return  # a link that leads back to a folder we are in
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = prefix + entry.name
-            looks_like_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            if looks_like_image:
-                try:
-                    info = entry.stat()
-                except OSError:  # a dangling link, or gone already: a row that fails
-                    yield name, 0, 0
-                    continue
-                yield name, info.st_size, info.st_mtime_ns
-            try:
-                folder_inside = entry.is_dir()
-            except OSError:  # a link to itself
-                continue
-            if folder_inside:
-                yield from _walk(entry.path, name + "/", (*above, identity))
-
-
-def read(path: str | os.PathLike[str]) -> bytes:
-    """Read one file whole.
+def read(path: str | bytes | os.PathLike[str]) -> ImageFile:
+    """Read one file whole, and as it stands at one moment.
 
     Raises
     ------
     ImageUnreadable
-        If it cannot be read, is empty, is no regular file or is over a gigabyte.
+        If it cannot be read, is empty, is no regular file or is over a gigabyte, or if it changes
+        as fast as it is read.
     """
+    name = os.fsdecode(path)
     try:
         # Without O_NONBLOCK a named pipe would hang the run for ever.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageUnreadable(f"{path} is not a regular file", NOT_A_FILE)
-            if info.st_size > MAX_FILE_BYTES:
-                raise ImageUnreadable(f"{path} has {info.st_size:,} bytes", TOO_LARGE)
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read()
+            found = _read_open(fd, name)
         finally:
             os.close(fd)
     except FileNotFoundError as error:
-        raise ImageUnreadable(f"{path} is gone", VANISHED) from error
+        raise ImageUnreadable(f"{name} is gone", VANISHED) from error
     except PermissionError as error:
-        raise ImageUnreadable(f"{path} may not be read", NO_PERMISSION) from error
-    except OSError as error:
-        raise ImageUnreadable(f"{path} cannot be read: {error}", READ_ERROR) from error
-    if not data:
-        raise ImageUnreadable(f"{path} is empty", EMPTY)
-    return data
+        raise ImageUnreadable(f"{name} may not be read", NO_PERMISSION) from error
+    except MemoryError as error:
+        raise ImageUnreadable(f"{name}: not enough memory to read it", NO_MEMORY) from error
+    except (OSError, ValueError) as error:
+        raise ImageUnreadable(f"{name} cannot be read: {error}", READ_ERROR) from error
+    if not found.data:
+        raise ImageUnreadable(f"{name} is empty", EMPTY)
+    return found
+
+
+def _read_open(fd: int, name: str) -> ImageFile:
+    before = os.fstat(fd)
+    for _ in range(READINGS):
+        if not stat.S_ISREG(before.st_mode):
+            raise ImageUnreadable(f"{name} is not a regular file", NOT_A_FILE)
+        if before.st_size > MAX_FILE_BYTES:
+            raise ImageUnreadable(f"{name} has {before.st_size:,} bytes", TOO_LARGE)
+        now = time.time_ns()
+        with memory.claim(before.st_size, name), open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            data = file.read(before.st_size + 1)
+        after = os.fstat(fd)
+        state = (after.st_size, after.st_mtime_ns)
+        if state == (before.st_size, before.st_mtime_ns) and len(data) == after.st_size:
+            young = after.st_mtime_ns > now - YOUNG
+            return ImageFile(data, after.st_size, 0 if young else after.st_mtime_ns)
+        before = after
+    raise ImageUnreadable(f"{name} changes while it is read", READ_ERROR)
 
 
 def digest(data: bytes) -> bytes:
@@ -190,6 +158,9 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     EXIF orientation is applied first, transparency is laid over white, the first
     frame of an animation is taken, 16-bit grey keeps its high byte. Then the shorter
     side is resized and the centre cropped, to the bit as torchvision does it.
+
+    An image that takes much memory is decoded alone, whatever the number of threads, and not at
+    all where there is less. Where memory ends all the same, it is tried once more, alone.
 
     Parameters
     ----------
@@ -208,72 +179,99 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     ImageUnreadable
         With the reason, whatever is wrong with the bytes.
     """
+    try:
+        return _decode(data, recipe)
+    except ImageUnreadable as error:
+        if error.reason != NO_MEMORY:
+            raise
+    with memory.alone():
+        return _decode(data, recipe)
+
+
+def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     resize, crop = int(str(recipe["resize"])), int(str(recipe["crop"]))
     resample = Image.Resampling[str(recipe["interpolation"]).upper()]
+    bounds.check(data)
+    with ExitStack() as claims:
+        width, height = footprint.webp_size(data)
+        if width * height > MAX_PIXELS:
+            raise ImageUnreadable(f"{width} x {height} pixels", TOO_LARGE)
+        if width * height:  # its decoder takes memory before Pillow says a size
+            _claim(claims, footprint.of_webp(width * height, len(data)), width, height)
+        image = _open(data)
+        stored = image.size
+        short, long = sorted(stored)
+        if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
+            raise ImageUnreadable(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
+        need = 0
+        try:
+            bounds.check_opened(image, data)
+            if recipe["decode"] == "fast":
+                # Twice the target is kept, so that the resize below still filters properly.
+                image.draft("RGB", (2 * resize, 2 * resize))
+            need = footprint.needed(image, stored, data, resize)
+            if image.format != "WEBP":
+                _claim(claims, need, *stored)
+            image.load()
+        except ImageUnreadable:
+            raise
+        except Exception as error:
+            raise _failed(error, DAMAGED, need) from error
+        try:
+            return pixels.prepare(image, resize, crop, resample)
+        except Exception as error:
+            raise _failed(error, UNSUPPORTED, need, f"mode {image.mode}: ") from error
+
+
+def _open(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageUnreadable(str(error), TOO_LARGE) from error
     except Exception as error:  # Pillow's plugins raise anything on hostile headers
         reason = DAMAGED if data.startswith(MAGIC) else NOT_AN_IMAGE
-        raise ImageUnreadable(str(error), reason) from error
-    short, long = sorted(image.size)
-    if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
-        raise ImageUnreadable(f"{image.size[0]} x {image.size[1]} pixels", TOO_LARGE)
+        raise _failed(error, reason, 2 * len(data)) from error
+
+
+def _claim(claims: ExitStack, count: int, width: int, height: int) -> None:
     try:
-        if recipe["decode"] == "fast":
-            # Twice the target is kept, so that the resize below still filters properly.
-            image.draft("RGB", (2 * resize, 2 * resize))
-        image.load()
+        claims.enter_context(memory.claim(count, f"{width:,} x {height:,} pixels"))
     except MemoryError as error:
-        raise ImageUnreadable("not enough memory to decode it", TOO_LARGE) from error
-    except Exception as error:
-        raise ImageUnreadable(str(error), DAMAGED) from error
-    try:
-        rgb = _to_rgb(_orient(image))
-        return np.asarray(_resize_and_crop(rgb, resize, crop, resample), np.uint8)
-    except Exception as error:
-        raise ImageUnreadable(f"mode {image.mode}: {error}", UNSUPPORTED) from error
+        raise ImageUnreadable(str(error), NO_MEMORY) from error
 
 
-def _orient(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # damaged EXIF must not cost the picture
-        ImageOps.exif_transpose(image, in_place=True)  # else a copy even of what is upright
-    return image
+def _failed(error: Exception, reason: int, need: int, where: str = "") -> ImageUnreadable:
+    """What a failure is put down to: the file, or memory that was short."""
+    texts = " ".join(str(one).lower() for one in _chain(error))
+    if (
+        any(isinstance(one, MemoryError) for one in _chain(error))
+        or any(text in texts for text in _OUT_OF_MEMORY)
+        or memory.is_short(need)  # libjpeg and libtiff say the same of this as of damaged bytes
+    ):
+        return ImageUnreadable(f"not enough memory: {where}{error}", NO_MEMORY)
+    return ImageUnreadable(f"{where}{error}", reason)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image  # `convert` would copy it
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255; the high byte is what it keeps of 16-bit colour.
-        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError("numbers of unknown range; save it as 8-bit or 16-bit")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return iter(seen)
 
 
-def _resize_and_crop(
-    image: Image.Image, resize: int, crop: int, resample: Image.Resampling
-) -> Image.Image:
-    width, height = image.size
-    if width <= height:
-        size = (resize, int(resize * height / width))
-    else:
-        size = (int(resize * width / height), resize)
-    if size != image.size:
-        image = image.resize(size, resample)
-    left, top = _start(size[0], crop), _start(size[1], crop)
-    return image.crop((left, top, left + crop, top + crop))  # pads with black outside
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error; what it has to say comes as an exception too.
+
+    Pillow turns off its warnings, not its errors. The library is looked up among those that
+    Pillow has loaded.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
+        handler = library.TIFFSetErrorHandler
+        handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        handler(None)
 
 
-def _start(side: int, crop: int) -> int:
-    """Where the centre begins along one side, as torchvision has it: to the pixel."""
-    if crop > side:
-        return -((crop - side) // 2)
-    return round((side - crop) / 2)
+Image.init()  # several of these readers are not loaded until asked for
+_silence_libtiff()

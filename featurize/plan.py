@@ -273,7 +273,7 @@ def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.
 
     def digest(row: int) -> bytes:
         try:
-            return images.digest(images.read(listing.root / listing.paths[row]))
+            return images.digest(images.read(listing.place(row)).data)
         except ImageUnreadable:
             return b""
 

@@ -81,7 +81,7 @@ def thumbnail(path: Path, side: int) -> Picture:
     ------
     ImageUnreadable
     """
-    data = read(path)
+    data = read(path).data
     quality = QUALITY[side]
     side = min(side, _short_side(data) or side)
     recipe: dict[str, object] = {"resize": side, "crop": side, "decode": "fast"}

@@ -187,9 +187,7 @@ class Starter:
 
         return Started(process.pid, poll, out, err)
 
-    def __call__(
-        self, name: str, *arguments: object, hang: float = HANG, **options: Any
-    ) -> Ended:
+    def __call__(self, name: str, *arguments: object, hang: float = HANG, **options: Any) -> Ended:
         """Run a command to its end."""
         return self.start(name, *arguments, **options).wait(hang)
 
