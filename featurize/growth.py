@@ -137,7 +137,8 @@ def fill_checksums(path: Path, *, created_by: str) -> None:
         stat = cache.column("size"), cache.column("mtime_ns")
         listing = Listing(Path(cache.root), cache.paths, *stat, [])
         open_part(cache, list(cache.layers.values()), listing, created_by=created_by, say=_nothing)
-        same = Comparison(np.arange(cache.n_rows), np.ones(cache.n_rows, bool), 0)
+        every = np.arange(cache.n_rows)
+        same = Comparison(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
         with CacheWriter(part) as into:
             take_over(cache, into, same, listing, Retry(transient=False))
             _add_checksums(into)
@@ -178,8 +179,10 @@ def take_over(
         at = old[failed]
         stat = listing.sizes[failed], listing.mtimes_ns[failed]
         into.fail(failed, reason[at], sha256[at], *stat)
-    rows = np.flatnonzero(known & (status[old] == MARKED))
     whole = set(into.layout.layers) == set(cache.layers)
+    if not whole:  # they are read for the new layers, and their hashes compared
+        known |= found.young & (into.status == PENDING) & ~again[old]
+    rows = np.flatnonzero(known & (status[old] == MARKED))
     row_bytes = sum(info.dim * 4 for info in cache.layers.values())
     step = max(1, COPY_BYTES // row_bytes)
     sound = np.ones(len(rows), bool)

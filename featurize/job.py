@@ -143,8 +143,8 @@ def run(
     )
     options.check()
     listing = images.find(folder)
-    for name in listing.passed_over:
-        say(f"passed over {name}: its name is not UTF-8")
+    for sentence in listing.passed_over:
+        say(sentence)
     measure = Measure(workers=cores.allowed())
     retry = Retry(failed=retry_failed, rehash=rehash)
     _opened(path)  # what is no cache is refused before a lock is put beside it
@@ -286,7 +286,8 @@ class _Job:
         older = growth.open_part(cache, layers, self.listing, created_by=_MAKER, say=say)
         with CacheWriter(growth.part_of(cache.path)) as into:
             known = growth.take_over(cache, into, self.found, self.listing, self.retry)
-            pending = (into.status == PENDING) | growth.stale(into, self.listing)
+            stale = growth.stale(into, self.listing)
+            pending = (into.status == PENDING) | stale
             contents = growth.contents_of(into, older, np.flatnonzero(pending), self.retry)
             if len(known.rows):
                 recorded = np.zeros((len(pending), 32), np.uint8)
@@ -298,7 +299,9 @@ class _Job:
                 pending[known.rows] = False
                 pending[changed] = True
             if pending.any():
-                self._pump(np.flatnonzero(pending), layers, into, contents)
+                recorded = np.zeros((len(pending), 32), np.uint8)
+                recorded[stale] = into.rows("images/sha256", np.flatnonzero(stale))
+                self._pump(np.flatnonzero(pending), layers, into, contents, recorded=recorded)
         growth.finish(cache)
 
     def _pump(

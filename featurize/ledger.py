@@ -3,9 +3,11 @@
 import os
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from featurize.errors import OutputError
+from featurize.files import explained
 
 DIGEST_BYTES = 32
 MAX_BYTES = 1 << 16
@@ -27,20 +29,23 @@ class Ledger:
 
     Raises
     ------
-    OutputError
-        If something else lies there.
+    OutputError, DiskFull
+        If something else lies there, or it cannot be written.
     """
 
     def __init__(self, path: Path, places: int) -> None:
         self.path = path
         self._suspects = left_by_a_dead_run(path)
-        path.unlink(missing_ok=True)  # never written into: it may be a link
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags, 0o644)
         self._lock = threading.Lock()
         # Those still to be tried stay in the file until they were: this run may die as well.
         self._first = len(self._suspects)
-        self._put(b"".join(sorted(self._suspects)) + bytes(places * DIGEST_BYTES), 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            path.unlink(missing_ok=True)  # never written into: it may be a link
+            self._fd = os.open(path, flags, 0o644)
+            _write(self._fd, b"".join(sorted(self._suspects)) + bytes(places * DIGEST_BYTES), 0)
+        except OSError as error:
+            raise explained(error, path) from error
 
     def is_suspect(self, digest: bytes) -> bool:
         """Whether this image was in work when an earlier run died, and has not been tried yet."""
@@ -63,15 +68,17 @@ class Ledger:
         with self._lock:  # a thread that nobody waits for may still be at work
             fd, self._fd = self._fd, -1
         left = b"".join(sorted(self._suspects))
-        if left:
-            os.ftruncate(fd, 0)
-            _write(fd, left, 0)
-        else:
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if left:
+                os.ftruncate(fd, 0)
+                _write(fd, left, 0)
+            else:
+                self.path.unlink(missing_ok=True)
         os.close(fd)
 
     def _put(self, data: bytes, place: int) -> None:
-        with self._lock:
+        # What the disk has to say is heard where rows are written; this is only an aid.
+        with self._lock, suppress(OSError):
             if self._fd >= 0:
                 _write(self._fd, data, place * DIGEST_BYTES)
 

@@ -215,12 +215,15 @@ class Comparison:
         The row of each listed image in the cache; -1 where it has none.
     unchanged : bool array of shape (N,)
         Its size and time are those of its row.
+    young : bool array of shape (N,)
+        Its size is; it was read too soon after it was written to be sure by the time.
     vanished : int
         Rows whose image is no longer listed.
     """
 
     old_row: np.ndarray
     unchanged: np.ndarray
+    young: np.ndarray
     vanished: int
 
     @property
@@ -238,7 +241,8 @@ def compare(listing: Listing, cache: FeatureCache) -> Comparison:
         old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
     sizes, mtimes_ns = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
     unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == listing.mtimes_ns)
-    return Comparison(old_row, unchanged, cache.n_rows - int((old_row >= 0).sum()))
+    young = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == 0) & ~unchanged
+    return Comparison(old_row, unchanged, young, cache.n_rows - int((old_row >= 0).sum()))
 
 
 def check_vanished(listing: Listing, cache: FeatureCache, found: Comparison) -> None:

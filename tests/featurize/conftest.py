@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +27,24 @@ RECIPE = {
 PATHS = ("a/1.png", "a/2.png", "b/3.png", "b/ö.png", "c/4.png", "c/5.png")
 
 
+def age(path, seconds=10):
+    """Let a file be some seconds older than it is, at a time that no other one has."""
+    then = time.time_ns() - seconds * 10**9
+    os.utime(path, ns=(then, then))
+
+
 @pytest.fixture(scope="session")
 def draw():
     """Write small pictures of noise, all different: ``draw(folder, names, seed)``."""
 
     def draw(folder, names, seed=0):
+        # Some seconds old, as images are: younger ones are looked at again by the next run.
         rng = np.random.default_rng(seed)
         for name in names:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+            age(path)
         return folder
 
     return draw

@@ -193,6 +193,49 @@ def test_c6_hash_size_and_time_are_those_of_the_file(ran, folder, allocate, tmp_
     assert not FeatureCache(allocate(tmp_path / "fresh.h5")).column("sha256").any()
 
 
+def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch):
+    """Listed as one picture, read as another, and the first put back, with its time."""
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    place, other = folder / NAMES[0], draw(tmp_path / "other", ["x.png"], seed=9) / "x.png"
+    kept, state, real = place.read_bytes(), place.stat(), images.read
+
+    def read(name):
+        if os.fsdecode(name) != str(place):
+            return real(name)
+        place.write_bytes(other.read_bytes())
+        os.utime(place, ns=(state.st_mtime_ns + 5, state.st_mtime_ns + 5))
+        try:
+            return real(name)
+        finally:
+            place.write_bytes(kept)
+            os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
+
+    monkeypatch.setattr(images, "read", read)
+    featurize.run(folder, path, backbone=toy, layers="0")
+    found = FeatureCache(path)
+    assert found.column("sha256")[0].tobytes() == images.digest(other.read_bytes())
+    assert found.column("mtime_ns")[0] == state.st_mtime_ns + 5
+    monkeypatch.setattr(images, "read", real)
+    assert featurize.run(folder, path, backbone=toy).computed == 1
+    assert FeatureCache(path).column("sha256")[0].tobytes() == images.digest(kept)
+
+
+def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
+    """Within a tick of the clock it can change without another time, and of the same size."""
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    place = folder / NAMES[0]
+    first = place.read_bytes()
+    second = bytes([*first[:-1], first[-1] ^ 1])  # another file of the same size
+    place.write_bytes(first)
+    state = place.stat()
+    featurize.run(folder, path, backbone=toy, layers="0")
+    assert FeatureCache(path).column("mtime_ns")[0] == 0
+    place.write_bytes(second)
+    os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    featurize.run(folder, path, backbone=toy)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == images.digest(second)
+
+
 def test_c7_status(cache, cli):
     codes = {int(code): meaning for code, meaning, _ in table(7)}
     assert set(codes) == {layout.PENDING, layout.MARKED, layout.FAILED}
@@ -231,6 +274,7 @@ def test_c8_unknown_codes_are_failures(cache, cli):
 def test_c8_the_systems_faults_are_tried_again(toy, draw, tmp_path):
     folder = draw(tmp_path / "photos", NAMES)
     (folder / "a" / "bad.png").write_bytes(b"not an image")
+    os.utime(folder / "a" / "bad.png", ns=(10**18, 10**18))
     (folder / "a" / "gone.png").symlink_to("later.data")
     path = tmp_path / "c.h5"
     assert featurize.run(folder, path, backbone=toy, layers="2").failed == 2

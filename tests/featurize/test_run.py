@@ -28,6 +28,7 @@ def folder(tmp_path):
         for k in range(10):
             pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(images / label / f"{k}.png")
+            os.utime(images / label / f"{k}.png", ns=(10**18 + k, 10**18 + k))
     return images
 
 
