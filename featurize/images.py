@@ -210,7 +210,7 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
                 # Twice the target is kept, so that the resize below still filters properly.
                 image.draft("RGB", (2 * resize, 2 * resize))
             need = footprint.needed(image, stored, data, resize)
-            if image.format != "WEBP":
+            if need >= memory.SMALL and image.format != "WEBP":
                 _claim(claims, need, *stored)
             image.load()
         except ImageUnreadable:
