@@ -181,11 +181,16 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     """
     try:
         return _decode(data, recipe)
+    except MemoryError:
+        pass
     except ImageUnreadable as error:
         if error.reason != NO_MEMORY:
             raise
-    with memory.alone():
-        return _decode(data, recipe)
+    try:
+        with memory.alone():
+            return _decode(data, recipe)
+    except MemoryError as error:
+        raise ImageUnreadable("not enough memory", NO_MEMORY) from error
 
 
 def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
