@@ -257,9 +257,9 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
     child(
         f"""
     with memory.alone(), open({str(log)!r}, "a", buffering=1) as log:
-        log.write("in ")
+        log.write("in\\n")
         time.sleep(0.05)
-        log.write("out ")"""
+        log.write("out\\n")"""
     )
     together = threading.Barrier(3)
 
