@@ -108,8 +108,8 @@ def is_kept_whole(data: bytes) -> bool:
 
 
 def _check_jpeg(data: bytes) -> None:
-    for _ in _segments(data):
-        pass
+    if not is_kept_whole(data):
+        return  # a second scan is an error
     # In a scan's data the two bytes never stand beside each other; in a thumbnail they do, and
     # in what phones append. So they are counted first, and looked into where they are many.
     if data.count(b"\xff\xda") > SCANS and _scans(data) > SCANS:

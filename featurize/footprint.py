@@ -14,6 +14,8 @@ from featurize.pixels import STRIP_BYTES, STRIP_PIXELS, is_plain, resized, turn_
 _FIXED = 1 << 20
 _WEBP = 13  # beside the image: canvas, the frame before, a copy for Pillow, alpha
 _COEFFICIENT = 2  # bytes of a sample that libjpeg keeps until the last scan has come
+_FEW = 400_000  # pixels, before and after, and bytes of the file: not worth a closer look
+_LITTLE = 40 * _FEW  # bytes; 40 a pixel is the most
 _SMALL_PIXELS = {"1": 1, "L": 1, "P": 1}
 
 
@@ -52,6 +54,9 @@ def needed(image: Image.Image, stored: tuple[int, int], data: bytes, resize: int
     resize : int
         Pixels of the shorter side in the end.
     """
+    short, long = sorted(stored)
+    if max(short * long, resize * resize * long // max(short, 1), len(data)) <= _FEW:
+        return _LITTLE
     pixels = image.size[0] * image.size[1]
     held = pixels * _pixel_bytes(image.mode)
     beside = _beside(image, stored[0] * stored[1], data)

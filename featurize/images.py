@@ -181,11 +181,16 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     """
     try:
         return _decode(data, recipe)
+    except MemoryError:
+        pass
     except ImageUnreadable as error:
         if error.reason != NO_MEMORY:
             raise
-    with memory.alone():
-        return _decode(data, recipe)
+    try:
+        with memory.alone():
+            return _decode(data, recipe)
+    except MemoryError as error:
+        raise ImageUnreadable("not enough memory", NO_MEMORY) from error
 
 
 def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
@@ -210,7 +215,7 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
                 # Twice the target is kept, so that the resize below still filters properly.
                 image.draft("RGB", (2 * resize, 2 * resize))
             need = footprint.needed(image, stored, data, resize)
-            if image.format != "WEBP":
+            if need >= memory.SMALL and image.format != "WEBP":
                 _claim(claims, need, *stored)
             image.load()
         except ImageUnreadable:

@@ -14,7 +14,7 @@ MOST = 1 << 30  # bytes; a block above that goes back at once, as before
 
 GROUPS = Path("/sys/fs/cgroup")
 FRESH = 0.1  # seconds for which what was found out still counts
-SMALL = 16 << 20  # bytes; for less nothing is counted
+SMALL = 1 << 24  # bytes; for less nothing is counted
 LARGE = 256 << 20  # bytes; from here on one at a time: a photograph of 64 megapixels
 RESERVE = 32 << 20  # bytes that stay free, for what else the process does in between
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from featurize import FeatureCache, decoders, images, run
-from featurize.decoders import Decoders
+from featurize.decoders import Decoders, decode_alone
 from featurize.errors import FeaturizeError, ImageUnreadable
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
@@ -119,7 +120,7 @@ STOPPED = """
 import signal, sys
 from featurize import run
 from featurize.errors import Interrupted
-from featurize.decoders import Decoders
+from featurize.decoders import Decoders, decode_alone
 from featurize.engines import eager
 signal.signal(signal.SIGINT, signal.default_int_handler)
 begin, consider = Decoders.__init__, Decoders.consider
@@ -169,6 +170,143 @@ def test_who_is_stopped_leaves_no_decoder_behind(sign, tmp_path):
         assert process.returncode == 3
         assert "Traceback" not in err
         assert 0 < cache.counts["ok"] < 100
+
+
+# --- slow images, and those that end their process -----------------------------------------
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Decoding processes do something else: ``child("time.sleep(60)")``."""
+
+    def child(what):
+        lines = f"""
+import os, signal, time, numpy as np
+from featurize import images, memory
+from featurize.errors import ImageUnreadable
+def decode(data, recipe):
+    {what}
+    return np.zeros((56, 56, 3), np.uint8)
+images.decode = decode
+serve("""
+        monkeypatch.setattr(decoders, "CHILD", decoders.CHILD.replace("\nserve(", lines))
+
+    return child
+
+
+def test_alone_has_the_same_pixels_and_reasons():
+    np.testing.assert_array_equal(decode_alone(photo(), RECIPE), images.decode(photo(), RECIPE))
+    with pytest.raises(ImageUnreadable) as found:
+        decode_alone(photo()[:5000], RECIPE)
+    assert found.value.reason == images.DAMAGED
+
+
+@pytest.mark.parametrize(
+    "what", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGSEGV)", "raise SystemExit"]
+)
+def test_an_image_that_ends_a_process_of_its_own(what, child):
+    child(what)
+    with pytest.raises(ImageUnreadable, match="ended the process") as found:
+        decode_alone(photo(), RECIPE)
+    assert found.value.reason == images.ENDED_PROCESS
+    assert found.value.reason not in images.TRANSIENT
+
+
+def test_an_image_that_never_ends_is_bounded_alone(child):
+    child("while True: pass")
+    with pytest.raises(ImageUnreadable) as found:
+        decode_alone(photo(), RECIPE, processor=1)
+    assert found.value.reason == images.ENDED_PROCESS
+    child("time.sleep(1000)")  # as on a machine that sleeps: nobody's fault
+    with pytest.raises(ImageUnreadable, match="no answer within 1 s") as found:
+        decode_alone(photo(), RECIPE, waiting=1)
+    assert found.value.reason == images.READ_ERROR
+
+
+@needs_proc
+def test_alone_the_system_takes_it_first_and_it_leaves_no_core_file(child):
+    child(
+        "import resource; "
+        'first = open("/proc/self/oom_score_adj").read() == "1000\\n"; '
+        "core = resource.getrlimit(resource.RLIMIT_CORE); "
+        'raise ImageUnreadable("", 7 if first and core == (0, 0) else 8)'
+    )
+    with pytest.raises(ImageUnreadable) as found:
+        decode_alone(photo(), RECIPE)
+    assert found.value.reason == 7
+
+
+def test_a_slow_image_is_not_waited_for_at_the_end(apart, child):
+    child("time.sleep(1000)")
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(apart.decode, photo()) for _ in range(3)]
+        while len(apart._all) < 3:
+            time.sleep(0.01)
+        start = time.monotonic()
+        apart.close()
+        assert time.monotonic() - start < 5
+        for future in waiting:
+            with pytest.raises(ImageUnreadable):
+                future.result(timeout=5)
+        with pytest.raises(FeaturizeError, match="ended"):
+            pool.submit(apart.decode, photo()).result(timeout=60)
+
+
+def test_large_images_take_turns_between_processes(apart, child, tmp_path):
+    log = tmp_path / "log"
+    child(
+        f"""
+    with memory.alone(), open({str(log)!r}, "a", buffering=1) as log:
+        log.write("in\\n")
+        time.sleep(0.05)
+        log.write("out\\n")"""
+    )
+    together = threading.Barrier(3)
+
+    def work(data):
+        for _ in range(4):
+            apart.decode(data)
+            together.wait(timeout=60)  # so that all are at work when the next one begins
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, [photo()] * 3))
+    assert log.read_text().split() == ["in", "out"] * 12
+
+
+ORPHANED = """
+import sys, threading
+from featurize import decoders
+if sys.argv[1] == "decoding":
+    line = "import time; images.decode = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
+else:
+    line = "import time; time.sleep(1000)"
+imports = "from featurize import images"
+decoders.CHILD = decoders.CHILD.replace("\\nserve(", f"\\n{imports}; {line}\\nserve(")
+recipe = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
+made = decoders.Decoders(recipe)
+made.consider("cuda", 16, 1_000_000)
+print("going", flush=True)
+made.decode(b"image")
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("when", ["starting", "decoding"])
+def test_a_decoder_ends_with_its_parent_whatever_it_does(when, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ORPHANED, when], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout.readline() == "going\n"
+    while not (decoding := _children_of(process.pid)):
+        time.sleep(0.001)
+    while when == "decoding" and not (tmp_path / "asleep").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while any(map(_is_there, decoding)):
+        assert time.monotonic() < end, "a decoding process is left"
+        time.sleep(0.01)
 
 
 def _children_of(pid: int) -> set[int]:
