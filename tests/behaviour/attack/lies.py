@@ -122,7 +122,8 @@ def moved(name: str, to: Callable[[h5py.File], int]) -> Lie:
         with h5py.File(path, "r") as file:
             before, after = file[name].id.get_offset(), to(file)
         data = path.read_bytes()
-        old, new = struct.pack("<Q", before), struct.pack("<Q", after & (1 << 64) - 1)
+        # Of the message that says where a contiguous array lies: version, kind, place.
+        old, new = (struct.pack("<BBQ", 3, 1, at & (1 << 64) - 1) for at in (before, after))
         assert data.count(old) == 1, f"{name}: {data.count(old)} places hold its offset"
         path.write_bytes(data.replace(old, new))
 
