@@ -63,11 +63,11 @@ class Started:
 
     @property
     def out(self) -> str:
-        return self._files[0].read_text(errors="surrogateescape")
+        return self._files[0].read_bytes().decode(errors="surrogateescape")
 
     @property
     def err(self) -> str:
-        return self._files[1].read_text(errors="surrogateescape")
+        return self._files[1].read_bytes().decode(errors="surrogateescape")
 
     def listens(self, sign: int = signal.SIGTERM) -> bool:
         """Whether the process has said what a signal is to do: a handler, or nothing."""

@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,9 @@ def by_torch(value: object, **options: object) -> bytes:
 
 def script() -> bytes:
     file = io.BytesIO()
-    torch.jit.save(torch.jit.script(Module()), file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against it; the files are about
+        torch.jit.save(torch.jit.script(Module()), file)
     return file.getvalue()
 
 
