@@ -141,7 +141,7 @@ class Starter:
         out, err = (self.home / f"{self._count % 50}.{kind}" for kind in ("out", "err"))
         words = [str(word) for word in arguments]
         if fresh:
-            assert not (limits or often or terminal or fault)
+            assert not any((limits, often, terminal, fault))
             return self._fresh(name, words, background, environment or {}, folder, out, err)
         pid = self._ask(
             {
@@ -187,9 +187,7 @@ class Starter:
 
         return Started(process.pid, poll, out, err)
 
-    def __call__(
-        self, name: str, *arguments: object, hang: float = HANG, **options: Any
-    ) -> Ended:
+    def __call__(self, name: str, *arguments: object, hang: float = HANG, **options: Any) -> Ended:
         """Run a command to its end."""
         return self.start(name, *arguments, **options).wait(hang)
 

@@ -1,4 +1,4 @@
-"""Weights with something to run in them, or that are not what they seem: refused, nothing is run."""
+"""Weights with something to run in them, or not what they seem: refused, nothing is run."""
 
 import io
 import json

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from .starting import Starter, left_after
+from .starting import left_after
 from .world import World
 
 SIGNS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)

@@ -15,7 +15,7 @@ SOUND = 5
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of a few sound pictures; what is deep in it is removed without Python's recursion."""
+    """A folder of a few sound pictures; removed afterwards without Python's recursion."""
     for k in range(SOUND):
         draw(tmp_path / "images" / f"{k}.png", k)
     yield tmp_path / "images"

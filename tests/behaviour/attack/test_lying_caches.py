@@ -15,7 +15,14 @@ from .starting import Starter
 from .world import NETWORK, World, classes
 
 QUICK = (
-    *("external link", "external storage", "virtual", "second name", "references", "layer on layer"),
+    *(
+        "external link",
+        "external storage",
+        "virtual",
+        "second name",
+        "references",
+        "layer on layer",
+    ),
     *("layer on sha256", "offset 2^63", "fingerprint", "backbone", "NUL in a path", "dot part"),
     *("empty part", "recipe without end", "n_rows 4611686018427387904", "cut"),
 )

@@ -6,9 +6,12 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from featurize import seedling
 
 from .starting import Starter
 from .world import NETWORK, classes
@@ -83,10 +86,8 @@ def hostile(start: Starter, tmp_path_factory):
     labels = home / folder_name("<b onclick=alert(9)>.csv")
     labels.write_text("\n".join(table) + "\n", encoding="utf-8")
     weights = home / "<script>w.safetensors"
-    import featurize.seedling
-
-    found = next(iter(__import__("pathlib").Path(featurize.seedling.__file__).parent.glob("*.saf*")))
-    shutil.copy(found, weights)
+    (shipped,) = Path(seedling.__file__).parent.glob("*.safetensors")
+    shutil.copy(shipped, weights)
     cache = home / folder_name("<i>c.h5")
     words = ("run", root, "-o", cache, *NETWORK, "--weights", weights, "--layers", "stage2,stage4")
     done = start("featurize", *words)

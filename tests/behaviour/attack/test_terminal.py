@@ -15,7 +15,7 @@ import pytest
 from .starting import Starter
 from .world import classes
 
-TITLE, BELL = "\x1b]0;owned\x07", "\x07"
+TITLE = "\x1b]0;owned\x07"
 NAMES = (
     f"bad{TITLE}\x1b[31m\n  fake.png: fine.png",
     "cr\rforged\x1b[2K\x1b[1A.png",
@@ -40,6 +40,7 @@ ORDERS = (
     b"\x7f",
     b"\x08",
 )
+TABLE = f"t{NAMES[1]}.csv"
 BACKBONE = f"net{TITLE}\x1b[31m\n\rforged"
 MAKER = """
 import sys
@@ -116,7 +117,7 @@ def home(start: Starter, tmp_path_factory):
     done = start("classify", "fit", home / "named.h5", "-o", home / "named.head", "--head", "ncm")
     assert done.code == 0, done.said
     path = next(iter(sorted(p.relative_to(images).as_posix() for p in images.rglob("*.png"))))
-    table = home / f"t{NAMES[1]}.csv"
+    table = home / TABLE
     table.write_text(f'path,label\n"{path}",a\n"no{NAMES[0]}",b\n')
     return home
 
@@ -127,7 +128,7 @@ FEATURIZE = {
     "run with another network": lambda h: ("run", h / "images", "-o", h / "named.h5"),
     "backbone": lambda h: ("run", h / "images", "-o", h / "x.h5", "--backbone", BACKBONE),
     "layers of it": lambda h: ("run", h / "images", "-o", h / "c.h5", "--layers", NAMES[0]),
-    "dry run": lambda h: ("run", h / "images", "-o", h / "x.h5", "--dry-run", "--backbone", "seedling"),
+    "dry run": lambda h: ("run", h / "images", "-o", h / "x.h5", "--dry-run"),
     "info": lambda h: ("info", h / "c.h5"),
     "info of a name": lambda h: ("info", h / "named.h5"),
     "verify": lambda h: ("verify", h / "c.h5", h / "images"),
@@ -140,7 +141,7 @@ FEATURIZE = {
 }
 CLASSIFY = {
     "fit": lambda h: ("fit", h / "c.h5", "-o", h / "h2", "--head", "ncm"),
-    "fit by table": lambda h: ("fit", h / "c.h5", "-o", h / "h3", "--labels", h / f"t{NAMES[1]}.csv"),
+    "fit by table": lambda h: ("fit", h / "c.h5", "-o", h / "h3", "--labels", h / TABLE),
     "fit layer": lambda h: ("fit", h / "c.h5", "-o", h / "h4", "--layer", NAMES[0]),
     "compare": lambda h: ("compare", h / "c.h5", "--heads", "ncm,ridge", "--layers", "each"),
     "predict": lambda h: ("predict", h / "h", h / "c.h5"),
