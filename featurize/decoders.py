@@ -276,15 +276,6 @@ class _Process:
         return found[: count - len(rest)]
 
 
-def decode_alone(data: bytes, recipe: Mapping[str, object]) -> np.ndarray:
-    """Decode one image in a fresh process."""
-    process = _Process(recipe)
-    try:
-        return process.decode(data)
-    finally:
-        process.close()
-
-
 def _widen(pipe: io.FileIO) -> None:
     if sys.platform == "linux":
         import fcntl

@@ -63,11 +63,11 @@ class Started:
 
     @property
     def out(self) -> str:
-        return self._files[0].read_text(errors="surrogateescape")
+        return self._files[0].read_bytes().decode(errors="surrogateescape")
 
     @property
     def err(self) -> str:
-        return self._files[1].read_text(errors="surrogateescape")
+        return self._files[1].read_bytes().decode(errors="surrogateescape")
 
     def listens(self, sign: int = signal.SIGTERM) -> bool:
         """Whether the process has said what a signal is to do: a handler, or nothing."""
@@ -141,7 +141,7 @@ class Starter:
         out, err = (self.home / f"{self._count % 50}.{kind}" for kind in ("out", "err"))
         words = [str(word) for word in arguments]
         if fresh:
-            assert not (limits or often or terminal or fault)
+            assert not any((limits, often, terminal, fault))
             return self._fresh(name, words, background, environment or {}, folder, out, err)
         pid = self._ask(
             {

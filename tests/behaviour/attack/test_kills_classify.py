@@ -67,7 +67,7 @@ def kill(stops, unbroken, seed: int, number: int) -> None:
     print(f"nobody at work {time.monotonic() - began:.2f} s after the kill")
     if kind != "compare" and (folder / "out").exists():
         stops.check_output(kind, folder, killed)
-    drafts = {path for path in folder.rglob("*.tmp")}
+    drafts = set(folder.rglob("*.tmp"))
     assert len(drafts) <= 1 + len(list(folder.glob("*.kept"))), drafts
     again = stops.start(str(name), *words, hang=120)
     assert again.code == 0, again.said
