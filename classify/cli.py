@@ -23,6 +23,7 @@ from classify.options import (
     Heads,
     Json,
     Labels,
+    LabelsLevel,
     Layers,
     Seed,
     Similarity,
@@ -67,6 +68,7 @@ def fit(
     ],
     labels: Labels = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     head: Annotated[str, typer.Option(help=f"One of {KINDS}.")] = "softmax",
     layer: Annotated[
         str | None,
@@ -92,6 +94,7 @@ def fit(
                 head,
                 layer,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -111,6 +114,7 @@ def compare(
     cache: Cache,
     labels: Tables = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     heads: Heads = STANDARD,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
@@ -134,6 +138,7 @@ def compare(
                 heads,
                 layers,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -158,6 +163,7 @@ def advise(
     size: Size = None,
     similarity: Similarity = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
@@ -174,6 +180,7 @@ def advise(
                 size=size,
                 similarity=similarity,
                 column=column,
+                labels_level=labels_level,
                 test_size=test_size,
                 seed=seed,
                 progress=progress,
@@ -241,6 +248,7 @@ def evaluate(
     cache: Cache,
     labels: Labels = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
@@ -251,7 +259,9 @@ def evaluate(
             from classify.persist import load_head
             from classify.prediction import evaluate as evaluate_head
 
-            found, notices = evaluate_head(load_head(head), cache, labels, column=column, seed=seed)
+            found, notices = evaluate_head(
+                load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
+            )
         show_notes(notices)
         if json:
             show_json(found)
@@ -272,6 +282,7 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="The image folder, for thumbnails.")
     ] = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     heads: Heads = STANDARD,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
@@ -296,6 +307,7 @@ def report(
                 heads,
                 layers,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -303,7 +315,13 @@ def report(
             )
         with waiting("drawing the learning curve"):
             advice, left_out = advise_along(
-                opened, found, labels or (), column=column, test_size=test_size, seed=seed
+                opened,
+                found,
+                labels or (),
+                column=column,
+                labels_level=labels_level,
+                test_size=test_size,
+                seed=seed,
             )
         show_notes([*found.notices, *left_out])
         with waiting("drawing the page"):

@@ -80,6 +80,7 @@ def compare(
     layers: str | Sequence[str] = "each,joined",
     *,
     column: str = "label",
+    labels_level: int | None = None,
     class_weight: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
@@ -101,7 +102,7 @@ def compare(
         Names; a text is split at its commas.
     layers : str or sequence of str
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
-    column, class_weight, test_size, seed
+    column, labels_level, class_weight, test_size, seed
         As in `fit`; every head of a task sees the same split.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
@@ -124,7 +125,7 @@ def compare(
     sets = layer_sets(cache, layers)
     one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
-    tables = _distinct([table_of(cache, item, column) for item in given])
+    tables = _distinct([table_of(cache, item, column, labels_level) for item in given])
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     grid = [(task, kind, names) for task in tasks for kind in kinds for names in sets]
     if not grid:

@@ -18,7 +18,7 @@ from classify.fitted import FittedHead
 from classify.fitting import Labels, table_of
 from classify.labels import TEST
 from classify.scores import summarise
-from classify.tasks import labelled_rows
+from classify.tasks import check_groups, labelled_rows
 from featurize.cache import FeatureCache
 from featurize.errors import UnknownWeights
 from featurize.images import SUFFIXES
@@ -185,6 +185,7 @@ def evaluate(
     labels: Labels = None,
     *,
     column: str = "label",
+    labels_level: int | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
     """Score a saved head on labelled rows: the test part where there is a split, else all.
@@ -198,6 +199,8 @@ def evaluate(
     cache : path or FeatureCache
     labels : LabelTable or path of a CSV, optional
         Folder names, if not given.
+    column, labels_level, seed
+        As in `fit`.
 
     Returns
     -------
@@ -208,12 +211,13 @@ def evaluate(
 
     Raises
     ------
-    HeadMismatch, CallError, UnknownPath, FileNotFoundError
+    HeadMismatch, LabelError, CallError, UnknownPath, FileNotFoundError
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = table_of(cache, labels, column)
+    table = table_of(cache, labels, column, labels_level)
     rows, position, notices = labelled_rows(cache, table)
+    check_groups(table, position)
     names = [table.labels[i] for i in position]
     chosen = np.ones(len(rows), bool)
     if table.splits is not None:
