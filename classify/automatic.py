@@ -14,7 +14,7 @@ from classify.comparison import compare
 from classify.fitting import fit
 from classify.labels import LabelTable
 from classify.outcomes import Outcomes
-from classify.persist import check_target, save_head
+from classify.persist import check_head_file, save_head
 from classify.records import Record
 from classify.results import Result
 from classify.scores import paired
@@ -190,7 +190,7 @@ def auto(
     from featurize import run
 
     started, watch = time.monotonic(), watch or Unwatched()
-    check_target(output)
+    check_head_file(output)
     check_given(size, similarity)
     where = Path(cache or f"{output}.h5")
     made = run(

@@ -82,9 +82,9 @@ def fit(
 ) -> None:
     """Train one head, its setting chosen by validation, and save it."""
     with guarded(debug):
-        from classify.persist import check_target, save_head
+        from classify.persist import check_head_file, save_head
 
-        check_target(output)
+        check_head_file(output)
         with waiting(f"training {head}"):
             from classify.fitting import fit as fit_head
 
@@ -219,10 +219,15 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with guarded(debug):
+        from classify.outputs import written
         from classify.persist import load_head
+        from classify.prediction import check_csv
         from classify.prediction import predict as predict_images
         from featurize.progress import Live
 
+        if output == Path("/dev/stdout"):
+            output = None
+        target = None if output is None else check_csv(output, head, images, weights)
         live = Live()
         found = predict_images(
             load_head(head), images, weights=weights, top=top, say=live.say, report=live
@@ -230,10 +235,10 @@ def predict(
         live.end()
         if json:
             show_json(found.to_json())
-        elif output is None:
+        elif target is None:
             found.write_csv(sys.stdout)
         else:
-            with open(output, "w", newline="", encoding="utf-8") as file:
+            with written(target, "w", newline="", encoding="utf-8") as file:
                 found.write_csv(file)
         show_notes(f"{path}: {reason}; no label" for path, reason in found.failures.items())
         if output is not None and not json:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from classify.calibration import outcomes
+from classify.checkpoints import check_checkpoint
 from classify.crew import is_lead
 from classify.descent import Report
 from classify.errors import UnknownPath
@@ -20,7 +21,7 @@ from classify.finetuning import FineTuneClassifier
 from classify.fitted import FittedHead
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
-from classify.persist import check_target, save_head
+from classify.persist import check_head_file, save_head
 from classify.scores import summarise
 from classify.tasks import check_test_size, labelled_rows, settled
 from featurize.cache import FeatureCache
@@ -164,7 +165,8 @@ def finetune(
     started = time.monotonic()
     if not is_lead():
         say, report = _silent, _silent
-    check_target(output)
+    check_head_file(output)
+    unfinished = check_checkpoint(f"{output}.part")
     check_test_size(test_size)
     if not Path(images).is_dir():
         raise NotADirectoryError(f"{images} is no folder of images")
@@ -192,7 +194,6 @@ def finetune(
         seed=seed,
         **options,
     )
-    unfinished = Path(f"{output}.part")
     model.fit(
         paths[dev],
         names[dev],

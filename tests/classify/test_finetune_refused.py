@@ -144,3 +144,16 @@ def test_two_tensors_that_cross_need_another_cut(tuner, pictured, tmp_path):
         tuner(cache=path).fit(pictured.paths, pictured.labels)
     with pytest.raises(UnknownLayer, match=r"to start from; .*--layers stage4:avg"):
         tuner(cache=path, tune="all").fit(pictured.paths, pictured.labels)
+
+
+def test_what_lies_where_the_checkpoint_would_go_is_kept(pictured, tmp_path):
+    part = tmp_path / "M.part"
+    part.write_text("mine")
+    with pytest.raises(OutputError, match=r"M\.part exists and is not an unfinished training"):
+        finetune(pictured.images, tmp_path / "M", backbone="seedling", epochs=1)
+    assert part.read_text() == "mine"
+    with pytest.raises(OutputError, match="not an unfinished training"):
+        FineTuneClassifier("seedling", root=pictured.images).fit(
+            pictured.paths, pictured.labels, checkpoint=part
+        )
+    assert part.read_text() == "mine"
