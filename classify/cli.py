@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from classify import tuning_cli
-from classify.console import INCOMPLETE, counting, guarded, show_json, show_notes, waiting
+from classify.console import INCOMPLETE, counting, csv_out, guarded, show_json, show_notes, waiting
 from classify.options import (
     KINDS,
     STANDARD,
@@ -236,7 +236,7 @@ def predict(
         if json:
             show_json(found.to_json())
         elif target is None:
-            found.write_csv(sys.stdout)
+            found.write_csv(csv_out())
         else:
             with written(target, "w", newline="", encoding="utf-8") as file:
                 found.write_csv(file)

@@ -153,7 +153,8 @@ def read_table(
     paths, splits, told = columns["path"], columns.get("split"), None
     if splits is None and (found := read_split(paths)):
         splits, told = found.splits, found.told
-    name = name or path.stem
+    # A name that the locale cannot decode is UTF-8 all the same, or is spelt out.
+    name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
     return LabelTable(name, str(path), paths, columns["label"], splits, columns.get("group"), told)
 
 

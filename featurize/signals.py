@@ -146,7 +146,7 @@ def guard(command: Callable[[], Any]) -> NoReturn:
             raise
         _say(_State.last_words)
         code = INTERRUPTED
-    if code == 1 and was_received():  # click has an exit code of its own for an interrupt
+    if code in (1, 130) and was_received():  # typer has exit codes of its own for an interrupt
         take()
         code = INTERRUPTED
     if not isinstance(code, int):

@@ -6,8 +6,15 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify import FineTuneClassifier
-from classify.errors import CallError, Diverged, HeadMismatch, TooFewImages, UnknownPath
+from classify import FineTuneClassifier, finetune
+from classify.errors import (
+    CallError,
+    Diverged,
+    HeadMismatch,
+    OutputError,
+    TooFewImages,
+    UnknownPath,
+)
 from featurize import FeatureCache, run
 from featurize.errors import BackboneError, UnknownLayer
 
