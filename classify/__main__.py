@@ -1,10 +1,21 @@
 """The command `classify`."""
 
-from featurize import signals
+import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` looks for modules in the working folder first. If only we ourselves lie there,
+    # it stays; `-P` does the same, and from the first instant.
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.abspath(sys.path[0]) != home:
+        del sys.path[0]
 
 
 def main() -> None:
     """Run the command line; signals are watched before anything else is imported."""
+    from featurize import entry, signals
+
+    entry.prepare()
     signals.guard(_run)
 
 

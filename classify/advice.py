@@ -107,6 +107,7 @@ def advise(
     size: str | None = None,
     similarity: str | None = None,
     column: str = "label",
+    labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
@@ -126,7 +127,7 @@ def advise(
     size, similarity : str, optional
         ``small`` or ``large``, ``similar`` or ``different``: what is known better than measured. It
         is measured all the same.
-    column, test_size, seed
+    column, labels_level, test_size, seed
         As in `classify.fit`.
     jobs, progress
         As in `classify.compare`.
@@ -147,7 +148,7 @@ def advise(
     check_given(size, similarity)
     cache = open_cache(cache)
     Depths.of(cache)  # refused before anything is trained
-    table = table_of(cache, labels, column)
+    table = table_of(cache, labels, column, labels_level)
     task = make_task(cache, table, test_size=test_size, seed=seed)
     planned = _planned(task, table.source, seed)
     layers = layers_for(cache, task)
@@ -169,7 +170,7 @@ def advise(
     )
     likeness = _likeness(cache, task, found.results, seed)
     amount = by_count(cache, task, likeness.last, planned, seed=seed, jobs=jobs, advanced=drawn)
-    options = _options(labels, column, test_size, seed)
+    options = _options(labels, column, labels_level, test_size, seed)
     told = _concluded(cache, task, likeness, amount, options, size, similarity)
     seconds = round(time.perf_counter() - started, 3)
     return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
@@ -181,6 +182,7 @@ def advise_along(
     tables: Sequence[str | os.PathLike[str]] = (),
     *,
     column: str = "label",
+    labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = 0,
 ) -> tuple[dict[str, Advice], list[str]]:
@@ -192,7 +194,7 @@ def advise_along(
     ----------
     tables : sequence of path
         Where the tasks' labels come from, for the commands; none for folder names.
-    column, test_size, seed
+    column, labels_level, test_size, seed
         As the comparison had them.
 
     Returns
@@ -221,7 +223,7 @@ def advise_along(
             notices.append(f"{task.name}: no advice on the strategy: {error}")
             continue
         amount = by_count(cache, task, likeness.last, planned, seed=seed)
-        options = _options(source, column, test_size, seed)
+        options = _options(source, column, labels_level, test_size, seed)
         found[task.name] = _concluded(cache, task, likeness, amount, options)
     return found, notices
 
@@ -317,7 +319,9 @@ def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
         )
 
 
-def _options(labels: Labels, column: str, test_size: float, seed: int) -> list[str]:
+def _options(
+    labels: Labels, column: str, level: int | None, test_size: float, seed: int
+) -> list[str]:
     """What was asked of `advise`, for the commands it prints."""
     words = []
     if labels is not None:
@@ -327,6 +331,7 @@ def _options(labels: Labels, column: str, test_size: float, seed: int) -> list[s
         ]
     for name, value, usual in (
         ("--column", column, "label"),
+        ("--labels-level", level, None),
         ("--test-size", test_size, 0.2),
         ("--seed", seed, 0),
     ):

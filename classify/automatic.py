@@ -14,7 +14,7 @@ from classify.comparison import compare
 from classify.fitting import fit
 from classify.labels import LabelTable
 from classify.outcomes import Outcomes
-from classify.persist import check_target, save_head
+from classify.persist import check_head_file, save_head
 from classify.records import Record
 from classify.results import Result
 from classify.scores import paired
@@ -141,6 +141,7 @@ def auto(
     size: str | None = None,
     similarity: str | None = None,
     column: str = "label",
+    labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     max_seconds: float | None = None,
@@ -170,7 +171,7 @@ def auto(
         Where the features go; ``OUTPUT.h5`` if not given. It is kept.
     size, similarity : str, optional
         Override the advice, as in `advise`.
-    column, test_size, seed
+    column, labels_level, test_size, seed
         As in `fit`; every candidate has the same test images.
     max_seconds : float, optional
         No epoch is begun that would end later, and no further candidate.
@@ -189,7 +190,7 @@ def auto(
     from featurize import run
 
     started, watch = time.monotonic(), watch or Unwatched()
-    check_target(output)
+    check_head_file(output)
     check_given(size, similarity)
     where = Path(cache or f"{output}.h5")
     made = run(
@@ -204,7 +205,8 @@ def auto(
         say=say,
     )
     opened = FeatureCache(where)
-    same: dict[str, Any] = {"column": column, "test_size": test_size, "seed": seed}
+    same: dict[str, Any] = {"column": column, "labels_level": labels_level}
+    same |= {"test_size": test_size, "seed": seed}
     advice = advise(
         opened,
         labels,
@@ -245,7 +247,9 @@ def auto(
     tried.sort(key=lambda one: not _is_advised(one[0], advice, opened))
     against = tried[0][1]
     candidates = [_beside(one, answers, against) for one, answers in tried]
-    notices = list(dict.fromkeys(notices))  # each strategy says what it left out
+    # Each strategy says what it was trained on, and the advice did for the task.
+    said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
+    notices = [n for n in dict.fromkeys(notices) if f"{advice.task}: {n}" not in said]
     seconds = round(time.monotonic() - started, 3)
     return Automatic(cast("Summary", made), advice, candidates, notices, seconds)
 

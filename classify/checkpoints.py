@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
+
+from classify.outputs import check_output, written
 
 FORMAT = "headgraft-training"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW has of each parameter
@@ -61,6 +62,24 @@ class Checkpoint:
         optimiser.load_state_dict(whole | {"state": state})
 
 
+def check_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Refuse a place where a checkpoint cannot be written, before any work is done for it.
+
+    Raises
+    ------
+    OutputError
+    """
+    return check_output(path, _is_checkpoint, "an unfinished training")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as file:
+            return bool((file.metadata() or {}).get("format") == FORMAT)
+    except Exception:  # whatever it is, it is none
+        return False
+
+
 def keep_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the one before is replaced at once or not at all."""
     tensors = {
@@ -69,17 +88,9 @@ def keep_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
         for name, tensor in getattr(checkpoint, part).items()
     }
     metadata = {"format": FORMAT, "key": key, "history": json.dumps(checkpoint.history)}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    content = save(tensors, metadata)
+    with written(path) as file:
+        file.write(content)
 
 
 def recall_checkpoint(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from classify import tuning_cli
-from classify.console import INCOMPLETE, counting, guarded, show_json, show_notes, waiting
+from classify.console import INCOMPLETE, counting, csv_out, guarded, show_json, show_notes, waiting
 from classify.options import (
     KINDS,
     STANDARD,
@@ -23,6 +23,7 @@ from classify.options import (
     Heads,
     Json,
     Labels,
+    LabelsLevel,
     Layers,
     Seed,
     Similarity,
@@ -67,6 +68,7 @@ def fit(
     ],
     labels: Labels = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     head: Annotated[str, typer.Option(help=f"One of {KINDS}.")] = "softmax",
     layer: Annotated[
         str | None,
@@ -80,9 +82,9 @@ def fit(
 ) -> None:
     """Train one head, its setting chosen by validation, and save it."""
     with guarded(debug):
-        from classify.persist import check_target, save_head
+        from classify.persist import check_head_file, save_head
 
-        check_target(output)
+        check_head_file(output)
         with waiting(f"training {head}"):
             from classify.fitting import fit as fit_head
 
@@ -92,6 +94,7 @@ def fit(
                 head,
                 layer,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -111,6 +114,7 @@ def compare(
     cache: Cache,
     labels: Tables = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     heads: Heads = STANDARD,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
@@ -134,6 +138,7 @@ def compare(
                 heads,
                 layers,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -158,6 +163,7 @@ def advise(
     size: Size = None,
     similarity: Similarity = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
@@ -174,6 +180,7 @@ def advise(
                 size=size,
                 similarity=similarity,
                 column=column,
+                labels_level=labels_level,
                 test_size=test_size,
                 seed=seed,
                 progress=progress,
@@ -212,10 +219,15 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with guarded(debug):
+        from classify.outputs import written
         from classify.persist import load_head
+        from classify.prediction import check_csv
         from classify.prediction import predict as predict_images
         from featurize.progress import Live
 
+        if output == Path("/dev/stdout"):
+            output = None
+        target = None if output is None else check_csv(output, head, images, weights)
         live = Live()
         found = predict_images(
             load_head(head), images, weights=weights, top=top, say=live.say, report=live
@@ -223,10 +235,10 @@ def predict(
         live.end()
         if json:
             show_json(found.to_json())
-        elif output is None:
-            found.write_csv(sys.stdout)
+        elif target is None:
+            found.write_csv(csv_out())
         else:
-            with open(output, "w", newline="", encoding="utf-8") as file:
+            with written(target, "w", newline="", encoding="utf-8") as file:
                 found.write_csv(file)
         show_notes(f"{path}: {reason}; no label" for path, reason in found.failures.items())
         if output is not None and not json:
@@ -241,6 +253,7 @@ def evaluate(
     cache: Cache,
     labels: Labels = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,
@@ -251,7 +264,9 @@ def evaluate(
             from classify.persist import load_head
             from classify.prediction import evaluate as evaluate_head
 
-            found, notices = evaluate_head(load_head(head), cache, labels, column=column, seed=seed)
+            found, notices = evaluate_head(
+                load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
+            )
         show_notes(notices)
         if json:
             show_json(found)
@@ -272,6 +287,7 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="The image folder, for thumbnails.")
     ] = None,
     column: Column = "label",
+    labels_level: LabelsLevel = None,
     heads: Heads = STANDARD,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
@@ -296,6 +312,7 @@ def report(
                 heads,
                 layers,
                 column=column,
+                labels_level=labels_level,
                 class_weight=class_weight,
                 test_size=test_size,
                 seed=seed,
@@ -303,7 +320,13 @@ def report(
             )
         with waiting("drawing the learning curve"):
             advice, left_out = advise_along(
-                opened, found, labels or (), column=column, test_size=test_size, seed=seed
+                opened,
+                found,
+                labels or (),
+                column=column,
+                labels_level=labels_level,
+                test_size=test_size,
+                seed=seed,
             )
         show_notes([*found.notices, *left_out])
         with waiting("drawing the page"):

@@ -1,30 +1,26 @@
 """Compare heads: tasks x heads x layers from one cache, in parallel."""
 
-import functools
 import os
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from joblib import Parallel, cpu_count, delayed, parallel_config
-from threadpoolctl import threadpool_limits
+from joblib import delayed
 
 from classify.checks import Checks, check
 from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
 from classify.fitting import Labels, check_class_weight, graft, table_of
 from classify.heads import STANDARD, named
-from classify.kept import WRITING, sweep
+from classify.kept import sweep
 from classify.labels import LabelTable
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
 from classify.scores import paired
 from classify.tasks import Task, make_task
+from classify.workers import working
 from featurize.cache import FeatureCache
 
 Cell = tuple[Task, str, tuple[str, ...]]
@@ -80,6 +76,7 @@ def compare(
     layers: str | Sequence[str] = "each,joined",
     *,
     column: str = "label",
+    labels_level: int | None = None,
     class_weight: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
@@ -101,7 +98,7 @@ def compare(
         Names; a text is split at its commas.
     layers : str or sequence of str
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
-    column, class_weight, test_size, seed
+    column, labels_level, class_weight, test_size, seed
         As in `fit`; every head of a task sees the same split.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
@@ -124,7 +121,7 @@ def compare(
     sets = layer_sets(cache, layers)
     one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
-    tables = _distinct([table_of(cache, item, column) for item in given])
+    tables = _distinct([table_of(cache, item, column, labels_level) for item in given])
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     grid = [(task, kind, names) for task in tasks for kind in kinds for names in sets]
     if not grid:
@@ -141,20 +138,13 @@ def compare(
     recalled, left_out = len(found), []
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(
-            os.getpid(), path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight
-        )
+        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight)
         for job in _jobs(cache, grid, [i for i in range(len(grid)) if i not in found])
     ]
     if calls:
-        workers = max(1, min(jobs or cpu_count(), len(calls)))
-        config = parallel_config("loky", n_jobs=workers, inner_max_num_threads=1)
-        with config, threadpool_limits(1), ExitStack() as ended:
+        with ExitStack() as ended:
             ended.callback(sweep, cache)  # once all workers are ended, be it by a kill
-            with _deaf_children():
-                batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
-            ended.callback(_close, batches)
-            for batch in batches:
+            for batch in ended.enter_context(working(calls, jobs)):
                 for i, outcome in batch:
                     if isinstance(outcome, str):
                         left_out.append(outcome)
@@ -212,25 +202,7 @@ def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[lis
     return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]][2]))
 
 
-@functools.cache
-def _end_with(parent: int) -> None:
-    """Let a worker end within a second of the process it works for, however that one ended.
-
-    Its answer would wait for ever for somebody to read it.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        with WRITING:
-            os._exit(1)
-
-    if os.getpid() != parent:  # a single worker is this process itself
-        threading.Thread(target=watch, daemon=True).start()
-
-
 def _train(
-    parent: int,
     path: str,
     cells: list[tuple[int, Task, str, tuple[str, ...], str]],
     seed: int,
@@ -240,7 +212,6 @@ def _train(
 
     Where a head cannot be trained on so many rows or columns, the reason stands for its result.
     """
-    _end_with(parent)
     cache = open_cache(path)
     found: list[tuple[int, Result | str]] = []
     for i, task, head, layers, key in cells:
@@ -256,36 +227,12 @@ def _train(
     return found
 
 
-def _close(batches: Generator[Any]) -> None:
-    """End the workers; that they were not done is no news to who stopped them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        batches.close()
-
-
 def _beside(result: Result, best: Result) -> Result:
     """Mark a result that chance alone could explain beside the best one."""
     if result is best or result.test is None or best.test is None:
         return result
     apart = paired(result.test, best.test).distinguishable
     return replace(result, record=replace(result.record, distinguishable=apart))
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach; this one, which it does, stops them.
-
-    Only an ignored signal is passed on to a new program; a blocked one is unblocked on the way
-    by multiprocessing's resource tracker. It takes a fraction of a second.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _score(record: Record) -> float:

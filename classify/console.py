@@ -1,5 +1,6 @@
 """How the command line talks: JSON on stdout; progress, notes and errors on stderr."""
 
+import io
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from classify.errors import ClassifyError
 from classify.records import Record
 from featurize import signals
 from featurize.errors import FeaturizeError
+from featurize.text import shown
 
 INPUT_ERRORS = (
     ClassifyError,
@@ -28,6 +30,7 @@ INPUT_ERRORS = (
 )
 UNEXPECTED, WRONG_INPUT, INCOMPLETE = 1, 2, 3
 PIPED_WIDTH = 100
+LONG = 20_000  # characters of a message
 LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
@@ -65,15 +68,28 @@ def guarded(debug: bool) -> Iterator[None]:
 
 def _fail(message: str, status: int, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+        for line in traceback.format_exc().splitlines():
+            print(shown(line, LONG), file=sys.stderr)
+    print(f"error: {shown(message, LONG)}", file=sys.stderr)
     raise typer.Exit(status)
 
 
 def show_notes(notices: Iterable[str]) -> None:
     """What the user should know, on stderr."""
     for notice in notices:
-        console(stderr=True).print(f"note: {notice}", style="yellow", soft_wrap=True)
+        console(stderr=True).print(f"note: {shown(notice, LONG)}", style="yellow", soft_wrap=True)
+
+
+def plain(text: object, style: str = "") -> Text:
+    """Text that holds a stranger's names, as it may go to a terminal."""
+    return Text(shown(text, LONG), style)
+
+
+def csv_out() -> TextIO:
+    """Standard output for a table: UTF-8, as in a file, unless it is a terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout
 
 
 def show_json(value: dict[str, Any]) -> None:
@@ -84,7 +100,7 @@ def show_json(value: dict[str, Any]) -> None:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A spinner on stderr, where that is a terminal."""
-    with console(stderr=True).status(Text(what)):
+    with console(stderr=True).status(plain(what)):
         yield
 
 
@@ -103,7 +119,7 @@ def counting() -> Iterator[Callable[[Record, int, int], None]]:
         task = bar.add_task("heads", total=None, latest="")
 
         def advance(record: Record, done: int, total: int) -> None:
-            latest = f"{record.task}: {record.head} {number(record.validation)}"
+            latest = shown(f"{record.task}: {record.head} {number(record.validation)}")
             bar.update(task, completed=done, total=total, latest=latest)
 
         yield advance
@@ -119,7 +135,7 @@ class Stages:
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
-        self._screen.print(text, soft_wrap=True)
+        self._screen.print(plain(text), soft_wrap=True)
 
     def run(self, measure: Any) -> None:
         """For `featurize.run`: takes its `Measure`."""
@@ -141,7 +157,9 @@ class Stages:
         self._show(step.what, step.done, step.total, latest)
 
     def _show(self, what: str, done: int, total: int, latest: str = "") -> None:
-        self._bar.update(self._task, description=what, completed=done, total=total, latest=latest)
+        self._bar.update(
+            self._task, description=what, completed=done, total=total, latest=shown(latest)
+        )
         if not self._screen.is_terminal and time.monotonic() > self._next and done < total:
             self._next = time.monotonic() + LINE_SECONDS
             self.say(f"{what}: {done:,} of {total:,}")

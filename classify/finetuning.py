@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from classify import descent
 from classify.calibration import temperature
-from classify.checkpoints import recall_checkpoint
+from classify.checkpoints import check_checkpoint, recall_checkpoint
 from classify.crew import Crew, assembled
 from classify.descent import Course, Report, Step
 from classify.entering import entering
@@ -167,7 +166,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         TooFewImages
             If there is one class only, or a class has one image.
-        UnknownLayer, BackboneError, HeadMismatch, CallError, Diverged
+        UnknownLayer, BackboneError, HeadMismatch, CallError, OutputError, Diverged
         """
         paths, (self.classes_, numbers) = _texts(X), np.unique(np.asarray(y), return_inverse=True)
         if len(numbers) != len(paths):
@@ -175,6 +174,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         course, head = self._course(), self._checked_head()
         names = [str(name) for name in self.classes_]
         sides = parted(numbers, names, groups, validation, self.seed)
+        unfinished = None if checkpoint is None else check_checkpoint(checkpoint)
         with assembled(self.device) as crew, _seeded(self.seed):
             backbone = self._loaded()
             say(self._announced(backbone, sides, crew))
@@ -195,7 +195,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 *(self._about(head), backbone.weights_sha256),
                 *(part for side in (training, judged) for part in (side.contents, side.y)),
             )
-            place = None if checkpoint is None else (Path(checkpoint), key)
+            place = None if unfinished is None else (unfinished, key)
             begun = place and recall_checkpoint(*place, net.learnt(), net.tuned())
             if begun:
                 say(f"going on after epoch {len(begun.history)}, from {checkpoint}")

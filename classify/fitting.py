@@ -13,7 +13,7 @@ from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, layer_names, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
-from classify.labels import TEST, TRAIN, VAL, LabelTable, from_folders, read_table
+from classify.labels import TEST, TRAIN, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
 from classify.records import Record, wilson
 from classify.results import Result
@@ -36,6 +36,7 @@ def fit(
     layer: str | Sequence[str] | None = None,
     *,
     column: str = "label",
+    labels_level: int | None = None,
     class_weight: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
@@ -59,6 +60,8 @@ def fit(
         Several are joined; the deepest if not given.
     column : str
         The column of the CSV that holds the labels.
+    labels_level : int, optional
+        Which folder names the label, 1 for the topmost; found out if not given.
     class_weight : str, optional
         ``balanced``: every class counts alike, however many images it has.
     test_size, seed
@@ -76,7 +79,8 @@ def fit(
     check_class_weight(class_weight)
     cache = open_cache(cache)
     names = layer_names(cache, layer)
-    task = make_task(cache, table_of(cache, labels, column), test_size=test_size, seed=seed)
+    table = table_of(cache, labels, column, labels_level)
+    task = make_task(cache, table, test_size=test_size, seed=seed)
     # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
@@ -96,11 +100,11 @@ def check_class_weight(class_weight: str | None) -> None:
         raise CallError(f"the class weight is balanced or nothing, not {class_weight!r}")
 
 
-def table_of(cache: FeatureCache, labels: Labels, column: str = "label") -> LabelTable:
+def table_of(
+    cache: FeatureCache, labels: Labels, column: str = "label", level: int | None = None
+) -> LabelTable:
     """The label table meant by an option: a path is read, none means the folder names."""
-    if labels is None:
-        return from_folders(cache.paths)
-    return labels if isinstance(labels, LabelTable) else read_table(labels, column)
+    return given_table(labels, column, level) or from_folders(cache.paths, level)
 
 
 def graft(

@@ -2,15 +2,23 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from classify.errors import LabelError
+from classify.errors import CallError, LabelError
+from classify.folders import TEST, TRAIN, VAL, read_folders, read_split
+from featurize.text import is_invisible
+
+__all__ = ["TEST", "TRAIN", "VAL", "LabelTable", "from_folders", "given_table", "read_table"]
 
 MAX_TABLE_BYTES = 1 << 30
-TRAIN, VAL, TEST = "train", "val", "test"
+MANY = 1000  # columns beyond which no mistyped name is looked for
+LISTED = 8  # columns in a message
+BRIEF = 100  # characters of a cell in a message
 SPLITS = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
 
 
@@ -32,6 +40,8 @@ class LabelTable:
         ``train``, ``val`` or ``test`` for each path, where the table or the folders say so.
     groups : list of str, or None
         What must not be torn apart by a split: a patient, a writer, a scene.
+    told : str, or None
+        What was taken for what, where folder names say it.
     """
 
     name: str
@@ -40,56 +50,56 @@ class LabelTable:
     labels: list[str]
     splits: list[str] | None = None
     groups: list[str] | None = None
+    told: str | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-def from_folders(paths: Sequence[str]) -> LabelTable:
-    """Label every image by its top folder.
-
-    Where the top folders are a split (`splits_of`), the next folder is the label.
+def from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
+    """Label images by their folders, see `classify.folders.read_folders`.
 
     Parameters
     ----------
     paths : sequence of str
         As in a feature cache.
+    level : int, optional
+        Which folder names the label, 1 for the topmost; found out if not given.
 
     Raises
     ------
-    LabelError
-        If an image lies in no folder that could name its label.
+    CallError, LabelError
     """
-    splits = splits_of(paths)
-    depth = 0 if splits is None else 1
-    labels = []
-    for path in paths:
-        folders = path.split("/")[:-1]
-        if len(folders) <= depth:
-            where = "the image folder itself" if depth == 0 else f"the split folder {folders[0]!r}"
-            raise LabelError(
-                f"image {path!r} lies directly in {where}, so no folder names its label; "
-                "give a table with --labels T.csv (columns path,label)"
-            )
-        labels.append(folders[depth])
-    return LabelTable("folders", "the folder names", list(paths), labels, splits)
+    found = read_folders(paths, level)
+    named = [i for i, label in enumerate(found.labels or ()) if label]
+    labels = [found.labels[i] for i in named] if found.labels else []
+    _check_alike("the folder names", "label", dict.fromkeys(labels, 0))
+    return LabelTable(
+        "folders",
+        "the folder names",
+        [paths[i] for i in named],
+        labels,
+        None if found.splits is None else [found.splits[i] for i in named],
+        told=found.told,
+    )
 
 
-def splits_of(paths: Iterable[str]) -> list[str] | None:
-    """Split by top folders, if all of them are names of splits and ``train`` is one.
+def given_table(
+    labels: LabelTable | str | os.PathLike[str] | None, column: str, level: int | None
+) -> LabelTable | None:
+    """The label table that is given, read where it is a path; None where folders name the labels.
 
-    The names are train, val, valid, validation and test; one folder of another name, or
-    an image outside every folder, and the folders are no split.
-
-    Returns
-    -------
-    list of str, or None
-        ``train``, ``val`` or ``test`` for each path.
+    Raises
+    ------
+    CallError
+        If a table is given, and a level of folders as well.
+    FileNotFoundError, LabelError
     """
-    tops = [path.split("/", 1)[0] if "/" in path else "" for path in paths]
-    if TRAIN not in tops or not SPLITS.keys() >= set(tops):
+    if labels is None:
         return None
-    return [SPLITS[top] for top in tops]
+    if level is not None:
+        raise CallError("--labels-level is for labels from folder names; leave it or --labels out")
+    return labels if isinstance(labels, LabelTable) else read_table(labels, column)
 
 
 def read_table(
@@ -122,21 +132,81 @@ def read_table(
         reader = csv.reader(file, strict=True)
         try:
             header = [field.strip() for field in next(reader, [])]
+            if "\0" in "".join(header[:LISTED]):
+                raise LabelError(_other_encoding(path, "it holds NUL characters"))
             wanted = _wanted(path, header, column)
             records = list(_records(path, reader, len(header), wanted))
         except UnicodeDecodeError as error:
-            raise LabelError(
-                f"{path} is not UTF-8 (after line {reader.line_num}: {error.reason}); "
-                f"convert it, for example: iconv -f latin1 -t utf-8 {path}"
-            ) from error
+            where = f"after line {reader.line_num}: {error.reason}"
+            raise LabelError(_other_encoding(path, where)) from error
         except csv.Error as error:
             raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
     if not records:
         raise LabelError(f"{path} has a header but no images below it")
-    columns = dict(zip(wanted, map(list, zip(*records, strict=True)), strict=True))
-    paths, labels = columns["path"], columns["label"]
-    splits = columns.get("split") or splits_of(paths)
-    return LabelTable(name or path.stem, str(path), paths, labels, splits, columns.get("group"))
+    lines, *rest = map(list, zip(*records, strict=True))
+    columns = dict(zip(wanted, rest, strict=True))
+    for use in ("label", "group"):
+        first: dict[str, int] = {}
+        for text, line in zip(columns.get(use, ()), lines, strict=False):
+            first.setdefault(text, line)
+        _check_alike(str(path), use, first)
+    paths, splits, told = columns["path"], columns.get("split"), None
+    if splits is None and (found := read_split(paths)):
+        splits, told = found.splits, found.told
+    # A name that the locale cannot decode is UTF-8 all the same, or is spelt out.
+    name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
+    return LabelTable(name, str(path), paths, columns["label"], splits, columns.get("group"), told)
+
+
+def _other_encoding(path: Path, where: str) -> str:
+    """That a table is not UTF-8, and what makes it so."""
+    with open(path, "rb") as file:
+        begins = file.read(4)
+    known = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+    known |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    guess = next((name for mark, name in known.items() if begins.startswith(mark)), "latin1")
+    if guess == "latin1" and b"\0" in begins:
+        guess = "utf-16le" if begins.endswith(b"\0") else "utf-16be"
+    return (
+        f"{path} is not UTF-8 ({where}); convert it, for example: "
+        f"iconv -f {guess} -t utf-8 {path} > utf8.csv"
+    )
+
+
+def _check_alike(source: str, use: str, first: Mapping[str, int]) -> None:
+    """Refuse texts that look the same and are not: they would be two classes.
+
+    Parameters
+    ----------
+    first : mapping of str to int
+        The line of the table that each text is first on; 0 where there are no lines.
+    """
+    seen: dict[str, str] = {}
+    for text, line in first.items():
+        looks = " ".join(_visible(text).split())
+        if not looks:
+            raise LabelError(f"{source}{_line(line)}: the {use} {text!a} is invisible")
+        other = seen.setdefault(looks, text)
+        if other != text:
+            raise LabelError(
+                f"{source}: the {use}s {_ascii(other)}{_line(first[other])} and "
+                f"{_ascii(text)}{_line(line)} look the same and are not; write both in one way"
+            )
+
+
+def _visible(text: str) -> str:
+    """A text as it looks: composed, without what shows as nothing."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFC", text) if not is_invisible(c))
+
+
+def _ascii(text: str) -> str:
+    return ascii(text if len(text) <= BRIEF else text[:BRIEF] + "...")
+
+
+def _line(number: int) -> str:
+    return f" (line {number:,})" if number else ""
 
 
 def _wanted(path: Path, header: list[str], column: str) -> dict[str, int]:
@@ -148,17 +218,18 @@ def _wanted(path: Path, header: list[str], column: str) -> dict[str, int]:
         if title in header:
             wanted[use] = header.index(title)
         elif use in ("path", "label"):
-            near = get_close_matches(title, header, 1)
+            near = get_close_matches(title, header[:MANY], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             option = "; name the column with --column" if use == "label" and not near else ""
-            there = ", ".join(map(repr, header)) or "nothing"
+            there = ", ".join(map(_brief, header[:LISTED])) or "nothing"
+            there += f", ... ({len(header):,} columns)" if len(header) > LISTED else ""
             raise LabelError(f"{path}, line 1: no column {title!r}, only {there}{hint}{option}")
     return wanted
 
 
 def _records(
     file: Path, reader: Iterator[list[str]], width: int, wanted: dict[str, int]
-) -> Iterator[list[str]]:
+) -> Iterator[list[Any]]:
     first_line: dict[str, int] = {}
     for row in reader:
         if not row:
@@ -173,19 +244,28 @@ def _records(
         for use, text in values.items():
             if not text.strip():
                 raise LabelError(f"{where}: the {use} is empty")
+            if "\0" in text:
+                raise LabelError(f"{where}: the {use} {_brief(text)} holds a NUL character")
         path = values["path"] = values["path"].removeprefix("./")
         if path.startswith("/") or ".." in path.split("/"):
-            raise LabelError(f"{where}: path {path!r} is not relative to, and in, the image folder")
+            raise LabelError(
+                f"{where}: path {_brief(path)} is not relative to, and in, the image folder"
+            )
         if path in first_line:
             raise LabelError(
-                f"{where}: path {path!r} is there already, on line {first_line[path]}; "
+                f"{where}: path {_brief(path)} is there already, on line {first_line[path]}; "
                 "an image has one label"
             )
         first_line[path] = line
         if "split" in values:
             if values["split"].lower() not in SPLITS:
                 raise LabelError(
-                    f"{where}: split {values['split']!r} is none of {', '.join(SPLITS)}"
+                    f"{where}: split {_brief(values['split'])} is none of {', '.join(SPLITS)}"
                 )
             values["split"] = SPLITS[values["split"].lower()]
-        yield list(values.values())
+        yield [line, *values.values()]
+
+
+def _brief(text: str) -> str:
+    """A cell in quotes."""
+    return repr(text if len(text) <= BRIEF else text[:BRIEF] + "...")

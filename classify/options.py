@@ -11,6 +11,14 @@ STANDARD = "softmax,linear-svm,ridge,lda,ncm"
 
 Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
 Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
+LabelsLevel = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="The folder that names the label, 1 for the topmost; found out if not given.",
+    ),
+]
 TestSize = Annotated[
     float, typer.Option(help="Share to hold out where neither table nor folders have a split.")
 ]

@@ -13,7 +13,6 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
+from classify.outputs import check_output, written
 from classify.scorers import Fitted, Linear, Perceptron
 
 FORMAT = "headgraft-head"
@@ -35,6 +35,8 @@ MAX_UNPACKED = 1 << 30
 NETWORK = "network."
 OBJECT, SEEN = "skops", "seen"
 PLAIN = ("head", "classes", "probabilistic", "temperature", "task")
+DTYPES = ("<f4", "<f2")
+MOST_CHARACTERS = 131_072  # of a class's name, as of a cell of a CSV table
 TEXTS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
@@ -57,8 +59,7 @@ def save_head(
     OutputError
         If it cannot be written, or something that is not a head is there already.
     """
-    check_target(path)
-    path = Path(os.path.realpath(path))  # a link stays a link
+    path = check_head_file(path)
     source = asdict(head.source)
     about = {name: getattr(head, name) for name in PLAIN}
     about |= source | {"settings": dict(head.settings), "record": dict(head.record)}
@@ -66,38 +67,25 @@ def save_head(
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
     arrays = _arrays(head) | {SEEN: head.seen.astype(np.uint64)}
     arrays |= _network(head) if network is None else {NETWORK + k: v for k, v in network.items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(save(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+    content = save(arrays, metadata)
+    with written(path) as file:
+        file.write(content)
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
+def check_head_file(path: str | os.PathLike[str]) -> Path:
     """Refuse a place where a head cannot be saved, before any work is done for it.
+
+    Returns
+    -------
+    Path
+        Where to save it.
 
     Raises
     ------
     OutputError
         If the folder is missing or closed, or the file there is not a head.
     """
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
-    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or _is_head(path))):
-        raise OutputError(f"{path} exists and is not a head; give another -o, or remove it")
+    return check_output(path, _is_head, "a head")
 
 
 def _is_head(path: Path) -> bool:
@@ -130,6 +118,7 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
         raise HeadFileError(f"{path} is no file, or one of over {MAX_BYTES >> 30} GB: not a head")
     try:
         with safe_open(path, "np") as file:
+            _check_header(path)
             head = _read(file)
             tuned = any(name.startswith(NETWORK) for name in file.keys())  # noqa: SIM118
             return replace(head, network=path.absolute()) if tuned else head
@@ -139,6 +128,24 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
         raise
     except Exception as error:  # hostile bytes make the parsers raise anything
         raise HeadFileError(f"{path} is not a head, or is damaged: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header with a name twice: which of the two counts would be up to the reader."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        _parsed(file.read(length))
+
+
+def _parsed(text: str | bytes) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise HeadFileError("a name is there twice")
+    return found
 
 
 def _read(file: Any) -> FittedHead:
@@ -152,7 +159,7 @@ def _read(file: Any) -> FittedHead:
     def value(name: str, fits: Callable[[Any], bool]) -> Any:
         if name not in metadata:
             raise HeadFileError(f"{name} is missing")
-        found = json.loads(metadata[name])
+        found = _parsed(metadata[name])
         if not fits(found):
             raise HeadFileError(f"{name} is not what it should be")
         return found
@@ -280,14 +287,15 @@ def _are_settings(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    # JSON can write halves of characters, which no file and no terminal takes.
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _are_classes(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) >= 2
-        and all(map(_is_text, value))
+        and all(_is_text(name) and len(name) <= MOST_CHARACTERS for name in value)
         and len(set(value)) == len(value)
     )
 
@@ -300,7 +308,8 @@ def _are_layers(value: Any) -> bool:
         and all(
             isinstance(layer, dict)
             and layer.keys() == texts | {"dim"}
-            and all(isinstance(layer[name], str) for name in texts)
+            and all(_is_text(layer[name]) for name in texts)
+            and layer["dtype"] in DTYPES
             and type(layer["dim"]) is int
             and layer["dim"] > 0
             for layer in value

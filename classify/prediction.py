@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,14 +17,18 @@ from classify.features import CacheOrPath, Rows, open_cache
 from classify.fitted import FittedHead
 from classify.fitting import Labels, table_of
 from classify.labels import TEST
+from classify.outputs import check_output
 from classify.scores import summarise
-from classify.tasks import labelled_rows
+from classify.tasks import check_groups, labelled_rows
 from featurize.cache import FeatureCache
 from featurize.errors import UnknownWeights
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
 from featurize.names import is_file
+from featurize.text import shown
 
+HEADER_BYTES = 1 << 20
+USUAL, MANY_PIXELS = 224, 1024  # pixels along a side; beyond the latter it is said
 Say = Callable[[str], None]
 
 
@@ -36,8 +40,8 @@ class Predictions:
     ----------
     paths : list of str
         n images that could be read.
-    labels : text array of shape (n, K)
-        The K best, best first.
+    labels : object array of shape (n, K)
+        The K best, as text, best first.
     values : float array of shape (n, K)
         Their probabilities, or scores.
     kind : str
@@ -52,23 +56,68 @@ class Predictions:
     kind: str
     failures: dict[str, str]
 
-    def write_csv(self, file: TextIO) -> None:
-        """Write ``path,label,probability``, or ``score``; further labels in further columns."""
+    def write_csv(self, file: IO[str]) -> None:
+        """Write ``path,label,probability``, or ``score``; further labels in further columns.
+
+        A terminal takes some characters of a name for orders; it is shown them escaped.
+        """
         writer = csv.writer(file, lineterminator="\n")
-        more = [f"_{k}" for k in range(2, self.labels.shape[1] + 1)]
-        names = [f"{name}{k}" for k in ["", *more] for name in ("label", self.kind)]
-        writer.writerow(["path", *names])
+        text = shown if file.isatty() else str
+        writer.writerow(_header(self.kind, self.labels.shape[1]))
         for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
             cells = [
-                c for pair in zip(labels, values, strict=True) for c in (pair[0], f"{pair[1]:.6g}")
+                c
+                for pair in zip(labels, values, strict=True)
+                for c in (text(pair[0]), f"{pair[1]:.6g}")
             ]
-            writer.writerow([path, *cells])
+            writer.writerow([text(path), *cells])
 
     def to_json(self) -> dict[str, Any]:
         """``predictions``, ``kind`` and ``failures``."""
         rows = zip(self.paths, self.labels.tolist(), self.values.tolist(), strict=True)
         found = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
         return {"kind": self.kind, "predictions": found, "failures": self.failures}
+
+
+def _header(kind: str, count: int) -> list[str]:
+    more = [f"_{k}" for k in range(2, count + 1)]
+    return ["path", *(f"{name}{k}" for k in ["", *more] for name in ("label", kind))]
+
+
+def check_csv(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> Path:
+    """Refuse a place where predictions cannot be written, before any work is done for it.
+
+    Parameters
+    ----------
+    path : path
+    *inputs : path, or None
+        What is read, and must not be written over.
+
+    Returns
+    -------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    OutputError
+        If the folder is missing or closed, or the file there is no table of predictions.
+    """
+
+    def is_own(path: Path) -> bool:
+        read = [name for name in inputs if name is not None and os.path.exists(name)]
+        return _is_csv(path) and not any(os.path.samefile(path, name) for name in read)
+
+    return check_output(path, is_own, "a table of predictions")
+
+
+def _is_csv(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            names = file.readline(HEADER_BYTES).rstrip("\n").split(",")
+    except (OSError, ValueError):
+        return False
+    return any(names == _header(kind, len(names) // 2) for kind in ("probability", "score"))
 
 
 def predict(
@@ -114,7 +163,7 @@ def predict(
         best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top, len(head.classes))]
         return Predictions(
             paths=[cache.paths[row] for row in rows],
-            labels=np.array(head.classes)[best],
+            labels=np.array(head.classes, object)[best],
             values=np.take_along_axis(values, best, axis=1),
             kind=kind,
             failures=cache.failures,
@@ -154,6 +203,12 @@ def _as_cache(
                 f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
                 f"{source.weights_sha256[:12]}...); give the right file with --weights"
             )
+        crop = backbone.preprocess["crop"]
+        if crop > MANY_PIXELS:
+            say(
+                f"this head takes images of {crop:,} x {crop:,} pixels, which is "
+                f"{(crop / USUAL) ** 2:,.0f} times the work of the usual {USUAL} x {USUAL}"
+            )
         folder = images
         if images.is_file():
             folder = Path(name) / "image"
@@ -175,8 +230,16 @@ def _as_cache(
 
 def _scores(head: FittedHead, cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
     names = [layer.name for layer in head.source.layers]
-    found = [head.scores(block) for _, block in Rows.of_cache(cache, names, rows).blocks()]
-    return np.concatenate([np.zeros((0, len(head.classes)), np.float32), *found])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = [head.scores(block) for _, block in Rows.of_cache(cache, names, rows).blocks()]
+    scores = np.concatenate([np.zeros((0, len(head.classes)), np.float32), *found])
+    wrong = len(rows) - int(np.isfinite(scores).all(axis=1).sum())
+    if wrong:
+        raise HeadMismatch(
+            f"the scores of {wrong:,} of {len(rows):,} images are no numbers: the head, or the "
+            f"features in {cache.path}, are damaged"
+        )
+    return scores
 
 
 def evaluate(
@@ -185,6 +248,7 @@ def evaluate(
     labels: Labels = None,
     *,
     column: str = "label",
+    labels_level: int | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
     """Score a saved head on labelled rows: the test part where there is a split, else all.
@@ -198,6 +262,8 @@ def evaluate(
     cache : path or FeatureCache
     labels : LabelTable or path of a CSV, optional
         Folder names, if not given.
+    column, labels_level, seed
+        As in `fit`.
 
     Returns
     -------
@@ -208,12 +274,13 @@ def evaluate(
 
     Raises
     ------
-    HeadMismatch, CallError, UnknownPath, FileNotFoundError
+    HeadMismatch, LabelError, CallError, UnknownPath, FileNotFoundError
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = table_of(cache, labels, column)
+    table = table_of(cache, labels, column, labels_level)
     rows, position, notices = labelled_rows(cache, table)
+    check_groups(table, position)
     names = [table.labels[i] for i in position]
     chosen = np.ones(len(rows), bool)
     if table.splits is not None:

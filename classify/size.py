@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed, parallel_config
-from threadpoolctl import threadpool_limits
+from joblib import delayed
 
 from classify import minimised
 from classify.choice import choose
@@ -20,6 +19,7 @@ from classify.splits import Folding, folds
 from classify.statistics import spectra
 from classify.tasks import Task
 from classify.training import IN_MEMORY
+from classify.workers import working
 from featurize.cache import FeatureCache
 
 SMALL, LARGE = "small", "large"
@@ -262,9 +262,8 @@ def _answered(
     order = sorted(range(len(planned)), key=lambda i: -len(planned[i].train))
     calls = [delayed(_right)(cache, task, layer, planned[i], i) for i in order]
     found: dict[int, np.ndarray] = {}
-    workers = max(1, min(jobs or cpu_count(), len(calls)))
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), threadpool_limits(1):
-        for i, right in Parallel(return_as="generator_unordered", batch_size=1)(calls):
+    with working(calls, jobs) as answers:
+        for i, right in answers:
             found[i] = right
             if advanced is not None:
                 advanced(len(found))

@@ -5,12 +5,11 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from classify.advice import Advice
 from classify.checks import Checks
 from classify.comparison import Comparison
-from classify.console import console, number
+from classify.console import console, number, plain
 from classify.records import Record
 from classify.resampling import Estimate
 from classify.savings import Saving
@@ -29,12 +28,12 @@ def show_fit(record: Record, saved: str) -> None:
     validation = "not validated"
     if record.validation is not None:
         validation = f"{record.validation:.3f} right in validation"
-    table.add_row("task", Text(f"{record.task}, {len(record.classes):,} classes"))
-    table.add_row("head", Text(f"{record.head} on {record.layer}"))
-    table.add_row("chosen", f"{chosen(record)}, {validation}")
+    table.add_row("task", plain(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("head", plain(f"{record.head} on {record.layer}"))
+    table.add_row("chosen", plain(f"{chosen(record)}, {validation}"))
     table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
-    table.add_row("test", Text(_tested(record), "bold"))
-    table.add_row("saved", Text(saved))
+    table.add_row("test", plain(_tested(record), "bold"))
+    table.add_row("saved", plain(saved))
     screen = console(stderr=False)
     screen.print(table)
     screen.print(f"One head in {record.seconds:.1f} s; {UNREAD}", style="dim")
@@ -58,13 +57,13 @@ def show_tuned(record: Any, saved: str) -> None:
     table.add_column(style="dim")
     table.add_column()
     used = f"{record.n_train:,} training, {record.n_validation:,} validation"
-    table.add_row("task", Text(f"{record.task}, {len(record.classes):,} classes"))
-    table.add_row("strategy", Text(f"{record.strategy}: {record.backbone}, {record.tune} tuned"))
+    table.add_row("task", plain(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("strategy", plain(f"{record.strategy}: {record.backbone}, {record.tune} tuned"))
     table.add_row("images", f"{used}, {record.n_test:,} test")
     best = f"best after {record.best_epoch}, {record.validation:.3f} right in validation"
     table.add_row("epochs", f"{record.epochs}, {best}")
-    table.add_row("test", Text(_tested(record), "bold"))
-    table.add_row("saved", Text(saved))
+    table.add_row("test", plain(_tested(record), "bold"))
+    table.add_row("saved", plain(saved))
     screen = console(stderr=False)
     screen.print(table)
     passes = f"{record.images_run:,} images went through the network"
@@ -83,7 +82,7 @@ def show_automatic(found: Any, saved: str) -> None:
         ahead = "" if one.behind is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.behind)
         table.add_row(
             one.strategy,
-            Text(one.what),
+            plain(one.what),
             number(one.validation),
             number(one.accuracy),
             f"{number(low)} to {number(high)}",
@@ -96,7 +95,7 @@ def show_automatic(found: Any, saved: str) -> None:
     sure = "" if advice.confident else ", though the evidence is thin"
     screen.print(f"{advice.size} and {advice.similarity}{sure}: {advice.strategy}")
     screen.print(table)
-    screen.print(Text(f"saved: {saved}; features: {found.summary.cache}"))
+    screen.print(plain(f"saved: {saved}; features: {found.summary.cache}"))
     screen.print(f"{found.seconds:.0f} s in all.", style="dim")
 
 
@@ -127,12 +126,12 @@ def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers:
     )
     lines = [f"{task}: {line}" for task, checked in checks.items() for line in checked.lines()]
     for line in lines:
-        screen.print(line, style="yellow")
+        screen.print(plain(line, "yellow"))
     if lines:
         screen.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in found.best_per_task.items():
         name = f"{best.head} on {joined.get(best.layer, best.layer)}"
-        screen.print(f"Best by validation, {task}: {name}; test {_tested(best)}.")
+        screen.print(plain(f"Best by validation, {task}: {name}; test {_tested(best)}."))
 
 
 def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) -> Table:
@@ -140,7 +139,7 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
         f"{best.task}: {len(best.classes):,} classes, "
         f"{best.n_train:,} training and {best.n_test:,} test images"
     )
-    table = Table(title=Text(title), title_justify="left", title_style="bold", **NARROW)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", **NARROW)
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
     table.add_column("layer")
@@ -150,12 +149,12 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
         low, high = record.accuracy_ci or (None, None)
         table.add_row(
             "*" if record is best else "~" if record.distinguishable is False else "",
-            record.head,
-            Text(joined.get(record.layer, record.layer)),
+            plain(record.head),
+            plain(joined.get(record.layer, record.layer)),
             number(record.validation),
             number(record.accuracy),
             f"{number(low)}–{number(high)}" if low is not None else "-",
-            chosen(record).replace(" = ", " "),
+            plain(chosen(record).replace(" = ", " ")),
             f"{record.seconds:.1f}",
             style="bold green" if record is best else None,
         )
@@ -167,15 +166,15 @@ def show_scores(found: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("task", Text(found["task"]))
-    table.add_row("head", Text(f"{found['head']} on {found['layer']}"))
+    table.add_row("task", plain(found["task"]))
+    table.add_row("head", plain(f"{found['head']} on {found['layer']}"))
     table.add_row("images", f"{found['n_test']:,}")
     for name, value in found.items():
         interval = found.get(f"{name}_ci")
         if isinstance(value, float) and interval is not None:
             low, high = interval
             row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
-            table.add_row(name.replace("_", " "), row)
+            table.add_row(plain(name.replace("_", " ")), row)
     console(stderr=False).print(table)
 
 
@@ -188,30 +187,31 @@ def show_advice(found: Advice, saving: Saving | None) -> None:
         What cutting the network saves, where that was measured.
     """
     screen = console(stderr=False)
-    screen.print(Text(f"{found.task}: {found.strategy}", "bold green"))
-    screen.print(Text(f"{MEANS[found.strategy]}; layer {found.layer}"))
+    screen.print(plain(f"{found.task}: {found.strategy}", "bold green"))
+    screen.print(plain(f"{MEANS[found.strategy]}; layer {found.layer}"))
     sure = "" if found.confident else ", which is not sure: see below"
-    screen.print(Text(f"The data are {found.size}, and {likeness(found.similarity)}{sure}."))
+    screen.print(plain(f"The data are {found.size}, and {likeness(found.similarity)}{sure}."))
     screen.print(_quadrant(found))
     screen.print(_by_depth(found))
     screen.print(_by_count(found))
     if saving is not None:
         screen.print(
-            Text(
+            plain(
                 f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
                 f"machine, {saving.macs:.0%} of its arithmetic, and {saving.weights:.0%} of its "
                 "bytes."
             )
         )
     for reason in found.reasons:
-        screen.print(Text(f"- {reason}."))
+        screen.print(plain(f"- {reason}."))
     for strategy, command in found.commands.items():
-        screen.print(Text(f"\n{strategy}: {MEANS[strategy]}", "bold"))
+        screen.print()
+        screen.print(plain(f"{strategy}: {MEANS[strategy]}", "bold"))
         # A command that was broken into lines could not be pasted.
-        screen.print(Text(f"  {command}"), soft_wrap=True)
+        screen.print(plain(f"  {command}"), soft_wrap=True)
         if strategy == "linear-probe" and found.offer is not None:
-            screen.print(Text("or with all layers joined, which is clearly better"))
-            screen.print(Text(f"  {found.offer}"), soft_wrap=True)
+            screen.print(plain("or with all layers joined, which is clearly better"))
+            screen.print(plain(f"  {found.offer}"), soft_wrap=True)
     screen.print(f"\nMeasured in {found.seconds:.1f} s; {UNREAD}", style="dim")
 
 
@@ -221,7 +221,7 @@ def _quadrant(found: Advice) -> Table:
         table.add_column(heading)
     for size in SIZES:
         names = [STRATEGIES[size, likeness] for likeness in SIMILARITIES]
-        cells = [Text(f"> {n}", "bold green") if n == found.strategy else Text(n) for n in names]
+        cells = [plain(f"> {n}", "bold green") if n == found.strategy else plain(n) for n in names]
         table.add_row(size, *cells)
     return table
 
@@ -232,7 +232,7 @@ def _by_depth(found: Advice) -> Table:
     for layer, accuracy in by_depth.profile.items():
         mark = "*" if layer == found.layer else ""
         depth = f"{by_depth.depths.share[layer]:.0%}"
-        table.add_row(mark, Text(layer), depth, *_cells(accuracy))
+        table.add_row(mark, plain(layer), depth, *_cells(accuracy))
     return table
 
 
@@ -245,7 +245,7 @@ def _by_count(found: Advice) -> Table:
 
 
 def _measured(title: str, *headings: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for heading in ("", headings[0]):
         table.add_column(heading)
     for heading in (headings[1], "validation", "95 % interval"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.errors import CallError, TooFewImages, UnknownPath
+from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
 from classify.labels import TEST, TRAIN, VAL, LabelTable
 from classify.splits import hold_out, units
 from featurize.cache import FeatureCache
@@ -59,6 +59,8 @@ def make_task(
         If the table names images that are not in the cache.
     TooFewImages
         If there are no training images, or only of one class.
+    LabelError
+        If the table's split tears a group.
     CallError
         If `test_size` is not from 0 to below 1.
     """
@@ -97,8 +99,9 @@ def settled(
 
     Raises
     ------
-    TooFewImages
+    TooFewImages, LabelError
     """
+    check_groups(table, position)
     classes, y = _numbered(table.labels, position)
     groups = None if table.groups is None else _numbered(table.groups, position)[1]
     if table.splits is not None:
@@ -108,6 +111,40 @@ def settled(
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
     return classes, y, split, groups, list(_weak_spots(classes, y, split, groups))
+
+
+def check_groups(table: LabelTable, position: np.ndarray) -> None:
+    """Refuse a split that has images of one group on several sides.
+
+    Parameters
+    ----------
+    table : LabelTable
+    position : int array of shape (n,)
+        The lines that are used.
+
+    Raises
+    ------
+    LabelError
+        With the number of groups that are torn, side by side, and the first of them.
+    """
+    if table.splits is None or table.groups is None:
+        return
+    sides: dict[str, dict[str, str]] = {}  # an image of each group on each side
+    for i in position:
+        sides.setdefault(table.groups[i], {}).setdefault(table.splits[i], table.paths[i])
+    torn = {group: found for group, found in sides.items() if len(found) > 1}
+    if not torn:
+        return
+    pairs = ((TRAIN, TEST), (TRAIN, VAL), (VAL, TEST))
+    count = {pair: sum(set(pair) <= found.keys() for found in torn.values()) for pair in pairs}
+    told = ", ".join(f"{n:,} in {' and '.join(pair)}" for pair, n in count.items() if n)
+    group, found = next(iter(torn.items()))
+    shown = " and ".join(f"{path!r} in {side}" for side, path in found.items())
+    raise LabelError(
+        f"{table.source}: the split tears {len(torn):,} of {len(sides):,} groups apart ({told}), "
+        f"the first {group!r} ({shown}), which makes a score too good; put each group on one side, "
+        "or leave out the split column, so that whole groups are held out, or the group column"
+    )
 
 
 def labelled_rows(
@@ -122,7 +159,7 @@ def labelled_rows(
     position : int array of shape (n,)
         Where the table names each.
     notices : list of str
-        What was left out.
+        What was taken for what, where folders say it; what was left out.
 
     Raises
     ------
@@ -134,7 +171,8 @@ def labelled_rows(
     rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
     status = cache.status[rows]
     ready = np.flatnonzero(status == MARKED)
-    return rows[ready], position[ready], list(_rows_left_out(cache, table, status))
+    told = [] if table.told is None else [table.told]
+    return rows[ready], position[ready], [*told, *_rows_left_out(cache, table, status)]
 
 
 def _numbered(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from classify.calibration import outcomes
+from classify.checkpoints import check_checkpoint
 from classify.crew import is_lead
 from classify.descent import Report
 from classify.errors import UnknownPath
@@ -18,9 +19,9 @@ from classify.examples import Pixels
 from classify.features import CacheOrPath, open_cache
 from classify.finetuning import FineTuneClassifier
 from classify.fitted import FittedHead
-from classify.labels import TEST, VAL, LabelTable, from_folders, read_table
+from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
-from classify.persist import check_target, save_head
+from classify.persist import check_head_file, save_head
 from classify.scores import summarise
 from classify.tasks import check_test_size, labelled_rows, settled
 from featurize.cache import FeatureCache
@@ -114,6 +115,7 @@ def finetune(
     tune: str = "all",
     classifier: str | None = None,
     column: str = "label",
+    labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     max_seconds: float | None = None,
@@ -143,7 +145,7 @@ def finetune(
         ``all``, ``last`` (the deepest stage), or a layer.
     classifier : {"linear", "mlp"}, optional
         Linear if not given. With `tune` ``all``, to choose one is the strategy ``retrain``.
-    column, test_size, seed
+    column, labels_level, test_size, seed
         As in `fit`: the same images are held out.
     max_seconds : float, optional
         No epoch is begun that would end later.
@@ -163,7 +165,8 @@ def finetune(
     started = time.monotonic()
     if not is_lead():
         say, report = _silent, _silent
-    check_target(output)
+    check_head_file(output)
+    unfinished = check_checkpoint(f"{output}.part")
     check_test_size(test_size)
     if not Path(images).is_dir():
         raise NotADirectoryError(f"{images} is no folder of images")
@@ -172,7 +175,9 @@ def finetune(
         made = opened.extractor
         backbone, preprocess = made.backbone, preprocess or made.preprocess
         weights = weights or made.environment.get("weights_file") or made.weights
-    table, position, rows, notices = _lines(images, labels, column, opened)
+    table, position, rows, notices = _lines(
+        images, given_table(labels, column, labels_level), labels_level, opened
+    )
     classes, y, split, groups, more = settled(table, position, test_size, seed)
     notices += more
     paths = np.array([table.paths[i] for i in position], object)
@@ -189,7 +194,6 @@ def finetune(
         seed=seed,
         **options,
     )
-    unfinished = Path(f"{output}.part")
     model.fit(
         paths[dev],
         names[dev],
@@ -245,20 +249,17 @@ def _silent(_: object) -> None:
 
 def _lines(
     images: str | os.PathLike[str],
-    labels: LabelTable | str | os.PathLike[str] | None,
-    column: str,
+    given: LabelTable | None,
+    level: int | None,
     cache: FeatureCache | None,
 ) -> tuple[LabelTable, np.ndarray, np.ndarray, list[str]]:
     """The table, which of its lines are used, by path, and a number for each: the cache's row."""
-    given = (
-        labels if labels is None or isinstance(labels, LabelTable) else read_table(labels, column)
-    )
     if cache is not None:
-        table = given or from_folders(cache.paths)
+        table = given or from_folders(cache.paths, level)
         rows, position, notices = labelled_rows(cache, table)
         return table, position, rows, notices
     found = find(images)
-    table = given or from_folders(found.paths)
+    table = given or from_folders(found.paths, level)
     absent = sorted(set(table.paths) - set(found.paths))
     if absent:
         listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
@@ -267,7 +268,7 @@ def _lines(
             f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    return table, position, np.arange(len(position)), []
+    return table, position, np.arange(len(position)), [table.told] if table.told else []
 
 
 def _answers(

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from classify.advice import Advice
 from classify.comparison import Comparison
-from classify.errors import CallError, OutputError
+from classify.errors import CallError
 from classify.features import CacheOrPath, open_cache
+from classify.outputs import check_output, written
 
 __all__ = ["check_page", "write_report"]
 
@@ -57,7 +57,7 @@ def write_report(
         If Bokeh or Jinja2 is missing, or `images` is not a folder.
     FeaturizeError, FileNotFoundError
     """
-    check_page(path, images)
+    path = check_page(path, images)
     from classify.pages.compose import compose
 
     page = compose(
@@ -69,16 +69,23 @@ def write_report(
         seed=seed,
         advice=advice or {},
     )
-    _write(Path(os.path.realpath(path)), page)
+    with written(path) as file:
+        # A path given on the command line need not be UTF-8.
+        file.write(page.encode("utf-8", "backslashreplace"))
 
 
-def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> None:
+def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Path:
     """Refuse a report that cannot be written, before any work is done for it.
 
     Parameters
     ----------
     path, images : path
         As in `write_report`.
+
+    Returns
+    -------
+    Path
+        Where to write it.
 
     Raises
     ------
@@ -92,15 +99,7 @@ def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
         raise CallError(f"the report needs {absent[0]}: pip install 'headgraft[report]'")
     if images is not None and not Path(images).is_dir():
         raise CallError(f"--images {images} is not a folder; give the one the cache was made from")
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
-    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or _is_report(path))):
-        raise OutputError(f"{path} exists and is not a report; give another -o, or remove it")
+    return check_output(path, _is_report, "a report")
 
 
 def _is_report(path: Path) -> bool:
@@ -109,20 +108,3 @@ def _is_report(path: Path) -> bool:
             return GENERATOR in file.read(HEAD_BYTES)
     except OSError:
         return False
-
-
-def _write(path: Path, page: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            # A path given on the command line need not be UTF-8.
-            file.write(page.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise

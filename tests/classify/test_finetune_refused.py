@@ -6,8 +6,15 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify import FineTuneClassifier
-from classify.errors import CallError, Diverged, HeadMismatch, TooFewImages, UnknownPath
+from classify import FineTuneClassifier, finetune
+from classify.errors import (
+    CallError,
+    Diverged,
+    HeadMismatch,
+    OutputError,
+    TooFewImages,
+    UnknownPath,
+)
 from featurize import FeatureCache, run
 from featurize.errors import BackboneError, UnknownLayer
 
@@ -144,3 +151,16 @@ def test_two_tensors_that_cross_need_another_cut(tuner, pictured, tmp_path):
         tuner(cache=path).fit(pictured.paths, pictured.labels)
     with pytest.raises(UnknownLayer, match=r"to start from; .*--layers stage4:avg"):
         tuner(cache=path, tune="all").fit(pictured.paths, pictured.labels)
+
+
+def test_what_lies_where_the_checkpoint_would_go_is_kept(pictured, tmp_path):
+    part = tmp_path / "M.part"
+    part.write_text("mine")
+    with pytest.raises(OutputError, match=r"M\.part exists and is not an unfinished training"):
+        finetune(pictured.images, tmp_path / "M", backbone="seedling", epochs=1)
+    assert part.read_text() == "mine"
+    with pytest.raises(OutputError, match="not an unfinished training"):
+        FineTuneClassifier("seedling", root=pictured.images).fit(
+            pictured.paths, pictured.labels, checkpoint=part
+        )
+    assert part.read_text() == "mine"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from classify.errors import LabelError
-from classify.labels import MAX_TABLE_BYTES, from_folders, read_table, splits_of
+from classify.labels import MAX_TABLE_BYTES, from_folders, read_table
 
 
 def table(tmp_path: Path, text: str | bytes) -> Path:
@@ -101,16 +101,17 @@ def test_top_folders_that_are_all_splits_are_the_split():
 
 
 @pytest.mark.parametrize(
-    "paths",
-    [["val/a/1", "test/a/1"], ["train/a/1", "other/a/1"], ["train/a/1", "1"], ["Train/a/1"]],
+    "paths", [["val/a/1", "test/a/1"], ["train/a/1", "other/a/1"], ["train/a/1", "1"]]
 )
-def test_top_folders_are_no_split_without_train_or_with_another_name(paths):
-    assert splits_of(paths) is None
+def test_top_folders_are_no_split_without_train_or_with_another_name(paths, tmp_path):
+    rows = "".join(f"{path},{label}\n" for label, path in enumerate(paths))
+    assert read_table(table(tmp_path, "path,label\n" + rows)).splits is None
 
 
 def test_a_table_without_split_column_is_split_by_its_top_folders(tmp_path):
     found = read_table(table(tmp_path, "path,label\ntrain/1,x\nvalidation/2,y\n"))
     assert found.splits == ["train", "val"]
+    assert found.told == "split from folder level 1: 1 train, 1 val (validation)"
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,46 @@ def test_a_table_without_split_column_is_split_by_its_top_folders(tmp_path):
 def test_images_outside_every_label_folder_need_a_table(paths, where):
     with pytest.raises(LabelError, match=f"lies directly in .*{where}.*--labels"):
         from_folders(paths)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na,caf\u00e9\nb,x\nc,cafe\u0301\n", r"line 2\) and 'cafe\\u0301' \(line 4\)"),
+        ("path,label\na,cat\nb,\u200bcat\n", r"'cat' \(line 2\) and '\\u200bcat' \(line 3\)"),
+        ("path,label\na,cat\nb,\ufeffcat\n", r"'\\ufeffcat' \(line 3\) look the same and are not"),
+        ("path,label\na,big cat\nb,big\u00a0cat\n", r"'big\\xa0cat' \(line 3\) look the same"),
+        ("path,label\na,\u200b\n", r"\(line 2\): the label '\\u200b' is invisible"),
+        (
+            "path,label,group\na,x,ann\nb,y,ann\u200d\n",
+            r"the groups 'ann' \(line 2\) and 'ann\\u200d",
+        ),
+        ("path,label\na\0,cat\n", r"line 2: the path 'a\\x00' holds a NUL character"),
+        ("path,label\na,c\0at\n", r"line 2: the label 'c\\x00at' holds a NUL character"),
+        ("path,label\na,cat\n".encode("utf-16"), r"iconv -f utf-16 -t utf-8"),
+        ("path,label\na,cat\n".encode("utf-16le"), r"iconv -f utf-16le -t utf-8"),
+        ("path,label\na,cat\n".encode("utf-16be"), r"iconv -f utf-16be -t utf-8"),
+        ("path,label\na,cat\n".encode("utf-32"), r"iconv -f utf-32 -t utf-8"),
+        ("path,label\na,caf\u00e9\n".encode("latin1"), r"iconv -f latin1 -t utf-8"),
+    ],
+    ids=ascii,
+)
+def test_what_cannot_be_seen_is_said(tmp_path, text, message):
+    with pytest.raises(LabelError, match=message):
+        read_table(table(tmp_path, text))
+
+
+def test_labels_that_look_different_may_be_near_each_other(tmp_path):
+    text = "path,label\na,cat\nb,Cat\nc,cats\nd,c a t\ne,\u2764\ufe0f\u200d\U0001f525\n"
+    assert len(set(read_table(table(tmp_path, text)).labels)) == 5
+
+
+def test_what_is_long_is_not_quoted_whole(tmp_path):
+    for text in (
+        ",".join(f"column{i}" for i in range(1_000_000)),
+        "path,label\n" + "/" + "x" * 100_000 + ",a\n",
+        "path,label,split\na,b," + "x" * 100_000 + "\n",
+    ):
+        with pytest.raises(LabelError) as caught:
+            read_table(table(tmp_path, text))
+        assert len(str(caught.value)) < 600

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classify import fit, load_head, save_head
+from classify import fit, load_head, predict, save_head
 from classify.errors import CallError, HeadFileError, HeadMismatch, OutputError
 from classify.features import Rows
 from classify.heads import HEADS
@@ -135,6 +135,14 @@ def set_entry(name, value):
     return lambda arrays, metadata: metadata.__setitem__(name, value)
 
 
+def set_layers(**values):
+    def change(arrays, metadata):
+        (layer,) = json.loads(metadata["layers"])
+        metadata["layers"] = json.dumps([layer | values])
+
+    return change
+
+
 def with_nan(array):
     return np.where(np.arange(array.size).reshape(array.shape) == 3, np.nan, array)
 
@@ -160,6 +168,11 @@ def with_nan(array):
         (set_entry("layers", "[]"), "layers is not what it should be"),
         (set_entry("layers", '[{"name": "x"}]'), "layers is not what it should be"),
         (set_entry("record", "3"), "record is not what it should be"),
+        (set_layers(dtype=">f8"), "layers is not what it should be"),
+        (set_layers(name="\ud800"), "layers is not what it should be"),
+        (set_entry("classes", json.dumps(["x" * 200_000, *"123456789"])), "classes is not what"),
+        (set_entry("classes", '["\\ud800", "b"]'), "classes is not what it should be"),
+        (set_entry("settings", '{"C": 1, "C": 2}'), "a name is there twice"),
         (set_entry("backbone", "3"), "backbone is not what it should be"),
         (set_array("mean", lambda a: a[:-1]), r"mean is F64 of shape \(15,\)"),
         (set_array("coef", with_nan), "coef is not finite"),
@@ -177,6 +190,40 @@ def test_a_tampered_head_is_refused(saved, tmp_path, tamper, message):
     with pytest.raises(HeadFileError, match=message) as caught:
         load_head(path)
     assert "tampered.head" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["head", "coef"])
+def test_a_header_that_says_something_twice_is_refused(saved, tmp_path, name):
+    whole = saved.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    known = json.loads(whole[8 : 8 + length])
+    entry = json.dumps(known.get(name, "x"))
+    before = b'{"__metadata__":{' if name == "head" else b"{"
+    after = before + f'"{name}":{entry},'.encode()
+    header = whole[8 : 8 + length].rstrip(b" ").replace(before, after, 1)
+    header = header.ljust(-(-len(header) // 8) * 8)
+    data = len(header).to_bytes(8, "little") + header + whole[8 + length :]
+    (tmp_path / "h").write_bytes(data)
+    with pytest.raises(HeadFileError, match="twice"):
+        load_head(tmp_path / "h")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "value"), [("scale", 1e-45), ("coef", 3e38)])
+def test_scores_beyond_numbers_are_refused(saved, cache, tmp_path, name, value):
+    arrays, metadata = parts(saved)
+    arrays[name] = np.full_like(arrays[name], value)
+    save_file(arrays, tmp_path / "h", metadata)
+    with pytest.raises(HeadMismatch, match="of 600 images are no numbers"):
+        predict(load_head(tmp_path / "h"), cache.path)
+
+
+def test_a_long_name_of_a_class_costs_its_length_once(saved, cache, tmp_path):
+    arrays, metadata = parts(saved)
+    metadata["classes"] = json.dumps(["x" * 131_072, *"123456789"])
+    save_file(arrays, tmp_path / "h", metadata)
+    found = predict(load_head(tmp_path / "h"), cache.path, top=10)
+    assert found.labels.nbytes == 600 * 10 * 8
 
 
 class Bomb:

@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from classify import evaluate, fit, predict
+from classify import evaluate, fit, predict, save_head
 from classify.errors import CallError, HeadMismatch
 from classify.labels import LabelTable
 from featurize import run
@@ -124,3 +127,61 @@ def test_a_head_on_fast_decoding_predicts_with_it(tmp_path):
     from_cache = predict(head, tmp_path / "c.h5")
     from_images = predict(head, tmp_path / "images")
     assert np.allclose(from_cache.values, from_images.values, atol=1e-6)
+
+
+def test_predictions_replace_predictions_and_nothing_else(world, run_cli, tmp_path):
+    home, head, _ = world
+    save_head(head, tmp_path / "h")
+    shutil.copy(home / "c.h5", tmp_path / "c.h5")
+    (tmp_path / "labels.csv").write_text("path,label\na,b\n")
+    (tmp_path / "note.txt").write_text("path,label,probability of rain\n")
+    (tmp_path / "link.csv").symlink_to("labels.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("h", "c.h5", "labels.csv", "note.txt", "link.csv", "pipe.csv"):
+        done = run_cli("predict", tmp_path / "h", tmp_path / "c.h5", "-o", tmp_path / name)
+        assert done.returncode == 2, name
+        assert "exists and is not a table of predictions" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in before} == before
+    done = run_cli("predict", tmp_path / "h", tmp_path / "c.h5", "-o", tmp_path / "no" / "x.csv")
+    assert (done.returncode, "there is no folder" in done.stderr) == (2, True)
+
+    target = tmp_path / "out.csv"
+    for top in (1, 2):
+        done = run_cli(
+            "predict", tmp_path / "h", tmp_path / "c.h5", "-o", target, "--top", str(top)
+        )
+        assert done.returncode == 0, done.stderr
+    assert target.read_text().startswith("path,label,probability,label_2,probability_2\n")
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_input_is_never_written_over(world, run_cli, tmp_path):
+    home, head, _ = world
+    save_head(head, tmp_path / "h")
+    done = run_cli("predict", tmp_path / "h", home / "c.h5", "-o", tmp_path / "a.csv")
+    assert done.returncode == 0, done.stderr
+    os.link(tmp_path / "a.csv", tmp_path / "b.csv")  # the same file under another name
+    given = (tmp_path / "h", home / "c.h5", "--weights", tmp_path / "a.csv")
+    done = run_cli("predict", *given, "-o", tmp_path / "b.csv")
+    assert done.returncode == 2
+    assert "is not a table of predictions" in done.stderr
+
+
+def test_standard_output_by_its_name_is_standard_output(world, run_cli, tmp_path):
+    home, head, _ = world
+    save_head(head, tmp_path / "h")
+    plain = run_cli("predict", tmp_path / "h", home / "c.h5")
+    named = run_cli("predict", tmp_path / "h", home / "c.h5", "-o", "/dev/stdout")
+    assert plain.returncode == named.returncode == 0
+    assert named.stdout == plain.stdout
+
+
+def test_a_large_crop_is_said_before_the_work(world, tmp_path):
+    home, head, _ = world
+    large = replace(head.source, preprocess=dict(head.source.preprocess) | {"crop": 1040})
+    image, said = next((home / "images" / "one").iterdir()), []
+    with pytest.raises(HeadMismatch):  # the features are others
+        predict(replace(head, source=large), image, say=said.append)
+    assert "images of 1,040 x 1,040 pixels, which is 22 times the work" in said[0]

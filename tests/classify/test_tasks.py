@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.errors import CallError, TooFewImages, UnknownPath
+from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
 from classify.labels import LabelTable
 from classify.tasks import make_task
 
@@ -102,3 +102,20 @@ def test_weak_spots_are_named(small):
     assert any("1 class ('d') with no training image" in n for n in task.notices)
     task = make_task(small(4), labelled("abab"), test_size=0)
     assert task.notices == ("there are no test images, so no test accuracy",)
+
+
+def test_a_split_that_tears_groups_is_refused_with_how_many_and_the_first(small):
+    splits = ["train", "test", "train", "val", "val", "test", "train", "train", "val", "test"]
+    groups = ["ann", "ann", "bob", "bob", "cid", "cid", "dan", "dan", "eve", "eve"]
+    table = labelled("ababababab", splits=splits, groups=groups)
+    message = (
+        r"tears 4 of 5 groups apart \(1 in train and test, 1 in train and val, 2 in val and "
+        r"test\), the first 'ann' \('0000\.png' in train and '0001\.png' in test\)"
+    )
+    with pytest.raises(LabelError, match=message):
+        make_task(small(10), table)
+
+
+def test_groups_that_are_whole_where_there_are_features_are_taken(small):
+    table = labelled("ab" * 4, splits=["train"] * 6 + ["test"] * 2, groups=list("qqqqqqqw"))
+    assert (make_task(small(8, failed=(6,)), table).split == "test").sum() == 1

@@ -72,7 +72,7 @@ def test_the_record_says_what_was_done(tuned, pictured):
     assert record.accuracy == pytest.approx((made.answers.predicted == made.answers.truth).mean())
     assert record.accuracy > 0.6
     assert record.accuracy_ci[0] < record.accuracy <= record.accuracy_ci[1]
-    assert made.notices == []
+    assert made.notices == ["labels: 3 classes from folder level 1"]
     json.dumps(record.to_json(), allow_nan=False)
 
 

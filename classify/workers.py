@@ -1,0 +1,99 @@
+"""Worker processes: heads are trained in several, and none outlives the process it works for."""
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+from joblib import Parallel, cpu_count, parallel_config
+from joblib.externals.loky.backend import resource_tracker as loky_tracker
+from threadpoolctl import threadpool_limits
+
+from classify.kept import WRITING
+from featurize import signals
+from featurize.entry import isolate
+
+
+@contextmanager
+def working(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[Any]]:
+    """Carry out calls in processes of one thread each; a single one is this process itself.
+
+    Parameters
+    ----------
+    calls : sequence of joblib's delayed calls
+        At least one.
+    jobs : int, optional
+        How many processes; as many as there are cores if not given.
+
+    Yields
+    ------
+    iterator
+        What the calls return, as soon as it is there. When the block ends, so do the workers.
+    """
+    isolate()
+    config = parallel_config(
+        "loky",
+        n_jobs=max(1, min(jobs or cpu_count(), len(calls))),
+        inner_max_num_threads=1,
+        initializer=_begin,
+        initargs=(os.getpid(),),
+    )
+    with config, threadpool_limits(1), ExitStack() as ended:
+        with _undisturbed():
+            batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
+        ended.callback(_close, batches)
+        try:
+            yield batches
+        except KeyboardInterrupt:
+            signals.take()  # a second one would leave workers behind
+            raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Start processes whole, and so that Ctrl-C does not reach them: this one stops them.
+
+    A blocked signal stays blocked in a new program, until `_begin` has it ignored. The trackers
+    are started before, as that would unblock it. What comes meanwhile counts when it is over.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "pthread_sigmask"):
+        yield  # elsewhere no handler runs
+        return
+    resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
+    with signals.deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int) -> None:
+    """What a worker does first.
+
+    It ends within a second of the process it works for, however that one ended: its answer would
+    wait for ever for somebody to read it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        with WRITING:
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _close(batches: Generator[Any]) -> None:
+    """End the workers; that they were not done is no news to who stopped them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        batches.close()

@@ -1,0 +1,24 @@
+"""What comes first in a command: whose modules are run, and what its output can be."""
+
+import io
+import os
+import sys
+
+
+def prepare() -> None:
+    """Settle the surroundings of a command line, before anything else of it is imported."""
+    isolate()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Where the locale knows fewer characters than a message has, it is said all the same.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def isolate() -> None:
+    """Keep processes that are started from here on from importing what the working folder holds.
+
+    Workers and trackers, of joblib and of torch's compiler, are started by ``python -m`` and
+    ``python -c``, which look for modules there first: in a folder that was downloaded, those may
+    be anybody's.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
