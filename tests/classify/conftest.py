@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from featurize import run
 from featurize.cache import FeatureCache
+from featurize.fingerprint import fingerprint
 from featurize.layout import Extractor, LayerInfo
 from featurize.lock import Lock
 from featurize.writer import CacheWriter, allocate
@@ -37,16 +38,31 @@ def write_cache(
     pending: tuple[int, ...] = (),
     backbone: str = "pixels",
     preprocess: dict[str, object] | None = None,
-    fingerprint: str = "f",
 ) -> FeatureCache:
     """A cache whose rows hold the given features; paths are sorted as the format demands."""
     n = len(next(iter(layers.values())))
     paths = paths or [f"{i:04}.png" for i in range(n)]
+    recipe, weights = preprocess or RECIPE, "ab" * 32
     infos = [
-        LayerInfo(name, "avg", array.shape[1], array.dtype.str, (8, 8), f"{fingerprint}-{name}")
+        LayerInfo(
+            name,
+            "avg",
+            array.shape[1],
+            array.dtype.str,
+            (8, 8),
+            fingerprint(
+                backbone=backbone,
+                weights_sha256=weights,
+                preprocess=recipe,
+                layer=name,
+                pool="avg",
+                precision="float32",
+                dtype=array.dtype.str,
+            ),
+        )
         for name, array in layers.items()
     ]
-    extractor = Extractor(backbone, "none", "ab" * 32, preprocess or RECIPE, "float32", {})
+    extractor = Extractor(backbone, "none", weights, recipe, "float32", {})
     numbers = np.arange(n)
     allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
     with Lock(path), CacheWriter(path) as writer:
