@@ -94,6 +94,19 @@ def run(
     prune: Annotated[
         bool, typer.Option("--prune", help="Let more than a tenth of the rows go.")
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Only images whose path or name matches; may be repeated."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No images that match, as masks/** or *_mask.png."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Follow links that lead out of IMAGES too.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -123,6 +136,9 @@ def run(
                 retry_failed=retry_failed,
                 rehash=rehash,
                 prune=prune,
+                include=include or None,
+                exclude=exclude or None,
+                follow=follow,
                 report=live,
                 say=live.say,
             )

@@ -18,6 +18,7 @@ from featurize.images import Listing
 from featurize.layout import PENDING, LayerInfo
 from featurize.loader import Loader
 from featurize.measure import Measure
+from featurize.patterns import Patterns
 from featurize.pipeline import Task, pump
 from featurize.plan import (
     Comparison,
@@ -30,6 +31,7 @@ from featurize.plan import (
     to_do,
 )
 from featurize.summary import Summary
+from featurize.text import shown
 from featurize.writer import CacheWriter, Lock
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ def run(
     retry_failed: bool = False,
     rehash: bool = False,
     prune: bool = False,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    follow: bool = False,
     report: Callable[[Measure], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Summary | Estimate:
@@ -98,6 +103,11 @@ def run(
         Read every file and compare its hash, instead of trusting size and time.
     prune : bool
         Allow more than a tenth of the rows to go, because their images are gone.
+    include, exclude : list of str, optional
+        Globs over the images' paths: which of them count (`featurize.patterns.Patterns`). As in
+        the cache where they are not given; ``["**"]`` and ``[]`` are all images.
+    follow : bool
+        Follow links that lead out of the folder as well.
     report : callable
         Called often with the run's `Measure`.
     say : callable
@@ -138,12 +148,15 @@ def run(
         device=device,
     )
     options.check()
-    listing = images.find(folder)
-    for name in listing.passed_over:
-        say(f"passed over {name}: its name is not UTF-8")
+    before = _opened(path)  # what is no cache is refused before a lock is put beside it
+    taken = (_globs(include, before, "include"), _globs(exclude, before, "exclude"))
+    listing = images.find(folder, *taken, follow=follow)
+    for sentence in listing.passed_over:
+        say(sentence)
+    if before is not None:
+        _say_left_out(before, listing, say)
     measure = Measure(workers=cores.allowed())
     retry = Retry(failed=retry_failed, rehash=rehash)
-    _opened(path)  # what is no cache is refused before a lock is put beside it
     with nullcontext() if dry_run else Lock(path):
         cache = _opened(path)
         wanted = settle(options, cache, own.name if own else None)
@@ -165,6 +178,21 @@ def run(
             summary = Summary.of(path, measure, time.perf_counter() - started)
             raise Interrupted(_stopped(path), summary.as_dict()) from None
         return Summary.of(path, measure, time.perf_counter() - started)
+
+
+def _globs(asked: Sequence[str] | None, cache: FeatureCache | None, kind: str) -> Sequence[str]:
+    return getattr(cache, kind, ()) if asked is None else asked
+
+
+def _say_left_out(cache: FeatureCache, listing: Listing, say: Callable[[str], None]) -> None:
+    """Name the rows that go because the globs leave them out."""
+    patterns = Patterns(listing.include, listing.exclude)
+    gone = [path for path in cache.paths if not patterns.take(path)] if patterns else []
+    if gone:
+        say(
+            f"{len(gone):,} rows of {cache.path} go: --include and --exclude leave their images "
+            f"out (first: {shown(gone[0])})"
+        )
 
 
 def _check_output(path: Path) -> None:
