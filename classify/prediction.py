@@ -222,6 +222,7 @@ def _as_cache(
             layers=layers,
             dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
             precision=source.precision,
+            follow=images.is_file(),  # a link of our own leads to it
             say=say,
             report=report,
         )

@@ -1,19 +1,13 @@
 """The command `featurize`: thin verbs over the package's functions."""
 
-import json
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from featurize import signals
-from featurize.errors import FeaturizeError, Interrupted
+from featurize.console import DONE, INCOMPLETE, WRONG, guarded, print_json, say
 from featurize.text import shown
 
-DONE, UNEXPECTED, WRONG, INCOMPLETE = 0, 1, 2, 3
 SHOWN_FAILURES = 20
 
 app = typer.Typer(
@@ -95,6 +89,19 @@ def run(
     prune: Annotated[
         bool, typer.Option("--prune", help="Let more than a tenth of the rows go.")
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Only images whose path or name matches; may be repeated."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No images that match, as masks/** or *_mask.png."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Follow links that lead out of IMAGES too.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -124,23 +131,26 @@ def run(
                 retry_failed=retry_failed,
                 rehash=rehash,
                 prune=prune,
+                include=include or None,
+                exclude=exclude or None,
+                follow=follow,
                 report=live,
                 say=live.say,
             )
         finally:
             live.end()
         if as_json:
-            _print_json(result.as_dict())
+            print_json(result.as_dict())
         elif isinstance(result, Estimate):
             _show_estimate(result)
         else:
             _show_summary(result)
         if isinstance(result, Estimate) or max_errors is None or result.failed <= max_errors:
             return DONE
-        _say(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
+        say(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
         return INCOMPLETE
 
-    _guarded(work, debug, as_json)
+    guarded(work, debug, as_json)
 
 
 def _show_estimate(found: Any) -> None:
@@ -186,10 +196,10 @@ def layers(
         from featurize.backbones import load_backbone
         from featurize.costs import layer_costs
 
-        _say(f"measuring {backbone} on this machine ...")
+        say(f"measuring {backbone} on this machine ...")
         found = layer_costs(load_backbone(backbone, frozen_weights=False))
         if as_json:
-            _print_json({"layers": [layer.as_dict() for layer in found]})
+            print_json({"layers": [layer.as_dict() for layer in found]})
             return DONE
         shown = [layer for layer in found if layer.layer.count(".") < 2]
         width = max(len(layer.layer) for layer in shown)
@@ -204,7 +214,7 @@ def layers(
             print(f"{len(found) - len(shown)} deeper names are left out; --json lists all")
         return DONE
 
-    _guarded(work, debug, as_json)
+    guarded(work, debug, as_json)
 
 
 @app.command()
@@ -225,7 +235,7 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
             for name in names()
         ]
         if as_json:
-            _print_json({"backbones": found})
+            print_json({"backbones": found})
             return DONE
         for entry in found:
             dim = entry["dim"] or "?"
@@ -234,7 +244,7 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
             )
         return DONE
 
-    _guarded(work, debug, as_json)
+    guarded(work, debug, as_json)
 
 
 @app.command()
@@ -259,7 +269,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
             for layer in found.layers.values()
         ]
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "cache": str(cache),
                     "format_version": found.format_version,
@@ -289,7 +299,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
             print(f"failed    {shown(path)}: {reason}")
         return DONE
 
-    _guarded(work, debug, as_json)
+    guarded(work, debug, as_json)
 
 
 @app.command()
@@ -316,19 +326,19 @@ def verify(
         lacking = 0 if problems else FeatureCache(cache).unchecked_rows
         if lacking:
             have = "row has" if lacking == 1 else "rows have"
-            _say(
+            say(
                 f"{lacking:,} {have} no checksum, from before format 1.1; --fill makes them of the "
                 "numbers as they stand"
             )
         if as_json:
-            _print_json({"ok": not problems, "problems": problems})
+            print_json({"ok": not problems, "problems": problems})
         else:
             for problem in problems:
                 print(shown(problem))
             print(f"{cache}: {f'{len(problems)} problems' if problems else 'sound'}")
         return WRONG if problems else DONE
 
-    _guarded(work, debug, as_json)
+    guarded(work, debug, as_json)
 
 
 @app.command()
@@ -346,49 +356,9 @@ def export(
 
         rows = write(cache, output, layers.split(",") if layers else None)
         if as_json:
-            _print_json({"output": str(output), "rows": rows})
+            print_json({"output": str(output), "rows": rows})
         else:
             print(f"{output}: {rows:,} rows")
         return DONE
 
-    _guarded(work, debug, as_json)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    print(shown(text, limit=10_000), file=sys.stderr, flush=True)
-
-
-def _guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
-    """Run a verb; turn what it raises into a line and an exit code."""
-    try:
-        code = work()
-    except Interrupted as stop:
-        signals.take()
-        if as_json:
-            _print_json(stop.summary)
-        _say(str(stop))
-        code = INCOMPLETE
-    except KeyboardInterrupt:
-        signals.take()
-        _say("stopped")
-        code = INCOMPLETE
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = UNEXPECTED
-    except (FeaturizeError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        if debug:
-            traceback.print_exc()
-        _say(f"error: {error}")
-        code = WRONG
-    except Exception as error:
-        if signals.was_received():  # an interrupted import may end as any exception
-            raise KeyboardInterrupt from error
-        if debug:
-            traceback.print_exc()
-        _say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
-        code = UNEXPECTED
-    raise SystemExit(code)
+    guarded(work, debug, as_json)

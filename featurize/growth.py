@@ -87,6 +87,8 @@ def open_part(
             listing.sizes,
             listing.mtimes_ns,
             root=str(listing.root.resolve()),
+            include=listing.include,
+            exclude=listing.exclude,
             created_by=created_by,
         )
     older = [cache, _opened(aside)]
@@ -135,7 +137,14 @@ def fill_checksums(path: Path, *, created_by: str) -> None:
                 "finish it, or remove it"
             )
         stat = cache.column("size"), cache.column("mtime_ns")
-        listing = Listing(Path(cache.root), cache.paths, *stat, [])
+        listing = Listing(
+            Path(cache.root),
+            cache.paths,
+            *stat,
+            passed_over=[],
+            include=tuple(cache.include),
+            exclude=tuple(cache.exclude),
+        )
         open_part(cache, list(cache.layers.values()), listing, created_by=created_by, say=_nothing)
         every = np.arange(cache.n_rows)
         same = Comparison(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)

@@ -21,6 +21,7 @@ from featurize.ledger import ledger_of
 from featurize.loader import Loader
 from featurize.lock import Lock
 from featurize.measure import Measure
+from featurize.patterns import Patterns
 from featurize.pipeline import pump
 from featurize.plan import (
     Comparison,
@@ -34,6 +35,7 @@ from featurize.plan import (
     to_do,
 )
 from featurize.summary import Summary
+from featurize.text import shown
 from featurize.writer import CacheWriter
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ def run(
     retry_failed: bool = False,
     rehash: bool = False,
     prune: bool = False,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    follow: bool = False,
     report: Callable[[Measure], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Summary | Estimate:
@@ -102,6 +107,11 @@ def run(
         Read every file and compare its hash, instead of trusting size and time.
     prune : bool
         Allow more than a tenth of the rows to go, because their images are gone.
+    include, exclude : list of str, optional
+        Globs over the images' paths: which of them count (`featurize.patterns.Patterns`). As in
+        the cache where they are not given; ``["**"]`` and ``[]`` are all images.
+    follow : bool
+        Follow links that lead out of the folder as well.
     report : callable
         Called often with the run's `Measure`.
     say : callable
@@ -142,12 +152,15 @@ def run(
         device=device,
     )
     options.check()
-    listing = images.find(folder)
+    before = _opened(path)  # what is no cache is refused before a lock is put beside it
+    taken = (_globs(include, before, "include"), _globs(exclude, before, "exclude"))
+    listing = images.find(folder, *taken, follow=follow)
     for sentence in listing.passed_over:
         say(sentence)
+    if before is not None:
+        _say_left_out(before, listing, say)
     measure = Measure(workers=cores.allowed())
     retry = Retry(failed=retry_failed, rehash=rehash)
-    _opened(path)  # what is no cache is refused before a lock is put beside it
     lock = Lock(path)
     with nullcontext() if dry_run else lock:
         if lock.unlockable:
@@ -178,6 +191,21 @@ def run(
             summary = Summary.of(path, measure, time.perf_counter() - started)
             raise Interrupted(_stopped(path), summary.as_dict()) from None
         return Summary.of(path, measure, time.perf_counter() - started)
+
+
+def _globs(asked: Sequence[str] | None, cache: FeatureCache | None, kind: str) -> Sequence[str]:
+    return getattr(cache, kind, ()) if asked is None else asked
+
+
+def _say_left_out(cache: FeatureCache, listing: Listing, say: Callable[[str], None]) -> None:
+    """Name the rows that go because the globs leave them out."""
+    patterns = Patterns(listing.include, listing.exclude)
+    gone = [path for path in cache.paths if not patterns.take(path)] if patterns else []
+    if gone:
+        say(
+            f"{len(gone):,} rows of {cache.path} go: --include and --exclude leave their images "
+            f"out (first: {shown(gone[0])})"
+        )
 
 
 def _is_done(cache: FeatureCache | None, listing: Listing, wanted: Wanted, retry: Retry) -> bool:
@@ -236,6 +264,8 @@ def _allocated(
         listing.sizes,
         listing.mtimes_ns,
         root=str(listing.root.resolve()),
+        include=listing.include,
+        exclude=listing.exclude,
         created_by=_MAKER,
     )
     return FeatureCache(path)

@@ -130,7 +130,7 @@ def photos_with_copies(cifar10, tmp_path_factory, command):
             (home / "images" / side / kind.name).mkdir(parents=True)
             for image in sorted(kind.iterdir())[:most]:
                 name = image.relative_to(cifar10).as_posix()
-                (home / "images" / name).symlink_to(image)
+                (home / "images" / name).hardlink_to(image)
                 labels[name], split[name] = kind.name, side
     copies = {}
     for i, kind in enumerate(sorted({*labels.values()})):

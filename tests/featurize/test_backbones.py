@@ -104,7 +104,7 @@ def test_an_image_alone_is_as_in_any_batch(photos, cache, squeezenet, tmp_path):
         folder = tmp_path / str(count)
         folder.mkdir()
         for k, path in enumerate(cache.paths[3 : 3 + count]):
-            (folder / f"{k}.jpg").symlink_to(photos / path)
+            (folder / f"{k}.jpg").hardlink_to(photos / path)
         run(folder, tmp_path / f"{count}.h5", backbone=squeezenet, layers=layers)
         found = FeatureCache(tmp_path / f"{count}.h5")
         for layer in LAYERS:

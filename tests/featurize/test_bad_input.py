@@ -287,7 +287,7 @@ SPECIAL = {
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_what_is_no_regular_file_is_one_failed_row(kind, folder, tmp_path, toy, plain):
     plant(kind, folder, "1 special.jpg")
-    done = run(folder, tmp_path / "c.h5", backbone=toy, layers="0,2:max")
+    done = run(folder, tmp_path / "c.h5", backbone=toy, layers="0,2:max", follow=True)
     assert done.failures == {"1 special.jpg": REASONS[SPECIAL[kind]]}
     assert done.computed == 34
     assert neighbours_agree(FeatureCache(tmp_path / "c.h5"), plain)
@@ -297,7 +297,7 @@ def test_pipes_and_devices_do_not_hang_the_run(spoiled, tmp_path, command):
     """In a process of its own, which is killed where it does."""
     os.mkfifo(tmp_path / "images" / "1 pipe.jpg")
     (tmp_path / "images" / "2 zero.jpg").symlink_to("/dev/zero")
-    done = command("featurize", "run", tmp_path / "images", "-o", tmp_path / "c.h5")
+    done = command("featurize", "run", tmp_path / "images", "-o", tmp_path / "c.h5", "--follow")
     assert done.returncode == 0, done.stderr
     found = FeatureCache(tmp_path / "c.h5")
     assert found.counts == {"ok": 34, "failed": 4, "pending": 0}

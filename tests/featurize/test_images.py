@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from featurize import Backbone, FeatureCache, run
+from featurize import Backbone, FeatureCache, images, run
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PLAIN = {"resize": 8, "crop": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
@@ -59,9 +59,9 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path):
-    images = tmp_path / "images"
-    images.mkdir()
-    return images
+    made = tmp_path / "images"
+    made.mkdir()
+    return made
 
 
 # --- resizing and cropping -----------------------------------------------------------------
@@ -334,21 +334,47 @@ def test_rows_are_sorted_by_path(folder):
     assert "a/ä.png" in cache.paths
 
 
-def test_links_are_followed_and_loops_are_not(folder, tmp_path):
+def test_links_are_followed_inside_the_folder(folder, tmp_path):
+    (folder / ".store" / "deep").mkdir(parents=True)
+    Image.new("RGB", (8, 8), RED).save(folder / ".store" / "deep" / "a.png")
+    Image.new("RGB", (8, 8), BLUE).save(folder / "own.png")
+    (folder / "file.png").symlink_to(".store/deep/a.png")
+    (folder / "linked").symlink_to(folder / ".store")
+    (folder / "linked again").symlink_to(folder / ".store")  # no folder twice
+    (folder / ".store" / "up").symlink_to(folder)
+    (folder / ".store" / "deep" / "self").symlink_to(folder / ".store" / "deep")
+    (tmp_path / "by link").symlink_to(folder)  # the folder itself may be one
+    for root in (folder, tmp_path / "by link"):
+        found = pixels_of(root)
+        assert set(found) == {"own.png", "file.png", "linked/deep/a.png"}
+        assert np.array_equal(found["file.png"][0, 0], RED)
+    assert [line for line in images.find(folder).passed_over if "linked again" in line] == [
+        "passed over linked again: it is a link to a folder that is listed already"
+    ]
+
+
+def test_links_that_lead_out_are_followed_where_that_is_asked_for(folder, tmp_path, command):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "deep").mkdir(parents=True)
     Image.new("RGB", (8, 8), RED).save(elsewhere / "deep" / "a.png")
     Image.new("RGB", (8, 8), BLUE).save(folder / "own.png")
     (folder / "file.png").symlink_to(elsewhere / "deep" / "a.png")
-    (folder / "linked").symlink_to(elsewhere)
-    (folder / "linked again").symlink_to(elsewhere)  # no loop: two ways to the same images
-    (elsewhere / "up").symlink_to(folder)
-    (elsewhere / "deep" / "self").symlink_to(elsewhere / "deep")
-    found = pixels_of(folder)
-    assert set(found) == {
-        *("own.png", "file.png", "linked/deep/a.png", "linked again/deep/a.png"),
-    }
-    assert np.array_equal(found["file.png"][0, 0], RED)
+    (folder / "linked").symlink_to("../elsewhere")
+    (folder / "everything").symlink_to("/")
+    (folder / "gone.png").symlink_to(elsewhere / "gone.png")
+    options = "run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling"
+    done = command("featurize", *options)
+    assert done.returncode == 0, done.stderr
+    assert FeatureCache(tmp_path / "c.h5").paths == ["own.png"]
+    for name in ("everything", "file.png", "gone.png"):
+        assert f"passed over {name}: it is a link that leads out of the folder" in done.stderr
+    assert "passed over 1 more for that reason" in done.stderr
+    (folder / "everything").unlink()
+    done = command("featurize", *options, "--follow")
+    assert done.returncode == 0, done.stderr
+    cache = FeatureCache(tmp_path / "c.h5")
+    assert cache.paths == ["file.png", "gone.png", "linked/deep/a.png", "own.png"]
+    assert cache.failures == {"gone.png": "vanished while running"}
 
 
 @pytest.mark.parametrize("name", ["loop", "loop.png"])
