@@ -160,7 +160,6 @@ def offset(name: str) -> Callable[[h5py.File], int]:
 
 COMPOUND = np.dtype([("a", "<f4"), ("b", "<i4")])
 RAGGED = h5py.vlen_dtype(np.float32)
-COLUMNS, PRINT = ("path", "status", "sha256"), "fingerprint"
 
 # What `featurize verify` has to refuse.
 REFUSED: dict[str, Lie] = {
@@ -175,7 +174,7 @@ REFUSED: dict[str, Lie] = {
     "references": instead(LAYER, lambda f: f.create_dataset(LAYER, (18, 4), h5py.ref_dtype)),
     "regions": changed(lambda f: f.create_dataset("x", (3,), h5py.regionref_dtype)),
     "reference attribute": changed(
-        lambda f: f.attrs.create("x", f["images"].ref, None, h5py.ref_dtype)
+        lambda f: f.attrs.create("x", f["images"].ref, dtype=h5py.ref_dtype)
     ),
     "variable text": changed(lambda f: f.create_dataset("x", (3,), h5py.string_dtype())),
     "variable rows": instead(LAYER, lambda f: f.create_dataset(LAYER, (18,), RAGGED)),
@@ -200,7 +199,14 @@ REFUSED: dict[str, Lie] = {
     },
     **{
         f"without {name}": changed(lambda f, name=name: f.__delitem__(name))
-        for name in ("extractor", "images", "features", *(f"images/{c}" for c in COLUMNS))
+        for name in (
+            "extractor",
+            "images",
+            "features",
+            "images/path",
+            "images/status",
+            "images/sha256",
+        )
     },
     "no features": instead("features", lambda f: f.create_group("features")),
     "path not UTF-8": put(-1, b"c/\xff\xfe"),
@@ -222,7 +228,9 @@ REFUSED: dict[str, Lie] = {
     "offset at the end": moved(LAYER, lambda f: os.path.getsize(f.filename) & ~4095),
     "fingerprint": attribute(LAYER, "fingerprint", "0" * 64),
     "fingerprint of another layer": changed(
-        lambda f: f[LAYER].attrs.__setitem__(PRINT, f["features/stage2"].attrs[PRINT])
+        lambda f: f[LAYER].attrs.__setitem__(
+            "fingerprint", f["features/stage2"].attrs["fingerprint"]
+        )
     ),
     "weights": attribute("extractor", "weights_sha256", "0" * 64),
     "backbone": attribute("extractor", "backbone", "resnet50"),

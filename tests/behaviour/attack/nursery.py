@@ -8,6 +8,7 @@ An order is a line of JSON on its input, an answer one on its output.
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -37,6 +38,8 @@ def load() -> None:
     for name in names:
         import_module(name)
     sys.modules["torch"].set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is frozen is not touched, so not copied, by those that are forked
 
 
 def often() -> None:
@@ -71,6 +74,10 @@ def begin(order: Order) -> None:
         for number, path in enumerate(streams):
             how = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(path, how, 0o644), number)
+    # As they would be of a process of its own: these were made for other files.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     os.environ.update(order["environment"])
     if order["folder"]:
         os.chdir(order["folder"])

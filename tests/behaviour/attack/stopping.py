@@ -210,7 +210,8 @@ class Stops:
             f"{len(self.tries)} signals, {sum(one.early for one in self.tries)} of them while "
             f"Python started; seconds to the end: median {quantiles[0]:.2f}, "
             f"90 % {quantiles[1]:.2f}, 99 % {quantiles[2]:.2f}, longest {quantiles[3]:.2f}; "
-            f"over {LIMIT}: {int((seconds >= LIMIT).sum())}, said to wait {sum(o.waited for o in self.tries)}; "
+            f"over {LIMIT}: {int((seconds >= LIMIT).sum())}, "
+            f"said to wait {sum(one.waited for one in self.tries)}; "
             + ", ".join(f"{n} x {what}" for what, n in sorted(codes.items()))
         )
 

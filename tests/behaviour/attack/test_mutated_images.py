@@ -19,7 +19,7 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import numpy as np
 from featurize.errors import ImageUnreadable
-from featurize.images import decode, read
+from featurize.images import decode
 from tests.behaviour.attack.mutating import mutated
 from tests.behaviour.attack.sources import sources
 
