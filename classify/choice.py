@@ -1,13 +1,13 @@
 """How a setting is chosen: along a path from strong to weak regularisation, by held-out loss."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
 MAX_LOSS = 100.0
-BLOCK = 50_000  # images whose losses are computed at a time
+BLOCK = 1_000_000  # scores whose losses are computed at a time
 RISES = 2  # so many times in a row the loss may rise before the path ends
 
 
@@ -23,11 +23,14 @@ class Step:
         Of held-out images, each by the fold that did not train on it.
     converged : bool
         Whether every fold's fit did.
+    again : callable, optional
+        Gives the scores anew. Where there is one, they are not held while the path goes on.
     """
 
     setting: float | None
     scores: np.ndarray
     converged: bool = True
+    again: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +83,13 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
     reserve: Step | None = None  # should none converge
     best, error, rises, last = np.inf, 0.0, 0, np.inf
     for step in steps:
+        losses = _losses(loss, step.scores, y) if step.converged else np.zeros(0)
+        if step.again is not None:
+            step = replace(step, scores=step.scores[:0].copy())
         reserve = reserve or step
         if not step.converged:
             unconverged.append(step.setting)
             continue
-        losses = _losses(loss, step.scores, y)
         mean, spread = float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
         within.append((len(path), step))
         path.append((step.setting, mean, spread))
@@ -100,11 +105,13 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
         raise ValueError("a path needs a step")
     at_end = len(path) > 1 and rises == 0 and path[-1][1] == best and path[-1][0] == chosen.setting
     # A copy: the scores may be a part of those of all settings, which then are freed.
-    return Choice(chosen.setting, chosen.scores.copy(), path, unconverged, at_end)
+    scores = chosen.scores.copy() if chosen.again is None else chosen.again()
+    return Choice(chosen.setting, scores, path, unconverged, at_end)
 
 
 def _losses(loss: str, scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(y), BLOCK)]
+    size = max(1, BLOCK // scores.shape[1])
+    blocks = [slice(start, start + size) for start in range(0, len(y), size)]
     found = [LOSSES[loss](scores[block], y[block]) for block in blocks]
     return np.asarray(np.minimum(np.concatenate(found), MAX_LOSS))
 

@@ -142,18 +142,44 @@ class Rows:
         found = self._gathered()
         return found if found.flags.owndata else found.copy()
 
-    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+    def blocks(self, width: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """About 8 MB each, one after the other; not to be changed.
+
+        Parameters
+        ----------
+        width : int
+            How many numbers are made of each row, which are to be no more than 8 MB either.
 
         Yields
         ------
         slice, float32 array of shape (m, D)
             The slice is of the n rows.
         """
-        size = max(1, BLOCK_BYTES // (4 * self.dim))
+        size = max(1, BLOCK_BYTES // (4 * max(self.dim, width)))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             yield part, Rows(self.parts, self.rows[part])._gathered()
+
+    def check_finite(self, cache: FeatureCache) -> None:
+        """Refuse features that are no numbers; the message names the image.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+            That they are rows of.
+
+        Raises
+        ------
+        CallError
+        """
+        for where, block in self.blocks():
+            finite = np.isfinite(block)
+            if not finite.all():
+                row = self.rows[where][np.argmin(finite.all(axis=1))]
+                raise CallError(
+                    f"the features of {cache.paths[row]!r} in {cache.path} are not all finite "
+                    "numbers; take the image out of the label table, or make the cache anew"
+                )
 
     def _gathered(self) -> np.ndarray:
         """Float32 (n, D): a view where that is all it takes."""

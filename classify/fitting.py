@@ -120,6 +120,7 @@ def graft(
     started = time.perf_counter()
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
+    rows.check_finite(cache)
     found = _folding(cache, task, dev, seed, closed=head.way == "solved")
     found = affordable(head, rows, found)
     known = np.unique(task.y[dev[found.final]])
@@ -138,9 +139,15 @@ def graft(
         validation = _answers(task, dev[trained.held], trained.choice.scores, known, heat, trained)
     answers, scores = None, {}
     if len(test):
-        blocks = Rows.of_cache(cache, layers, task.rows[test]).blocks()
-        found_scores = np.concatenate([trained.scorer.scores(block) for _, block in blocks])
-        answers = _answers(task, test, found_scores, known, heat, trained)
+        tested = Rows.of_cache(cache, layers, task.rows[test])
+        tested.check_finite(cache)
+        # Block by block: the scores of all would be images times classes.
+        answers = Outcomes.joined(
+            [
+                _answers(task, test[where], trained.scorer.scores(block), known, heat, trained)
+                for where, block in tested.blocks(len(known))
+            ]
+        )
         scores = asdict(summarise(answers, len(task.classes), seed=seed))
     settings = head.settings(trained.setting)
     record = Record(

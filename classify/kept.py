@@ -70,6 +70,9 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
             if about.get("format") != FORMAT or about.get("key") != key:
                 return None
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            # Files of before tell no checksum. What they hold is checked by who asks for it.
+            if about.get("sha256") not in (None, _checksum(arrays, about["about"])):
+                return None
             return Kept(arrays, json.loads(about["about"]))
     except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         return None
@@ -92,7 +95,8 @@ def keep(
         Whether it was kept.
     """
     path = _path(cache, kind, key)
-    metadata = {"format": FORMAT, "key": key, "about": json.dumps(about, allow_nan=False)}
+    text = json.dumps(about, allow_nan=False)
+    metadata = {"format": FORMAT, "key": key, "about": text, "sha256": _checksum(arrays, text)}
     draft = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -115,6 +119,10 @@ def sweep(cache: FeatureCache) -> None:
     for draft in folder_of(cache).glob(f"*.{os.getpid()}.*.tmp"):
         with suppress(OSError):
             draft.unlink()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    return digest(about, *(part for name in sorted(arrays) for part in (name, arrays[name])))
 
 
 def _path(cache: FeatureCache, kind: str, key: str) -> Path:

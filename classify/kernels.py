@@ -36,10 +36,11 @@ class Mapped(Rows):
         """A copy of them all."""
         return np.concatenate([block for _, block in self.blocks()])
 
-    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+    def blocks(self, width: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of similarities, float32 (m, D)."""
-        for where, block in Rows(self.parts, self.rows).blocks():
-            yield where, self.kernel.transform(block).astype(np.float32, copy=False)
+        for where, block in Rows(self.parts, self.rows).blocks(max(width, self.dim)):
+            # float64 inside: the map divides by numbers down to 1e-6.
+            yield where, self.kernel.transform(block.astype(np.float64)).astype(np.float32)
 
 
 def rbf(rows: Rows, seed: int = 0) -> Pipeline:
@@ -59,7 +60,7 @@ def rbf(rows: Rows, seed: int = 0) -> Pipeline:
         Fitted; from (n, D) to (n, at most `LANDMARKS`).
     """
     some = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
-    X = rows.at(np.sort(some)).take()
+    X = rows.at(np.sort(some)).take().astype(np.float64)
     kernel = Nystroem(gamma=1 / rows.dim, n_components=min(LANDMARKS, len(X)), random_state=seed)
     return make_pipeline(StandardScaler(), kernel).fit(X)
 

@@ -7,13 +7,15 @@ the problem is nearly round, and a few dozen steps do.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import softmax
 
 from classify.choice import Step
+from classify.errors import CallError
 from classify.features import Rows
+from classify.moments import MAX_BYTES
 from classify.scorers import ABSENT, Linear
 from classify.spectrum import Spectrum
 
@@ -21,6 +23,9 @@ from classify.spectrum import Spectrum
 # the first is enough: on 20,000 x 512 features it moved no test accuracy by more than 0.0004.
 ROUGH, FLAT = 1e-4, 1e-5
 MAX_STEPS = 1000
+MEMORY = 20  # steps that the solver remembers
+MANY = 16_000_000  # held-out scores, from which on they are not held for several settings
+CHUNK = 1 << 17  # features, or scores, that are worked on at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +74,28 @@ def held_out(
         Scores in the order of the folds.
     """
     minima: list[Linear | None] = [None] * len(problems)
+    n_held = sum(len(problem.held) for problem in problems)
     for setting in grid:
-        scores, converged = [], True
+        models, converged = [], True
         for i, problem in enumerate(problems):
             found, fine = minimise(
                 loss, float(setting or 1), problem, y, n_classes, minima[i], flat=ROUGH
             )
-            scores += [found.scores(block) for _, block in problem.held.blocks()]
+            models.append(found)
             minima[i], converged = found, converged and fine
-        yield Step(setting, np.concatenate(scores), converged)
+        again = partial(_scored, models, problems, n_held, n_classes)
+        yield Step(setting, again(), converged, again if n_held * n_classes > MANY else None)
+
+
+def _scored(
+    models: Sequence[Linear], problems: Sequence[Problem], n_held: int, n_classes: int
+) -> np.ndarray:
+    scores, begin = np.empty((n_held, n_classes), np.float32), 0
+    for model, problem in zip(models, problems, strict=True):
+        for _, block in problem.held.blocks(n_classes):
+            scores[begin : begin + len(block)] = model.scores(block)
+            begin += len(block)
+    return scores
 
 
 def minimise(
@@ -116,7 +134,12 @@ def minimise(
     -------
     Linear
     bool
-        Whether the gradient is flat there: scipy's word alone is not taken for it.
+        Whether the gradient is flat there, measured in float64: scipy's word is not taken for it.
+
+    Raises
+    ------
+    CallError
+        If there are too many classes and columns for the solver.
     """
     spectrum, weights, rows = problem.spectrum, problem.weights, problem.rows
     n = float(weights.sum())
@@ -127,52 +150,98 @@ def minimise(
     column = np.full(n_classes + 1, -1)
     column[known] = np.arange(len(known))
     targets, slopes = column[y], SLOPES[loss]
+    _check_size(len(known), *spectrum.vectors.shape)
 
-    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(point: np.ndarray, kind: type) -> tuple[float, np.ndarray]:
+        """The mean loss and its gradient, from products of float32 or float64."""
         at = point.reshape(len(known), -1)
         inside = at[:, :-1] / roots
-        model = Linear(spectrum.mean, spectrum.scale, at[:, :-1] @ unround.T, at[:, -1])
+        coef = at[:, :-1] @ unround.T / spectrum.scale
+        # Centred before the product: of what is far from zero beside its spread, little would be
+        # left after it. What float32 cannot hold of the mean goes into the intercept.
+        centre = spectrum.mean.astype(kind)
+        rest = spectrum.mean - centre
+        intercept = (at[:, -1] - coef @ rest).astype(kind)
+        turned, buffer = coef.T.astype(kind), np.empty(0, kind)
         value, pull, push = 0.0, np.zeros((len(known), rows.dim)), np.zeros(len(known))
-        for where, block in rows.blocks():
-            losses, slope = slopes(model.scores(block), targets[where])
+        for where, block in _chunks(rows, len(known)):
+            if len(buffer) < len(block):
+                buffer = np.empty(block.shape, kind)
+            x = np.subtract(block, centre, out=buffer[: len(block)])
+            scores = x @ turned
+            scores += intercept
+            losses, slope = slopes(scores, targets[where])
             value += float(weights[where] @ losses)
-            slope *= weights[where, None].astype(np.float32)
-            pull += slope.T @ block
+            slope *= weights[where, None].astype(kind)
+            pull += slope.T @ x
             push += slope.sum(axis=0, dtype=np.float64)
-        pull = (pull - push[:, None] * spectrum.mean) / spectrum.scale
+        pull = (pull - push[:, None] * rest) / spectrum.scale
         value = value / n + penalty / 2 * float((inside**2).sum())
         by_round = pull @ unround / n + penalty * inside / roots
         return value, np.concatenate([by_round, push[:, None] / n], axis=1).ravel()
 
-    start = np.zeros((len(known), len(roots) + 1))
+    at = np.zeros((len(known), len(roots) + 1))
     if before is not None:
-        start[:, :-1] = before.coef[known] @ spectrum.vectors * roots
-        start[:, -1] = before.intercept[known]
-    options = {"maxiter": MAX_STEPS, "gtol": flat, "ftol": 0, "maxcor": 20}
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    best = found.x.reshape(len(known), -1)
+        at[:, :-1] = before.coef[known] @ spectrum.vectors * roots
+        at[:, -1] = before.intercept[known]
+    # float32 as far as it can tell one loss from another, then float64: whether the gradient is
+    # flat there depends on no rounding, and so on no kernel of BLAS.
+    for kind, least in ((np.float32, 1e-9), (np.float64, 0)):
+        options = {"maxiter": MAX_STEPS, "gtol": flat, "ftol": least, "maxcor": MEMORY}
+        found = minimize(
+            objective, at.ravel(), args=(kind,), jac=True, method="L-BFGS-B", options=options
+        )
+        at = found.x.reshape(at.shape)
     coef, intercept = np.zeros((n_classes, rows.dim)), np.full(n_classes, ABSENT)
-    coef[known], intercept[known] = best[:, :-1] @ unround.T, best[:, -1]
-    # Ten times what was aimed at, as the products are of float32.
-    there = bool(np.abs(found.jac).max() <= 10 * flat)
+    coef[known], intercept[known] = at[:, :-1] @ unround.T, at[:, -1]
+    there = bool(np.abs(found.jac).max() <= flat)
     return Linear(spectrum.mean, spectrum.scale, coef, intercept), there
 
 
+def _check_size(n_classes: int, dim: int, n_directions: int) -> None:
+    """Refuse what L-BFGS cannot hold: CallError."""
+    # It keeps two vectors a step it remembers, and some; then there are those around it.
+    needed = 8 * n_classes * ((2 * MEMORY + 12) * (n_directions + 1) + 6 * dim)
+    if needed > MAX_BYTES:
+        raise CallError(
+            f"{n_classes:,} classes of {dim:,} columns are too many for this head: its solver "
+            f"would need {needed:,} bytes; use ridge, lda or ncm, or fewer layers"
+        )
+
+
+def _chunks(rows: Rows, n_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of rows that stay in the processor's cache with their scores."""
+    size = max(64, CHUNK // max(rows.dim, n_classes))
+    for where, block in rows.blocks():
+        for start in range(0, len(block), size):
+            part = block[start : start + size]
+            begin = where.start + start
+            yield slice(begin, begin + len(part)), part
+
+
 def _log(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log loss of each row (n,), and its slope by the scores (n, K)."""
-    proba = softmax(scores, axis=1)
+    """Log loss of each row (n,), and its slope by the scores (n, K), which takes their place."""
     each = np.arange(len(y))
-    losses = -np.log(np.maximum(proba[each, y], 1e-30))
+    scores -= scores.max(axis=1, keepdims=True)
+    own = scores[each, y]
+    proba = np.exp(scores, out=scores)
+    total = proba.sum(axis=1)
+    proba /= total[:, None]
     proba[each, y] -= 1
-    return losses, proba
+    return np.log(total) - own, proba
 
 
 def _hinge(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared hinge of each class against the rest, summed; and its slope."""
-    signs = np.full(scores.shape, -1, np.float32)
-    signs[np.arange(len(y)), y] = 1
-    short = np.maximum(0, 1 - signs * scores)
-    return (short**2).sum(axis=1), -2 * signs * short
+    """Squared hinge of each class against the rest, summed; and its slope, in their place."""
+    each = np.arange(len(y))
+    # A class that is not the row's is short of -1 by 1 + score; its own of 1 by 1 - score.
+    scores[each, y] *= -1
+    scores += 1
+    short = np.maximum(scores, 0, out=scores)
+    losses = np.einsum("ij,ij->i", short, short)
+    short *= 2
+    short[each, y] *= -1
+    return losses, short
 
 
 SLOPES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {

@@ -1,11 +1,19 @@
-"""What turns features into scores: arrays, or a scikit-learn pipeline."""
+"""What turns features into scores: arrays, or a scikit-learn pipeline.
 
+All is computed in float64, whatever the features are: then a row's scores depend neither on its
+neighbours nor on the kernel that BLAS chooses for this processor, but for the last digit.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from classify.errors import CallError
+
 ABSENT = -1e4  # the score of a class that a model was not trained on
+CHUNK = 1 << 20  # numbers of float64 in memory at a time, 8 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +39,21 @@ class Linear:
         """D."""
         return len(self.mean)
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Scores of (n, D) features: float32 (n, K)."""
-        # Standardisation goes into the weights: no copy of the features is made.
-        weights = (self.coef / self.scale).astype(np.float32)
-        shift = self.intercept - (self.coef / self.scale) @ self.mean
-        found: np.ndarray = X @ weights.T
-        found += shift.astype(np.float32)
-        return found
+        """Scores of (n, D) features: float32 (n, K).
+
+        Raises
+        ------
+        CallError
+            If they are not finite.
+        """
+        # The scale goes into the weights; the mean does not: of what is far from zero beside its
+        # spread, little would be left after the product.
+        mean, weights = self.mean.astype(np.float64), _divided(self.coef, self.scale)
+        return _chunked(lambda x: (x - mean) @ weights + self.intercept, X, len(self.intercept))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +81,25 @@ class Perceptron:
         """D."""
         return len(self.mean)
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Scores of (n, D) features: float32 (n, K)."""
-        inside = Linear(self.mean, self.scale, self.hidden, self.bias).scores(X)
-        np.maximum(inside, 0, out=inside)
-        found: np.ndarray = inside @ self.coef.T.astype(np.float32)
-        found += self.intercept.astype(np.float32)
-        return found
+        """Scores of (n, D) features: float32 (n, K).
+
+        Raises
+        ------
+        CallError
+            If they are not finite.
+        """
+        mean, into = self.mean.astype(np.float64), _divided(self.hidden, self.scale)
+        out = self.coef.T.astype(np.float64)
+
+        def through(x: np.ndarray) -> np.ndarray:
+            inside = (x - mean) @ into + self.bias
+            return np.maximum(inside, 0, out=inside) @ out + self.intercept
+
+        return _chunked(through, X, max(len(self.bias), len(self.intercept)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +123,17 @@ class Fitted:
         return hasattr(self.model, "predict_proba")
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Logarithms of probabilities where it has those, decision values else: (n, K)."""
+        """Logarithms of probabilities where it has those, decision values else: (n, K).
+
+        Raises
+        ------
+        CallError
+            If the features are not finite.
+        """
+        if not np.isfinite(X).all():
+            raise CallError("there are no scores of features that are not finite numbers")
+        if any(hasattr(step, "normalization_") for _, step in getattr(self.model, "steps", ())):
+            X = X.astype(np.float64)  # a kernel map divides by numbers down to 1e-6
         if self.probabilistic:
             proba = np.asarray(self.model.predict_proba(X), np.float64)
             found = np.log(np.maximum(proba, 1e-12))
@@ -105,6 +142,39 @@ class Fitted:
         else:
             found = (self.model.predict(X)[:, None] == self.model.classes_) * 1.0
         return spread(found, self.model.classes_, self.n_classes)
+
+
+def _check(scorer: "Linear | Perceptron") -> None:
+    """Refuse arrays that no training gives: CallError."""
+    for name, array in vars(scorer).items():
+        if not np.isfinite(array).all():
+            raise CallError(f"{name} is not finite")
+    # The least that float32 holds without losing digits.
+    if not (scorer.scale >= np.finfo(np.float32).tiny).all():
+        raise CallError("scale is not a normal positive number everywhere")
+
+
+def _divided(coef: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.asarray((coef.astype(np.float64) / scale).T)
+
+
+def _chunked(
+    function: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width: int
+) -> np.ndarray:
+    """A function of rows (m, D), no more than (m, `width`) inside, as float32 for all rows."""
+    X = np.asarray(X)
+    size = max(64, CHUNK // max(X.shape[1], width, 1))
+    parts = []
+    for start in range(0, max(len(X), 1), size):
+        # What is too large becomes infinite, and is refused below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts.append(function(X[start : start + size]).astype(np.float32))
+        if not np.isfinite(parts[-1]).all():
+            raise CallError(
+                "the scores are not finite numbers: either the features are not, or features and "
+                "head are numbers that do not belong together"
+            )
+    return np.concatenate(parts)
 
 
 def two_columns(decision: np.ndarray) -> np.ndarray:

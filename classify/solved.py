@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from classify.choice import Step
+from classify.errors import CallError
 from classify.features import Rows
+from classify.moments import MAX_BYTES, sum_without
 from classify.scorers import ABSENT, Linear
 from classify.spectrum import Spectrum
 
@@ -16,67 +19,78 @@ MAX_SCORES = 16_000_000  # held at once, 64 MB
 
 @dataclass(frozen=True, eq=False)
 class ClassSums:
-    """All that a task adds to label-free statistics.
+    """All that a task adds to label-free statistics, for each of P parts of some rows.
 
     Attributes
     ----------
-    count : float64 array of shape (K,)
+    count : float64 array of shape (P, K)
         Rows of each class, or the sum of their weights.
-    total : float64 array of shape (K, D)
+    total : float64 array of shape (P, K, D)
         The sum of their features.
     """
 
     count: np.ndarray
     total: np.ndarray
 
-    def less(self, other: "ClassSums") -> "ClassSums":
-        """What remains without some rows."""
-        return ClassSums(self.count - other.count, self.total - other.total)
+    def without(self, part: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Count (K,) and total (K, D) of all parts but one, or of all: nothing is subtracted."""
+        return sum_without(self.count, part), sum_without(self.total, part)
 
 
 def class_sums(
     rows: Rows,
     y: np.ndarray,
     n_classes: int,
-    part: np.ndarray,
-    n_parts: int,
+    part: np.ndarray | None = None,
+    n_parts: int = 1,
     weights: np.ndarray | None = None,
-) -> list[ClassSums]:
+) -> ClassSums:
     """Sum the features of each class in each of P parts, in one pass.
 
     Parameters
     ----------
     rows : Rows
         n of them.
-    y, part : int arrays of shape (n,)
-    n_classes, n_parts : int
+    y : int array of shape (n,)
+        -1 for a row of no class.
+    n_classes : int
+    part : int array of shape (n,), optional
+        All one if not given.
+    n_parts : int
     weights : float array of shape (n,), optional
 
-    Returns
-    -------
-    list of P ClassSums
+    Raises
+    ------
+    CallError
+        If the sums would not fit into memory.
     """
+    needed = 8 * (n_parts + 2) * n_classes * rows.dim
+    if needed > MAX_BYTES:
+        raise CallError(
+            f"{n_classes:,} classes of {rows.dim:,} columns are too many for ridge, lda and ncm: "
+            f"their sums would need {needed:,} bytes; use fewer layers, or a pool that is not "
+            "`none`"
+        )
     cells = n_parts * n_classes
     count, total = np.zeros(cells), np.zeros((cells, rows.dim))
-    cell = np.where(y < 0, -1, part.astype(np.intp) * n_classes + y)
+    cell = np.where(y < 0, -1, (0 if part is None else part.astype(np.intp) * n_classes) + y)
     for where, block in rows.blocks():
-        used, at = np.unique(cell[where], return_inverse=True)
-        share = np.zeros((len(used), len(block)), np.float32)
-        share[at, np.arange(len(block))] = 1 if weights is None else weights[where]
-        if used[0] < 0:  # images of classes that are not learnt
-            used, share = used[1:], share[1:]
-        total[used] += share @ block
+        learnt = np.flatnonzero(cell[where] >= 0)
+        used, at = np.unique(cell[where][learnt], return_inverse=True)
+        each = np.ones(len(learnt)) if weights is None else weights[where][learnt]
+        # As many numbers as rows, where a dense matrix would have as many as rows times classes.
+        share = csr_array((each, (at, learnt)), shape=(len(used), len(block)))
+        total[used] += share @ block.astype(np.float64)
         count[used] += share.sum(axis=1)
-    return [
-        ClassSums(count[p : p + n_classes], total[p : p + n_classes])
-        for p in range(0, cells, n_classes)
-    ]
+    return ClassSums(
+        count.reshape(n_parts, n_classes), total.reshape(n_parts, n_classes, rows.dim)
+    )
 
 
 def solve(
     kind: str,
     spectrum: Spectrum,
-    sums: ClassSums,
+    sums: tuple[np.ndarray, np.ndarray],
     settings: Sequence[float | None],
     *,
     balanced: bool = False,
@@ -92,21 +106,23 @@ def solve(
         analysis", JASA 84. ``ncm``: the nearest class mean; no setting.
     spectrum : Spectrum
         Of the training rows.
-    sums : ClassSums
-        Of the same rows.
+    sums : float64 arrays of shape (K,) and (K, D)
+        How many of the same rows each class has, and the sum of their features.
     settings : sequence of float
     balanced : bool
         Every class counts as equally likely. For ``ridge`` the weights of spectrum and sums say so.
     """
-    present = sums.count > 0
-    means = sums.total - sums.count[:, None] * spectrum.mean
-    means /= np.maximum(sums.count, 1e-300)[:, None] * spectrum.scale
+    count, total = sums
+    present = count > 0
+    means = total - count[:, None] * spectrum.mean
+    means /= np.maximum(count, 1e-300)[:, None]
+    means /= spectrum.scale
     within = spectrum.vectors.T @ means.T  # (R, K): class means along the principal directions
-    share = sums.count / spectrum.count
+    share = count / spectrum.count
     found = []
     for setting in settings:
         if kind == "ridge":
-            coef = 2 * within * sums.count / (spectrum.values + setting)[:, None]
+            coef = 2 * within * count / (spectrum.values + setting)[:, None]
             intercept = 2 * share - 1
         elif kind == "lda":
             prior = np.where(present, 1 / present.sum(), 0) if balanced else share
@@ -126,14 +142,17 @@ def _discriminants(
 ) -> np.ndarray:
     """The shrunk pooled covariance's inverse times the class means, (R, K).
 
-    The pooled covariance is the total one, diagonal here, less the K class means' own: a small
-    system of K by K by Woodbury's identity, for any number of rows.
+    The pooled covariance is the total one, diagonal here, less the K class means' own. Of fewer
+    classes than directions it is a system of K by K, by Woodbury's identity; else one of R by R.
     """
     dim = len(spectrum.mean)
     between = within * np.sqrt(share)  # (R, K)
     trace = (spectrum.values.sum() / spectrum.count - (between**2).sum()) / dim
     keep = 1 - shrinkage
     diagonal = keep * spectrum.values / spectrum.count + shrinkage * max(trace, 1e-12)
+    if keep > 0 and len(share) > len(diagonal):
+        pooled = np.diag(diagonal) - keep * between @ between.T
+        return np.asarray(np.linalg.solve(pooled, within))
     straight = within / diagonal[:, None]
     if keep == 0:
         return np.asarray(straight)
@@ -146,7 +165,8 @@ def held_out(
     kind: str,
     grid: Sequence[float | None],
     rows: Rows,
-    folds: Sequence[tuple[Spectrum, ClassSums, np.ndarray]],
+    folds: Sequence[tuple[Spectrum, np.ndarray]],
+    sums: ClassSums,
     *,
     balanced: bool = False,
 ) -> Iterator[Step]:
@@ -158,31 +178,47 @@ def held_out(
         As in `solve`.
     rows : Rows
         n of them.
-    folds : sequence of (Spectrum, ClassSums, int array)
+    folds : sequence of (Spectrum, int array)
         Of what is trained on, and the positions of what is held out.
+    sums : ClassSums
+        Fold i is trained on all but part i.
 
     Yields
     ------
     Step
         Scores in the order of the folds.
     """
-    n_classes = len(folds[0][1].count)
-    n_held = sum(len(held) for _, _, held in folds)
-    size = max(1, min(COLUMNS, MAX_SCORES // max(n_held, 1)) // n_classes)
-    for start in range(0, len(grid), size):
-        settings = grid[start : start + size]
+    n_classes = sums.count.shape[1]
+    n_held = sum(len(held) for _, held in folds)
+
+    def scored(settings: Sequence[float | None]) -> np.ndarray:
+        """Of several settings: float32 (number of settings, n_held, K)."""
         scores = np.empty((len(settings), n_held, n_classes), np.float32)
         begin = 0
-        for spectrum, sums, held in folds:
-            models = solve(kind, spectrum, sums, settings, balanced=balanced)
+        for i, (spectrum, held) in enumerate(folds):
+            models = solve(kind, spectrum, sums.without(i), settings, balanced=balanced)
             side_by_side = Linear(
                 spectrum.mean,
                 spectrum.scale,
                 np.concatenate([model.coef for model in models]),
                 np.concatenate([model.intercept for model in models]),
             )
-            for where, block in rows.at(held).blocks():
+            for where, block in rows.at(held).blocks(n_classes * len(settings)):
                 found = side_by_side.scores(block).reshape(len(block), len(settings), n_classes)
                 scores[:, begin + where.start : begin + where.stop] = found.swapaxes(0, 1)
             begin += len(held)
-        yield from (Step(setting, scores[i]) for i, setting in enumerate(settings))
+        return scores
+
+    def alone(setting: float | None) -> Step:
+        def again() -> np.ndarray:
+            return np.asarray(scored([setting])[0])
+
+        return Step(setting, again(), again=again)
+
+    size = max(1, min(COLUMNS, MAX_SCORES // max(n_held, 1)) // n_classes)
+    if size == 1:  # too many to be held for several settings: those of the chosen one come again
+        yield from map(alone, grid)
+        return
+    for start in range(0, len(grid), size):
+        settings = grid[start : start + size]
+        yield from (Step(*pair) for pair in zip(settings, scored(settings), strict=True))

@@ -65,6 +65,7 @@ class Spectrum:
 
 
 def _scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    # A column counts as constant where its variance is what rounding leaves of a constant.
-    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-24)
+    # A column counts as constant where its variance is what rounding in float64 leaves of a
+    # constant. One float32 that differs from a billion others in its last digit makes it no such.
+    constant = variance <= 1e-24 * np.maximum(mean**2, 1e-12)
     return np.sqrt(np.where(constant, 1.0, variance))

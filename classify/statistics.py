@@ -9,11 +9,10 @@ from classify.features import Rows
 from classify.kept import digest, keep, recall
 from classify.moments import Moments
 from classify.spectrum import Spectrum
-from classify.splits import Folding, by_content
+from classify.splits import Folding
 from featurize.cache import FeatureCache
-from featurize.layout import MARKED
 
-VERSION = 1
+VERSION = 2
 SMALL = 64 << 20  # bytes that may always be kept
 _recent: dict[str, list[Spectrum]] = {}  # the last: ridge, LDA and class means come in a row
 
@@ -28,7 +27,8 @@ def spectra(
     """The spectrum of what each fold trains on, and last that of the final head's rows.
 
     Kept beside the cache, where that takes no more room than the features, and recalled. The key
-    is the layers' fingerprints, the contents of the rows and their parts: growth renews them.
+    is the layers, the contents of the rows and their parts: growth renews them. No other row of the
+    cache has a part in them.
 
     Parameters
     ----------
@@ -48,16 +48,18 @@ def spectra(
         If the features are too wide.
     """
     if cache is None or weights is not None:
-        return _computed(cache, layers, rows, folding, weights)
+        return _computed(rows, folding, weights)
     contents = cache.column("sha256")[rows.rows]
-    about = [VERSION, _prints(cache, layers), _left_out(folding)]
+    infos = [cache.layer(name) for name in layers]
+    prints = [[info.name, info.dim, info.fingerprint] for info in infos]
+    about = [VERSION, prints, _left_out(folding)]
     key = digest(about, contents, folding.part.astype(np.int64))
     if key in _recent:
         return _recent[key]
     kept = recall(cache, "spectra", key)
     found = None if kept is None else _unpacked(kept.arrays, len(folding.held_by) + 1, rows.dim)
     if found is None:
-        found = _computed(cache, layers, rows, folding, None)
+        found = _computed(rows, folding, None)
         arrays = {
             f"{i}.{field.name}": np.asarray(getattr(spectrum, field.name), np.float64)
             for i, spectrum in enumerate(found)
@@ -75,13 +77,7 @@ def _left_out(folding: Folding) -> list[int | None]:
     return [*range(len(folding.held_by)), 0 if folding.spared else None]
 
 
-def _computed(
-    cache: FeatureCache | None,
-    layers: Sequence[str],
-    rows: Rows,
-    folding: Folding,
-    weights: np.ndarray | None,
-) -> list[Spectrum]:
+def _computed(rows: Rows, folding: Folding, weights: np.ndarray | None) -> list[Spectrum]:
     if len(rows) < rows.dim:  # then their n x n products are the smaller problem
         chosen = [
             np.flatnonzero(folding.part != (-1 if part is None else part))
@@ -91,52 +87,8 @@ def _computed(
             Spectrum.of_rows(rows.at(some), None if weights is None else weights[some])
             for some in chosen
         ]
-    if cache is not None and weights is None and folding.by_content:
-        moments = _mostly_kept(cache, layers, rows, folding)
-    else:
-        moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
+    moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
     return [Spectrum.of_gram(*moments.without(part)) for part in _left_out(folding)]
-
-
-def _mostly_kept(
-    cache: FeatureCache, layers: Sequence[str], rows: Rows, folding: Folding
-) -> Moments:
-    """Moments of rows that are most of a cache: the whole's, which are kept, less the others'."""
-    n_parts = len(folding.held_by)
-    marked = np.flatnonzero(cache.status == MARKED)
-    others = np.setdiff1d(marked, rows.rows, assume_unique=True)
-    if 2 * len(others) > len(marked):
-        return Moments.of(rows, folding.part, n_parts)
-    contents = cache.column("sha256")
-    key = digest([VERSION, _prints(cache, layers), n_parts], contents[marked])
-    kept = recall(cache, "moments", key)
-    part = by_content(contents[marked], n_parts)
-    count = np.bincount(part, minlength=n_parts)
-    whole = None if kept is None else _moments(kept.arrays, count, rows.dim)
-    if whole is None:
-        everything = Rows.of_cache(cache, layers, marked)
-        whole = Moments.of(everything, part, n_parts)
-        if whole.gram.nbytes <= max(everything.nbytes, SMALL):
-            about = {"layers": list(layers), "rows": len(marked)}
-            keep(cache, "moments", key, vars(whole), about)
-    if not len(others):
-        return whole
-    spared = Rows.of_cache(cache, layers, others)
-    return whole.less(Moments.of(spared, by_content(contents[others], n_parts), n_parts))
-
-
-def _prints(cache: FeatureCache, layers: Sequence[str]) -> list[str]:
-    return [cache.layer(name).fingerprint for name in layers]
-
-
-def _moments(arrays: Mapping[str, np.ndarray], count: np.ndarray, dim: int) -> Moments | None:
-    """What was kept of so many rows in each part, or None if it is not what it should be."""
-    shapes = {"count": count.shape, "total": (*count.shape, dim), "gram": (*count.shape, dim, dim)}
-    if {name: array.shape for name, array in arrays.items()} != shapes:
-        return None
-    if not np.array_equal(arrays["count"], count) or not _finite(arrays):
-        return None
-    return Moments(**arrays)
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:

@@ -14,14 +14,14 @@ from classify.heads import Head
 from classify.minimised import Problem
 from classify.moments import Moments
 from classify.scorers import Fitted, Linear
-from classify.solved import ClassSums
 from classify.spectrum import Spectrum
 from classify.splits import Folding
 
 IN_MEMORY = 1 << 30
 """Bytes of float32 features up to which a copy of them may be made."""
 MAX_SCORES = 1_000_000  # held-out scores; beyond, a sample of the held-out images is scored,
-FEWEST_HELD = 20_000  # though of no fewer images: a worker holds them for several settings at once
+FEWEST_HELD = 20_000  # though of no fewer images: a worker holds them for several settings at once,
+MOST_SCORES = 100_000_000  # unless these would be more, 400 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,23 +168,18 @@ def _solved(head: Head, lesson: Lesson) -> Trained:
     folding, y = lesson.folding, lesson.y
     weights = lesson.weights if lesson.balanced and head.name == "ridge" else None
     n_parts = int(folding.part.max()) + 1
-    by_part = solved.class_sums(lesson.rows, y, lesson.n_classes, folding.part, n_parts, weights)
-    whole = ClassSums(
-        np.sum([part.count for part in by_part], axis=0),
-        np.sum([part.total for part in by_part], axis=0),
-    )
+    sums = solved.class_sums(lesson.rows, y, lesson.n_classes, folding.part, n_parts, weights)
     choice, setting = None, head.grid[len(head.grid) // 2]
     if folding.held_by:
-        folds = [
-            (lesson.spectra[i], whole.less(by_part[i]), held)
-            for i, held in enumerate(folding.held_by)
-        ]
-        steps = solved.held_out(head.name, head.grid, lesson.rows, folds, balanced=lesson.balanced)
+        folds = list(zip(lesson.spectra[:-1], folding.held_by, strict=True))
+        steps = solved.held_out(
+            head.name, head.grid, lesson.rows, folds, sums, balanced=lesson.balanced
+        )
         choice = choose(steps, y[folding.held], head.loss)
         setting = choice.setting
-    sums = whole.less(by_part[0]) if folding.spared else whole
+    final = sums.without(0 if folding.spared else None)
     (scorer,) = solved.solve(
-        head.name, lesson.spectra[-1], sums, [setting], balanced=lesson.balanced
+        head.name, lesson.spectra[-1], final, [setting], balanced=lesson.balanced
     )
     return Trained(scorer, setting, choice, folding.held, head.probabilistic)
 
@@ -231,7 +226,7 @@ def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:
     """Fewer held-out images where their scores would not fit; training keeps them all."""
     folding = lesson.folding
     n_held = len(folding.held)
-    most = max(FEWEST_HELD, MAX_SCORES // lesson.n_classes)
+    most = max(MAX_SCORES // lesson.n_classes, min(FEWEST_HELD, MOST_SCORES // lesson.n_classes))
     if n_held <= most:
         return lesson, []
     rng, share = np.random.default_rng(0), most / n_held

@@ -14,7 +14,7 @@ from classify.heads import HEADS
 from classify.kept import folder_of
 from classify.minimised import Problem, minimise
 from classify.moments import Moments
-from classify.solved import ClassSums, class_sums, solve
+from classify.solved import class_sums, solve
 from classify.spectrum import Spectrum
 from classify.splits import folding, shared
 from classify.statistics import _recent, spectra
@@ -38,16 +38,15 @@ def case(request):
 def whole(X, y, classes):
     folds = folding(y, 0)
     n_parts = int(folds.part.max()) + 1
-    parts = class_sums(Rows.of_array(X), y, classes, folds.part, n_parts)
-    total = ClassSums(sum(p.count for p in parts), sum(p.total for p in parts))
-    return spectra(None, (), Rows.of_array(X), folds), parts, total, folds
+    sums = class_sums(Rows.of_array(X), y, classes, folds.part, n_parts)
+    return spectra(None, (), Rows.of_array(X), folds), sums, folds
 
 
 @pytest.mark.parametrize("alpha", [0.1, 10, 1000])
 def test_ridge_is_ridge(case, alpha):
     X, y, classes, Z = case
-    basis, _, sums, _ = whole(X, y, classes)
-    (found,) = solve("ridge", basis[-1], sums, [alpha])
+    basis, sums, _ = whole(X, y, classes)
+    (found,) = solve("ridge", basis[-1], sums.without(), [alpha])
     plain = RidgeClassifier(alpha=alpha).fit(Z, y)
     expected = plain.decision_function(Z)
     scores = found.scores(X)
@@ -59,8 +58,8 @@ def test_ridge_is_ridge(case, alpha):
 @pytest.mark.parametrize("shrinkage", [1.0, 0.3, 0.01])
 def test_lda_is_its_formula(case, shrinkage):
     X, y, classes, Z = case
-    basis, _, sums, _ = whole(X, y, classes)
-    (found,) = solve("lda", basis[-1], sums, [shrinkage])
+    basis, sums, _ = whole(X, y, classes)
+    (found,) = solve("lda", basis[-1], sums.without(), [shrinkage])
     means = np.stack([Z[y == k].mean(axis=0) for k in range(classes)])
     spread = (Z - means[y]).T @ (Z - means[y]) / len(y)
     dim = Z.shape[1]
@@ -73,16 +72,16 @@ def test_lda_is_its_formula(case, shrinkage):
 
 def test_ncm_is_the_nearest_centroid(case):
     X, y, classes, Z = case
-    basis, _, sums, _ = whole(X, y, classes)
-    (found,) = solve("ncm", basis[-1], sums, [None])
+    basis, sums, _ = whole(X, y, classes)
+    (found,) = solve("ncm", basis[-1], sums.without(), [None])
     assert (found.scores(X).argmax(axis=1) == NearestCentroid().fit(Z, y).predict(Z)).all()
 
 
-def test_held_out_is_the_whole_less_its_own(case):
+def test_a_fold_is_all_parts_but_its_own(case):
     X, y, classes, _ = case
-    basis, parts, sums, folds = whole(X, y, classes)
+    basis, sums, folds = whole(X, y, classes)
     train_rows, held = folds.folds[0]
-    (found,) = solve("ridge", basis[0], sums.less(parts[0]), [10.0])
+    (found,) = solve("ridge", basis[0], sums.without(0), [10.0])
     ready = StandardScaler().fit(X[train_rows].astype(np.float64))
     plain = RidgeClassifier(alpha=10.0).fit(ready.transform(X[train_rows]), y[train_rows])
     expected = plain.decision_function(ready.transform(X[held]))
@@ -170,7 +169,7 @@ def test_statistics_are_kept_and_renewed(make_cache, tmp_path, monkeypatch):
     for one, other in zip(first, fresh, strict=True):
         assert np.allclose(one.values, other.values)
     kinds = sorted(path.name.partition("-")[0] for path in folder_of(cache).iterdir())
-    assert kinds == ["moments", "spectra"]
+    assert kinds == ["spectra"]
 
     def never(*_, **__):
         raise AssertionError("computed again")
