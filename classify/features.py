@@ -89,6 +89,23 @@ def layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[s
     return list(dict.fromkeys(sets))  # with one layer, "each" and "joined" are the same
 
 
+class _Layer:
+    """A layer of a cache as an array of shape (N, D) that is read where it is indexed.
+
+    No memory map: where a file is cut short under one the system ends the process, and where it is
+    overwritten the numbers change without a word. Here both are `CacheReplaced`.
+    """
+
+    def __init__(self, cache: FeatureCache, name: str) -> None:
+        self._cache, self._name = cache, name
+        self.shape = (cache.n_rows, cache.layer(name).dim)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self.shape[0]))
+        return self._cache.stored(self._name, rows)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Features of some images: n rows of D columns, read where they lie.
@@ -96,12 +113,12 @@ class Rows:
     Parameters
     ----------
     parts : tuple of arrays of shape (N, D_i)
-        Layers to be joined side by side; memory maps of a cache, or an array.
+        Layers to be joined side by side: of a cache, read when they are asked for, or an array.
     rows : int array of shape (n,)
         Which of the N.
     """
 
-    parts: tuple[np.ndarray, ...]
+    parts: "tuple[np.ndarray | _Layer, ...]"
     rows: np.ndarray
 
     @classmethod
@@ -113,7 +130,7 @@ class Rows:
         RowNotReady, UnknownLayer
         """
         cache.check_ready(rows)
-        return cls(tuple(cache.mapped(name) for name in layers), rows)
+        return cls(tuple(_Layer(cache, cache.layer(name).name) for name in layers), rows)
 
     @classmethod
     def of_array(cls, X: np.ndarray) -> "Rows":
@@ -189,7 +206,7 @@ class Rows:
         together = together and bool((np.diff(rows) == 1).all())
         where = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
         if len(self.parts) == 1:
-            return np.asarray(self.parts[0])[where].astype(np.float32, copy=False)
+            return self.parts[0][where].astype(np.float32, copy=False)
         joined = np.empty((len(rows), sum(part.shape[1] for part in self.parts)), np.float32)
         start = 0
         for part in self.parts:

@@ -96,8 +96,9 @@ class Perceptron:
         out = self.coef.T.astype(np.float64)
 
         def through(x: np.ndarray) -> np.ndarray:
-            inside = (x - mean) @ into + self.bias
-            return np.maximum(inside, 0, out=inside) @ out + self.intercept
+            inside: np.ndarray = (x - mean) @ into + self.bias
+            found: np.ndarray = np.maximum(inside, 0, out=inside) @ out + self.intercept
+            return found
 
         return _chunked(through, X, max(len(self.bias), len(self.intercept)))
 
@@ -158,9 +159,7 @@ def _divided(coef: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.asarray((coef.astype(np.float64) / scale).T)
 
 
-def _chunked(
-    function: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width: int
-) -> np.ndarray:
+def _chunked(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width: int) -> np.ndarray:
     """A function of rows (m, D), no more than (m, `width`) inside, as float32 for all rows."""
     X = np.asarray(X)
     size = max(64, CHUNK // max(X.shape[1], width, 1))
