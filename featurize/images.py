@@ -217,7 +217,10 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
             need = footprint.needed(image, stored, data, resize)
             if need >= memory.SMALL and image.format != "WEBP":
                 _claim(claims, need, *stored)
-            image.load()
+            if pixels.is_scaled_ppm(image):
+                image = pixels.of_ppm(image, data)
+            else:
+                image.load()
         except ImageUnreadable:
             raise
         except Exception as error:
