@@ -86,8 +86,6 @@ def check_opened(image: Any, data: bytes) -> None:
         kind, bits = image.info.get("compression"), image.tag_v2.get(258, (1,))
         if kind == "lzma" and pixels * sum(bits) // 8 > LZMA_BYTES:
             raise _too_large(f"{pixels:,} pixels compressed by LZMA")
-        if kind in ("jpeg", "tiff_jpeg"):
-            _check_jpegs_in_tiff(image.tag_v2, data)
 
 
 def _too_large(what: str) -> ImageUnreadable:
@@ -122,16 +120,6 @@ def _check_jpeg(data: bytes) -> None:
     # In a scan's data the two bytes never stand beside each other; in a thumbnail they do, and
     # in what phones append. So they are counted first, and looked into where they are many.
     if data.count(b"\xff\xda") > SCANS and _scans(data) > SCANS:
-        raise _too_large(f"more than {SCANS} scans")
-
-
-def _check_jpegs_in_tiff(tags: Any, data: bytes) -> None:
-    starts = tags.get(273) or tags.get(324) or ()
-    sizes = tags.get(279) or tags.get(325) or ()
-    pieces = [data]
-    if len(starts) == len(sizes) and sum(sizes) <= 2 * len(data):
-        pieces = [data[at : at + size] for at, size in zip(starts, sizes, strict=True)]
-    if any(piece.count(b"\xff\xda") > SCANS for piece in pieces):
         raise _too_large(f"more than {SCANS} scans")
 
 
