@@ -11,20 +11,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from featurize.errors import ImageUnreadable
+from featurize.pixels import is_scaled_ppm
 from featurize.reasons import TOO_LARGE
 
 SCANS = 500  # of a JPEG; a progressive one has about ten
 SEGMENTS, SEGMENT_BYTES = 20_000, 32 << 20  # before a JPEG's first scan
 CHUNKS = 250_000  # of a PNG; libpng writes one for 8 kB
 BLOCKS = 200_000  # before a GIF's first frame
-TAGS, TAG_NUMBERS = 10_000, 1_000_000  # of a TIFF's directories
-PLAIN_BYTES = 64 << 20  # of PPM, PGM and PBM as text, which Pillow decodes in Python
+TAGS, TAG_NUMBERS = 10_000, 500_000  # of a TIFF's directories
+HEAD_BYTES, REMARKS = 1 << 20, 1000  # of PPM and its kin
+PLAIN_BYTES = 64 << 20  # of those as text, which Pillow decodes in Python
 RUN_BYTES = 32 << 20  # of BMP's runs, likewise
-NUMBERS = 32_000_000  # decoded one by one, in Python
+NUMBERS = 20_000_000  # decoded one by one, in Python
 LZMA_BYTES = 256 << 20  # decompressed
 
 # Bytes of one of a tag's numbers, by its type.
 _SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
+_ONE_BY_ONE = frozenset({"bmp_rle", "ppm", "ppm_plain"})
 _TEXT = frozenset({1, 2, 6, 7})  # kept as bytes
 _INSIDE = (0x8769, 0x8825, 0xA005)  # tags that point to directories: EXIF, GPS, interoperability
 
@@ -47,6 +50,8 @@ def check(data: bytes) -> None:
         _check_png(data)
     elif data.startswith(b"GIF8"):
         _check_gif(data)
+    elif data.startswith(b"P"):
+        _check_ppm(data)
     elif data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         _check_tiff(data)
 
@@ -69,15 +74,17 @@ def check_opened(image: Any, data: bytes) -> None:
     codec = image.tile[0].codec_name if image.tile else ""
     pixels = image.size[0] * image.size[1]
     numbers, size = pixels * len(image.getbands()), len(data)
+    if image.mode == "1":
+        numbers = 0  # bits are taken by the block
     if (
         (codec == "ppm_plain" and size > PLAIN_BYTES)
-        or (codec == "bmp_rle" and (size > RUN_BYTES or numbers > NUMBERS))
-        or (codec == "ppm" and numbers > NUMBERS)
+        or (codec == "bmp_rle" and size > RUN_BYTES)
+        or (codec in _ONE_BY_ONE and numbers > NUMBERS and not is_scaled_ppm(image))
     ):
         raise _too_large(f"{numbers:,} numbers in {size:,} bytes, decoded one by one")
-    if codec == "libtiff" and image.info.get("compression") == "lzma":
-        bits = image.tag_v2.get(258, (1,))
-        if pixels * sum(bits) // 8 > LZMA_BYTES:
+    if codec == "libtiff":
+        kind, bits = image.info.get("compression"), image.tag_v2.get(258, (1,))
+        if kind == "lzma" and pixels * sum(bits) // 8 > LZMA_BYTES:
             raise _too_large(f"{pixels:,} pixels compressed by LZMA")
 
 
@@ -150,7 +157,18 @@ def _scans(data: bytes) -> int:
     return count
 
 
-# --- PNG, GIF ------------------------------------------------------------------------------
+# --- PPM, PNG, GIF ------------------------------------------------------------------------
+
+
+# Three numbers, for bits two, with blanks and remarks before each.
+_HEAD = re.compile(rb"P\w++(?:(?:\s++|#[^\r\n]*+)*+[^\s#]++){2,3}")
+
+
+def _check_ppm(data: bytes) -> None:
+    if len(data) > HEAD_BYTES and not _HEAD.match(data[:HEAD_BYTES]):
+        raise _too_large("a header of a megabyte")
+    if data[1:2] in (b"1", b"2", b"3") and data.count(b"#") > REMARKS:
+        raise _too_large(f"more than {REMARKS:,} remarks")
 
 
 def _check_png(data: bytes) -> None:

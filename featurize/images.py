@@ -201,14 +201,15 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
         width, height = footprint.webp_size(data)
         if width * height > MAX_PIXELS:
             raise ImageUnreadable(f"{width} x {height} pixels", TOO_LARGE)
+        need = 2 * len(data)
         if width * height:  # its decoder takes memory before Pillow says a size
-            _claim(claims, footprint.of_webp(width * height, len(data)), width, height)
-        image = _open(data)
+            need = footprint.of_webp(width * height, len(data))
+            _claim(claims, need, width, height)
+        image = _open(data, need)
         stored = image.size
         short, long = sorted(stored)
         if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
             raise ImageUnreadable(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
-        need = 0
         try:
             bounds.check_opened(image, data)
             if recipe["decode"] == "fast":
@@ -217,7 +218,10 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
             need = footprint.needed(image, stored, data, resize)
             if need >= memory.SMALL and image.format != "WEBP":
                 _claim(claims, need, *stored)
-            image.load()
+            if pixels.is_scaled_ppm(image):
+                image = pixels.of_ppm(image, data)
+            else:
+                image.load()
         except ImageUnreadable:
             raise
         except Exception as error:
@@ -228,14 +232,14 @@ def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
             raise _failed(error, UNSUPPORTED, need, f"mode {image.mode}: ") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, need: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageUnreadable(str(error), TOO_LARGE) from error
     except Exception as error:  # Pillow's plugins raise anything on hostile headers
         reason = DAMAGED if data.startswith(MAGIC) else NOT_AN_IMAGE
-        raise _failed(error, reason, 2 * len(data)) from error
+        raise _failed(error, reason, need) from error
 
 
 def _claim(claims: ExitStack, count: int, width: int, height: int) -> None:

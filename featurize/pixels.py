@@ -7,6 +7,7 @@ rounds in between.
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -62,6 +63,36 @@ def prepare(image: Image.Image, resize: int, crop: int, resample: Image.Resampli
     found = upright.resize(size, resample) if size != upright.size else upright
     # Outside of the image is black.
     return np.asarray(found.crop((left, top, left + crop, top + crop)), np.uint8)
+
+
+def is_scaled_ppm(image: Any) -> bool:
+    """Whether an opened image is a PPM or PGM whose numbers do not end at 255.
+
+    Pillow goes through these one by one, in Python: a second for a megapixel of colour.
+    """
+    scaled = image.format == "PPM" and image.tile[0].codec_name == "ppm"
+    return scaled and image.mode in ("L", "RGB")
+
+
+def of_ppm(image: Any, data: bytes) -> Image.Image:
+    """The pixels of such an image: Pillow's, to the bit.
+
+    Raises
+    ------
+    ValueError
+        If the file is cut short.
+    """
+    (_, most), start = image.tile[0].args, image.tile[0].offset
+    width, height = image.size
+    line = width * len(image.getbands())
+    stored = np.frombuffer(data, np.uint8 if most < 256 else ">u2", line * height, start)
+    level = np.array([min(255, round(n / most * 255)) for n in range(65536)], np.uint8)
+    found = np.empty(line * height, np.uint8)
+    for first in range(0, len(found), STRIP_PIXELS):
+        part = slice(first, first + STRIP_PIXELS)
+        found[part] = level[stored[part]]
+    shape = (height, width) if image.mode == "L" else (height, width, 3)
+    return Image.fromarray(found.reshape(shape))
 
 
 def resized(width: int, height: int, resize: int) -> tuple[int, int]:

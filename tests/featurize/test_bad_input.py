@@ -400,17 +400,20 @@ def test_a_file_without_permission_is_tried_again_by_itself(spoiled, tmp_path):
 
 
 @pytest.mark.usefixtures("_modes_apply")
-def test_folders_without_permission_are_a_clear_error(folder, tmp_path):
+def test_folders_without_permission(folder, tmp_path):
+    """One costs itself alone; where it is the whole, that is a clear error."""
     (folder / "closed").mkdir()
     (folder / "closed" / "a.png").write_bytes(PNG)
     (folder / "closed").chmod(0)
     (tmp_path / "out").mkdir()
-    done = as_somebody("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
+    for images, code in ((folder / "closed", 2), (folder, 0)):
+        done = as_somebody("run", images, "-o", tmp_path / "c.h5", "--backbone", "seedling")
+        assert done.returncode == code, done.stderr
+        assert "permission denied" in done.stderr
+        assert "closed" in done.stderr
+        assert (tmp_path / "c.h5").exists() is (code == 0)
     (folder / "closed").chmod(0o755)
-    assert done.returncode == 2
-    assert "permission denied" in done.stderr
-    assert "closed" in done.stderr
-    assert not (tmp_path / "c.h5").exists()
+    assert "closed/a.png" not in FeatureCache(tmp_path / "c.h5").paths
     (tmp_path / "out").chmod(0o555)
     done = as_somebody("run", folder, "-o", tmp_path / "out" / "c.h5", "--backbone", "seedling")
     (tmp_path / "out").chmod(0o755)
@@ -517,8 +520,8 @@ def test_a_failed_file_that_changed_is_tried_by_itself(spoiled, tmp_path, cli):
 def test_the_systems_failures_are_tried_again(kind, folder, tmp_path, toy, plain):
     plant(kind, folder, "1 special.png")
     cache = tmp_path / "c.h5"
-    assert run(folder, cache, backbone=toy, layers="0,2:max").failed == 1
-    assert run(folder, cache, backbone=toy).failed == 1
+    assert run(folder, cache, backbone=toy, layers="0,2:max", follow=True).failed == 1
+    assert run(folder, cache, backbone=toy, follow=True).failed == 1
     if kind == "failing disk":
         (folder / "1 special.png").unlink()
     picture(99).save(folder / ("1 special.png" if kind == "failing disk" else "nothing here.png"))
