@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .starting import at_work, end_session
+from .starting import at_work, end_session, marked
 
 PAGE = resource.getpagesize()
 
@@ -68,6 +68,7 @@ def limited(name: str, *arguments: object, limit: int, seconds: float, said: Pat
     """Run an installed command within so many bytes and seconds."""
     words = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
     began, peak, killed = time.monotonic(), 0, False
+    words = marked(words)
     with group(limit) as cell, open(said, "w+b") as out:
         if cell is not None:
             words = ["sh", "-c", f'echo $$ > {cell}/cgroup.procs && exec "$@"', "sh", *words]
