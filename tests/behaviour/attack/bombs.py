@@ -176,7 +176,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "again 34 bytes.webp": lambda: lossless_webp(13_300),
     "scans.jpg": lambda: progressive_jpeg(9_000, 12_000),
     "more scans.jpg": lambda: progressive_jpeg(GIANT, 8_000),
-    "plain.ppm": lambda: plain_pnm(3, 3_000, 3_000),
+    "plain.ppm": lambda: plain_pnm(3, 4_200, 4_200),
     "plain.pbm": lambda: plain_pnm(1, GIANT, GIANT),
     "chunks.png": many_chunks_png,
     "huge.png": lambda: huge_png(60_000, 60_000),

@@ -78,7 +78,7 @@ def begin(order: Order) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
-    os.environ.update(order["environment"])
+    os.environ.update(order["environment"] | {"HEADGRAFT_ATTACK_SESSION": str(os.getpid())})
     if order["folder"]:
         os.chdir(order["folder"])
     for name, value in order["limits"].items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HANG = 60.0  # seconds after which a command that says nothing is taken to hang
+MARK = "HEADGRAFT_ATTACK_SESSION"
 NURSERY = Path(__file__).with_name("nursery.py")
 
 
@@ -168,7 +169,7 @@ class Starter:
         ignore = signal.SIG_IGN if background else signal.default_int_handler
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             process = subprocess.Popen(
-                [str(Path(sys.executable).with_name(name)), *words],
+                marked([str(Path(sys.executable).with_name(name)), *words]),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -201,14 +202,24 @@ class Starter:
             self._server.stdout.close()
 
 
+def marked(words: list[str]) -> list[str]:
+    """A command that hands the number of its session to all that it starts, in whatever session."""
+    return ["/bin/sh", "-c", f'{MARK}=$$ exec "$@"', "sh", *words]
+
+
 def at_work(session: int) -> dict[int, str]:
-    """The processes of a session that are left, by number; the dead do not count."""
-    found = {}
+    """The processes of a session that are left, by number; the dead do not count.
+
+    One that was put into a session of its own is known by the mark in its environment.
+    """
+    found, mark = {}, f"\0{MARK}={session}\0".encode()
     for process in Path("/proc").iterdir():
         try:
             # After the name, in brackets: state, parent, group, session.
             state, _, _, of = (process / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(of) == session and state not in "ZX":
+            if state in "ZX":
+                continue
+            if int(of) == session or mark in b"\0" + (process / "environ").read_bytes():
                 words = (process / "cmdline").read_text().replace("\0", " ")
                 found[int(process.name)] = words
         except (OSError, ValueError):

@@ -20,7 +20,6 @@ from .world import NETWORK, World
 KINDS = ("create", "images")
 QUICK = [
     Fault("pwrite", errno.ENOSPC, 30),
-    Fault("pwrite", errno.EIO, 1),
     Fault("fdatasync", errno.EIO, 1),
     Fault("rename", errno.EROFS),
     Fault("posix_fallocate", errno.ENOSPC),
@@ -115,15 +114,14 @@ def test_the_library_makes_calls_fail(start: Starter, tmp_path):
     assert set(PLAN) >= BREAKS
 
 
-@pytest.mark.parametrize("verb", ["info", "verify"])
 @pytest.mark.parametrize(
-    "fault",
+    ("verb", "fault"),
     [
-        Fault("pread", errno.EIO, 1, ALWAYS),
-        Fault("pread", errno.EIO, 5),
-        Fault("open", errno.EMFILE, 1, ALWAYS),
-        Fault("open", errno.EIO, 1, ALWAYS),
-        Fault("fork", errno.EAGAIN, 1, ALWAYS),
+        ("info", Fault("pread", errno.EIO, 1, ALWAYS)),
+        ("info", Fault("pread", errno.EIO, 5)),
+        ("info", Fault("open", errno.EMFILE, 1, ALWAYS)),
+        ("verify", Fault("open", errno.EIO, 1, ALWAYS)),
+        ("info", Fault("fork", errno.EAGAIN, 1, ALWAYS)),
     ],
     ids=str,
 )
@@ -154,8 +152,8 @@ def test_a_disk_that_takes_half_a_second_a_read_is_waited_for(start: Starter, ta
 @pytest.mark.parametrize(
     "limits",
     [
-        *({"RLIMIT_NOFILE": n} for n in (14, 20)),
-        *({"RLIMIT_FSIZE": n} for n in (4096, 100_000)),
+        {"RLIMIT_NOFILE": 14},
+        {"RLIMIT_FSIZE": 100_000},
         {"RLIMIT_AS": 30 << 20},
     ],
     ids=str,
@@ -215,7 +213,7 @@ def disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [8, 64])
+@pytest.mark.parametrize("kilobytes", [8])
 def test_a_small_disk(world: World, disk, kilobytes, tmp_path):
     folder = disk(kilobytes)
     done = world.start("featurize", *world.words(folder / "c.h5"))
@@ -227,7 +225,7 @@ def test_a_small_disk(world: World, disk, kilobytes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [4, 12, 16, 100, 150, 200, 400, 1500])
+@pytest.mark.parametrize("kilobytes", [4, 12, 16, 64, 100, 150, 200, 400, 1500])
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_small_disks(world: World, disk, kind, kilobytes):
     folder = disk(kilobytes)

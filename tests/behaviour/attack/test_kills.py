@@ -1,7 +1,9 @@
 """Kills at random instants of every way a cache is written: nothing is lost, nothing is wrong."""
 
+import functools
 import signal
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,16 +16,18 @@ KINDS = ("create", "change", "layer", "images", "prune")
 
 
 @pytest.fixture(scope="module")
-def seconds(world: World, tmp_path_factory) -> dict[str, float]:
-    """How long each kind of run takes when nobody disturbs it."""
-    took = {}
-    for kind in KINDS:
+def seconds(world: World, tmp_path_factory) -> Callable[[str], float]:
+    """How long a kind of run takes when nobody disturbs it."""
+
+    @functools.cache
+    def took(kind: str) -> float:
         folder = tmp_path_factory.mktemp(kind)
         path = world.lay(folder, kind)
         done = world.start("featurize", *world.words(path), often=True)
         assert done.code == 0, done.said
         world.check(folder)
-        took[kind] = done.seconds
+        return done.seconds
+
     return took
 
 
@@ -67,7 +71,7 @@ def attack(world: World, seconds, seed: int, row: int, folder) -> None:
     for k in range(int(rng.integers(1, 6))):
         sign = SIGNS[rng.integers(len(SIGNS))]
         share = rng.choice([0.15, 1])  # many of them early, while the file is laid out
-        wait = share * rng.uniform(0, seconds[kind])
+        wait = share * rng.uniform(0, seconds(kind))
         print(f"{kind}: {sign.name} after {wait:.3f} s")
         hit(world, folder, wait, sign)
         found = world.check(folder)

@@ -1,8 +1,10 @@
 """Kills of what trains: after any the same command gives the result of an unbroken one."""
 
+import functools
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,18 @@ def stops(start, world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unbroken(stops) -> dict[str, object]:
-    found = {}
-    for kind in KINDS:
+def unbroken(stops) -> Callable[[str], object]:
+    """What a command of a kind gives that nobody kills."""
+
+    @functools.cache
+    def give(kind: str) -> object:
         folder = stops.lay(kind, f"unbroken-{kind}")
         name, *words = stops.words(kind, folder)
         done = stops.start(str(name), *words, hang=120)
         assert done.code == 0, done.said
-        found[kind] = result(kind, folder, done)
-    return found
+        return result(kind, folder, done)
+
+    return give
 
 
 def result(kind: str, folder: Path, done) -> object:
@@ -71,10 +76,10 @@ def kill(stops, unbroken, seed: int, number: int) -> None:
     assert len(drafts) <= 1 + len(list(folder.glob("*.kept"))), drafts
     again = stops.start(str(name), *words, hang=120)
     assert again.code == 0, again.said
-    assert result(kind, folder, again) == unbroken[kind], "the rerun has another result"
+    assert result(kind, folder, again) == unbroken(kind), "the rerun has another result"
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_kill(stops, unbroken, seed, number):
     kill(stops, unbroken, seed, number)
 

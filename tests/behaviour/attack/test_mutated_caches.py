@@ -121,7 +121,7 @@ def attack(caches: Caches, seed: int, number: int, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(5))
 def test_mutated(caches, seed, number, tmp_path):
     attack(caches, seed, number, tmp_path)
 

@@ -165,7 +165,7 @@ CLASSIFY = {
     ),
     "no head": lambda h: ("predict", h / NAMES[0], h / "c.h5"),
 }  # fmt: skip
-QUICK = {"run", "info", "info of a name", "predict", "predict images", "fit", "advise of a name"}
+QUICK = {"run", "info", "info of a name", "predict", "predict images", "fit"}
 
 
 def parameters(verbs: dict[str, object], quick: set[str]) -> list[object]:

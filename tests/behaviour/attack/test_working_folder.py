@@ -88,6 +88,7 @@ def test_from_no_verb(start: Starter, taught, planted, name, tmp_path):
     attack(start, taught, planted, name, tmp_path)
 
 
+@pytest.mark.slow
 def test_nor_from_python(start: Starter, taught, planted, tmp_path):
     """A program that merely imports the package is as safe."""
     folder, ran = planted
