@@ -7,7 +7,7 @@ from pathlib import Path
 
 VERBS = {
     "featurize": ["run", "layers", "backbones", "info", "verify", "export"],
-    "classify": ["fit", "compare", "advise", "evaluate", "predict", "report"],
+    "classify": ["fit", "compare", "advise", "finetune", "auto", "evaluate", "predict", "report"],
 }
 
 

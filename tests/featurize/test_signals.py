@@ -14,7 +14,7 @@ import pytest
 import featurize
 from featurize import FeatureCache, images
 
-LIMIT = 3.0  # seconds, as docs/cli.md promises
+LIMIT = 3.0  # seconds, as README promises
 BIN = Path(sys.executable).parent
 
 # A command that comes to a certain point, says so, and stays there.
