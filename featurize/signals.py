@@ -14,6 +14,7 @@ In a program that merely imports Headgraft nothing is watched: there signals are
 
 import _thread
 import os
+import select
 import signal
 import sys
 import threading
@@ -118,7 +119,10 @@ def finish(code: int) -> NoReturn:
     After a signal the process ends at once: threads that decode or compute are not waited for.
     """
     if was_received() and _State.taken:
-        _end(code)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(code)
     for number in SIGNALS:  # done: what comes now must not disturb the interpreter's own end
         with suppress(ValueError):
             signal.signal(number, signal.SIG_IGN)
@@ -177,7 +181,7 @@ def _listen(ears: int) -> None:
                 _interrupt_again()
         elif not _State.waits:
             _say(_State.last_words)
-            _end(INTERRUPTED)
+            os._exit(INTERRUPTED)  # what is not flushed may wait for a reader, for ever
         elif not said:
             said = True
             _say(f"stopping: waiting for {_State.waits[0]}")
@@ -192,12 +196,6 @@ def _interrupt_again() -> None:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
-
-
-def _end(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    os._exit(code)
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:  # else nobody reads, and it would wait
+            os.write(2, f"{text}\n".encode())

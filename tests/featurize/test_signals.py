@@ -179,6 +179,25 @@ os.register_at_fork(before=before)
     assert (process.returncode, "ignored" in err) == (3, False), err
 
 
+def test_while_nobody_reads_what_it_says(folder, tmp_path):
+    """Its output waits for a reader, with a lock that whoever flushes would wait for too."""
+    prepare = """
+from featurize import job
+def find(*_, **__):
+    print("full", file=sys.stderr, flush=True)
+    while True: print("x" * 1000)
+job.images.find = find
+"""
+    process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
+    said(process.stderr, "full")
+    time.sleep(0.5)  # the pipe is full by then
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+    assert time.monotonic() - start < LIMIT
+    process.communicate()
+
+
 @pytest.mark.parametrize("verb", [["--help"], ["info", "missing.h5"]])
 def test_what_had_ended_keeps_its_exit_code(verb):
     done = subprocess.run([BIN / "featurize", *verb], capture_output=True, text=True)
