@@ -83,8 +83,8 @@ def check_opened(image: Any, data: bytes) -> None:
     ):
         raise _too_large(f"{numbers:,} numbers in {size:,} bytes, decoded one by one")
     if codec == "libtiff":
-        kind, bits = image.info.get("compression"), image.tag_v2.get(258, (1,))
-        if kind == "lzma" and pixels * sum(bits) // 8 > LZMA_BYTES:
+        bits = max(image.tag_v2.get(258, (1,)))
+        if image.info.get("compression") == "lzma" and numbers * bits // 8 > LZMA_BYTES:
             raise _too_large(f"{pixels:,} pixels compressed by LZMA")
 
 
