@@ -1,6 +1,6 @@
 """How much memory decoding an image takes, told from its header before anything is decoded.
 
-The figures are peaks measured with Pillow 13 (``tests/featurize/test_footprint.py`` holds them):
+The figures are peaks measured with Pillow 13 (``tests/featurize/test_limits.py`` holds them):
 what an image takes in Pillow, and what the library that decodes it holds beside that.
 """
 
