@@ -114,13 +114,15 @@ def read(path: str | bytes | os.PathLike[str]) -> ImageFile:
             found = _read_open(fd, name)
         finally:
             os.close(fd)
+    except ImageUnreadable:
+        raise
     except FileNotFoundError as error:
         raise ImageUnreadable(f"{name} is gone", VANISHED) from error
     except PermissionError as error:
         raise ImageUnreadable(f"{name} may not be read", NO_PERMISSION) from error
     except MemoryError as error:
         raise ImageUnreadable(f"{name}: not enough memory to read it", NO_MEMORY) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageUnreadable(f"{name} cannot be read: {error}", READ_ERROR) from error
     if not found.data:
         raise ImageUnreadable(f"{name} is empty", EMPTY)

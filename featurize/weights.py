@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from featurize.errors import BackboneError
 from featurize.fingerprint import weights_digest
+from featurize.text import shown
 
 HEAD, NETWORK = "headgraft-head", "network."
 """A fine-tuned network lies in one file with its classifier: these are the network's tensors."""
+MOST_TIMES = 16  # a file's bytes, in all its tensors together: some are shared
 _WRAPPINGS = ("state_dict", "model", "model_state_dict")
 # DenseNet files from before torch 0.4.1 have dots where modules have none now.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
@@ -46,6 +49,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
         else:
+            _check_stored(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers and parsers raise anything on hostile bytes
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -57,11 +61,46 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
     tensors = _tensors(content)
+    _check_dense(path, tensors)
     if metadata.get("format") == HEAD:
         tensors = _network(path, tensors, metadata)
     if not tensors:
         raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
     return tensors, metadata
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: torch stores, and does not compress."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"it is compressed, and has {size:,} bytes when it is unpacked")
+
+
+def _check_dense(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors that have no plain numbers, or more of them than the file can hold.
+
+    A view may repeat a few bytes as often as it likes; every use of it would write them out.
+    """
+    size, taken = path.stat().st_size, 0
+    for name, tensor in tensors.items():
+        what = ""
+        if tensor.is_nested or tensor.layout != torch.strided:
+            what = "is sparse"
+        elif tensor.is_quantized:
+            what = "is quantised"
+        elif tensor.device.type != "cpu":
+            what = "has no numbers"
+        elif tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
+            what = f"repeats its numbers: {tuple(tensor.shape)} in a file of {size:,} bytes"
+        elif (taken := taken + tensor.numel() * tensor.element_size()) > MOST_TIMES * size:
+            what = "takes the same numbers as many others"
+        if what:
+            raise BackboneError(
+                f"{path}: the tensor {shown(name)} {what}. Weights are plain tensors; save them "
+                "with torch.save(network.state_dict(), FILE)"
+            )
 
 
 def _network(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
@@ -110,7 +149,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     """Digest of a state dict (see `featurize.fingerprint.weights_digest`)."""
     arrays = {}
     for name, tensor in tensors.items():
-        plain = tensor.detach().cpu()
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
         # numpy has no bfloat16, and floats count as float32 in any case.
         arrays[name] = (plain.float() if plain.is_floating_point() else plain).numpy()
     return weights_digest(arrays)

@@ -70,6 +70,54 @@ def agree(found: torch.Tensor, wanted: torch.Tensor, limit: float = 1e-5) -> boo
     return bool(((found - wanted).norm(dim=1) <= limit * wanted.norm(dim=1)).all())
 
 
+ODD = {
+    "repeated": lambda: torch.zeros(1).expand(1 << 17, 1 << 17),  # 64 GB in four bytes
+    "overlapping": lambda: torch.zeros(200).as_strided((90, 90), (1, 1)),
+    "shared": lambda: torch.zeros(1 << 20),
+    "sparse": lambda: torch.eye(5).to_sparse(),
+    "sparse rows": lambda: torch.eye(5).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(5), 0.1, 0, torch.qint8),
+    "without numbers": lambda: torch.empty(5, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_not_plain_numbers_are_refused(kind, tensors, images, tmp_path, cli):
+    path, odd = tmp_path / "w.pth", ODD[kind]()
+    few = {"conv1.weight": tensors["conv1.weight"]}
+    torch.save({**few, **{f"odd {k}": odd for k in range(40 if kind == "shared" else 1)}}, path)
+    with pytest.raises(BackboneError, match="the tensor odd"):
+        load_backbone(NAME, str(path))
+    line = ("run", images, "-o", tmp_path / "c.h5", "--backbone", NAME, "--weights", path)
+    done = cli(*line)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_an_archive_that_grows_when_it_is_unpacked_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(10_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert (tmp_path / "w.pth").stat().st_size < 100_000
+    with pytest.raises(BackboneError, match=r"compressed, and has 40,\d+,\d+ bytes"):
+        load_backbone(NAME, str(tmp_path / "w.pth"))
+
+
+def test_what_numbers_there_are_in_networks_is_read(tensors, x, expected, tmp_path):
+    """Two names of one tensor, transposed and complex ones, of every type, beside the network."""
+    more = {"again": tensors["fc.weight"], "turned": tensors["fc.weight"].T}
+    more["conjugate"] = torch.ones(3, dtype=torch.complex64).conj()
+    for kind in ("float64", "bfloat16", "float8_e5m2", "uint16", "int8", "bool"):
+        more[kind] = torch.ones(4).to(getattr(torch, kind))
+    torch.save({**tensors, **more}, tmp_path / "w.pth")
+    assert load_backbone(NAME, str(tmp_path / "w.pth")).weights_sha256
+
+
 # --- formats and wrappings -----------------------------------------------------------------
 
 
