@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -71,7 +72,7 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
                 return None
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             # Files of before tell no checksum. What they hold is checked by who asks for it.
-            if about.get("sha256") not in (None, _checksum(arrays, about["about"])):
+            if about.get("crc32") not in (None, _checksum(arrays, about["about"])):
                 return None
             return Kept(arrays, json.loads(about["about"]))
     except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
@@ -96,7 +97,7 @@ def keep(
     """
     path = _path(cache, kind, key)
     text = json.dumps(about, allow_nan=False)
-    metadata = {"format": FORMAT, "key": key, "about": text, "sha256": _checksum(arrays, text)}
+    metadata = {"format": FORMAT, "key": key, "about": text, "crc32": _checksum(arrays, text)}
     draft = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -122,7 +123,12 @@ def sweep(cache: FeatureCache) -> None:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    return digest(about, *(part for name in sorted(arrays) for part in (name, arrays[name])))
+    """What shows that a disk gave back something else; in half the time of a `digest`."""
+    total = crc32(about.encode())
+    for name in sorted(arrays):
+        total = crc32(name.encode(), total)
+        total = crc32(np.ascontiguousarray(arrays[name]).data.cast("B"), total)
+    return f"{total:08x}"
 
 
 def _path(cache: FeatureCache, kind: str, key: str) -> Path:

@@ -202,7 +202,8 @@ def held_out(
                 np.concatenate([model.intercept for model in models]),
             )
             for where, block in rows.at(held).blocks(n_classes * len(settings)):
-                found = side_by_side.scores(block).reshape(len(block), len(settings), n_classes)
+                found = side_by_side.scores(block, np.float32)
+                found = found.reshape(len(block), len(settings), n_classes)
                 scores[:, begin + where.start : begin + where.stop] = found.swapaxes(0, 1)
             begin += len(held)
         return scores
