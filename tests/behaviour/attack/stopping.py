@@ -21,7 +21,7 @@ from .starting import Ended, Started, Starter, end_session, left_after
 from .world import World, classes
 
 LIMIT = 3.0  # seconds from the signal to the end
-KINDS = ("create", "images", "compare", "fit", "finetune", "report")
+KINDS = ("create", "images", "compare", "fit", "finetune", "report", "predict")
 HEADS = ("--heads", "ridge,ncm", "--layers", "each")
 
 
@@ -78,6 +78,8 @@ class Stops:
         words = ("--backbone", "seedling", "--layers", "stage2,stage4", "--device", "cpu")
         done = self.start("featurize", "run", self.images, "-o", self.taught / "c.h5", *words)
         assert done.code == 0, done.said
+        words = ("fit", self.taught / "c.h5", "-o", self.taught / "h", "--head", "ncm")
+        assert self.start("classify", *words).code == 0
 
     def words(self, kind: str, folder: Path) -> tuple[object, ...]:
         """The command of a kind, for a cache and outputs in a folder of their own."""
@@ -90,6 +92,7 @@ class Stops:
         of = {
             "compare": (cache, *HEADS, "--json"),
             "fit": (cache, "-o", output, "--head", "softmax"),
+            "predict": (self.taught / "h", self.images, "-o", output),
             "report": (cache, "-o", output, *HEADS, "--images", self.images),
         }
         return ("classify", kind, *of[kind])
@@ -194,6 +197,8 @@ class Stops:
                 assert "weights_sha256" in done.err, done.said
             else:
                 assert done.code == 0, done.said
+        elif kind == "predict":
+            assert len(output.read_text().splitlines()) == 61
         elif kind == "report":
             assert output.read_text(encoding="utf-8").rstrip().endswith("</html>")
         elif ended.code == 0:

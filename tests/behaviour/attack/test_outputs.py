@@ -43,7 +43,6 @@ VICTIMS = (
     "archive",
     "page",
     "link",
-    "broken link",
 )
 QUICK = [
     *(("predict", kind) for kind in ("cache", "head", "table", "document", "link")),

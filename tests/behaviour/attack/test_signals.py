@@ -15,7 +15,7 @@ TRIES = int(os.environ.get("HEADGRAFT_ATTACK_TRIES", "12"))
 MANY = 500
 # Of a few tries most are of what ends soonest.
 FEW = ("create", "images", "fit", "create", "finetune", "images")
-FEW += ("fit", "compare", "images", "create", "fit", "report")
+FEW += ("fit", "compare", "predict", "create", "predict", "report")
 
 
 @pytest.fixture(scope="module")
