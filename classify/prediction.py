@@ -20,8 +20,9 @@ from classify.labels import TEST
 from classify.outputs import check_output
 from classify.scores import summarise
 from classify.tasks import check_groups, labelled_rows
+from featurize import signals
 from featurize.cache import FeatureCache
-from featurize.errors import UnknownWeights
+from featurize.errors import Interrupted, UnknownWeights
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
 from featurize.names import is_file
@@ -179,7 +180,7 @@ def _as_cache(
     if images.is_file() and images.suffix.lower() not in SUFFIXES:
         yield open_cache(images)
         return
-    # torch, only now.
+    signals.load("torchvision")  # only now
     from featurize import load_backbone, run
 
     source = head.source
@@ -215,16 +216,22 @@ def _as_cache(
             folder.mkdir()
             (folder / images.name).symlink_to(images.absolute())
         layers = ",".join(f"{layer.layer}:{layer.pool}" for layer in source.layers)
-        run(
-            folder,
-            Path(name) / "images.h5",
-            backbone=backbone,
-            layers=layers,
-            dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
-            precision=source.precision,
-            say=say,
-            report=report,
-        )
+        try:
+            run(
+                folder,
+                Path(name) / "images.h5",
+                backbone=backbone,
+                layers=layers,
+                dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
+                precision=source.precision,
+                say=say,
+                report=report,
+            )
+        except Interrupted as error:
+            raise Interrupted(
+                "interrupted, and nothing is kept: the images' features were for this once. A "
+                "cache made by `featurize run` is kept, and `predict` takes it too"
+            ) from error
         yield FeatureCache(Path(name) / "images.h5")
 
 

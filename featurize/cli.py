@@ -181,6 +181,7 @@ def layers(
     """Show where a network can be cut, and what each cut costs on this machine."""
 
     def work() -> int:
+        signals.load("torchvision")
         from featurize.backbones import load_backbone
         from featurize.costs import layer_costs
 
@@ -210,6 +211,7 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
     """List the backbones there are."""
 
     def work() -> int:
+        signals.load("torchvision")
         from featurize.backbones import names, weights_of
         from featurize.families import DIMS
 

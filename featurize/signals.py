@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -102,6 +103,12 @@ def deferred() -> Iterator[None]:
             signal.signal(number, handler)
         if noted:
             signal.raise_signal(noted[0])
+
+
+def load(name: str) -> None:
+    """Import a module whole: an interrupt inside torch's would abort the process."""
+    with deferred():
+        import_module(name)
 
 
 def be_deaf() -> None:
