@@ -17,7 +17,7 @@ from rich.text import Text
 from classify.errors import ClassifyError
 from classify.records import Record
 from featurize import signals
-from featurize.errors import FeaturizeError
+from featurize.errors import FeaturizeError, Interrupted
 from featurize.text import shown
 
 INPUT_ERRORS = (
@@ -57,6 +57,8 @@ def guarded(debug: bool) -> Iterator[None]:
             INCOMPLETE,
             debug,
         )
+    except Interrupted as error:
+        _fail(str(error), INCOMPLETE, debug)
     except INPUT_ERRORS as error:
         _fail(str(error), WRONG_INPUT, debug)
     except Exception as error:

@@ -20,8 +20,9 @@ from classify.labels import TEST
 from classify.outputs import check_output
 from classify.scores import summarise
 from classify.tasks import check_groups, labelled_rows
+from featurize import signals
 from featurize.cache import FeatureCache
-from featurize.errors import UnknownWeights
+from featurize.errors import Interrupted, UnknownWeights
 from featurize.images import SUFFIXES
 from featurize.layout import MARKED
 from featurize.names import is_file
@@ -62,6 +63,7 @@ class Predictions:
         A terminal takes some characters of a name for orders; it is shown them escaped.
         """
         writer = csv.writer(file, lineterminator="\n")
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         text = shown if file.isatty() else str
         writer.writerow(_header(self.kind, self.labels.shape[1]))
         for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
@@ -70,7 +72,9 @@ class Predictions:
                 for pair in zip(labels, values, strict=True)
                 for c in (text(pair[0]), f"{pair[1]:.6g}")
             ]
-            writer.writerow([text(path), *cells])
+            line = [text(path), *cells]
+            # A carriage return ends a line for whoever reads, but is not quoted by itself.
+            (quoting if any("\r" in cell for cell in line) else writer).writerow(line)
 
     def to_json(self) -> dict[str, Any]:
         """``predictions``, ``kind`` and ``failures``."""
@@ -179,7 +183,7 @@ def _as_cache(
     if images.is_file() and images.suffix.lower() not in SUFFIXES:
         yield open_cache(images)
         return
-    # torch, only now.
+    signals.load("torchvision")  # only now
     from featurize import load_backbone, run
 
     source = head.source
@@ -215,17 +219,23 @@ def _as_cache(
             folder.mkdir()
             (folder / images.name).symlink_to(images.absolute())
         layers = ",".join(f"{layer.layer}:{layer.pool}" for layer in source.layers)
-        run(
-            folder,
-            Path(name) / "images.h5",
-            backbone=backbone,
-            layers=layers,
-            dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
-            precision=source.precision,
-            follow=images.is_file(),  # a link of our own leads to it
-            say=say,
-            report=report,
-        )
+        try:
+            run(
+                folder,
+                Path(name) / "images.h5",
+                backbone=backbone,
+                layers=layers,
+                dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
+                precision=source.precision,
+                follow=images.is_file(),  # a link of our own leads to it
+                say=say,
+                report=report,
+            )
+        except Interrupted as error:
+            raise Interrupted(
+                "interrupted, and nothing is kept: the images' features were for this once. A "
+                "cache made by `featurize run` is kept, and `predict` takes it too"
+            ) from error
         yield FeatureCache(Path(name) / "images.h5")
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from classify.features import CacheOrPath, open_cache
+from featurize import signals
 from featurize.families import DIMS
 
 BATCH = 8  # images: a share of the time is wanted, and large networks take seconds an image
@@ -59,6 +60,7 @@ def saving_at(cache: CacheOrPath, layer: str) -> Saving | None:
     info, backbone = cache.layer(layer), cache.extractor.backbone
     if backbone not in DIMS:
         return None
+    signals.load("torchvision")
     from featurize import layer_costs, load_backbone
 
     net = load_backbone(backbone, frozen_weights=False)

@@ -18,6 +18,7 @@ from classify.options import (
     Size,
     TestSize,
 )
+from featurize import signals
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
 Output = Annotated[
@@ -110,6 +111,7 @@ def finetune(
 
         limit = seconds_of(max_time)
         with staged("loading torch") as stages:
+            signals.load("torchvision")
             from classify.tuning import finetune as tune_backbone
 
             found = tune_backbone(

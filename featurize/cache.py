@@ -89,8 +89,11 @@ class FeatureCache:
     def _sealed(self) -> tuple[int, int]:
         """The file's size, and a checksum of what lies between its arrays: no run changes those."""
         seal = 0
-        for start, stop in self._between:
-            seal = crc32(_read_at(self._fd, stop - start, start), seal)
+        try:
+            for start, stop in self._between:
+                seal = crc32(_read_at(self._fd, stop - start, start), seal)
+        except OSError as error:
+            raise layout.unreachable(self.path, error) from error
         return os.fstat(self._fd).st_size, seal
 
     def check_unchanged(self) -> None:
@@ -120,6 +123,8 @@ class FeatureCache:
             found = layout.read_rows(self._fd, self._extents[name], rows)
         except CacheReplaced as error:
             raise CacheReplaced(f"{self.path}: {error}; open it again") from error
+        except OSError as error:
+            raise layout.unreachable(self.path, error) from error
         self.check_unchanged()  # afterwards: what was read is of the file that was opened
         return found
 

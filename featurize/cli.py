@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from featurize import signals
 from featurize.console import DONE, INCOMPLETE, WRONG, guarded, print_json, say
 from featurize.text import shown
 
@@ -193,6 +194,7 @@ def layers(
     """Show where a network can be cut, and what each cut costs on this machine."""
 
     def work() -> int:
+        signals.load("torchvision")
         from featurize.backbones import load_backbone
         from featurize.costs import layer_costs
 
@@ -222,6 +224,7 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
     """List the backbones there are."""
 
     def work() -> int:
+        signals.load("torchvision")
         from featurize.backbones import names, weights_of
         from featurize.families import DIMS
 

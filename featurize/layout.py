@@ -138,10 +138,13 @@ def read(path: str | os.PathLike[str]) -> Layout:
     except Exception as error:  # HDF5 raises anything on hostile bytes
         number = _errno(error)
         if number:
-            raise CacheUnreachable(
-                f"{path} cannot be read: {os.strerror(number)}. It may be sound: try again"
-            ) from error
+            raise unreachable(path, OSError(number, os.strerror(number))) from error
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
+
+
+def unreachable(path: str | os.PathLike[str], error: OSError) -> CacheUnreachable:
+    """What the system said when a cache was to be read, as an error that names the cache."""
+    return CacheUnreachable(f"{path} cannot be read: {error.strerror}. It may be sound: try again")
 
 
 def _errno(error: Exception) -> int:

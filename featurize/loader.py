@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize import signals
 from featurize.cache import FeatureCache
 from featurize.engines import Engine, check_device, open_engine
 from featurize.engines.choice import Choice
@@ -73,6 +74,7 @@ class Loader:
         return backbone
 
     def _load(self) -> "Backbone":
+        signals.load("torchvision")
         from featurize.backbones import load_backbone
 
         wanted = self.wanted

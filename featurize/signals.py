@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -54,6 +55,7 @@ def watch() -> None:
     for number in SIGNALS:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _pass_over
     threading.Thread(target=_listen, args=(ears,), name="signals", daemon=True).start()
 
 
@@ -103,6 +105,12 @@ def deferred() -> Iterator[None]:
             signal.signal(number, handler)
         if noted:
             signal.raise_signal(noted[0])
+
+
+def load(name: str) -> None:
+    """Import a module whole: an interrupt inside torch's would abort the process."""
+    with deferred():
+        import_module(name)
 
 
 def be_deaf() -> None:
@@ -166,6 +174,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
         _State.received = time.monotonic()
     if not _State.taken:
         raise KeyboardInterrupt
+
+
+def _pass_over(dropped: "sys.UnraisableHookArgs") -> None:
+    """Say nothing of an interrupt that Python drops, as in a destructor: it is raised again."""
+    if not (was_received() and issubclass(dropped.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(dropped)
 
 
 def _listen(ears: int) -> None:

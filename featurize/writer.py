@@ -17,7 +17,7 @@ import numpy as np
 from featurize import layout, signals
 from featurize.checksums import checksums_of
 from featurize.clauses import CHECKSUMS, PAGE
-from featurize.errors import DiskFull, FeaturizeError
+from featurize.errors import CacheReplaced, DiskFull, FeaturizeError
 from featurize.files import explained
 from featurize.layout import FAILED, MARKED, PENDING, Extractor, LayerInfo
 from featurize.sketch import draw
@@ -133,7 +133,7 @@ class CacheWriter:
         self.layout = layout.read(path)
         self._fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
         extent = self.layout.extents["images/status"]
-        self.status = layout.read_rows(self._fd, extent, np.arange(extent.shape[0]))
+        self.status = self._read(extent, np.arange(extent.shape[0]))
         self._unmarked: dict[int, int] = {}  # rows written since the last sync -> their mark
         self._flushed = time.monotonic()
 
@@ -231,7 +231,15 @@ class CacheWriter:
         extent = self.layout.extents.get(name)
         if extent is None and name.startswith(f"{CHECKSUMS}/"):
             return np.zeros((len(rows), 2), np.uint32)
-        return layout.read_rows(self._fd, self.layout.extents[name], rows)
+        return self._read(self.layout.extents[name], rows)
+
+    def _read(self, extent: layout.Extent, rows: np.ndarray) -> np.ndarray:
+        try:
+            return layout.read_rows(self._fd, extent, rows)
+        except CacheReplaced:
+            raise
+        except OSError as error:
+            raise layout.unreachable(self.path, error) from error
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""

@@ -105,3 +105,17 @@ def test_too_few_descriptors(cache):
     )
     assert "Too many open files" in done.stdout, done.stderr
     assert "damaged" not in done.stdout
+
+
+def test_a_disk_that_fails_while_a_cache_is_open(cache, monkeypatch):
+    reader = FeatureCache(cache)
+
+    def preadv(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(CacheUnreachable, match=r"c?.*\.h5 cannot be read: Input/output error"):
+        reader.features("layer4", [0])
+    monkeypatch.setattr(os, "pread", preadv)
+    with pytest.raises(CacheUnreachable, match="Input/output error"):
+        reader.check_unchanged()
