@@ -159,10 +159,11 @@ def minimise(
         coef = at[:, :-1] @ unround.T / spectrum.scale
         # Centred before the product: of what is far from zero beside its spread, little would be
         # left after it. What float32 cannot hold of the mean goes into the intercept.
-        centre = spectrum.mean.astype(kind)
+        centre: np.ndarray = spectrum.mean.astype(kind)
         rest = spectrum.mean - centre
         intercept = (at[:, -1] - coef @ rest).astype(kind)
-        turned, buffer = coef.T.astype(kind), np.empty(0, kind)
+        turned: np.ndarray = coef.T.astype(kind)
+        buffer: np.ndarray = np.empty((0, rows.dim), kind)
         value, pull, push = 0.0, np.zeros((len(known), rows.dim)), np.zeros(len(known))
         for where, block in _chunks(rows, len(known)):
             if len(buffer) < len(block):

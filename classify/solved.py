@@ -82,9 +82,7 @@ def class_sums(
         share = csr_array((each, (at, learnt)), shape=(len(used), len(block)))
         total[used] += share @ block.astype(np.float64)
         count[used] += share.sum(axis=1)
-    return ClassSums(
-        count.reshape(n_parts, n_classes), total.reshape(n_parts, n_classes, rows.dim)
-    )
+    return ClassSums(count.reshape(n_parts, n_classes), total.reshape(n_parts, n_classes, rows.dim))
 
 
 def solve(
