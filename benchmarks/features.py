@@ -34,9 +34,9 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
         precision="float32", dtype="<f4",
     )  # fmt: skip
     layer = LayerInfo("drawn", "avg", dim, "<f4", (dim, 1, 1), decided)
-    width = len(str(rows - 1))
+    width, wide = len(str(rows - 1)), len(str(classes - 1))
     digit = np.sort(rng.integers(0, classes, rows))
-    paths = [f"{label}/{i:0{width}}.png" for i, label in enumerate(digit)]
+    paths = [f"{label:0{wide}}/{i:0{width}}.png" for i, label in enumerate(digit)]
     numbers = np.arange(rows)
     allocate(path, made, [layer], paths, numbers, numbers, root="drawn", created_by="benchmarks")
     with Lock(path), CacheWriter(path) as into:

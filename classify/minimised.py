@@ -163,7 +163,7 @@ def minimise(
         rest = spectrum.mean - centre
         intercept = (at[:, -1] - coef @ rest).astype(kind)
         turned: np.ndarray = coef.T.astype(kind)
-        buffer: np.ndarray = np.empty(0, kind)
+        buffer: np.ndarray = np.empty((0, rows.dim), kind)
         value, pull, push = 0.0, np.zeros((len(known), rows.dim)), np.zeros(len(known))
         for where, block in _chunks(rows, len(known)):
             if len(buffer) < len(block):

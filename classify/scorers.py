@@ -13,6 +13,10 @@ import numpy as np
 from classify.errors import CallError
 
 ABSENT = -1e4  # the score of a class that a model was not trained on
+NO_NUMBERS = (
+    "the scores are not finite numbers: either the features are not, or the head's are too large; "
+    "check the cache with `featurize verify`, or train the head again"
+)
 CHUNK = 1 << 17  # numbers worked on at a time: they stay in the cache of a core
 
 
@@ -58,7 +62,8 @@ class Linear:
         """
         # The scale goes into the weights; the mean does not: of what is far from zero beside its
         # spread, little would be left after the product.
-        weights, centre = _divided(self.coef, self.scale), self.mean.astype(kind)
+        weights = _divided(self.coef, self.scale)
+        centre: np.ndarray = self.mean.astype(kind)
         shift = (self.intercept - (self.mean - centre) @ weights).astype(kind)
         weights = weights.astype(kind)
         return _chunked(lambda x: (x - centre) @ weights + shift, X, len(shift))
@@ -104,9 +109,8 @@ class Perceptron:
         out = self.coef.T.astype(np.float64)
 
         def through(x: np.ndarray) -> np.ndarray:
-            inside: np.ndarray = (x - mean) @ into + self.bias
-            found: np.ndarray = np.maximum(inside, 0, out=inside) @ out + self.intercept
-            return found
+            inside = np.maximum((x - mean) @ into + self.bias, 0)
+            return np.asarray(inside @ out + self.intercept)
 
         return _chunked(through, X, max(len(self.bias), len(self.intercept)))
 
@@ -140,7 +144,7 @@ class Fitted:
             If the features are not finite.
         """
         if not np.isfinite(X).all():
-            raise CallError("there are no scores of features that are not finite numbers")
+            raise CallError(NO_NUMBERS)
         if any(hasattr(step, "normalization_") for _, step in getattr(self.model, "steps", ())):
             X = X.astype(np.float64)  # a kernel map divides by numbers down to 1e-6
         if self.probabilistic:
@@ -150,6 +154,8 @@ class Fitted:
             found = two_columns(np.asarray(self.model.decision_function(X)))
         else:
             found = (self.model.predict(X)[:, None] == self.model.classes_) * 1.0
+        if not np.isfinite(found).all():
+            raise CallError(NO_NUMBERS)
         return spread(found, self.model.classes_, self.n_classes)
 
 
@@ -177,10 +183,7 @@ def _chunked(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width:
         with np.errstate(over="ignore", invalid="ignore"):
             parts.append(function(X[start : start + size]).astype(np.float32))
         if not np.isfinite(parts[-1]).all():
-            raise CallError(
-                "the scores are not finite numbers: either the features are not, or features and "
-                "head are numbers that do not belong together"
-            )
+            raise CallError(NO_NUMBERS)
     return np.concatenate(parts)
 
 
