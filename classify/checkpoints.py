@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from classify.outputs import check_output, written
 
 FORMAT = "headgraft-training"
+MAX_HEADER = 100 << 20  # as in safetensors
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW has of each parameter
 EPOCH = {"number", "loss", "validation_loss", "validation", "seconds"}
 
@@ -73,10 +74,13 @@ def check_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def _is_checkpoint(path: Path) -> bool:
+    """By its header alone, which a file that was cut short still has."""
     try:
-        with safe_open(path, "pt") as file:
-            return bool((file.metadata() or {}).get("format") == FORMAT)
-    except Exception:  # whatever it is, it is none
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, MAX_HEADER)))
+        return bool(header["__metadata__"]["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from classify.kept import WRITING
 from featurize import signals
-from featurize.entry import isolate
+from featurize.entry import isolated
 
 
 @contextmanager
@@ -35,7 +35,6 @@ def working(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[
     iterator
         What the calls return, as soon as it is there. When the block ends, so do the workers.
     """
-    isolate()
     config = parallel_config(
         "loky",
         n_jobs=max(1, min(jobs or cpu_count(), len(calls))),
@@ -43,7 +42,7 @@ def working(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[
         initializer=_begin,
         initargs=(os.getpid(),),
     )
-    with config, threadpool_limits(1), ExitStack() as ended:
+    with isolated(), config, threadpool_limits(1), ExitStack() as ended:
         with _undisturbed():
             batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
         ended.callback(_close, batches)

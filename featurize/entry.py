@@ -3,6 +3,10 @@
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def prepare() -> None:
@@ -21,4 +25,18 @@ def isolate() -> None:
     ``python -c``, which look for modules there first: in a folder that was downloaded, those may
     be anybody's.
     """
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ[SAFE_PATH] = "1"
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """The same inside a block: other processes of a user's program start as ever."""
+    before = os.environ.get(SAFE_PATH)
+    isolate()
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(SAFE_PATH, None)
+        else:
+            os.environ[SAFE_PATH] = before

@@ -319,9 +319,11 @@ def test_classes_of_one_group_or_without_validation_images_are_small(make_cache,
     assert (found.label, found.n_train) == ("a", 20)
     assert "of one group only" in found.problem
     splits = ["train"] * 39 + ["val"]
+    groups[-1] = "j"
     (found,) = small_classes(task_of(cache, labels, splits, groups))
     assert (found.label, "no validation image" in found.problem) == ("a", True)
     splits = ["val", *["train"] * 38, "val"]
+    groups[0] = "k"
     assert small_classes(task_of(cache, labels, splits, groups)) == []
 
 

@@ -76,6 +76,7 @@ HOSTILE = {
     "something more": lambda path, to: altered(path, to, **{"else/x": torch.ones(1)}),
     "another key": lambda path, to: altered(path, to, {"key": "0" * 64}),
 }
+FOREIGN = ("no file of ours", "an endless header")
 HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
 
 
@@ -83,6 +84,12 @@ HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
 def test_a_checkpoint_that_is_damaged_is_not_taken(how, tuner, pictured, stopped, tmp_path):
     path, short, _ = stopped
     HOSTILE[how](path, tmp_path / "M.part")
+    if how in FOREIGN:  # nor replaced: it may be anybody's
+        before = (tmp_path / "M.part").read_bytes()
+        with pytest.raises(OutputError, match="is not an unfinished training"):
+            resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+        assert (tmp_path / "M.part").read_bytes() == before
+        return
     model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
     assert not went_on
     assert equal(model.network_, short.network_)

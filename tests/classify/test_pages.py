@@ -101,7 +101,8 @@ def test_answer_and_provenance_are_said(world, page):
     low, high = best.accuracy_ci
     assert f"right on {100 * best.accuracy:.1f} % of {best.n_test} test images" in text
     assert f"interval {100 * low:.1f} to {100 * high:.1f} %" in text
-    for fact in ("classify <x>", "k.csv", "7 (held-out", cache.extractor.weights_sha256, "f-deep"):
+    printed = cache.layers["deep"].fingerprint
+    for fact in ("classify <x>", "k.csv", "7 (held-out", cache.extractor.weights_sha256, printed):
         assert fact in text
     for record in found.records:
         assert record.head in text

@@ -214,7 +214,7 @@ def test_scores_beyond_numbers_are_refused(saved, cache, tmp_path, name, value):
     arrays, metadata = parts(saved)
     arrays[name] = np.full_like(arrays[name], value)
     save_file(arrays, tmp_path / "h", metadata)
-    with pytest.raises(HeadMismatch, match="of 600 images are no numbers"):
+    with pytest.raises((HeadFileError, CallError), match=r"too small to divide|not finite numbers"):
         predict(load_head(tmp_path / "h"), cache.path)
 
 
