@@ -67,8 +67,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs at least two classes; the data has only one class")
         kind, rows, balanced = named(self.head), Rows.of_array(X), self.class_weight == "balanced"
-        folds = affordable(kind, rows, folding(numbers, self.seed))
         K = len(self.classes_)
+        folds = affordable(kind, rows, folding(numbers, self.seed), K)
         with threadpool_limits(1):
             basis: list[Spectrum] = []
             if kind.way in ("solved", "minimised"):

@@ -122,7 +122,7 @@ def graft(
     rows = Rows.of_cache(cache, layers, task.rows[dev])
     rows.check_finite(cache)
     found = _folding(cache, task, dev, seed, closed=head.way == "solved")
-    found = affordable(head, rows, found)
+    found = affordable(head, rows, found, len(np.unique(task.y[dev])))
     known = np.unique(task.y[dev[found.final]])
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))

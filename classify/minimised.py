@@ -150,7 +150,7 @@ def minimise(
     column = np.full(n_classes + 1, -1)
     column[known] = np.arange(len(known))
     targets, slopes = column[y], SLOPES[loss]
-    _check_size(len(known), *spectrum.vectors.shape)
+    check_size(len(known), *spectrum.vectors.shape)
 
     def objective(point: np.ndarray, kind: type) -> tuple[float, np.ndarray]:
         """The mean loss and its gradient, from products of float32 or float64."""
@@ -199,14 +199,20 @@ def minimise(
     return Linear(spectrum.mean, spectrum.scale, coef, intercept), there
 
 
-def _check_size(n_classes: int, dim: int, n_directions: int) -> None:
-    """Refuse what L-BFGS cannot hold: CallError."""
+def check_size(n_classes: int, dim: int, n_directions: int) -> None:
+    """Refuse what L-BFGS cannot hold.
+
+    Raises
+    ------
+    CallError
+        The message says how many bytes it would need.
+    """
     # It keeps two vectors a step it remembers, and some; then there are those around it.
     needed = 8 * n_classes * ((2 * MEMORY + 12) * (n_directions + 1) + 6 * dim)
     if needed > MAX_BYTES:
         raise CallError(
-            f"{n_classes:,} classes of {dim:,} columns are too many for this head: its solver "
-            f"would need {needed:,} bytes; use ridge, lda or ncm, or fewer layers"
+            f"{n_classes:,} classes of {dim:,} columns are too many for softmax and the SVMs: "
+            f"their solver would need {needed:,} bytes; use ridge, lda or ncm, or fewer layers"
         )
 
 

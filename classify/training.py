@@ -89,11 +89,20 @@ class Lesson:
         return chosen
 
 
-def affordable(head: Head, rows: Rows, folding: Folding) -> Folding:
+def affordable(head: Head, rows: Rows, folding: Folding, n_classes: int) -> Folding:
     """The folds that a head goes through: the first alone where the rows are read in blocks.
 
     Heads in closed form use all of them: theirs cost no pass over the rows.
+
+    Raises
+    ------
+    CallError
+        If a head cannot have so many classes and columns; better now than after the spectra.
     """
+    if head.way == "minimised":
+        minimised.check_size(n_classes, rows.dim, min(len(rows), rows.dim))
+    if head.way == "kernel":
+        minimised.check_size(n_classes, kernels.LANDMARKS, kernels.LANDMARKS)
     if head.way in ("minimised", "kernel") and rows.nbytes > IN_MEMORY and folding.held_by:
         return folding.only(0)
     return folding

@@ -1,5 +1,6 @@
 """A small real world for stage 2: 600 handwritten digits, their pixels as two layers."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def write_table(path: Path, header: str, rows: list[tuple[object, ...]]) -> Path
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Threads that spin for each other make these small fits many times slower."""
-    with threadpool_limits(1):
+    with threadpool_limits(int(os.environ.get("OPENBLAS_NUM_THREADS", 1))):
         yield
 
 
