@@ -39,7 +39,7 @@ class Spectrum:
         scale = _scale(np.diagonal(gram) / count, mean) if standardised else np.ones(len(mean))
         values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
         real = values > FLOOR * max(values[-1], 1e-300)
-        return cls(count, mean, scale, vectors[:, real], values[real])
+        return cls(count, mean, scale, _in_rows(vectors[:, real]), values[real])
 
     @classmethod
     def of_rows(cls, rows: Rows, weights: np.ndarray | None = None) -> "Spectrum":
@@ -61,7 +61,13 @@ class Spectrum:
         values, left = np.linalg.eigh(x @ x.T)
         real = values > FLOOR * max(values[-1], 1e-300)
         values, left = values[real], left[:, real]
-        return cls(count, mean, scale, x.T @ (left / np.sqrt(values)), values)
+        return cls(count, mean, scale, _in_rows(x.T @ (left / np.sqrt(values))), values)
+
+
+def _in_rows(vectors: np.ndarray) -> np.ndarray:
+    # As they lie in a file: BLAS rounds otherwise where they lie otherwise, and a head trained on
+    # what was kept shall be the one that was trained at once.
+    return np.ascontiguousarray(vectors)
 
 
 def _scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
