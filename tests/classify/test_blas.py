@@ -14,13 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = (
-    "test_exactness",
-    "test_hard_numbers",
-    "test_estimators",
-    "test_calibration",
-    "test_choice",
-)
+FILES = ("exactness", "hard_numbers", "estimators", "calibration", "choice")
 
 # What OpenBLAS calls a kernel, what it then says it uses, and what the processor needs for it.
 X86 = {
