@@ -1,4 +1,4 @@
-"""Features far from zero, nearly constant or no numbers; many classes; rows not learnt from."""
+"""Features far from zero or no numbers, rows not learnt from, many classes."""
 
 import json
 import resource
