@@ -140,6 +140,7 @@ class _Walk:
 
     def __init__(self, root: Path, patterns: Patterns, follow: bool) -> None:
         self.root, self.patterns, self.follow = root, patterns, follow
+        self._chosen = bool(patterns)
         self.found: list[tuple[str, int, int]] = []
         self.left_out = 0
         self.unlisted: list[str] = []
@@ -188,7 +189,8 @@ class _Walk:
             self.unlisted.append(name)
 
     def _look(self, entry: os.DirEntry[bytes], prefix: str) -> None:
-        is_image = os.path.splitext(entry.name)[1].lower() in _SUFFIXES
+        stem, dot, suffix = entry.name.rpartition(b".")
+        is_image = bool(stem) and (dot + suffix).lower() in _SUFFIXES
         is_link, is_folder = entry.is_symlink(), entry.is_dir(follow_symlinks=False)
         if not (is_image or is_link or is_folder):
             return
@@ -215,7 +217,7 @@ class _Walk:
         elif is_folder:
             self._folders.append((entry.path, name))
         if is_image:
-            if self.patterns and not self.patterns.take(name):
+            if self._chosen and not self.patterns.take(name):
                 self.left_out += 1
             elif info is None:
                 self.found.append((name, 0, 0))  # a row that fails
