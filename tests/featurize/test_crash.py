@@ -105,7 +105,7 @@ def make(folder, draw):
 
 def change(folder, draw):
     draw(folder, [*NAMES[3:9], NAMES[20]], seed=1)
-    shutil.copy(folder / NAMES[12], folder / NAMES[13])
+    shutil.copy2(folder / NAMES[12], folder / NAMES[13])
     (folder / NAMES[14]).write_bytes(b"no image")
     os.utime(folder / NAMES[15], ns=(0, 0))
     return "2", "2"
@@ -117,7 +117,7 @@ def swap(folder, draw):
     (folder / NAMES[17]).rename(folder / NAMES[2])
     (folder / "aside").rename(folder / NAMES[17])
     draw(folder, [NAMES[5]], seed=1)
-    shutil.copy(folder / NAMES[5], folder / NAMES[19])
+    shutil.copy2(folder / NAMES[5], folder / NAMES[19])  # no younger: not looked at again
     return "2", "2"
 
 

@@ -140,6 +140,8 @@ class Starter:
         """
         self._count += 1
         out, err = (self.home / f"{self._count % 50}.{kind}" for kind in ("out", "err"))
+        for path in (out, err):  # what an earlier command said there is not this one's
+            path.unlink(missing_ok=True)
         words = [str(word) for word in arguments]
         if fresh:
             assert not any((limits, often, terminal, fault))
