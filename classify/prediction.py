@@ -17,6 +17,7 @@ from classify.features import CacheOrPath, Rows, open_cache
 from classify.fitted import FittedHead
 from classify.fitting import Labels, table_of
 from classify.labels import TEST
+from classify.outcomes import Outcomes
 from classify.outputs import check_output
 from classify.scores import summarise
 from classify.tasks import check_groups, labelled_rows
@@ -159,16 +160,20 @@ def predict(
     with _as_cache(head, Path(images), weights, say, report) as cache:
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
-        scores = _scores(head, cache, rows)
-        if head.temperature is None and not head.probabilistic:
-            kind, values = "score", scores.astype(np.float64)
-        else:
-            kind, values = "probability", head.probabilities(scores)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top, len(head.classes))]
+        kind = "probability" if head.probabilistic or head.temperature is not None else "score"
+        none = np.zeros((0, min(top, len(head.classes))))
+        best, values = [none.astype(np.intp)], [none]
+        for _, scores in _scores(head, cache, rows):
+            first = scores.argmax(axis=1)[:, None]
+            if none.shape[1] > 1:  # a copy: a part of it would hold on to the order of all
+                first = np.argsort(-scores, axis=1, kind="stable")[:, : none.shape[1]].copy()
+            found = scores.astype(np.float64) if kind == "score" else head.probabilities(scores)
+            best.append(first)
+            values.append(np.take_along_axis(found, first, axis=1))
         return Predictions(
             paths=[cache.paths[row] for row in rows],
-            labels=np.array(head.classes, object)[best],
-            values=np.take_along_axis(values, best, axis=1),
+            labels=np.array(head.classes, object)[np.concatenate(best)],
+            values=np.concatenate(values),
             kind=kind,
             failures=cache.failures,
         )
@@ -239,18 +244,18 @@ def _as_cache(
         yield FeatureCache(Path(name) / "images.h5")
 
 
-def _scores(head: FittedHead, cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
-    names = [layer.name for layer in head.source.layers]
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        found = [head.scores(block) for _, block in Rows.of_cache(cache, names, rows).blocks()]
-    scores = np.concatenate([np.zeros((0, len(head.classes)), np.float32), *found])
-    wrong = len(rows) - int(np.isfinite(scores).all(axis=1).sum())
-    if wrong:
-        raise HeadMismatch(
-            f"the scores of {wrong:,} of {len(rows):,} images are no numbers: the head, or the "
-            f"features in {cache.path}, are damaged"
-        )
-    return scores
+def _scores(
+    head: FittedHead, cache: FeatureCache, rows: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Scores block by block, with the slice of the rows: all could be images times classes."""
+    found = Rows.of_cache(cache, [layer.name for layer in head.source.layers], rows)
+    for where, block in found.blocks(len(head.classes)):
+        try:
+            scores = head.scores(block)
+        except CallError:
+            found.check_finite(cache)  # where it is the features, it names the image
+            raise
+        yield where, scores
 
 
 def evaluate(
@@ -314,13 +319,18 @@ def evaluate(
     number |= {name: len(number) + k for k, name in enumerate(unknown)}
     rows = rows[chosen]
     y = np.array([number[names[i]] for i in np.flatnonzero(chosen)])
-    answers = outcomes(
-        rows,
-        y,
-        _scores(head, cache, rows),
-        np.arange(len(head.classes)),
-        temperature=head.temperature,
-        probabilistic=head.probabilistic,
+    answers = Outcomes.joined(
+        [
+            outcomes(
+                rows[where],
+                y[where],
+                scores,
+                np.arange(len(head.classes)),
+                temperature=head.temperature,
+                probabilistic=head.probabilistic,
+            )
+            for where, scores in _scores(head, cache, rows)
+        ]
     )
     about = {
         "task": table.name,
