@@ -7,6 +7,7 @@ on other machines is shown here by telling it that it is on those.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,13 +77,8 @@ def flags() -> set[str]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not Path("/proc/cpuinfo").exists(), reason="what the processor can do is asked of Linux"
-)
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_numbers_hold_under_every_kernel_of_openblas(kernel, threads):
+def check_runs(kernel: str, threads: int) -> None:
+    """Say why where this processor, or this OpenBLAS, has no such kernel."""
     names, needed = KERNELS[kernel]
     if missing := needed - flags():
         pytest.skip(f"this processor cannot run {kernel}: it has no {', '.join(sorted(missing))}")
@@ -92,11 +88,47 @@ def test_numbers_hold_under_every_kernel_of_openblas(kernel, threads):
     if not all(name in names for name, _ in in_use):
         pytest.skip(f"OpenBLAS was built without {kernel} here, and takes {in_use[0][0]} for it")
     assert all(count == threads for _, count in in_use)
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux says what a core can"),
+]
+SMALL = {"OPENBLAS_L2_SIZE": "512"}  # kilobytes: other blocks, so other sums
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_numbers_hold_under_every_kernel_of_openblas(kernel, threads):
+    check_runs(kernel, threads)
     files = [HERE / f"test_{name}.py" for name in FILES]
-    small = {"OPENBLAS_L2_SIZE": "512"}  # kilobytes: other blocks, so other sums
-    code, in_use, told = run(
-        kernel, threads, "-q", "-m", "not slow", "-p", "no:cacheprovider", *files, **small
-    )
+    options = ("-q", "-m", "not slow", "-p", "no:cacheprovider")
+    code, in_use, told = run(kernel, threads, *options, *files, **SMALL)
     assert code == 0, told[-6000:]
-    assert len(in_use) >= 1
-    assert all(name in names for name, _ in in_use)
+    assert in_use
+    assert all(name in KERNELS[kernel][0] for name, _ in in_use)
+
+
+@pytest.fixture(scope="module")
+def digits_cache(command, tmp_path_factory):
+    """What `make demo` makes: 1,797 digits through the shipped backbone, and their labels."""
+    home = tmp_path_factory.mktemp("demo")
+    recipe = HERE.parents[1] / "data" / "digits" / "make.py"
+    subprocess.run([sys.executable, recipe, home / "digits"], check=True, capture_output=True)
+    options = ("-o", home / "c.h5", "--backbone", "seedling", "--layers", "stage1,stage2")
+    assert command("featurize", "run", home / "digits" / "images", *options).returncode == 0
+    return home / "c.h5", home / "digits" / "digit.csv"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_fit_of_the_demo_converges(command, digits_cache, tmp_path, kernel):
+    check_runs(kernel, 1)
+    cache, table = digits_cache
+    shutil.copy(cache, tmp_path / "c.h5")
+    done = command(
+        "classify", "compare", tmp_path / "c.h5", "--labels", table,
+        "--heads", "softmax,linear-svm,rbf-svm",
+        env=os.environ | SMALL | {"OPENBLAS_CORETYPE": kernel}, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "converge" not in done.stdout + done.stderr
