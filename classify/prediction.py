@@ -249,7 +249,8 @@ def _scores(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Scores block by block, with the slice of the rows: all could be images times classes."""
     found = Rows.of_cache(cache, [layer.name for layer in head.source.layers], rows)
-    for where, block in found.blocks(len(head.classes)):
+    # Of 64 MB at most: less, and what a head does once a block would be most of the work.
+    for where, block in found.blocks(len(head.classes) // 8):
         try:
             scores = head.scores(block)
         except CallError:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from classify.kept import WRITING
 from featurize import signals
-from featurize.entry import isolated
+from featurize.entry import isolated, variable
 
 
 @contextmanager
@@ -64,14 +64,26 @@ def _undisturbed() -> Iterator[None]:
     if not main or not hasattr(signal, "pthread_sigmask"):
         yield  # elsewhere no handler runs
         return
-    resource_tracker.ensure_running()
-    loky_tracker.ensure_running()
+    with variable("PYTHONWARNINGS", _unsaid()):
+        resource_tracker.ensure_running()
+        loky_tracker.ensure_running()
     with signals.deferred():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unsaid() -> str:
+    """Which warnings a tracker does not print.
+
+    It sweeps up after a process that ended, and says so: of a command that was stopped, and thus
+    ended at once, that is no news.
+    """
+    given = os.environ.get("PYTHONWARNINGS", "")
+    ours = "ignore:resource_tracker" if signals.are_watched() else ""
+    return ",".join(filter(None, (given, ours)))
 
 
 def _begin(parent: int) -> None:

@@ -31,12 +31,19 @@ def isolate() -> None:
 @contextmanager
 def isolated() -> Iterator[None]:
     """The same inside a block: other processes of a user's program start as ever."""
-    before = os.environ.get(SAFE_PATH)
-    isolate()
+    with variable(SAFE_PATH, "1"):
+        yield
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment inside a block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(SAFE_PATH, None)
+            os.environ.pop(name, None)
         else:
-            os.environ[SAFE_PATH] = before
+            os.environ[name] = before

@@ -59,6 +59,11 @@ def watch() -> None:
     threading.Thread(target=_listen, args=(ears,), name="signals", daemon=True).start()
 
 
+def are_watched() -> bool:
+    """Whether this process is one of our commands, and may be ended from anywhere."""
+    return _State.watched
+
+
 def was_received() -> bool:
     """Whether the process has been told to end."""
     return _State.received > 0

@@ -148,3 +148,24 @@ def test_a_kill_loses_only_what_was_at_work(mine, line, run_cli, unbroken, group
     process.communicate(timeout=60)
     until(lambda: not at_work(process.pid))  # orphans finish what they have, then end
     rerun_and_compare(mine, line, run_cli, unbroken)
+
+
+ENDED_AT_ONCE = """
+import os, time
+from joblib import delayed
+from classify.workers import working
+from featurize import signals
+signals.watch()
+with working([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=2) as done:
+    next(done)
+    os._exit(3)
+"""
+
+
+def test_what_sweeps_up_after_a_command_that_was_ended_says_nothing():
+    """That is joblib's tracker, a process of its own, which ends after ours."""
+    line = [sys.executable, "-c", ENDED_AT_ONCE]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    _, err = process.communicate(timeout=60)  # which the tracker holds open as well
+    assert (process.returncode, err) == (3, "")
+    until(lambda: not at_work(process.pid))
