@@ -268,7 +268,8 @@ def _lines(
             f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    return table, position, np.arange(len(position)), [table.told] if table.told else []
+    notices = [sentence for sentence in (table.told, *found.passed_over) if sentence]
+    return table, position, np.arange(len(position)), notices
 
 
 def _answers(

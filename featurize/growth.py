@@ -17,7 +17,7 @@ from featurize import writer
 from featurize.cache import FeatureCache
 from featurize.checksums import are_damaged, are_missing, checksums_of
 from featurize.contents import Contents
-from featurize.errors import FeaturizeError, OutputError
+from featurize.errors import CacheBusy, FeaturizeError, OutputError
 from featurize.images import Listing
 from featurize.layout import FAILED, MARKED, PENDING, LayerInfo
 from featurize.lock import Lock
@@ -242,7 +242,20 @@ def stale(into: CacheWriter, listing: Listing) -> np.ndarray:
 
 
 def finish(cache: FeatureCache) -> None:
-    """Put the grown cache in the old one's place."""
-    writer.replace(part_of(cache.path), cache.path)
+    """Put the grown cache in the old one's place.
+
+    Raises
+    ------
+    CacheBusy
+        If somebody did so meanwhile: a host whose locks do not reach this one.
+    """
+    try:
+        writer.replace(part_of(cache.path), cache.path)
+    except FileNotFoundError as error:
+        raise CacheBusy(
+            f"{part_of(cache.path)} is gone: another process, perhaps on another host, has been "
+            f"adding to {cache.path} at the same time. Nothing is lost; once it has ended, run "
+            "this again"
+        ) from error
     with suppress(FileNotFoundError):
         os.unlink(_set_aside(cache.path))

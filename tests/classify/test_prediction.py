@@ -14,7 +14,8 @@ from PIL import Image
 from classify import evaluate, fit, predict, save_head
 from classify.errors import CallError, HeadMismatch
 from classify.labels import LabelTable
-from featurize import run
+from featurize import FeatureCache, run
+from featurize.errors import CacheReplaced
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,36 @@ def test_one_image(world):
     assert found.labels.shape == (1, 2)
     assert found.labels[0, 0] == "one"
     assert found.values.sum() == pytest.approx(1)
+
+
+def test_a_cache_that_is_overwritten_meanwhile_is_an_error(world, tmp_path):
+    """As `cp` does it: the same file, the bytes of another."""
+    home, head, _ = world
+    cache = FeatureCache(shutil.copyfile(home / "c.h5", tmp_path / "c.h5"))
+    fit(cache)
+    other = tmp_path / "other.h5"
+    run(home / "images", other, backbone="seedling", layers="stage2,stage3:max")
+    assert other.stat().st_size == (tmp_path / "c.h5").stat().st_size
+    (tmp_path / "c.h5").write_bytes(other.read_bytes())
+    for work in (lambda: fit(cache), lambda: evaluate(head, cache)):
+        with pytest.raises(CacheReplaced, match="open it again"):
+            work()
+
+
+def test_a_split_that_tears_groups_is_not_scored(world, run_cli, tmp_path):
+    home, head, _ = world
+    save_head(head, tmp_path / "h")
+    paths = FeatureCache(home / "c.h5").paths
+    rows = [(p, p.split("/")[0], "same", ("train", "test")[k % 2]) for k, p in enumerate(paths)]
+    with open(tmp_path / "torn.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "group", "split"), *rows])
+    for verb in (
+        ("evaluate", tmp_path / "h", home / "c.h5"),
+        ("finetune", home / "images", "-o", tmp_path / "net", "--backbone", "seedling"),
+    ):
+        done = run_cli(*verb, "--labels", tmp_path / "torn.csv")
+        assert done.returncode == 2, done.stderr
+        assert "the split tears 1 of 1 groups apart" in done.stderr
 
 
 def test_csv_is_quoted(world):

@@ -25,6 +25,7 @@ def hostile(tmp_path):
     return folder
 
 
+@pytest.mark.slow  # the attack's own share of it is quick
 @pytest.mark.parametrize(
     "line",
     [
@@ -61,6 +62,7 @@ def test_nor_of_a_programs_that_compares(hostile, table, make_cache, digits, tmp
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
 
 
+@pytest.mark.slow
 def test_nor_of_a_compiler(hostile, command, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
@@ -155,6 +157,7 @@ def on_a_terminal(*line: object) -> tuple[int, str]:
     return process.wait(timeout=60), found.decode()
 
 
+@pytest.mark.slow  # the attack's own share of it is quick
 def test_nothing_raw_reaches_a_terminal(strange, make_table):
     cache, head = strange["cache"], strange["head"]
     code, _ = on_a_terminal("fit", cache, "--head", "ncm", "-o", head)

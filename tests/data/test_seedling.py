@@ -91,6 +91,7 @@ def test_the_same_seed_gives_the_same_weights(watched, tmp_path):
     assert_same(watched[0], again)
 
 
+@pytest.mark.slow
 def test_a_broken_training_goes_on_as_if_unbroken_and_with_its_settings_only(watched, tmp_path):
     output = tmp_path / "broken.safetensors"
     train(output, "--stop", "2").check_returncode()

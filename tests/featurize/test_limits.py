@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from featurize import FeatureCache, images
 from featurize.errors import ImageUnreadable
@@ -195,6 +195,25 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
         }
         assert wrong == {}
         assert any(outcome != [56, 56, 3] for outcome in found)
+
+
+def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
+    """Only what fails twice is recorded."""
+    data = coded(Image.new("RGB", (60, 60), (90, 120, 30)), "JPEG")
+    whole, load, fail = images.decode(data, RECIPE), ImageFile.ImageFile.load, [2]
+
+    def short(image):
+        fail[0] -= 1
+        if fail[0] >= 0:
+            raise MemoryError
+        return load(image)
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
+    with pytest.raises(ImageUnreadable) as caught:
+        images.decode(data, RECIPE)
+    assert caught.value.reason == images.NO_MEMORY
+    fail[0] = 1
+    assert (images.decode(data, RECIPE) == whole).all()
 
 
 SHORT = """
