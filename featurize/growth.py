@@ -234,11 +234,11 @@ def contents_of(
 
 
 def stale(into: CacheWriter, listing: Listing) -> np.ndarray:
-    """Finished rows of a part whose image changed since an earlier run did them: bool (N,)."""
+    """Finished rows of a part whose image may have changed since an earlier run did them."""
     every = np.arange(len(listing.paths))
     same = into.rows("images/size", every) == listing.sizes
     same &= into.rows("images/mtime_ns", every) == listing.mtimes_ns
-    return np.asarray((into.status != PENDING) & ~same)
+    return np.flatnonzero((into.status != PENDING) & ~same)
 
 
 def finish(cache: FeatureCache) -> None:

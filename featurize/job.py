@@ -214,7 +214,8 @@ def _is_done(cache: FeatureCache | None, listing: Listing, wanted: Wanted, retry
         return False
     found, layers = compare(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
     same = found.same_paths and set(wanted.layers) == layers
-    return same and not len(to_do(cache, found.unchanged, retry).rows)
+    todo = to_do(cache, found.unchanged, retry)
+    return same and not len(todo.look) + len(todo.compute)
 
 
 def _check_output(path: Path) -> None:
@@ -305,10 +306,12 @@ class _Job:
     def _complete(self, layers: list[LayerInfo]) -> None:
         """Finish the rows of the cache in place."""
         todo = to_do(self.cache, self.found.unchanged, self.retry)
-        if len(todo.rows):
+        self.measure.total += len(todo.look) + len(todo.compute)
+        if self.measure.total:
             with CacheWriter(self.cache.path) as into:
-                contents = growth.contents_of(into, [], todo.rows, self.retry)
-                self._pump(todo.rows, layers, into, contents, recorded=todo.recorded)
+                self._look(todo.look, todo.compute, layers, into, [])
+                contents = growth.contents_of(into, [], todo.compute, self.retry)
+                self._pump(todo.compute, layers, into, contents)
 
     def _grow(self, layers: list[LayerInfo], say: Callable[[str], None]) -> None:
         """Make the grown cache beside the old one, then put it in its place."""
@@ -316,8 +319,9 @@ class _Job:
         older = growth.open_part(cache, layers, self.listing, created_by=_MAKER, say=say)
         with CacheWriter(growth.part_of(cache.path)) as into:
             known = growth.take_over(cache, into, self.found, self.listing, self.retry)
-            stale = growth.stale(into, self.listing)
-            pending = (into.status == PENDING) | stale
+            pending, stale = into.status == PENDING, growth.stale(into, self.listing)
+            self.measure.total += int(pending.sum()) + len(stale)
+            self._look(stale, np.flatnonzero(pending), layers, into, older)
             contents = growth.contents_of(into, older, np.flatnonzero(pending), self.retry)
             if len(known.rows):
                 recorded = np.zeros((len(pending), 32), np.uint8)
@@ -326,13 +330,27 @@ class _Job:
                 changed = self._pump(
                     known.rows, missing, into, contents, recorded=recorded, new_layers_only=True
                 )
+                self.measure.total += len(changed)
                 pending[known.rows] = False
                 pending[changed] = True
-            if pending.any():
-                recorded = np.zeros((len(pending), 32), np.uint8)
-                recorded[stale] = into.rows("images/sha256", np.flatnonzero(stale))
-                self._pump(np.flatnonzero(pending), layers, into, contents, recorded=recorded)
+            self._pump(np.flatnonzero(pending), layers, into, contents)
         growth.finish(cache)
+
+    def _look(
+        self,
+        rows: np.ndarray,
+        pending: np.ndarray,
+        layers: list[LayerInfo],
+        into: CacheWriter,
+        older: list[FeatureCache],
+    ) -> None:
+        """Read finished rows again, before others: what they hold is at hand for those then."""
+        if len(rows):
+            recorded = np.zeros((len(into.status), 32), np.uint8)
+            recorded[rows] = into.rows("images/sha256", rows)
+            but = np.concatenate([rows, pending])
+            contents = growth.contents_of(into, older, but, self.retry)
+            self._pump(rows, layers, into, contents, recorded=recorded)
 
     def _pump(
         self,
@@ -344,7 +362,8 @@ class _Job:
         recorded: np.ndarray | None = None,
         new_layers_only: bool = False,
     ) -> list[int]:
-        self.measure.total += len(rows)
+        if not len(rows):
+            return []
         task = Task(
             self.listing,
             rows,

@@ -316,14 +316,15 @@ class ToDo:
 
     Attributes
     ----------
-    rows : int array
-        Pending, changed, or to be tried again.
-    recorded : uint8 array of shape (N, 32)
-        Hashes of finished rows whose file changed its time: unchanged after all where they agree.
+    look : int array
+        Finished rows whose file changed its time, or is read again: unchanged after all where its
+        bytes have the same hash.
+    compute : int array
+        Others: pending, or to be tried again.
     """
 
-    rows: np.ndarray
-    recorded: np.ndarray
+    look: np.ndarray
+    compute: np.ndarray
 
 
 def to_do(cache: FeatureCache, unchanged: np.ndarray, retry: Retry) -> ToDo:
@@ -331,7 +332,5 @@ def to_do(cache: FeatureCache, unchanged: np.ndarray, retry: Retry) -> ToDo:
     again = (cache.status == PENDING) | retry.failures(cache)
     if retry.rehash:
         again |= cache.damaged_rows()
-    look = ~unchanged | retry.rehash
-    recorded = cache.column("sha256").copy()
-    recorded[again] = 0
-    return ToDo(np.flatnonzero(again | look), recorded)
+    look = (~unchanged | retry.rehash) & ~again
+    return ToDo(np.flatnonzero(look), np.flatnonzero(again))

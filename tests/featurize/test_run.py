@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -310,3 +312,26 @@ def test_export(folder, cache, tmp_path):
     table = pq.read_table(tmp_path / "f.parquet")
     assert table["path"].to_pylist() == found.paths
     assert np.allclose(table["stage4"].to_pylist(), found.features("stage4"))
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_what_a_row_to_be_looked_at_holds_is_not_computed_again(
+    cache, folder, backbone, tmp_path, growing
+):
+    """Its file is too young to be sure by the time; its copy's row is pending, after a kill."""
+    shutil.copy(folder / "a" / "0.png", folder / "b" / "copy.png")
+    now = time.time_ns() + 3600 * 10**9
+    os.utime(folder / "b" / "copy.png", ns=(now, now))
+    killed = cache
+    run(folder, cache, backbone=backbone, layers="0")
+    if growing:
+        killed = part_of(cache)
+        run(folder, tmp_path / "grown.h5", backbone=backbone, layers="0,2")
+        shutil.copy(tmp_path / "grown.h5", killed)
+    with h5py.File(killed, "r+") as file:
+        row = FeatureCache(killed).row_of["a/0.png"]
+        for name in ("status", "sha256", "size", "mtime_ns"):
+            file[f"images/{name}"][row] = 0
+    done = run(folder, cache, backbone=backbone, layers="0,2" if growing else "0")
+    assert done.computed == 0
+    same_as_fresh(cache, folder, backbone, tmp_path, "0,2" if growing else "0")
