@@ -214,8 +214,10 @@ def _is_done(cache: FeatureCache | None, listing: Listing, wanted: Wanted, retry
         return False
     found, layers = compare(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
     same = found.same_paths and set(wanted.layers) == layers
+    if not same:
+        return False
     todo = to_do(cache, found.unchanged, retry)
-    return same and not len(todo.look) + len(todo.compute)
+    return not len(todo.look) + len(todo.compute)
 
 
 def _check_output(path: Path) -> None:
