@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PARTS = (
     *("startup", "decoding", "engines", "end_to_end", "cut_saving", "growth", "reading"),
-    *("c_path", "further_task", "million_rows", "many_classes"),
+    *("c_path", "further_task", "million_rows", "many_classes", "coverage"),
+    "near_copies",
 )
 
 

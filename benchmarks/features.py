@@ -1,6 +1,7 @@
 """Features to measure heads on: real ones where there are some, else drawn ones."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,18 @@ from featurize.lock import Lock
 from featurize.writer import CacheWriter, allocate
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
+REAL = Path(os.environ.get("HEADGRAFT_REAL", "/nonexistent"))
+
+
+def real(name: str) -> Path:
+    """One of the archives of real images, as a folder."""
+    if not REAL.exists():
+        raise SystemExit("HEADGRAFT_REAL is not set: the folder with real weights and images")
+    folder = BUILD / "real" / name
+    if not folder.exists():
+        with tarfile.open(REAL / f"{name}.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
 
 
 def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 0) -> FeatureCache:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from classify.advice import Advice, advise
 from classify.comparison import compare
-from classify.fitting import fit
+from classify.fitting import fit, table_of
 from classify.labels import LabelTable
 from classify.outcomes import Outcomes
 from classify.persist import check_head_file, save_head
@@ -19,6 +19,7 @@ from classify.records import Record
 from classify.results import Result
 from classify.scores import paired
 from classify.strategies import check_given
+from classify.tasks import Task, make_task
 from featurize.cache import FeatureCache
 
 if TYPE_CHECKING:
@@ -246,7 +247,9 @@ def auto(
         notices += found.notices
     tried.sort(key=lambda one: not _is_advised(one[0], advice, opened))
     against = tried[0][1]
-    candidates = [_beside(one, answers, against) for one, answers in tried]
+    table = table_of(opened, labels, column, labels_level)
+    task = make_task(opened, table, test_size=test_size, seed=seed)
+    candidates = [_beside(one, answers, against, task, seed) for one, answers in tried]
     # Each strategy says what it was trained on, and the advice did for the task.
     said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
     notices = [n for n in dict.fromkeys(notices) if f"{advice.task}: {n}" not in said]
@@ -306,10 +309,12 @@ def _is_advised(one: Candidate, advice: Advice, cache: FeatureCache) -> bool:
     return one.strategy == advice.strategy and probed
 
 
-def _beside(one: Candidate, answers: Outcomes | None, chosen: Outcomes | None) -> Candidate:
+def _beside(
+    one: Candidate, answers: Outcomes | None, chosen: Outcomes | None, task: Task, seed: int
+) -> Candidate:
     if answers is None or chosen is None or answers is chosen:
         return one
-    difference = paired(chosen, answers)
+    difference = paired(chosen, answers, task.unit_of(chosen.rows), seed=seed)
     return replace(one, behind=(difference.value, difference.low, difference.high))
 
 

@@ -48,7 +48,7 @@ def small_classes(task: Task) -> list[SmallClass]:
     train, val = task.split == TRAIN, task.split == VAL
     count = np.bincount(task.y[train], minlength=len(task.classes))
     apart = np.zeros_like(count)
-    found = units(task.y[train], None if task.groups is None else task.groups[train])
+    found = units(task.y[train], None if task.units is None else task.units[train])
     apart[: len(found)] = found
     checked = np.bincount(task.y[val], minlength=len(task.classes)) if val.any() else apart - 1
 

@@ -159,7 +159,9 @@ def compare(
         best[grid[i][0].name] = i  # the last one is the best
     if len(best) < len(tasks):
         raise CallError("; ".join(left_out))
-    results = [_beside(found[i], found[best[grid[i][0].name]]) for i in sorted(found)]
+    results = [
+        _beside(found[i], found[best[grid[i][0].name]], grid[i][0], seed) for i in sorted(found)
+    ]
     return Comparison(
         records=[result.record for result in results],
         best_per_task={task.name: found[best[task.name]].record for task in tasks},
@@ -227,11 +229,12 @@ def _train(
     return found
 
 
-def _beside(result: Result, best: Result) -> Result:
+def _beside(result: Result, best: Result, task: Task, seed: int) -> Result:
     """Mark a result that chance alone could explain beside the best one."""
     if result is best or result.test is None or best.test is None:
         return result
-    apart = paired(result.test, best.test).distinguishable
+    unit = task.unit_of(result.test.rows)
+    apart = paired(result.test, best.test, unit, seed=seed).distinguishable
     return replace(result, record=replace(result.record, distinguishable=apart))
 
 

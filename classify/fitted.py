@@ -76,8 +76,8 @@ class FittedHead:
     record : dict
         How it scored; the keys of a `Record`.
     seen : uint64 array
-        The beginnings of the hashes of the images it was trained on, sorted: it is not to be
-        scored on them.
+        The beginnings of the hashes of the images it was trained on, or its setting chosen by,
+        sorted: it is not to be scored on them.
     notices : tuple of str
         What a user should know about this fit. Not saved.
     network : path, or None
@@ -168,7 +168,7 @@ class FittedHead:
         return found
 
     def trained_on(self, contents: np.ndarray) -> np.ndarray:
-        """Which images it was trained on: bool (n,), from SHA-256 hashes, uint8 (n, 32)."""
+        """Which images it was trained on or chosen by: bool (n,), from SHA-256 (n, 32) uint8."""
         return np.isin(beginnings(contents), self.seen)
 
     def check_against(self, cache: FeatureCache) -> None:

@@ -13,15 +13,15 @@ from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, layer_names, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
-from classify.labels import TEST, TRAIN, VAL, LabelTable, from_folders, given_table
+from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
-from classify.records import Record, wilson
+from classify.records import Record
 from classify.results import Result
-from classify.scores import summarise
+from classify.scores import share, summarise
 from classify.spectrum import Spectrum
 from classify.splits import Folding, folding, shared
 from classify.statistics import spectra
-from classify.tasks import Task, make_task
+from classify.tasks import Task, copies_across, make_task
 from classify.training import Lesson, Trained, affordable, balanced_weights, train
 from featurize.cache import FeatureCache
 
@@ -44,9 +44,10 @@ def fit(
     """Train one head on cached features, its setting chosen by validation, and score it.
 
     The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
-    the training images (whole groups, where the table has them), or on the ``val`` images where
-    the table has such a split. The head is then trained on the training images with it; ``val``
-    images are never trained on. Test images give the final accuracy and decide nothing.
+    the training images, or on the ``val`` images where the table has such a split. Images of one
+    group, and copies of an image, are never on both sides of a fold or of a split that is drawn,
+    and count as one in every interval. The head is then trained on the training images with it;
+    ``val`` images are never trained on. Test images give the final accuracy and decide nothing.
 
     Parameters
     ----------
@@ -85,13 +86,13 @@ def fit(
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
         fitted, result = graft(cache, task, kind, names, seed=seed, class_weight=class_weight)
-    notices = (*task.notices, *fitted.notices)
+    notices = (*task.notices, *copies_across(task, cache.paths), *fitted.notices)
     return replace(fitted, seen=_seen(cache, task), notices=notices), result.record
 
 
 def _seen(cache: FeatureCache, task: Task) -> np.ndarray:
-    trained = task.rows[task.split == TRAIN]
-    return np.unique(beginnings(cache.column("sha256")[trained]))
+    used = task.rows[task.split != TEST]
+    return np.unique(beginnings(cache.column("sha256")[used]))
 
 
 def check_class_weight(class_weight: str | None) -> None:
@@ -121,7 +122,7 @@ def graft(
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
     rows.check_finite(cache)
-    found = _folding(cache, task, dev, seed, closed=head.way == "solved")
+    found = _folding(cache, task, dev, seed)
     found = affordable(head, rows, found, len(np.unique(task.y[dev])))
     known = np.unique(task.y[dev[found.final]])
     number = np.full(len(task.classes), -1)
@@ -148,8 +149,10 @@ def graft(
                 for where, block in tested.blocks(len(known))
             ]
         )
-        scores = asdict(summarise(answers, len(task.classes), seed=seed))
+        unit = task.unit_of(answers.rows)
+        scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
     settings = head.settings(trained.setting)
+    judged = None if validation is None else _share(task, validation, seed)
     record = Record(
         task=task.name,
         head=head.name,
@@ -159,8 +162,8 @@ def graft(
         n_test=len(test),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
-        validation=None if validation is None else float(validation.correct.mean()),
-        validation_ci=_interval(validation),
+        validation=None if judged is None else judged[0],
+        validation_ci=None if judged is None else judged[1],
         C=settings.get("C"),
         settings=settings,
         class_weight=class_weight,
@@ -185,18 +188,15 @@ def graft(
     return fitted, Result(record, validation, answers, notices)
 
 
-def _folding(
-    cache: FeatureCache, task: Task, dev: np.ndarray, seed: int, *, closed: bool
-) -> Folding:
-    """The task's folds; where label-free statistics are used, the same ones for every task."""
-    y = task.y[dev]
-    groups = None if task.groups is None else task.groups[dev]
-    val = task.split[dev] == VAL
-    if closed and groups is None and not val.any():
-        by_content = shared(y, cache.column("sha256")[task.rows[dev]])
+def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Folding:
+    """The task's folds, the same for every head, and where images allow it for every task."""
+    y, val = task.y[dev], task.split[dev] == VAL
+    unit = None if task.units is None else task.units[dev]
+    if not val.any():
+        by_content = shared(y, cache.column("sha256")[task.rows[dev]], seed, unit)
         if by_content is not None:
             return by_content
-    return folding(y, seed, groups, val)
+    return folding(y, seed, unit, val)
 
 
 def _answers(
@@ -220,5 +220,5 @@ def _answers(
     )
 
 
-def _interval(answers: Outcomes | None) -> tuple[float, float] | None:
-    return None if answers is None else wilson(int(answers.correct.sum()), len(answers))
+def _share(task: Task, answers: Outcomes, seed: int) -> tuple[float, tuple[float, float]]:
+    return share(answers.correct, task.unit_of(answers.rows), seed)

@@ -21,6 +21,7 @@ from classify.outcomes import Outcomes
 from classify.outputs import check_output
 from classify.scores import summarise
 from classify.tasks import check_groups, labelled_rows
+from classify.units import copies_in
 from featurize import signals
 from featurize.cache import FeatureCache
 from featurize.errors import Interrupted, UnknownWeights
@@ -270,8 +271,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[str]]:
     """Score a saved head on labelled rows: the test part where there is a split, else all.
 
-    Images that the head was trained on are recognised by content and left out. Labels that it
-    does not know count as wrong.
+    Images that the head was trained on, or its setting chosen by, are recognised by content and
+    left out. Labels that it does not know count as wrong.
 
     Parameters
     ----------
@@ -305,20 +306,31 @@ def evaluate(
     trained = head.trained_on(cache.column("sha256")[rows])
     if (chosen & trained).any():
         notices.append(
-            f"{int((chosen & trained).sum()):,} images are left out: the head was trained on them"
+            f"{int((chosen & trained).sum()):,} images are left out: the head was trained on them, "
+            "or its setting chosen by them"
         )
     chosen &= ~trained
     if not chosen.any():
         raise CallError(
             f"{table.source} leaves no images in {cache.path} to score this head on, apart from "
-            "those it was trained on"
+            "those it was trained on or chosen by"
+        )
+    groups = None
+    if table.groups is not None:
+        groups = np.array([table.groups[i] for i in position], object)
+    unit, told = copies_in(cache, rows).units(groups, len(rows))
+    notices += told
+    if unit is not None and (near := chosen & np.isin(unit, unit[trained])).any():
+        notices.append(
+            f"{int(near.sum()):,} images are nearly the same as images that the head was trained "
+            "on, or in one group with them, which makes the score too good"
         )
     number = {name: k for k, name in enumerate(head.classes)}
     unknown = sorted({names[i] for i in np.flatnonzero(chosen)} - number.keys())
     if unknown:
         notices.append(f"labels the head does not know, counted as wrong: {', '.join(unknown[:5])}")
     number |= {name: len(number) + k for k, name in enumerate(unknown)}
-    rows = rows[chosen]
+    rows, unit = rows[chosen], None if unit is None else unit[chosen]
     y = np.array([number[names[i]] for i in np.flatnonzero(chosen)])
     answers = Outcomes.joined(
         [
@@ -339,4 +351,4 @@ def evaluate(
         "layer": "+".join(layer.name for layer in head.source.layers),
         "n_test": len(rows),
     }
-    return about | summarise(answers, len(number), seed=seed).to_json(), notices
+    return about | summarise(answers, len(number), unit, seed=seed).to_json(), notices

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.stats import t
 
 from classify.outcomes import Outcomes
 
@@ -13,14 +14,20 @@ FEWEST = 10  # images in a bin: there are fewer bins where they would hold less
 BLOCK = 1_000_000  # weights of images in memory at a time
 
 
-def weights_of(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn: float64 (m, n), m resamples at a time."""
+def weights_of(
+    n: int, resamples: int, seed: int, unit: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """How often each image is drawn: float64 (m, n), m resamples at a time.
+
+    With units, numbers from 0 of shape (n,), whole units are drawn, as many as there are.
+    """
     rng = np.random.default_rng(seed)
-    step = max(1, BLOCK // n)
+    step, count = max(1, BLOCK // n), n if unit is None else int(unit.max()) + 1
     for start in range(0, resamples, step):
         weights = np.empty((min(step, resamples - start), n))
         for row in weights:
-            row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+            drawn = np.bincount(rng.integers(0, count, count), minlength=count)
+            row[:] = drawn if unit is None else drawn[unit]
         yield weights
 
 
@@ -73,6 +80,57 @@ def means(
     mean = columns.mean(axis=0, dtype=float)
     low, high = np.minimum(low, mean), np.maximum(high, mean)
     return [Estimate(*map(float, ends)) for ends in zip(mean, low, high, strict=True)]
+
+
+def mean_by_units(numbers: np.ndarray, unit: np.ndarray) -> Estimate:
+    """A mean over images of whole units, with the t interval of a cluster sample.
+
+    W. G. Cochran (1977), "Sampling Techniques", chapter 9A: the ratio estimate of clusters of
+    unequal size, its variance from what their sums are off. Two units are made up of which one
+    image is off by 1 to either side, so that units that all agree are not taken for certainty.
+
+    Parameters
+    ----------
+    numbers : float array of shape (n,)
+    unit : int array of shape (n,)
+        From 0, m of them.
+    """
+    total, size = np.bincount(unit, numbers), np.bincount(unit)
+    n, m, mean = len(numbers), len(size), float(numbers.mean())
+    off = np.append(total - mean * size, [1, -1])
+    half = float(t.ppf(0.975, m + 1) * np.sqrt((m + 2) / (m + 1) * (off**2).sum()) / n)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def sign_flips(difference: np.ndarray, unit: np.ndarray, seed: int) -> float:
+    """How often chance alone would part two equal heads so far: a p-value.
+
+    Were the heads equal, either could have given either's answers on each unit: the sum of the
+    differences is held against that with the signs of whole units turned (R. A. Fisher, 1935, "The
+    Design of Experiments", section 21). Where every image stands alone this is McNemar's exact
+    test. Up to 12 units all signs are gone through, else 10,000 draws of them.
+
+    Parameters
+    ----------
+    difference : float array of shape (n,)
+        1, 0 or -1 for each image.
+    unit : int array of shape (n,)
+        From 0.
+    seed : int
+    """
+    net = np.bincount(unit, difference)
+    net = net[net != 0]
+    if not len(net):
+        return 1.0
+    if len(net) <= 12:
+        signs = (np.arange(2 ** len(net))[:, None] >> np.arange(len(net)) & 1) * 2 - 1
+        return float((np.abs(signs @ net) >= abs(net.sum())).mean())
+    rng, more, draws = np.random.default_rng(seed), 0, 10_000
+    step = max(1, BLOCK // len(net))
+    for start in range(0, draws, step):
+        signs = rng.integers(0, 2, (min(step, draws - start), len(net))) * 2 - 1
+        more += int((np.abs(signs @ net) >= abs(net.sum())).sum())
+    return (more + 1) / (draws + 1)
 
 
 def by_chance(spread: np.ndarray, seed: int) -> float:
@@ -153,7 +211,7 @@ class ScoreSums:
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """From weights (m, n) to scores (m, number of names)."""
-        sums = (self.sums @ weights.T).T
+        sums, total = (self.sums @ weights.T).T, weights.sum(axis=1)
         p = self.n_present
         hits, images, guesses = sums[:, :p], sums[:, p : 2 * p], sums[:, 2 * p : 3 * p]
         there = images > 0
@@ -162,7 +220,7 @@ class ScoreSums:
         f1 = np.divide(2 * hits, images + guesses, out=np.zeros_like(hits), where=there)
         found = [recall.sum(axis=1) / counted, f1.sum(axis=1) / counted]
         for start in range(3 * p, sums.shape[1], 1 + BINS):
-            found.append(sums[:, start] / weights.shape[1])
+            found.append(sums[:, start] / total)
             gaps = np.abs(sums[:, start + 1 : start + 1 + BINS])
-            found.append(gaps.sum(axis=1) / weights.shape[1])
+            found.append(gaps.sum(axis=1) / total)
         return np.stack(found, axis=1)

@@ -13,7 +13,7 @@ from classify.records import Record
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change of a number: results of older versions are not found then."""
 WORDS = {"task", "head", "layer", "classes", "class_weight"}  # of a record; the rest are numbers
 
@@ -49,8 +49,8 @@ def key_of(
     prints = [cache.layer(name).fingerprint for name in layers]
     about = [VERSION, prints, list(layers), head, seed, class_weight, task.name, task.classes]
     contents = cache.column("sha256")[task.rows]
-    groups = np.zeros(0, np.int64) if task.groups is None else task.groups
-    return digest(about, contents, task.rows, task.y, groups, task.split.astype("S5"))
+    units = np.zeros(0, np.int64) if task.units is None else task.units
+    return digest(about, contents, task.rows, task.y, units, task.split.astype("S5"))
 
 
 def keep_result(cache: FeatureCache, key: str, result: Result) -> None:

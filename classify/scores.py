@@ -14,7 +14,16 @@ from scipy.stats import binomtest
 from classify.errors import CallError
 from classify.outcomes import Outcomes
 from classify.records import wilson
-from classify.resampling import BINS, ScoreSums, bins, by_chance, weights_of
+from classify.resampling import (
+    BINS,
+    ScoreSums,
+    bins,
+    by_chance,
+    mean_by_units,
+    means,
+    sign_flips,
+    weights_of,
+)
 
 DRAWS = 20_000_000  # images drawn in all: beyond it there are fewer resamples
 LEAST = 200  # resamples
@@ -30,7 +39,7 @@ class Scores:
     Attributes
     ----------
     accuracy : float, or None
-        With Wilson's interval. None, like the others, where there are no images.
+        With the interval of `share`. None, like the others, where there are no images.
     balanced_accuracy : float, or None
         Mean over classes of the share of their images that is found (recall).
     macro_f1 : float, or None
@@ -65,14 +74,40 @@ class Scores:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+def share(
+    right: np.ndarray, unit: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, Interval]:
+    """How many of some answers are right, with a 95 % interval.
+
+    Wilson's where every image stands alone; else that of `classify.resampling.means`, for which
+    whole units are drawn anew: images of one unit are right or wrong together.
+
+    Parameters
+    ----------
+    right : bool array of shape (n,)
+        At least one.
+    unit : int array of shape (n,), optional
+    seed : int
+    """
+    if unit is None:
+        return float(right.mean()), wilson(int(right.sum()), len(right))
+    (found,) = means(right[:, None], unit, (0, 1), seed)
+    return found.value, (found.low, found.high)
+
+
 def summarise(
-    outcomes: Outcomes, n_classes: int, *, seed: int = 0, resamples: int = 1000
+    outcomes: Outcomes,
+    n_classes: int,
+    unit: np.ndarray | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
 ) -> Scores:
     """Score a head's answers.
 
-    The accuracy's interval is Wilson's; the others are of a bootstrap over images (B. Efron, 1979,
-    "Bootstrap methods: another look at the jackknife", Annals of Statistics 7): the 2.5th and
-    97.5th percentile of the score over images drawn anew. At most 20 million images are drawn, so
+    The accuracy's interval is that of `share`; the others are of a bootstrap over units (B. Efron,
+    1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7): the 2.5th and
+    97.5th percentile of the score over units drawn anew. At most 20 million images are drawn, so
     that of more than 20,000 there are fewer resamples, though never under 200.
 
     For the calibration error these percentiles are mirrored at the estimate, and the lower end is 0
@@ -84,6 +119,8 @@ def summarise(
         n of them.
     n_classes : int
         Of the task.
+    unit : int array of shape (n,), optional
+        Images with the same number are right or wrong together; each stands alone if not given.
     seed : int
     resamples : int
 
@@ -97,10 +134,12 @@ def summarise(
         return Scores()
     if max(outcomes.truth.max(), outcomes.predicted.max()) >= n_classes:
         raise CallError(f"class numbers are to be below {n_classes}, the number of classes")
+    if unit is not None:
+        unit = np.unique(unit, return_inverse=True)[1]
     resamples = min(resamples, max(LEAST, DRAWS // n))
     parts = ScoreSums.of(outcomes, n_classes)
     (found,) = parts.scores(np.ones((1, n)))
-    drawn = np.concatenate([parts.scores(w) for w in weights_of(n, resamples, seed)])
+    drawn = np.concatenate([parts.scores(w) for w in weights_of(n, resamples, seed, unit)])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     # Drawing anew moves every bin away from the diagonal once more, so that resamples lie above
     # the estimate by about as much as the estimate above the truth: mirrored, they lie around it.
@@ -114,8 +153,8 @@ def summarise(
     values: dict[str, Any] = {}
     for name, value, *ends in zip(parts.names, found, low, high, strict=True):
         values |= {name: float(value), f"{name}_ci": (float(ends[0]), float(ends[1]))}
-    correct = int(outcomes.correct.sum())
-    return Scores(accuracy=correct / n, accuracy_ci=wilson(correct, n), **values)
+    accuracy, interval = share(outcomes.correct, unit, seed)
+    return Scores(accuracy=accuracy, accuracy_ci=interval, **values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +232,7 @@ class Difference:
     low, high : float
         95 % interval. It leaves out the variance of training.
     p_value : float
-        Of McNemar's exact test: how often chance alone would part two equal heads so far.
+        How often chance alone would part two equal heads so far.
     distinguishable : bool
         Whether that is below 0.05.
     """
@@ -205,7 +244,9 @@ class Difference:
     distinguishable: bool
 
 
-def paired(a: Outcomes, b: Outcomes) -> Difference:
+def paired(
+    a: Outcomes, b: Outcomes, unit: np.ndarray | None = None, *, seed: int = 0
+) -> Difference:
     """Compare the accuracy of two heads, image by image.
 
     The interval is method 10 of R. G. Newcombe (1998), "Improved confidence intervals for the
@@ -214,6 +255,9 @@ def paired(a: Outcomes, b: Outcomes) -> Difference:
     images and where the heads never disagree. What decides is McNemar's test in its exact form: a
     binomial test on the images that just one of the two has right (Q. McNemar, 1947).
 
+    Where images belong together, the interval is `classify.resampling.mean_by_units`, and
+    `classify.resampling.sign_flips` decides together with it.
+
     Both leave out the variance of training: two trainings of one kind of head on other draws of
     training images may differ by more.
 
@@ -221,6 +265,10 @@ def paired(a: Outcomes, b: Outcomes) -> Difference:
     ----------
     a, b : Outcomes
         Of the same rows, in any order.
+    unit : int array of shape (n,), optional
+        For each row of `a`; each image stands alone if not given.
+    seed : int
+        For units.
 
     Raises
     ------
@@ -233,6 +281,12 @@ def paired(a: Outcomes, b: Outcomes) -> Difference:
         raise CallError("two heads are compared on the same rows with the same truths, one or more")
     right_a, right_b = a.correct[first], b.correct[second]
     n = len(a)
+    if unit is not None:
+        difference = right_a.astype(float) - right_b
+        unit = np.unique(unit[first], return_inverse=True)[1]
+        found, p_value = mean_by_units(difference, unit), sign_flips(difference, unit, seed)
+        told = p_value < 0.05 and not found.low <= 0 <= found.high
+        return Difference(found.value, found.low, found.high, p_value, told)
     both, only_a = int((right_a & right_b).sum()), int((right_a & ~right_b).sum())
     only_b = int((right_b & ~right_a).sum())
     low, high = _newcombe(both, only_a, only_b, n - both - only_a - only_b)

@@ -8,17 +8,17 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 MAX_FOLDS = 5
 PLENTY = 50  # images of each class, from which on folds may be drawn without looking at labels
+ALONE = 0.9  # units an image, from which on images are drawn one by one
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
-def hold_out(
-    y: np.ndarray, share: float, seed: int, groups: np.ndarray | None = None
-) -> np.ndarray:
+def hold_out(y: np.ndarray, share: float, seed: int, unit: np.ndarray | None = None) -> np.ndarray:
     """Choose test images at random: about `share` of every class, and never all of one.
 
-    With groups, a group is either tested or trained on as a whole. They are drawn in random
-    order, and one is held out if that brings the held-out class counts nearer to `share`.
+    A unit is either tested or trained on as a whole. Where most images stand alone, images are
+    drawn, and a unit goes to the side that has most of it. Else units are drawn in random order,
+    and one is held out if that brings the held-out class counts nearer to `share`.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ def hold_out(
         Class numbers.
     share : float
         From 0 (nothing) to below 1.
-    groups : int array of shape (n,), optional
+    unit : int array of shape (n,), optional
+        Images with the same number stay together; each stands alone if not given.
 
     Returns
     -------
@@ -34,7 +35,25 @@ def hold_out(
         True for a test image; nowhere if nothing can be held out.
     """
     rng = np.random.default_rng(seed)
-    return _draw_rows(y, share, rng) if groups is None else _draw_groups(y, groups, share, rng)
+    if unit is None:
+        return _draw_rows(y, share, rng)
+    unit = np.unique(unit, return_inverse=True)[1]
+    if not _mostly_alone(unit):
+        return _draw_units(y, unit, share, rng)
+    return _mend(_draw_rows(y, share, rng), y, unit)
+
+
+def _mostly_alone(unit: np.ndarray) -> bool:
+    return len(np.unique(unit)) >= ALONE * len(unit)
+
+
+def _mend(test: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Put units that are torn on the side that has most of them, and leave every class some."""
+    size = np.bincount(unit)
+    test = (np.bincount(unit, test) > size / 2)[unit]
+    for k in np.setdiff1d(y, y[~test]):
+        test &= ~np.isin(unit, unit[(y == k) & (size[unit] > 1)])
+    return test
 
 
 def _draw_rows(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -51,71 +70,88 @@ def _draw_rows(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
     return np.asarray(rank < take[y])
 
 
-def _draw_groups(
-    y: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+def _draw_units(
+    y: np.ndarray, unit: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
     counts = np.bincount(y)
     target, held = share * counts, np.zeros(len(counts))
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    members = np.split(np.argsort(unit, kind="stable"), np.cumsum(np.bincount(unit))[:-1])
     test = np.zeros(len(y), bool)
     nearest, nearest_gap = -1, np.inf
-    for group in rng.permutation(len(members)):
-        with_it = held + np.bincount(y[members[group]], minlength=len(counts))
-        if not len(members[group]) or (with_it >= counts)[counts > 0].any():
+    for number in rng.permutation(len(members)):
+        with_it = held + np.bincount(y[members[number]], minlength=len(counts))
+        if (with_it >= counts)[counts > 0].any():
             continue  # a class would have nothing left to be learnt from
         gap = float(np.linalg.norm(with_it - target))
         if gap < np.linalg.norm(held - target):
-            test[members[group]], held = True, with_it
+            test[members[number]], held = True, with_it
         elif not test.any() and gap < nearest_gap:
-            nearest, nearest_gap = group, gap
+            nearest, nearest_gap = number, gap
     if share and not test.any() and nearest >= 0:
-        test[members[nearest]] = True  # every group is larger than the share
+        test[members[nearest]] = True  # every unit is larger than the share
     return test
 
 
-def units(y: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
-    """How often each class can be torn apart: its images, or the groups they are in."""
-    if groups is None:
+def units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
+    """How often each class can be torn apart: its images, or the units they are in."""
+    if unit is None:
         return np.bincount(y)
-    return np.bincount(np.unique(np.stack([y, groups]), axis=1)[0])
+    n_units = int(unit.max(initial=0)) + 1
+    return np.bincount(np.unique(y * n_units + unit) // n_units)
 
 
 def folds(
-    y: np.ndarray, seed: int, groups: np.ndarray | None = None
+    y: np.ndarray, seed: int, unit: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stratified folds for choosing a setting: five, or fewer if a class has fewer images.
 
-    A class with a single image (or a single group) cannot be validated. It is left out of
+    A class with a single image (or a single unit) cannot be validated. It is left out of
     the score and stays in the training parts.
 
     Parameters
     ----------
     y : int array of shape (n,)
         Class numbers.
-    groups : int array of shape (n,), optional
-        Images of one group are never on both sides.
+    unit : int array of shape (n,), optional
+        Images of one unit are never on both sides.
 
     Yields
     ------
     train, validation : int arrays
         Positions in `y`; at least two classes to train on. Nothing if no class can be validated.
     """
-    apart = units(y, groups)
+    apart = units(y, unit)
     usable = np.flatnonzero(apart[y] >= 2)
     if not len(usable):
         return
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(min(MAX_FOLDS, int(apart[apart >= 2].min())), shuffle=True, random_state=seed)
-    within = None if groups is None else groups[usable]
-    for _, part in splitter.split(usable, y[usable], within):
-        held = usable[part]
+    n_folds = min(MAX_FOLDS, int(apart[apart >= 2].min()))
+    for held in _parts(usable, y, n_folds, seed, unit):
         out = np.zeros(len(y), bool)
         out[held] = True
-        if groups is not None:
-            out = np.isin(groups, groups[held])
+        if unit is not None:
+            out = np.isin(unit, unit[held])
         train = np.flatnonzero(~out)
         if len(held) and len(np.unique(y[train])) > 1:
             yield train, held
+
+
+def _parts(
+    usable: np.ndarray, y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """Some positions in stratified parts, units whole."""
+    alone = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    if unit is None:
+        yield from (usable[part] for _, part in alone.split(usable, y[usable]))
+        return
+    within = unit[usable]
+    _, first, which = np.unique(within, return_index=True, return_inverse=True)
+    counts = np.bincount(y[usable[first]])
+    if _mostly_alone(within) and counts[np.unique(y[usable])].min() >= n_folds:
+        for _, part in alone.split(first, y[usable[first]]):  # the first stands for the others
+            yield usable[np.isin(which, part)]
+        return
+    whole = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    yield from (usable[part] for _, part in whole.split(usable, y[usable], within))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,21 +199,21 @@ class Folding:
 
 
 def folding(
-    y: np.ndarray, seed: int, groups: np.ndarray | None = None, val: np.ndarray | None = None
+    y: np.ndarray, seed: int, unit: np.ndarray | None = None, val: np.ndarray | None = None
 ) -> Folding:
     """Settle the folds: the user's validation images where there are some, else `folds`.
 
     Parameters
     ----------
     y : int array of shape (n,)
-    groups : int array of shape (n,), optional
+    unit : int array of shape (n,), optional
     val : bool array of shape (n,), optional
         Images for choices; they are never trained on.
     """
     if val is not None and val.any():
         return Folding(np.where(val, 0, 1).astype(np.int16), [np.flatnonzero(val)], spared=True)
     part, held_by = np.full(len(y), MAX_FOLDS, np.int16), []
-    for i, (train, held) in enumerate(folds(y, seed, groups)):
+    for i, (train, held) in enumerate(folds(y, seed, unit)):
         out = np.ones(len(y), bool)
         out[train] = False
         part[out] = i
@@ -186,24 +222,35 @@ def folding(
     return Folding(part, held_by)
 
 
-def shared(y: np.ndarray, contents: np.ndarray) -> Folding | None:
+def shared(
+    y: np.ndarray, contents: np.ndarray, seed: int = 0, unit: np.ndarray | None = None
+) -> Folding | None:
     """Folds drawn by content, which are the same for every task over the same images.
 
-    What is computed for them once serves every label set, and copies of an image are never on
-    both sides. Labels are not looked at, so every class needs `PLENTY` of images.
+    What is computed for them once serves every label set. Labels are not looked at, so every class
+    needs `PLENTY` of images.
 
     Parameters
     ----------
     y : int array of shape (n,)
     contents : uint8 array of shape (n, 32)
         SHA-256 of each image's bytes.
+    seed : int
+    unit : int array of shape (n,), optional
+        Images of one unit are in one part. Those with the same bytes always are.
 
     Returns
     -------
     Folding, or None
-        None where a class has too few images, or too many are copies of each other.
+        None where a class has too few images, or too many belong together.
     """
-    part = by_content(contents, MAX_FOLDS)
+    if unit is not None and not _mostly_alone(unit):
+        return None
+    part = by_content(contents, MAX_FOLDS, seed)
+    if unit is not None:
+        _, which = np.unique(unit, return_inverse=True)
+        order = np.lexsort((_beginning(contents), which))  # the least content stands for its unit
+        part = part[order[np.searchsorted(which[order], which)]]
     inside = np.array([np.bincount(y[part != i], minlength=y.max() + 1) for i in range(MAX_FOLDS)])
     counts = np.bincount(y)
     if counts[counts > 0].min() < PLENTY or (inside < 0.5 * counts).any():
@@ -212,7 +259,15 @@ def shared(y: np.ndarray, contents: np.ndarray) -> Folding | None:
     return Folding(part, held_by, by_content=True)
 
 
-def by_content(contents: np.ndarray, n_parts: int) -> np.ndarray:
+def by_content(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     """Parts drawn by content: int array of shape (n,), from (n, 32) uint8 hashes."""
-    head = np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]
-    return np.asarray(head % n_parts, np.int16)
+    found = _beginning(contents)
+    if seed:  # mixed anew: to add a number would only rename the parts
+        found = found ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+        found = (found ^ found >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
+        found ^= found >> np.uint64(33)
+    return np.asarray(found % np.uint64(n_parts), np.int16)
+
+
+def _beginning(contents: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]

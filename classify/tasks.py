@@ -1,6 +1,6 @@
 """Tasks: a label table over a feature cache, split into what is learnt from and what is not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
 from classify.labels import TEST, TRAIN, VAL, LabelTable
 from classify.splits import hold_out, units
+from classify.units import Copies, copies_in
 from featurize.cache import FeatureCache
 from featurize.layout import FAILED, MARKED
 
@@ -28,8 +29,12 @@ class Task:
     split : text array of shape (n,)
         ``train``, ``val`` (for choices) or ``test`` (for the final score only).
     groups : int array of shape (n,), or None
+        The user's, by number.
     notices : tuple of str
         What a user should know: images left out, classes too small to be validated.
+    units : int array of shape (n,), or None
+        A number for each image; those of one group and copies of each other share theirs. None
+        where every image stands alone.
     """
 
     name: str
@@ -39,6 +44,14 @@ class Task:
     split: np.ndarray
     groups: np.ndarray | None
     notices: tuple[str, ...]
+    units: np.ndarray | None = None
+
+    def unit_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """The units of some of its rows (m,); None where each of them stands alone."""
+        if self.units is None:
+            return None
+        found = self.units[np.searchsorted(self.rows, rows)]
+        return None if len(np.unique(found)) == len(found) else found
 
 
 def make_task(
@@ -66,8 +79,7 @@ def make_task(
     """
     check_test_size(test_size)
     rows, position, notices = labelled_rows(cache, table)
-    classes, y, split, groups, more = settled(table, position, test_size, seed)
-    return Task(table.name, classes, rows, y, split, groups, (*notices, *more))
+    return settled(table, position, rows, copies_in(cache, rows), test_size, seed, notices)
 
 
 def check_test_size(test_size: float) -> None:
@@ -77,8 +89,14 @@ def check_test_size(test_size: float) -> None:
 
 
 def settled(
-    table: LabelTable, position: np.ndarray, test_size: float, seed: int
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    table: LabelTable,
+    position: np.ndarray,
+    rows: np.ndarray,
+    copies: Copies,
+    test_size: float,
+    seed: int,
+    notices: list[str],
+) -> Task:
     """Number the classes of some lines of a table, and settle the split.
 
     Parameters
@@ -86,16 +104,14 @@ def settled(
     table : LabelTable
     position : int array of shape (n,)
         The lines, by path.
+    rows : int array of shape (n,)
+        A number for each, ascending: its row in the cache.
+    copies : Copies
+        Which of the n are copies of each other.
     test_size, seed
         As in `make_task`.
-
-    Returns
-    -------
-    classes : list of str
-    y : int array of shape (n,)
-    split : text array of shape (n,)
-    groups : int array of shape (n,), or None
     notices : list of str
+        What is to be said already.
 
     Raises
     ------
@@ -104,13 +120,48 @@ def settled(
     check_groups(table, position)
     classes, y = _numbered(table.labels, position)
     groups = None if table.groups is None else _numbered(table.groups, position)[1]
+    unit, told = copies.units(groups, len(y))
     if table.splits is not None:
         split = np.array([table.splits[i] for i in position], "U5")
     else:
-        test = hold_out(y, test_size, seed, groups) if len(y) else np.zeros(0, bool)
+        test = hold_out(y, test_size, seed, unit) if len(y) else np.zeros(0, bool)
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
-    return classes, y, split, groups, list(_weak_spots(classes, y, split, groups))
+    apart = units(y[split == TRAIN], None if unit is None else unit[split == TRAIN])
+    what = "image" if groups is None else "group"
+    said = (*notices, *told, *_weak_spots(classes, apart, split, what))
+    return Task(table.name, classes, rows, y, split, groups, said, unit)
+
+
+def copies_across(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[str]:
+    """Say which test images are copies of images that are learnt from or chosen by.
+
+    Parameters
+    ----------
+    task : Task
+    paths : sequence of str, or mapping
+        By row.
+
+    Returns
+    -------
+    list of str
+        A sentence, or none.
+    """
+    if task.units is None:
+        return []
+    first: dict[int, int] = {}
+    for i in np.flatnonzero(task.split != TEST):
+        first.setdefault(int(task.units[i]), int(i))
+    tested = np.flatnonzero(task.split == TEST)
+    pairs = [(int(i), first[unit]) for i in tested if (unit := int(task.units[i])) in first]
+    if not pairs:
+        return []
+    shown = ", ".join(f"{paths[task.rows[a]]!r} = {paths[task.rows[b]]!r}" for a, b in pairs[:3])
+    return [
+        f"{len(pairs):,} of {len(tested):,} test images are copies of images that are learnt from "
+        "or chosen by, which makes the score too good (put copies on one side of the split): "
+        f"{shown}{', ...' if len(pairs) > 3 else ''}"
+    ]
 
 
 def check_groups(table: LabelTable, position: np.ndarray) -> None:
@@ -220,13 +271,9 @@ def _rows_left_out(cache: FeatureCache, table: LabelTable, status: np.ndarray) -
 
 
 def _weak_spots(
-    classes: list[str], y: np.ndarray, split: np.ndarray, groups: np.ndarray | None
+    classes: list[str], apart: np.ndarray, split: np.ndarray, what: str
 ) -> Iterator[str]:
-    train = split == TRAIN
-    apart = np.zeros(len(classes), np.intp)
-    found = units(y[train], None if groups is None else groups[train])
-    apart[: len(found)] = found
-    what = "image" if groups is None else "group"
+    apart = np.pad(apart, (0, len(classes) - len(apart)))
     if not (split == VAL).any() and (apart == 1).any():
         yield (
             f"{_some(classes, apart == 1)} with training images of one {what} only: "

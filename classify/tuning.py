@@ -23,7 +23,8 @@ from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
 from classify.persist import check_head_file, save_head
 from classify.scores import summarise
-from classify.tasks import check_test_size, labelled_rows, settled
+from classify.tasks import check_test_size, copies_across, labelled_rows, settled
+from classify.units import Copies, copies_in, same_files
 from featurize.cache import FeatureCache
 from featurize.images import find
 
@@ -175,12 +176,13 @@ def finetune(
         made = opened.extractor
         backbone, preprocess = made.backbone, preprocess or made.preprocess
         weights = weights or made.environment.get("weights_file") or made.weights
-    table, position, rows, notices = _lines(
+    table, position, rows, copies, notices = _lines(
         images, given_table(labels, column, labels_level), labels_level, opened
     )
-    classes, y, split, groups, more = settled(table, position, test_size, seed)
-    notices += more
+    task = settled(table, position, rows, copies, test_size, seed, notices)
+    classes, y, split = task.classes, task.y, task.split
     paths = np.array([table.paths[i] for i in position], object)
+    notices = [*task.notices, *copies_across(task, dict(zip(rows, paths, strict=True)))]
     names = np.array(classes, object)[y]
     dev, test = np.flatnonzero(split != TEST), np.flatnonzero(split == TEST)
     model = FineTuneClassifier(
@@ -197,7 +199,7 @@ def finetune(
     model.fit(
         paths[dev],
         names[dev],
-        groups=None if groups is None else groups[dev],
+        groups=None if task.units is None else task.units[dev],
         validation=split[dev] == VAL if (split == VAL).any() else None,
         checkpoint=unfinished,
         deadline=None if max_seconds is None else started + max_seconds,
@@ -211,7 +213,8 @@ def finetune(
         failures |= pixels.failures
         if pixels.readable.any():
             answers = _answers(model, pixels, rows[test], y[test], classes)
-            scores = asdict(summarise(answers, len(classes), seed=seed))
+            unit = task.unit_of(answers.rows)
+            scores = asdict(summarise(answers, len(classes), unit, seed=seed))
     notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
     retrained = tune == "all" and (classifier is not None or weights == "none")
@@ -252,12 +255,15 @@ def _lines(
     given: LabelTable | None,
     level: int | None,
     cache: FeatureCache | None,
-) -> tuple[LabelTable, np.ndarray, np.ndarray, list[str]]:
-    """The table, which of its lines are used, by path, and a number for each: the cache's row."""
+) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
+    """The table, which of its lines are used, a row number for each, and which are copies.
+
+    Without a cache there are no features: then only files with the same bytes are known.
+    """
     if cache is not None:
         table = given or from_folders(cache.paths, level)
         rows, position, notices = labelled_rows(cache, table)
-        return table, position, rows, notices
+        return table, position, rows, copies_in(cache, rows), notices
     found = find(images)
     table = given or from_folders(found.paths, level)
     absent = sorted(set(table.paths) - set(found.paths))
@@ -269,7 +275,10 @@ def _lines(
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
     notices = [sentence for sentence in (table.told, *found.passed_over) if sentence]
-    return table, position, np.arange(len(position)), notices
+    paths = [table.paths[i] for i in position]
+    at = dict(zip(found.paths, range(len(found.paths)), strict=True))
+    copies = same_files(images, paths, found.sizes[[at[path] for path in paths]])
+    return table, position, np.arange(len(position)), copies, notices
 
 
 def _answers(

@@ -1,20 +1,16 @@
 """Twins: the same or nearly the same image among those learnt from and those tested on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from classify.features import Rows, layer_names
 from classify.labels import TEST
+from classify.nearest import CHANCE, SAME, surprise
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-NEIGHBOURS = 11  # of each test image: the nearest, nine or ten that say how dense it is there
-CHANCE = 1.0  # so many pairs as near are expected by chance
-SAME = 1e-5  # one less the cosine, up to which it is the same image in another file
-FLOOR = 1e-6  # float32 knows cosines no better
-TEST_BLOCK, TRAIN_BLOCK = 2048, 4096  # their cosines take 32 MB
 MAX_WORK = 2e12  # multiplications: a minute or two
 
 
@@ -134,94 +130,3 @@ def _same_bytes(
         position.setdefault(contents[at].tobytes(), i)
     found = ((int(at), position.get(contents[at].tobytes())) for at in test)
     return {at: i for at, i in found if i is not None}
-
-
-def surprise(train: Rows, test: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How surprisingly near the nearest training image is, for each test image.
-
-    Where points lie evenly in d dimensions, the k of them that are nearer than the (k + 1)-th have
-    distances whose d-th powers are uniform between 0 and that one's: the nearest is within a share
-    x of it with probability 1 - (1 - x^d)^k. Times the number of test images, that is how many are
-    expected to have one so near. d is estimated from the farther half of the k, over all test
-    images (E. Levina and P. J. Bickel, 2004, "Maximum likelihood estimation of intrinsic
-    dimension", NIPS); the nearer half may be copies themselves, and so does no harm.
-
-    Parameters
-    ----------
-    train, test : Rows
-        n and m of them; k is 10, or less where n is under 11.
-
-    Returns
-    -------
-    nearest : int array of shape (m,)
-        Positions among the training rows.
-    gap : float64 array of shape (m,)
-        One less the cosine.
-    expected : float64 array of shape (m,)
-        Infinite where n is under 5: too few to say.
-    """
-    near, gaps = _neighbours(train, test)
-    k = gaps.shape[1] - 1
-    if k < 4:
-        return near, gaps[:, 0], np.full(len(near), np.inf)
-    gaps = np.maximum(gaps, FLOOR)
-    # A squared distance is twice the gap, so this is half the dimension. Logarithms of uniform
-    # numbers: the i-th least of k is expected to be the sum of 1/k, 1/(k-1), ..., i terms.
-    half = k // 2
-    mean = np.cumsum(1 / np.arange(k, k - half, -1.0)).sum()
-    seen = np.log(gaps[:, k:] / gaps[:, k - half : k]).sum(axis=1).mean()
-    power = mean / seen if seen > 0 else np.inf
-    share = (gaps[:, 0] / gaps[:, k]) ** power
-    return near, gaps[:, 0], -len(near) * np.expm1(k * np.log1p(-np.minimum(share, 1 - 1e-12)))
-
-
-def _neighbours(train: Rows, test: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Of each test image the nearest (m,), and 1 - cosine of the 11 nearest, rising (m, k + 1)."""
-    count = min(NEIGHBOURS, len(train))
-    mean, scale = _spread(train)
-    near, gaps = np.empty(len(test), np.intp), np.empty((len(test), count))
-    for start, ours in _units(test, mean, scale, TEST_BLOCK):
-        part = slice(start, start + len(ours))
-        best = np.full((len(ours), count), -2, np.float32)
-        first, which = np.full(len(ours), -2, np.float32), np.zeros(len(ours), np.intp)
-        for begin, theirs in _units(train, mean, scale, TRAIN_BLOCK):
-            cosine = ours @ theirs.T
-            at = cosine.argmax(axis=1)
-            top = cosine[np.arange(len(at)), at]
-            which, first = np.where(top > first, begin + at, which), np.maximum(top, first)
-            if cosine.shape[1] > count:
-                cosine = np.partition(cosine, -count, axis=1)[:, -count:]
-            best = np.sort(np.concatenate([best, cosine], axis=1), axis=1)[:, -count:]
-        near[part], gaps[part] = which, 1 - best[:, ::-1].astype(np.float64)
-    return near, gaps
-
-
-def _spread(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of each feature: the deviation, with the average variance added to its own.
-
-    Without that, the rounding errors of features that hardly vary would count like the others.
-    """
-    total, squares = np.zeros(rows.dim), np.zeros(rows.dim)
-    origin = rows.at(np.arange(1)).take()[0].astype(np.float64)  # so that squares do not cancel
-    for _, block in rows.blocks():
-        moved = block - origin
-        total += moved.sum(axis=0)
-        squares += (moved**2).sum(axis=0)
-    mean = total / len(rows)
-    variance = np.maximum(squares / len(rows) - mean**2, 0)
-    scale = np.sqrt(variance + variance.mean())
-    return mean + origin, np.where(scale > 0, scale, np.inf)
-
-
-def _units(
-    rows: Rows, mean: np.ndarray, scale: np.ndarray, size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Standardised rows of length 1, float32, so many at a time, and where each block starts."""
-    shift, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
-    for start in range(0, len(rows), size):
-        block = rows.at(np.arange(start, min(start + size, len(rows)))).take()
-        block -= shift
-        block *= factor
-        length = np.sqrt(np.einsum("nd,nd->n", block, block))
-        block /= np.maximum(length, 1e-30)[:, None]
-        yield start, block

@@ -39,8 +39,12 @@ def write_cache(
     pending: tuple[int, ...] = (),
     backbone: str = "pixels",
     preprocess: dict[str, object] | None = None,
+    contents: list[str] | None = None,
 ) -> FeatureCache:
-    """A cache whose rows hold the given features; paths are sorted as the format demands."""
+    """A cache whose rows hold the given features; paths are sorted as the format demands.
+
+    Images of which `contents` says the same have the same bytes; else all differ.
+    """
     n = len(next(iter(layers.values())))
     paths = paths or [f"{i:04}.png" for i in range(n)]
     recipe, weights = preprocess or RECIPE, "ab" * 32
@@ -68,7 +72,7 @@ def write_cache(
     allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
     with Lock(path), CacheWriter(path) as writer:
         ok = np.setdiff1d(numbers, [*failed, *pending])
-        hashes = np.array([list(sha256(p.encode()).digest()) for p in paths], np.uint8)
+        hashes = np.array([list(sha256(p.encode()).digest()) for p in contents or paths], np.uint8)
         if len(ok):
             features = {name: array[ok] for name, array in layers.items()}
             writer.fill(ok, features, hashes[ok], ok, ok)

@@ -7,13 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
+from classify import nearest
 from classify import twins as twins_module
 from classify.calibration import outcomes, temperature
 from classify.checks import check, small_classes, suspects, twins
 from classify.features import Rows
 from classify.labels import LabelTable
+from classify.nearest import surprise
 from classify.tasks import Task, make_task
-from classify.twins import looked_at, surprise
+from classify.twins import looked_at
 from featurize.errors import UnknownLayer
 
 
@@ -67,8 +69,8 @@ def test_cosines_are_of_features_centred_and_scaled_by_what_is_learnt_from(world
 def test_blocks_make_no_difference(world, monkeypatch):
     task, cache, _ = world
     whole = twins(cache, task)
-    monkeypatch.setattr(twins_module, "TEST_BLOCK", 37)
-    monkeypatch.setattr(twins_module, "TRAIN_BLOCK", 7)  # fewer than the neighbours looked for
+    monkeypatch.setattr(nearest, "TEST_BLOCK", 37)
+    monkeypatch.setattr(nearest, "TRAIN_BLOCK", 7)  # fewer than the neighbours looked for
     parts = twins(cache, task)
     assert [(t.row_test, t.row_train) for t in parts] == [(t.row_test, t.row_train) for t in whole]
     assert [t.expected for t in parts] == pytest.approx([t.expected for t in whole], rel=1e-3)

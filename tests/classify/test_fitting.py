@@ -122,9 +122,9 @@ def test_a_class_without_training_images_counts_as_wrong(cache, thirds):
 
 
 def test_groups_are_kept_together_while_choosing_and_scoring(make_cache, tmp_path):
-    """Four near-copies of every picture, labels by a coin: torn groups would give it away."""
+    """Four pictures of every thing, labels by a coin: torn groups would give it away."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(75, 400)).repeat(4, axis=0) + rng.normal(0, 0.01, (300, 400))
+    X = rng.normal(size=(75, 400)).repeat(4, axis=0) + rng.normal(0, 0.9, (300, 400))
     cache = make_cache(tmp_path / "c.h5", {"l": X.astype(np.float32)})
     labels = [f"c{label}" for label in rng.integers(0, 2, 75).repeat(4)]
     groups = [str(group) for group in np.arange(75).repeat(4)]

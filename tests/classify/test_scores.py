@@ -18,13 +18,14 @@ from sklearn.metrics import (
 
 from classify.calibration import outcomes
 from classify.errors import CallError
-from classify.resampling import ScoreSums, bins
+from classify.resampling import ScoreSums, bins, sign_flips
 from classify.scores import (
     Scores,
     calibration_error,
     confusion,
     paired,
     reliability,
+    share,
     summarise,
 )
 
@@ -304,3 +305,63 @@ def test_equal_heads_are_told_apart_seldom():
         only_a = rng.binomial(30, 0.5)
         said += paired(*pair(60, only_a, 30 - only_a, 10)).distinguishable
     assert said / 400 <= 0.06
+
+
+# --- groups ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (6, 0), (7, 3), (2, 9), (6, 6)])
+def test_with_images_that_stand_alone_signs_are_mcnemars_test(only_a, only_b):
+    difference = np.repeat([1.0, -1.0, 0.0], [only_a, only_b, 8])
+    apart = only_a + only_b
+    expected = binomtest(only_a, apart).pvalue if apart else 1.0
+    assert sign_flips(difference, np.arange(len(difference)), 0) == pytest.approx(expected)
+
+
+def test_signs_that_are_drawn_say_about_the_same_as_all_of_them():
+    difference = np.repeat([1.0, -1.0], [40, 20])
+    found = sign_flips(difference, np.arange(60), 0)
+    assert found == pytest.approx(binomtest(20, 60).pvalue, abs=0.003)
+
+
+def grouped_heads(rng, n_groups=25, size=20):
+    """Two heads as good as each other, each right or wrong by whole groups mostly."""
+    answers = []
+    for _ in range(2):
+        level = rng.beta(0.7, 0.3, n_groups).repeat(size)
+        predicted = (rng.random(n_groups * size) < level).astype(int)
+        answers.append(plain(np.ones(n_groups * size, int), predicted))
+    return answers, np.arange(n_groups).repeat(size)
+
+
+def test_groups_take_intervals_and_marks_to_where_they_hold():
+    rng = np.random.default_rng(0)
+    whole, alone = np.zeros(3), np.zeros(3)
+    for _ in range(200):
+        (a, b), group = grouped_heads(rng)
+        for unit, held in ((group, whole), (None, alone)):
+            low, high = share(a.correct, unit)[1]
+            found = paired(a, b, unit)
+            held += low <= 0.7 <= high, found.low <= 0 <= found.high, found.distinguishable
+    assert 0.92 <= whole[0] / 200 <= 0.985
+    assert 0.92 <= whole[1] / 200 <= 0.985
+    assert whole[2] / 200 <= 0.08
+    assert alone[0] / 200 < 0.7  # taken for images that stand alone, none of it holds
+    assert alone[1] / 200 < 0.7
+    assert alone[2] / 200 > 0.3
+
+
+def test_groups_of_one_image_change_nothing_much():
+    answers = world(300)
+    one = summarise(answers, 4, np.arange(300))
+    other = summarise(answers, 4)
+    assert one.balanced_accuracy_ci == other.balanced_accuracy_ci
+    assert one.accuracy_ci == pytest.approx(other.accuracy_ci, abs=0.02)
+
+
+def test_units_may_have_any_numbers_and_rows_any_order():
+    rng = np.random.default_rng(3)
+    (a, b), group = grouped_heads(rng)
+    order = rng.permutation(len(group))
+    mixed = replace(a, rows=a.rows[order], truth=a.truth[order], predicted=a.predicted[order])
+    assert paired(mixed, b, 7 * group[order] + 3) == paired(a, b, group)

@@ -1,0 +1,169 @@
+"""Units: images that belong together, which no split may part and every interval counts as one.
+
+A group of the user's, a file under two names, a picture saved twice: what is learnt from one of
+them answers for the others.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from classify.features import Rows
+from classify.kept import digest, keep, recall
+from classify.nearest import near_copies
+from featurize.cache import FeatureCache
+from featurize.errors import ImageUnreadable
+from featurize.images import digest as digest_of
+from featurize.images import read
+from featurize.listing import place_of
+
+VERSION = 1
+LARGE = 10  # images a set of copies, on average: then what looks the same is no copy
+MOST_WORK = 2e11  # multiplications to look for near-copies by: ten or twenty seconds
+NONE = np.zeros((0, 2), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """Images that are copies of each other, whatever their groups and labels.
+
+    Attributes
+    ----------
+    same, near : int arrays of shape (p, 2) and (q, 2)
+        Positions of images with the same bytes, and of images that are nearly the same.
+    """
+
+    same: np.ndarray
+    near: np.ndarray
+
+    def units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray | None, list[str]]:
+        """Number the units of n images, and say what a user should know.
+
+        Parameters
+        ----------
+        groups : int array of shape (n,), or None
+            The user's.
+        n : int
+
+        Returns
+        -------
+        int array of shape (n,), or None
+            None where every image stands alone.
+        list of str
+        """
+        links = np.concatenate([self.same, self.near])
+        found = joined(None, n, links)
+        if found is not None and len(np.unique(found)) * LARGE < n:
+            links = self.same
+            told = [
+                f"{len(np.unique(self.near)):,} images can hardly be told from others by their "
+                "features, so that only those with the same bytes count as copies"
+            ]
+        else:
+            alike, other = np.unique(self.same), np.setdiff1d(self.near, self.same)
+            what = [f"{len(alike):,} byte for byte"] if len(alike) else []
+            what += [f"{len(other):,} nearly so"] if len(other) else []
+            told = [
+                f"{len(alike) + len(other):,} images are the same as others ({', '.join(what)}): "
+                "each set of copies counts as one, in folds, in intervals, and in a split that is "
+                "drawn"
+            ]
+        return joined(groups, n, links), told if len(self.same) + len(self.near) else []
+
+
+def copies_in(cache: FeatureCache, rows: np.ndarray) -> Copies:
+    """Find copies by their bytes, and near-copies by the features of the deepest layer.
+
+    Labels are not looked at. What is found is kept beside the cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    rows : int array of shape (n,)
+        Marked rows.
+
+    Returns
+    -------
+    Copies
+        Positions are among the n. Near-copies are what `classify.nearest.near_copies` finds; where
+        that would take more than 2e11 multiplications, those with the same bytes alone.
+    """
+    contents, layer = cache.column("sha256")[rows], cache.layer()
+    same = same_bytes(contents)
+    if float(len(rows)) ** 2 * layer.dim > MOST_WORK:
+        return Copies(same, NONE)
+    key = digest([VERSION, layer.fingerprint], contents)
+    kept = recall(cache, "copies", key)
+    near = None if kept is None else _links(kept.arrays.get("links"), len(rows))
+    if near is None:
+        near = near_copies(Rows.of_cache(cache, (layer.name,), rows))
+        keep(cache, "copies", key, {"links": near}, {"layer": layer.name, "rows": len(rows)})
+    return Copies(same, near)
+
+
+def _links(found: np.ndarray | None, n: int) -> np.ndarray | None:
+    """Links that were kept, or None if they are none: the file may be anyone's."""
+    if found is None or found.dtype != np.int64 or found.ndim != 2 or found.shape[1] != 2:
+        return None
+    return found if ((found >= 0) & (found < n)).all() else None
+
+
+def same_bytes(contents: np.ndarray) -> np.ndarray:
+    """Link each image to the first that has the same bytes: int (p, 2), from (n, 32) hashes."""
+    whole = np.ascontiguousarray(contents).view(f"V{contents.shape[1]}")[:, 0]
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+    first = first[which]
+    again = np.flatnonzero(first != np.arange(len(first)))
+    return np.stack([first[again], again], axis=1).astype(np.int64)
+
+
+def same_files(root: str | os.PathLike[str], paths: Sequence[str], sizes: np.ndarray) -> Copies:
+    """Find files that have the same bytes. Those of a size of their own are not read.
+
+    Parameters
+    ----------
+    root : path
+        The image folder.
+    paths : sequence of str
+        n of them, relative to it. One that cannot be read is linked to none.
+    sizes : int array of shape (n,)
+        In bytes.
+    """
+    _, which, count = np.unique(sizes, return_inverse=True, return_counts=True)
+    contents = np.zeros((len(paths), 40), np.uint8)
+    contents[:, 32:] = np.arange(len(paths), dtype="<u8")[:, None].view(np.uint8)
+    for i in np.flatnonzero(count[which] > 1):
+        try:
+            data = read(place_of(root, paths[int(i)])).data
+        except ImageUnreadable:
+            continue
+        contents[i] = np.frombuffer(digest_of(data) + bytes(8), np.uint8)
+    return Copies(same_bytes(contents), NONE)
+
+
+def joined(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray | None:
+    """Number the units: images of one group and images that are linked share one.
+
+    Parameters
+    ----------
+    groups : int array of shape (n,), or None
+    n : int
+    links : int array of shape (p, 2)
+
+    Returns
+    -------
+    int array of shape (n,), or None
+        None where every image stands alone.
+    """
+    if groups is not None:
+        _, first, which = np.unique(groups, return_index=True, return_inverse=True)
+        links = np.concatenate([links, np.stack([first[which], np.arange(n)], axis=1)])
+    if not len(links):
+        return None
+    graph = coo_array((np.ones(len(links), bool), links.T), (n, n))
+    count, unit = connected_components(graph, directed=False)
+    return None if count == n else unit.astype(np.intp)
