@@ -24,7 +24,8 @@ class Record:
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
-        Wilson's 95 % interval. It covers the draw of test images, not of training images.
+        95 % interval, see `classify.scores.share`. It covers the draw of test images, not of
+        training images.
     validation : float, or None
         Accuracy on the images that the setting was chosen by, each held out of the training; None
         if no class could be validated.
