@@ -278,6 +278,8 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "format_version": found.format_version,
                     "rows": found.n_rows,
                     "status": status,
+                    "include": list(found.include),
+                    "exclude": list(found.exclude),
                     "backbone": made.backbone,
                     "weights": made.weights,
                     "weights_sha256": made.weights_sha256,
@@ -294,6 +296,9 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         print(f"backbone  {shown(made.backbone)}, {weights}")
         recipe = made.preprocess
         print(f"images    shorter side to {recipe.get('resize')}, centre {recipe.get('crop')}")
+        for word, patterns in (("include", found.include), ("exclude", found.exclude)):
+            for pattern in patterns:
+                print(f"{word}   {shown(pattern)}")
         for layer in found.layers.values():
             shape = "x".join(map(str, layer.map_shape))
             pooled = f"{layer.dim} numbers from {shape}, pool {shown(layer.pool)}"

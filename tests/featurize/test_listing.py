@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -235,6 +236,10 @@ def test_a_run_takes_the_images_that_are_asked_for(draw, tmp_path, command):
     assert done.returncode == 0, done.stderr
     assert "'no such thing' matches no image" in done.stderr
     assert FeatureCache(tmp_path / "c.h5").paths == ["bees/2.png", "bees/2_mask.png"]
+    told = command("featurize", "info", tmp_path / "c.h5").stdout.splitlines()
+    assert {"include   bees/*", "exclude   no such thing"} <= set(told)
+    told = json.loads(command("featurize", "info", tmp_path / "c.h5", "--json").stdout)
+    assert (told["include"], told["exclude"]) == (["bees/*"], ["no such thing"])
 
 
 def test_where_no_image_is_left(folder):
