@@ -100,7 +100,9 @@ def copies_in(cache: FeatureCache, rows: np.ndarray) -> Copies:
     kept = recall(cache, "copies", key)
     near = None if kept is None else _links(kept.arrays.get("links"), len(rows))
     if near is None:
-        near = near_copies(Rows.of_cache(cache, (layer.name,), rows))
+        features = Rows.of_cache(cache, (layer.name,), rows)
+        features.check_finite(cache)
+        near = near_copies(features)
         keep(cache, "copies", key, {"links": near}, {"layer": layer.name, "rows": len(rows)})
     return Copies(same, near)
 

@@ -106,6 +106,14 @@ def test_blocks_make_no_difference(planted, monkeypatch):
     assert (near_copies(Rows.of_array(X)) == whole).all()
 
 
+def test_an_image_far_from_all_others_moves_nothing(planted):
+    X, _ = planted
+    before = near_copies(Rows.of_array(X))
+    for far in (1e4, 1e10):
+        with_it = np.concatenate([X, np.full((1, 64), far, np.float32)])
+        assert (near_copies(Rows.of_array(with_it)) == before).all()
+
+
 def test_of_very_many_images_only_the_bytes_are_compared(twice, monkeypatch):
     cache, _ = twice
     monkeypatch.setattr(units, "MOST_WORK", 1e6)
