@@ -18,7 +18,7 @@ from classify.kept import sweep
 from classify.labels import LabelTable
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
-from classify.scores import paired
+from classify.scores import holm, paired
 from classify.tasks import Task, make_task
 from classify.workers import working
 from featurize.cache import FeatureCache
@@ -159,9 +159,7 @@ def compare(
         best[grid[i][0].name] = i  # the last one is the best
     if len(best) < len(tasks):
         raise CallError("; ".join(left_out))
-    results = [
-        _beside(found[i], found[best[grid[i][0].name]], grid[i][0], seed) for i in sorted(found)
-    ]
+    results = _beside({i: found[i] for i in sorted(found)}, grid, best, seed)
     return Comparison(
         records=[result.record for result in results],
         best_per_task={task.name: found[best[task.name]].record for task in tasks},
@@ -229,13 +227,28 @@ def _train(
     return found
 
 
-def _beside(result: Result, best: Result, task: Task, seed: int) -> Result:
-    """Mark a result that chance alone could explain beside the best one."""
-    if result is best or result.test is None or best.test is None:
-        return result
-    unit = task.unit_of(result.test.rows)
-    apart = paired(result.test, best.test, unit, seed=seed).distinguishable
-    return replace(result, record=replace(result.record, distinguishable=apart))
+def _beside(
+    found: dict[int, Result], grid: list[Cell], best: dict[str, int], seed: int
+) -> list[Result]:
+    """Mark what chance alone could explain beside the task's best, and what is worse than it."""
+    marked = dict(found)
+    for name, at in best.items():
+        test, differences = found[at].test, {}
+        if test is None:
+            continue
+        for i, result in found.items():
+            if grid[i][0].name == name and i != at and result.test is not None:
+                unit = grid[i][0].unit_of(test.rows)
+                differences[i] = paired(test, result.test, unit, seed=seed)
+        apart = holm([difference.p_value for difference in differences.values()])
+        for (i, difference), one in zip(differences.items(), apart, strict=True):
+            record = replace(
+                found[i].record,
+                distinguishable=difference.distinguishable,
+                worse=one and difference.distinguishable and difference.value > 0,
+            )
+            marked[i] = replace(found[i], record=record)
+    return list(marked.values())
 
 
 def _score(record: Record) -> float:

@@ -45,7 +45,12 @@ class Record:
         For reading features, choosing, training and scoring.
     distinguishable : bool, or None
         In a comparison: whether its test accuracy differs from that of the task's best head by more
-        than chance, image by image. None for the best itself.
+        than chance, image by image. None for the best itself. Each by itself: the best of all stays
+        among those that do not differ in 95 of 100 comparisons, and of 20 that are as good about
+        one differs by chance.
+    worse : bool, or None
+        In a comparison: whether it is worse than that head by more than chance, of as many heads as
+        there are (Holm's correction). None for the best itself.
     """
 
     task: str
@@ -65,6 +70,7 @@ class Record:
     scores: dict[str, Any]
     seconds: float
     distinguishable: bool | None = None
+    worse: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows."""

@@ -5,6 +5,7 @@ say how much a number would change with other test images, the head being as it 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -293,6 +294,20 @@ def paired(
     apart = only_a + only_b
     p_value = float(binomtest(only_a, apart).pvalue) if apart else 1.0
     return Difference((only_a - only_b) / n, low, high, p_value, p_value < 0.05)
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several tests are significant together: at most one wrong in 20 such families.
+
+    S. Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+    of Statistics 6, 65-70.
+    """
+    found = [False] * len(p_values)
+    for place, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] * (len(p_values) - place) >= level:
+            break
+        found[i] = True
+    return found
 
 
 def _newcombe(both: int, only_a: int, only_b: int, neither: int) -> Interval:

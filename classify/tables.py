@@ -120,8 +120,9 @@ def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers:
     if found.recalled:
         screen.print(f"{found.recalled:,} of them had been trained before and were kept.")
     screen.print(
-        "* best by validation; ~ not distinguishable from it on these test images. Intervals leave "
-        "out the variance of training.",
+        "* best by validation, whose val is the highest of several and so rather too high; ~ not "
+        "distinguishable from it on these test images; < worse, with as many heads as there are. "
+        "Intervals leave out the variance of training.",
         style="dim",
     )
     lines = [f"{task}: {line}" for task, checked in checks.items() for line in checked.lines()]
@@ -132,6 +133,10 @@ def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers:
     for task, best in found.best_per_task.items():
         name = f"{best.head} on {joined.get(best.layer, best.layer)}"
         screen.print(plain(f"Best by validation, {task}: {name}; test {_tested(best)}."))
+
+
+def _mark(record: Record) -> str:
+    return "<" if record.worse else "~" if record.distinguishable is False else ""
 
 
 def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) -> Table:
@@ -148,7 +153,7 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
     for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
         low, high = record.accuracy_ci or (None, None)
         table.add_row(
-            "*" if record is best else "~" if record.distinguishable is False else "",
+            "*" if record is best else _mark(record),
             plain(record.head),
             plain(joined.get(record.layer, record.layer)),
             number(record.validation),

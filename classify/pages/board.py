@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from classify.records import Record
 
-BEST, EQUAL = "best", "equal"
+BEST, EQUAL, WORSE = "best", "equal", "worse"
 SCORES = ("balanced_accuracy", "macro_f1", "log_loss_scaled", "calibration_error_scaled")
 
 
@@ -16,7 +16,8 @@ class Line:
     Attributes
     ----------
     mark : str
-        ``best``, ``equal`` (not distinguishable from it) or empty.
+        ``best``, ``equal`` (not distinguishable from it), ``worse`` (with as many heads as there
+        are) or empty.
     record : Record
     layer : str
         The layers, short enough for a cell.
@@ -41,14 +42,15 @@ class Answer:
     ----------
     best : Record
     layer : str
-    n_heads, n_equal : int
-        Heads it was chosen from, and how many of the others cannot be told from it.
+    n_heads, n_equal, n_worse : int
+        Heads it was chosen from, and how many of the others cannot be told from it or are worse.
     """
 
     best: Record
     layer: str
     n_heads: int
     n_equal: int
+    n_worse: int
 
 
 def short_layer(name: str, layers: Sequence[str]) -> str:
@@ -78,15 +80,16 @@ def leaderboard(
     width = max(high - low, 1e-9)
     lines = []
     for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
-        mark = BEST if record is best else EQUAL if record.distinguishable is False else ""
+        mark = EQUAL if record.distinguishable is False else WORSE if record.worse else ""
+        mark = BEST if record is best else mark
         bar = None
         if record.accuracy_ci is not None and record.accuracy is not None:
             at = (*record.accuracy_ci, record.accuracy)
             bar = tuple(round(max(0, 100 * (value - low) / width), 2) for value in at)
         chosen = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
         lines.append(Line(mark, record, short_layer(record.layer, layers), chosen, bar))  # type: ignore[arg-type]
-    equal = sum(line.mark == EQUAL for line in lines)
-    return Answer(best, short_layer(best.layer, layers), len(lines), equal), lines
+    equal, worse = (sum(line.mark == mark for line in lines) for mark in (EQUAL, WORSE))
+    return Answer(best, short_layer(best.layer, layers), len(lines), equal, worse), lines
 
 
 def percent(value: float | None) -> str:

@@ -13,6 +13,7 @@ from classify.heads import STANDARD
 from classify.kept import folder_of
 from classify.labels import LabelTable
 from classify.results import Result
+from classify.scores import holm
 
 
 def keys(records):
@@ -43,20 +44,23 @@ def test_every_combination_once_in_the_order_asked_for(found):
     assert result.seconds > 0
 
 
+def unmarked(record):
+    """What it says of itself, not of others."""
+    return replace(record, seconds=0, distinguishable=None, worse=None)
+
+
 def test_each_record_is_what_fit_gives(found, cache, table):
     result, _ = found
     for record in result.records[:3]:
         _, alone = fit(cache, table, record.head, record.layer)
-        assert replace(alone, seconds=0) == replace(record, seconds=0, distinguishable=None)
+        assert unmarked(alone) == unmarked(record)
 
 
 def test_one_worker_gives_the_same(found, cache, table):
     result, _ = found
     alone = compare(cache, table, "softmax", "fine,coarse", jobs=1)
     for record, other in zip(alone.records, result.records, strict=False):
-        assert replace(record, seconds=0, distinguishable=None) == replace(
-            other, seconds=0, distinguishable=None
-        )
+        assert unmarked(record) == unmarked(other)
     assert "best_per_task" not in alone.to_json()
 
 
@@ -198,4 +202,23 @@ def test_heads_that_differ_by_chance_are_marked(found):
         assert [r.distinguishable for r in rows].count(None) == 1
         assert best.distinguishable is None
         far = min(rows, key=lambda record: record.accuracy)
-        assert far.distinguishable is True
+        assert far.distinguishable is far.worse is True
+        assert [r.worse for r in rows].count(None) == 1
+        for record in rows:
+            assert not record.worse or record.distinguishable
+            assert not record.worse or record.accuracy < best.accuracy
+
+
+def test_equal_heads_are_called_worse_seldom():
+    """Thirty that are as good as each other: one by one some always differ, together none."""
+    rng = np.random.default_rng(0)
+    some, told = 0, 0
+    for _ in range(200):
+        p_values = rng.random(29)
+        some += (p_values < 0.05).any()
+        told += any(holm(p_values))
+    assert some > 140
+    assert told <= 16
+    assert holm([0.001, 0.2, 0.02, 0.03]) == [True, False, False, False]
+    assert holm([0.001, 0.2, 0.012, 0.02]) == [True, False, True, True]
+    assert holm([]) == []
