@@ -1,9 +1,10 @@
 """A trained head: what scores, what its classes are called, and where its features come from."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
@@ -11,6 +12,9 @@ from scipy.special import softmax
 from classify.errors import CallError, HeadMismatch
 from classify.scorers import Fitted, Linear, Perceptron
 from featurize.cache import FeatureCache
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,31 @@ class FittedHead:
             )
         found: np.ndarray = softmax(scores.astype(np.float64) / (self.temperature or 1), axis=1)
         return found
+
+    def to_sklearn(self) -> "Pipeline":
+        """The same classifier in scikit-learn's own terms, fitted, for whatever takes one.
+
+        Returns
+        -------
+        Pipeline
+            From features (n, D) as the cache has them to the names of the classes. Of a linear
+            head, whatever it was trained as, a `StandardScaler` and a `LogisticRegression` with the
+            calibrated probabilities; or a `LinearSVC` where there are none. Other heads are the
+            pipeline that scikit-learn trained: its ``classes_`` are positions in `classes`.
+
+        Raises
+        ------
+        CallError
+            If the head has a hidden layer.
+        """
+        from classify.plain import as_pipeline
+
+        if isinstance(self.scorer, Perceptron):
+            raise CallError("a head with a hidden layer has no counterpart in scikit-learn")
+        if isinstance(self.scorer, Fitted):
+            return deepcopy(self.scorer.model)
+        heat = self.temperature or (1.0 if self.probabilistic else None)
+        return as_pipeline(self.scorer, self.classes, heat)
 
     def trained_on(self, contents: np.ndarray) -> np.ndarray:
         """Which images it was trained on or chosen by: bool (n,), from SHA-256 (n, 32) uint8."""
