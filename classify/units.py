@@ -23,7 +23,7 @@ from featurize.listing import place_of
 
 VERSION = 1
 LARGE = 10  # images a set of copies, on average: then what looks the same is no copy
-MOST_WORK = 2e11  # multiplications to look for near-copies by: ten or twenty seconds
+MOST_WORK = 5e10  # multiplications to look for near-copies by: two or three seconds
 NONE = np.zeros((0, 2), np.int64)
 
 
@@ -90,7 +90,8 @@ def copies_in(cache: FeatureCache, rows: np.ndarray) -> Copies:
     -------
     Copies
         Positions are among the n. Near-copies are what `classify.nearest.near_copies` finds; where
-        that would take more than 2e11 multiplications, those with the same bytes alone.
+        that would take more than 5e10 multiplications (10,000 images of 512 features), those with
+        the same bytes alone.
     """
     contents, layer = cache.column("sha256")[rows], cache.layer()
     same = same_bytes(contents)
