@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
@@ -188,10 +187,10 @@ def load_backbone(
     else:
         recipe, label = None, weights or default_weights(name)
         entry = _entry(name, label)
-        if frozen_weights:
-            tensors = (
-                load_file(SEEDLING_WEIGHTS) if name == SEEDLING else weights_files.download(entry)
-            )
+        if frozen_weights and name == SEEDLING:
+            tensors, _ = weights_files.read(SEEDLING_WEIGHTS)
+        elif frozen_weights:
+            tensors = weights_files.download(entry)
         if preprocess is None:
             preprocess = label
     if preprocess is not None:
