@@ -90,6 +90,8 @@ def _check_dense(path: Path, tensors: dict[str, Tensor]) -> None:
             what = "is sparse"
         elif tensor.is_quantized:
             what = "is quantised"
+        elif tensor.is_complex():
+            what = "is complex"
         elif tensor.device.type != "cpu":
             what = "has no numbers"
         elif tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
