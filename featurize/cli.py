@@ -159,7 +159,7 @@ def _show_estimate(found: Any) -> None:
     from featurize.text import in_bytes
 
     print(f"{found.rows:,} images, {found.to_compute:,} of them to compute")
-    print(f"{found.cache}: {in_bytes(found.bytes)}, layers {', '.join(found.layers)}")
+    print(f"{shown(found.cache)}: {in_bytes(found.bytes)}, layers {', '.join(found.layers)}")
     if found.to_compute:
         print(f"about {duration(found.seconds)} at {found.images_per_second:,.0f} images/s")
 
@@ -290,7 +290,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                 }
             )
             return DONE
-        print(f"{cache}: feature cache, format {found.format_version}")
+        print(f"{shown(str(cache))}: feature cache, format {found.format_version}")
         print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
         weights = f"weights {shown(made.weights)} ({shown(made.weights_sha256[:12])}...)"
         print(f"backbone  {shown(made.backbone)}, {weights}")
@@ -343,7 +343,8 @@ def verify(
         else:
             for problem in problems:
                 print(shown(problem))
-            print(f"{cache}: {f'{len(problems)} problems' if problems else 'sound'}")
+            found = f"{len(problems)} problems" if problems else "sound"
+            print(f"{shown(str(cache))}: {found}")
         return WRONG if problems else DONE
 
     guarded(work, debug, as_json)
@@ -366,7 +367,7 @@ def export(
         if as_json:
             print_json({"output": str(output), "rows": rows})
         else:
-            print(f"{output}: {rows:,} rows")
+            print(f"{shown(str(output))}: {rows:,} rows")
         return DONE
 
     guarded(work, debug, as_json)

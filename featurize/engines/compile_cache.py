@@ -8,15 +8,21 @@ import tempfile
 from pathlib import Path
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+HEADERS = "cpp_cache_precompile_headers"
+"""An option of torch's compiler, to be off: these lie in the folder it chose when imported."""
 
 
 def use_private_cache() -> None:
     """Point torch's compiler at a folder of our own, unless the user has named one.
 
     Left alone it takes ``/tmp/torchinductor_USER``, whoever made that, and unpickles what lies
-    there: any other user of the machine could have code run.
+    there: any other user of the machine could have code run. It also names that folder in the
+    environment, as soon as torchvision is imported, so that a name there may be torch's own.
     """
-    if VARIABLE not in os.environ:
+    named = Path(os.environ.get(VARIABLE, ""))
+    torchs_own = named.name.startswith("torchinductor_")
+    torchs_own = torchs_own and named.parent == Path(tempfile.gettempdir()).absolute()
+    if not named.name or torchs_own:
         os.environ[VARIABLE] = str(_folder())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurize.engines.compile_cache import use_private_cache
+from featurize.engines.compile_cache import HEADERS, use_private_cache
 from featurize.engines.eager import Arithmetic, batch_sizes
 from featurize.engines.prepared import Prepared
 
@@ -35,7 +35,9 @@ class Compiled:
         use_private_cache()
         prepared = Prepared(module, preprocess, packed=True)
         # Freezing folds batch norm into the convolutions and packs weights for their kernels.
-        self._run = torch.compile(prepared, dynamic=False, options={"freezing": True})
+        self._run = torch.compile(
+            prepared, dynamic=False, options={"freezing": True, HEADERS: False}
+        )
 
     @property
     def largest_batch(self) -> int:

@@ -34,6 +34,16 @@ def test_one_that_the_user_named_stays(home, monkeypatch, tmp_path):
     assert not home.exists()
 
 
+def test_the_one_that_torch_names_itself_is_not_the_users(home, monkeypatch, tmp_path):
+    """It does so where it finds none named, be it only that torchvision is imported."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    assert Path(cache_dir()).parent == tmp_path
+    assert Path(os.environ[VARIABLE]).parent == tmp_path
+    assert chosen() == home / "headgraft" / "inductor"
+
+
 @pytest.mark.parametrize("trap", ["open", "foreign", "link", "file", "no home"])
 def test_somebody_elses_is_not_taken(home, monkeypatch, tmp_path, trap):
     folder = home / "headgraft"
