@@ -4,26 +4,43 @@ import atexit
 import os
 import shutil
 import stat
+import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-HEADERS = "cpp_cache_precompile_headers"
-"""An option of torch's compiler, to be off: these lie in the folder it chose when imported."""
+_CODE = "torch._inductor.codecache"
+_ours: list[ModuleType] = []  # that, where we were the first to import it
 
 
-def use_private_cache() -> None:
+def use_private_cache() -> dict[str, bool]:
     """Point torch's compiler at a folder of our own, unless the user has named one.
 
     Left alone it takes ``/tmp/torchinductor_USER``, whoever made that, and unpickles what lies
     there: any other user of the machine could have code run. It also names that folder in the
     environment, as soon as torchvision is imported, so that a name there may be torch's own.
+
+    Returns
+    -------
+    dict of str to bool
+        Options for the compiler. Headers that it compiles beforehand lie where the folder for
+        temporary files was when its code was imported. Where others have imported that before us
+        it does without such headers, which takes minutes.
     """
     named = Path(os.environ.get(VARIABLE, ""))
     torchs_own = named.name.startswith("torchinductor_")
     torchs_own = torchs_own and named.parent == Path(tempfile.gettempdir()).absolute()
     if not named.name or torchs_own:
         os.environ[VARIABLE] = str(_folder())
+    if _CODE not in sys.modules:
+        before, tempfile.tempdir = tempfile.tempdir, os.environ[VARIABLE]
+        try:
+            _ours.append(import_module(_CODE))
+        finally:
+            tempfile.tempdir = before
+    return {"cpp_cache_precompile_headers": bool(_ours)}
 
 
 def _folder() -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurize.engines.compile_cache import HEADERS, use_private_cache
+from featurize.engines.compile_cache import use_private_cache
 from featurize.engines.eager import Arithmetic, batch_sizes
 from featurize.engines.prepared import Prepared
 
@@ -32,12 +32,10 @@ class Compiled:
     def __init__(self, module: nn.Module, preprocess: Mapping[str, Any], precision: str) -> None:
         self.precision = precision
         self.batch_size, _ = batch_sizes(int(preprocess["crop"]), self.device)
-        use_private_cache()
+        private = use_private_cache()
         prepared = Prepared(module, preprocess, packed=True)
         # Freezing folds batch norm into the convolutions and packs weights for their kernels.
-        self._run = torch.compile(
-            prepared, dynamic=False, options={"freezing": True, HEADERS: False}
-        )
+        self._run = torch.compile(prepared, dynamic=False, options={"freezing": True, **private})
 
     @property
     def largest_batch(self) -> int:

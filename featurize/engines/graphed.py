@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featurize.engines.compile_cache import HEADERS, use_private_cache
+from featurize.engines.compile_cache import use_private_cache
 from featurize.engines.compiled import filled_up
 from featurize.engines.eager import Arithmetic, batch_sizes
 from featurize.engines.prepared import Prepared
@@ -38,11 +38,11 @@ class Graphed:
     ) -> None:
         self.device, self.precision = device, precision
         self.batch_size, _ = batch_sizes(int(preprocess["crop"]), device)
-        use_private_cache()
+        private = use_private_cache()
         prepared = Prepared(module, preprocess, packed=True).to(device)
         # CUDA graphs: what the mode "reduce-overhead" is, to which no option may be added.
         self._run = torch.compile(
-            prepared, dynamic=False, options={"triton.cudagraphs": True, HEADERS: False}
+            prepared, dynamic=False, options={"triton.cudagraphs": True, **private}
         )
         self._copies = torch.cuda.Stream(device)
         self._places: list[_Place] = []
