@@ -90,8 +90,6 @@ def _check_dense(path: Path, tensors: dict[str, Tensor]) -> None:
             what = "is sparse"
         elif tensor.is_quantized:
             what = "is quantised"
-        elif tensor.is_complex():
-            what = "is complex"
         elif tensor.device.type != "cpu":
             what = "has no numbers"
         elif tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
@@ -188,6 +186,8 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], so
         elif tensors[name].shape != tensor.shape:
             found, want = tuple(tensors[name].shape), tuple(tensor.shape)
             wrong.append(f"{name} is {found} but the network has {want}")
+        elif tensors[name].is_complex() and not tensor.is_complex():
+            wrong.append(f"{name} is complex but the network has real numbers")
     if wrong:
         unused = sorted(set(tensors) - places)
         also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
