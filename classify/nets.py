@@ -137,8 +137,10 @@ class Net(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings (B, D) of pixels, uint8 (B, 3, H, W), or of entering maps, float32."""
-        # Channels last: convolutions then run half as long again, or twice as fast.
-        x = x.to(torch.float32, memory_format=torch.channels_last)
+        # Channels last: convolutions then run half as long again, or twice as fast. Vectors that
+        # enter have none.
+        form = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+        x = x.to(torch.float32, memory_format=form)
         if not self.from_maps:
             x = (x - self.centre) / self.spread
         found: Tensor = self.trunk(x) if self.from_maps else self.trunk(x)[0]
