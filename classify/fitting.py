@@ -152,7 +152,9 @@ def graft(
         unit = task.unit_of(answers.rows)
         scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
     settings = head.settings(trained.setting)
-    judged = None if validation is None else _share(task, validation, seed)
+    right, interval = None, None
+    if validation is not None:
+        right, interval = share(validation.correct, task.unit_of(validation.rows), seed)
     record = Record(
         task=task.name,
         head=head.name,
@@ -162,8 +164,8 @@ def graft(
         n_test=len(test),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
-        validation=None if judged is None else judged[0],
-        validation_ci=None if judged is None else judged[1],
+        validation=right,
+        validation_ci=interval,
         C=settings.get("C"),
         settings=settings,
         class_weight=class_weight,
@@ -218,7 +220,3 @@ def _answers(
         temperature=heat,
         probabilistic=trained.probabilistic,
     )
-
-
-def _share(task: Task, answers: Outcomes, seed: int) -> tuple[float, tuple[float, float]]:
-    return share(answers.correct, task.unit_of(answers.rows), seed)
