@@ -273,7 +273,7 @@ def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: 
     }
     each = {name: answers[name] for name in cache.layers}
     rows = next(iter(each.values())).rows
-    unit = rows if task.units is None else task.units[np.searchsorted(task.rows, rows)]
+    unit = task.unit_of(rows)
     joined = answers.get("+".join(cache.layers))
     return by_depth(Depths.of(cache), each, joined, unit, seed)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from classify.labels import TEST, TRAIN, VAL
 from classify.outcomes import Outcomes
-from classify.splits import units
+from classify.splits import count_units
 from classify.suspects import Suspect, suspects
 from classify.tasks import Task
 from classify.twins import Twin, looked_at, twins
@@ -48,7 +48,7 @@ def small_classes(task: Task) -> list[SmallClass]:
     train, val = task.split == TRAIN, task.split == VAL
     count = np.bincount(task.y[train], minlength=len(task.classes))
     apart = np.zeros_like(count)
-    found = units(task.y[train], None if task.units is None else task.units[train])
+    found = count_units(task.y[train], task.units[train])
     apart[: len(found)] = found
     checked = np.bincount(task.y[val], minlength=len(task.classes)) if val.any() else apart - 1
 

@@ -193,7 +193,7 @@ def graft(
 def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Folding:
     """The task's folds, the same for every head, and where images allow it for every task."""
     y, val = task.y[dev], task.split[dev] == VAL
-    unit = None if task.units is None else task.units[dev]
+    unit = task.units[dev]
     if not val.any():
         by_content = shared(y, cache.column("sha256")[task.rows[dev]], seed, unit)
         if by_content is not None:

@@ -320,7 +320,7 @@ def evaluate(
         groups = np.array([table.groups[i] for i in position], object)
     unit, told = copies_in(cache, rows).units(groups, len(rows))
     notices += told
-    if unit is not None and (near := chosen & np.isin(unit, unit[trained])).any():
+    if (near := chosen & np.isin(unit, unit[trained])).any():
         notices.append(
             f"{int(near.sum()):,} images are nearly the same as images that the head was trained "
             "on, or in one group with them, which makes the score too good"
@@ -330,7 +330,7 @@ def evaluate(
     if unknown:
         notices.append(f"labels the head does not know, counted as wrong: {', '.join(unknown[:5])}")
     number |= {name: len(number) + k for k, name in enumerate(unknown)}
-    rows, unit = rows[chosen], None if unit is None else unit[chosen]
+    rows, unit = rows[chosen], unit[chosen]
     y = np.array([number[names[i]] for i in np.flatnonzero(chosen)])
     answers = Outcomes.joined(
         [

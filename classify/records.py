@@ -49,8 +49,8 @@ class Record:
         among those that do not differ in 95 of 100 comparisons, and of 20 that are as good about
         one differs by chance.
     worse : bool, or None
-        In a comparison: whether it is worse than that head by more than chance, of as many heads as
-        there are (Holm's correction). None for the best itself.
+        In a comparison: whether it is worse than that head by more than chance, allowing for the
+        number of heads (Holm's correction). None for the best itself.
     """
 
     task: str

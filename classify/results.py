@@ -49,8 +49,7 @@ def key_of(
     prints = [cache.layer(name).fingerprint for name in layers]
     about = [VERSION, prints, list(layers), head, seed, class_weight, task.name, task.classes]
     contents = cache.column("sha256")[task.rows]
-    units = np.zeros(0, np.int64) if task.units is None else task.units
-    return digest(about, contents, task.rows, task.y, units, task.split.astype("S5"))
+    return digest(about, contents, task.rows, task.y, task.units, task.split.astype("S5"))
 
 
 def keep_result(cache: FeatureCache, key: str, result: Result) -> None:

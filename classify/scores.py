@@ -90,6 +90,7 @@ def share(
     unit : int array of shape (n,), optional
     seed : int
     """
+    unit = _together(unit)
     if unit is None:
         return float(right.mean()), wilson(int(right.sum()), len(right))
     (found,) = means(right[:, None], unit, (0, 1), seed)
@@ -135,8 +136,7 @@ def summarise(
         return Scores()
     if max(outcomes.truth.max(), outcomes.predicted.max()) >= n_classes:
         raise CallError(f"class numbers are to be below {n_classes}, the number of classes")
-    if unit is not None:
-        unit = np.unique(unit, return_inverse=True)[1]
+    unit = _together(unit)
     resamples = min(resamples, max(LEAST, DRAWS // n))
     parts = ScoreSums.of(outcomes, n_classes)
     (found,) = parts.scores(np.ones((1, n)))
@@ -282,9 +282,9 @@ def paired(
         raise CallError("two heads are compared on the same rows with the same truths, one or more")
     right_a, right_b = a.correct[first], b.correct[second]
     n = len(a)
+    unit = _together(None if unit is None else unit[first])
     if unit is not None:
         difference = right_a.astype(float) - right_b
-        unit = np.unique(unit[first], return_inverse=True)[1]
         found, p_value = mean_by_units(difference, unit), sign_flips(difference, unit, seed)
         told = p_value < 0.05 and not found.low <= 0 <= found.high
         return Difference(found.value, found.low, found.high, p_value, told)
@@ -294,6 +294,14 @@ def paired(
     apart = only_a + only_b
     p_value = float(binomtest(only_a, apart).pvalue) if apart else 1.0
     return Difference((only_a - only_b) / n, low, high, p_value, p_value < 0.05)
+
+
+def _together(unit: np.ndarray | None) -> np.ndarray | None:
+    """Units numbered from 0; None where every image stands alone."""
+    if unit is None:
+        return None
+    found, which = np.unique(unit, return_inverse=True)
+    return None if len(found) == len(unit) else which
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

@@ -155,7 +155,7 @@ def trials(task: Task, seed: int) -> list[Trial]:
     if (task.split == VAL).any():
         sides = [(np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == VAL))]
     else:
-        unit = None if task.units is None else task.units[dev]
+        unit = task.units[dev]
         sides = [(dev[a], dev[b]) for a, b in folds(task.y[dev], seed, unit)]
         sides = sides[:1] if len(dev) >= MANY else sides
     return list(_trials(task, sides, seed))
@@ -165,18 +165,18 @@ def _trials(task: Task, sides: list[tuple[np.ndarray, np.ndarray]], seed: int) -
     rng = np.random.default_rng(seed)
     for learnt, held in sides:
         held = np.sort(rng.permutation(held)[:MOST_HELD])
-        place = _places(task.y[learnt], None if task.units is None else task.units[learnt], rng)
+        place = _places(task.y[learnt], task.units[learnt], rng)
         for i, share in enumerate(SHARES):
             yield Trial(i, learnt[place <= share], held)
 
 
-def _places(y: np.ndarray, unit: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+def _places(y: np.ndarray, unit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """From which share on each image is learnt from: float (n,), 0 to 1.
 
     In every class, images (or whole units, each counted for its most frequent class) stand in
     random order; the first is in every part.
     """
-    unit = np.arange(len(y)) if unit is None else np.unique(unit, return_inverse=True)[1]
+    unit = np.unique(unit, return_inverse=True)[1]
     cells, count = np.unique(np.stack([unit, y]), axis=1, return_counts=True)
     by_count = np.lexsort((-count, cells[0]))
     first = np.unique(cells[0, by_count], return_index=True)[1]
@@ -226,7 +226,7 @@ def by_count(
         ],
         axis=1,
     ).astype(float)
-    unit = held if task.units is None else task.units[held]
+    unit = task.units[held]
     accuracy = means(columns, unit, (0, 1), seed)
     (doubling,) = means(columns[:, -1:] - columns[:, -2:-1], unit, (-1, 1), seed)
     images = [

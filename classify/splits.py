@@ -92,7 +92,7 @@ def _draw_units(
     return test
 
 
-def units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
+def count_units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
     """How often each class can be torn apart: its images, or the units they are in."""
     if unit is None:
         return np.bincount(y)
@@ -120,7 +120,7 @@ def folds(
     train, validation : int arrays
         Positions in `y`; at least two classes to train on. Nothing if no class can be validated.
     """
-    apart = units(y, unit)
+    apart = count_units(y, unit)
     usable = np.flatnonzero(apart[y] >= 2)
     if not len(usable):
         return

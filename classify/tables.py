@@ -121,7 +121,7 @@ def show_comparison(found: Comparison, checks: Mapping[str, Checks], all_layers:
         screen.print(f"{found.recalled:,} of them had been trained before and were kept.")
     screen.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
-        "distinguishable from it on these test images; < worse, with as many heads as there are. "
+        "distinguishable from it on these test images; < worse, allowing for the number of heads. "
         "Intervals leave out the variance of training.",
         style="dim",
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
 from classify.labels import TEST, TRAIN, VAL, LabelTable
-from classify.splits import hold_out, units
+from classify.splits import count_units, hold_out
 from classify.units import Copies, copies_in
 from featurize.cache import FeatureCache
 from featurize.layout import FAILED, MARKED
@@ -32,9 +32,8 @@ class Task:
         The user's, by number.
     notices : tuple of str
         What a user should know: images left out, classes too small to be validated.
-    units : int array of shape (n,), or None
-        A number for each image; those of one group and copies of each other share theirs. None
-        where every image stands alone.
+    units : int array of shape (n,)
+        A number for each image; those of one group and copies of each other share theirs.
     """
 
     name: str
@@ -44,14 +43,12 @@ class Task:
     split: np.ndarray
     groups: np.ndarray | None
     notices: tuple[str, ...]
-    units: np.ndarray | None = None
+    units: np.ndarray
 
-    def unit_of(self, rows: np.ndarray) -> np.ndarray | None:
-        """The units of some of its rows (m,); None where each of them stands alone."""
-        if self.units is None:
-            return None
-        found = self.units[np.searchsorted(self.rows, rows)]
-        return None if len(np.unique(found)) == len(found) else found
+    def unit_of(self, rows: np.ndarray) -> np.ndarray:
+        """The units of some of its rows: int array of shape (m,)."""
+        found: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
+        return found
 
 
 def make_task(
@@ -127,7 +124,7 @@ def settled(
         test = hold_out(y, test_size, seed, unit) if len(y) else np.zeros(0, bool)
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
-    apart = units(y[split == TRAIN], None if unit is None else unit[split == TRAIN])
+    apart = count_units(y[split == TRAIN], unit[split == TRAIN])
     what = "image" if groups is None else "group"
     said = (*notices, *told, *_weak_spots(classes, apart, split, what))
     return Task(table.name, classes, rows, y, split, groups, said, unit)
@@ -147,8 +144,6 @@ def copies_across(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[
     list of str
         A sentence, or none.
     """
-    if task.units is None:
-        return []
     first: dict[int, int] = {}
     for i in np.flatnonzero(task.split != TEST):
         first.setdefault(int(task.units[i]), int(i))

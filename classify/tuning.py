@@ -199,7 +199,7 @@ def finetune(
     model.fit(
         paths[dev],
         names[dev],
-        groups=None if task.units is None else task.units[dev],
+        groups=task.units[dev],
         validation=split[dev] == VAL if (split == VAL).any() else None,
         checkpoint=unfinished,
         deadline=None if max_seconds is None else started + max_seconds,

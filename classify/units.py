@@ -40,7 +40,7 @@ class Copies:
     same: np.ndarray
     near: np.ndarray
 
-    def units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray | None, list[str]]:
+    def units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray, list[str]]:
         """Number the units of n images, and say what a user should know.
 
         Parameters
@@ -148,7 +148,7 @@ def same_files(root: str | os.PathLike[str], paths: Sequence[str], sizes: np.nda
     return Copies(same_bytes(contents), NONE)
 
 
-def joined(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray | None:
+def joined(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray:
     """Number the units: images of one group and images that are linked share one.
 
     Parameters
@@ -159,14 +159,12 @@ def joined(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray |
 
     Returns
     -------
-    int array of shape (n,), or None
-        None where every image stands alone.
+    int array of shape (n,)
+        From 0; all different where every image stands alone.
     """
     if groups is not None:
         _, first, which = np.unique(groups, return_index=True, return_inverse=True)
         links = np.concatenate([links, np.stack([first[which], np.arange(n)], axis=1)])
-    if not len(links):
-        return None
     graph = coo_array((np.ones(len(links), bool), links.T), (n, n))
-    count, unit = connected_components(graph, directed=False)
-    return None if count == n else unit.astype(np.intp)
+    unit: np.ndarray = connected_components(graph, directed=False)[1]
+    return unit.astype(np.intp)

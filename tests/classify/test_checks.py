@@ -258,7 +258,14 @@ def test_planted_wrong_labels_are_found_and_lead_the_list(judged):
 
 def test_labels_are_ordered_by_how_much_likelier_the_other_is():
     task = Task(
-        "t", ["a", "b"], np.arange(4), np.array([0, 1, 1, 0]), np.full(4, "train"), None, ()
+        "t",
+        ["a", "b"],
+        np.arange(4),
+        np.array([0, 1, 1, 0]),
+        np.full(4, "train"),
+        None,
+        (),
+        np.arange(4),
     )
     scores = np.array([[0.0, 1.5], [9.0, 0.0], [3.0, 0.0], [9.0, 0.0]])
     answers = outcomes(task.rows, task.y, scores, np.arange(2), temperature=1.0, probabilistic=True)
@@ -282,7 +289,7 @@ def test_labels_are_ordered_by_how_much_likelier_the_other_is():
 
 def test_a_class_that_was_not_taught_is_no_wrong_label():
     split = np.array(["train", "train", "test"])
-    task = Task("t", ["a", "b", "new"], np.arange(3), np.arange(3), split, None, ())
+    task = Task("t", ["a", "b", "new"], np.arange(3), np.arange(3), split, None, (), np.arange(3))
     answers = outcomes(
         np.arange(3), np.arange(3), np.array([[0, 9.0], [0, 9], [0, 9]]), np.arange(2),
         temperature=1.0, probabilistic=True,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.splits import folds, hold_out, units
+from classify.splits import count_units, folds, hold_out
 
 
 def test_holds_out_the_same_share_of_every_class(digits):
@@ -100,5 +100,5 @@ def test_an_image_never_validated_is_not_trained_on_while_its_group_is():
 
 def test_units_are_images_or_groups():
     y = np.array([0, 0, 0, 1, 1])
-    assert units(y).tolist() == [3, 2]
-    assert units(y, np.array([0, 0, 1, 1, 1])).tolist() == [2, 1]
+    assert count_units(y).tolist() == [3, 2]
+    assert count_units(y, np.array([0, 0, 1, 1, 1])).tolist() == [2, 1]

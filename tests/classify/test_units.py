@@ -12,6 +12,7 @@ from classify import compare, evaluate, fit, fitting, nearest, units
 from classify.features import Rows
 from classify.labels import LabelTable
 from classify.nearest import near_copies
+from classify.records import wilson
 from classify.splits import folds, hold_out, shared
 from classify.tasks import make_task
 from classify.units import copies_in, joined, same_bytes
@@ -42,8 +43,8 @@ def test_groups_and_copies_are_joined_through_each_other():
     assert unit[0] == unit[1] == unit[2]
     assert unit[4] == unit[5]
     assert len(np.unique(unit)) == 3
-    assert joined(np.arange(6), 6, np.zeros((0, 2), int)) is None
-    assert joined(None, 6, np.zeros((0, 2), int)) is None
+    assert joined(np.arange(6), 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert joined(None, 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_same_bytes_are_linked_to_the_first_of_them():
@@ -70,7 +71,7 @@ def test_near_copies_are_found_and_digits_that_are_alike_are_not(planted):
     n = len(X) - len(of)
     assert (unit[n:] == unit[of]).all()
     assert len(np.unique(unit)) >= n - 1  # nothing else, or one pair
-    assert joined(None, n, near_copies(Rows.of_array(X[:n]))) is None
+    assert len(np.unique(joined(None, n, near_copies(Rows.of_array(X[:n]))))) == n
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 40, 100])
@@ -86,8 +87,25 @@ def test_features_that_tell_no_images_apart_tell_no_copies_either(make_cache, tm
     cache = make_cache(tmp_path / "c.h5", {"l": X})
     labels = [f"c{k % 2}" for k in range(300)]
     task = make_task(cache, LabelTable("t", "t.csv", list(cache.paths), labels))
-    assert task.units is None
+    assert len(np.unique(task.units)) == len(task.rows)
     assert any("300 images can hardly be told from others" in n for n in task.notices)
+
+
+def test_what_is_scored_may_stand_alone_where_others_do_not(make_cache, tmp_path):
+    """Copies to learn from, none among the test images: their interval is Wilson's, in both."""
+    rng = np.random.default_rng(0)
+    learnt, tested = rng.normal(size=(60, 8)).repeat(2, axis=0), rng.normal(size=(40, 8))
+    contents = [str(k) for k in [*np.arange(60).repeat(2), *range(60, 100)]]
+    cache = make_cache(
+        tmp_path / "c.h5", {"l": np.concatenate([learnt, tested])}, contents=contents
+    )
+    labels = [f"c{label}" for label in rng.integers(0, 2, 160)]
+    split = ["train"] * 120 + ["test"] * 40
+    table = LabelTable("t", "t.csv", list(cache.paths), labels, split)
+    head, record = fit(cache, table, "ncm")
+    assert record.accuracy_ci == wilson(round(40 * record.accuracy), 40)
+    found, _ = evaluate(head, cache, table)
+    assert tuple(found["accuracy_ci"]) == record.accuracy_ci
 
 
 def test_blank_images_are_copies():
