@@ -96,9 +96,8 @@ def test_what_is_scored_may_stand_alone_where_others_do_not(make_cache, tmp_path
     rng = np.random.default_rng(0)
     learnt, tested = rng.normal(size=(60, 8)).repeat(2, axis=0), rng.normal(size=(40, 8))
     contents = [str(k) for k in [*np.arange(60).repeat(2), *range(60, 100)]]
-    cache = make_cache(
-        tmp_path / "c.h5", {"l": np.concatenate([learnt, tested])}, contents=contents
-    )
+    X = np.concatenate([learnt, tested]).astype(np.float32)
+    cache = make_cache(tmp_path / "c.h5", {"l": X}, contents=contents)
     labels = [f"c{label}" for label in rng.integers(0, 2, 160)]
     split = ["train"] * 120 + ["test"] * 40
     table = LabelTable("t", "t.csv", list(cache.paths), labels, split)
