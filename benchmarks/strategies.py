@@ -45,7 +45,7 @@ def cifar(train: int, test: int) -> Path:
             for image in sorted(label.iterdir())[:most]:
                 link = there / image.name
                 if not link.exists():
-                    link.symlink_to(image)
+                    link.hardlink_to(image)
     return folder
 
 

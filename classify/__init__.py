@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from classify.pages import write_report
     from classify.persist import load_head, save_head
     from classify.prediction import evaluate, predict
+    from classify.preparation import RootL2
     from classify.tuning import finetune
 
     __version__: str
@@ -33,6 +34,7 @@ __all__ = [
     "FineTuneClassifier",
     "FittedHead",
     "HeadClassifier",
+    "RootL2",
     "advise",
     "auto",
     "compare",
@@ -52,6 +54,7 @@ _HOMES = {
     "FineTuneClassifier": "finetuning",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
+    "RootL2": "preparation",
     "advise": "advice",
     "auto": "automatic",
     "compare": "comparison",

@@ -10,23 +10,19 @@ import numpy as np
 
 from classify.comparison import Comparison, Progress, compare
 from classify.errors import ClassifyError, TooFewImages
-from classify.features import CacheOrPath, dim, layer_sets, open_cache
-from classify.fitting import Labels, table_of
+from classify.features import CacheOrPath, layer_sets, open_cache
+from classify.fitting import Labels, may_join, table_of
 from classify.labels import TEST, VAL, LabelTable
 from classify.reasons import of_depth, of_size
 from classify.records import Record
 from classify.results import Result
-from classify.similarity import Depths, Similarity, by_depth
-from classify.size import Size, Trial, by_count, trials
+from classify.similarity import JOINED, Depths, Similarity, by_depth
+from classify.size import HEAD, Size, Trial, by_count, trials
 from classify.strategies import STRATEGIES, check_given, commands, probe
 from classify.tasks import Task, make_task
 from featurize.cache import FeatureCache
 from featurize.families import DIMS
 
-HEAD = "softmax"
-MOST_JOINED = 1 << 26
-"""Numbers in all layers together up to which joined layers are tried: they are an offer only, and
-beyond it (30,000 images of SqueezeNet) would take longer than everything else."""
 SMALL_PICTURE = 160  # pixels: torchvision's networks were trained on 176 and more
 
 
@@ -42,11 +38,15 @@ class Advice:
     size : str
         ``small`` or ``large``.
     similarity : str
-        ``similar`` or ``different``.
+        ``similar`` or ``different``, whichever is given or likelier: what the strategy goes by.
+    answer : str
+        The same where that is given, or measured closely enough to tell; else ``cannot tell yet``.
     confident : bool
-        Whether the similarity is given, or measured closely enough to tell.
+        Whether it is one of the two.
     layer : str
         Where to put the head: the last layer, or for the truncated probe the best cut.
+    best_layers : list of str
+        Where a head validates best, one layer or all joined; a probe of either kind takes these.
     more_images : int, or None
         About how many more images would make it sure; 0 if it is, None if no number of them would.
     reasons : list of str
@@ -54,8 +54,7 @@ class Advice:
     commands : dict of str to str
         What to run, for each of the four strategies.
     offer : str, or None
-        The command that trains a head on all layers joined, where that is clearly better than on
-        the last.
+        The command that trains a head on `best_layers`, where that is not `layer`.
     measured : (Similarity, Size)
         Accuracy by depth; how many images, and the learning curve.
     notices : list of str
@@ -67,8 +66,10 @@ class Advice:
     strategy: str
     size: str
     similarity: str
+    answer: str
     confident: bool
     layer: str
+    best_layers: list[str]
     more_images: int | None
     reasons: list[str]
     commands: dict[str, str]
@@ -82,15 +83,17 @@ class Advice:
         depth, count = (found.to_json() for found in self.measured)
         measured = {"similarity": depth.pop("measured"), "size": count.pop("measured")}
         if depth["joined"] is not None:
-            depth["joined"]["command"] = self.offer
+            depth["joined"]["command"] = self.offer if len(self.best_layers) > 1 else None
         thresholds = depth.pop("thresholds") | count.pop("thresholds")
         return {
             "task": self.task,
             "strategy": self.strategy,
             "size": self.size,
             "similarity": self.similarity,
+            "answer": self.answer,
             "confident": self.confident,
             "layer": self.layer,
+            "best_layers": self.best_layers,
             "more_images": self.more_images,
             "evidence": depth
             | count
@@ -186,7 +189,7 @@ def advise_along(
     test_size: float = 0.2,
     seed: int = 0,
 ) -> tuple[dict[str, Advice], list[str]]:
-    """Advise on the tasks of a comparison that has trained softmax on every single layer.
+    """Advise on the tasks of a comparison that has trained LDA on every single layer.
 
     Then the learning curve alone is missing, which takes less than one of the layers did.
 
@@ -239,19 +242,22 @@ def _concluded(
 ) -> Advice:
     chosen = (size or amount.verdict, similarity or likeness.verdict)
     strategy = STRATEGIES[chosen]
-    joined = likeness.joined is not None and likeness.clear(likeness.joined)
+    layer = likeness.best_cut if strategy == "truncated-probe" else likeness.last
+    best = [*cache.layers] if likeness.best == JOINED else [likeness.best]
     more = likeness.more(amount.images)
     return Advice(
         task=task.name,
         strategy=strategy,
         size=chosen[0],
         similarity=chosen[1],
+        answer=similarity or likeness.answer,
         confident=similarity is not None or likeness.confident,
-        layer=likeness.best_cut if strategy == "truncated-probe" else likeness.last,
+        layer=layer,
+        best_layers=best,
         more_images=0 if similarity is not None else more,
         reasons=[*of_depth(likeness, similarity, more), *of_size(amount, size)],
         commands=commands(cache, likeness.last, likeness.best_cut, options),
-        offer=probe(cache, list(cache.layers), options) if joined else None,
+        offer=None if best == [layer] else probe(cache, best, options),
         measured=(likeness, amount),
         notices=list(_limits(cache, likeness)),
         seconds=0.0,
@@ -260,8 +266,7 @@ def _concluded(
 
 def layers_for(cache: FeatureCache, task: Task) -> str:
     """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
-    numbers = len(task.rows) * dim(cache, list(cache.layers))
-    return "each,joined" if numbers <= MOST_JOINED else "each"
+    return "each,joined" if may_join(cache, task) else "each"
 
 
 def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: int) -> Similarity:
@@ -314,8 +319,8 @@ def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
         )
     if found.lower is None:
         yield (
-            "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
-            "the upper part adds anything. Add them with `featurize run ... --layers auto`"
+            "the cache has no layer before three quarters of the depth, so it was not measured "
+            "whether the upper part adds anything. Add them with `featurize run ... --layers auto`"
         )
 
 

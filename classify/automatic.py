@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from classify.advice import Advice, advise
 from classify.comparison import compare
-from classify.fitting import fit, table_of
+from classify.fitting import fit, may_join, table_of
 from classify.labels import LabelTable
 from classify.outcomes import Outcomes
 from classify.persist import check_head_file, save_head
@@ -153,10 +153,10 @@ def auto(
 ) -> Automatic:
     """Make a classifier of labelled images by the strategy that their features advise.
 
-    The probes cost next to nothing once the cache is there, so all of them are tried; a linear
-    probe takes all layers joined where the advice offers them. Of the two strategies that train the
-    network, the one that is advised, and with `max_seconds` as many others as there is time for.
-    What is saved is what was advised: to choose by the test images would spoil the score. The
+    The probes cost next to nothing once the cache is there, so all of them are tried; where a probe
+    is advised, of either kind, it takes the layers that validate best. Of the two strategies that
+    train the network, the one that is advised, and with `max_seconds` as many others as there is
+    time for. What is saved is what was advised: to choose by the test images would spoil it. The
     candidates stand beside each other, so that it shows where the advice was wrong.
 
     Parameters
@@ -217,10 +217,13 @@ def auto(
         **same,
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
-    tried = _probes(opened, labels, advice, same)
+    table = table_of(opened, labels, column, labels_level)
+    task = make_task(opened, table, test_size=test_size, seed=seed)
+    tried = _probes(opened, labels, task, advice, same)
     notices = list(advice.notices)
     if advice.strategy not in TRAINED:
-        head, _ = fit(opened, labels, PROBE, _layers(advice, opened), **same)
+        best = max((one for one, _ in tried), key=lambda one: one.validation or 0.0)
+        head, _ = fit(opened, labels, PROBE, best.what.split("+"), **same)
         save_head(head, output)
         notices += head.notices
     for strategy in sorted(TRAINED, key=lambda name: name != advice.strategy):
@@ -245,10 +248,9 @@ def auto(
             )
         tried.append((_tuned(found), found.answers))
         notices += found.notices
-    tried.sort(key=lambda one: not _is_advised(one[0], advice, opened))
+    tried.sort(key=lambda one: -(one[0].validation or 0.0))  # the best probe before the others
+    tried.sort(key=lambda one: one[0].strategy != advice.strategy)
     against = tried[0][1]
-    table = table_of(opened, labels, column, labels_level)
-    task = make_task(opened, table, test_size=test_size, seed=seed)
     candidates = [_beside(one, answers, against, task, seed) for one, answers in tried]
     # Each strategy says what it was trained on, and the advice did for the task.
     said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
@@ -258,12 +260,17 @@ def auto(
 
 
 def _probes(
-    cache: FeatureCache, labels: Any, advice: Advice, same: dict[str, Any]
+    cache: FeatureCache, labels: Any, task: Task, advice: Advice, same: dict[str, Any]
 ) -> list[tuple[Candidate, Outcomes | None]]:
-    """Linear heads on the last layer, on the best cut, and on all layers joined."""
+    """Linear heads on the last layer, the best cut, what validates best, and all joined."""
     last, everything = cache.layer().name, "+".join(cache.layers)
     cut = advice.measured[0].best_cut
-    wanted = {last: "linear-probe", cut: "truncated-probe", everything: "linear-probe"}
+    best = "+".join(advice.best_layers)
+    wanted = {last: "linear-probe", cut: "truncated-probe", best: "linear-probe"}
+    if may_join(cache, task):
+        wanted[everything] = "linear-probe"
+    if advice.strategy not in TRAINED:  # the strategy names the kind of probe, not its layers
+        wanted |= {best: advice.strategy, everything: advice.strategy}
     found = compare(cache, labels, PROBE, list(wanted), **same)
     return [(_probe(wanted[r.record.layer], r, cache), r.test) for r in found.results]
 
@@ -296,17 +303,6 @@ def _tuned(found: "Tuned") -> Candidate:
         images_run=record.images_run,
         seconds=record.seconds,
     )
-
-
-def _layers(advice: Advice, cache: FeatureCache) -> list[str]:
-    """What a probe reads: all layers joined where validation finds them clearly better."""
-    joined = advice.strategy == "linear-probe" and advice.offer is not None
-    return list(cache.layers) if joined else [advice.layer]
-
-
-def _is_advised(one: Candidate, advice: Advice, cache: FeatureCache) -> bool:
-    probed = one.strategy in TRAINED or one.what == "+".join(_layers(advice, cache))
-    return one.strategy == advice.strategy and probed
 
 
 def _beside(

@@ -7,6 +7,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 MAX_LOSS = 100.0
+SAMPLE, STEPS, NEAR = 5_000, 12, 1e-3
+"""Images, steps and relative error of what makes scores into probabilities to choose by."""
 BLOCK = 1_000_000  # scores whose losses are computed at a time
 RISES = 2  # so many times in a row the loss may rise before the path ends
 
@@ -42,8 +44,10 @@ class Choice:
     setting : float, or None
     scores : float32 array of shape (m, K)
         The held-out scores with this setting.
-    path : list of (setting, mean loss, standard error)
+    path : list of (setting, mean loss)
         Every setting tried, in order.
+    loss : float
+        The least mean loss; infinite where no fit converged.
     unconverged : list of float
         Settings at which a fit did not converge. They are chosen only where all are such.
     at_end : bool
@@ -52,22 +56,23 @@ class Choice:
 
     setting: float | None
     scores: np.ndarray
-    path: list[tuple[float | None, float, float]]
+    path: list[tuple[float | None, float]]
+    loss: float
     unconverged: list[float | None]
     at_end: bool
 
 
 def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
-    """Walk a path and choose by the one-standard-error rule.
+    """Walk a path and take the setting of the least mean loss.
 
-    The path ends when the loss has risen twice in a row. Of the settings whose mean loss is within
-    one standard error of the least, the one with the strongest regularisation is taken: Breiman,
-    Friedman, Olshen & Stone (1984), "Classification and regression trees", section 3.4.3.
+    The path ends when the loss has risen twice in a row: on 78 small tasks none fell below its
+    least again after that. The one-standard-error rule, which prefers a stronger regularisation
+    where losses are close, was measured on the same tasks and lost accuracy and log loss.
 
     Parameters
     ----------
     steps : iterable of Step
-        From strong to weak regularisation; asked for one at a time.
+        From strong to weak regularisation; asked for one at a time. Of equal losses the first wins.
     y : int array of shape (m,)
         Positions of the true classes among the K; -1 for a class that is not among them.
     loss : str
@@ -77,11 +82,11 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
     -------
     Choice
     """
-    path: list[tuple[float | None, float, float]] = []
-    within: list[tuple[int, Step]] = []  # only steps that may still be chosen are held
+    path: list[tuple[float | None, float]] = []
     unconverged: list[float | None] = []
+    best: Step | None = None
     reserve: Step | None = None  # should none converge
-    best, error, rises, last = np.inf, 0.0, 0, np.inf
+    least, rises, last = np.inf, 0, np.inf
     for step in steps:
         losses = _losses(loss, step.scores, y) if step.converged else np.zeros(0)
         if step.again is not None:
@@ -90,29 +95,28 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
         if not step.converged:
             unconverged.append(step.setting)
             continue
-        mean, spread = float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
-        within.append((len(path), step))
-        path.append((step.setting, mean, spread))
-        if mean < best:
-            best, error = mean, spread
-        within = [(i, held) for i, held in within if path[i][1] <= best + error]
+        mean = float(losses.mean())
+        path.append((step.setting, mean))
+        if best is None or mean < least:
+            best, least = step, mean
         rises = rises + 1 if mean > last else 0
         last = mean
         if rises == RISES:
             break
-    chosen = within[0][1] if within else reserve
+    chosen = best or reserve
     if chosen is None:
         raise ValueError("a path needs a step")
-    at_end = len(path) > 1 and rises == 0 and path[-1][1] == best and path[-1][0] == chosen.setting
+    at_end = len(path) > 1 and path[-1][0] == chosen.setting
     # A copy: the scores may be a part of those of all settings, which then are freed.
     scores = chosen.scores.copy() if chosen.again is None else chosen.again()
-    return Choice(chosen.setting, scores, path, unconverged, at_end)
+    return Choice(chosen.setting, scores, path, least, unconverged, at_end)
 
 
 def _losses(loss: str, scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     size = max(1, BLOCK // scores.shape[1])
     blocks = [slice(start, start + size) for start in range(0, len(y), size)]
-    found = [LOSSES[loss](scores[block], y[block]) for block in blocks]
+    factor = _sharpness(scores, y) if loss == "calibrated" else 1.0
+    found = [LOSSES[loss](scores[block] * factor, y[block]) for block in blocks]
     return np.asarray(np.minimum(np.concatenate(found), MAX_LOSS))
 
 
@@ -120,6 +124,34 @@ def _log_loss(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     scores = scores.astype(np.float64)
     found = logsumexp(scores, axis=1) - scores[np.arange(len(y)), y]
     return np.asarray(np.where(y < 0, MAX_LOSS, np.minimum(found, MAX_LOSS)))
+
+
+def _sharpness(scores: np.ndarray, y: np.ndarray) -> float:
+    """The factor of the scores for which their mean log loss is least, by Newton's method.
+
+    It is 1 / T of `classify.calibration.temperature`, near enough to choose by.
+    """
+    some = np.flatnonzero(y >= 0)[:: max(1, len(y) // SAMPLE)]
+    scores, y = scores[some].astype(np.float64), y[some]
+    scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
+    spread = -float(scores.mean()) if len(y) else 0.0
+    if not spread:
+        return 1.0
+    scores /= spread
+    own = scores[np.arange(len(y)), y]
+    factor = 1.0
+    for _ in range(STEPS):
+        proba = np.exp(factor * scores)
+        proba /= proba.sum(axis=1, keepdims=True)
+        mean = (proba * scores).sum(axis=1)
+        slope = (mean - own).mean()
+        bend = (proba * scores**2).sum(axis=1).mean() - (mean**2).mean()
+        # No step is longer than fourfold: far from the least the curve bends too little to tell.
+        step = slope / bend if bend > 0 else np.sign(slope) * np.inf
+        before, factor = factor, float(np.clip(factor - step, factor / 4, factor * 4))
+        if abs(factor - before) < NEAR * factor:
+            break
+    return factor / spread
 
 
 def _squared(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -143,8 +175,10 @@ def _signs(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "log": _log_loss,
+    "calibrated": _log_loss,
     "squared": _squared,
     "hinge": _hinge,
     "error": _error,
 }
-"""Loss of each image: of probabilities, of ridge, of support vectors, and 0 or 1."""
+"""Loss of each image: of probabilities, of scores made into probabilities, of ridge, of support
+vectors, and 0 or 1."""

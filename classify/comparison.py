@@ -16,6 +16,7 @@ from classify.fitting import Labels, check_class_weight, graft, table_of
 from classify.heads import STANDARD, named
 from classify.kept import sweep
 from classify.labels import LabelTable
+from classify.preparation import check_preparation
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
 from classify.scores import holm, paired
@@ -78,6 +79,7 @@ def compare(
     column: str = "label",
     labels_level: int | None = None,
     class_weight: str | None = None,
+    prepare: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
@@ -98,7 +100,7 @@ def compare(
         Names; a text is split at its commas.
     layers : str or sequence of str
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
-    column, labels_level, class_weight, test_size, seed
+    column, labels_level, class_weight, prepare, test_size, seed
         As in `fit`; every head of a task sees the same split.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
@@ -115,6 +117,7 @@ def compare(
     """
     started = time.perf_counter()
     check_class_weight(class_weight)
+    check_preparation(prepare)
     words = heads.split(",") if isinstance(heads, str) else heads
     kinds = list(dict.fromkeys(named(word.strip()).name for word in words))
     cache = open_cache(cache)
@@ -127,7 +130,8 @@ def compare(
     if not grid:
         raise CallError("nothing to compare: give at least one table, one head and one layer")
 
-    keys = [key_of(cache, task, kind, names, seed, class_weight) for task, kind, names in grid]
+    options = (seed, class_weight, prepare)
+    keys = [key_of(cache, *cell, *options) for cell in grid]
     found: dict[int, Result] = {}
     for i, key in enumerate(keys):
         result = recall_result(cache, key, *grid[i])
@@ -138,7 +142,7 @@ def compare(
     recalled, left_out = len(found), []
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], seed, class_weight)
+        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], *options)
         for job in _jobs(cache, grid, [i for i in range(len(grid)) if i not in found])
     ]
     if calls:
@@ -207,6 +211,7 @@ def _train(
     cells: list[tuple[int, Task, str, tuple[str, ...], str]],
     seed: int,
     class_weight: str | None,
+    prepare: str | None,
 ) -> list[tuple[int, Result | str]]:
     """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
 
@@ -216,9 +221,7 @@ def _train(
     found: list[tuple[int, Result | str]] = []
     for i, task, head, layers, key in cells:
         try:
-            _, result = graft(
-                cache, task, named(head), layers, seed=seed, class_weight=class_weight
-            )
+            _, result = graft(cache, task, named(head), layers, seed, class_weight, prepare)
         except CallError as error:
             found.append((i, f"{task.name}: {head} on {'+'.join(layers)} left out: {error}"))
             continue

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from classify.choice import Step
 from classify.heads import Builder
+from classify.preparation import fitted_scaler
 from classify.scorers import Fitted
 from classify.splits import Folds
 
@@ -23,6 +23,8 @@ def held_out(
     folds: Folds,
     n_classes: int,
     weight: str | None,
+    *,
+    whole: bool = False,
 ) -> Iterator[Step]:
     """Walk a grid: the held-out scores of every fold.
 
@@ -38,6 +40,8 @@ def held_out(
     n_classes : int
     weight : str, or None
         The class weight.
+    whole : bool
+        Whether all columns are scaled by one number; else each by its own.
 
     Yields
     ------
@@ -47,7 +51,7 @@ def held_out(
     for setting in grid:
         scores, converged = [], True
         for train, held in folds:
-            model, fine = fit(build, setting, X[train], y[train], n_classes, weight)
+            model, fine = fit(build, setting, X[train], y[train], n_classes, weight, whole=whole)
             scores.append(model.scores(X[held]))
             converged = converged and fine
         yield Step(setting, np.concatenate(scores), converged)
@@ -60,13 +64,14 @@ def fit(
     y: np.ndarray,
     n_classes: int,
     weight: str | None,
+    *,
+    whole: bool = False,
 ) -> tuple[Fitted, bool]:
-    """Fit once, on features standardised by their own statistics.
+    """Fit once, on features scaled by their own statistics.
 
     Parameters
     ----------
     X : float32 array of shape (n, D)
-        Standardised in place: give a copy.
     y : int array of shape (n,)
     n_classes : int
         K; positions in `y` are below it.
@@ -77,14 +82,14 @@ def fit(
     bool
         Whether scikit-learn warned of no convergence. Other warnings pass.
     """
-    steps = [("scale", StandardScaler(copy=False)), ("classify", build(setting, X.shape, weight))]
-    model: Any = Pipeline(steps)
+    scaler = fitted_scaler(X, whole=whole)
+    classifier: Any = build(setting, X.shape, weight)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(X, y)
+        classifier.fit(scaler.transform(X), y)
     for other in caught:
         if not issubclass(other.category, ConvergenceWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     fine = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    model["scale"].set_params(copy=True)  # from here on it is given what is not its own
+    model = Pipeline([("scale", scaler), ("classify", classifier)])
     return Fitted(model, X.shape[1], n_classes), fine

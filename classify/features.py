@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from classify.errors import CallError, UnknownPath
+from classify.preparation import ROOT_L2, root_l2
 from featurize.cache import FeatureCache
 
 BLOCK_BYTES = 8 << 20
@@ -116,10 +117,13 @@ class Rows:
         Layers to be joined side by side: of a cache, read when they are asked for, or an array.
     rows : int array of shape (n,)
         Which of the N.
+    rooted : bool
+        Whether each layer is prepared by `classify.preparation.root_l2` as it is read.
     """
 
     parts: "tuple[np.ndarray | _Layer, ...]"
     rows: np.ndarray
+    rooted: bool = False
 
     @classmethod
     def of_cache(cls, cache: FeatureCache, layers: Sequence[str], rows: np.ndarray) -> "Rows":
@@ -152,7 +156,11 @@ class Rows:
 
     def at(self, positions: np.ndarray) -> "Rows":
         """Some of them: positions are among the n."""
-        return Rows(self.parts, self.rows[positions])
+        return replace(self, rows=self.rows[positions])
+
+    def prepared(self, prepare: str) -> "Rows":
+        """The same by a preparation. Standardised columns take training statistics: not here."""
+        return replace(self, rooted=prepare == ROOT_L2)
 
     def take(self) -> np.ndarray:
         """A copy: float32 (n, D)."""
@@ -175,7 +183,7 @@ class Rows:
         size = max(1, BLOCK_BYTES // (4 * max(self.dim, width)))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
-            yield part, Rows(self.parts, self.rows[part])._gathered()
+            yield part, replace(self, rows=self.rows[part])._gathered()
 
     def check_finite(self, cache: FeatureCache) -> None:
         """Refuse features that are no numbers; the message names the image.
@@ -206,14 +214,17 @@ class Rows:
         together = together and bool((np.diff(rows) == 1).all())
         where = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
         if len(self.parts) == 1:
-            return self.parts[0][where].astype(np.float32, copy=False)
+            return self._prepared(self.parts[0][where])
         joined = np.empty((len(rows), sum(part.shape[1] for part in self.parts)), np.float32)
         start = 0
         for part in self.parts:
             stop = start + part.shape[1]
-            joined[:, start:stop] = part[where]
+            joined[:, start:stop] = self._prepared(part[where])
             start = stop
         return joined
+
+    def _prepared(self, X: np.ndarray) -> np.ndarray:
+        return root_l2(X) if self.rooted else X.astype(np.float32, copy=False)
 
 
 def paths_of(X: Any) -> np.ndarray:

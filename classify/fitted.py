@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from classify.errors import CallError, HeadMismatch
+from classify.preparation import ROOT_L2, root_l2_by_layer
 from classify.scorers import Fitted, Linear, Perceptron
 from featurize.cache import FeatureCache
 
@@ -66,8 +67,11 @@ class FittedHead:
         Its kind: ``softmax``, ``ridge``, ...
     classes : list of str
         Names of the classes, in the order of the scores. K of them.
+    prepare : str
+        How features are prepared before they are scored: ``root-l2``, layer by layer; or
+        ``standardise``, which is a part of the scorer.
     scorer : Linear, Perceptron or Fitted
-        Arrays, or a scikit-learn pipeline.
+        Arrays, or a scikit-learn pipeline, of prepared features.
     probabilistic : bool
         Whether the softmax of the scores is its own idea of the probabilities.
     temperature : float, or None
@@ -90,6 +94,7 @@ class FittedHead:
 
     head: str
     classes: list[str]
+    prepare: str
     scorer: Linear | Perceptron | Fitted
     probabilistic: bool
     temperature: float | None
@@ -128,7 +133,14 @@ class FittedHead:
             raise CallError(
                 f"this head takes features of shape (n, {self.scorer.dim}), not {X.shape}"
             )
+        if self.prepare == ROOT_L2:
+            X = root_l2_by_layer(X, self.widths)
         return self.scorer.scores(X)
+
+    @property
+    def widths(self) -> list[int]:
+        """How many columns each layer has."""
+        return [layer.dim for layer in self.source.layers]
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """`scores`, for two classes as scikit-learn has them.
@@ -177,24 +189,29 @@ class FittedHead:
         Returns
         -------
         Pipeline
-            From features (n, D) as the cache has them to the names of the classes. Of a linear
-            head, whatever it was trained as, a `StandardScaler` and a `LogisticRegression` with the
-            calibrated probabilities; or a `LinearSVC` where there are none. Other heads are the
-            pipeline that scikit-learn trained: its ``classes_`` are positions in `classes`.
+            From features (n, D) as the cache has them to the names of the classes. It begins with
+            `RootL2` where the head does. Of a linear head, whatever it was trained as, follow a
+            `StandardScaler` and a `LogisticRegression` with the calibrated probabilities; or a
+            `LinearSVC` where there are none. Other heads are the pipeline that scikit-learn
+            trained: its ``classes_`` are positions in `classes`.
 
         Raises
         ------
         CallError
             If the head has a hidden layer.
         """
-        from classify.plain import as_pipeline
+        from classify.plain import as_pipeline, fitted_root_l2
 
         if isinstance(self.scorer, Perceptron):
             raise CallError("a head with a hidden layer has no counterpart in scikit-learn")
         if isinstance(self.scorer, Fitted):
-            return deepcopy(self.scorer.model)
-        heat = self.temperature or (1.0 if self.probabilistic else None)
-        return as_pipeline(self.scorer, self.classes, heat)
+            found: Pipeline = deepcopy(self.scorer.model)
+        else:
+            heat = self.temperature or (1.0 if self.probabilistic else None)
+            found = as_pipeline(self.scorer, self.classes, heat)
+        if self.prepare == ROOT_L2:
+            found.steps.insert(0, ("prepare", fitted_root_l2(self.widths)))
+        return found
 
     def trained_on(self, contents: np.ndarray) -> np.ndarray:
         """Which images it was trained on or chosen by: bool (n,), from SHA-256 (n, 32) uint8."""

@@ -10,13 +10,14 @@ from threadpoolctl import threadpool_limits
 
 from classify.calibration import outcomes, temperature
 from classify.errors import CallError
-from classify.features import CacheOrPath, Rows, layer_names, open_cache
+from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.outcomes import Outcomes
+from classify.preparation import check_preparation, preparations
 from classify.records import Record
-from classify.results import Result
+from classify.results import Result, keep_result, key_of, recall_result
 from classify.scores import share, summarise
 from classify.spectrum import Spectrum
 from classify.splits import Folding, folding, shared
@@ -25,6 +26,9 @@ from classify.tasks import Task, copies_across, make_task
 from classify.training import Lesson, Trained, affordable, balanced_weights, train
 from featurize.cache import FeatureCache
 
+MOST_JOINED = 1 << 26
+"""Numbers in all layers together, up to which every choice of layers is tried where none is named:
+beyond it that would take longer than all else."""
 _NONE = np.zeros(0, np.uint64)
 Labels = LabelTable | str | PathLike[str] | None
 
@@ -38,10 +42,15 @@ def fit(
     column: str = "label",
     labels_level: int | None = None,
     class_weight: str | None = None,
+    prepare: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
 ) -> tuple[FittedHead, Record]:
     """Train one head on cached features, its setting chosen by validation, and score it.
+
+    Without `layer` so are its layers: each of the cache by itself, and all joined, of which the one
+    with the highest validation accuracy is taken; of equals the narrower. Where joined layers would
+    be over 67 million numbers (30,000 images of SqueezeNet), it is the deepest layer.
 
     The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
     the training images, or on the ``val`` images where the table has such a split. Images of one
@@ -58,13 +67,17 @@ def fit(
         ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.
     layer : str or sequence of str, optional
-        Several are joined; the deepest if not given.
+        Several are joined. What validation finds best, if not given.
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
         Which folder names the label, 1 for the topmost; found out if not given.
     class_weight : str, optional
         ``balanced``: every class counts alike, however many images it has.
+    prepare : str, optional
+        ``root-l2`` (see `classify.preparation.root_l2`) or ``standardise``. If not given it is
+        root-l2, and where there are more than 20 images a column, the one of the two with the lower
+        held-out loss.
     test_size, seed
         For the held-out images, where neither table nor folders have a split.
 
@@ -78,16 +91,75 @@ def fit(
     """
     kind = named(head)
     check_class_weight(class_weight)
+    check_preparation(prepare)
     cache = open_cache(cache)
-    names = layer_names(cache, layer)
+    sets = None if layer is None else [layer_names(cache, layer)]
     table = table_of(cache, labels, column, labels_level)
     task = make_task(cache, table, test_size=test_size, seed=seed)
+    narrow = sets is None and not may_join(cache, task)
+    if sets is None:
+        sets = layer_sets(cache, layer_names(cache) if narrow else "each,joined")
     # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
-        fitted, result = graft(cache, task, kind, names, seed=seed, class_weight=class_weight)
-    notices = (*task.notices, *copies_across(task, cache.paths), *fitted.notices)
+        fitted, result, told = _best(cache, task, kind, sets, seed, class_weight, prepare)
+    if narrow and len(cache.layers) > 1:
+        told.append(
+            f"only {sets[0][0]}, the deepest layer, was tried, as there are many images; all "
+            "layers joined are often better: --layer joined"
+        )
+    notices = (*task.notices, *copies_across(task, cache.paths), *told, *fitted.notices)
     return replace(fitted, seen=_seen(cache, task), notices=notices), result.record
+
+
+def may_join(cache: FeatureCache, task: Task) -> bool:
+    """Whether all layers of a task's images are few enough numbers to try them joined."""
+    return len(task.rows) * dim(cache, list(cache.layers)) <= MOST_JOINED
+
+
+def _best(
+    cache: FeatureCache,
+    task: Task,
+    head: Head,
+    sets: Sequence[tuple[str, ...]],
+    seed: int,
+    class_weight: str | None,
+    prepare: str | None,
+) -> tuple[FittedHead, Result, list[str]]:
+    """The head on the layers that validation finds best, and what a user should know of that."""
+    options = (seed, class_weight, prepare)
+    if len(sets) == 1:
+        return *graft(cache, task, head, sets[0], *options), []
+    heads: dict[tuple[str, ...], FittedHead] = {}
+    found: dict[tuple[str, ...], Result] = {}
+    told = []
+    for layers in sets:
+        key = key_of(cache, task, head.name, layers, *options)
+        result = recall_result(cache, key, task, head.name, layers)
+        if result is None:
+            try:
+                heads[layers], result = graft(cache, task, head, layers, *options)
+            except CallError as error:
+                told.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
+                continue
+            keep_result(cache, key, result)
+        found[layers] = result
+    if not found:
+        raise CallError("; ".join(told))
+    judged = {k: r.record.validation for k, r in found.items() if r.record.validation is not None}
+    deepest = layer_names(cache) if layer_names(cache) in found else next(iter(found))
+    best = deepest
+    if judged:
+        best = max(judged, key=lambda layers: (judged[layers], -dim(cache, layers)))
+        told.append(
+            f"{best[0] if len(best) == 1 else f'all {len(best)} layers joined'} validates best of "
+            f"{len(judged)} choices of layers, with an accuracy of {judged[best]:.3f}"
+        )
+        if best != deepest in judged:
+            told[-1] += f"; {deepest[0]}, the deepest, has {judged[deepest]:.3f}"
+    if best not in heads:  # its result was kept, not the head
+        heads[best], found[best] = graft(cache, task, head, best, *options)
+    return heads[best], found[best], told
 
 
 def _seen(cache: FeatureCache, task: Task) -> np.ndarray:
@@ -113,11 +185,11 @@ def graft(
     task: Task,
     head: Head,
     layers: tuple[str, ...],
-    *,
     seed: int,
     class_weight: str | None = None,
+    prepare: str | None = None,
 ) -> tuple[FittedHead, Result]:
-    """`fit`, once everything is looked up."""
+    """`fit` of one choice of layers, once everything is looked up."""
     started = time.perf_counter()
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
@@ -127,12 +199,14 @@ def graft(
     known = np.unique(task.y[dev[found.final]])
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
-    y, balanced = number[task.y[dev]], class_weight == "balanced"
-    basis: list[Spectrum] = []
-    if head.way in ("solved", "minimised"):
-        weights = balanced_weights(y, len(known)) if balanced and head.name == "ridge" else None
-        basis = spectra(cache, layers, rows, found, weights)
-    trained = train(head, Lesson(rows, y, len(known), found, basis, balanced))
+    y = number[task.y[dev]]
+    prepare, trained = min(
+        (
+            (name, _train(cache, layers, head, rows.prepared(name), y, found, class_weight))
+            for name in preparations(prepare, len(dev), rows.dim)
+        ),
+        key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
+    )
 
     heat, validation = None, None
     if trained.choice is not None:
@@ -146,7 +220,7 @@ def graft(
         answers = Outcomes.joined(
             [
                 _answers(task, test[where], trained.scorer.scores(block), known, heat, trained)
-                for where, block in tested.blocks(len(known))
+                for where, block in tested.prepared(prepare).blocks(len(known))
             ]
         )
         unit = task.unit_of(answers.rows)
@@ -159,6 +233,7 @@ def graft(
         task=task.name,
         head=head.name,
         layer="+".join(layers),
+        prepare=prepare,
         classes=[task.classes[i] for i in known],
         n_train=len(found.final),
         n_test=len(test),
@@ -177,6 +252,7 @@ def graft(
     fitted = FittedHead(
         head=head.name,
         classes=record.classes,
+        prepare=prepare,
         scorer=trained.scorer,
         probabilistic=trained.probabilistic,
         temperature=heat,
@@ -188,6 +264,24 @@ def graft(
         notices=notices,
     )
     return fitted, Result(record, validation, answers, notices)
+
+
+def _train(
+    cache: FeatureCache,
+    layers: tuple[str, ...],
+    head: Head,
+    rows: Rows,
+    y: np.ndarray,
+    found: Folding,
+    class_weight: str | None,
+) -> Trained:
+    """One head on rows that are prepared already."""
+    n_classes, balanced = int(y.max()) + 1, class_weight == "balanced"
+    basis: list[Spectrum] = []
+    if head.way in ("solved", "minimised"):
+        weights = balanced_weights(y, n_classes) if balanced and head.name == "ridge" else None
+        basis = spectra(cache, layers, rows, found, weights)
+    return train(head, Lesson(rows, y, n_classes, found, basis, balanced))
 
 
 def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Folding:

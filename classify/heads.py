@@ -18,7 +18,7 @@ Builder = Callable[[Setting, tuple[int, int], str | None], Any]
 
 @dataclass(frozen=True)
 class Head:
-    """A kind of classifier on standardised embeddings.
+    """A kind of classifier on prepared embeddings.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ HEADS = {
         Head("softmax", "C", (*_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "minimised"),
         Head("linear-svm", "C", _grid(-6, 0, (1, 3)), "hinge", False, "minimised"),
         Head("rbf-svm", "C", _grid(-2, 3, (1, 3)), "hinge", False, "kernel"),
-        Head("ridge", "alpha", ALPHAS, "squared", False, "solved"),
+        Head("ridge", "alpha", ALPHAS, "calibrated", False, "solved"),
         Head("lda", "shrinkage", (1, 0.7, *_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "solved"),
         Head("ncm", None, (None,), "error", False, "solved", weighted=False),
         Head("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", False, "delegated",

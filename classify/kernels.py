@@ -1,16 +1,16 @@
 """An approximate kernel: rows of features as similarities to a few of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from classify.features import Rows
+from classify.preparation import fitted_scaler
 from classify.scorers import Fitted, Linear
 
 LANDMARKS = 300
@@ -30,7 +30,7 @@ class Mapped(Rows):
 
     def at(self, positions: np.ndarray) -> "Mapped":
         """Some of them."""
-        return Mapped(self.parts, self.rows[positions], self.kernel)
+        return replace(self, rows=self.rows[positions])
 
     def take(self) -> np.ndarray:
         """A copy of them all."""
@@ -38,13 +38,13 @@ class Mapped(Rows):
 
     def blocks(self, width: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of similarities, float32 (m, D)."""
-        for where, block in Rows(self.parts, self.rows).blocks(max(width, self.dim)):
+        for where, block in Rows(self.parts, self.rows, self.rooted).blocks(max(width, self.dim)):
             # float64 inside: the map divides by numbers down to 1e-6.
             yield where, self.kernel.transform(block.astype(np.float64)).astype(np.float32)
 
 
 def rbf(rows: Rows, seed: int = 0) -> Pipeline:
-    """A standardised radial basis kernel, approximated by some of the rows.
+    """A radial basis kernel on scaled features, approximated by some of the rows.
 
     Williams & Seeger (2001), "Using the Nystroem method to speed up kernel machines", NIPS. The
     width is the one that scikit-learn calls ``scale``: 1 / D on standardised features.
@@ -61,8 +61,9 @@ def rbf(rows: Rows, seed: int = 0) -> Pipeline:
     """
     some = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
     X = rows.at(np.sort(some)).take().astype(np.float64)
+    scaler = fitted_scaler(X, whole=rows.rooted)
     kernel = Nystroem(gamma=1 / rows.dim, n_components=min(LANDMARKS, len(X)), random_state=seed)
-    return make_pipeline(StandardScaler(), kernel).fit(X)
+    return make_pipeline(scaler, kernel.fit(scaler.transform(X)))
 
 
 def joined(kernel: Pipeline, linear: Linear, n_classes: int) -> Fitted:

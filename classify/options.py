@@ -25,6 +25,10 @@ TestSize = Annotated[
 ClassWeight = Annotated[
     str | None, typer.Option(metavar="balanced", help="Every class counts alike, small or large.")
 ]
+Prepare = Annotated[
+    str | None,
+    typer.Option(metavar="root-l2|standardise", help="How features are prepared; else as is best."),
+]
 Labels = Annotated[
     Path | None,
     typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),

@@ -5,6 +5,10 @@ head lies in the same file, its tensors as ``network.NAME``; that file is a back
 heads are scikit-learn objects, which skops turns into bytes and back; of those only what skops
 itself trusts is ever built. Loading runs no code from the file and believes nothing in it before it
 is checked.
+
+Version 1.1 adds the preparation of features. Where that is ``root-l2`` the scale is one number, and
+the bytes of a scikit-learn object have another name: a release that knows of no preparation refuses
+such a file, and reads all others.
 """
 
 import io
@@ -26,15 +30,17 @@ from sklearn.pipeline import Pipeline
 from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
 from classify.outputs import check_output, written
+from classify.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.scorers import Fitted, Linear, Perceptron
 
 FORMAT = "headgraft-head"
-VERSION = (1, 0)
+VERSION = (1, 1)
 MAX_BYTES = 4 << 30  # a file with a network in it
 MAX_UNPACKED = 1 << 30
 NETWORK = "network."
-OBJECT, SEEN = "skops", "seen"
-PLAIN = ("head", "classes", "probabilistic", "temperature", "task")
+OBJECTS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
+SEEN = "seen"
+PLAIN = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 DTYPES = ("<f4", "<f2")
 MOST_CHARACTERS = 131_072  # of a class's name, as of a cell of a CSV table
 TEXTS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
@@ -173,19 +179,37 @@ def _read(file: Any) -> FittedHead:
     preprocess = value("preprocess", lambda x: isinstance(x, dict))
     record = value("record", lambda x: isinstance(x, dict))
 
+    prepare = STANDARDISE  # as before there was a choice
+    if "prepare" in metadata:
+        prepare = value("prepare", lambda x: x in PREPARATIONS)
     K, dim = len(classes), sum(layer.dim for layer in layers)
     names = {name for name in file.keys() if not name.startswith(NETWORK)} - {SEEN}  # noqa: SIM118
-    scorer = _object(file, K, dim) if names == {OBJECT} else _scorer(file, names, K, dim)
+    kept = OBJECTS[prepare]
+    if names == {kept}:
+        scorer: Linear | Perceptron | Fitted = _object(file, kept, K, dim)
+    else:
+        scorer = _scorer(file, names, K, dim, prepare)
     head, task = texts.pop("head"), texts.pop("task")
     source = Source(**texts, preprocess=preprocess, layers=layers)
     return FittedHead(
-        head, classes, scorer, probabilistic, heat, settings, task, source, record, _seen(file)
+        head,
+        classes,
+        prepare,
+        scorer,
+        probabilistic,
+        heat,
+        settings,
+        task,
+        source,
+        record,
+        _seen(file),
     )
 
 
-def _scorer(file: Any, names: set[str], K: int, dim: int) -> Linear | Perceptron:
+def _scorer(file: Any, names: set[str], K: int, dim: int, prepare: str) -> Linear | Perceptron:
     shapes: dict[str, tuple[int, ...]]
-    shapes = {"mean": (dim,), "scale": (dim,), "coef": (K, dim), "intercept": (K,)}
+    one = (1,) if prepare == ROOT_L2 else (dim,)
+    shapes = {"mean": (dim,), "scale": one, "coef": (K, dim), "intercept": (K,)}
     kind: type[Linear] | type[Perceptron] = Linear
     if "hidden" in names:
         units = int(file.get_slice("hidden").get_shape()[0])
@@ -195,7 +219,9 @@ def _scorer(file: Any, names: set[str], K: int, dim: int) -> Linear | Perceptron
         raise HeadFileError(
             f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
         )
-    scorer = kind(**{name: _array(file, name, shapes[name]) for name in shapes})
+    arrays = {name: _array(file, name, shapes[name]) for name in shapes}
+    arrays["scale"] = np.broadcast_to(arrays["scale"], dim)
+    scorer = kind(**arrays)
     if not (scorer.scale > 0).all():
         raise HeadFileError("scale is not positive everywhere")
     return scorer
@@ -213,6 +239,8 @@ def _seen(file: Any) -> np.ndarray:
 def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
     if not isinstance(head.scorer, Fitted):
         arrays = {field.name: getattr(head.scorer, field.name) for field in fields(head.scorer)}
+        if head.prepare == ROOT_L2:
+            arrays["scale"] = arrays["scale"][:1]
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     unknown = skops("get_untrusted_types")(data=skops("dumps")(head.scorer.model))
     if unknown:
@@ -220,7 +248,7 @@ def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
             f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
             "not be loaded again, as only scikit-learn's own kinds are"
         )
-    return {OBJECT: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+    return {OBJECTS[head.prepare]: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
 
 
 def _network(head: FittedHead) -> dict[str, np.ndarray]:
@@ -230,9 +258,9 @@ def _network(head: FittedHead) -> dict[str, np.ndarray]:
         return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK)}  # noqa: SIM118
 
 
-def _object(file: Any, n_classes: int, dim: int) -> Fitted:
+def _object(file: Any, name: str, n_classes: int, dim: int) -> Fitted:
     """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
-    data = np.asarray(file.get_tensor(OBJECT)).tobytes()
+    data = np.asarray(file.get_tensor(name)).tobytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
             raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED >> 30} GB")

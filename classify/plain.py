@@ -1,4 +1,4 @@
-"""A linear head as scikit-learn would hold it, had it been fitted there."""
+"""A head as scikit-learn would hold it, had it been fitted there."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from classify.preparation import RootL2
 from classify.scorers import Linear
 
 
@@ -35,3 +36,10 @@ def as_pipeline(scorer: Linear, classes: Sequence[str], temperature: float | Non
     linear.n_iter_ = np.zeros(1, np.int32)
     scale.n_features_in_ = linear.n_features_in_ = scorer.dim
     return Pipeline([("scale", scale), ("classify", linear)])
+
+
+def fitted_root_l2(widths: Sequence[int]) -> RootL2:
+    """The preparation of layers of these widths."""
+    step = RootL2([*widths])
+    step.n_features_in_ = sum(widths)
+    return step

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from classify.resampling import Estimate
-from classify.similarity import MARGIN, SAVED, Cut, Similarity
+from classify.similarity import DIFFERENT, JOINED, MARGIN, SAVED, SIMILAR, Cut, Similarity
 from classify.size import IMAGES, NEAR, PER_CLASS, Size
 
 TELLING = 0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
@@ -19,15 +19,22 @@ def of_depth(found: Similarity, given: str | None, more: int | None) -> Iterator
     more : int, or None
         Images that would make it sure.
     """
-    yield f"{found.verdict}: {_verdict(found)}"
-    if given is not None and given != found.verdict:
-        yield f"measured {found.verdict}, but {given} was given"
+    yield f"{found.answer}: {_verdict(found)}"
+    if given is not None and given != found.answer:
+        yield f"measured {found.answer}, but {given} was given"
     elif given is None and not found.confident:
         yield _unsure(more)
-    if found.joined is not None and found.clear(found.joined):
+        similar, different = (100 * found.costs[answer] for answer in (SIMILAR, DIFFERENT))
         yield (
-            f"all {len(found.profile)} layers joined are clearly better than {found.last}: "
-            f"{_gain(found, found.joined)}"
+            f"to be wrong costs a linear probe at most {similar:.1f} points of accuracy if the "
+            f"data are taken for similar, and {different:.1f} if for different"
+        )
+    if found.best != found.last:
+        every = f"all {len(found.profile)} layers joined validate"
+        which = every if found.best == JOINED else f"{found.best} validates"
+        yield (
+            f"{which} best, and a probe of either kind takes that: beside {found.last} "
+            f"{_gain(found, found.best_gain)}"
         )
 
 

@@ -36,6 +36,8 @@ class Record:
         What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``.
     class_weight : str, or None
         ``balanced``, or None.
+    prepare : str
+        How the features were prepared: ``root-l2`` or ``standardise``.
     temperature : float, or None
         What the scores are divided by for calibrated probabilities, from the held-out scores.
     scores : dict of str to number, interval or None
@@ -66,6 +68,7 @@ class Record:
     C: float | None
     settings: dict[str, float]
     class_weight: str | None
+    prepare: str
     temperature: float | None
     scores: dict[str, Any]
     seconds: float

@@ -13,9 +13,17 @@ from classify.records import Record
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change of a number: results of older versions are not found then."""
-WORDS = {"task", "head", "layer", "classes", "class_weight"}  # of a record; the rest are numbers
+# Of a record; the rest are numbers.
+WORDS = {
+    "task",
+    "head",
+    "layer",
+    "prepare",
+    "classes",
+    "class_weight",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +52,12 @@ def key_of(
     layers: Sequence[str],
     seed: int,
     class_weight: str | None,
+    prepare: str | None,
 ) -> str:
     """A digest of everything that decides a result: features, labels, split and head."""
     prints = [cache.layer(name).fingerprint for name in layers]
-    about = [VERSION, prints, list(layers), head, seed, class_weight, task.name, task.classes]
+    about = [VERSION, prints, list(layers), head, seed, class_weight, prepare]
+    about += [task.name, task.classes]
     contents = cache.column("sha256")[task.rows]
     return digest(about, contents, task.rows, task.y, task.units, task.split.astype("S5"))
 

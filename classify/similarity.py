@@ -19,9 +19,10 @@ from classify.resampling import Estimate, means
 from featurize.cache import FeatureCache
 from featurize.families import family_of
 
-SIMILAR, DIFFERENT = "similar", "different"
+SIMILAR, DIFFERENT, UNSURE = "similar", "different", "cannot tell yet"
+JOINED = "joined"
 SAVED = 0.1  # share of the last layer's errors that a clearly better cut spares
-UPPER = 0.6  # cuts at this depth or before leave the upper part of a network away
+UPPER = 0.75  # cuts before this depth leave the upper part of a network away
 MARGIN = 0.05  # share of the last layer's errors that a cut may add and still count as equal
 PARTS = 10  # parts of the images; a cut is chosen on nine, and judged on the tenth
 FAR = 100.0  # times as many images: beyond it, more images are no advice
@@ -109,9 +110,11 @@ class Similarity:
     cut : Cut
         The best of all earlier layers.
     lower : Cut, or None
-        The best at 60 % of the depth or before; None if the cache has none.
+        The best before three quarters of the depth; None if the cache has none.
     joined : Estimate, or None
         What all layers joined gain over the last.
+    best : str
+        The layer that validates best, or ``joined``; of equals the shallower.
     images, units : int
         Images that were judged, and how many groups (or images) could be drawn anew.
     """
@@ -122,6 +125,7 @@ class Similarity:
     cut: Cut
     lower: Cut | None
     joined: Estimate | None
+    best: str
     images: int
     units: int
 
@@ -145,15 +149,17 @@ class Similarity:
 
     @property
     def verdict(self) -> str:
-        """``different`` or ``similar``."""
+        """``different`` or ``similar``, whichever is likelier."""
         return DIFFERENT if self.clear(self.cut.gain) or self.idle else SIMILAR
 
     @property
     def best_cut(self) -> str:
         """Where to cut: the best layer before the last, or before the idle upper part."""
-        if self.lower is not None and self.idle and not self.clear(self.cut.gain):
-            return self.lower.layer
-        return self.cut.layer
+        return self.lower.layer if self._cut_is_low and self.lower else self.cut.layer
+
+    @property
+    def _cut_is_low(self) -> bool:
+        return self.lower is not None and self.idle and not self.clear(self.cut.gain)
 
     @property
     def _times(self) -> float:
@@ -174,6 +180,28 @@ class Similarity:
     def confident(self) -> bool:
         """Whether the intervals are narrow enough to tell."""
         return self._times <= 1
+
+    @property
+    def answer(self) -> str:
+        """``different``, ``similar``, or ``cannot tell yet`` where the intervals allow either."""
+        return self.verdict if self.confident else UNSURE
+
+    @property
+    def best_gain(self) -> Estimate:
+        """What the layers that validate best gain over the last; of one layer, chosen afresh."""
+        if self.best == JOINED and self.joined is not None:
+            return self.joined
+        return Estimate(0.0, 0.0, 0.0) if self.best == self.last else self.cut.gain
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What it may cost, in accuracy, to put the head at the wrong one of two layers.
+
+        By the answer that is taken and wrong: the greater end of the interval of what the other
+        layer has ahead, and 0 where that has nothing.
+        """
+        gain = self.lower.gain if self._cut_is_low and self.lower else self.cut.gain
+        return {SIMILAR: max(0.0, gain.high), DIFFERENT: max(0.0, -gain.low)}
 
     def more(self, learnt: int) -> int | None:
         """About how many images more would do; None where even a hundred times as many might not.
@@ -208,6 +236,10 @@ class Similarity:
             else {"gain": self.joined.value, "gain_ci": [self.joined.low, self.joined.high]}
             | {"errors_saved": self.saved(self.joined), "clear": self.clear(self.joined)},
             "thresholds": {"errors_saved": SAVED, "lower_depth": UPPER, "equal": MARGIN},
+            "best": self.best,
+            "best_gain": self.best_gain.value,
+            "best_gain_ci": [self.best_gain.low, self.best_gain.high],
+            "costs_if_wrong": self.costs,
             "judged_images": self.images,
             "judged_units": self.units,
             "measured": self.verdict,
@@ -250,7 +282,7 @@ def by_depth(
     """
     last = list(answers)[-1]
     earlier = [name for name in answers if depths.share[name] < depths.share[last]]
-    low = [name for name in earlier if depths.share[name] <= UPPER]
+    low = [name for name in earlier if depths.share[name] < UPPER]
     right = {name: found.correct for name, found in answers.items()}
     _, unit = np.unique(unit, return_inverse=True)
     units = int(unit.max()) + 1
@@ -265,6 +297,9 @@ def by_depth(
         best = max(some, key=lambda name: profile[name].value)  # of equals the shallower
         return Cut(best, accuracies[len(profile) + i], gains[i])
 
+    accuracy = {name: found.value for name, found in profile.items()}
+    if joined is not None:
+        accuracy[JOINED] = float(joined.correct.mean())
     return Similarity(
         profile=profile,
         depths=depths,
@@ -272,6 +307,7 @@ def by_depth(
         cut=cut(earlier, 0),
         lower=cut(low, 1) if low else None,
         joined=None if joined is None else gains[2],
+        best=max(accuracy, key=accuracy.__getitem__),
         images=len(unit),
         units=units,
     )

@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 from joblib import delayed
 
-from classify import minimised
-from classify.choice import choose
 from classify.features import Rows
 from classify.heads import named
 from classify.kept import digest, keep, recall
 from classify.labels import TEST, TRAIN, VAL
-from classify.minimised import Problem
+from classify.preparation import ROOT_L2
 from classify.resampling import Estimate, means
 from classify.splits import Folding, folds
 from classify.statistics import spectra
 from classify.tasks import Task
-from classify.training import IN_MEMORY
+from classify.training import Lesson, train
 from classify.workers import working
 from featurize.cache import FeatureCache
 
@@ -33,7 +31,8 @@ NEAR = 2  # within this factor of a threshold it is said that the number is near
 SHARES = (0.125, 0.25, 0.5, 1.0)
 MANY = 5_000  # images from which on one held-out fold says enough
 MOST_HELD = 20_000  # more held-out images would narrow no interval that matters
-VERSION = 1
+VERSION = 2
+HEAD = "lda"  # in closed form: a fifth of the time of softmax, and the same order of layers
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def by_count(
     jobs: int | None = None,
     advanced: Callable[[int], None] | None = None,
 ) -> Size:
-    """Count the images, and draw the learning curve of a softmax head.
+    """Count the images, and draw the learning curve of a linear head.
 
     Parameters
     ----------
@@ -281,16 +280,11 @@ def _right(
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[positions]]
-    rows = Rows.of_cache(cache, [layer], task.rows[positions])
-    if rows.nbytes <= IN_MEMORY:
-        rows = Rows.of_array(rows.take())
-    # Nothing is kept of these rows' spectra: no other task will ask for the same ones.
+    rows = Rows.of_cache(cache, [layer], task.rows[positions]).prepared(ROOT_L2)
     part = np.repeat([1, 0], [len(learnt), len(held)]).astype(np.int16)
-    whole = Folding(part, [], spared=True)
-    (spectrum,) = spectra(None, [layer], rows, whole)
-    weights = np.repeat([1.0, 0.0], [len(learnt), len(held)])
-    problem = Problem(rows, weights, spectrum, rows.at(held))
-    head = named("softmax")
-    steps = minimised.held_out(head.loss, head.grid, [problem], y, len(known))
-    choice = choose(steps, y[held], head.loss)
-    return which, choice.scores.argmax(axis=1) == y[held]
+    split = Folding(part, [held], spared=True)
+    # Nothing is kept of these rows' spectra: no other task will ask for the same ones.
+    basis = spectra(None, [layer], rows, split)
+    trained = train(named(HEAD), Lesson(rows, y, len(known), split, basis))
+    assert trained.choice is not None
+    return which, trained.choice.scores.argmax(axis=1) == y[held]

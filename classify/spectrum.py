@@ -1,4 +1,4 @@
-"""Standardised features by their principal directions: every ridge value is one division then."""
+"""Scaled features by their principal directions: every ridge value is one division then."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,22 @@ import numpy as np
 
 from classify.features import Rows
 
+COLUMNS, WHOLE, NONE = "columns", "whole", "none"
 FLOOR = 1e-10  # of the greatest eigenvalue: below this a direction is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """The eigenvectors of the Gram matrix of standardised training features.
+    """The eigenvectors of the Gram matrix of scaled training features.
 
     Attributes
     ----------
     count : float
         Rows, or the sum of their weights.
     mean, scale : float64 arrays of shape (D,)
-        Standardisation; the scale of a constant column is 1, as with scikit-learn.
+        What is subtracted and divided by. Of standardised columns the scale of one that is
+        constant is 1, as with scikit-learn; of rows that are prepared otherwise it is one number,
+        the root of the columns' mean variance.
     vectors : float64 array of shape (D, R)
         R is at most D and at most the number of rows.
     values : float64 array of shape (R,)
@@ -33,10 +36,14 @@ class Spectrum:
 
     @classmethod
     def of_gram(
-        cls, count: float, mean: np.ndarray, gram: np.ndarray, *, standardised: bool = True
+        cls, count: float, mean: np.ndarray, gram: np.ndarray, scaling: str = COLUMNS
     ) -> "Spectrum":
-        """From a count, a mean (D,) and a centred Gram matrix (D, D)."""
-        scale = _scale(np.diagonal(gram) / count, mean) if standardised else np.ones(len(mean))
+        """From a count, a mean (D,) and a centred Gram matrix (D, D).
+
+        The scaling is that of ``columns``, each by its own deviation, of the features as a
+        ``whole``, by one number, or ``none``.
+        """
+        scale = _scale(np.diagonal(gram) / count, mean, scaling)
         values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
         real = values > FLOOR * max(values[-1], 1e-300)
         return cls(count, mean, scale, _in_rows(vectors[:, real]), values[real])
@@ -55,7 +62,7 @@ class Spectrum:
         count = float(w.sum())
         mean = w @ x / count
         x -= mean
-        scale = _scale(w @ x**2 / count, mean)
+        scale = _scale(w @ x**2 / count, mean, WHOLE if rows.rooted else COLUMNS)
         x *= np.sqrt(w)[:, None]
         x /= scale
         values, left = np.linalg.eigh(x @ x.T)
@@ -70,7 +77,11 @@ def _in_rows(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors)
 
 
-def _scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _scale(variance: np.ndarray, mean: np.ndarray, scaling: str) -> np.ndarray:
+    if scaling == NONE:
+        return np.ones(len(mean))
+    if scaling == WHOLE:
+        return np.full(len(mean), np.sqrt(variance.mean()) or 1)
     # A column counts as constant where its variance is what rounding in float64 leaves of a
     # constant. One float32 that differs from a billion others in its last digit makes it no such.
     constant = variance <= 1e-24 * np.maximum(mean**2, 1e-12)

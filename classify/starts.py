@@ -14,6 +14,7 @@ from classify.features import Rows
 from classify.fitted import FittedHead
 from classify.nets import Net
 from classify.persist import load_head
+from classify.preparation import STANDARDISE
 from classify.scorers import Linear
 from featurize.backbones import Backbone
 from featurize.cache import FeatureCache
@@ -37,7 +38,7 @@ def given_head(head: str | os.PathLike[str] | FittedHead | None) -> FittedHead |
 def check_head(
     head: FittedHead, backbone: Backbone, last: tuple[str, str], classes: list[str]
 ) -> None:
-    """Refuse a head that is not linear, or was trained on another network's embeddings.
+    """Refuse a head that is not linear in this network's embeddings.
 
     Raises
     ------
@@ -46,6 +47,12 @@ def check_head(
     """
     if not isinstance(head.scorer, Linear):
         raise HeadMismatch(f"training cannot start from a {head.head} head: it is not linear")
+    if head.prepare != STANDARDISE:
+        raise HeadMismatch(
+            f"training cannot start from this head: it takes its features as {head.prepare}, and a "
+            "network ends in a linear layer; train one with `classify fit ... --prepare "
+            f"{STANDARDISE}`, or leave --init-head out"
+        )
     theirs = head.source
     layers = [(layer.layer, layer.pool) for layer in theirs.layers]
     for what, one, other in (

@@ -8,11 +8,11 @@ import numpy as np
 from classify.features import Rows
 from classify.kept import digest, keep, recall
 from classify.moments import Moments
-from classify.spectrum import Spectrum
+from classify.spectrum import COLUMNS, WHOLE, Spectrum
 from classify.splits import Folding
 from featurize.cache import FeatureCache
 
-VERSION = 2
+VERSION = 3
 SMALL = 64 << 20  # bytes that may always be kept
 _recent: dict[str, list[Spectrum]] = {}  # the last: ridge, LDA and class means come in a row
 
@@ -52,7 +52,7 @@ def spectra(
     contents = cache.column("sha256")[rows.rows]
     infos = [cache.layer(name) for name in layers]
     prints = [[info.name, info.dim, info.fingerprint] for info in infos]
-    about = [VERSION, prints, _left_out(folding)]
+    about = [VERSION, prints, rows.rooted, _left_out(folding)]
     key = digest(about, contents, folding.part.astype(np.int64))
     if key in _recent:
         return _recent[key]
@@ -88,7 +88,8 @@ def _computed(rows: Rows, folding: Folding, weights: np.ndarray | None) -> list[
             for some in chosen
         ]
     moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
-    return [Spectrum.of_gram(*moments.without(part)) for part in _left_out(folding)]
+    scaling = WHOLE if rows.rooted else COLUMNS
+    return [Spectrum.of_gram(*moments.without(part), scaling) for part in _left_out(folding)]
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:

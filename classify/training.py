@@ -14,7 +14,7 @@ from classify.heads import Head
 from classify.minimised import Problem
 from classify.moments import Moments
 from classify.scorers import Fitted, Linear
-from classify.spectrum import Spectrum
+from classify.spectrum import NONE, Spectrum
 from classify.splits import Folding
 
 IN_MEMORY = 1 << 30
@@ -141,12 +141,14 @@ def _kernel(head: Head, lesson: Lesson) -> Trained:
     problems, folding = [], lesson.folding
     for train, held in [*folding.folds, (folding.final, _NONE)]:
         kernel = kernels.rbf(lesson.rows.at(train))
-        mapped: Rows = kernels.Mapped(lesson.rows.parts, lesson.rows.rows, kernel)
+        mapped: Rows = kernels.Mapped(
+            lesson.rows.parts, lesson.rows.rows, lesson.rows.rooted, kernel
+        )
         if (len(folding.held_by) + 1) * mapped.nbytes <= IN_MEMORY:
             mapped = Rows.of_array(mapped.take())
-        # Similarities are left as they are: to standardise them would change the kernel.
+        # Similarities are left as they are: to scale them would change the kernel.
         moments = Moments.of(mapped.at(train))
-        spectrum = Spectrum.of_gram(*moments.without(), standardised=False)
+        spectrum = Spectrum.of_gram(*moments.without(), NONE)
         problems.append(Problem(mapped, lesson.masked(train), spectrum, mapped.at(held)))
     trained = _descend(head, lesson, problems[:-1], problems[-1])
     scorer = kernels.joined(kernel, cast(Linear, trained.scorer), lesson.n_classes)
@@ -203,13 +205,26 @@ def _delegated(head: Head, lesson: Lesson) -> Trained:
     X, choice, setting = rows.take(), None, head.grid[len(head.grid) // 2]
     if folding.held_by:
         steps = delegated.held_out(
-            head.build, head.grid, X, lesson.y, folding.folds, lesson.n_classes, weight
+            head.build,
+            head.grid,
+            X,
+            lesson.y,
+            folding.folds,
+            lesson.n_classes,
+            weight,
+            whole=rows.rooted,
         )
         choice = choose(steps, lesson.y[folding.held], head.loss)
         setting = choice.setting
     final = folding.final
     scorer, fine = delegated.fit(
-        head.build, setting, X[final], lesson.y[final], lesson.n_classes, weight
+        head.build,
+        setting,
+        X[final],
+        lesson.y[final],
+        lesson.n_classes,
+        weight,
+        whole=rows.rooted,
     )
     notices = [] if fine else [f"the final fit with {_called(head, setting)} did not converge"]
     return Trained(scorer, setting, choice, folding.held, scorer.probabilistic, notices)

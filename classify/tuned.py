@@ -6,6 +6,7 @@ from torch import Tensor
 from classify.entering import name_of
 from classify.fitted import FittedHead, HeadLayer, Source, beginnings
 from classify.nets import Net
+from classify.preparation import STANDARDISE
 from classify.scorers import Linear
 from featurize import weights as weights_files
 from featurize.backbones import Backbone
@@ -51,6 +52,7 @@ def head_of(
     return FittedHead(
         head="softmax" if isinstance(scorer, Linear) else "mlp",
         classes=classes,
+        prepare=STANDARDISE,
         scorer=scorer,
         probabilistic=True,
         temperature=temperature,
