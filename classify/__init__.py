@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classify.advice import advise
     from classify.automatic import auto
+    from classify.cached import CachedFeatures
+    from classify.classifiers import (
+        LinearSVMClassifier,
+        NearestMeanClassifier,
+        RidgeHeadClassifier,
+        ShrunkLDAClassifier,
+        SoftmaxClassifier,
+    )
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
-    from classify.features import CachedFeatures
     from classify.finetuning import FineTuneClassifier
     from classify.fitted import FittedHead
     from classify.fitting import fit
@@ -33,6 +40,11 @@ __all__ = [
     "FineTuneClassifier",
     "FittedHead",
     "HeadClassifier",
+    "LinearSVMClassifier",
+    "NearestMeanClassifier",
+    "RidgeHeadClassifier",
+    "ShrunkLDAClassifier",
+    "SoftmaxClassifier",
     "advise",
     "auto",
     "compare",
@@ -47,11 +59,16 @@ __all__ = [
 
 # Imported when first used: `import classify` and `classify --help` stay quick.
 _HOMES = {
-    "CachedFeatures": "features",
+    "CachedFeatures": "cached",
     "ClassifyError": "errors",
     "FineTuneClassifier": "finetuning",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
+    "LinearSVMClassifier": "classifiers",
+    "NearestMeanClassifier": "classifiers",
+    "RidgeHeadClassifier": "classifiers",
+    "ShrunkLDAClassifier": "classifiers",
+    "SoftmaxClassifier": "classifiers",
     "advise": "advice",
     "auto": "automatic",
     "compare": "comparison",

@@ -18,11 +18,11 @@ from classify.outcomes import Outcomes
 from classify.records import Record
 from classify.results import Result
 from classify.scores import share, summarise
-from classify.spectrum import Spectrum
 from classify.splits import Folding, folding, shared
 from classify.statistics import spectra
 from classify.tasks import Task, copies_across, make_task
-from classify.training import Lesson, Trained, affordable, balanced_weights, train
+from classify.training import Lesson, Trained, affordable, train
+from classify.weights import weigh
 from featurize.cache import FeatureCache
 
 _NONE = np.zeros(0, np.uint64)
@@ -127,12 +127,12 @@ def graft(
     known = np.unique(task.y[dev[found.final]])
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
-    y, balanced = number[task.y[dev]], class_weight == "balanced"
-    basis: list[Spectrum] = []
+    y = number[task.y[dev]]
+    lesson = Lesson(rows, y, len(known), found, (), weigh(class_weight, known, y))
     if head.way in ("solved", "minimised"):
-        weights = balanced_weights(y, len(known)) if balanced and head.name == "ridge" else None
-        basis = spectra(cache, layers, rows, found, weights)
-    trained = train(head, Lesson(rows, y, len(known), found, basis, balanced))
+        basis = spectra(cache, layers, rows, found, lesson.measured_by(head))
+        lesson = replace(lesson, spectra=basis)
+    trained = train(head, lesson)
 
     heat, validation = None, None
     if trained.choice is not None:

@@ -10,8 +10,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
+from classify.cached import CachedFeatures
 from classify.errors import CallError, UnknownPath
-from classify.features import CachedFeatures, Rows, layer_names, layer_sets, open_cache
+from classify.features import Rows, layer_names, layer_sets, open_cache
 from featurize.errors import RowNotReady, UnknownLayer
 
 
