@@ -72,11 +72,12 @@ class LinearHead(HeadEstimator):
         given = "cv" if name is None else getattr(self, name)
         if isinstance(given, str) and given == "cv":
             return None
-        number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
-        if not (number and 0 < given < np.inf and given <= self.most):
+        known = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+        number = float(given) if known else np.nan
+        if not (0 < number < np.inf and number <= self.most):
             most = "" if np.isinf(self.most) else f", at most {self.most:g}"
             raise CallError(f"{name} is 'cv' or a number above 0{most}, not {given!r}")
-        return float(given)
+        return number
 
     def _folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and intercept on features as they are given; of two classes, one row."""

@@ -21,7 +21,7 @@ def weigh(
     ----------
     option : None, "balanced" or mapping
         ``balanced``: n / (K times the class's rows), so that all classes count alike. A mapping has
-        a weight for each class.
+        weights by class; one that it leaves out counts 1.
     classes : array of shape (K,)
         Their names; the keys of a mapping.
     y : int array of shape (n,)
@@ -37,7 +37,7 @@ def weigh(
     Raises
     ------
     CallError
-        If the option is another, lacks a class, or has a weight that is none.
+        If the option is another, names a class that is not there, or has a weight that is none.
     """
     if option is None:
         return None
@@ -48,14 +48,13 @@ def weigh(
         return np.asarray(count.sum() / ((count > 0).sum() * np.where(count > 0, count, 1)))
     if not isinstance(option, Mapping):
         raise CallError(
-            "the class weight is None, 'balanced' or a dict with a weight for each class, not "
-            f"{option!r}"
+            f"the class weight is None, 'balanced' or a dict of weights by class, not {option!r}"
         )
     try:
         found = compute_class_weight(dict(option), classes=classes, y=classes[y[known]])
         each = np.asarray(found, np.float64)
     except (TypeError, ValueError) as error:
-        raise CallError(f"class_weight has no weight for each class: {error}") from error
+        raise CallError(f"class_weight does not fit the classes: {error}") from error
     if not (np.isfinite(each).all() and (each >= 0).all() and (each > 0).sum() > 1):
         raise CallError(
             "weights of classes are numbers from 0 on, and more than one class has one above 0; "
