@@ -32,6 +32,7 @@ from classify import (
     ShrunkLDAClassifier,
     SoftmaxClassifier,
 )
+from classify.weights import times
 
 ALL = (
     SoftmaxClassifier,
@@ -172,6 +173,30 @@ def test_a_weight_is_so_many_rows(data, name, chosen):
     assert one.path_ == other.path_
     assert np.allclose(one.coef_, other.coef_, rtol=1e-9, atol=1e-12)
     assert np.allclose(one.predict_proba(X), other.predict_proba(X), rtol=1e-7)
+
+
+def test_held_out_rows_are_judged_by_their_weight():
+    X, y = world(classes=2)
+    train, held = np.arange(160), np.arange(160, 240)
+    alone = RidgeHeadClassifier(20.0).fit(X[train], y[train])
+    signs = np.where(y[held] == alone.classes_[1], 1, -1)
+    losses = 2 * (alone.decision_function(X[held]) - signs) ** 2  # of both scores
+    weight = np.ones(240)
+    weight[held] += 4 * (losses > np.median(losses))
+    for weights in (weight, np.sqrt(weight)):  # the second to an eighth of their mean
+        found = RidgeHeadClassifier(20.0, cv=[(train, held)]).fit(X, y, sample_weight=weights)
+        expected = np.average(losses, weights=weights[held])
+        assert found.path_[0][1] == pytest.approx(expected, rel=1e-5 if weights is weight else 0.02)
+        assert losses.mean() < 0.9 * expected  # what it would be without
+
+
+def test_weights_become_whole_numbers():
+    assert times(np.array([1.0, 3.0, 2.0])).tolist() == [1, 3, 2]
+    weights = np.random.default_rng(0).uniform(0.1, 2, 1000)
+    for given in (weights, 1e6 * weights, np.rint(1e6 * weights)):
+        found = times(given)
+        assert found.sum() == pytest.approx(8000, abs=1)
+        assert np.abs(found - 8 * given / given.mean()).max() < 1
 
 
 @pytest.mark.parametrize("name", FIXED)
