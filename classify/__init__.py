@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classify.advice import advise
     from classify.automatic import auto
+    from classify.cached import CachedFeatures
+    from classify.classifiers import (
+        LinearSVMClassifier,
+        NearestMeanClassifier,
+        RidgeHeadClassifier,
+        ShrunkLDAClassifier,
+        SoftmaxClassifier,
+    )
     from classify.comparison import compare
     from classify.errors import ClassifyError
     from classify.estimators import HeadClassifier
-    from classify.features import CachedFeatures
     from classify.finetuning import FineTuneClassifier
     from classify.fitted import FittedHead
     from classify.fitting import fit
@@ -34,7 +41,12 @@ __all__ = [
     "FineTuneClassifier",
     "FittedHead",
     "HeadClassifier",
+    "LinearSVMClassifier",
+    "NearestMeanClassifier",
+    "RidgeHeadClassifier",
     "RootL2",
+    "ShrunkLDAClassifier",
+    "SoftmaxClassifier",
     "advise",
     "auto",
     "compare",
@@ -49,12 +61,17 @@ __all__ = [
 
 # Imported when first used: `import classify` and `classify --help` stay quick.
 _HOMES = {
-    "CachedFeatures": "features",
+    "CachedFeatures": "cached",
     "ClassifyError": "errors",
     "FineTuneClassifier": "finetuning",
     "FittedHead": "fitted",
     "HeadClassifier": "estimators",
+    "LinearSVMClassifier": "classifiers",
+    "NearestMeanClassifier": "classifiers",
+    "RidgeHeadClassifier": "classifiers",
     "RootL2": "preparation",
+    "ShrunkLDAClassifier": "classifiers",
+    "SoftmaxClassifier": "classifiers",
     "advise": "advice",
     "auto": "automatic",
     "compare": "comparison",

@@ -1,4 +1,4 @@
-"""Features out of a cache, for scikit-learn: by row number, or by image path."""
+"""Features out of a cache, by row number: read where they lie."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 
-from classify.errors import CallError, UnknownPath
+from classify.errors import CallError
 from classify.preparation import ROOT_L2, root_l2
 from featurize.cache import FeatureCache
 
@@ -243,75 +242,3 @@ def paths_of(X: Any) -> np.ndarray:
 def dim(cache: FeatureCache, layers: Sequence[str]) -> int:
     """How many numbers these layers have together."""
     return sum(cache.layer(name).dim for name in layers)
-
-
-class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A scikit-learn transformer from image paths to their cached features.
-
-    It learns nothing; it looks rows up. So a layer is a hyper-parameter like any other, and
-    ``GridSearchCV`` can choose it.
-
-    Parameters
-    ----------
-    cache : path or FeatureCache
-        A path is the better choice where estimators are cloned or sent to workers.
-    layer : str or sequence of str, optional
-        A layer of the cache, or several to be joined; the deepest if not given.
-
-    Examples
-    --------
-    ``make_pipeline(CachedFeatures("photos.h5", layer="layer3"), RidgeClassifier())``
-    """
-
-    def __init__(self, cache: CacheOrPath, layer: str | Sequence[str] | None = None) -> None:
-        self.cache = cache
-        self.layer = layer
-
-    def fit(self, X: Any = None, y: Any = None) -> "CachedFeatures":
-        """Check that the cache and its layers are there.
-
-        Raises
-        ------
-        FileNotFoundError, CacheFormatError, UnknownLayer
-        """
-        layer_names(open_cache(self.cache), self.layer)
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Look up images.
-
-        Parameters
-        ----------
-        X : array of str of shape (n,) or (n, 1)
-            Paths as in the cache: relative to its image folder, POSIX.
-
-        Returns
-        -------
-        float32 array of shape (n, D)
-
-        Raises
-        ------
-        UnknownPath
-            If an image is not in the cache.
-        RowNotReady
-            If it has no features there.
-        CallError
-            If `X` is of another shape.
-        """
-        cache, paths = open_cache(self.cache), paths_of(X)
-        absent = [path for path in paths if path not in cache.row_of]
-        if absent:
-            raise UnknownPath(
-                f"{len(absent):,} of {len(paths):,} images are not in {cache.path}: "
-                f"{', '.join(map(repr, absent[:3]))}; its paths look like {cache.paths[0]!r}"
-            )
-        rows = np.array([cache.row_of[path] for path in paths], np.intp)
-        return Rows.of_cache(cache, layer_names(cache, self.layer), rows).take()
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.no_validation = True  # `fit` learns nothing from X, and does not look at it
-        tags.input_tags.string = True
-        tags.transformer_tags.preserves_dtype = []  # float32 always
-        return tags

@@ -19,11 +19,11 @@ from classify.preparation import check_preparation, preparations
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
 from classify.scores import share, summarise
-from classify.spectrum import Spectrum
 from classify.splits import Folding, folding, shared
 from classify.statistics import spectra
 from classify.tasks import Task, copies_across, make_task
-from classify.training import Lesson, Trained, affordable, balanced_weights, train
+from classify.training import Lesson, Trained, affordable, train
+from classify.weights import weigh
 from featurize.cache import FeatureCache
 
 MOST_JOINED = 1 << 26
@@ -200,9 +200,10 @@ def graft(
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[dev]]
+    lesson = Lesson(rows, y, len(known), found, (), weigh(class_weight, known, y))
     prepare, trained = min(
         (
-            (name, _train(cache, layers, head, rows.prepared(name), y, found, class_weight))
+            (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name))))
             for name in preparations(prepare, len(dev), rows.dim)
         ),
         key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
@@ -266,22 +267,11 @@ def graft(
     return fitted, Result(record, validation, answers, notices)
 
 
-def _train(
-    cache: FeatureCache,
-    layers: tuple[str, ...],
-    head: Head,
-    rows: Rows,
-    y: np.ndarray,
-    found: Folding,
-    class_weight: str | None,
-) -> Trained:
-    """One head on rows that are prepared already."""
-    n_classes, balanced = int(y.max()) + 1, class_weight == "balanced"
-    basis: list[Spectrum] = []
+def _train(cache: FeatureCache, layers: tuple[str, ...], head: Head, lesson: Lesson) -> Trained:
     if head.way in ("solved", "minimised"):
-        weights = balanced_weights(y, n_classes) if balanced and head.name == "ridge" else None
-        basis = spectra(cache, layers, rows, found, weights)
-    return train(head, Lesson(rows, y, n_classes, found, basis, balanced))
+        basis = spectra(cache, layers, lesson.rows, lesson.folding, lesson.measured_by(head))
+        lesson = replace(lesson, spectra=basis)
+    return train(head, lesson)
 
 
 def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Folding:

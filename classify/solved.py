@@ -12,6 +12,7 @@ from classify.features import Rows
 from classify.moments import MAX_BYTES, sum_without
 from classify.scorers import ABSENT, Linear
 from classify.spectrum import Spectrum
+from classify.splits import Folding
 
 COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
 MAX_SCORES = 16_000_000  # held at once, 64 MB
@@ -35,6 +36,36 @@ class ClassSums:
     def without(self, part: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Count (K,) and total (K, D) of all parts but one, or of all: nothing is subtracted."""
         return sum_without(self.count, part), sum_without(self.total, part)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenSums(ClassSums):
+    """The same where folds are not those of parts: of each fold's training rows, then of all."""
+
+    def without(self, part: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Count (K,) and total (K, D) of what one fold trains on, or of all rows."""
+        which = -1 if part is None else part
+        return self.count[which], self.total[which]
+
+
+def sums_of(
+    rows: Rows, y: np.ndarray, n_classes: int, folding: Folding, weights: np.ndarray | None = None
+) -> ClassSums:
+    """The class sums that folds ask for: arguments as in `class_sums`."""
+    if folding.trains is None:
+        n_parts = int(folding.part.max()) + 1
+        return class_sums(rows, y, n_classes, folding.part, n_parts, weights)
+    each = [
+        class_sums(rows.at(some), y[some], n_classes, weights=_taken(weights, some))
+        for some in [*folding.trains, folding.final]
+    ]
+    return GivenSums(
+        np.concatenate([sums.count for sums in each]), np.concatenate([sums.total for sums in each])
+    )
+
+
+def _taken(weights: np.ndarray | None, some: np.ndarray) -> np.ndarray | None:
+    return None if weights is None else weights[some]
 
 
 def class_sums(
@@ -90,8 +121,7 @@ def solve(
     spectrum: Spectrum,
     sums: tuple[np.ndarray, np.ndarray],
     settings: Sequence[float | None],
-    *,
-    balanced: bool = False,
+    class_weights: np.ndarray | None = None,
 ) -> list[Linear]:
     """Solve one head for several settings.
 
@@ -107,8 +137,9 @@ def solve(
     sums : float64 arrays of shape (K,) and (K, D)
         How many of the same rows each class has, and the sum of their features.
     settings : sequence of float
-    balanced : bool
-        Every class counts as equally likely. For ``ridge`` the weights of spectrum and sums say so.
+    class_weights : float array of shape (K,), optional
+        How much likelier than its share each class is to ``lda``. For ``ridge`` the weights of
+        spectrum and sums say so.
     """
     count, total = sums
     present = count > 0
@@ -123,7 +154,8 @@ def solve(
             coef = 2 * within * count / (spectrum.values + setting)[:, None]
             intercept = 2 * share - 1
         elif kind == "lda":
-            prior = np.where(present, 1 / present.sum(), 0) if balanced else share
+            prior = share if class_weights is None else share * class_weights
+            prior = prior / prior.sum()
             coef = _discriminants(spectrum, within, share, float(setting or 0))
             intercept = -0.5 * (within * coef).sum(axis=0) + np.log(np.maximum(prior, 1e-300))
         else:
@@ -165,14 +197,13 @@ def held_out(
     rows: Rows,
     folds: Sequence[tuple[Spectrum, np.ndarray]],
     sums: ClassSums,
-    *,
-    balanced: bool = False,
+    class_weights: np.ndarray | None = None,
 ) -> Iterator[Step]:
     """Walk a grid: the held-out scores of every fold, several settings in one pass over them.
 
     Parameters
     ----------
-    kind, grid
+    kind, grid, class_weights
         As in `solve`.
     rows : Rows
         n of them.
@@ -194,7 +225,7 @@ def held_out(
         scores = np.empty((len(settings), n_held, n_classes), np.float32)
         begin = 0
         for i, (spectrum, held) in enumerate(folds):
-            models = solve(kind, spectrum, sums.without(i), settings, balanced=balanced)
+            models = solve(kind, spectrum, sums.without(i), settings, class_weights)
             side_by_side = Linear(
                 spectrum.mean,
                 spectrum.scale,

@@ -1,7 +1,7 @@
 """Which images are held out: for the final score, and in turn for choices."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -101,9 +101,9 @@ def count_units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
 
 
 def folds(
-    y: np.ndarray, seed: int, unit: np.ndarray | None = None
+    y: np.ndarray, seed: int, unit: np.ndarray | None = None, most: int = MAX_FOLDS
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds for choosing a setting: five, or fewer if a class has fewer images.
+    """Stratified folds for choosing a setting: `most`, or fewer if a class has fewer images.
 
     A class with a single image (or a single unit) cannot be validated. It is left out of
     the score and stays in the training parts.
@@ -124,7 +124,7 @@ def folds(
     usable = np.flatnonzero(apart[y] >= 2)
     if not len(usable):
         return
-    n_folds = min(MAX_FOLDS, int(apart[apart >= 2].min()))
+    n_folds = min(most, int(apart[apart >= 2].min()))
     for held in _parts(usable, y, n_folds, seed, unit):
         out = np.zeros(len(y), bool)
         out[held] = True
@@ -170,16 +170,21 @@ class Folding:
         Whether part 0 is for choices only: the final head is not trained on it.
     by_content : bool
         Whether the parts follow from the images' contents alone, the same for every task.
+    trains : list of int arrays, optional
+        Positions that each fold trains on, where the user's own folds are not those of parts.
     """
 
     part: np.ndarray
     held_by: list[np.ndarray]
     spared: bool = False
     by_content: bool = False
+    trains: list[np.ndarray] | None = None
 
     @property
     def folds(self) -> Folds:
         """Positions to train on and positions held out, fold by fold: found anew at each use."""
+        if self.trains is not None:
+            return list(zip(self.trains, self.held_by, strict=True))
         return [(np.flatnonzero(self.part != i), held) for i, held in enumerate(self.held_by)]
 
     @property
@@ -195,11 +200,29 @@ class Folding:
     def only(self, fold: int) -> "Folding":
         """The same with one fold, the others' images being trained on."""
         part = np.where(self.part == fold, 0, 1).astype(np.int16)
-        return Folding(part, [self.held_by[fold]], self.spared)
+        trains = None if self.trains is None else [self.trains[fold]]
+        return Folding(part, [self.held_by[fold]], self.spared, trains=trains)
+
+    def at(self, chosen: np.ndarray) -> "Folding":
+        """The same for some of the images, in the order that is given."""
+        place = np.full(len(self.part), -1)
+        place[chosen] = np.arange(len(chosen))
+
+        def there(positions: np.ndarray) -> np.ndarray:
+            found = place[positions]
+            return np.sort(found[found >= 0])
+
+        trains = None if self.trains is None else [there(train) for train in self.trains]
+        held_by = [there(held) for held in self.held_by]
+        return replace(self, part=self.part[chosen], held_by=held_by, trains=trains)
 
 
 def folding(
-    y: np.ndarray, seed: int, unit: np.ndarray | None = None, val: np.ndarray | None = None
+    y: np.ndarray,
+    seed: int,
+    unit: np.ndarray | None = None,
+    val: np.ndarray | None = None,
+    most: int = MAX_FOLDS,
 ) -> Folding:
     """Settle the folds: the user's validation images where there are some, else `folds`.
 
@@ -209,16 +232,18 @@ def folding(
     unit : int array of shape (n,), optional
     val : bool array of shape (n,), optional
         Images for choices; they are never trained on.
+    most : int
+        Folds that are drawn, unless a class has fewer images.
     """
     if val is not None and val.any():
         return Folding(np.where(val, 0, 1).astype(np.int16), [np.flatnonzero(val)], spared=True)
-    part, held_by = np.full(len(y), MAX_FOLDS, np.int16), []
-    for i, (train, held) in enumerate(folds(y, seed, unit)):
+    part, held_by = np.full(len(y), most, np.int16), []
+    for i, (train, held) in enumerate(folds(y, seed, unit, most)):
         out = np.ones(len(y), bool)
         out[train] = False
         part[out] = i
         held_by.append(held)
-    part[part == MAX_FOLDS] = len(held_by)
+    part[part == most] = len(held_by)
     return Folding(part, held_by)
 
 

@@ -47,7 +47,7 @@ def spectra(
     CallError
         If the features are too wide.
     """
-    if cache is None or weights is not None:
+    if cache is None or weights is not None or folding.trains is not None:
         return _computed(rows, folding, weights)
     contents = cache.column("sha256")[rows.rows]
     infos = [cache.layer(name) for name in layers]
@@ -78,18 +78,24 @@ def _left_out(folding: Folding) -> list[int | None]:
 
 
 def _computed(rows: Rows, folding: Folding, weights: np.ndarray | None) -> list[Spectrum]:
+    if folding.trains is not None:
+        return [_of(rows, some, weights) for some in [*folding.trains, folding.final]]
     if len(rows) < rows.dim:  # then their n x n products are the smaller problem
         chosen = [
             np.flatnonzero(folding.part != (-1 if part is None else part))
             for part in _left_out(folding)
         ]
-        return [
-            Spectrum.of_rows(rows.at(some), None if weights is None else weights[some])
-            for some in chosen
-        ]
+        return [_of(rows, some, weights) for some in chosen]
     moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
     scaling = WHOLE if rows.rooted else COLUMNS
     return [Spectrum.of_gram(*moments.without(part), scaling) for part in _left_out(folding)]
+
+
+def _of(rows: Rows, some: np.ndarray, weights: np.ndarray | None) -> Spectrum:
+    few, each = len(rows) < rows.dim, None if weights is None else weights[some]
+    if few:
+        return Spectrum.of_rows(rows.at(some), each)
+    return Spectrum.of_gram(*Moments.of(rows.at(some), weights=each).without())
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:

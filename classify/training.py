@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,8 +64,10 @@ class Lesson:
     spectra : sequence of Spectrum
         One for each fold and one for the final rows, as `classify.statistics.spectra` gives them.
         Delegated heads and kernels do without.
-    balanced : bool
-        Whether the classes are to count alike.
+    class_weights : float array of shape (K,), optional
+        How much a row of each class counts.
+    row_weights : float64 array of shape (n,), optional
+        How often each row counts. Delegated heads and the statistics of kernels do without.
     """
 
     rows: Rows
@@ -73,14 +75,26 @@ class Lesson:
     n_classes: int
     folding: Folding
     spectra: Sequence[Spectrum] = ()
-    balanced: bool = False
+    class_weights: np.ndarray | None = None
+    row_weights: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray:
-        """The weight of each row: float64 (n,)."""
-        if self.balanced:
-            return balanced_weights(self.y, self.n_classes)
-        return (self.y >= 0).astype(np.float64)
+        """The weight of each row, by its class too: float64 (n,)."""
+        known = self.y >= 0
+        each = known * (1.0 if self.row_weights is None else self.row_weights)
+        if self.class_weights is not None:
+            each = each * np.where(known, self.class_weights[self.y], 0.0)
+        return each
+
+    def measured_by(self, head: Head) -> np.ndarray | None:
+        """What a head's spectra and class sums are weighted by: float64 (n,), or None.
+
+        The weights of classes have a part in ridge's alone: they shift the bias of softmax and
+        hinge, and the priors of LDA.
+        """
+        weighs = head.name == "ridge" and self.class_weights is not None
+        return self.weights if weighs else self.row_weights
 
     def masked(self, positions: np.ndarray) -> np.ndarray:
         """The weights, zero but for some rows."""
@@ -117,7 +131,7 @@ def train(head: Head, lesson: Lesson) -> Trained:
         If the head cannot be trained on so many rows.
     """
     lesson, notices = _sampled(lesson)
-    if lesson.balanced and not head.weighted:
+    if lesson.class_weights is not None and not head.weighted:
         notices.append("it takes no class weights, so that option changes nothing")
     trained = WAYS[head.way](head, lesson)
     trained.notices[:0] = notices
@@ -177,26 +191,26 @@ def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem
 
 def _solved(head: Head, lesson: Lesson) -> Trained:
     folding, y = lesson.folding, lesson.y
-    weights = lesson.weights if lesson.balanced and head.name == "ridge" else None
-    n_parts = int(folding.part.max()) + 1
-    sums = solved.class_sums(lesson.rows, y, lesson.n_classes, folding.part, n_parts, weights)
+    weights = lesson.measured_by(head)
+    sums = solved.sums_of(lesson.rows, y, lesson.n_classes, folding, weights)
     choice, setting = None, head.grid[len(head.grid) // 2]
     if folding.held_by:
         folds = list(zip(lesson.spectra[:-1], folding.held_by, strict=True))
         steps = solved.held_out(
-            head.name, head.grid, lesson.rows, folds, sums, balanced=lesson.balanced
+            head.name, head.grid, lesson.rows, folds, sums, lesson.class_weights
         )
         choice = choose(steps, y[folding.held], head.loss)
         setting = choice.setting
     final = sums.without(0 if folding.spared else None)
-    (scorer,) = solved.solve(
-        head.name, lesson.spectra[-1], final, [setting], balanced=lesson.balanced
-    )
+    (scorer,) = solved.solve(head.name, lesson.spectra[-1], final, [setting], lesson.class_weights)
     return Trained(scorer, setting, choice, folding.held, head.probabilistic)
 
 
 def _delegated(head: Head, lesson: Lesson) -> Trained:
-    rows, folding, weight = lesson.rows, lesson.folding, "balanced" if lesson.balanced else None
+    rows, folding = lesson.rows, lesson.folding
+    weight: Any = None
+    if lesson.class_weights is not None:
+        weight = dict(enumerate(lesson.class_weights.tolist()))
     if rows.nbytes > IN_MEMORY or head.build is None:
         raise CallError(
             f"{head.name} needs a copy of all features, and {len(rows):,} rows of {rows.dim:,} are "
@@ -237,13 +251,6 @@ WAYS = {
     "delegated": _delegated,
 }
 _NONE = np.zeros(0, np.intp)
-
-
-def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
-    """Weights that make the classes count alike, with mean 1: float64 (n,); 0 where y is -1."""
-    count = np.bincount(y[y >= 0], minlength=n_classes)
-    each = count.sum() / ((count > 0).sum() * np.maximum(count, 1))
-    return np.asarray(np.where(y >= 0, each[y], 0.0))
 
 
 def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:

@@ -18,7 +18,8 @@ from classify.solved import class_sums, solve
 from classify.spectrum import Spectrum
 from classify.splits import folding, shared
 from classify.statistics import _recent, spectra
-from classify.training import Lesson, balanced_weights, train
+from classify.training import Lesson, train
+from classify.weights import weigh
 
 
 def world(n, dim, classes, seed=0):
@@ -107,7 +108,8 @@ def test_no_minimum_of_scikit_learns_is_lower(case, C, balanced, loss):
     X, y, classes, Z = case
     rows, weight = Rows.of_array(X), "balanced" if balanced else None
     spectrum = spectra(None, (), rows, folding(y, 0))[-1]
-    weights = balanced_weights(y, classes) if balanced else np.ones(len(y))
+    each = weigh(weight, np.arange(classes), y)
+    weights = np.ones(len(y)) if each is None else each[y]
     problem = Problem(rows, weights, spectrum, rows.at(np.zeros(0, np.intp)))
     found, flat = minimise(loss, C, problem, y, classes)
     assert flat

@@ -1,17 +1,20 @@
 """Features out of a cache, by row and by path."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
+from classify.cached import CachedFeatures
 from classify.errors import CallError, UnknownPath
-from classify.features import CachedFeatures, Rows, layer_names, layer_sets, open_cache
+from classify.features import Rows, layer_names, layer_sets, open_cache
 from featurize.errors import RowNotReady, UnknownLayer
 
 
@@ -109,3 +112,41 @@ def test_a_layer_is_a_hyper_parameter(cache, digits):
     search = GridSearchCV(pipeline, {"cachedfeatures__layer": ["coarse", "fine"]}, cv=3)
     search.fit(np.array(cache.paths), y)
     assert search.best_params_ == {"cachedfeatures__layer": "fine"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    ["/images/{}", "./{}", "a/../{}", "/images/./a/../{}", "//images/{}", Path],
+    ids=str,
+)
+def test_a_path_may_be_written_in_other_ways(cache, digits, write):
+    written = [write(p) if write is Path else write.format(p) for p in ("0007.png", "0001.png")]
+    found = CachedFeatures(cache, "fine").transform(np.array(written, object))
+    assert (found == digits[0][[7, 1]]).all()
+
+
+@pytest.mark.parametrize("path", ["/elsewhere/0001.png", "/0001.png", "../0001.png", "", 7, None])
+def test_paths_of_other_folders_are_refused(cache, path):
+    with pytest.raises(UnknownPath, match=r"below /images\. Give paths of that folder; `featurize"):
+        CachedFeatures(cache).transform(np.array([path], object))
+
+
+def test_columns_have_names(cache):
+    found = CachedFeatures(cache, "fine,coarse").get_feature_names_out()
+    assert found.dtype == object
+    assert list(found[:2]) == ["fine_0", "fine_1"]
+    assert list(found[63:66]) == ["fine_63", "coarse_0", "coarse_1"]
+    assert len(found) == 80
+    pipeline = make_pipeline(CachedFeatures(cache), SelectKBest(k=2))
+    pipeline.fit(cache.paths, np.arange(600) % 3)
+    assert all(name.startswith("coarse_") for name in pipeline.get_feature_names_out())
+    assert pipeline.n_features_in_ == 1
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_come_out(cache, library):
+    pytest.importorskip(library, reason=f"{library} is not installed, and no dependency")
+    features = CachedFeatures(cache, "coarse").set_output(transform=library)
+    found = features.fit_transform(cache.paths[:3])
+    assert list(found.columns) == [f"coarse_{i}" for i in range(16)]
+    assert found.shape == (3, 16)

@@ -1,0 +1,130 @@
+"""From arrays to what a head learns from: folds, copies, weights."""
+
+from dataclasses import replace
+from hashlib import blake2b
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import check_cv
+
+from classify.errors import CallError
+from classify.features import Rows
+from classify.heads import Head
+from classify.splits import MAX_FOLDS, Folding, folding
+from classify.statistics import spectra
+from classify.training import Lesson, affordable
+from classify.units import joined, same_bytes
+from classify.weights import times, weigh
+
+
+def make_lesson(
+    head: Head,
+    X: np.ndarray,
+    y: np.ndarray,
+    classes: np.ndarray,
+    used: np.ndarray,
+    *,
+    class_weight: object = None,
+    row_weights: np.ndarray | None = None,
+    cv: Any = None,
+    groups: Any = None,
+    seed: int = 0,
+) -> Lesson:
+    """Prepare everything that `classify.training.train` asks for.
+
+    Rows that are the same belong together: folds that are drawn never tear them apart. Of linear
+    heads they are then one row that weighs as much as all of them, so that weights and repetitions
+    are the same thing to the last digit.
+
+    Parameters
+    ----------
+    head : Head
+    X : float32 array of shape (n, D)
+    y : int array of shape (m,)
+        Positions in `classes`, of the rows used.
+    classes : array of shape (K,)
+    used : int array of shape (m,)
+        Which of the n rows to learn from.
+    class_weight : None, "balanced" or mapping
+    row_weights : float array of shape (m,), optional
+        Above 0; for linear heads only. A held-out row is judged as often as it weighs.
+    cv : None, int, splitter or iterable of (train, held out)
+        None is five. A number of folds is that of stratified ones, which keep groups whole.
+        Splitters and iterables give positions among the n.
+    groups : array of shape (n,), optional
+    seed : int
+        Of the folds that are drawn.
+
+    Raises
+    ------
+    CallError, ValueError
+    """
+    contents = _contents(X, used)
+    if groups is not None:
+        groups = np.asarray(groups)
+        if groups.shape != (len(X),):
+            raise CallError(f"groups is one a row, shape ({len(X)},), not {groups.shape}")
+    if cv is None or isinstance(cv, Integral):
+        n_folds = MAX_FOLDS if cv is None else int(cv)
+        if n_folds < 2:
+            raise CallError(f"cv is a number of folds from 2 on, not {cv}")
+        of = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
+        unit = joined(of, len(y), same_bytes(contents))
+        alone = unit.max(initial=0) == len(y) - 1
+        found = folding(y, seed, None if alone else unit, most=n_folds)
+    else:
+        found = _given(cv, X, y, classes, used, groups)
+    rows, each = Rows((X,), used), weigh(class_weight, classes, y, row_weights)
+    if head.way in ("solved", "minimised"):
+        first, row_weights = _merged(contents, y, row_weights, found)
+        rows, y, found = rows.at(first), y[first], found.at(first)
+        if row_weights is not None:
+            often = times(row_weights)
+            found = replace(found, held_by=[np.repeat(h, often[h]) for h in found.held_by])
+    found = affordable(head, rows, found, len(classes))
+    lesson = Lesson(rows, y, len(classes), found, (), each, row_weights)
+    if head.way not in ("solved", "minimised"):
+        return lesson
+    return replace(lesson, spectra=spectra(None, (), rows, found, lesson.measured_by(head)))
+
+
+def _given(
+    cv: Any, X: np.ndarray, y: np.ndarray, classes: np.ndarray, used: np.ndarray, groups: Any
+) -> Folding:
+    """The folds of a splitter or an iterable, for the rows used."""
+    labels, every = np.full(len(X), classes[0]), np.arange(len(X))
+    labels[used] = classes[y]
+    splits = check_cv(cv, labels, classifier=True).split(X, labels, groups)
+    pairs = [(every[train], every[held]) for train, held in splits]
+    trains, held_by = [train for train, _ in pairs], [held for _, held in pairs]
+    found = Folding(np.zeros(len(X), np.int16), held_by, trains=trains).at(used)
+    # Nothing is learnt from one class, and nothing judged by no rows.
+    fine = [(t, h) for t, h in found.folds if len(h) and len(np.unique(y[t])) > 1]
+    return replace(found, trains=[train for train, _ in fine], held_by=[held for _, held in fine])
+
+
+def _contents(X: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """A hash of each row used: uint8 (m, 16)."""
+    hashes = (blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used)  # -0 is 0
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(used), 16)
+
+
+def _merged(
+    contents: np.ndarray, y: np.ndarray, weights: np.ndarray | None, folding: Folding
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """One of each kind of row, in an order that does not depend on theirs; and its weight.
+
+    Rows are of one kind that have the same features and label, and are trained on and held out by
+    the same folds.
+    """
+    pairs = folding.folds
+    sides = np.zeros((len(y), 2 * len(pairs)), bool)
+    for i, (train, held) in enumerate(pairs):
+        sides[train, 2 * i] = sides[held, 2 * i + 1] = True
+    numbers = y.astype("<i8")[:, None].view(np.uint8)
+    key = np.concatenate([contents, numbers, np.packbits(sides, axis=1)], axis=1)
+    whole = np.ascontiguousarray(key).view(f"V{key.shape[1]}")[:, 0]
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+    found = np.bincount(which, weights).astype(np.float64)
+    return first, None if (found == 1).all() else found
