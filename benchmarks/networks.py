@@ -46,7 +46,7 @@ def mobilenet(folder: Path) -> "Backbone":
     from featurize import Backbone
 
     given = load_file(folder / "model.safetensors")
-    network = mobilenet_v2(weights=None)
+    network = mobilenet_v2(weights=None, num_classes=len(given["classifier.bias"]))
     ours = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     theirs = [name for name in _timm_names() if name in given]
     tensors = {mine: given[name].float() for mine, name in zip(ours, theirs, strict=True)}
