@@ -154,10 +154,6 @@ def _sharpness(scores: np.ndarray, y: np.ndarray) -> float:
     return factor / spread
 
 
-def _squared(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.asarray(((scores - _signs(scores, y)) ** 2).sum(axis=1))
-
-
 def _hinge(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray((np.maximum(0, 1 - _signs(scores, y) * scores) ** 2).sum(axis=1))
 
@@ -176,9 +172,8 @@ def _signs(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "log": _log_loss,
     "calibrated": _log_loss,
-    "squared": _squared,
     "hinge": _hinge,
     "error": _error,
 }
-"""Loss of each image: of probabilities, of scores made into probabilities, of ridge, of support
-vectors, and 0 or 1."""
+"""Loss of each image: of probabilities, of scores made into probabilities, of support vectors, and
+0 or 1."""

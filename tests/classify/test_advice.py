@@ -158,7 +158,7 @@ def test_groups_are_honoured(situation):
     told = advise(cache, table, jobs=1)
     fooled = advise(cache, bare, jobs=1)
     assert fooled.similarity == "different"
-    assert fooled.measured[0].profile["l2"].value > 0.95
+    assert fooled.measured[0].profile["l2"].value > 0.85
     assert told.similarity == "similar"
     assert told.measured[0].profile["l2"].value < 0.6
     assert told.measured[0].units == 48  # a fifth of 60 is held out for the test
@@ -240,13 +240,15 @@ def answered(right):
 
 def test_few_images_do_not_tell_and_it_says_how_many_would(situation):
     strengths = [0.3, 1.1, 1.2, 1.5]
-    few = advise(*situation(strengths, n=75, seed=4, name="few"), jobs=1)
-    assert not few.confident
+    few = advise(*situation(strengths, n=75, seed=5, name="few"), jobs=1)
+    assert (few.confident, few.answer) == (False, "cannot tell yet")
+    assert all(0 < cost < 0.5 for cost in few.measured[0].costs.values())
+    assert any("to be wrong costs a linear probe at most" in reason for reason in few.reasons)
     assert few.more_images > 60
     assert any(f"about {few.more_images:,} more images" in reason for reason in few.reasons)
-    many = advise(*situation(strengths, n=75 + 10 * few.more_images, seed=4, name="many"), jobs=1)
+    many = advise(*situation(strengths, n=75 + 10 * few.more_images, seed=5, name="many"), jobs=1)
     assert many.confident
-    assert (many.more_images, many.similarity) == (0, "similar")
+    assert (many.more_images, many.similarity, many.answer) == (0, "similar", "similar")
 
 
 def test_test_images_decide_nothing(situation, make_table, tmp_path):
@@ -284,7 +286,7 @@ def test_a_head_that_still_gains(situation):
     accuracy = [point.accuracy.value for point in count.curve]
     assert accuracy == sorted(accuracy)
     assert count.gaining
-    assert 0 < count.next_doubling <= count.doubling.value
+    assert 0 < count.next_doubling <= count.doubling.value + 1e-12
     assert [point.share for point in count.curve] == [0.125, 0.25, 0.5, 1]
     assert [point.images for point in count.curve] == pytest.approx([72, 144, 288, 576], abs=3)
 
@@ -467,7 +469,7 @@ def test_the_report_shows_the_advice(situation, run_cli, tmp_path):
     pytest.importorskip("bokeh")
     cache, table = situation([0.3, 2.4, 0.5, 1.4], name="a <b> & $$c$$")
     line = ("report", cache.path, "--labels", table, "-o", tmp_path / "r.html")
-    done = run_cli(*line, "--heads", "softmax")
+    done = run_cli(*line, "--heads", "lda")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "r.html").read_text()
     assert "<h3>Advice: truncated-probe</h3>" in page
@@ -488,7 +490,7 @@ def test_a_report_without_advice_says_why(situation, run_cli, make_table, tmp_pa
     table = make_table(
         tmp_path / "t.csv", "path,label", list(zip(cache.paths, labels, strict=True))
     )
-    line = ("report", cache.path, "--labels", table, "--heads", "softmax")
+    line = ("report", cache.path, "--labels", table, "--heads", "lda")
     done = run_cli(*line, "-o", tmp_path / "r.html")
     assert done.returncode == 0, done.stderr
     assert "no advice on the strategy: t: 1 of 3 classes have a single image" in done.stderr
