@@ -1,36 +1,32 @@
-"""Heads that scikit-learn trains: nearest neighbours, and any classifier of the user's choice."""
+"""Heads that scikit-learn trains: any classifier of the user's choice."""
 
 import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from classify.choice import Step
 from classify.heads import Builder
+from classify.scaling import scaled
 from classify.scorers import Fitted
 from classify.splits import Folds
 
 
 def held_out(
     build: Builder,
-    grid: Sequence[float | None],
     X: np.ndarray,
     y: np.ndarray,
     folds: Folds,
     n_classes: int,
     weight: str | None,
-) -> Iterator[Step]:
-    """Walk a grid: the held-out scores of every fold.
+) -> Step:
+    """The held-out scores of every fold, in their order: there is nothing to choose.
 
     Parameters
     ----------
     build : callable
-    grid : sequence of float, or of None
-        From strong to weak regularisation.
     X : float32 array of shape (n, D)
     y : int array of shape (n,)
     folds : sequence of (train, held out)
@@ -38,35 +34,24 @@ def held_out(
     n_classes : int
     weight : str, or None
         The class weight.
-
-    Yields
-    ------
-    Step
-        Scores in the order of the folds.
     """
-    for setting in grid:
-        scores, converged = [], True
-        for train, held in folds:
-            model, fine = fit(build, setting, X[train], y[train], n_classes, weight)
-            scores.append(model.scores(X[held]))
-            converged = converged and fine
-        yield Step(setting, np.concatenate(scores), converged)
+    scores, converged = [], True
+    for train, held in folds:
+        model, fine = fit(build, X[train], y[train], n_classes, weight)
+        scores.append(model.scores(X[held]))
+        converged = converged and fine
+    return Step(None, np.concatenate(scores), converged)
 
 
 def fit(
-    build: Builder,
-    setting: float | None,
-    X: np.ndarray,
-    y: np.ndarray,
-    n_classes: int,
-    weight: str | None,
+    build: Builder, X: np.ndarray, y: np.ndarray, n_classes: int, weight: str | None
 ) -> tuple[Fitted, bool]:
-    """Fit once, on features standardised by their own statistics.
+    """Fit once, on features scaled by their own statistics.
 
     Parameters
     ----------
     X : float32 array of shape (n, D)
-        Standardised in place: give a copy.
+        Scaled in place: give a copy.
     y : int array of shape (n,)
     n_classes : int
         K; positions in `y` are below it.
@@ -75,16 +60,24 @@ def fit(
     -------
     Fitted
     bool
-        Whether scikit-learn warned of no convergence. Other warnings pass.
+        Whether it converged.
     """
-    steps = [("scale", StandardScaler(copy=False)), ("classify", build(setting, X.shape, weight))]
-    model: Any = Pipeline(steps)
+    scaler, Z = scaled(X)
+    model = build(weight)
+    fine = converges(model, Z, y)
+    pipeline = Pipeline([("scale", scaler), ("classify", model)])
+    return Fitted(pipeline, X.shape[1], n_classes), fine
+
+
+def converges(model: Any, X: np.ndarray, y: np.ndarray) -> bool:
+    """Fit a classifier, and say whether it converged: scikit-learn warns where it did not.
+
+    Other warnings pass.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X, y)
     for other in caught:
         if not issubclass(other.category, ConvergenceWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    fine = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    model["scale"].set_params(copy=True)  # from here on it is given what is not its own
-    return Fitted(model, X.shape[1], n_classes), fine
+    return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from os import PathLike
 
 import numpy as np
@@ -14,6 +15,7 @@ from classify.features import CacheOrPath, Rows, layer_names, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
+from classify.neighbours import nearest_kept
 from classify.outcomes import Outcomes
 from classify.records import Record
 from classify.results import Result
@@ -132,7 +134,8 @@ def graft(
     if head.way in ("solved", "minimised"):
         weights = balanced_weights(y, len(known)) if balanced and head.name == "ridge" else None
         basis = spectra(cache, layers, rows, found, weights)
-    trained = train(head, Lesson(rows, y, len(known), found, basis, balanced))
+    nearest = partial(nearest_kept, cache, layers)
+    trained = train(head, Lesson(rows, y, len(known), found, basis, balanced, nearest))
 
     heat, validation = None, None
     if trained.choice is not None:
@@ -151,7 +154,7 @@ def graft(
         )
         unit = task.unit_of(answers.rows)
         scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
-    settings = head.settings(trained.setting)
+    settings = head.settings(trained.setting) | trained.further
     right, interval = None, None
     if validation is not None:
         right, interval = share(validation.correct, task.unit_of(validation.rows), seed)

@@ -13,6 +13,7 @@ import numpy as np
 from classify.errors import CallError
 
 ABSENT = -1e4  # the score of a class that a model was not trained on
+ADDED = "added_counts_"  # what neighbours' counts are smoothed with; heads of before lack it
 NO_NUMBERS = (
     "the scores are not finite numbers: either the features are not, or the head's are too large; "
     "check the cache with `featurize verify`, or train the head again"
@@ -148,7 +149,7 @@ class Fitted:
         if any(hasattr(step, "normalization_") for _, step in getattr(self.model, "steps", ())):
             X = X.astype(np.float64)  # a kernel map divides by numbers down to 1e-6
         if self.probabilistic:
-            proba = np.asarray(self.model.predict_proba(X), np.float64)
+            proba = self._smoothed(np.asarray(self.model.predict_proba(X), np.float64))
             found = np.log(np.maximum(proba, 1e-12))
         elif hasattr(self.model, "decision_function"):
             found = two_columns(np.asarray(self.model.decision_function(X)))
@@ -157,6 +158,14 @@ class Fitted:
         if not np.isfinite(found).all():
             raise CallError(NO_NUMBERS)
         return spread(found, self.model.classes_, self.n_classes)
+
+    def _smoothed(self, proba: np.ndarray) -> np.ndarray:
+        """Shares of the neighbours (n, K), with those counts added that belong to the model."""
+        last = self.model[-1] if hasattr(self.model, "steps") else self.model
+        added = getattr(last, ADDED, None)
+        if added is None:
+            return proba
+        return np.asarray((proba * last.n_neighbors + added) / (last.n_neighbors + added.sum()))
 
 
 def _check(scorer: "Linear | Perceptron") -> None:
