@@ -1,6 +1,6 @@
 """Train one head on some rows: its setting by validation, then the head itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ class Trained:
         Positions of the validated images; `choice.scores` has a row for each.
     probabilistic : bool
     notices : list of str
-    further : mapping of str to float
+    further : dict of str to float
         What was chosen beside the setting, by name: a kernel's ``gamma``.
     """
 
@@ -50,7 +50,7 @@ class Trained:
     held: np.ndarray
     probabilistic: bool
     notices: list[str] = field(default_factory=list)
-    further: Mapping[str, float] = field(default_factory=dict)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

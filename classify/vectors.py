@@ -19,7 +19,7 @@ MAX_STEPS = 1_000_000  # of one machine; what takes more does not converge
 
 
 def width(X: np.ndarray) -> float:
-    """The gamma that scikit-learn calls ``scale``: 1 / (D times the variance) of scaled features."""
+    """What scikit-learn calls gamma = ``scale``: 1 / (D times the variance), of scaled features."""
     variance = float(X.var(dtype=np.float64))
     return 1 / (X.shape[1] * variance) if variance > 0 else 1.0
 

@@ -141,10 +141,12 @@ def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     lesson = Lesson(rows, y, 5, folds, spectra(None, (), rows, folds))
     plain = train(HEADS[name], lesson)
     monkeypatch.setattr(training, "IN_MEMORY", 1000)
+    monkeypatch.setattr("classify.kernels.LANDMARKS", 100)
     monkeypatch.setattr("classify.features.BLOCK_BYTES", 4 * 40 * 480)
     blocks = train(HEADS[name], lesson)
     agree = plain.scorer.scores(X).argmax(axis=1) == blocks.scorer.scores(X).argmax(axis=1)
-    assert agree.mean() > 0.9  # C is chosen on one fold, and may be another
+    # C is chosen on one fold, and may be another; a kernel takes some of the rows for all.
+    assert agree.mean() > 0.9
     if name != "ridge":
         assert any("gone through in blocks" in notice for notice in blocks.notices)
 
