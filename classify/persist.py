@@ -26,7 +26,7 @@ from sklearn.pipeline import Pipeline
 from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
 from classify.outputs import check_output, written
-from classify.scorers import ADDED, Fitted, Linear, Perceptron
+from classify.scorers import SMOOTHED, Fitted, Linear, Perceptron
 
 FORMAT = "headgraft-head"
 VERSION = (1, 0)
@@ -245,9 +245,9 @@ def _object(file: Any, n_classes: int, dim: int) -> Fitted:
         raise HeadFileError("the classifier in it does not belong to its classes")
     if getattr(model, "n_features_in_", None) != dim:
         raise HeadFileError("the classifier in it does not belong to its layers")
-    added = getattr(model[-1], ADDED, np.ones(n_classes))
-    if np.shape(added) != (n_classes,) or not (np.asarray(added, float) > 0).all():
-        raise HeadFileError("its neighbours' counts are smoothed with what are no counts")
+    added = getattr(model[-1], SMOOTHED, 1)
+    if not (_is_number(added) and added > 0):
+        raise HeadFileError("its neighbours' counts are smoothed by what is no number")
     return Fitted(model, dim, n_classes)
 
 

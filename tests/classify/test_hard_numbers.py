@@ -48,7 +48,8 @@ def test_where_zero_is_makes_no_difference(head, away):
     assert moved.setting_ == near.setting_
     assert (moved.predict(far) == near.predict(X)).mean() > 0.995
     if HEADS[head].way != "minimised":
-        assert np.abs(moved.scorer_.scores(far) - near.scorer_.scores(X)).max() < 1e-5
+        close = 1e-3 if head == "rbf-svm" else 1e-5  # libsvm ends there
+        assert np.abs(moved.scorer_.scores(far) - near.scorer_.scores(X)).max() < close
     else:  # which end where their gradient is flat: not at one point, but at one height
         ours, theirs = minimum(moved, far, y), minimum(near, X, y)
         assert abs(ours / theirs - 1) < 1e-6
@@ -62,9 +63,7 @@ def minimum(fitted: HeadClassifier, X, y) -> float:
     else:
         signs = np.where(y[:, None] == np.arange(scores.shape[1]), 1, -1)
         losses = (np.maximum(0, 1 - signs * scores) ** 2).sum(axis=1)
-    svm = kind.way == "kernel"
-    coef = fitted.scorer_.model["svm"].coef_ if svm else fitted.scorer_.coef
-    return (coef**2).sum() / 2 + fitted.setting_ * losses.sum()
+    return (fitted.scorer_.coef**2).sum() / 2 + fitted.setting_ * losses.sum()
 
 
 @pytest.mark.parametrize("loss", ["log", "hinge"])
