@@ -125,7 +125,7 @@ def test_beyond_a_size_some_rows_stand_for_all(monkeypatch, limit, value):
     monkeypatch.setattr(vectors, limit, value)
     monkeypatch.setattr(kernels, "LANDMARKS", 60)
     found = train(RBF, Lesson(Rows.of_array(X), y, 4, folding(y, 0)))
-    assert found.notices[0].startswith("240 images of 4 classes are too many for all pairs")
+    assert found.notices[0].startswith("not all pairs of 240 images of 4 classes")
     kernel = found.scorer.model[-2]
     assert kernel.components_.shape == (60, 12)
     times = kernel.gamma / vectors.width(StandardScaler().fit_transform(X))
