@@ -195,8 +195,8 @@ def _landmarks(head: Head, lesson: Lesson) -> Trained:
     kernel, final = _mapped(lesson, folding.final, _NONE, times)
     trained = _descend(head, lesson, problems, final)
     notice = (
-        f"not all pairs of {len(folding.final):,} images of {K:,} classes are compared: similarities "
-        f"to {kernels.LANDMARKS:,} of them take their place"
+        f"not all pairs of {len(folding.final):,} images of {K:,} classes are compared: those "
+        f"with {kernels.LANDMARKS:,} of them take their place"
     )
     scorer = kernels.joined(kernel, cast(Linear, trained.scorer), K)
     further = {"gamma": float(kernel[-1].gamma)}
