@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from os import PathLike
 
 import numpy as np
@@ -14,6 +15,7 @@ from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, o
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
+from classify.neighbours import nearest_kept
 from classify.outcomes import Outcomes
 from classify.preparation import check_preparation, preparations
 from classify.records import Record
@@ -200,7 +202,8 @@ def graft(
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[dev]]
-    lesson = Lesson(rows, y, len(known), found, (), weigh(class_weight, known, y))
+    weights, nearest = weigh(class_weight, known, y), partial(nearest_kept, cache, layers)
+    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=nearest)
     prepare, trained = min(
         (
             (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name))))
@@ -226,7 +229,7 @@ def graft(
         )
         unit = task.unit_of(answers.rows)
         scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
-    settings = head.settings(trained.setting)
+    settings = head.settings(trained.setting) | trained.further
     right, interval = None, None
     if validation is not None:
         right, interval = share(validation.correct, task.unit_of(validation.rows), seed)

@@ -8,12 +8,12 @@ from inspect import signature
 from typing import Any
 
 from sklearn.base import BaseEstimator, is_classifier
-from sklearn.neighbors import KNeighborsClassifier
 
 from classify.errors import UnknownHead
 
 Setting = float | None
-Builder = Callable[[Setting, tuple[int, int], str | None], Any]
+ClassWeight = dict[int, float] | None
+Builder = Callable[[ClassWeight], Any]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class Head:
     probabilistic : bool
         Whether the softmax of its scores is its own idea of the probabilities.
     way : str
-        How it is trained: ``minimised``, ``kernel`` (minimised on similarities), ``solved`` (in
-        closed form) or ``delegated`` (to scikit-learn).
+        How it is trained: ``minimised``, ``kernel`` (on similarities between rows), ``solved`` (in
+        closed form), ``neighbours`` (counted) or ``delegated`` (to scikit-learn).
     build : callable, or None
-        Of delegated heads: from a setting, the shape (n, D) of the training features and a class
-        weight to an unfitted scikit-learn classifier.
+        Of delegated heads: from a class weight to an unfitted scikit-learn classifier.
     weighted : bool
         Whether a class weight makes a difference to it.
+    widths : tuple of float
+        Of a kernel: values of its ``gamma``, from smooth to fine, as multiples of what scikit-learn
+        calls ``scale``. It is chosen together with the parameter.
     """
 
     name: str
@@ -49,14 +51,11 @@ class Head:
     way: str
     build: Builder | None = None
     weighted: bool = True
+    widths: tuple[float, ...] = ()
 
     def settings(self, setting: Setting) -> dict[str, float]:
         """A chosen value under its name."""
         return {} if self.parameter is None or setting is None else {self.parameter: setting}
-
-
-def _knn(k: Setting, shape: tuple[int, int], weight: str | None) -> KNeighborsClassifier:
-    return KNeighborsClassifier(n_neighbors=min(int(k or 1), shape[0]), algorithm="brute")
 
 
 def _grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, ...]:
@@ -69,12 +68,13 @@ HEADS = {
     for head in (
         Head("softmax", "C", (*_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "minimised"),
         Head("linear-svm", "C", _grid(-6, 0, (1, 3)), "hinge", False, "minimised"),
-        Head("rbf-svm", "C", _grid(-2, 3, (1, 3)), "hinge", False, "kernel"),
+        Head("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "kernel",
+             widths=(1 / 16, 1 / 4, 1.0)),
         Head("ridge", "alpha", ALPHAS, "calibrated", False, "solved"),
         Head("lda", "shrinkage", (1, 0.7, *_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "solved"),
         Head("ncm", None, (None,), "error", False, "solved", weighted=False),
-        Head("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", False, "delegated",
-             _knn, weighted=False),
+        Head("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
+             weighted=False),
     )
 }  # fmt: skip
 STANDARD = ("softmax", "linear-svm", "ridge", "lda", "ncm")
@@ -111,7 +111,7 @@ def _foreign(name: str) -> Head:
         raise UnknownHead(f"{name} is not a scikit-learn classifier")
     takes = signature(kind).parameters
 
-    def build(setting: Setting, shape: tuple[int, int], weight: str | None) -> Any:
+    def build(weight: ClassWeight) -> Any:
         fixed = {"class_weight": weight, "random_state": 0}
         return kind(**{key: value for key, value in fixed.items() if key in takes})
 

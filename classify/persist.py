@@ -31,7 +31,7 @@ from classify.errors import HeadFileError, OutputError
 from classify.fitted import FittedHead, HeadLayer, Source
 from classify.outputs import check_output, written
 from classify.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
-from classify.scorers import Fitted, Linear, Perceptron
+from classify.scorers import SMOOTHED, Fitted, Linear, Perceptron
 
 FORMAT = "headgraft-head"
 VERSION = (1, 1)
@@ -273,6 +273,9 @@ def _object(file: Any, name: str, n_classes: int, dim: int) -> Fitted:
         raise HeadFileError("the classifier in it does not belong to its classes")
     if getattr(model, "n_features_in_", None) != dim:
         raise HeadFileError("the classifier in it does not belong to its layers")
+    added = getattr(model[-1], SMOOTHED, 1)
+    if not (_is_number(added) and added > 0):
+        raise HeadFileError("its neighbours' counts are smoothed by what is no number")
     return Fitted(model, dim, n_classes)
 
 

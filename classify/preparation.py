@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from classify.errors import CallError
@@ -60,18 +59,6 @@ def root_l2_by_layer(X: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     """`root_l2` of each layer: float32 (n, D), from joined layers of these widths."""
     ends = np.cumsum(widths)
     return np.concatenate([root_l2(part) for part in np.split(X, ends[:-1], axis=1)], axis=1)
-
-
-def fitted_scaler(X: np.ndarray, *, whole: bool) -> StandardScaler:
-    """A scaler of columns, or if `whole` one that divides all of them by the same number.
-
-    Prepared rows keep the proportions of their columns: the number is the root of their mean
-    variance.
-    """
-    scaler = StandardScaler().fit(X)
-    if whole:
-        scaler.scale_[:] = np.sqrt(scaler.var_.mean()) or 1
-    return scaler
 
 
 class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]

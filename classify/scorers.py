@@ -13,6 +13,7 @@ import numpy as np
 from classify.errors import CallError
 
 ABSENT = -1e4  # the score of a class that a model was not trained on
+SMOOTHED = "smoothing_"  # how much neighbours' counts are smoothed; heads of before lack it
 NO_NUMBERS = (
     "the scores are not finite numbers: either the features are not, or the head's are too large; "
     "check the cache with `featurize verify`, or train the head again"
@@ -149,6 +150,9 @@ class Fitted:
             X = X.astype(np.float64)  # a kernel map divides by numbers down to 1e-6
         if self.probabilistic:
             proba = np.asarray(self.model.predict_proba(X), np.float64)
+            last = self.model[-1] if hasattr(self.model, "steps") else self.model
+            if hasattr(last, SMOOTHED):
+                proba = smoothed(proba, last.n_neighbors, getattr(last, SMOOTHED))
             found = np.log(np.maximum(proba, 1e-12))
         elif hasattr(self.model, "decision_function"):
             found = two_columns(np.asarray(self.model.decision_function(X)))
@@ -185,6 +189,11 @@ def _chunked(function: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width:
         if not np.isfinite(parts[-1]).all():
             raise CallError(NO_NUMBERS)
     return np.concatenate(parts)
+
+
+def smoothed(shares: np.ndarray, k: int, added: float) -> np.ndarray:
+    """Shares (n, K) of k neighbours with some more added, which are shared by all classes alike."""
+    return np.asarray((shares * k + added / shares.shape[1]) / (k + added))
 
 
 def two_columns(decision: np.ndarray) -> np.ndarray:

@@ -1,16 +1,17 @@
 """Train one head on some rows: its setting by validation, then the head itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 
-from classify import delegated, kernels, minimised, solved
+from classify import delegated, kernels, minimised, neighbours, solved, vectors
 from classify.choice import Choice, choose
 from classify.errors import CallError
 from classify.features import Rows
-from classify.heads import Head
+from classify.heads import Builder, Head, Setting
 from classify.minimised import Problem
 from classify.moments import Moments
 from classify.scorers import Fitted, Linear
@@ -39,6 +40,8 @@ class Trained:
         Positions of the validated images; `choice.scores` has a row for each.
     probabilistic : bool
     notices : list of str
+    further : dict of str to float
+        What was chosen beside the setting, by name: a kernel's ``gamma``.
     """
 
     scorer: Linear | Fitted
@@ -47,6 +50,7 @@ class Trained:
     held: np.ndarray
     probabilistic: bool
     notices: list[str] = field(default_factory=list)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +67,13 @@ class Lesson:
     folding : Folding
     spectra : sequence of Spectrum
         One for each fold and one for the final rows, as `classify.statistics.spectra` gives them.
-        Delegated heads and kernels do without.
+        Delegated heads, kernels and neighbours do without.
     class_weights : float array of shape (K,), optional
         How much a row of each class counts.
     row_weights : float64 array of shape (n,), optional
         How often each row counts. Delegated heads and the statistics of kernels do without.
+    nearest : callable
+        Finds neighbours: `classify.neighbours.nearest`, or one that recalls what it found.
     """
 
     rows: Rows
@@ -77,6 +83,7 @@ class Lesson:
     spectra: Sequence[Spectrum] = ()
     class_weights: np.ndarray | None = None
     row_weights: np.ndarray | None = None
+    nearest: Callable[[Rows, Folding], list[np.ndarray]] = neighbours.nearest
 
     @property
     def weights(self) -> np.ndarray:
@@ -95,6 +102,12 @@ class Lesson:
         """
         weighs = head.name == "ridge" and self.class_weights is not None
         return self.weights if weighs else self.row_weights
+
+    @property
+    def class_weight(self) -> dict[int, float] | None:
+        """As scikit-learn has it."""
+        each = self.class_weights
+        return None if each is None else dict(enumerate(each.tolist()))
 
     def masked(self, positions: np.ndarray) -> np.ndarray:
         """The weights, zero but for some rows."""
@@ -115,7 +128,7 @@ def affordable(head: Head, rows: Rows, folding: Folding, n_classes: int) -> Fold
     """
     if head.way == "minimised":
         minimised.check_size(n_classes, rows.dim, min(len(rows), rows.dim))
-    if head.way == "kernel":
+    if head.way == "kernel" and not _is_small(rows, len(rows), n_classes):
         minimised.check_size(n_classes, kernels.LANDMARKS, kernels.LANDMARKS)
     if head.way in ("minimised", "kernel") and rows.nbytes > IN_MEMORY and folding.held_by:
         return folding.only(0)
@@ -152,21 +165,69 @@ def _minimised(head: Head, lesson: Lesson) -> Trained:
 
 
 def _kernel(head: Head, lesson: Lesson) -> Trained:
-    problems, folding = [], lesson.folding
-    for train, held in [*folding.folds, (folding.final, _NONE)]:
-        kernel = kernels.rbf(lesson.rows.at(train))
-        mapped: Rows = kernels.Mapped(
-            lesson.rows.parts, lesson.rows.rows, lesson.rows.rooted, kernel
+    """By all pairs of rows where they are few, else by similarities to some of them."""
+    if _is_small(lesson.rows, len(lesson.folding.final), lesson.n_classes):
+        return _vectors(head, lesson)
+    return _landmarks(head, lesson)
+
+
+def _is_small(rows: Rows, n: int, n_classes: int) -> bool:
+    few = n <= vectors.MOST_ROWS and n_classes <= vectors.MOST_CLASSES
+    return few and rows.nbytes <= IN_MEMORY
+
+
+def _vectors(head: Head, lesson: Lesson) -> Trained:
+    X, y, folding, final = lesson.rows.take(), lesson.y, lesson.folding, lesson.folding.final
+    K, weight, whole = lesson.n_classes, lesson.class_weight, lesson.rows.rooted
+    choice, setting, times = None, _middle(head.grid), _middle(head.widths)
+    if folding.held_by:
+        walks = vectors.held_out(
+            head.grid, head.widths, X, y, folding.folds, K, weight, whole=whole
         )
-        if (len(folding.held_by) + 1) * mapped.nbytes <= IN_MEMORY:
-            mapped = Rows.of_array(mapped.take())
-        # Similarities are left as they are: to scale them would change the kernel.
-        moments = Moments.of(mapped.at(train))
-        spectrum = Spectrum.of_gram(*moments.without(), NONE)
-        problems.append(Problem(mapped, lesson.masked(train), spectrum, mapped.at(held)))
-    trained = _descend(head, lesson, problems[:-1], problems[-1])
-    scorer = kernels.joined(kernel, cast(Linear, trained.scorer), lesson.n_classes)
-    return Trained(scorer, trained.setting, trained.choice, trained.held, False, trained.notices)
+        choices = [choose(walk, y[folding.held], head.loss) for walk in walks]
+        best = int(np.argmin([choice.loss for choice in choices]))
+        choice, times = choices[best], head.widths[best]
+        setting = choice.setting
+    scorer, gamma, fine = vectors.fit(setting, times, X[final], y[final], K, weight, whole=whole)
+    notices = [] if fine else [_unconverged(head, setting)]
+    further = {"gamma": gamma}
+    return Trained(scorer, setting, choice, folding.held, False, notices, further)
+
+
+def _landmarks(head: Head, lesson: Lesson) -> Trained:
+    """The width is chosen on the first fold alone: to map rows takes most of the time."""
+    folding, y, K = lesson.folding, lesson.y, lesson.n_classes
+    head, times = replace(head, loss="hinge"), _middle(head.widths)
+    if folding.held_by:
+        (fold, *_), means = folding.folds, []
+        for width in head.widths:
+            _, problem = _mapped(lesson, *fold, width)
+            steps = minimised.held_out(head.loss, head.grid, [problem], y, K)
+            means.append(choose(steps, y[fold[1]], head.loss).loss)
+        times = head.widths[int(np.argmin(means))]
+    problems = [_mapped(lesson, *fold, times)[1] for fold in folding.folds]
+    kernel, final = _mapped(lesson, folding.final, _NONE, times)
+    trained = _descend(head, lesson, problems, final)
+    notice = (
+        f"not all pairs of {len(folding.final):,} images of {K:,} classes are compared: those "
+        f"with {kernels.LANDMARKS:,} of them take their place"
+    )
+    scorer = kernels.joined(kernel, cast(Linear, trained.scorer), K)
+    further = {"gamma": float(kernel[-1].gamma)}
+    return replace(trained, scorer=scorer, notices=[notice, *trained.notices], further=further)
+
+
+def _mapped(
+    lesson: Lesson, train: np.ndarray, held: np.ndarray, times: float
+) -> tuple[Pipeline, Problem]:
+    """A kernel map of some rows, and what is to be minimised behind it."""
+    kernel = kernels.rbf(lesson.rows.at(train), times)
+    mapped: Rows = kernels.Mapped(lesson.rows.parts, lesson.rows.rows, lesson.rows.rooted, kernel)
+    if (len(lesson.folding.held_by) + 1) * mapped.nbytes <= IN_MEMORY:
+        mapped = Rows.of_array(mapped.take())
+    # Similarities are left as they are: to scale them would change the kernel.
+    spectrum = Spectrum.of_gram(*Moments.of(mapped.at(train)).without(), NONE)
+    return kernel, Problem(mapped, lesson.masked(train), spectrum, mapped.at(held))
 
 
 def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem) -> Trained:
@@ -176,7 +237,7 @@ def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem
             f"features of over {IN_MEMORY >> 30} GB are gone through in blocks, and "
             f"{head.parameter} is chosen on one fold of {len(folding.held):,} images"
         )
-    choice, setting = None, head.grid[len(head.grid) // 2]
+    choice, setting = None, _middle(head.grid)
     if problems:
         steps = minimised.held_out(head.loss, head.grid, problems, lesson.y, lesson.n_classes)
         choice = choose(steps, lesson.y[folding.held], head.loss)
@@ -185,7 +246,7 @@ def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem
         head.loss, float(setting or 1), final, lesson.y, lesson.n_classes
     )
     if not fine:
-        notices.append(f"the final fit with {_called(head, setting)} did not converge")
+        notices.append(_unconverged(head, setting))
     return Trained(scorer, setting, choice, folding.held, head.probabilistic, notices)
 
 
@@ -193,7 +254,7 @@ def _solved(head: Head, lesson: Lesson) -> Trained:
     folding, y = lesson.folding, lesson.y
     weights = lesson.measured_by(head)
     sums = solved.sums_of(lesson.rows, y, lesson.n_classes, folding, weights)
-    choice, setting = None, head.grid[len(head.grid) // 2]
+    choice, setting = None, _middle(head.grid)
     if folding.held_by:
         folds = list(zip(lesson.spectra[:-1], folding.held_by, strict=True))
         steps = solved.held_out(
@@ -206,48 +267,48 @@ def _solved(head: Head, lesson: Lesson) -> Trained:
     return Trained(scorer, setting, choice, folding.held, head.probabilistic)
 
 
+def _neighbours(head: Head, lesson: Lesson) -> Trained:
+    _check_memory(head, lesson.rows)
+    y, folding, final = lesson.y, lesson.folding, lesson.folding.final
+    choice, setting = None, _middle(head.grid)
+    if folding.held_by:
+        near = lesson.nearest(lesson.rows, folding)
+        steps = neighbours.held_out(head.grid, near, y, folding, lesson.n_classes)
+        choice = choose(steps, y[folding.held], head.loss)
+        setting = choice.setting
+    scorer = neighbours.fit(
+        setting, lesson.rows.at(final).take(), y[final], lesson.n_classes, whole=lesson.rows.rooted
+    )
+    return Trained(scorer, setting, choice, folding.held, head.probabilistic)
+
+
 def _delegated(head: Head, lesson: Lesson) -> Trained:
-    rows, folding = lesson.rows, lesson.folding
-    weight: Any = None
-    if lesson.class_weights is not None:
-        weight = dict(enumerate(lesson.class_weights.tolist()))
-    if rows.nbytes > IN_MEMORY or head.build is None:
+    rows = lesson.rows
+    _check_memory(head, rows)
+    folding, final, weight = lesson.folding, lesson.folding.final, lesson.class_weight
+    build, X, y, K = cast(Builder, head.build), rows.take(), lesson.y, lesson.n_classes
+    choice = None
+    if folding.held_by:
+        step = delegated.held_out(build, X, y, folding.folds, K, weight, whole=rows.rooted)
+        choice = choose([step], y[folding.held], head.loss)
+    scorer, fine = delegated.fit(build, X[final], y[final], K, weight, whole=rows.rooted)
+    notices = [] if fine else [_unconverged(head, None)]
+    return Trained(scorer, None, choice, folding.held, scorer.probabilistic, notices)
+
+
+def _check_memory(head: Head, rows: Rows) -> None:
+    if rows.nbytes > IN_MEMORY:
         raise CallError(
             f"{head.name} needs a copy of all features, and {len(rows):,} rows of {rows.dim:,} are "
             f"over {IN_MEMORY >> 30} GB; use another head"
         )
-    X, choice, setting = rows.take(), None, head.grid[len(head.grid) // 2]
-    if folding.held_by:
-        steps = delegated.held_out(
-            head.build,
-            head.grid,
-            X,
-            lesson.y,
-            folding.folds,
-            lesson.n_classes,
-            weight,
-            whole=rows.rooted,
-        )
-        choice = choose(steps, lesson.y[folding.held], head.loss)
-        setting = choice.setting
-    final = folding.final
-    scorer, fine = delegated.fit(
-        head.build,
-        setting,
-        X[final],
-        lesson.y[final],
-        lesson.n_classes,
-        weight,
-        whole=rows.rooted,
-    )
-    notices = [] if fine else [f"the final fit with {_called(head, setting)} did not converge"]
-    return Trained(scorer, setting, choice, folding.held, scorer.probabilistic, notices)
 
 
 WAYS = {
     "minimised": _minimised,
     "kernel": _kernel,
     "solved": _solved,
+    "neighbours": _neighbours,
     "delegated": _delegated,
 }
 _NONE = np.zeros(0, np.intp)
@@ -268,6 +329,15 @@ def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:
     fewer = replace(folding, held_by=held_by)
     notice = f"validated on {len(fewer.held):,} of {n_held:,} images"
     return replace(lesson, folding=fewer), [notice]
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    """What is taken where nothing can be chosen by."""
+    return values[len(values) // 2]
+
+
+def _unconverged(head: Head, setting: Setting) -> str:
+    return f"the final fit with {_called(head, setting)} did not converge"
 
 
 def _called(head: Head, setting: float | None) -> str:

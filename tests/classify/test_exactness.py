@@ -141,6 +141,8 @@ def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     X, y = world(900, 40, 5)
     rows, folds = Rows.of_array(X), folding(y, 0)
     lesson = Lesson(rows, y, 5, folds, spectra(None, (), rows, folds))
+    monkeypatch.setattr("classify.vectors.MOST_ROWS", 0)  # by landmarks, in memory too
+    monkeypatch.setattr("classify.kernels.LANDMARKS", 100)
     plain = train(HEADS[name], lesson)
     monkeypatch.setattr(training, "IN_MEMORY", 1000)
     monkeypatch.setattr("classify.features.BLOCK_BYTES", 4 * 40 * 480)

@@ -47,8 +47,9 @@ def test_where_zero_is_makes_no_difference(head, away):
     moved = HeadClassifier(head).fit(far, y)
     assert moved.setting_ == near.setting_
     assert (moved.predict(far) == near.predict(X)).mean() > 0.995
-    if HEADS[head].way in ("solved", "delegated"):
-        assert np.abs(moved.scorer_.scores(far) - near.scorer_.scores(X)).max() < 1e-5
+    if HEADS[head].way != "minimised":
+        close = 1e-3 if head == "rbf-svm" else 1e-5  # libsvm ends there
+        assert np.abs(moved.scorer_.scores(far) - near.scorer_.scores(X)).max() < close
     else:  # which end where their gradient is flat: not at one point, but at one height
         ours, theirs = minimum(moved, far, y), minimum(near, X, y)
         assert abs(ours / theirs - 1) < 1e-6
@@ -62,9 +63,7 @@ def minimum(fitted: HeadClassifier, X, y) -> float:
     else:
         signs = np.where(y[:, None] == np.arange(scores.shape[1]), 1, -1)
         losses = (np.maximum(0, 1 - signs * scores) ** 2).sum(axis=1)
-    svm = kind.way == "kernel"
-    coef = fitted.scorer_.model["svm"].coef_ if svm else fitted.scorer_.coef
-    return (coef**2).sum() / 2 + fitted.setting_ * losses.sum()
+    return (fitted.scorer_.coef**2).sum() / 2 + fitted.setting_ * losses.sum()
 
 
 @pytest.mark.parametrize("loss", ["log", "hinge"])
@@ -142,7 +141,7 @@ def test_a_validation_row_decides_and_is_not_learnt_from(make_cache, tmp_path, h
         features[200] *= np.float32(factor)
         cache = make_cache(tmp_path / name, {"l": features})
         table = LabelTable("t", "t.csv", list(cache.paths), [str(c) for c in y], sides)
-        found.append(fit(cache, table, head)[0])
+        found.append(fit(cache, table, head, prepare="standardise")[0])
     sane, other = found
     if sane.settings == other.settings:
         apart = np.abs(sane.scorer.coef - other.scorer.coef).max()
