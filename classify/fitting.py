@@ -116,8 +116,9 @@ def graft(
     *,
     seed: int,
     class_weight: str | None = None,
+    lasting: bool = True,
 ) -> tuple[FittedHead, Result]:
-    """`fit`, once everything is looked up."""
+    """`fit`, once everything is looked up; `lasting` as in `classify.statistics.spectra`."""
     started = time.perf_counter()
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
@@ -131,7 +132,7 @@ def graft(
     basis: list[Spectrum] = []
     if head.way in ("solved", "minimised"):
         weights = balanced_weights(y, len(known)) if balanced and head.name == "ridge" else None
-        basis = spectra(cache, layers, rows, found, weights)
+        basis = spectra(cache, layers, rows, found, weights, lasting=lasting)
     trained = train(head, Lesson(rows, y, len(known), found, basis, balanced))
 
     heat, validation = None, None
