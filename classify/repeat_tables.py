@@ -51,8 +51,14 @@ def _times(found: Repeated) -> str:
         "splits": f"{len(found.seeds)} random splits ({seeds})",
         "folds": f"{found.folds} folds",
         "repeated folds": f"{len(found.seeds)} times {found.folds} folds ({seeds})",
-        "shots": f"{len(found.seeds)} draws of so many images of each class ({seeds})",
+        "shots": f"{len(found.seeds)} draws of {_range(found.shots)} of each class",
     }[found.kind]
+
+
+def _range(shots: tuple[int, ...]) -> str:
+    if len(shots) > 1:
+        return f"{shots[0]:,} to {shots[-1]:,} images"
+    return "one image" if shots == (1,) else f"{shots[0]:,} images"
 
 
 def _over_draws(
@@ -84,9 +90,8 @@ def _few_shot(
     lines: dict[tuple[str, str], list[Summary]] = {}
     for row in rows:
         lines.setdefault((row.head, row.layer), []).append(row)
-    table = _titled(
-        f"{rows[0].task}: {_times(found)}, {rows[0].n_test:,} test images", "head", "layer"
-    )
+    title = f"{rows[0].task}: {rows[0].n_test:,} test images, {_times(found)}"
+    table = _titled(title, "head", "layer")
     for shots in found.shots:
         table.add_column(f"{shots}", justify="right", no_wrap=True)
     last = -1  # the most shots: what the best is chosen by
