@@ -46,19 +46,14 @@ def show_repeated(found: Repeated, all_layers: str) -> None:
 
 
 def _times(found: Repeated) -> str:
-    seeds = f"seeds {found.seeds[0]} to {found.seeds[-1]}"
-    return {
-        "splits": f"{len(found.seeds)} random splits ({seeds})",
-        "folds": f"{found.folds} folds",
-        "repeated folds": f"{len(found.seeds)} times {found.folds} folds ({seeds})",
-        "shots": f"{len(found.seeds)} draws of {_range(found.shots)} of each class",
-    }[found.kind]
-
-
-def _range(shots: tuple[int, ...]) -> str:
-    if len(shots) > 1:
-        return f"{shots[0]:,} to {shots[-1]:,} images"
-    return "one image" if shots == (1,) else f"{shots[0]:,} images"
+    count, seeds = len(found.seeds), f"seeds {found.seeds[0]} to {found.seeds[-1]}"
+    if found.shots:
+        least, most = found.shots[0], found.shots[-1]
+        images = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        return f"{count} draws of {images} images of each class"
+    if found.folds is None:
+        return f"{count} random splits ({seeds})"
+    return f"{found.folds} folds" if count == 1 else f"{count} times {found.folds} folds ({seeds})"
 
 
 def _over_draws(
