@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from classify.comparison import Comparison, Progress, compare
+from classify.comparison import Comparison, compare
 from classify.errors import ClassifyError, TooFewImages
 from classify.features import CacheOrPath, layer_sets, open_cache
 from classify.fitting import Labels, may_join, table_of
+from classify.grid import Progress
 from classify.labels import TEST, VAL, LabelTable
 from classify.reasons import of_depth, of_size
 from classify.records import Record

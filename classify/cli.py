@@ -19,6 +19,7 @@ from classify.options import (
     ClassWeight,
     Column,
     Debug,
+    Folds,
     HeadFile,
     Heads,
     Json,
@@ -26,7 +27,9 @@ from classify.options import (
     LabelsLevel,
     Layers,
     Prepare,
+    Repeats,
     Seed,
+    Shots,
     Similarity,
     Size,
     Tables,
@@ -126,13 +129,20 @@ def compare(
     prepare: Prepare = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    repeats: Repeats = None,
+    shots: Shots = None,
+    folds: Folds = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train every head on every layer for every task, and rank them by validation."""
+    """Train every head on every layer for every task, and rank them by validation.
+
+    With --repeats, --shots or --folds on several draws of training images: then intervals say how
+    much another draw would change.
+    """
     with guarded(debug):
         with waiting("reading the cache"):
-            from classify.comparison import check_data
+            from classify.comparison import Comparison, check_data
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
 
@@ -149,8 +159,21 @@ def compare(
                 prepare=prepare,
                 test_size=test_size,
                 seed=seed,
+                repeats=repeats,
+                shots=shots,
+                folds=folds,
                 progress=progress,
             )
+        all_layers = "+".join(opened.layers)
+        if not isinstance(found, Comparison):
+            show_notes(found.notices)
+            if json:
+                show_json(found.to_json())
+            else:
+                from classify.repeat_tables import show_repeated
+
+                show_repeated(found, all_layers)
+            return
         with waiting("checking the data"):
             checks = check_data(opened, found)
         show_notes(found.notices)
@@ -160,7 +183,7 @@ def compare(
         else:
             from classify.tables import show_comparison
 
-            show_comparison(found, checks, "+".join(opened.layers))
+            show_comparison(found, checks, all_layers)
 
 
 @app.command()

@@ -2,30 +2,25 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from joblib import delayed
+from typing import Any, overload
 
 from classify.checks import Checks, check
+from classify.draws import Wanted
 from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
-from classify.fitting import Labels, check_class_weight, graft, table_of
+from classify.fitting import Labels, check_class_weight, table_of
+from classify.grid import Cell, Progress, train_cells
 from classify.heads import STANDARD, named
-from classify.kept import sweep
 from classify.labels import LabelTable
 from classify.preparation import check_preparation
 from classify.records import Record
-from classify.results import Result, keep_result, key_of, recall_result
+from classify.repeats import Repeated, repeated
+from classify.results import Result
 from classify.scores import holm, paired
 from classify.tasks import Task, make_task
-from classify.workers import working
 from featurize.cache import FeatureCache
-
-Cell = tuple[Task, str, tuple[str, ...]]
-Progress = Callable[[Record, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,46 @@ class Comparison:
         return found
 
 
+@overload
+def compare(
+    cache: CacheOrPath,
+    labels: Labels | Sequence[Labels] = None,
+    heads: str | Sequence[str] = ...,
+    layers: str | Sequence[str] = ...,
+    *,
+    column: str = "label",
+    labels_level: int | None = None,
+    class_weight: str | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+    repeats: None = None,
+    shots: None = None,
+    folds: None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    cache: CacheOrPath,
+    labels: Labels | Sequence[Labels] = None,
+    heads: str | Sequence[str] = ...,
+    layers: str | Sequence[str] = ...,
+    *,
+    column: str = "label",
+    labels_level: int | None = None,
+    class_weight: str | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+    repeats: int | None = None,
+    shots: str | Sequence[int] | None = None,
+    folds: int | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison | Repeated: ...
+
+
 def compare(
     cache: CacheOrPath,
     labels: Labels | Sequence[Labels] = None,
@@ -82,9 +117,12 @@ def compare(
     prepare: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
+    repeats: int | None = None,
+    shots: str | Sequence[int] | None = None,
+    folds: int | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+) -> Comparison | Repeated:
     """Train every head on every choice of layers for every task.
 
     Each result is kept beside the cache as soon as it is there: a comparison that was interrupted
@@ -102,6 +140,15 @@ def compare(
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
     column, labels_level, class_weight, prepare, test_size, seed
         As in `fit`; every head of a task sees the same split.
+    repeats : int, optional
+        The same on so many random splits, of `seed` and the seeds after it: two or more. With
+        `shots` so many draws of them, 5 if not given; with `folds` so many times.
+    shots : str or sequence of int, optional
+        On so many training images of each class, as ``1,2,4,8,16``, drawn by seed. All are tested
+        on the same images, those that the table brings or those held out by `seed`. Settings are
+        chosen among the images drawn and no others.
+    folds : int, optional
+        Every image is tested once, by a head trained on the other folds.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
     progress : callable, optional
@@ -110,6 +157,7 @@ def compare(
     Returns
     -------
     Comparison
+        Or, with `repeats`, `shots` or `folds`, a `classify.repeats.Repeated`.
 
     Raises
     ------
@@ -125,44 +173,34 @@ def compare(
     one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
     tables = _distinct([table_of(cache, item, column, labels_level) for item in given])
-    tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
-    grid = [(task, kind, names) for task in tasks for kind in kinds for names in sets]
-    if not grid:
+    if not (tables and kinds and sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
-
-    options = (seed, class_weight, prepare)
-    keys = [key_of(cache, *cell, *options) for cell in grid]
+    if repeats is not None or shots is not None or folds is not None:
+        return repeated(
+            cache,
+            tables,
+            kinds,
+            sets,
+            Wanted.of(repeats, shots, folds, seed),
+            class_weight=class_weight,
+            prepare=prepare,
+            test_size=test_size,
+            jobs=jobs,
+            progress=progress,
+        )
+    tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
+    grid = [Cell(task, kind, names, seed) for task in tasks for kind in kinds for names in sets]
     found: dict[int, Result] = {}
-    for i, key in enumerate(keys):
-        result = recall_result(cache, key, *grid[i])
-        if result is not None:
-            found[i] = result
-            if progress is not None:
-                progress(result.record, len(found), len(grid))
-    recalled, left_out = len(found), []
-    path = str(cache.path.absolute())  # workers may have been started in another folder
-    calls = [
-        delayed(_train)(path, [(i, *grid[i], keys[i]) for i in job], *options)
-        for job in _jobs(cache, grid, [i for i in range(len(grid)) if i not in found])
-    ]
-    if calls:
-        with ExitStack() as ended:
-            ended.callback(sweep, cache)  # once all workers are ended, be it by a kill
-            for batch in ended.enter_context(working(calls, jobs)):
-                for i, outcome in batch:
-                    if isinstance(outcome, str):
-                        left_out.append(outcome)
-                        continue
-                    found[i] = outcome
-                    if progress is not None:
-                        progress(outcome.record, len(found), len(grid))
+    recalled, left_out = train_cells(
+        cache, grid, class_weight, prepare, found.__setitem__, jobs=jobs, progress=progress
+    )
 
-    rank = {i: (_score(r.record), -dim(cache, grid[i][2]), -i) for i, r in found.items()}
+    rank = {i: (_score(r.record), -dim(cache, grid[i].layers), -i) for i, r in found.items()}
     best: dict[str, int] = {}
     for i in sorted(rank, key=rank.__getitem__):
-        best[grid[i][0].name] = i  # the last one is the best
+        best[grid[i].task.name] = i  # the last one is the best
     if len(best) < len(tasks):
-        raise CallError("; ".join(left_out))
+        raise CallError("; ".join(left_out.values()))
     results = _beside({i: found[i] for i in sorted(found)}, grid, best, seed)
     return Comparison(
         records=[result.record for result in results],
@@ -172,7 +210,7 @@ def compare(
         tasks=tasks,
         recalled=recalled,
         notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
-        + left_out
+        + list(left_out.values())
         + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -194,42 +232,6 @@ def check_data(cache: FeatureCache, found: Comparison) -> dict[str, Checks]:
     }
 
 
-def _jobs(cache: FeatureCache, grid: list[Cell], missing: list[int]) -> list[list[int]]:
-    """What a worker does at one go: heads that share a spectrum, one after the other."""
-    jobs: dict[object, list[int]] = {}
-    for i in missing:
-        task, kind, names = grid[i]
-        way = named(kind).way
-        shares = way in ("solved", "minimised")
-        jobs.setdefault((task.name, names, way) if shares else i, []).append(i)
-    # The widest first, so that no worker is left alone with one at the end.
-    return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]][2]))
-
-
-def _train(
-    path: str,
-    cells: list[tuple[int, Task, str, tuple[str, ...], str]],
-    seed: int,
-    class_weight: str | None,
-    prepare: str | None,
-) -> list[tuple[int, Result | str]]:
-    """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
-
-    Where a head cannot be trained on so many rows or columns, the reason stands for its result.
-    """
-    cache = open_cache(path)
-    found: list[tuple[int, Result | str]] = []
-    for i, task, head, layers, key in cells:
-        try:
-            _, result = graft(cache, task, named(head), layers, seed, class_weight, prepare)
-        except CallError as error:
-            found.append((i, f"{task.name}: {head} on {'+'.join(layers)} left out: {error}"))
-            continue
-        keep_result(cache, key, result)
-        found.append((i, result))
-    return found
-
-
 def _beside(
     found: dict[int, Result], grid: list[Cell], best: dict[str, int], seed: int
 ) -> list[Result]:
@@ -240,8 +242,8 @@ def _beside(
         if test is None:
             continue
         for i, result in found.items():
-            if grid[i][0].name == name and i != at and result.test is not None:
-                unit = grid[i][0].unit_of(test.rows)
+            if grid[i].task.name == name and i != at and result.test is not None:
+                unit = grid[i].task.unit_of(test.rows)
                 differences[i] = paired(test, result.test, unit, seed=seed)
         apart = holm([difference.p_value for difference in differences.values()])
         for (i, difference), one in zip(differences.items(), apart, strict=True):

@@ -15,7 +15,7 @@ from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, o
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
-from classify.neighbours import nearest_kept
+from classify.neighbours import nearest, nearest_kept
 from classify.outcomes import Outcomes
 from classify.preparation import check_preparation, preparations
 from classify.records import Record
@@ -190,8 +190,12 @@ def graft(
     seed: int,
     class_weight: str | None = None,
     prepare: str | None = None,
+    lasting: bool = True,
 ) -> tuple[FittedHead, Result]:
-    """`fit` of one choice of layers, once everything is looked up."""
+    """`fit` of one choice of layers, once everything is looked up.
+
+    What is computed of the features alone is kept beside the cache if `lasting`.
+    """
     started = time.perf_counter()
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
@@ -202,11 +206,12 @@ def graft(
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[dev]]
-    weights, nearest = weigh(class_weight, known, y), partial(nearest_kept, cache, layers)
-    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=nearest)
+    weights = weigh(class_weight, known, y)
+    near = partial(nearest_kept, cache, layers) if lasting else nearest
+    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=near)
     prepare, trained = min(
         (
-            (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name))))
+            (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name)), lasting))
             for name in preparations(prepare, len(dev), rows.dim)
         ),
         key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
@@ -270,9 +275,12 @@ def graft(
     return fitted, Result(record, validation, answers, notices)
 
 
-def _train(cache: FeatureCache, layers: tuple[str, ...], head: Head, lesson: Lesson) -> Trained:
+def _train(
+    cache: FeatureCache, layers: tuple[str, ...], head: Head, lesson: Lesson, lasting: bool
+) -> Trained:
     if head.way in ("solved", "minimised"):
-        basis = spectra(cache, layers, lesson.rows, lesson.folding, lesson.measured_by(head))
+        weights = lesson.measured_by(head)
+        basis = spectra(cache, layers, lesson.rows, lesson.folding, weights, lasting=lasting)
         lesson = replace(lesson, spectra=basis)
     return train(head, lesson)
 

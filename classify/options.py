@@ -49,5 +49,23 @@ Similarity = Annotated[
 ]
 HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
 Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="On so many random splits; with --shots so many draws, 5 if not given.",
+    ),
+]
+Shots = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,2,4,8,16",
+        help="On so many training images of each class, drawn N times; the same test images.",
+    ),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Test every image once, in K folds; with --repeats N times."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -95,11 +95,17 @@ def mean_by_units(numbers: np.ndarray, unit: np.ndarray) -> Estimate:
     unit : int array of shape (n,)
         From 0, m of them.
     """
-    total, size = np.bincount(unit, numbers), np.bincount(unit)
-    n, m, mean = len(numbers), len(size), float(numbers.mean())
-    off = np.append(total - mean * size, [1, -1])
-    half = float(t.ppf(0.975, m + 1) * np.sqrt((m + 2) / (m + 1) * (off**2).sum()) / n)
+    mean, (variance, freedom) = float(numbers.mean()), variance_by_units(numbers, unit)
+    half = float(t.ppf(0.975, freedom) * np.sqrt(variance))
     return Estimate(mean, mean - half, mean + half)
+
+
+def variance_by_units(numbers: np.ndarray, unit: np.ndarray) -> tuple[float, int]:
+    """The variance of the mean that `mean_by_units` takes, and its degrees of freedom."""
+    total, size = np.bincount(unit, numbers), np.bincount(unit)
+    m = len(size)
+    off = np.append(total - numbers.mean() * size, [1, -1])
+    return float((m + 2) / (m + 1) * (off**2).sum() / len(numbers) ** 2), m + 1
 
 
 def sign_flips(difference: np.ndarray, unit: np.ndarray, seed: int) -> float:

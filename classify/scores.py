@@ -280,9 +280,15 @@ def paired(
     same = np.array_equal(a.rows[first], b.rows[second])
     if not len(a) or not same or not np.array_equal(a.truth[first], b.truth[second]):
         raise CallError("two heads are compared on the same rows with the same truths, one or more")
-    right_a, right_b = a.correct[first], b.correct[second]
-    n = len(a)
-    unit = _together(None if unit is None else unit[first])
+    unit = None if unit is None else unit[first]
+    return paired_answers(a.correct[first], b.correct[second], unit, seed=seed)
+
+
+def paired_answers(
+    right_a: np.ndarray, right_b: np.ndarray, unit: np.ndarray | None = None, *, seed: int = 0
+) -> Difference:
+    """`paired`, for answers of which only is known which are right: bool arrays of shape (n,)."""
+    n, unit = len(right_a), _together(unit)
     if unit is not None:
         difference = right_a.astype(float) - right_b
         found, p_value = mean_by_units(difference, unit), sign_flips(difference, unit, seed)

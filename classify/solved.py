@@ -174,10 +174,14 @@ def _discriminants(
 
     The pooled covariance is the total one, diagonal here, less the K class means' own. Of fewer
     classes than directions it is a system of K by K, by Woodbury's identity; else one of R by R.
+    Where no class has two different images it is nothing, and the nearest class mean is left.
     """
     dim = len(spectrum.mean)
     between = within * np.sqrt(share)  # (R, K)
-    trace = (spectrum.values.sum() / spectrum.count - (between**2).sum()) / dim
+    whole = spectrum.values.sum() / spectrum.count
+    trace = (whole - (between**2).sum()) / dim
+    if trace * dim <= 1e-9 * whole:  # one image of each class: only rounding tells them apart
+        return within
     keep = 1 - shrinkage
     diagonal = keep * spectrum.values / spectrum.count + shrinkage * max(trace, 1e-12)
     if keep > 0 and len(share) > len(diagonal):

@@ -154,6 +154,86 @@ def _parts(
     yield from (usable[part] for _, part in whole.split(usable, y[usable], within))
 
 
+def test_folds(y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray) -> np.ndarray:
+    """Draw stratified folds in which every image is tested once, units whole.
+
+    Where most images stand alone, the units of each class are dealt out in random order. Else each
+    unit, in random order, goes to the fold that has least of its classes; of five such orders the
+    one that spreads the classes best is taken. scikit-learn's StratifiedGroupKFold sorts units by
+    size, so that folds of units of different sizes hardly move with the seed.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+        Class numbers.
+    n_folds : int
+    seed : int
+    unit : int array of shape (n,)
+        Images with the same number are in one fold.
+
+    Returns
+    -------
+    int array of shape (n,)
+        The fold that tests each image.
+    """
+    rng = np.random.default_rng([seed, 2])  # not the numbers that hold_out draws
+    _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
+    if _mostly_alone(unit):
+        fold = np.empty(len(first), np.intp)
+        fold[np.lexsort((rng.random(len(first)), y[first]))] = np.arange(len(first)) % n_folds
+        return fold[unit]
+    order = np.argsort(unit, kind="stable")
+    members = np.split(y[order], np.cumsum(np.bincount(unit))[:-1])
+    drawn = [_deal_units(members, np.bincount(y), n_folds, rng) for _ in range(5)]
+    return min(drawn, key=lambda it: it[1])[0][unit]
+
+
+def _deal_units(
+    members: list[np.ndarray], counts: np.ndarray, n_folds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """The fold of each unit, and how unevenly the classes are spread."""
+    share = np.zeros((n_folds, len(counts)))  # of each class, in each fold
+    fold = np.empty(len(members), np.intp)
+    for number in rng.permutation(len(members)):
+        classes, count = np.unique(members[number], return_counts=True)
+        load = share[:, classes] @ count
+        # Of equals the emptiest, then any.
+        fold[number] = np.lexsort((rng.random(n_folds), share.sum(axis=1), load))[0]
+        share[fold[number], classes] += count / counts[classes]
+    return fold, float((share**2).sum())
+
+
+def turns(y: np.ndarray, seed: int, unit: np.ndarray) -> np.ndarray:
+    """Draw images of each class one after the other: tell the turn of each image.
+
+    The first k of each class are those with a turn below k, so that more images of one seed hold
+    the fewer. An image of a unit comes only after one of every other unit of its class: of copies
+    of an image, or images of one patient, several are no more than one.
+
+    Returns
+    -------
+    int array of shape (n,)
+        From 0 in every class.
+    """
+    rng = np.random.default_rng([seed, 1])  # not the numbers that hold_out draws
+    _, unit = np.unique(unit, return_inverse=True)
+    alone, together = rng.random(len(y)), rng.random(len(y))[unit]
+    within = _rank((alone, unit, y), (unit, y))
+    return _rank((together, within, y), (y,))
+
+
+def _rank(keys: tuple[np.ndarray, ...], group: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Each one's place, by keys of which the last counts first, within its group."""
+    order = np.lexsort(keys)
+    new = np.zeros(len(order), bool)
+    for column in group:
+        new[1:] |= np.diff(column[order]) != 0
+    start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    rank = np.empty(len(order), np.intp)
+    rank[order] = np.arange(len(order)) - start
+    return rank
+
+
 @dataclass(frozen=True, eq=False)
 class Folding:
     """How a task's images outside the test are used: for choices in turn, then all to train.

@@ -23,6 +23,8 @@ def spectra(
     rows: Rows,
     folding: Folding,
     weights: np.ndarray | None = None,
+    *,
+    lasting: bool = True,
 ) -> list[Spectrum]:
     """The spectrum of what each fold trains on, and last that of the final head's rows.
 
@@ -41,6 +43,8 @@ def spectra(
         Of the same rows.
     weights : float array of shape (n,), optional
         Weights depend on labels: with them nothing is kept.
+    lasting : bool
+        Whether to keep them beside the cache; no other task asks for those of a draw of many.
 
     Raises
     ------
@@ -65,7 +69,8 @@ def spectra(
             for i, spectrum in enumerate(found)
             for field in fields(Spectrum)
         }
-        if sum(array.nbytes for array in arrays.values()) <= max(rows.nbytes, SMALL):
+        size = sum(array.nbytes for array in arrays.values())
+        if lasting and size <= max(rows.nbytes, SMALL):
             keep(cache, "spectra", key, arrays, {"layers": list(layers), "rows": len(rows)})
     _recent.clear()
     _recent[key] = found

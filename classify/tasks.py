@@ -12,6 +12,8 @@ from classify.units import Copies, copies_in
 from featurize.cache import FeatureCache
 from featurize.layout import FAILED, MARKED
 
+NO_TEST = "there are no test images, so no test accuracy"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -277,7 +279,7 @@ def _weak_spots(
     if (apart == 0).any():
         yield f"{_some(classes, apart == 0)} with no training image: always counted as wrong"
     if not (split == TEST).any():
-        yield "there are no test images, so no test accuracy"
+        yield NO_TEST
 
 
 def _some(classes: list[str], chosen: np.ndarray) -> str:

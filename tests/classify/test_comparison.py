@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from classify import compare, comparison, fit, workers
+from classify import compare, fit, grid, workers
 from classify.errors import CallError, UnknownHead
 from classify.heads import STANDARD
 from classify.kept import folder_of
 from classify.labels import LabelTable
+from classify.records import Record
 from classify.results import Result
 from classify.scores import holm
 
@@ -76,18 +77,18 @@ def test_best_is_by_validation(found):
 def stub(monkeypatch, scores):
     """Replace training by made-up (validation, accuracy) for each (head, layer)."""
 
-    def fake(cache, task, head, layers, seed, class_weight, prepare):
+    def fake(cache, task, head, layers, seed, class_weight, prepare, lasting):
         validation, accuracy = scores[head.name, "+".join(layers)]
         joined = "+".join(layers)
-        record = comparison.Record(
+        record = Record(
             task.name, head.name, joined, task.classes, 1, 1, accuracy, None, validation, None, 1,
             {}, None, "root-l2", None, {}, 0,
         )  # fmt: skip
         return None, Result(record, None, None, ())
 
-    monkeypatch.setattr(comparison, "graft", fake)
-    monkeypatch.setattr(comparison, "keep_result", lambda *_: None)
-    monkeypatch.setattr(comparison, "recall_result", lambda *_: None)
+    monkeypatch.setattr(grid, "graft", fake)
+    monkeypatch.setattr(grid, "keep_result", lambda *_: None)
+    monkeypatch.setattr(grid, "recall_result", lambda *_: None)
 
 
 def test_test_accuracy_never_decides(cache, table, monkeypatch):
@@ -172,7 +173,7 @@ def test_what_was_trained_is_not_trained_again(found, cache, table, parity, monk
         raise AssertionError("trained again")
 
     result, _ = found
-    monkeypatch.setattr(comparison, "graft", never)
+    monkeypatch.setattr(grid, "graft", never)
     again = compare(cache, [table, parity], jobs=1)
     assert again.recalled == len(again.records) == 30
     assert again.records == result.records

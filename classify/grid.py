@@ -1,0 +1,160 @@
+"""Many heads trained in workers: what has been trained is recalled, the rest trained and kept."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from joblib import delayed
+
+from classify.errors import CallError
+from classify.features import dim, open_cache
+from classify.fitting import graft
+from classify.heads import named
+from classify.kept import sweep
+from classify.records import Record
+from classify.results import Result, keep_result, key_of, recall_result
+from classify.tasks import Task
+from classify.workers import working
+from featurize.cache import FeatureCache
+
+Progress = Callable[[Record, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One head to be trained.
+
+    Attributes
+    ----------
+    task : Task
+    head : str
+    layers : tuple of str
+    seed : int
+        For the folds of its choices.
+    """
+
+    task: Task
+    head: str
+    layers: tuple[str, ...]
+    seed: int
+
+
+def train_cells(
+    cache: FeatureCache,
+    grid: Sequence[Cell],
+    class_weight: str | None,
+    prepare: str | None,
+    arrived: Callable[[int, Result], None],
+    *,
+    lasting: bool = True,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[int, dict[int, str]]:
+    """Train every cell that has not been trained before; each result is kept at once.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Worker processes map its features into memory; none is copied between processes.
+    grid : sequence of Cell
+    class_weight, prepare : str, or None
+    arrived : callable
+        Called with a position in `grid` and its result, in whatever order they come.
+    lasting : bool
+        As in `classify.statistics.spectra`. Where those are not kept, all heads that use one
+        spectrum are trained by one worker.
+    jobs : int, optional
+        Worker processes of one thread each; as many as there are cores if not given.
+    progress : callable, optional
+        Called as results come, with a record, how many are done, and how many there will be.
+
+    Returns
+    -------
+    int
+        How many were recalled.
+    dict of int to str
+        Why a head was left out, which cannot be trained on so many rows or columns.
+    """
+    done = 0
+
+    def take(i: int, result: Result) -> None:
+        nonlocal done
+        done += 1
+        arrived(i, result)
+        if progress is not None:
+            progress(result.record, done, len(grid))
+
+    keys, missing = [], []
+    for i, cell in enumerate(grid):
+        options = (cell.seed, class_weight, prepare)
+        keys.append(key_of(cache, cell.task, cell.head, cell.layers, *options))
+        result = recall_result(cache, keys[i], cell.task, cell.head, cell.layers)
+        if result is None:
+            missing.append(i)
+        else:
+            take(i, result)
+    recalled, left_out = done, {}
+    path = str(cache.path.absolute())  # workers may have been started in another folder
+    calls = [
+        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], class_weight, prepare, lasting)
+        for job in _jobs(cache, grid, missing, lasting)
+    ]
+    if calls:
+        with ExitStack() as ended:
+            ended.callback(sweep, cache)  # once all workers are ended, be it by a kill
+            for batch in ended.enter_context(working(calls, jobs)):
+                for i, outcome in batch:
+                    if isinstance(outcome, str):
+                        left_out[i] = outcome
+                    else:
+                        take(i, outcome)
+    return recalled, left_out
+
+
+def _jobs(
+    cache: FeatureCache, grid: Sequence[Cell], missing: list[int], lasting: bool
+) -> list[list[int]]:
+    """What a worker does at one go: heads that share a spectrum, one after the other."""
+    jobs: dict[object, list[int]] = {}
+    for i in missing:
+        cell = grid[i]
+        way = named(cell.head).way
+        shares = way in ("solved", "minimised")
+        key = (id(cell.task), cell.layers, way if lasting else "")
+        jobs.setdefault(key if shares else i, []).append(i)
+    # The widest first, so that no worker is left alone with one at the end.
+    return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]].layers))
+
+
+def _train(
+    path: str,
+    cells: list[tuple[int, Cell, str]],
+    class_weight: str | None,
+    prepare: str | None,
+    lasting: bool,
+) -> list[tuple[int, Result | str]]:
+    """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
+
+    Where a head cannot be trained on so many rows or columns, the reason stands for its result.
+    """
+    cache = open_cache(path)
+    found: list[tuple[int, Result | str]] = []
+    for i, cell, key in cells:
+        try:
+            _, result = graft(
+                cache,
+                cell.task,
+                named(cell.head),
+                cell.layers,
+                cell.seed,
+                class_weight,
+                prepare,
+                lasting,
+            )
+        except CallError as error:
+            where = f"{cell.task.name}: {cell.head} on {'+'.join(cell.layers)}"
+            found.append((i, f"{where} left out: {error}"))
+            continue
+        keep_result(cache, key, result)
+        found.append((i, result))
+    return found
