@@ -67,7 +67,7 @@ class FittedHead:
     classes : list of str
         Names of the classes, in the order of the scores. K of them.
     scorer : Linear, Perceptron or Fitted
-        Arrays, or a scikit-learn pipeline.
+        Arrays, or a scikit-learn pipeline; the bias of its calibration is in its scores.
     probabilistic : bool
         Whether the softmax of the scores is its own idea of the probabilities.
     temperature : float, or None
@@ -147,7 +147,7 @@ class FittedHead:
         return names
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, calibrated by temperature where that was measured.
+        """Probabilities of the classes, calibrated where that was measured.
 
         Returns
         -------
@@ -180,7 +180,8 @@ class FittedHead:
             From features (n, D) as the cache has them to the names of the classes. Of a linear
             head, whatever it was trained as, a `StandardScaler` and a `LogisticRegression` with the
             calibrated probabilities; or a `LinearSVC` where there are none. Other heads are the
-            pipeline that scikit-learn trained: its ``classes_`` are positions in `classes`.
+            pipeline that scikit-learn trained, not calibrated: its ``classes_`` are positions in
+            `classes`.
 
         Raises
         ------

@@ -2,9 +2,9 @@
 
 A linear head is four arrays, one with a hidden layer six. A network that was fine-tuned with its
 head lies in the same file, its tensors as ``network.NAME``; that file is a backbone as well. Other
-heads are scikit-learn objects, which skops turns into bytes and back; of those only what skops
-itself trusts is ever built. Loading runs no code from the file and believes nothing in it before it
-is checked.
+heads are scikit-learn objects, which skops turns into bytes and back, and an array of what is added
+to their scores; of objects only what skops itself trusts is ever built. Loading runs no code from
+the file and believes nothing in it before it is checked.
 """
 
 import io
@@ -33,7 +33,7 @@ VERSION = (1, 0)
 MAX_BYTES = 4 << 30  # a file with a network in it
 MAX_UNPACKED = 1 << 30
 NETWORK = "network."
-OBJECT, SEEN = "skops", "seen"
+OBJECT, OFFSET, SEEN = "skops", "offset", "seen"
 PLAIN = ("head", "classes", "probabilistic", "temperature", "task")
 DTYPES = ("<f4", "<f2")
 MOST_CHARACTERS = 131_072  # of a class's name, as of a cell of a CSV table
@@ -175,7 +175,8 @@ def _read(file: Any) -> FittedHead:
 
     K, dim = len(classes), sum(layer.dim for layer in layers)
     names = {name for name in file.keys() if not name.startswith(NETWORK)} - {SEEN}  # noqa: SIM118
-    scorer = _object(file, K, dim) if names == {OBJECT} else _scorer(file, names, K, dim)
+    built = OBJECT in names and names <= {OBJECT, OFFSET}
+    scorer = _object(file, K, dim) if built else _scorer(file, names, K, dim)
     head, task = texts.pop("head"), texts.pop("task")
     source = Source(**texts, preprocess=preprocess, layers=layers)
     return FittedHead(
@@ -220,7 +221,8 @@ def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
             f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
             "not be loaded again, as only scikit-learn's own kinds are"
         )
-    return {OBJECT: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+    arrays = {OBJECT: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+    return arrays if head.scorer.offset is None else arrays | {OFFSET: head.scorer.offset}
 
 
 def _network(head: FittedHead) -> dict[str, np.ndarray]:
@@ -245,7 +247,8 @@ def _object(file: Any, n_classes: int, dim: int) -> Fitted:
         raise HeadFileError("the classifier in it does not belong to its classes")
     if getattr(model, "n_features_in_", None) != dim:
         raise HeadFileError("the classifier in it does not belong to its layers")
-    return Fitted(model, dim, n_classes)
+    offset = _array(file, OFFSET, (n_classes,)) if OFFSET in file.keys() else None  # noqa: SIM118
+    return Fitted(model, dim, n_classes, offset)
 
 
 def skops(name: str) -> Callable[..., Any]:

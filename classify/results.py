@@ -13,7 +13,7 @@ from classify.records import Record
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change of a number: results of older versions are not found then."""
 WORDS = {"task", "head", "layer", "classes", "class_weight"}  # of a record; the rest are numbers
 
