@@ -88,16 +88,17 @@ def test_no_bias_where_each_of_its_images_had_to_vouch_for_itself():
 
 
 def test_held_scores_have_not_seen_their_own_labels():
-    """On average they are as good as the head will be on new images, and no better."""
-    apart = []
-    for seed in range(60):
-        scores, y = world(300, np.array([0.7, -0.7]), seed, spread=1)
+    """They cost more than the head does on the very images that it was calibrated by."""
+    more = []
+    for seed in range(20):
+        scores, y = world(300, np.array([1.0, 0.0, -1.0]), seed)
         found = calibrate(scores, y)
-        fresh, truth = world(20_000, np.array([0.7, -0.7]), 1000 + seed, spread=1)
         if found.shift is not None:
             logs = log_softmax(found.held.astype(float) / found.temperature, axis=1)
-            apart.append(-logs[np.arange(300), y].mean() - loss(fresh, truth, found))
-    assert abs(np.mean(apart)) < 2.5 * np.std(apart) / np.sqrt(len(apart))
+            more.append(-logs[np.arange(300), y].mean() - loss(scores, y, found))
+    assert len(more) >= 15
+    assert np.mean(more) > 0.002
+    assert np.mean(np.array(more) > 0) > 0.8
 
 
 def test_images_of_one_unit_do_not_teach_each_other():
@@ -113,15 +114,14 @@ def test_images_of_one_unit_do_not_teach_each_other():
 
 
 def test_errors_beyond_chance_forbid_a_bias():
-    """Neighbours' counts: zeros whose logarithm is far below, that no bias should lift."""
+    """Neighbours' counts, whose zeros have logarithms far below, that no bias should lift."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 600)
-    p = np.clip(rng.binomial(5, np.where(y == 1, 0.85, 0.25)) / 5, 1e-12, 1 - 1e-12)
-    scores = np.log(np.stack([1 - p, p], axis=1))
-    found = calibrate(scores, y)
-    shift = 0 if found.shift is None else found.shift
-    right = [((scores + s).argmax(axis=1) == y).mean() for s in (0, shift)]
-    assert right[1] >= right[0] - 0.01
+    y = rng.integers(0, 10, 1000)
+    p = np.tile(0.06 * np.linspace(0.2, 1.8, 10), (1000, 1))
+    p[np.arange(1000), y] += 0.4
+    count = rng.multinomial(5, p / p.sum(axis=1, keepdims=True))
+    found = calibrate(np.log(np.maximum(count / 5, 1e-12)), y)
+    assert found.shift is None
 
 
 def test_absent_scores_stay_absent_and_a_class_without_images_is_left_alone():
