@@ -47,16 +47,10 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
         If a score is NaN or positive infinity, or the shapes do not fit.
     """
     scores, y = np.asarray(scores), np.asarray(y)
-    if scores.ndim != 2 or y.shape != scores.shape[:1]:
-        raise CallError(f"scores {scores.shape} and truths {y.shape} do not fit together")
-    known = np.flatnonzero(y >= 0)
-    known = known[scores[known, y[known]] != ABSENT]
-    most = min(MAX_ROWS, max(1, MAX_SCORES // max(1, scores.shape[1])))
-    if len(known) > most:
-        known = np.sort(np.random.default_rng(0).choice(known, most, replace=False))
+    known = sample(scores, y)
     if not len(known) or scores.shape[1] < 2:
         return 1.0
-    below = _below_best(scores[known])
+    below = below_best(scores[known])
     of_truth = below[np.arange(len(known)), y[known]]
     margin = -np.partition(below, -2, axis=1)[:, -2]
     if not margin.any():
@@ -81,6 +75,18 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
     if crossing(high) <= 0:
         return float(np.exp(high))
     return float(np.exp(brentq(crossing, low, high, xtol=1e-6)))
+
+
+def sample(scores: np.ndarray, y: np.ndarray, most_scores: int = MAX_SCORES) -> np.ndarray:
+    """Rows to calibrate by, ascending: those with a truth that could be found, at most so many."""
+    if scores.ndim != 2 or y.shape != scores.shape[:1]:
+        raise CallError(f"scores {scores.shape} and truths {y.shape} do not fit together")
+    known = np.flatnonzero(y >= 0)
+    known = known[scores[known, y[known]] != ABSENT]
+    most = min(MAX_ROWS, max(1, most_scores // max(1, scores.shape[1])))
+    if len(known) > most:
+        known = np.sort(np.random.default_rng(0).choice(known, most, replace=False))
+    return known
 
 
 def outcomes(
@@ -131,7 +137,7 @@ def outcomes(
     step = max(1, BLOCK // n_columns)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        below = _below_best(scores[part])
+        below = below_best(scores[part])
         column = column_of[truth[part]]
         predicted[part] = classes[below.argmax(axis=1)]
         if probabilistic:
@@ -149,7 +155,7 @@ def outcomes(
     )
 
 
-def _below_best(scores: np.ndarray) -> np.ndarray:
+def below_best(scores: np.ndarray) -> np.ndarray:
     """Scores less the greatest of their row: float64 (n, K), at most 0 and finite."""
     scores = np.where(scores == ABSENT, -np.inf, scores.astype(np.float64))
     best = scores.max(axis=1, keepdims=True)

@@ -71,7 +71,8 @@ class FittedHead:
         How features are prepared before they are scored: ``root-l2``, layer by layer; or
         ``standardise``, which is a part of the scorer.
     scorer : Linear, Perceptron or Fitted
-        Arrays, or a scikit-learn pipeline, of prepared features.
+        Arrays, or a scikit-learn pipeline, of prepared features; the bias of its calibration is in
+        its scores.
     probabilistic : bool
         Whether the softmax of the scores is its own idea of the probabilities.
     temperature : float, or None
@@ -159,7 +160,7 @@ class FittedHead:
         return names
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, calibrated by temperature where that was measured.
+        """Probabilities of the classes, calibrated where that was measured.
 
         Returns
         -------
@@ -193,7 +194,7 @@ class FittedHead:
             `RootL2` where the head does. Of a linear head, whatever it was trained as, follow a
             `StandardScaler` and a `LogisticRegression` with the calibrated probabilities; or a
             `LinearSVC` where there are none. Other heads are the pipeline that scikit-learn
-            trained: its ``classes_`` are positions in `classes`.
+            trained, not calibrated: its ``classes_`` are positions in `classes`.
 
         Raises
         ------

@@ -9,6 +9,7 @@ from os import PathLike
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from classify.bias import Calibration, calibrate
 from classify.calibration import outcomes, temperature
 from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, open_cache
@@ -18,8 +19,10 @@ from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.neighbours import nearest, nearest_kept
 from classify.outcomes import Outcomes
 from classify.preparation import check_preparation, preparations
+from classify.recalls import Recalls, recalls
 from classify.records import Record
 from classify.results import Result, keep_result, key_of, recall_result
+from classify.scorers import shifted
 from classify.scores import share, summarise
 from classify.splits import Folding, folding, shared
 from classify.statistics import spectra
@@ -217,23 +220,31 @@ def graft(
         key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
     )
 
-    heat, validation = None, None
+    heat, shift, scorer, validation = None, None, trained.scorer, None
     if trained.choice is not None:
-        heat = temperature(trained.choice.scores, y[trained.held])
-        validation = _answers(task, dev[trained.held], trained.choice.scores, known, heat, trained)
+        held = dev[trained.held]
+        told = _calibrated(
+            trained.choice.scores, y[trained.held], task.units[held], weights is not None
+        )
+        heat, shift = told.temperature, told.shift
+        validation = _answers(task, held, told.held, known, heat, trained)
+        if shift is not None:
+            scorer = shifted(scorer, shift)
     answers, scores = None, {}
+    recall: Recalls | None = None
     if len(test):
         tested = Rows.of_cache(cache, layers, task.rows[test])
         tested.check_finite(cache)
         # Block by block: the scores of all would be images times classes.
         answers = Outcomes.joined(
             [
-                _answers(task, test[where], trained.scorer.scores(block), known, heat, trained)
+                _answers(task, test[where], scorer.scores(block), known, heat, trained)
                 for where, block in tested.prepared(prepare).blocks(len(known))
             ]
         )
         unit = task.unit_of(answers.rows)
         scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
+        recall = recalls(answers, task.classes, unit, seed)
     settings = head.settings(trained.setting) | trained.further
     right, interval = None, None
     if validation is not None:
@@ -255,6 +266,8 @@ def graft(
         class_weight=class_weight,
         temperature=heat,
         scores=scores,
+        recall=recall,
+        bias=None if shift is None else shift.tolist(),
         seconds=round(time.perf_counter() - started, 3),
     )
     notices = tuple(f"{head.name} on {record.layer}: {notice}" for notice in trained.notices)
@@ -262,7 +275,7 @@ def graft(
         head=head.name,
         classes=record.classes,
         prepare=prepare,
-        scorer=trained.scorer,
+        scorer=scorer,
         probabilistic=trained.probabilistic,
         temperature=heat,
         settings=settings,
@@ -294,6 +307,16 @@ def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Fol
         if by_content is not None:
             return by_content
     return folding(y, seed, unit, val)
+
+
+def _calibrated(scores: np.ndarray, y: np.ndarray, unit: np.ndarray, balanced: bool) -> Calibration:
+    """Held-out scores, calibrated: by temperature alone where the classes are to count alike.
+
+    A bias would have each class predicted as often as it comes, and undo the balancing.
+    """
+    if balanced:
+        return Calibration(temperature(scores, y), None, scores)
+    return calibrate(scores, y, unit)
 
 
 def _answers(

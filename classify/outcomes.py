@@ -24,7 +24,7 @@ class Outcomes:
     loss : float32 array of shape (n,)
         Minus the logarithm of its own probability of the true class, at most 100; or NaN.
     calibrated_confidence, calibrated_loss : float32 arrays of shape (n,)
-        The same after temperature scaling, which gives every head probabilities.
+        The same after calibration, which gives every head probabilities.
     """
 
     rows: np.ndarray

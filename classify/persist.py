@@ -2,13 +2,13 @@
 
 A linear head is four arrays, one with a hidden layer six. A network that was fine-tuned with its
 head lies in the same file, its tensors as ``network.NAME``; that file is a backbone as well. Other
-heads are scikit-learn objects, which skops turns into bytes and back; of those only what skops
-itself trusts is ever built. Loading runs no code from the file and believes nothing in it before it
-is checked.
+heads are scikit-learn objects, which skops turns into bytes and back, and an array of what is added
+to their scores; of objects only what skops itself trusts is ever built. Loading runs no code from
+the file and believes nothing in it before it is checked.
 
 Version 1.1 adds the preparation of features. Where that is ``root-l2`` the scale is one number, and
 the bytes of a scikit-learn object have another name: a release that knows of no preparation refuses
-such a file, and reads all others.
+such a file, and reads all others. So it does where there is something to add to an object's scores.
 """
 
 import io
@@ -39,7 +39,7 @@ MAX_BYTES = 4 << 30  # a file with a network in it
 MAX_UNPACKED = 1 << 30
 NETWORK = "network."
 OBJECTS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
-SEEN = "seen"
+OFFSET, SEEN = "offset", "seen"
 PLAIN = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 DTYPES = ("<f4", "<f2")
 MOST_CHARACTERS = 131_072  # of a class's name, as of a cell of a CSV table
@@ -185,7 +185,7 @@ def _read(file: Any) -> FittedHead:
     K, dim = len(classes), sum(layer.dim for layer in layers)
     names = {name for name in file.keys() if not name.startswith(NETWORK)} - {SEEN}  # noqa: SIM118
     kept = OBJECTS[prepare]
-    if names == {kept}:
+    if kept in names and names <= {kept, OFFSET}:
         scorer: Linear | Perceptron | Fitted = _object(file, kept, K, dim)
     else:
         scorer = _scorer(file, names, K, dim, prepare)
@@ -248,7 +248,8 @@ def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
             f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
             "not be loaded again, as only scikit-learn's own kinds are"
         )
-    return {OBJECTS[head.prepare]: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+    arrays = {OBJECTS[head.prepare]: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
+    return arrays if head.scorer.offset is None else arrays | {OFFSET: head.scorer.offset}
 
 
 def _network(head: FittedHead) -> dict[str, np.ndarray]:
@@ -276,7 +277,8 @@ def _object(file: Any, name: str, n_classes: int, dim: int) -> Fitted:
     added = getattr(model[-1], SMOOTHED, 1)
     if not (_is_number(added) and added > 0):
         raise HeadFileError("its neighbours' counts are smoothed by what is no number")
-    return Fitted(model, dim, n_classes)
+    offset = _array(file, OFFSET, (n_classes,)) if OFFSET in file.keys() else None  # noqa: SIM118
+    return Fitted(model, dim, n_classes, offset)
 
 
 def skops(name: str) -> Callable[..., Any]:

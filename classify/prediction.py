@@ -19,6 +19,7 @@ from classify.fitting import Labels, table_of
 from classify.labels import TEST
 from classify.outcomes import Outcomes
 from classify.outputs import check_output
+from classify.recalls import recalls
 from classify.scores import summarise
 from classify.tasks import check_groups, labelled_rows
 from classify.units import copies_in
@@ -286,7 +287,8 @@ def evaluate(
     Returns
     -------
     dict
-        ``task``, ``head``, ``layer``, ``n_test``, ``accuracy``, ``accuracy_ci``, and more scores.
+        ``task``, ``head``, ``layer``, ``n_test``, ``accuracy``, ``accuracy_ci``, more scores, and
+        ``recall`` of each class as in a `Record`.
     list of str
         What a user should know.
 
@@ -351,4 +353,5 @@ def evaluate(
         "layer": "+".join(layer.name for layer in head.source.layers),
         "n_test": len(rows),
     }
-    return about | summarise(answers, len(number), unit, seed=seed).to_json(), notices
+    scores = summarise(answers, len(number), unit, seed=seed).to_json()
+    return about | scores | {"recall": recalls(answers, list(number), unit, seed)}, notices

@@ -40,9 +40,16 @@ class Record:
         How the features were prepared: ``root-l2`` or ``standardise``.
     temperature : float, or None
         What the scores are divided by for calibrated probabilities, from the held-out scores.
+    recall : dict, or None
+        By class with test images, the least first: the share of them that is found, as ``value``,
+        ``ci`` (95 %) and ``n``, see `classify.recalls`.
+    bias : list of float, or None
+        What was added to the scores of each class, from the held-out scores too; its mean is 0. It
+        is part of the head, and decides with it. None where temperature alone is as good, or where
+        the classes are to count alike.
     scores : dict of str to number, interval or None
         More of the test: ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``calibration_error``
-        and the last two after temperature scaling, each with its interval.
+        and the last two after calibration, each with its interval.
     seconds : float
         For reading features, choosing, training and scoring.
     distinguishable : bool, or None
@@ -74,6 +81,8 @@ class Record:
     seconds: float
     distinguishable: bool | None = None
     worse: bool | None = None
+    recall: dict[str, dict[str, Any]] | None = None
+    bias: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows."""

@@ -24,11 +24,10 @@ def weights_of(
     rng = np.random.default_rng(seed)
     step, count = max(1, BLOCK // n), n if unit is None else int(unit.max()) + 1
     for start in range(0, resamples, step):
-        weights = np.empty((min(step, resamples - start), n))
-        for row in weights:
-            drawn = np.bincount(rng.integers(0, count, count), minlength=count)
-            row[:] = drawn if unit is None else drawn[unit]
-        yield weights
+        some = min(step, resamples - start)
+        drawn = rng.integers(0, count, (some, count)) + count * np.arange(some)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count)
+        yield (weights if unit is None else weights[:, unit]).astype(np.float64)
 
 
 @dataclass(frozen=True)

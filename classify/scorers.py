@@ -5,7 +5,7 @@ neither on its neighbours nor on the kernel that BLAS chooses for this processor
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,11 +125,14 @@ class Fitted:
     model : estimator
         Its ``classes_`` are positions in the K classes.
     dim, n_classes : int
+    offset : float array of shape (K,), or None
+        What is added to the scores that the model gives.
     """
 
     model: Any
     dim: int
     n_classes: int
+    offset: np.ndarray | None = None
 
     @property
     def probabilistic(self) -> bool:
@@ -137,7 +140,11 @@ class Fitted:
         return hasattr(self.model, "predict_proba")
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Logarithms of probabilities where it has those, decision values else: (n, K).
+        """Logarithms of probabilities where it has those, decision values else, and the offset.
+
+        Returns
+        -------
+        float32 array of shape (n, K)
 
         Raises
         ------
@@ -160,7 +167,16 @@ class Fitted:
             found = (self.model.predict(X)[:, None] == self.model.classes_) * 1.0
         if not np.isfinite(found).all():
             raise CallError(NO_NUMBERS)
+        if self.offset is not None:
+            found = found + self.offset[self.model.classes_]
         return spread(found, self.model.classes_, self.n_classes)
+
+
+def shifted(scorer: "Linear | Fitted", shift: np.ndarray) -> "Linear | Fitted":
+    """The same with numbers (K,) added to its scores, but to those of classes it does not know."""
+    if isinstance(scorer, Linear):
+        return replace(scorer, intercept=scorer.intercept + shift)
+    return replace(scorer, offset=shift)
 
 
 def _check(scorer: "Linear | Perceptron") -> None:

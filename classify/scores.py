@@ -52,7 +52,7 @@ class Scores:
     calibration_error : float, or None
         How far the head's own confidence is from its accuracy, see `calibration_error`.
     log_loss_scaled, calibration_error_scaled : float, or None
-        The same after temperature scaling.
+        The same after calibration.
     """
 
     accuracy: float | None = None
@@ -180,7 +180,7 @@ def reliability(outcomes: Outcomes, calibrated: bool, most: int = BINS) -> Relia
     Parameters
     ----------
     calibrated : bool
-        Whether to take the probabilities after temperature scaling, or the head's own.
+        Whether to take the probabilities after calibration, or the head's own.
     most : int
         Bins; fewer where they would hold under 10 images. None where there are no probabilities.
     """

@@ -10,6 +10,7 @@ from classify.advice import Advice
 from classify.checks import Checks
 from classify.comparison import Comparison
 from classify.console import console, number, plain
+from classify.recalls import Recalls
 from classify.records import Record
 from classify.resampling import Estimate
 from classify.savings import Saving
@@ -17,6 +18,7 @@ from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES, likeness
 
 # What fits into 80 columns.
 NARROW: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+MOST_CLASSES = 20  # that are listed
 UNREAD = "no image was read, no forward pass made."
 
 
@@ -36,7 +38,25 @@ def show_fit(record: Record, saved: str) -> None:
     table.add_row("saved", plain(saved))
     screen = console(stderr=False)
     screen.print(table)
+    if record.recall is not None:
+        _show_recall(record.recall)
     screen.print(f"One head in {record.seconds:.1f} s; {UNREAD}", style="dim")
+
+
+def _show_recall(recall: Recalls) -> None:
+    """How much of each class is found; of many classes, the worst."""
+    table = Table(**NARROW)
+    table.add_column("class")
+    for heading in ("found", "95 % interval", "test images"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, it in list(recall.items())[:MOST_CLASSES]:
+        low, high = it["ci"]
+        table.add_row(plain(label), number(it["value"]), f"{low:.3f} to {high:.3f}", f"{it['n']:,}")
+    screen = console(stderr=False)
+    screen.print(table)
+    if len(recall) > MOST_CLASSES:
+        line = f"The worst {MOST_CLASSES} of {len(recall):,} classes; --json lists them all."
+        screen.print(line, style="dim")
 
 
 def chosen(record: Record) -> str:
@@ -181,6 +201,7 @@ def show_scores(found: dict[str, Any]) -> None:
             row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
             table.add_row(plain(name.replace("_", " ")), row)
     console(stderr=False).print(table)
+    _show_recall(found["recall"])
 
 
 def show_advice(found: Advice, saving: Saving | None) -> None:

@@ -91,7 +91,7 @@ class Curator:
             which = f"The {len(order):,} surest of" if len(order) < len(wrong) else "All"
             note = (
                 f"{which} {len(wrong):,} mistakes on {len(answers):,} {part} images, with the "
-                "confidence after temperature scaling. Sure and wrong is often a wrong label."
+                "confidence after calibration. Sure and wrong is often a wrong label."
             )
         return Gallery(id, "Worst mistakes", note, groups)
 

@@ -118,7 +118,7 @@ def reliability(before: Reliability, after: Reliability, note: str, target: str)
     ----------
     before, after : Reliability
         By the head's own probabilities (no points where it has scores only), and by those after
-        temperature scaling.
+        calibration.
     note : str
         The calibration errors in words.
     target : str
@@ -144,13 +144,13 @@ def reliability(before: Reliability, after: Reliability, note: str, target: str)
                 "x": points.confidence,
                 "y": points.accuracy,
                 "images": points.count,
-                "which": [f"{name} temperature scaling"] * len(points.count),
+                "which": [f"{name} calibration"] * len(points.count),
             }
         )
         look = {"source": source, "color": colour, "name": name}
         plot.line("x", "y", line_width=2, **look)
         dots.append(plot.scatter("x", "y", size=9, marker=marker, **look))
-        keys.append(Key(name, f"{name} temperature scaling", colour, marker))
+        keys.append(Key(name, f"{name} calibration", colour, marker))
     lines = [("", "@which"), ("confidence", "@x{0.0 %}"), ("right", "@y{0.0 %}")]
     hover(plot, [*lines, ("images", "@images")], renderers=dots)
     plot.xaxis.axis_label, plot.yaxis.axis_label = "confidence", "share that is right"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from classify.advice import Advice
 from classify.checks import Checks, SmallClass, check
@@ -17,6 +18,7 @@ from classify.pages.maps import embedding_map
 from classify.pages.matrices import confusion, reliability
 from classify.pages.pictures import Pictures
 from classify.pages.projection import Projector
+from classify.recalls import recalls
 from classify.results import Result
 from classify.scores import calibration_error
 from classify.scores import confusion as count_confusions
@@ -26,7 +28,7 @@ from featurize.cache import FeatureCache
 
 MAX_PICTURES = 300  # in all galleries of a report together
 FEWEST_PICTURES = 6  # in one gallery
-MAX_LISTED = 50  # classes with few images
+MAX_LISTED = 50  # classes in a table
 PARTS = ((TRAIN, "training"), (VAL, "validation"), (TEST, "test"))
 
 
@@ -53,6 +55,12 @@ class Section:
         Where each choice of layers stands, for sorting: by depth, joined ones last.
     mapped : list of int
         Rows on the map.
+    recall : list of (str, dict)
+        The classes of which least is found, with what `classify.recalls` says of them.
+    n_recall : int
+        Classes with images, of which `recall` lists the first.
+    recall_of : str
+        Which images these are, ``test`` or ``validation``.
     small : list of SmallClass
         The first of `n_small`.
     advice : Counsel, or None
@@ -74,6 +82,9 @@ class Section:
     map: Chart
     mapped: list[int]
     galleries: list[Gallery]
+    recall: list[tuple[str, dict[str, Any]]]
+    n_recall: int
+    recall_of: str
     small: list[SmallClass]
     n_small: int
     n_classes: int
@@ -141,6 +152,9 @@ def _section(
         galleries.append(curator.suspects(found.suspects, found.n_judged, ids["suspects"]))
     if found.twins:
         galleries.append(curator.twins(found.twins, found.n_test, ids["twins"]))
+    found_by_class = {}
+    if answers is not None:
+        found_by_class = recalls(answers, task.classes, task.unit_of(answers.rows))
     order = {name: i for i, name in enumerate(layers)}
     ranked = sorted({r.layer for r in records}, key=lambda n: (n.count("+"), order.get(n, 0), n))
     return Section(
@@ -161,6 +175,9 @@ def _section(
         ),
         mapped=[int(row) for row in places.rows],
         galleries=galleries,
+        recall=list(found_by_class.items())[:MAX_LISTED],
+        n_recall=len(found_by_class),
+        recall_of=part,
         small=found.small[:MAX_LISTED],
         n_small=len(found.small),
         n_classes=len(task.classes),

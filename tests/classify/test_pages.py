@@ -108,6 +108,17 @@ def test_answer_and_provenance_are_said(world, page):
         assert record.head in text
 
 
+def test_how_much_of_each_class_is_found_is_listed_the_least_first(world, page):
+    _, _, found = world
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    listed = text[text.index("Found, class by class") :]
+    at = 0
+    for label, it in found.best.recall.items():
+        low, high = it["ci"]
+        line = f"{label}{100 * it['value']:.1f} %{100 * low:.1f} to {100 * high:.1f} %{it['n']}"
+        at = listed.index(line, at)
+
+
 def test_only_our_scripts_may_run_and_nothing_is_fetched(page):
     (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
