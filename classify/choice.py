@@ -13,6 +13,9 @@ BLOCK = 1_000_000  # scores whose losses are computed at a time
 RISES = 2  # so many times in a row the loss may rise before the path ends
 
 
+Judge = Callable[[np.ndarray, np.ndarray], float]
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One setting, tried.
@@ -62,7 +65,12 @@ class Choice:
     at_end: bool
 
 
-def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
+def choose(
+    steps: Iterable[Step],
+    y: np.ndarray,
+    loss: str,
+    judge: Judge | None = None,
+) -> Choice:
     """Walk a path and take the setting of the least mean loss.
 
     The path ends when the loss has risen twice in a row: on 78 small tasks none fell below its
@@ -77,6 +85,8 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
         Positions of the true classes among the K; -1 for a class that is not among them.
     loss : str
         One of `LOSSES`.
+    judge : callable, optional
+        What is to be least instead, from scores and `y`.
 
     Returns
     -------
@@ -88,14 +98,18 @@ def choose(steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
     reserve: Step | None = None  # should none converge
     least, rises, last = np.inf, 0, np.inf
     for step in steps:
-        losses = _losses(loss, step.scores, y) if step.converged else np.zeros(0)
+        mean = np.inf
+        if step.converged:
+            if judge is None:
+                mean = float(_losses(loss, step.scores, y).mean())
+            else:
+                mean = judge(step.scores, y)
         if step.again is not None:
             step = replace(step, scores=step.scores[:0].copy())
         reserve = reserve or step
         if not step.converged:
             unconverged.append(step.setting)
             continue
-        mean = float(losses.mean())
         path.append((step.setting, mean))
         if best is None or mean < least:
             best, least = step, mean

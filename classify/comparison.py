@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+import numpy as np
+
 from classify.checks import Checks, check
 from classify.draws import Wanted
 from classify.errors import CallError
 from classify.features import CacheOrPath, dim, layer_sets, open_cache
-from classify.fitting import Labels, check_class_weight, table_of
+from classify.fitting import Labels, fit_options, table_of
 from classify.grid import Cell, Progress, train_cells
 from classify.heads import STANDARD, named
 from classify.labels import LabelTable
-from classify.preparation import check_preparation
+from classify.metrics import Metric
 from classify.records import Record
 from classify.repeats import Repeated, repeated
 from classify.results import Result
@@ -32,7 +34,7 @@ class Comparison:
     records : list of Record
         By task, head and layers, in the order asked for.
     best_per_task : dict of str to Record
-        Each task's highest validation; of equals the narrower features, then the earlier.
+        Each task's best by validation; of equals the narrower features, then the earlier.
     best : Record
         The same over all tasks.
     results : list of Result
@@ -76,6 +78,7 @@ def compare(
     labels_level: int | None = None,
     class_weight: str | None = None,
     prepare: str | None = None,
+    metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     repeats: None = None,
@@ -97,6 +100,7 @@ def compare(
     labels_level: int | None = None,
     class_weight: str | None = None,
     prepare: str | None = None,
+    metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     repeats: int | None = None,
@@ -117,6 +121,7 @@ def compare(
     labels_level: int | None = None,
     class_weight: str | None = None,
     prepare: str | None = None,
+    metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
     repeats: int | None = None,
@@ -140,7 +145,7 @@ def compare(
         Names; a text is split at its commas.
     layers : str or sequence of str
         Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
-    column, labels_level, class_weight, prepare, test_size, seed
+    column, labels_level, class_weight, prepare, metric, test_size, seed
         As in `fit`; every head of a task sees the same split.
     repeats : int, optional
         The same on so many random splits, of `seed` and the seeds after it: two or more. With
@@ -166,8 +171,7 @@ def compare(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.perf_counter()
-    check_class_weight(class_weight)
-    check_preparation(prepare)
+    options = fit_options(seed, class_weight, prepare, metric)
     words = heads.split(",") if isinstance(heads, str) else heads
     kinds = list(dict.fromkeys(named(word.strip()).name for word in words))
     cache = open_cache(cache)
@@ -184,20 +188,24 @@ def compare(
             kinds,
             sets,
             Wanted.of(repeats, shots, folds, seed),
-            class_weight=class_weight,
-            prepare=prepare,
+            options=options,
             test_size=test_size,
             jobs=jobs,
             progress=progress,
         )
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
+    for task in tasks:
+        options.metric.check(task.classes)
     grid = [Cell(task, kind, names, seed) for task in tasks for kind in kinds for names in sets]
     found: dict[int, Result] = {}
     recalled, left_out = train_cells(
-        cache, grid, class_weight, prepare, found.__setitem__, jobs=jobs, progress=progress
+        cache, grid, options, found.__setitem__, jobs=jobs, progress=progress
     )
 
-    rank = {i: (_score(r.record), -dim(cache, grid[i].layers), -i) for i, r in found.items()}
+    rank = {
+        i: (_score(r.record, options.metric), -dim(cache, grid[i].layers), -i)
+        for i, r in found.items()
+    }
     best: dict[str, int] = {}
     for i in sorted(rank, key=rank.__getitem__):
         best[grid[i].task.name] = i  # the last one is the best
@@ -258,8 +266,9 @@ def _beside(
     return list(marked.values())
 
 
-def _score(record: Record) -> float:
-    return -1.0 if record.validation is None else record.validation
+def _score(record: Record, metric: Metric) -> float:
+    value = record.validation_metric
+    return -np.inf if value is None else metric.sign * value
 
 
 def _distinct(tables: list[LabelTable]) -> list[LabelTable]:

@@ -11,17 +11,19 @@ from threadpoolctl import threadpool_limits
 
 from classify.bias import Calibration, calibrate
 from classify.calibration import outcomes, temperature
+from classify.choice import Judge
 from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, open_cache
 from classify.fitted import FittedHead, Source, beginnings
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
+from classify.metrics import ACCURACY, Metric, metric_of
 from classify.neighbours import nearest, nearest_kept
 from classify.outcomes import Outcomes
 from classify.preparation import check_preparation, preparations
 from classify.recalls import Recalls, recalls
 from classify.records import Record
-from classify.results import Result, keep_result, key_of, recall_result
+from classify.results import FitOptions, Result, keep_result, key_of, recall_result
 from classify.scorers import shifted
 from classify.scores import share, summarise
 from classify.splits import Folding, folding, shared
@@ -32,8 +34,9 @@ from classify.weights import weigh
 from featurize.cache import FeatureCache
 
 MOST_JOINED = 1 << 26
-"""Numbers in all layers together, up to which every choice of layers is tried where none is named:
-beyond it that would take longer than all else."""
+"""Numbers in all layers together, up to which they are tried joined where no layer is named: beyond
+it that would take longer than all else."""
+MOST_SCORES = 20_000_000  # on the test images, held at once for a metric of all of them
 _NONE = np.zeros(0, np.uint64)
 Labels = LabelTable | str | PathLike[str] | None
 
@@ -48,14 +51,16 @@ def fit(
     labels_level: int | None = None,
     class_weight: str | None = None,
     prepare: str | None = None,
+    metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
 ) -> tuple[FittedHead, Record]:
     """Train one head on cached features, its setting chosen by validation, and score it.
 
-    Without `layer` so are its layers: each of the cache by itself, and all joined, of which the one
-    with the highest validation accuracy is taken; of equals the narrower. Where joined layers would
-    be over 67 million numbers (30,000 images of SqueezeNet), it is the deepest layer.
+    Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever
+    validates better; of equals the narrower. Earlier layers by themselves hardly ever validate
+    better than all joined: `compare` tries them too. Where joined layers would be over 67 million
+    numbers (30,000 images of SqueezeNet), it is the deepest layer.
 
     The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
     the training images, or on the ``val`` images where the table has such a split. Images of one
@@ -72,7 +77,7 @@ def fit(
         ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.
     layer : str or sequence of str, optional
-        Several are joined. What validation finds best, if not given.
+        Several are joined. The deepest or all joined, if not given: what validates better.
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
@@ -83,6 +88,11 @@ def fit(
         ``root-l2`` (see `classify.preparation.root_l2`) or ``standardise``. If not given it is
         root-l2, and where there are more than 20 images a column, the one of the two with the lower
         held-out loss.
+    metric : str, optional
+        What the setting and the layers are chosen by: ``accuracy``, ``balanced_accuracy``,
+        ``macro_f1``, ``log_loss``, ``auroc`` or ``average_precision`` (means over classes, one
+        against the rest), or the path of a CSV with the columns truth, predicted and cost. Under
+        accuracy, which it is if not given, the setting is chosen by the head's own loss.
     test_size, seed
         For the held-out images, where neither table nor folders have a split.
 
@@ -95,19 +105,20 @@ def fit(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     kind = named(head)
-    check_class_weight(class_weight)
-    check_preparation(prepare)
+    options = fit_options(seed, class_weight, prepare, metric)
     cache = open_cache(cache)
     sets = None if layer is None else [layer_names(cache, layer)]
     table = table_of(cache, labels, column, labels_level)
     task = make_task(cache, table, test_size=test_size, seed=seed)
+    options.metric.check(task.classes)
     narrow = sets is None and not may_join(cache, task)
     if sets is None:
-        sets = layer_sets(cache, layer_names(cache) if narrow else "each,joined")
+        deepest = layer_names(cache)
+        sets = layer_sets(cache, deepest if narrow else [*deepest, "joined"])
     # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
-        fitted, result, told = _best(cache, task, kind, sets, seed, class_weight, prepare)
+        fitted, result, told = _best(cache, task, kind, sets, options)
     if narrow and len(cache.layers) > 1:
         told.append(
             f"only {sets[0][0]}, the deepest layer, was tried, as there are many images; all "
@@ -127,23 +138,20 @@ def _best(
     task: Task,
     head: Head,
     sets: Sequence[tuple[str, ...]],
-    seed: int,
-    class_weight: str | None,
-    prepare: str | None,
+    options: FitOptions,
 ) -> tuple[FittedHead, Result, list[str]]:
     """The head on the layers that validation finds best, and what a user should know of that."""
-    options = (seed, class_weight, prepare)
     if len(sets) == 1:
-        return *graft(cache, task, head, sets[0], *options), []
+        return *graft(cache, task, head, sets[0], options), []
     heads: dict[tuple[str, ...], FittedHead] = {}
     found: dict[tuple[str, ...], Result] = {}
     told = []
     for layers in sets:
-        key = key_of(cache, task, head.name, layers, *options)
+        key = key_of(cache, task, head.name, layers, options)
         result = recall_result(cache, key, task, head.name, layers)
         if result is None:
             try:
-                heads[layers], result = graft(cache, task, head, layers, *options)
+                heads[layers], result = graft(cache, task, head, layers, options)
             except CallError as error:
                 told.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
                 continue
@@ -151,25 +159,51 @@ def _best(
         found[layers] = result
     if not found:
         raise CallError("; ".join(told))
-    judged = {k: r.record.validation for k, r in found.items() if r.record.validation is not None}
+    judged = {
+        layers: (value, options.metric.sign * value)
+        for layers, one in found.items()
+        if (value := one.record.validation_metric) is not None
+    }
     deepest = layer_names(cache) if layer_names(cache) in found else next(iter(found))
     best = deepest
     if judged:
-        best = max(judged, key=lambda layers: (judged[layers], -dim(cache, layers)))
+        best = max(judged, key=lambda layers: (judged[layers][1], -dim(cache, layers)))
         told.append(
             f"{best[0] if len(best) == 1 else f'all {len(best)} layers joined'} validates best of "
-            f"{len(judged)} choices of layers, with an accuracy of {judged[best]:.3f}"
+            f"{len(judged)} choices of layers, with a {options.metric.title} of "
+            f"{judged[best][0]:.3f}"
         )
         if best != deepest in judged:
-            told[-1] += f"; {deepest[0]}, the deepest, has {judged[deepest]:.3f}"
+            told[-1] += f"; {deepest[0]}, the deepest, has {judged[deepest][0]:.3f}"
     if best not in heads:  # its result was kept, not the head
-        heads[best], found[best] = graft(cache, task, head, best, *options)
+        heads[best], found[best] = graft(cache, task, head, best, options)
     return heads[best], found[best], told
 
 
 def _seen(cache: FeatureCache, task: Task) -> np.ndarray:
     used = task.rows[task.split != TEST]
     return np.unique(beginnings(cache.column("sha256")[used]))
+
+
+def fit_options(
+    seed: int, class_weight: str | None, prepare: str | None, metric: str | None
+) -> FitOptions:
+    """What was asked for, checked.
+
+    Raises
+    ------
+    CallError, LabelError, FileNotFoundError
+    """
+    check_class_weight(class_weight)
+    check_preparation(prepare)
+    return FitOptions(seed, class_weight, prepare, metric_of(metric))
+
+
+def _minus(metric: Metric, classes: Sequence[str], scores: np.ndarray, y: np.ndarray) -> float:
+    """What is to be least where a metric is to be best."""
+    heat = temperature(scores, y) if metric.name == "log_loss" else 1.0
+    value = metric.of(scores, y, classes, heat)
+    return 0.0 if value is None else -metric.sign * value
 
 
 def check_class_weight(class_weight: str | None) -> None:
@@ -190,16 +224,14 @@ def graft(
     task: Task,
     head: Head,
     layers: tuple[str, ...],
-    seed: int,
-    class_weight: str | None = None,
-    prepare: str | None = None,
+    options: FitOptions,
     lasting: bool = True,
 ) -> tuple[FittedHead, Result]:
     """`fit` of one choice of layers, once everything is looked up.
 
     What is computed of the features alone is kept beside the cache if `lasting`.
     """
-    started = time.perf_counter()
+    started, seed, metric = time.perf_counter(), options.seed, options.metric
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     rows = Rows.of_cache(cache, layers, task.rows[dev])
     rows.check_finite(cache)
@@ -209,39 +241,45 @@ def graft(
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[dev]]
-    weights = weigh(class_weight, known, y)
+    weights = weigh(options.class_weight, known, y)
     near = partial(nearest_kept, cache, layers) if lasting else nearest
-    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=near)
+    names = [task.classes[i] for i in known]
+    judge = None if metric == ACCURACY else partial(_minus, metric, names)
+    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=near, judge=judge)
     prepare, trained = min(
         (
             (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name)), lasting))
-            for name in preparations(prepare, len(dev), rows.dim)
+            for name in preparations(options.prepare, len(dev), rows.dim)
         ),
         key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
     )
 
-    heat, shift, scorer, validation = None, None, trained.scorer, None
+    heat, shift, scorer, validation, validated = None, None, trained.scorer, None, None
     if trained.choice is not None:
         held = dev[trained.held]
-        told = _calibrated(
-            trained.choice.scores, y[trained.held], task.units[held], weights is not None
-        )
+        balanced, unit = weights is not None, task.units[held]
+        told = _calibrated(trained.choice.scores, y[trained.held], unit, balanced, judge)
         heat, shift = told.temperature, told.shift
+        validated = metric.of(told.held, y[trained.held], names, heat)
         validation = _answers(task, held, told.held, known, heat, trained)
         if shift is not None:
             scorer = shifted(scorer, shift)
     answers, scores = None, {}
     recall: Recalls | None = None
+    tested_metric: float | None = None
     if len(test):
         tested = Rows.of_cache(cache, layers, task.rows[test])
         tested.check_finite(cache)
         # Block by block: the scores of all would be images times classes.
-        answers = Outcomes.joined(
-            [
-                _answers(task, test[where], scorer.scores(block), known, heat, trained)
-                for where, block in tested.prepared(prepare).blocks(len(known))
-            ]
-        )
+        parts, whole = [], []
+        for where, block in tested.prepared(prepare).blocks(len(known)):
+            made = scorer.scores(block)
+            parts.append(_answers(task, test[where], made, known, heat, trained))
+            if len(test) * len(known) <= MOST_SCORES:
+                whole.append(made)
+        answers = Outcomes.joined(parts)
+        if whole:
+            tested_metric = metric.of(np.concatenate(whole), number[task.y[test]], names, heat)
         unit = task.unit_of(answers.rows)
         scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
         recall = recalls(answers, task.classes, unit, seed)
@@ -253,8 +291,7 @@ def graft(
         task=task.name,
         head=head.name,
         layer="+".join(layers),
-        prepare=prepare,
-        classes=[task.classes[i] for i in known],
+        classes=names,
         n_train=len(found.final),
         n_test=len(test),
         accuracy=scores.pop("accuracy", None),
@@ -263,7 +300,11 @@ def graft(
         validation_ci=interval,
         C=settings.get("C"),
         settings=settings,
-        class_weight=class_weight,
+        class_weight=options.class_weight,
+        prepare=prepare,
+        metric=metric.name,
+        validation_metric=validated,
+        test_metric=tested_metric,
         temperature=heat,
         scores=scores,
         recall=recall,
@@ -309,14 +350,19 @@ def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Fol
     return folding(y, seed, unit, val)
 
 
-def _calibrated(scores: np.ndarray, y: np.ndarray, unit: np.ndarray, balanced: bool) -> Calibration:
-    """Held-out scores, calibrated: by temperature alone where the classes are to count alike.
+def _calibrated(
+    scores: np.ndarray, y: np.ndarray, unit: np.ndarray, balanced: bool, judge: Judge | None
+) -> Calibration:
+    """Held-out scores, calibrated: by temperature alone where a bias would do harm.
 
-    A bias would have each class predicted as often as it comes, and undo the balancing.
+    A bias has each class predicted as often as it comes. That would undo the balancing where the
+    classes are to count alike; and it may be worse by the metric that was asked for.
     """
-    if balanced:
-        return Calibration(temperature(scores, y), None, scores)
-    return calibrate(scores, y, unit)
+    if not balanced:
+        found = calibrate(scores, y, unit)
+        if judge is None or judge(found.held, y) <= judge(scores, y):
+            return found
+    return Calibration(temperature(scores, y), None, scores)
 
 
 def _answers(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from joblib import delayed
 
@@ -12,7 +12,7 @@ from classify.fitting import graft
 from classify.heads import named
 from classify.kept import sweep
 from classify.records import Record
-from classify.results import Result, keep_result, key_of, recall_result
+from classify.results import FitOptions, Result, keep_result, key_of, recall_result
 from classify.tasks import Task
 from classify.workers import working
 from featurize.cache import FeatureCache
@@ -42,8 +42,7 @@ class Cell:
 def train_cells(
     cache: FeatureCache,
     grid: Sequence[Cell],
-    class_weight: str | None,
-    prepare: str | None,
+    options: FitOptions,
     arrived: Callable[[int, Result], None],
     *,
     lasting: bool = True,
@@ -57,7 +56,8 @@ def train_cells(
     cache : FeatureCache
         Worker processes map its features into memory; none is copied between processes.
     grid : sequence of Cell
-    class_weight, prepare : str, or None
+    options : FitOptions
+        Their seed is that of the cell.
     arrived : callable
         Called with a position in `grid` and its result, in whatever order they come.
     lasting : bool
@@ -86,8 +86,8 @@ def train_cells(
 
     keys, missing = [], []
     for i, cell in enumerate(grid):
-        options = (cell.seed, class_weight, prepare)
-        keys.append(key_of(cache, cell.task, cell.head, cell.layers, *options))
+        own = replace(options, seed=cell.seed)
+        keys.append(key_of(cache, cell.task, cell.head, cell.layers, own))
         result = recall_result(cache, keys[i], cell.task, cell.head, cell.layers)
         if result is None:
             missing.append(i)
@@ -96,7 +96,7 @@ def train_cells(
     recalled, left_out = done, {}
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], class_weight, prepare, lasting)
+        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], options, lasting)
         for job in _jobs(cache, grid, missing, lasting)
     ]
     if calls:
@@ -129,8 +129,7 @@ def _jobs(
 def _train(
     path: str,
     cells: list[tuple[int, Cell, str]],
-    class_weight: str | None,
-    prepare: str | None,
+    options: FitOptions,
     lasting: bool,
 ) -> list[tuple[int, Result | str]]:
     """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
@@ -146,9 +145,7 @@ def _train(
                 cell.task,
                 named(cell.head),
                 cell.layers,
-                cell.seed,
-                class_weight,
-                prepare,
+                replace(options, seed=cell.seed),
                 lasting,
             )
         except CallError as error:

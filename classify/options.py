@@ -29,6 +29,15 @@ Prepare = Annotated[
     str | None,
     typer.Option(metavar="root-l2|standardise", help="How features are prepared; else as is best."),
 ]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="M",
+        help="To choose and rank by: accuracy, balanced_accuracy, macro_f1, log_loss, auroc, "
+        "average_precision, or COSTS.csv.",
+    ),
+]
 Labels = Annotated[
     Path | None,
     typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),

@@ -1,11 +1,14 @@
 """What is said of a head once it is trained: its record, and how sure its accuracy is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 from classify.errors import CallError
+
+LESS_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Record:
         ``balanced``, or None.
     prepare : str
         How the features were prepared: ``root-l2`` or ``standardise``.
+    metric : str
+        What settings are chosen and heads ranked by: ``accuracy``, or as `classify.fit` was told.
+    validation_metric, test_metric : float, or None
+        It, on the images that the setting was chosen by, and on the test images.
     temperature : float, or None
         What the scores are divided by for calibrated probabilities, from the held-out scores.
     recall : dict, or None
@@ -76,6 +83,9 @@ class Record:
     settings: dict[str, float]
     class_weight: str | None
     prepare: str
+    metric: str
+    validation_metric: float | None
+    test_metric: float | None
     temperature: float | None
     scores: dict[str, Any]
     seconds: float
@@ -89,6 +99,17 @@ class Record:
         found = asdict(self)
         found |= found.pop("scores")
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def ranked(records: Sequence[Record], best: Record) -> list[Record]:
+    """A task's records, the best first and the others by the metric on validation images."""
+    sign = -1 if best.metric in LESS_IS_BETTER else 1
+
+    def rank(record: Record) -> tuple[bool, float]:
+        value = record.validation_metric
+        return record is not best, math.inf if value is None else -sign * value
+
+    return sorted(records, key=rank)
 
 
 def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from classify.grid import Cell, Progress, train_cells
 from classify.labels import TEST, LabelTable
 from classify.records import Record
 from classify.repetition import Mean, corrected, crossed
-from classify.results import Result
+from classify.results import FitOptions, Result
 from classify.scores import Difference, Interval, holm, paired_answers, share
 from classify.tasks import Task
 from featurize.cache import FeatureCache
@@ -192,8 +192,7 @@ def repeated(
     sets: Sequence[tuple[str, ...]],
     wanted: Wanted,
     *,
-    class_weight: str | None,
-    prepare: str | None,
+    options: FitOptions,
     test_size: float,
     jobs: int | None,
     progress: Progress | None,
@@ -230,8 +229,7 @@ def repeated(
     recalled, left_out = train_cells(
         cache,
         [cell for _, _, cell in grid],
-        class_weight,
-        prepare,
+        options,
         arrived,
         lasting=False,
         jobs=jobs,

@@ -8,6 +8,7 @@ import numpy as np
 
 from classify.kept import digest, keep, recall
 from classify.labels import TEST
+from classify.metrics import ACCURACY, Metric
 from classify.outcomes import Outcomes
 from classify.records import Record
 from classify.tasks import Task
@@ -21,9 +22,20 @@ WORDS = {
     "head",
     "layer",
     "prepare",
+    "metric",
     "classes",
     "class_weight",
 }
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What was asked of the training of a head: see `classify.fit`."""
+
+    seed: int = 0
+    class_weight: str | None = None
+    prepare: str | None = None
+    metric: Metric = ACCURACY
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +62,13 @@ def key_of(
     task: Task,
     head: str,
     layers: Sequence[str],
-    seed: int,
-    class_weight: str | None,
-    prepare: str | None,
+    options: FitOptions,
 ) -> str:
     """A digest of everything that decides a result: features, labels, split and head."""
     prints = [cache.layer(name).fingerprint for name in layers]
-    about = [VERSION, prints, list(layers), head, seed, class_weight, prepare]
-    about += [task.name, task.classes]
+    metric = [options.metric.name, sorted(options.metric.costs.items())]
+    about: list[object] = [VERSION, prints, list(layers), head, options.seed]
+    about += [options.class_weight, options.prepare, metric, task.name, task.classes]
     contents = cache.column("sha256")[task.rows]
     return digest(about, contents, task.rows, task.y, task.units, task.split.astype("S5"))
 

@@ -11,7 +11,7 @@ from classify.checks import Checks
 from classify.comparison import Comparison
 from classify.console import console, number, plain
 from classify.recalls import Recalls
-from classify.records import Record
+from classify.records import Record, ranked
 from classify.resampling import Estimate
 from classify.savings import Saving
 from classify.strategies import MEANS, SIMILARITIES, SIZES, STRATEGIES, likeness
@@ -168,14 +168,16 @@ def _leaderboard(records: list[Record], best: Record, joined: dict[str, str]) ->
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
     table.add_column("layer")
-    for heading in ("val", "test", "95 % CI", "chosen", "s"):
+    by = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
+    for heading in (*by, "val", "test", "95 % CI", "chosen", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
+    for record in ranked(records, best):
         low, high = record.accuracy_ci or (None, None)
         table.add_row(
             "*" if record is best else _mark(record),
             plain(record.head),
             plain(joined.get(record.layer, record.layer)),
+            *(number(record.validation_metric) for _ in by),
             number(record.validation),
             number(record.accuracy),
             f"{number(low)}–{number(high)}" if low is not None else "-",

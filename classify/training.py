@@ -1,6 +1,6 @@
 """Train one head on some rows: its setting by validation, then the head itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from classify import delegated, kernels, minimised, neighbours, solved, vectors
-from classify.choice import Choice, choose
+from classify.choice import Choice, Judge, Step, choose
 from classify.errors import CallError
 from classify.features import Rows
 from classify.heads import Builder, Head, Setting
@@ -74,6 +74,8 @@ class Lesson:
         How often each row counts. Delegated heads and the statistics of kernels do without.
     nearest : callable
         Finds neighbours: `classify.neighbours.nearest`, or one that recalls what it found.
+    judge : callable, optional
+        What settings are chosen by instead of a head's own loss, from held-out scores and labels.
     """
 
     rows: Rows
@@ -84,6 +86,11 @@ class Lesson:
     class_weights: np.ndarray | None = None
     row_weights: np.ndarray | None = None
     nearest: Callable[[Rows, Folding], list[np.ndarray]] = neighbours.nearest
+    judge: Judge | None = None
+
+    def choose(self, steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
+        """`classify.choice.choose`, by what this lesson is judged by."""
+        return choose(steps, y, loss, self.judge)
 
     @property
     def weights(self) -> np.ndarray:
@@ -184,7 +191,7 @@ def _vectors(head: Head, lesson: Lesson) -> Trained:
         walks = vectors.held_out(
             head.grid, head.widths, X, y, folding.folds, K, weight, whole=whole
         )
-        choices = [choose(walk, y[folding.held], head.loss) for walk in walks]
+        choices = [lesson.choose(walk, y[folding.held], head.loss) for walk in walks]
         best = int(np.argmin([choice.loss for choice in choices]))
         choice, times = choices[best], head.widths[best]
         setting = choice.setting
@@ -203,7 +210,7 @@ def _landmarks(head: Head, lesson: Lesson) -> Trained:
         for width in head.widths:
             _, problem = _mapped(lesson, *fold, width)
             steps = minimised.held_out(head.loss, head.grid, [problem], y, K)
-            means.append(choose(steps, y[fold[1]], head.loss).loss)
+            means.append(lesson.choose(steps, y[fold[1]], head.loss).loss)
         times = head.widths[int(np.argmin(means))]
     problems = [_mapped(lesson, *fold, times)[1] for fold in folding.folds]
     kernel, final = _mapped(lesson, folding.final, _NONE, times)
@@ -240,7 +247,7 @@ def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem
     choice, setting = None, _middle(head.grid)
     if problems:
         steps = minimised.held_out(head.loss, head.grid, problems, lesson.y, lesson.n_classes)
-        choice = choose(steps, lesson.y[folding.held], head.loss)
+        choice = lesson.choose(steps, lesson.y[folding.held], head.loss)
         setting = choice.setting
     scorer, fine = minimised.minimise(
         head.loss, float(setting or 1), final, lesson.y, lesson.n_classes
@@ -260,7 +267,7 @@ def _solved(head: Head, lesson: Lesson) -> Trained:
         steps = solved.held_out(
             head.name, head.grid, lesson.rows, folds, sums, lesson.class_weights
         )
-        choice = choose(steps, y[folding.held], head.loss)
+        choice = lesson.choose(steps, y[folding.held], head.loss)
         setting = choice.setting
     final = sums.without(0 if folding.spared else None)
     (scorer,) = solved.solve(head.name, lesson.spectra[-1], final, [setting], lesson.class_weights)
@@ -274,7 +281,7 @@ def _neighbours(head: Head, lesson: Lesson) -> Trained:
     if folding.held_by:
         near = lesson.nearest(lesson.rows, folding)
         steps = neighbours.held_out(head.grid, near, y, folding, lesson.n_classes)
-        choice = choose(steps, y[folding.held], head.loss)
+        choice = lesson.choose(steps, y[folding.held], head.loss)
         setting = choice.setting
     scorer = neighbours.fit(
         setting, lesson.rows.at(final).take(), y[final], lesson.n_classes, whole=lesson.rows.rooted
@@ -290,7 +297,7 @@ def _delegated(head: Head, lesson: Lesson) -> Trained:
     choice = None
     if folding.held_by:
         step = delegated.held_out(build, X, y, folding.folds, K, weight, whole=rows.rooted)
-        choice = choose([step], y[folding.held], head.loss)
+        choice = lesson.choose([step], y[folding.held], head.loss)
     scorer, fine = delegated.fit(build, X[final], y[final], K, weight, whole=rows.rooted)
     notices = [] if fine else [_unconverged(head, None)]
     return Trained(scorer, None, choice, folding.held, scorer.probabilistic, notices)

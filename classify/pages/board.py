@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from classify.records import Record
+from classify.records import Record, ranked
 
 BEST, EQUAL, WORSE = "best", "equal", "worse"
 SCORES = ("balanced_accuracy", "macro_f1", "log_loss_scaled", "calibration_error_scaled")
@@ -79,7 +79,7 @@ def leaderboard(
     high = max((record.accuracy_ci[1] for record in records if record.accuracy_ci), default=1)
     width = max(high - low, 1e-9)
     lines = []
-    for record in sorted(records, key=lambda r: (r is not best, -(r.validation or 0))):
+    for record in ranked(records, best):
         mark = EQUAL if record.distinguishable is False else WORSE if record.worse else ""
         mark = BEST if record is best else mark
         bar = None

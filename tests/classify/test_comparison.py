@@ -77,12 +77,12 @@ def test_best_is_by_validation(found):
 def stub(monkeypatch, scores):
     """Replace training by made-up (validation, accuracy) for each (head, layer)."""
 
-    def fake(cache, task, head, layers, seed, class_weight, prepare, lasting):
+    def fake(cache, task, head, layers, options, lasting):
         validation, accuracy = scores[head.name, "+".join(layers)]
         joined = "+".join(layers)
         record = Record(
             task.name, head.name, joined, task.classes, 1, 1, accuracy, None, validation, None, 1,
-            {}, None, "root-l2", None, {}, 0,
+            {}, None, "root-l2", "accuracy", validation, None, None, {}, 0,
         )  # fmt: skip
         return None, Result(record, None, None, ())
 

