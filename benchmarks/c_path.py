@@ -1,12 +1,16 @@
-"""Choosing C: a path of 20 values with five folds, beside 20 cold single fits of scikit-learn.
+"""Choosing C: a path of 20 values with five folds, beside scikit-learn's `LogisticRegression`.
 
-The limit: less time than the single fits, at held-out accuracy within 0.005 of theirs. The cold
-fits are `LogisticRegression(C=...)` with default settings on standardised features.
+Twice: beside 20 cold single fits with default settings, and beside the same path and folds as a
+loop of a few lines that goes on from each minimum (`warm_start=True`) and stops as ours does. All
+on standardised features. The limit: less time than the single fits, at held-out accuracy within
+0.005 of theirs. Beside the loop there is no limit: our own solver is there for what does not fit
+into memory, and for the squared hinge, not for this.
 """
 
 import time
 import warnings
 
+import numpy as np
 from features import bench_cache, train_and_test
 from machine import describe
 from sklearn.exceptions import ConvergenceWarning
@@ -19,6 +23,28 @@ from classify.heads import HEADS
 from classify.splits import folding
 from classify.statistics import spectra
 from classify.training import Lesson, train
+
+
+def walked(X, y, folds, grid):
+    """The path by scikit-learn: the chosen C, and the classifier with it on all rows."""
+    sides = []
+    for learnt, held in folds:
+        scaler = StandardScaler()
+        Z, out = scaler.fit_transform(X[learnt]), scaler.transform(X[held])
+        model = LogisticRegression(warm_start=True, max_iter=1000)
+        sides.append((model, Z, y[learnt], out, y[held]))
+    means, rises = [], 0
+    for C in grid:
+        losses = []
+        for model, Z, labels, out, truth in sides:
+            model.set_params(C=C).fit(Z, labels)
+            losses.append(-model.predict_log_proba(out)[np.arange(len(truth)), truth])
+        means.append(float(np.concatenate(losses).mean()))
+        rises = rises + 1 if len(means) > 1 and means[-1] > means[-2] else 0
+        if rises == 2:
+            break
+    C, scaler = grid[int(np.argmin(means))], StandardScaler()
+    return C, scaler, LogisticRegression(C=C, max_iter=1000).fit(scaler.fit_transform(X), y)
 
 
 def main() -> None:
@@ -36,6 +62,13 @@ def main() -> None:
     ours = time.perf_counter() - start
     accuracy = (found.scorer.scores(X_test).argmax(axis=1) == y_test).mean()
 
+    start = time.perf_counter()
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        C, scaler, model = walked(X, y, folds.folds, grid)
+    loop = time.perf_counter() - start
+    loops = model.score(scaler.transform(X_test), y_test)
+
     scaler = StandardScaler()
     Z, Z_test = scaler.fit_transform(X), scaler.transform(X_test)
     seconds, accuracies = [], []
@@ -52,6 +85,8 @@ def main() -> None:
     print(f"{len(grid)} cold single fits    {theirs:7.1f} s {each:6.2f} s a fit")
     print(f"path, folds and refit {ours:7.1f} s {ours / fits:6.2f} s a fit ({fits} fits)")
     print(f"ours / theirs         {ours / theirs:9.2f} {ours / fits / each:8.2f}")
+    print(f"the same path as a warm-started loop {loop:7.1f} s, ours / theirs {ours / loop:.2f}; "
+          f"it chose C = {C:g}: test accuracy {loops:.4f}")  # fmt: skip
     print(f"chosen C = {found.setting:g}: test accuracy {accuracy:.4f}")
     print(f"theirs at that C {accuracies[grid.index(found.setting)]:.4f}, "
           f"at their best of the test {max(accuracies):.4f}")  # fmt: skip

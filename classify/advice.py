@@ -320,8 +320,8 @@ def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
         )
     if found.lower is None:
         yield (
-            "the cache has no layer before three quarters of the depth, so it was not measured "
-            "whether the upper part adds anything. Add them with `featurize run ... --layers auto`"
+            "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
+            "the upper part adds anything. Add them with `featurize run ... --layers auto`"
         )
 
 

@@ -22,7 +22,7 @@ from featurize.families import family_of
 SIMILAR, DIFFERENT, UNSURE = "similar", "different", "cannot tell yet"
 JOINED = "joined"
 SAVED = 0.1  # share of the last layer's errors that a clearly better cut spares
-UPPER = 0.75  # cuts before this depth leave the upper part of a network away
+UPPER = 0.6  # cuts at this depth or before leave the upper part of a network away
 MARGIN = 0.05  # share of the last layer's errors that a cut may add and still count as equal
 PARTS = 10  # parts of the images; a cut is chosen on nine, and judged on the tenth
 FAR = 100.0  # times as many images: beyond it, more images are no advice
@@ -110,7 +110,7 @@ class Similarity:
     cut : Cut
         The best of all earlier layers.
     lower : Cut, or None
-        The best before three quarters of the depth; None if the cache has none.
+        The best at 60 % of the depth or before; None if the cache has none.
     joined : Estimate, or None
         What all layers joined gain over the last.
     best : str
@@ -154,12 +154,16 @@ class Similarity:
 
     @property
     def best_cut(self) -> str:
-        """Where to cut: the best layer before the last, or before the idle upper part."""
-        return self.lower.layer if self._cut_is_low and self.lower else self.cut.layer
+        """Where to cut: the best layer before the last, or a low one that is as good.
 
-    @property
-    def _cut_is_low(self) -> bool:
-        return self.lower is not None and self.idle and not self.clear(self.cut.gain)
+        That is where only the upper part adds nothing, and the low cut has at most a twentieth of
+        the last layer's errors more than the best.
+        """
+        low = self.lower
+        if low is None or not self.idle or self.clear(self.cut.gain):
+            return self.cut.layer
+        more = self.profile[self.cut.layer].value - self.profile[low.layer].value
+        return low.layer if more <= MARGIN * self.errors else self.cut.layer
 
     @property
     def _times(self) -> float:
@@ -200,8 +204,7 @@ class Similarity:
         By the answer that is taken and wrong: the greater end of the interval of what the other
         layer has ahead, and 0 where that has nothing.
         """
-        gain = self.lower.gain if self._cut_is_low and self.lower else self.cut.gain
-        return {SIMILAR: max(0.0, gain.high), DIFFERENT: max(0.0, -gain.low)}
+        return {SIMILAR: max(0.0, self.cut.gain.high), DIFFERENT: max(0.0, -self.cut.gain.low)}
 
     def more(self, learnt: int) -> int | None:
         """About how many images more would do; None where even a hundred times as many might not.
@@ -282,7 +285,7 @@ def by_depth(
     """
     last = list(answers)[-1]
     earlier = [name for name in answers if depths.share[name] < depths.share[last]]
-    low = [name for name in earlier if depths.share[name] < UPPER]
+    low = [name for name in earlier if depths.share[name] <= UPPER]
     right = {name: found.correct for name, found in answers.items()}
     _, unit = np.unique(unit, return_inverse=True)
     units = int(unit.max()) + 1
