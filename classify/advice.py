@@ -17,7 +17,7 @@ from classify.labels import TEST, VAL, LabelTable
 from classify.reasons import of_depth, of_size
 from classify.records import Record
 from classify.results import Result
-from classify.similarity import JOINED, Depths, Similarity, by_depth
+from classify.similarity import Depths, Similarity, by_depth
 from classify.size import HEAD, Size, Trial, by_count, trials
 from classify.strategies import STRATEGIES, check_given, commands, probe
 from classify.tasks import Task, make_task
@@ -47,7 +47,7 @@ class Advice:
     layer : str
         Where to put the head: the last layer, or for the truncated probe the best cut.
     best_layers : list of str
-        Where a head validates best, one layer or all joined; a probe of either kind takes these.
+        That layer alone, or all of them joined where these validate better: what a probe takes.
     more_images : int, or None
         About how many more images would make it sure; 0 if it is, None if no number of them would.
     reasons : list of str
@@ -244,7 +244,7 @@ def _concluded(
     chosen = (size or amount.verdict, similarity or likeness.verdict)
     strategy = STRATEGIES[chosen]
     layer = likeness.best_cut if strategy == "truncated-probe" else likeness.last
-    best = [*cache.layers] if likeness.best == JOINED else [likeness.best]
+    best = [*cache.layers] if likeness.joined_beats(layer) else [layer]
     more = likeness.more(amount.images)
     return Advice(
         task=task.name,
@@ -256,7 +256,7 @@ def _concluded(
         layer=layer,
         best_layers=best,
         more_images=0 if similarity is not None else more,
-        reasons=[*of_depth(likeness, similarity, more), *of_size(amount, size)],
+        reasons=[*of_depth(likeness, similarity, more, layer), *of_size(amount, size)],
         commands=commands(cache, likeness.last, likeness.best_cut, options),
         offer=None if best == [layer] else probe(cache, best, options),
         measured=(likeness, amount),

@@ -1,5 +1,6 @@
 """`auto`: embed the images, ask for advice, carry it out, and check it by the outcome."""
 
+import math
 import os
 import tempfile
 import time
@@ -154,9 +155,10 @@ def auto(
     """Make a classifier of labelled images by the strategy that their features advise.
 
     The probes cost next to nothing once the cache is there, so all of them are tried; where a probe
-    is advised, of either kind, it takes the layers that validate best. Of the two strategies that
-    train the network, the one that is advised, and with `max_seconds` as many others as there is
-    time for. What is saved is what was advised: to choose by the test images would spoil it. The
+    is advised, of either kind, it takes all layers joined if these validate better. Of the two
+    strategies that train the network, the one that is advised, and with `max_seconds` as many
+    others as there is time for. What is saved is what was advised: to choose by the test images
+    would spoil it. The
     candidates stand beside each other, so that it shows where the advice was wrong.
 
     Parameters
@@ -222,8 +224,7 @@ def auto(
     tried = _probes(opened, labels, task, advice, same)
     notices = list(advice.notices)
     if advice.strategy not in TRAINED:
-        best = max((one for one, _ in tried), key=lambda one: one.validation or 0.0)
-        head, _ = fit(opened, labels, PROBE, best.what.split("+"), **same)
+        head, _ = fit(opened, labels, PROBE, tried[0][0].what.split("+"), **same)
         save_head(head, output)
         notices += head.notices
     for strategy in sorted(TRAINED, key=lambda name: name != advice.strategy):
@@ -248,7 +249,6 @@ def auto(
             )
         tried.append((_tuned(found), found.answers))
         notices += found.notices
-    tried.sort(key=lambda one: -(one[0].validation or 0.0))  # the best probe before the others
     tried.sort(key=lambda one: one[0].strategy != advice.strategy)
     against = tried[0][1]
     candidates = [_beside(one, answers, against, task, seed) for one, answers in tried]
@@ -262,17 +262,21 @@ def auto(
 def _probes(
     cache: FeatureCache, labels: Any, task: Task, advice: Advice, same: dict[str, Any]
 ) -> list[tuple[Candidate, Outcomes | None]]:
-    """Linear heads on the last layer, the best cut, what validates best, and all joined."""
+    """Linear heads on the last layer, on the best cut, and on all layers joined."""
     last, everything = cache.layer().name, "+".join(cache.layers)
-    cut = advice.measured[0].best_cut
-    best = "+".join(advice.best_layers)
-    wanted = {last: "linear-probe", cut: "truncated-probe", best: "linear-probe"}
-    if may_join(cache, task):
-        wanted[everything] = "linear-probe"
-    if advice.strategy not in TRAINED:  # the strategy names the kind of probe, not its layers
-        wanted |= {best: advice.strategy, everything: advice.strategy}
+    wanted = {last: "linear-probe", advice.measured[0].best_cut: "truncated-probe"}
+    if may_join(cache, task):  # a probe of either kind may take them
+        wanted[everything] = "linear-probe" if advice.strategy in TRAINED else advice.strategy
     found = compare(cache, labels, PROBE, list(wanted), **same)
-    return [(_probe(wanted[r.record.layer], r, cache), r.test) for r in found.results]
+    # Those of the advised kind first, and of them the one with the lowest log loss.
+    results = sorted(found.results, key=_loss)
+    results.sort(key=lambda result: wanted[result.record.layer] != advice.strategy)
+    return [(_probe(wanted[r.record.layer], r, cache), r.test) for r in results]
+
+
+def _loss(result: Result) -> float:
+    found = result.validation
+    return math.inf if found is None else float(found.calibrated_loss.mean())
 
 
 def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:

@@ -57,10 +57,10 @@ def fit(
 ) -> tuple[FittedHead, Record]:
     """Train one head on cached features, its setting chosen by validation, and score it.
 
-    Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever
-    validates better; of equals the narrower. Earlier layers by themselves hardly ever validate
-    better than all joined: `compare` tries them too. Where joined layers would be over 67 million
-    numbers (30,000 images of SqueezeNet), it is the deepest layer.
+    Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever has
+    the lower log loss on held-out images. Earlier layers by themselves are hardly ever better than
+    all joined: `compare` tries them too. Where joined layers would be over 67 million numbers
+    (30,000 images of SqueezeNet), it is the deepest layer.
 
     The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
     the training images, or on the ``val`` images where the table has such a split. Images of one
@@ -128,6 +128,18 @@ def fit(
     return replace(fitted, seen=_seen(cache, task), notices=notices), result.record
 
 
+def _loss(result: Result, options: FitOptions) -> float:
+    """What is least for the best choice of layers; infinite where nothing was validated.
+
+    Where nothing else was asked for, the log loss: of few images it tells more than their errors.
+    """
+    if result.validation is None or result.record.validation_metric is None:
+        return np.inf
+    if options.metric == ACCURACY:
+        return float(result.validation.calibrated_loss.mean())
+    return -options.metric.sign * result.record.validation_metric
+
+
 def may_join(cache: FeatureCache, task: Task) -> bool:
     """Whether all layers of a task's images are few enough numbers to try them joined."""
     return len(task.rows) * dim(cache, list(cache.layers)) <= MOST_JOINED
@@ -159,22 +171,20 @@ def _best(
         found[layers] = result
     if not found:
         raise CallError("; ".join(told))
-    judged = {
-        layers: (value, options.metric.sign * value)
-        for layers, one in found.items()
-        if (value := one.record.validation_metric) is not None
-    }
+    judged = {layers: loss for layers in found if (loss := _loss(found[layers], options)) < np.inf}
     deepest = layer_names(cache) if layer_names(cache) in found else next(iter(found))
     best = deepest
     if judged:
-        best = max(judged, key=lambda layers: (judged[layers][1], -dim(cache, layers)))
+        best = max(judged, key=lambda layers: (-judged[layers], -dim(cache, layers)))
+        which = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
+        value = found[best].record.validation_metric
         told.append(
-            f"{best[0] if len(best) == 1 else f'all {len(best)} layers joined'} validates best of "
-            f"{len(judged)} choices of layers, with a {options.metric.title} of "
-            f"{judged[best][0]:.3f}"
+            f"{which} validates best of {len(judged)} choices of layers, with a "
+            f"{options.metric.title} of {value:.3f}"
         )
         if best != deepest in judged:
-            told[-1] += f"; {deepest[0]}, the deepest, has {judged[deepest][0]:.3f}"
+            value = found[deepest].record.validation_metric
+            told[-1] += f"; {deepest[0]}, the deepest, has {value:.3f}"
     if best not in heads:  # its result was kept, not the head
         heads[best], found[best] = graft(cache, task, head, best, options)
     return heads[best], found[best], told

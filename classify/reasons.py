@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from classify.resampling import Estimate
-from classify.similarity import DIFFERENT, JOINED, MARGIN, SAVED, SIMILAR, Cut, Similarity
+from classify.similarity import DIFFERENT, MARGIN, SAVED, SIMILAR, Cut, Similarity
 from classify.size import IMAGES, NEAR, PER_CLASS, Size
 
 TELLING = 0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
 
 
-def of_depth(found: Similarity, given: str | None, more: int | None) -> Iterator[str]:
+def of_depth(found: Similarity, given: str | None, more: int | None, layer: str) -> Iterator[str]:
     """What accuracy by depth says.
 
     Parameters
@@ -18,6 +18,8 @@ def of_depth(found: Similarity, given: str | None, more: int | None) -> Iterator
         The similarity that the user knows better.
     more : int, or None
         Images that would make it sure.
+    layer : str
+        Where the strategy puts the head.
     """
     yield f"{found.answer}: {_verdict(found)}"
     if given is not None and given != found.answer:
@@ -29,12 +31,10 @@ def of_depth(found: Similarity, given: str | None, more: int | None) -> Iterator
             f"to be wrong costs a linear probe at most {similar:.1f} points of accuracy if the "
             f"data are taken for similar, and {different:.1f} if for different"
         )
-    if found.best != found.last:
-        every = f"all {len(found.profile)} layers joined validate"
-        which = every if found.best == JOINED else f"{found.best} validates"
+    if found.joined is not None and found.joined_beats(layer):
         yield (
-            f"{which} best, and a probe of either kind takes that: beside {found.last} "
-            f"{_gain(found, found.best_gain)}"
+            f"all {len(found.profile)} layers joined validate better than {layer}, and a probe of "
+            f"either kind takes them: beside {found.last} {_gain(found, found.joined)}"
         )
 
 

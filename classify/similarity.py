@@ -20,7 +20,6 @@ from featurize.cache import FeatureCache
 from featurize.families import family_of
 
 SIMILAR, DIFFERENT, UNSURE = "similar", "different", "cannot tell yet"
-JOINED = "joined"
 SAVED = 0.1  # share of the last layer's errors that a clearly better cut spares
 UPPER = 0.6  # cuts at this depth or before leave the upper part of a network away
 MARGIN = 0.05  # share of the last layer's errors that a cut may add and still count as equal
@@ -113,8 +112,8 @@ class Similarity:
         The best at 60 % of the depth or before; None if the cache has none.
     joined : Estimate, or None
         What all layers joined gain over the last.
-    best : str
-        The layer that validates best, or ``joined``; of equals the shallower.
+    losses : dict of str to float
+        The log loss out of fold by layer; that of all joined under an empty name.
     images, units : int
         Images that were judged, and how many groups (or images) could be drawn anew.
     """
@@ -125,7 +124,7 @@ class Similarity:
     cut: Cut
     lower: Cut | None
     joined: Estimate | None
-    best: str
+    losses: dict[str, float]
     images: int
     units: int
 
@@ -190,12 +189,9 @@ class Similarity:
         """``different``, ``similar``, or ``cannot tell yet`` where the intervals allow either."""
         return self.verdict if self.confident else UNSURE
 
-    @property
-    def best_gain(self) -> Estimate:
-        """What the layers that validate best gain over the last; of one layer, chosen afresh."""
-        if self.best == JOINED and self.joined is not None:
-            return self.joined
-        return Estimate(0.0, 0.0, 0.0) if self.best == self.last else self.cut.gain
+    def joined_beats(self, layer: str) -> bool:
+        """Whether all layers joined have a lower log loss than one."""
+        return self.losses.get("", np.inf) < self.losses[layer]
 
     @property
     def costs(self) -> dict[str, float]:
@@ -239,9 +235,6 @@ class Similarity:
             else {"gain": self.joined.value, "gain_ci": [self.joined.low, self.joined.high]}
             | {"errors_saved": self.saved(self.joined), "clear": self.clear(self.joined)},
             "thresholds": {"errors_saved": SAVED, "lower_depth": UPPER, "equal": MARGIN},
-            "best": self.best,
-            "best_gain": self.best_gain.value,
-            "best_gain_ci": [self.best_gain.low, self.best_gain.high],
             "costs_if_wrong": self.costs,
             "judged_images": self.images,
             "judged_units": self.units,
@@ -300,9 +293,6 @@ def by_depth(
         best = max(some, key=lambda name: profile[name].value)  # of equals the shallower
         return Cut(best, accuracies[len(profile) + i], gains[i])
 
-    accuracy = {name: found.value for name, found in profile.items()}
-    if joined is not None:
-        accuracy[JOINED] = float(joined.correct.mean())
     return Similarity(
         profile=profile,
         depths=depths,
@@ -310,7 +300,10 @@ def by_depth(
         cut=cut(earlier, 0),
         lower=cut(low, 1) if low else None,
         joined=None if joined is None else gains[2],
-        best=max(accuracy, key=accuracy.__getitem__),
+        losses={
+            name: float(found.calibrated_loss.mean())
+            for name, found in [*answers.items(), *([] if joined is None else [("", joined)])]
+        },
         images=len(unit),
         units=units,
     )

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from classify import advise, automatic, load_head
+from classify import automatic, load_head
 from classify.durations import seconds_of
 from classify.errors import CallError
 
@@ -84,18 +83,18 @@ def test_each_strategy_is_carried_out_and_saved(auto, folder, command, situation
     assert right > (0.5 if strategy == "retrain" else 0.8)  # one epoch from a random classifier
 
 
-def test_joined_layers_are_taken_where_they_are_offered(folder, monkeypatch):
-    def advised(*arguments, **options):
-        return replace(advise(*arguments, **options), offer="classify fit ...")
-
-    monkeypatch.setattr(automatic, "advise", advised)
+@pytest.mark.parametrize("similarity", ["similar", "different"])
+def test_a_probe_of_either_kind_takes_what_validates_best(folder, similarity):
     place = folder.parent
-    options = {"backbone": "seedling", "cache": place / "c.h5", "similarity": "similar"}
-    found = automatic.auto(folder, place / "joined", **options)
-    layers = "stage1+stage2+stage3+stage4"
-    assert (found.chosen.strategy, found.chosen.what) == ("linear-probe", layers)
-    assert load_head(place / "joined").record["layer"] == layers
-    assert found.chosen.accuracy == load_head(place / "joined").record["accuracy"]
+    options = {"backbone": "seedling", "cache": place / "c.h5", "similarity": similarity}
+    found = automatic.auto(folder, place / similarity, **options)
+    kind = {"similar": "linear-probe", "different": "truncated-probe"}[similarity]
+    mine = [one for one in found.candidates if one.strategy == kind]
+    assert "stage1+stage2+stage3+stage4" in [one.what for one in mine]
+    assert found.chosen.strategy == kind
+    saved = load_head(place / similarity)
+    assert saved.record["layer"] == found.chosen.what
+    assert saved.record["accuracy"] == found.chosen.accuracy
 
 
 def test_time_left_tries_the_others_and_leaves_no_file_of_theirs(auto, folder):
