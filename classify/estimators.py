@@ -106,7 +106,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Two vectors that are fitted to targets, or margins, of 1 and -1 are each other's opposite:
         scikit-learn has the one, and their difference is twice as much.
         """
-        signs = self._head.loss in ("hinge", "squared")
+        signs = self._head.loss in ("hinge", "calibrated")
         return 0.5 if signs and self._head.way != "delegated" else 1.0
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -179,8 +179,8 @@ def _best(
         which = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
         value = found[best].record.validation_metric
         told.append(
-            f"{which} validates best of {len(judged)} choices of layers, with a "
-            f"{options.metric.title} of {value:.3f}"
+            f"{which} validates best of {len(judged)} choices of layers, with "
+            f"{options.metric.title} {value:.3f}"
         )
         if best != deepest in judged:
             value = found[deepest].record.validation_metric

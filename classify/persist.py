@@ -220,7 +220,7 @@ def _scorer(file: Any, names: set[str], K: int, dim: int, prepare: str) -> Linea
             f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
         )
     arrays = {name: _array(file, name, shapes[name]) for name in shapes}
-    arrays["scale"] = np.broadcast_to(arrays["scale"], dim)
+    arrays["scale"] = np.broadcast_to(arrays["scale"], dim).copy()
     scorer = kind(**arrays)
     if not (scorer.scale > 0).all():
         raise HeadFileError("scale is not positive everywhere")

@@ -175,12 +175,12 @@ HEADS = ("ridge", "linear-svm", "lda", "ncm", "softmax")
 @pytest.mark.parametrize("name", HEADS)
 def test_a_rare_class_is_as_well_calibrated_as_scikit_learn_has_it(rare, name):
     cache, table, X, names = rare
-    _, record = fit(cache, table, name)
+    _, record = fit(cache, table, name, prepare="standardise")
     outside = CalibratedClassifierCV(LogisticRegression(C=0.1), cv=5).fit(X[:1000], names[:1000])
     truth = (names[1000:] == outside.classes_[1]).astype(int)
     theirs = -np.log(outside.predict_proba(X[1000:]))[np.arange(1000), truth].mean()
     assert record.scores["log_loss_scaled"] < theirs + 0.003
-    assert record.scores["calibration_error_scaled"] < 0.025
+    assert record.scores["calibration_error_scaled"] < 0.03
     if name == "ncm":  # which takes no notice of how rare a class is
         assert record.bias is not None
         assert record.accuracy > 0.89
@@ -246,7 +246,7 @@ def test_validation_is_that_of_the_head_that_is_given(rare):
 def test_scores_of_classes_a_model_does_not_know_take_no_offset(cache, table):
     from dataclasses import replace
 
-    head, _ = fit(cache, table, "knn")
+    head, _ = fit(cache, table, "knn", "coarse")
     X = Rows.of_cache(cache, ["coarse"], np.arange(20)).take()
     plain = replace(head.scorer, n_classes=11)
     moved = replace(plain, offset=np.arange(11.0))

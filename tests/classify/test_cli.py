@@ -47,7 +47,9 @@ def test_version(call):
 
 def test_fit_json_is_one_object_with_the_record(run_cli, cache, table, tmp_path):
     output = tmp_path / "digit.head"
-    done = run_cli("fit", cache.path, "--labels", table, "-o", output, "--json")
+    done = run_cli(
+        "fit", cache.path, "--labels", table, "--layer", "coarse", "-o", output, "--json"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert {
@@ -111,7 +113,8 @@ def test_compare_prints_a_table_sorted_by_validation(call, cache, table):
 
 def test_notes_go_to_stderr(call, cache, table, tmp_path):
     status, out, err = call(
-        "fit", cache.path, "--labels", table, "--test-size", 0, "-o", tmp_path / "h", "--json"
+        *("fit", cache.path, "--labels", table, "--layer", "coarse"),
+        *("--test-size", 0, "-o", tmp_path / "h", "--json"),
     )
     assert status == 0
     assert json.loads(out)["accuracy"] is None

@@ -27,7 +27,7 @@ from featurize.errors import UnknownLayer
 @pytest.fixture(scope="module")
 def saved(cache, table, tmp_path_factory):
     path = tmp_path_factory.mktemp("heads") / "digit.head"
-    head, _ = fit(cache, table)
+    head, _ = fit(cache, table, layer="coarse", prepare="standardise")
     save_head(head, path)
     return path
 
@@ -67,7 +67,7 @@ def test_scores_that_nothing_calibrates_are_no_probabilities(cache):
 
 
 def test_everything_that_matters_comes_back(cache, table, saved):
-    head = fit(cache, table)[0]
+    head = fit(cache, table, layer="coarse", prepare="standardise")[0]
     loaded = load_head(saved)
     for name in ("head", "classes", "settings", "temperature", "task", "source"):
         assert getattr(loaded, name) == getattr(head, name)
@@ -80,7 +80,7 @@ def test_the_file_is_safetensors_with_readable_metadata(saved, cache):
     arrays, metadata = parts(saved)
     assert sorted(arrays) == ["coef", "intercept", "mean", "scale", "seen"]
     assert metadata["format"] == "headgraft-head"
-    assert metadata["version"] == "1.0"
+    assert metadata["version"] == "1.1"
     assert json.loads(metadata["backbone"]) == "pixels"
     assert json.loads(metadata["weights_sha256"]) == "ab" * 32
     assert json.loads(metadata["preprocess"]) == cache.extractor.preprocess
