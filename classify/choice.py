@@ -70,6 +70,7 @@ def choose(
     y: np.ndarray,
     loss: str,
     judge: Judge | None = None,
+    slack: float = 0.0,
 ) -> Choice:
     """Walk a path and take the setting of the least mean loss.
 
@@ -87,6 +88,8 @@ def choose(
         One of `LOSSES`.
     judge : callable, optional
         What is to be least instead, from scores and `y`.
+    slack : float
+        Of the settings whose loss is at most so much above the least, the first is taken.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def choose(
     """
     path: list[tuple[float | None, float]] = []
     unconverged: list[float | None] = []
-    best: Step | None = None
+    within: list[tuple[float, Step]] = []  # only what may still be taken is held
     reserve: Step | None = None  # should none converge
     least, rises, last = np.inf, 0, np.inf
     for step in steps:
@@ -111,13 +114,13 @@ def choose(
             unconverged.append(step.setting)
             continue
         path.append((step.setting, mean))
-        if best is None or mean < least:
-            best, least = step, mean
+        least = min(least, mean)
+        within = [(loss, held) for loss, held in [*within, (mean, step)] if loss <= least + slack]
         rises = rises + 1 if mean > last else 0
         last = mean
         if rises == RISES:
             break
-    chosen = best or reserve
+    chosen = within[0][1] if within else reserve
     if chosen is None:
         raise ValueError("a path needs a step")
     at_end = len(path) > 1 and path[-1][0] == chosen.setting

@@ -1,24 +1,33 @@
 """What a tuned network's classifier starts from: a linear probe, or random weights."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from classify.crew import Crew
 from classify.descent import Report, score
 from classify.entering import name_of, rows_of
 from classify.errors import HeadMismatch
-from classify.estimators import HeadClassifier
 from classify.examples import Maps, Pictures
 from classify.features import Rows
 from classify.fitted import FittedHead
+from classify.heads import named
+from classify.lessons import make_lesson
 from classify.nets import Net
 from classify.persist import load_head
 from classify.preparation import STANDARDISE
 from classify.scorers import Linear
+from classify.training import train
 from featurize.backbones import Backbone
 from featurize.cache import FeatureCache
 
+SOFTMAX = named("softmax")
+SLACK = 0.1
+"""Log loss by which the probe that training starts from may be behind the best, for the sake of
+stronger regularisation: where classes part easily the best has weights so large that every step of
+the network below upsets them."""
 PROBED = 2000  # images whose embeddings standardise those of a random classifier
 RANDOM = "random"
 
@@ -123,9 +132,13 @@ def start(
     if random:
         net.classifier.standardise(embeddings)
         return run
-    probe = HeadClassifier("softmax", class_weight=class_weight, seed=seed)
-    probe.fit(embeddings, training.y)
-    net.classifier.start_from(probe.scorer_)  # type: ignore[arg-type]
+    classes, y = np.unique(training.y, return_inverse=True)
+    lesson = make_lesson(
+        SOFTMAX, embeddings, y, classes, np.arange(len(y)), class_weight=class_weight, seed=seed
+    )
+    with threadpool_limits(1):
+        probe = train(SOFTMAX, replace(lesson, slack=SLACK))
+    net.classifier.start_from(probe.scorer)  # type: ignore[arg-type]
     return run
 
 

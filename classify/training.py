@@ -76,6 +76,8 @@ class Lesson:
         Finds neighbours: `classify.neighbours.nearest`, or one that recalls what it found.
     judge : callable, optional
         What settings are chosen by instead of a head's own loss, from held-out scores and labels.
+    slack : float
+        As in `classify.choice.choose`.
     """
 
     rows: Rows
@@ -87,10 +89,11 @@ class Lesson:
     row_weights: np.ndarray | None = None
     nearest: Callable[[Rows, Folding], list[np.ndarray]] = neighbours.nearest
     judge: Judge | None = None
+    slack: float = 0.0
 
     def choose(self, steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
         """`classify.choice.choose`, by what this lesson is judged by."""
-        return choose(steps, y, loss, self.judge)
+        return choose(steps, y, loss, self.judge, self.slack)
 
     @property
     def weights(self) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_each_strategy_is_carried_out_and_saved(auto, folder, command, situation
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert len(rows) == 90
     right = sum(row["path"].split("/")[0] == row["label"] for row in rows) / 90
-    assert right > (0.5 if strategy == "retrain" else 0.8)  # one epoch from a random classifier
+    assert right > (0.5 if size == "large" else 0.8)  # one epoch on sixty images
 
 
 @pytest.mark.parametrize("similarity", ["similar", "different"])

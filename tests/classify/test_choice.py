@@ -61,6 +61,14 @@ def test_the_least_mean_loss_is_taken_however_close_the_others_are(losses, chose
     assert choice.loss == pytest.approx(losses[chosen])
 
 
+def test_with_slack_the_strongest_that_is_near_the_least_is_taken():
+    assert walk(2, 1.04, 1.0, 1.1)[0].setting == 2
+    steps = (step(i, loss) for i, loss in enumerate((2, 1.2, 1.04, 1.0, 1.1)))
+    assert choose(steps, Y, "log", slack=0.05).setting == 2
+    steps = (step(i, loss) for i, loss in enumerate((1.3, 1.26, 1.22, 1.0)))
+    assert choose(steps, Y, "log", slack=0.05).setting == 3  # near one that is no longer the least
+
+
 def test_of_equal_losses_the_strongest_regularisation_is_taken():
     assert walk(2, 1, 1, 1.5)[0].setting == 1
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from classify import HeadClassifier, fit, save_head
+from classify import SoftmaxClassifier, fit, save_head
 from classify.descent import Course
 from classify.errors import CallError, HeadMismatch
 from classify.nets import Net, deepest
@@ -134,7 +134,10 @@ def test_it_starts_as_the_linear_probe(tuner, pictured):
         np.unique(pictured.labels, return_inverse=True)[1], list("179"), *[None] * 2, 0
     )
     X = np.asarray(cache.features("stage4"))
-    probe = HeadClassifier().fit(X[training], np.array(pictured.labels)[training])
+    y = np.array(pictured.labels)[training]
+    path = SoftmaxClassifier(random_state=0).fit(X[training], y).path_
+    near = next(C for C, loss in path if loss <= min(each for _, each in path) + 0.1)
+    probe = SoftmaxClassifier(near, random_state=0).fit(X[training], y)
     expected = probe.decision_function(X)
     assert np.allclose(model.head_.scores(X), expected, atol=1e-3 * np.abs(expected).max())
     assert (model.head_.predict(X) == probe.predict(X)).all()

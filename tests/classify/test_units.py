@@ -275,9 +275,9 @@ def test_intervals_draw_whole_groups_in_every_verb(make_cache, tmp_path, run_cli
         return high - low
 
     # Balanced, for the bias that is learnt else depends on what belongs together.
-    head, whole = fit(cache, table, "ncm", class_weight="balanced")
+    head, whole = fit(cache, table, "ncm", class_weight="balanced", prepare="standardise")
     bare = LabelTable("t", "t.csv", list(cache.paths), labels, split)
-    _, alone = fit(cache, bare, "ncm", class_weight="balanced")
+    _, alone = fit(cache, bare, "ncm", class_weight="balanced", prepare="standardise")
     assert whole.accuracy == alone.accuracy
     assert width(whole) > 2 * width(alone)
     assert width(whole, "validation") > 2 * width(alone, "validation")
@@ -286,7 +286,7 @@ def test_intervals_draw_whole_groups_in_every_verb(make_cache, tmp_path, run_cli
         assert one > 1.5 * other
     found, _ = evaluate(head, cache, table)
     assert found["accuracy_ci"] == list(whole.accuracy_ci)
-    best = compare(cache, table, "ncm", class_weight="balanced", jobs=1).best
+    best = compare(cache, table, "ncm", class_weight="balanced", prepare="standardise", jobs=1).best
     assert best.accuracy_ci == whole.accuracy_ci
     with open(tmp_path / "t.csv", "w") as file:
         lines = zip(cache.paths, labels, groups, split, strict=True)
@@ -300,6 +300,8 @@ def test_intervals_draw_whole_groups_in_every_verb(make_cache, tmp_path, run_cli
         "ncm",
         "--class-weight",
         "balanced",
+        "--prepare",
+        "standardise",
         "--json",
         "-o",
         tmp_path / "h",
