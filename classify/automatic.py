@@ -158,8 +158,8 @@ def auto(
     is advised, of either kind, it takes all layers joined if these validate better. Of the two
     strategies that train the network, the one that is advised, and with `max_seconds` as many
     others as there is time for. What is saved is what was advised: to choose by the test images
-    would spoil it. The
-    candidates stand beside each other, so that it shows where the advice was wrong.
+    would spoil it. The candidates stand beside each other, so that it shows where the advice was
+    wrong.
 
     Parameters
     ----------
@@ -275,8 +275,7 @@ def _probes(
 
 
 def _loss(result: Result) -> float:
-    found = result.validation
-    return math.inf if found is None else float(found.calibrated_loss.mean())
+    return math.inf if result.validation is None else result.validation.calibrated_log_loss
 
 
 def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:

@@ -177,8 +177,8 @@ class RidgeHeadClassifier(LinearHead):
     Parameters
     ----------
     alpha : "cv" or float
-        Chosen by held-out squared loss, or given. The same as of scikit-learn's ``RidgeClassifier``
-        on standardised features.
+        Chosen by the log loss of scaled held-out scores, or given. The same as of scikit-learn's
+        ``RidgeClassifier`` on standardised features.
     cv, random_state
         As in `SoftmaxClassifier`.
     class_weight : None, "balanced" or dict

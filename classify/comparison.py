@@ -196,11 +196,9 @@ def compare(
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     for task in tasks:
         options.metric.check(task.classes)
-    grid = [Cell(task, kind, names, seed) for task in tasks for kind in kinds for names in sets]
+    grid = [Cell(task, kind, names, options) for task in tasks for kind in kinds for names in sets]
     found: dict[int, Result] = {}
-    recalled, left_out = train_cells(
-        cache, grid, options, found.__setitem__, jobs=jobs, progress=progress
-    )
+    recalled, left_out = train_cells(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
 
     rank = {
         i: (_score(r.record, options.metric), -dim(cache, grid[i].layers), -i)

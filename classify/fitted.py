@@ -12,6 +12,7 @@ from scipy.special import softmax
 from classify.errors import CallError, HeadMismatch
 from classify.preparation import ROOT_L2, root_l2_by_layer
 from classify.scorers import Fitted, Linear, Perceptron
+from classify.splits import beginnings
 from featurize.cache import FeatureCache
 
 if TYPE_CHECKING:
@@ -259,8 +260,3 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 20 else text[:12] + "..."
-
-
-def beginnings(contents: np.ndarray) -> np.ndarray:
-    """The first eight bytes of hashes (n, 32) as numbers: uint64 (n,)."""
-    return np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]

@@ -14,7 +14,7 @@ from classify.calibration import outcomes, temperature
 from classify.choice import Judge
 from classify.errors import CallError
 from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, open_cache
-from classify.fitted import FittedHead, Source, beginnings
+from classify.fitted import FittedHead, Source
 from classify.heads import Head, named
 from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
 from classify.metrics import ACCURACY, Metric, metric_of
@@ -26,7 +26,7 @@ from classify.records import Record
 from classify.results import FitOptions, Result, keep_result, key_of, recall_result
 from classify.scorers import shifted
 from classify.scores import share, summarise
-from classify.splits import Folding, folding, shared
+from classify.splits import Folding, beginnings, folding, shared
 from classify.statistics import spectra
 from classify.tasks import Task, copies_across, make_task
 from classify.training import Lesson, Trained, affordable, train
@@ -136,7 +136,7 @@ def _loss(result: Result, options: FitOptions) -> float:
     if result.validation is None or result.record.validation_metric is None:
         return np.inf
     if options.metric == ACCURACY:
-        return float(result.validation.calibrated_loss.mean())
+        return result.validation.calibrated_log_loss
     return -options.metric.sign * result.record.validation_metric
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from joblib import delayed
 
@@ -29,20 +29,18 @@ class Cell:
     task : Task
     head : str
     layers : tuple of str
-    seed : int
-        For the folds of its choices.
+    options : FitOptions
     """
 
     task: Task
     head: str
     layers: tuple[str, ...]
-    seed: int
+    options: FitOptions
 
 
 def train_cells(
     cache: FeatureCache,
     grid: Sequence[Cell],
-    options: FitOptions,
     arrived: Callable[[int, Result], None],
     *,
     lasting: bool = True,
@@ -56,8 +54,6 @@ def train_cells(
     cache : FeatureCache
         Worker processes map its features into memory; none is copied between processes.
     grid : sequence of Cell
-    options : FitOptions
-        Their seed is that of the cell.
     arrived : callable
         Called with a position in `grid` and its result, in whatever order they come.
     lasting : bool
@@ -86,8 +82,7 @@ def train_cells(
 
     keys, missing = [], []
     for i, cell in enumerate(grid):
-        own = replace(options, seed=cell.seed)
-        keys.append(key_of(cache, cell.task, cell.head, cell.layers, own))
+        keys.append(key_of(cache, cell.task, cell.head, cell.layers, cell.options))
         result = recall_result(cache, keys[i], cell.task, cell.head, cell.layers)
         if result is None:
             missing.append(i)
@@ -96,7 +91,7 @@ def train_cells(
     recalled, left_out = done, {}
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], options, lasting)
+        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], lasting)
         for job in _jobs(cache, grid, missing, lasting)
     ]
     if calls:
@@ -127,10 +122,7 @@ def _jobs(
 
 
 def _train(
-    path: str,
-    cells: list[tuple[int, Cell, str]],
-    options: FitOptions,
-    lasting: bool,
+    path: str, cells: list[tuple[int, Cell, str]], lasting: bool
 ) -> list[tuple[int, Result | str]]:
     """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
 
@@ -145,7 +137,7 @@ def _train(
                 cell.task,
                 named(cell.head),
                 cell.layers,
-                replace(options, seed=cell.seed),
+                cell.options,
                 lasting,
             )
         except CallError as error:

@@ -6,7 +6,7 @@ stale: what has changed is not found. The folder may be deleted at any time.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -45,6 +45,12 @@ class Kept:
 
     arrays: Mapping[str, np.ndarray]
     about: Mapping[str, Any]
+
+
+def identity_of(cache: FeatureCache, layers: Sequence[str]) -> list[list[object]]:
+    """What decides the numbers of some layers, for a `digest`."""
+    infos = [cache.layer(name) for name in layers]
+    return [[info.name, info.dim, info.fingerprint] for info in infos]
 
 
 def folder_of(cache: FeatureCache) -> Path:

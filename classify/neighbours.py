@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 
 from classify.choice import Step
 from classify.features import Rows
-from classify.kept import digest, keep, recall
+from classify.kept import digest, identity_of, keep, recall
 from classify.scaling import scaled
 from classify.scorers import SMOOTHED, Fitted, smoothed, spread
 from classify.splits import Folding
@@ -20,10 +20,9 @@ SMALL = 64 << 20  # bytes that may always be kept
 SMOOTHING = 2.0
 """So many neighbours are added to those found, the same share of each class.
 
-This is Laplace's rule with fewer counts. Measured on CIFAR-10, Omniglot and digits
-(`benchmarks/kernels_and_neighbours.py`): beyond two there is hardly any gain in log loss. With the
-classes as frequent as in training, the frequent ones win where as many neighbours speak for each:
-half a point of accuracy is lost, and the calibrated log loss is no better.
+This is Laplace's rule with fewer counts; `benchmarks/kernels_and_neighbours.py` has it beside raw
+counts. With the classes as frequent as in training, the frequent ones would win where as many
+neighbours speak for each.
 """
 
 
@@ -72,13 +71,7 @@ def nearest_kept(
     folding : Folding
         Of the same rows.
     """
-    infos = [cache.layer(name) for name in layers]
-    about = [
-        VERSION,
-        [[info.name, info.dim, info.fingerprint] for info in infos],
-        rows.rooted,
-        MOST,
-    ]
+    about = [VERSION, identity_of(cache, layers), rows.rooted, MOST]
     contents, part = cache.column("sha256")[rows.rows], folding.part.astype(np.int64)
     sizes = [len(held) for held in folding.held_by]
     key = digest(about, sizes, contents, part, folding.held.astype(np.int64))

@@ -1,5 +1,6 @@
 """What a head said of some images: a few numbers for each, enough for every score and chart."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -42,6 +43,11 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def calibrated_log_loss(self) -> float:
+        """The mean of `calibrated_loss`; infinite where there are no images."""
+        return float(self.calibrated_loss.mean()) if len(self) else math.inf
 
     @property
     def correct(self) -> np.ndarray:

@@ -211,7 +211,7 @@ def repeated(
     plans = [plan(cache, table, wanted, test_size) for table in tables]
     # One draw after the other: a draw's heads share what is computed of its features.
     grid = [
-        (number, draw, Cell(draw.task, kind, names, draw.seed))
+        (number, draw, Cell(draw.task, kind, names, replace(options, seed=draw.seed)))
         for number, planned in enumerate(plans)
         for draw in planned.draws
         for kind in kinds
@@ -229,7 +229,6 @@ def repeated(
     recalled, left_out = train_cells(
         cache,
         [cell for _, _, cell in grid],
-        options,
         arrived,
         lasting=False,
         jobs=jobs,

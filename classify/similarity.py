@@ -301,7 +301,7 @@ def by_depth(
         lower=cut(low, 1) if low else None,
         joined=None if joined is None else gains[2],
         losses={
-            name: float(found.calibrated_loss.mean())
+            name: found.calibrated_log_loss
             for name, found in [*answers.items(), *([] if joined is None else [("", joined)])]
         },
         images=len(unit),

@@ -354,7 +354,7 @@ def shared(
     part = by_content(contents, MAX_FOLDS, seed)
     if unit is not None:
         _, which = np.unique(unit, return_inverse=True)
-        order = np.lexsort((_beginning(contents), which))  # the least content stands for its unit
+        order = np.lexsort((beginnings(contents), which))  # the least content stands for its unit
         part = part[order[np.searchsorted(which[order], which)]]
     inside = np.array([np.bincount(y[part != i], minlength=y.max() + 1) for i in range(MAX_FOLDS)])
     counts = np.bincount(y)
@@ -366,7 +366,7 @@ def shared(
 
 def by_content(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     """Parts drawn by content: int array of shape (n,), from (n, 32) uint8 hashes."""
-    found = _beginning(contents)
+    found = beginnings(contents)
     if seed:  # mixed anew: to add a number would only rename the parts
         found = found ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         found = (found ^ found >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
@@ -374,5 +374,6 @@ def by_content(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     return np.asarray(found % np.uint64(n_parts), np.int16)
 
 
-def _beginning(contents: np.ndarray) -> np.ndarray:
+def beginnings(contents: np.ndarray) -> np.ndarray:
+    """The first eight bytes of hashes (n, 32) as numbers: uint64 (n,)."""
     return np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]

@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 
 from classify.features import Rows
-from classify.kept import digest, keep, recall
+from classify.kept import digest, identity_of, keep, recall
 from classify.moments import Moments
 from classify.spectrum import COLUMNS, WHOLE, Spectrum
 from classify.splits import Folding
@@ -54,9 +54,7 @@ def spectra(
     if cache is None or weights is not None or folding.trains is not None:
         return _computed(rows, folding, weights)
     contents = cache.column("sha256")[rows.rows]
-    infos = [cache.layer(name) for name in layers]
-    prints = [[info.name, info.dim, info.fingerprint] for info in infos]
-    about = [VERSION, prints, rows.rooted, _left_out(folding)]
+    about = [VERSION, identity_of(cache, layers), rows.rooted, _left_out(folding)]
     key = digest(about, contents, folding.part.astype(np.int64))
     if key in _recent:
         return _recent[key]

@@ -217,7 +217,7 @@ def show_advice(found: Advice, saving: Saving | None) -> None:
     screen = console(stderr=False)
     screen.print(plain(f"{found.task}: {found.strategy}", "bold green"))
     screen.print(plain(f"{MEANS[found.strategy]}; layer {found.layer}"))
-    sure = "" if found.confident else ", which is not sure: see below"
+    sure = "" if found.confident else " as far as can be told yet: see below"
     screen.print(plain(f"The data are {found.size}, and {likeness(found.similarity)}{sure}."))
     screen.print(_quadrant(found))
     screen.print(_by_depth(found))
@@ -237,8 +237,8 @@ def show_advice(found: Advice, saving: Saving | None) -> None:
         screen.print(plain(f"{strategy}: {MEANS[strategy]}", "bold"))
         # A command that was broken into lines could not be pasted.
         screen.print(plain(f"  {command}"), soft_wrap=True)
-        if strategy == "linear-probe" and found.offer is not None:
-            screen.print(plain("or with all layers joined, which is clearly better"))
+        if strategy == found.strategy and found.offer is not None:
+            screen.print(plain("or a probe on all layers joined, which validate better"))
             screen.print(plain(f"  {found.offer}"), soft_wrap=True)
     screen.print(f"\nMeasured in {found.seconds:.1f} s; {UNREAD}", style="dim")
 

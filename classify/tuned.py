@@ -4,10 +4,11 @@ import numpy as np
 from torch import Tensor
 
 from classify.entering import name_of
-from classify.fitted import FittedHead, HeadLayer, Source, beginnings
+from classify.fitted import FittedHead, HeadLayer, Source
 from classify.nets import Net
 from classify.preparation import STANDARDISE
 from classify.scorers import Linear
+from classify.splits import beginnings
 from featurize import weights as weights_files
 from featurize.backbones import Backbone
 from featurize.fingerprint import fingerprint

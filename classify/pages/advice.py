@@ -38,7 +38,7 @@ def counsel(advice: Advice, id: str) -> Counsel:
     """Prepare an advice for the page; ids of its charts begin with `id`."""
     commands = list(advice.commands.items())
     if advice.offer is not None:
-        commands.append(("all layers joined, which is clearly better than the last", advice.offer))
+        commands.append(("all layers joined, which validate better", advice.offer))
     return Counsel(
         advice=advice,
         likeness=likeness(advice.similarity),
@@ -56,8 +56,8 @@ def _depth(advice: Advice, id: str) -> Chart:
     depths = [f"{found.depths.share[name]:.0%}" for name in names]
     labels = [f"{name} ({share})" for name, share in zip(names, depths, strict=True)]
     note = (
-        f"A softmax head out of fold, by depth among {plain(found.depths.among)}; bars are 95 % "
-        f"intervals. The square is {plain(advice.layer)}, where the head goes."
+        f"A linear head (lda) out of fold, by depth among {plain(found.depths.among)}; bars are "
+        f"95 % intervals. The square is {plain(advice.layer)}, where the head goes."
     )
     chosen = [name == advice.layer for name in names]
     return _measured(id, "Accuracy by depth", note, labels, list(found.profile.values()), chosen)
@@ -68,8 +68,8 @@ def _curve(advice: Advice, id: str) -> Chart:
     _, size = advice.measured
     labels = [f"{point.images:,} ({point.share:.0%})" for point in size.curve]
     note = (
-        f"A softmax head on {plain(found.last)}, by the number of images it learns from, always "
-        "asked the same held-out images."
+        f"A linear head (lda) on {plain(found.last)}, by the number of images it learns from, "
+        "always asked the same held-out images."
     )
     points = [point.accuracy for point in size.curve]
     return _measured(id, "Learning curve", note, labels, points, [False] * len(points))
