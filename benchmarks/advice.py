@@ -17,14 +17,14 @@ import numpy as np
 from machine import describe
 
 from classify import LabelTable, advise
-from classify.fitting import table_of
-from classify.outcomes import Outcomes
-from classify.similarity import Depths, by_depth
+from classify.fitting import resolve_labels
+from classify.outcomes import HeldOutPredictions
+from classify.similarity import LayerDepths, measure_depth_profile
 from featurize import FeatureCache
 
 
 def drawn(cache: FeatureCache, per_class: int, seed: int) -> LabelTable:
-    whole, rng = table_of(cache, None), np.random.default_rng(seed)
+    whole, rng = resolve_labels(cache, None), np.random.default_rng(seed)
     splits = whole.splits or ["train"] * len(whole)
     members: dict[str, list[str]] = {}
     for path, label, split in zip(whole.paths, whole.labels, splits, strict=True):
@@ -46,20 +46,20 @@ def draws(path: Path, per_class: int, count: int) -> None:
         print("draw  verdict    sure   more images  last   low cut, gain and interval")
         for seed in range(count):
             found = advise(cache, drawn(cache, per_class, seed))
-            depth, low = found.measured[0], found.measured[0].lower
+            depth, low = found.measured[0], found.measured[0].lower_cut
             told = "-" if low is None else f"{low.layer} {low.gain.value:+.3f} "
             told += "" if low is None else f"({low.gain.low:+.3f} to {low.gain.high:+.3f})"
             more = "-" if found.more_images is None else f"{found.more_images:,}"
             print(
                 f"{seed:4}  {found.similarity:9}  {found.confident!s:5}  {more:>11}  "
-                f"{depth.profile[depth.last].value:.3f}  {told}",
+                f"{depth.accuracy_by_layer[depth.last_layer].value:.3f}  {told}",
                 flush=True,
             )
 
 
 def equal(layers: int, images: int, count: int) -> float:
     names = [f"layer{i}" for i in range(layers)]
-    depths = Depths({name: (i + 1) / layers for i, name in enumerate(names)}, layers, "", "")
+    depths = LayerDepths({name: (i + 1) / layers for i, name in enumerate(names)}, layers, "", "")
     rng, clear = np.random.default_rng(1), []
     for _ in range(count):
         hard = rng.random(images)  # the same images are hard for most layers
@@ -68,9 +68,9 @@ def equal(layers: int, images: int, count: int) -> float:
             right = np.where(rng.random(images) < 0.6, hard, rng.random(images)) < 0.6
             none, truth = np.zeros(images, np.float32), np.zeros(images, np.int64)
             rows, wrong = np.arange(images), (~right).astype(np.int64)
-            answers[name] = Outcomes(rows, truth, wrong, none, none, none, none)
-        found = by_depth(depths, answers, None, np.arange(images), 0)
-        clear.append(found.clear(found.cut.gain))
+            answers[name] = HeldOutPredictions(rows, truth, wrong, none, none, none, none)
+        found = measure_depth_profile(depths, answers, None, np.arange(images), 0)
+        clear.append(found.is_clear_gain(found.cut.gain))
     return float(np.mean(clear))
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     print(describe())
     if options.cache is not None:
-        draws(options.cache, options.per_class, options.draws)
+        draws(options.cache, options.images_per_class, options.draws)
         return
     for layers, images in ((7, 200), (20, 200), (7, 1000)):
         share = equal(layers, images, 300)

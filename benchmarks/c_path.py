@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.heads import HEADS
-from classify.splits import folding
-from classify.statistics import spectra
-from classify.training import Lesson, train
+from classify.splits import plan_folds
+from classify.statistics import compute_fold_bases
+from classify.training import TrainingSet, train
 
 
 def walked(X, y, folds, grid):
@@ -56,11 +56,11 @@ def main() -> None:
 
     start = time.perf_counter()
     with threadpool_limits(1):
-        rows, folds = Rows.of_array(X), folding(y, 0)
-        basis = spectra(None, (), rows, folds)  # not kept: its time is counted
-        found = train(HEADS["softmax"], Lesson(rows, y, int(y.max()) + 1, folds, basis))
+        rows, folds = FeatureRows.from_array(X), plan_folds(y, 0)
+        basis = compute_fold_bases(None, (), rows, folds)  # not kept: its time is counted
+        found = train(HEADS["softmax"], TrainingSet(rows, y, int(y.max()) + 1, folds, basis))
     ours = time.perf_counter() - start
-    accuracy = (found.scorer.scores(X_test).argmax(axis=1) == y_test).mean()
+    accuracy = (found.scorer.decision_values(X_test).argmax(axis=1) == y_test).mean()
 
     start = time.perf_counter()
     with warnings.catch_warnings(), threadpool_limits(1):
@@ -80,15 +80,15 @@ def main() -> None:
             seconds.append(time.perf_counter() - start)
             accuracies.append(model.score(Z_test, y_test))
 
-    fits = len(folds.folds) * len(found.choice.path) + 1
+    fits = len(folds.folds) * len(found.selected.path) + 1
     theirs, each = sum(seconds), sum(seconds) / len(grid)
     print(f"{len(grid)} cold single fits    {theirs:7.1f} s {each:6.2f} s a fit")
     print(f"path, folds and refit {ours:7.1f} s {ours / fits:6.2f} s a fit ({fits} fits)")
     print(f"ours / theirs         {ours / theirs:9.2f} {ours / fits / each:8.2f}")
     print(f"the same path as a warm-started loop {loop:7.1f} s, ours / theirs {ours / loop:.2f}; "
           f"it chose C = {C:g}: test accuracy {loops:.4f}")  # fmt: skip
-    print(f"chosen C = {found.setting:g}: test accuracy {accuracy:.4f}")
-    print(f"theirs at that C {accuracies[grid.index(found.setting)]:.4f}, "
+    print(f"chosen C = {found.param:g}: test accuracy {accuracy:.4f}")
+    print(f"theirs at that C {accuracies[grid.index(found.param)]:.4f}, "
           f"at their best of the test {max(accuracies):.4f}")  # fmt: skip
 
 

@@ -28,13 +28,13 @@ from strategies import RECIPE, cifar
 from threadpoolctl import threadpool_limits
 
 from classify.bias import calibrate
-from classify.calibration import outcomes, temperature
-from classify.features import Rows
-from classify.heads import named
+from classify.calibration import fit_temperature, summarise_decision_values
+from classify.features import FeatureRows
+from classify.heads import get_head_spec
 from classify.scores import calibration_error
-from classify.splits import folding
-from classify.statistics import spectra
-from classify.training import Lesson, train
+from classify.splits import plan_folds
+from classify.statistics import compute_fold_bases
+from classify.training import TrainingSet, train
 from featurize import FeatureCache, run
 
 LAYER = "features.12"
@@ -77,19 +77,19 @@ def photographs():
 
 def trained(head, X, y):
     """A head with its held-out scores, as `classify.fit` trains it."""
-    kind, rows, n_classes = named(head), Rows.of_array(X), int(y.max()) + 1
-    folds = folding(y, 0)
-    closed = kind.way in ("solved", "minimised")
-    basis = spectra(None, (), rows, folds, None) if closed else []
-    return train(kind, Lesson(rows, y, n_classes, folds, basis))
+    kind, rows, n_classes = get_head_spec(head), FeatureRows.from_array(X), int(y.max()) + 1
+    folds = plan_folds(y, 0)
+    closed = kind.solver in ("solved", "minimised")
+    basis = compute_fold_bases(None, (), rows, folds, None) if closed else []
+    return train(kind, TrainingSet(rows, y, n_classes, folds, basis))
 
 
 def probabilities(head, X, y, X_test):
     """Of the test images, in every way; and whether the bias is taken."""
     found = trained(head, X, y)
     held, truth, scores = found.choice.scores, y[found.held], found.scorer.scores(X_test)
-    heat, fitted = temperature(held, truth), calibrate(held, truth)
-    shift = 0 if fitted.shift is None else fitted.shift
+    heat, fitted = fit_temperature(held, truth), calibrate(held, truth)
+    shift = 0 if fitted.bias is None else fitted.bias
     outside = CalibratedClassifierCV(FrozenEstimator(AsScored().fit(held, truth)))
     told = {
         "own": softmax(scores, axis=1) if found.probabilistic else None,
@@ -101,13 +101,15 @@ def probabilities(head, X, y, X_test):
     if HEADS[head] is not None and len(X) <= 1000:  # LinearSVC would take minutes
         plain = make_pipeline(StandardScaler(), HEADS[head](found.setting))
         told["sigmoid cv=5"] = CalibratedClassifierCV(plain, cv=5).fit(X, y).predict_proba(X_test)
-    return told, fitted.shift is not None
+    return told, fitted.bias is not None
 
 
 def judged(p, y):
     """Log loss, calibration error, accuracy and balanced accuracy of probabilities (n, K)."""
     logs, classes = np.log(np.maximum(p, 1e-30)), np.arange(p.shape[1])
-    said = outcomes(np.arange(len(y)), y, logs, classes, temperature=1.0, probabilistic=True)
+    said = summarise_decision_values(
+        np.arange(len(y)), y, logs, classes, temperature=1.0, probabilistic=True
+    )
     recall = [said.correct[y == k].mean() for k in classes]
     return [said.loss.mean(), calibration_error(said, False), said.correct.mean(), np.mean(recall)]
 

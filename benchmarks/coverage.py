@@ -14,8 +14,8 @@ from features import BUILD, real
 from machine import describe
 
 from classify import compare
-from classify.labels import TEST, LabelTable, read_table
-from classify.scores import paired, share
+from classify.labels import TEST, LabelTable, read_labels
+from classify.scores import compare_paired, estimate_proportion
 from featurize import FeatureCache, run
 
 DRAWS = 400
@@ -39,7 +39,7 @@ def drawn(answers, positions):
 def main() -> None:
     print(describe())
     folder = real("omniglot-alphabets")
-    table = read_table(next(folder.rglob("labels.csv")))
+    table = read_labels(next(folder.rglob("labels.csv")))
     cache = BUILD / "omniglot.h5"
     run(next(folder.rglob("labels.csv")).parent, cache, backbone="seedling", layers="stage4")
     opened = FeatureCache(cache)
@@ -68,9 +68,9 @@ def main() -> None:
                 some, units = rng.integers(0, len(unit), count), None
             one, other = drawn(a, some), drawn(b, some)
             for i, given in enumerate((units, None)):
-                low, high = share(one.correct, given, draw)[1]
+                low, high = estimate_proportion(one.correct, given, draw)[1]
                 held[i] += low <= truth <= high
-                found = paired(one, other, given, seed=draw)
+                found = compare_paired(one, other, given, seed=draw)
                 held[i + 2] += found.low <= apart <= found.high
         shares = held / DRAWS
         print(f"{count:4} {kind:19} {shares[0]:9.3f} {shares[1]:9.3f} "

@@ -32,8 +32,8 @@ from table import Row, show
 
 from featurize import cores, images, load_backbone, run
 from featurize.engines import Engine, open_engine
-from featurize.errors import Interrupted
-from featurize.measure import Measure
+from featurize.errors import RunInterruptedError
+from featurize.measure import RunStats
 
 RIVALS = ("naive", "timm", "img2vec_pytorch", "embetter", "thingsvision")
 SLOWER = ("img2vec_pytorch", "embetter")
@@ -54,15 +54,15 @@ def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Spe
 
     def one(path: Path) -> None:
         if time.perf_counter() < end:
-            data = images.read(path).data
-            images.digest(data)
-            images.decode(data, recipe)
+            data = images.read_image_file(path).data
+            images.compute_sha256(data)
+            images.decode_image(data, recipe)
             done.append(1)
 
     done: list[int] = []
     spent, start = core_seconds(), time.perf_counter()
     end = start + seconds
-    with ThreadPoolExecutor(cores.allowed()) as pool:
+    with ThreadPoolExecutor(cores.usable_cores()) as pool:
         list(pool.map(one, paths * 20))
     taken, spent = time.perf_counter() - start, core_seconds() - spent
     return Speed(len(done) / taken, spent / len(done))
@@ -86,7 +86,7 @@ class Window:
         self.seconds, self.total = seconds, 0
         self.ends: list[tuple[int, float, float]] = []  # of batches: images, time, core-seconds
 
-    def __call__(self, measure: Measure) -> None:
+    def __call__(self, measure: RunStats) -> None:
         count = measure.images_run
         if not self.ends or count != self.ends[-1][0]:
             self.ends.append((count, time.perf_counter(), core_seconds()))
@@ -104,7 +104,7 @@ class Window:
 
 def our_speed(folder: Path, network: str, weights: Path, seconds: float, **options: str) -> Speed:
     window = Window(seconds)
-    with tempfile.TemporaryDirectory() as home, suppress(Interrupted):
+    with tempfile.TemporaryDirectory() as home, suppress(RunInterruptedError):
         run(folder, Path(home) / "c.h5", backbone=network, weights=str(weights), report=window,
             **options)  # fmt: skip
     return window.speed

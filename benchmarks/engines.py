@@ -16,7 +16,7 @@ from table import show
 
 from featurize import load_backbone
 from featurize.engines import Engine, open_engine
-from featurize.families import family_of
+from featurize.families import find_family
 
 
 def turns(engines: dict[str, Engine], passes: int, count: int | None = None) -> dict[str, float]:
@@ -59,7 +59,7 @@ def main() -> None:
             if engines[best].name != "compile":
                 rate = turns({best: engines[best]}, given.passes, size)[best]
                 sizes.append({"network": network, "engine": best, "batch": size, "images/s": rate})
-        stages = family_of(network).stages
+        stages = find_family(network).stages
         pairs = [(stage, pool) for stage in stages for pool in ("avg", "max")]
         both = {
             "deepest": engines[best],

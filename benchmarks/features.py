@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from classify.features import Rows
-from classify.fitting import table_of
+from classify.features import FeatureRows
+from classify.fitting import resolve_labels
 from classify.tasks import make_task
 from featurize import run
 from featurize.cache import FeatureCache
-from featurize.fingerprint import fingerprint
+from featurize.fingerprint import compute_fingerprint
 from featurize.layout import Extractor, LayerInfo
-from featurize.lock import Lock
-from featurize.writer import CacheWriter, allocate
+from featurize.lock import WriteLock
+from featurize.writer import CacheWriter, allocate_cache
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 REAL = Path(os.environ.get("HEADGRAFT_REAL", "/nonexistent"))
@@ -42,7 +42,7 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
     recipe = {"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact",
               "mean": [0.5] * 3, "std": [0.25] * 3}  # fmt: skip
     made = Extractor("drawn", "none", "0" * 64, recipe, "float32", {})
-    decided = fingerprint(
+    decided = compute_fingerprint(
         backbone="drawn", weights_sha256="0" * 64, preprocess=recipe, layer="drawn", pool="avg",
         precision="float32", dtype="<f4",
     )  # fmt: skip
@@ -51,8 +51,10 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
     digit = np.sort(rng.integers(0, classes, rows))
     paths = [f"{label:0{wide}}/{i:0{width}}.png" for i, label in enumerate(digit)]
     numbers = np.arange(rows)
-    allocate(path, made, [layer], paths, numbers, numbers, root="drawn", created_by="benchmarks")
-    with Lock(path), CacheWriter(path) as into:
+    allocate_cache(
+        path, made, [layer], paths, numbers, numbers, root="drawn", created_by="benchmarks"
+    )
+    with WriteLock(path), CacheWriter(path) as into:
         for start in range(0, rows, 20_000):
             some = numbers[start : start + 20_000]
             values = rng.standard_normal((len(some), dim)).astype(np.float32) @ mixing
@@ -65,11 +67,14 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
 
 def train_and_test(cache: FeatureCache, layer: str) -> tuple[np.ndarray, ...]:
     """X and y to train on, X and y to test on, by the cache's folders."""
-    task = make_task(cache, table_of(cache, None))
+    task = make_task(cache, resolve_labels(cache, None))
     parts = []
     for part in ("train", "test"):
         chosen = np.flatnonzero(task.split == part)
-        parts += [Rows.of_cache(cache, [layer], task.rows[chosen]).take(), task.y[chosen]]
+        parts += [
+            FeatureRows.from_cache(cache, [layer], task.rows[chosen]).to_array(),
+            task.y[chosen],
+        ]
     return tuple(parts)
 
 

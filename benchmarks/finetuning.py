@@ -16,8 +16,8 @@ from machine import describe
 from strategies import BUILD, REAL, RECIPE, cifar, extracted
 
 from classify import FineTuneClassifier, fit
-from classify.labels import LabelTable, from_folders
-from classify.records import wilson
+from classify.labels import LabelTable, labels_from_folders
+from classify.records import wilson_interval
 from classify.tuning import finetune
 from featurize import FeatureCache, layer_costs, load_backbone, run
 from featurize.families import parse_layers
@@ -54,7 +54,7 @@ def starts() -> None:
 def maps() -> None:
     folder = cifar(500, 200)
     cache = cached("cifar-500", folder, f"last,{ENTERING}")
-    table = from_folders(cache.paths)
+    table = labels_from_folders(cache.paths)
     train = [i for i, part in enumerate(table.splits or ()) if part == "train"]
     paths = np.array(cache.paths, object)[train]
     labels = np.array(table.labels, object)[train]
@@ -74,7 +74,7 @@ def maps() -> None:
         seconds[name] = min(epoch.seconds for epoch in model.history_)
         said = model.predict(np.array(cache.paths, object)[held])
         right = int((said == np.array(table.labels, object)[held]).sum())
-        low, high = wilson(right, len(held))
+        low, high = wilson_interval(right, len(held))
         print(f"{name:20} {seconds[name]:6.1f} s an epoch, test {right / len(held):.3f} "
               f"({low:.3f} to {high:.3f})", flush=True)  # fmt: skip
     maps = seconds.pop("cached maps")
@@ -97,7 +97,7 @@ def bound() -> float:
 def few() -> None:
     source = cifar(500, 200)
     cache = cached("cifar-500", source, f"last,{ENTERING}")
-    whole = from_folders(cache.paths)
+    whole = labels_from_folders(cache.paths)
     print("\n20 images a class, tested on 2,000: accuracy")
     gaps = []
     for draw in range(5):

@@ -14,38 +14,38 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from classify.features import Rows
-from classify.fitting import table_of
+from classify.features import FeatureRows
+from classify.fitting import resolve_labels
 from classify.heads import HEADS
-from classify.splits import shared
-from classify.statistics import _recent, spectra
+from classify.splits import plan_content_folds
+from classify.statistics import _recent, compute_fold_bases
 from classify.tasks import make_task
-from classify.training import Lesson, train
+from classify.training import TrainingSet, train
 
 
 def main() -> None:
     print(describe())
     cache, layer = bench_cache()
-    task = make_task(cache, table_of(cache, None))
+    task = make_task(cache, resolve_labels(cache, None))
     at = np.flatnonzero(task.split == "train")
-    rows, y = Rows.of_cache(cache, [layer], task.rows[at]), task.y[at]
+    rows, y = FeatureRows.from_cache(cache, [layer], task.rows[at]), task.y[at]
     X, _, X_test, _ = train_and_test(cache, layer)
     head = HEADS["ridge"]
-    folds = shared(y, cache.column("sha256")[rows.rows])
+    folds = plan_content_folds(y, cache.column("sha256")[rows.rows])
 
     with threadpool_limits(1):
         start = time.perf_counter()
-        spectra(None, (), rows, folds)
+        compute_fold_bases(None, (), rows, folds)
         first = time.perf_counter() - start
-        spectra(cache, [layer], rows, folds)  # kept, if it was not
+        compute_fold_bases(cache, [layer], rows, folds)  # kept, if it was not
     further = y % 2  # another task over the same rows: two classes for ten
     ours = []
     with threadpool_limits(1):  # as `classify` does
         for labels in (y, *[further] * 5):
             _recent.clear()  # as another process would find it: on the disk
             start = time.perf_counter()
-            basis = spectra(cache, [layer], rows, folds)
-            found = train(head, Lesson(rows, labels, int(labels.max()) + 1, folds, basis))
+            basis = compute_fold_bases(cache, [layer], rows, folds)
+            found = train(head, TrainingSet(rows, labels, int(labels.max()) + 1, folds, basis))
             ours.append(time.perf_counter() - start)
 
     scaler = StandardScaler()
@@ -53,12 +53,10 @@ def main() -> None:
     start = time.perf_counter()
     models = [RidgeClassifier(alpha=alpha).fit(Z, further) for alpha in head.grid]
     theirs = time.perf_counter() - start
-    model = models[head.grid.index(found.setting)]
-    same = (found.scorer.scores(X_test).argmax(axis=1) == model.predict(Z_test)).mean()
+    model = models[head.grid.index(found.param)]
+    same = (found.scorer.decision_values(X_test).argmax(axis=1) == model.predict(Z_test)).mean()
     print(f"statistics, once           {first:8.3f} s")
-    print(
-        f"a further task, five folds {median(ours[1:]):8.3f} s (alpha = {found.setting:g} chosen)"
-    )
+    print(f"a further task, five folds {median(ours[1:]):8.3f} s (alpha = {found.param:g} chosen)")
     print(f"RidgeClassifier, {len(head.grid)} alphas {theirs:8.3f} s")
     print(f"ratio                      {theirs / median(ours[1:]):8.1f}")
     print(f"same predictions           {same:8.2%} of {len(X_test):,}")

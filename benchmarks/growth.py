@@ -45,7 +45,7 @@ def once(folder: str, cache: str) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, stride=2))
     backbone = Backbone(net, name="tiny", preprocess=RECIPE)
     start = time.perf_counter()
-    images.find(folder)
+    images.list_images(folder)
     listing = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = run(folder, cache, backbone=backbone, layers="0")

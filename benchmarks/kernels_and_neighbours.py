@@ -27,14 +27,14 @@ from strategies import RECIPE, cifar, made
 from threadpoolctl import threadpool_limits
 
 from classify import neighbours, vectors
-from classify.calibration import temperature
-from classify.features import Rows
-from classify.fitting import table_of
+from classify.calibration import fit_temperature
+from classify.features import FeatureRows
+from classify.fitting import resolve_labels
 from classify.heads import HEADS
-from classify.splits import Folding, folding
-from classify.statistics import spectra
+from classify.splits import FoldPlan, plan_folds
+from classify.statistics import compute_fold_bases
 from classify.tasks import make_task
-from classify.training import Lesson, Trained, train
+from classify.training import TrainingSet, TrainResult, train
 from featurize import run
 from featurize.cache import FeatureCache
 
@@ -66,7 +66,7 @@ def cached(name: str) -> tuple[FeatureCache, Path | None]:
     return FeatureCache(path), table
 
 
-def timed(work: Callable[[], Trained]) -> tuple[Trained, float]:
+def timed(work: Callable[[], TrainResult]) -> tuple[TrainResult, float]:
     begun = time.process_time()
     return work(), time.process_time() - begun
 
@@ -75,15 +75,15 @@ def tell(name: str, seconds: float, accuracy: float, *more: object) -> None:
     print(f"  {name:34} {seconds:8.2f} s {accuracy:9.4f}", *more, flush=True)
 
 
-def judge(name: str, found: Trained, seconds: float, y: np.ndarray, X: np.ndarray,
+def judge(name: str, found: TrainResult, seconds: float, y: np.ndarray, X: np.ndarray,
           truth: np.ndarray) -> None:  # fmt: skip
-    scores = found.scorer.scores(X).astype(np.float64)
-    heat = temperature(found.choice.scores, y[found.held]) or 1.0
+    scores = found.scorer.decision_values(X).astype(np.float64)
+    heat = fit_temperature(found.selected.decision_values, y[found.held_out]) or 1.0
     losses = [
         (logsumexp(s, axis=1) - s[np.arange(len(truth)), truth]).mean()
         for s in (scores, scores / heat)
     ]
-    chosen = {"": found.setting} | found.further
+    chosen = {"": found.param} | found.extra_params
     settings = " ".join(f"{key}{value:.3g}" for key, value in chosen.items())
     tell(name, seconds, (scores.argmax(axis=1) == truth).mean(),
          f"log loss {losses[0]:7.3f}, calibrated {losses[1]:6.3f}   {settings}")  # fmt: skip
@@ -91,36 +91,40 @@ def judge(name: str, found: Trained, seconds: float, y: np.ndarray, X: np.ndarra
 
 def measure(name: str, layer: str, count: int) -> None:
     cache, table = cached(name)
-    task = make_task(cache, table_of(cache, table))
+    task = make_task(cache, resolve_labels(cache, table))
     learnt = np.flatnonzero(task.split != "test")
     some = np.random.default_rng(0).permutation(learnt)[:count]
     at, test = np.sort(some), np.flatnonzero(task.split == "test")
-    rows, y, K = Rows.of_cache(cache, [layer], task.rows[at]), task.y[at], len(task.classes)
-    X, truth = Rows.of_cache(cache, [layer], task.rows[test]).take(), task.y[test]
-    folds = folding(y, 0, task.units[at])
-    lesson = Lesson(rows, y, K, folds)
+    rows, y, K = (
+        FeatureRows.from_cache(cache, [layer], task.rows[at]),
+        task.y[at],
+        len(task.classes),
+    )
+    X, truth = FeatureRows.from_cache(cache, [layer], task.rows[test]).to_array(), task.y[test]
+    folds = plan_folds(y, 0, task.units[at])
+    lesson = TrainingSet(rows, y, K, folds)
     print(f"{name}, {layer}: {len(y):,} rows of {rows.dim}, {len(truth):,} test rows, {K} classes")
 
-    basis = spectra(None, (), rows, folds)
-    linear = timed(lambda: train(HEADS["linear-svm"], replace(lesson, spectra=basis)))
+    basis = compute_fold_bases(None, (), rows, folds)
+    linear = timed(lambda: train(HEADS["linear-svm"], replace(lesson, fold_bases=basis)))
     judge("linear-svm", *linear, y, X, truth)
     begun = time.process_time()
-    plain = make_pipeline(StandardScaler(), SVC()).fit(rows.take(), y)
+    plain = make_pipeline(StandardScaler(), SVC()).fit(rows.to_array(), y)
     tell("SVC(), one fit", time.process_time() - begun, plain.score(X, truth))
     rbf, knn = HEADS["rbf-svm"], HEADS["knn"]
     judge("rbf-svm", *timed(lambda: train(rbf, lesson)), y, X, truth)
-    one = replace(rbf, widths=(1.0,))
+    one = replace(rbf, gamma_factors=(1.0,))
     judge("  with gamma = scale alone", *timed(lambda: train(one, lesson)), y, X, truth)
-    with patch.object(vectors, "MOST_ROWS", 0):
+    with patch.object(vectors, "MAX_EXACT_ROWS", 0):
         judge("  by landmarks", *timed(lambda: train(rbf, lesson)), y, X, truth)
 
     judge("knn", *timed(lambda: train(knn, lesson)), y, X, truth)
-    near = neighbours.nearest(rows, folds)
+    near = neighbours.find_neighbours(rows, folds)
 
-    def kept(_rows: Rows, _folding: Folding) -> list[np.ndarray]:
+    def kept(_rows: FeatureRows, _folding: FoldPlan) -> list[np.ndarray]:
         return near
 
-    further = replace(lesson, nearest=kept)
+    further = replace(lesson, find_neighbours=kept)
     judge("  a further task", *timed(lambda: train(knn, further)), y, X, truth)
     logs = replace(knn, loss="log")
     judge("  k by log loss", *timed(lambda: train(logs, further)), y, X, truth)

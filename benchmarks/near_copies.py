@@ -12,8 +12,8 @@ from features import BUILD, REAL, real
 from machine import describe
 from PIL import Image, ImageEnhance
 
-from classify.features import Rows
-from classify.nearest import near_copies
+from classify.features import FeatureRows
+from classify.nearest import find_near_copies
 from featurize import FeatureCache, run
 
 IMAGES, PLANTED = 2000, 200
@@ -58,7 +58,7 @@ def main() -> None:
         cache = BUILD / f"near-copies-{network}.h5"
         run(folder, cache, backbone=network, layers=layer, **options)
         opened = FeatureCache(cache)
-        pairs = near_copies(Rows.of_cache(opened, (layer,), np.arange(opened.n_rows)))
+        pairs = find_near_copies(FeatureRows.from_cache(opened, (layer,), np.arange(opened.n_rows)))
         found, false = Counter(), 0
         for a, b in pairs.tolist():
             one, other = sorted((opened.paths[a], opened.paths[b]), key=len)

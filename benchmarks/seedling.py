@@ -21,7 +21,7 @@ from table import Row, show
 from torch import nn
 
 from classify import CachedFeatures, HeadClassifier, compare
-from classify.labels import read_table
+from classify.labels import read_labels
 from featurize import Backbone, FeatureCache, load_backbone, run
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def on_cifar(name: str) -> dict[str, list[float]]:
 def on_digits(name: str) -> dict[str, list[float]]:
     """Accuracy in five folds, by layer."""
     folder = made("digits")
-    table = read_table(folder / "digit.csv")
+    table = read_labels(folder / "digit.csv")
     cache = cached(name, folder / "images", BUILD / f"{name}, digits.h5")
     paths, labels = np.array(table.paths), np.array(table.labels)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)

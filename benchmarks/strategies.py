@@ -114,7 +114,7 @@ def run(name: str) -> dict[str, Any]:
         **KNOWN.get(name, {}),
         **options,
     )
-    told = found.to_json() | {"cache_seconds": found.summary.seconds}
+    told = found.to_dict() | {"cache_seconds": found.summary.seconds}
     kept.write_text(json.dumps(told))
     return told
 

@@ -15,8 +15,8 @@ def main() -> None:
     """Run the command line; signals are watched before anything else is imported."""
     from featurize import entry, signals
 
-    entry.prepare()
-    signals.guard(_run)
+    entry.prepare_process()
+    signals.run_main(_run)
 
 
 def _run() -> None:

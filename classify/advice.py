@@ -9,22 +9,27 @@ from typing import Any
 import numpy as np
 
 from classify.comparison import Comparison, compare
-from classify.errors import ClassifyError, TooFewImages
-from classify.features import CacheOrPath, layer_sets, open_cache
-from classify.fitting import Labels, may_join, table_of
-from classify.grid import Progress
+from classify.errors import ClassifyError, TooFewImagesError
+from classify.features import CacheOrPath, open_cache, resolve_layer_sets
+from classify.fitting import LabelsLike, can_join_layers, resolve_labels
+from classify.grid import HeadProgressCallback
 from classify.labels import TEST, VAL, LabelTable
-from classify.reasons import of_depth, of_size
-from classify.records import Record
-from classify.results import Result
-from classify.similarity import Depths, Similarity, by_depth
-from classify.size import HEAD, Size, Trial, by_count, trials
-from classify.strategies import STRATEGIES, check_given, commands, probe
+from classify.reasons import explain_depth, explain_size
+from classify.records import HeadResult
+from classify.results import FitResult
+from classify.similarity import DepthProfile, LayerDepths, measure_depth_profile
+from classify.size import ADVICE_HEAD, CurveFit, DatasetSize, measure_learning_curve, plan_curve
+from classify.strategies import (
+    STRATEGIES,
+    check_size_and_similarity,
+    probe_command,
+    strategy_commands,
+)
 from classify.tasks import Task, make_task
 from featurize.cache import FeatureCache
-from featurize.families import DIMS
+from featurize.families import EMBEDDING_DIMS
 
-SMALL_PICTURE = 160  # pixels: torchvision's networks were trained on 176 and more
+MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Advice:
         What to run, for each of the four strategies.
     offer : str, or None
         The command that trains a head on `best_layers`, where that is not `layer`.
-    measured : (Similarity, Size)
+    measured : (DepthProfile, Size)
         Accuracy by depth; how many images, and the learning curve.
     notices : list of str
         What a user should know.
@@ -74,17 +79,19 @@ class Advice:
     more_images: int | None
     reasons: list[str]
     commands: dict[str, str]
-    offer: str | None
-    measured: tuple[Similarity, Size]
+    joined_layers_command: str | None
+    measured: tuple[DepthProfile, DatasetSize]
     notices: list[str]
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as what JSON knows; the evidence under ``evidence``."""
-        depth, count = (found.to_json() for found in self.measured)
+        depth, count = (found.to_dict() for found in self.measured)
         measured = {"similarity": depth.pop("measured"), "size": count.pop("measured")}
         if depth["joined"] is not None:
-            depth["joined"]["command"] = self.offer if len(self.best_layers) > 1 else None
+            depth["joined"]["command"] = (
+                self.joined_layers_command if len(self.best_layers) > 1 else None
+            )
         thresholds = depth.pop("thresholds") | count.pop("thresholds")
         return {
             "task": self.task,
@@ -106,7 +113,7 @@ class Advice:
 
 def advise(
     cache: CacheOrPath,
-    labels: Labels = None,
+    labels: LabelsLike = None,
     *,
     size: str | None = None,
     similarity: str | None = None,
@@ -115,7 +122,7 @@ def advise(
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: HeadProgressCallback | None = None,
 ) -> Advice:
     """Measure which strategy a task asks for: the size of the data by its likeness to the source.
 
@@ -149,18 +156,18 @@ def advise(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.perf_counter()
-    check_given(size, similarity)
+    check_size_and_similarity(size, similarity)
     cache = open_cache(cache)
-    Depths.of(cache)  # refused before anything is trained
-    table = table_of(cache, labels, column, labels_level)
+    LayerDepths.from_cache(cache)  # refused before anything is trained
+    table = resolve_labels(cache, labels, column, labels_level)
     task = make_task(cache, table, test_size=test_size, seed=seed)
-    planned = _planned(task, table.source, seed)
-    layers = layers_for(cache, task)
-    heads = len(layer_sets(cache, layers))
+    planned = _plan_checked_curve(task, table.source, seed)
+    layers = choose_layer_option(cache, task)
+    heads = len(resolve_layer_sets(cache, layers))
     total = heads + len(planned)
-    latest: list[Record] = []
+    latest: list[HeadResult] = []
 
-    def compared(record: Record, done: int, _: int) -> None:
+    def compared(record: HeadResult, done: int, _: int) -> None:
         latest.append(record)
         if progress is not None:
             progress(record, done, total)
@@ -170,17 +177,26 @@ def advise(
             progress(latest[-1], heads + done, total)
 
     found = compare(
-        cache, table, HEAD, layers, test_size=test_size, seed=seed, jobs=jobs, progress=compared
+        cache,
+        table,
+        ADVICE_HEAD,
+        layers,
+        test_size=test_size,
+        seed=seed,
+        jobs=jobs,
+        progress=compared,
     )
-    likeness = _likeness(cache, task, found.results, seed)
-    amount = by_count(cache, task, likeness.last, planned, seed=seed, jobs=jobs, advanced=drawn)
-    options = _options(labels, column, labels_level, test_size, seed)
-    told = _concluded(cache, task, likeness, amount, options, size, similarity)
+    likeness = _measure_profile(cache, task, found.results, seed)
+    amount = measure_learning_curve(
+        cache, task, likeness.last_layer, planned, seed=seed, jobs=jobs, on_progress=drawn
+    )
+    options = _command_options(labels, column, labels_level, test_size, seed)
+    told = _make_advice(cache, task, likeness, amount, options, size, similarity)
     seconds = round(time.perf_counter() - started, 3)
     return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
 
 
-def advise_along(
+def advise_from_comparison(
     cache: FeatureCache,
     comparison: Comparison,
     tables: Sequence[str | os.PathLike[str]] = (),
@@ -210,67 +226,72 @@ def advise_along(
     """
     found: dict[str, Advice] = {}
     notices = []
-    sources: list[Labels] = [*tables] or [None]
+    sources: list[LabelsLike] = [*tables] or [None]
     for task, source in zip(comparison.tasks, sources, strict=True):
         results = [
             result
             for result in comparison.results
-            if (result.record.task, result.record.head) == (task.name, HEAD)
+            if (result.record.task, result.record.head) == (task.name, ADVICE_HEAD)
             and result.record.class_weight is None
         ]
         if len(cache.layers) < 2 or not set(cache.layers) <= {r.record.layer for r in results}:
             continue
         try:
-            planned = _planned(task, task.name, seed)
-            likeness = _likeness(cache, task, results, seed)
+            planned = _plan_checked_curve(task, task.name, seed)
+            likeness = _measure_profile(cache, task, results, seed)
         except ClassifyError as error:
             notices.append(f"{task.name}: no advice on the strategy: {error}")
             continue
-        amount = by_count(cache, task, likeness.last, planned, seed=seed)
-        options = _options(source, column, labels_level, test_size, seed)
-        found[task.name] = _concluded(cache, task, likeness, amount, options)
+        amount = measure_learning_curve(cache, task, likeness.last_layer, planned, seed=seed)
+        options = _command_options(source, column, labels_level, test_size, seed)
+        found[task.name] = _make_advice(cache, task, likeness, amount, options)
     return found, notices
 
 
-def _concluded(
+def _make_advice(
     cache: FeatureCache,
     task: Task,
-    likeness: Similarity,
-    amount: Size,
+    profile: DepthProfile,
+    dataset_size: DatasetSize,
     options: list[str],
     size: str | None = None,
     similarity: str | None = None,
 ) -> Advice:
-    chosen = (size or amount.verdict, similarity or likeness.verdict)
+    chosen = (size or dataset_size.verdict, similarity or profile.verdict)
     strategy = STRATEGIES[chosen]
-    layer = likeness.best_cut if strategy == "truncated-probe" else likeness.last
-    best = [*cache.layers] if likeness.joined_beats(layer) else [layer]
-    more = likeness.more(amount.images)
+    layer = profile.best_cut_layer if strategy == "truncated-probe" else profile.last_layer
+    best = [*cache.layers] if profile.is_joined_better(layer) else [layer]
+    more = profile.images_needed(dataset_size.n_images)
     return Advice(
         task=task.name,
         strategy=strategy,
         size=chosen[0],
         similarity=chosen[1],
-        answer=similarity or likeness.answer,
-        confident=similarity is not None or likeness.confident,
+        answer=similarity or profile.answer,
+        confident=similarity is not None or profile.is_confident,
         layer=layer,
         best_layers=best,
         more_images=0 if similarity is not None else more,
-        reasons=[*of_depth(likeness, similarity, more, layer), *of_size(amount, size)],
-        commands=commands(cache, likeness.last, likeness.best_cut, options),
-        offer=None if best == [layer] else probe(cache, best, options),
-        measured=(likeness, amount),
-        notices=list(_limits(cache, likeness)),
+        reasons=[
+            *explain_depth(profile, similarity, more, layer),
+            *explain_size(dataset_size, size),
+        ],
+        commands=strategy_commands(cache, profile.last_layer, profile.best_cut_layer, options),
+        joined_layers_command=None if best == [layer] else probe_command(cache, best, options),
+        measured=(profile, dataset_size),
+        notices=list(_iter_caveats(cache, profile)),
         seconds=0.0,
     )
 
 
-def layers_for(cache: FeatureCache, task: Task) -> str:
+def choose_layer_option(cache: FeatureCache, task: Task) -> str:
     """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
-    return "each,joined" if may_join(cache, task) else "each"
+    return "each,joined" if can_join_layers(cache, task) else "each"
 
 
-def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: int) -> Similarity:
+def _measure_profile(
+    cache: FeatureCache, task: Task, results: Sequence[FitResult], seed: int
+) -> DepthProfile:
     """The answers of validation, never of the test, by layer."""
     answers = {
         result.record.layer: result.validation
@@ -279,54 +300,54 @@ def _likeness(cache: FeatureCache, task: Task, results: Sequence[Result], seed: 
     }
     each = {name: answers[name] for name in cache.layers}
     rows = next(iter(each.values())).rows
-    unit = task.unit_of(rows)
+    unit = task.units_for(rows)
     joined = answers.get("+".join(cache.layers))
-    return by_depth(Depths.of(cache), each, joined, unit, seed)
+    return measure_depth_profile(LayerDepths.from_cache(cache), each, joined, unit, seed)
 
 
-def _planned(task: Task, source: str, seed: int) -> list[Trial]:
+def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
     """The learning curve's heads; refuses classes that cannot be both learnt from and held out."""
     count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
     alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
     if alone and not (task.split == VAL).any():
         names = ", ".join(map(repr, alone[:3])) + (", ..." if len(alone) > 3 else "")
-        raise TooFewImages(
+        raise TooFewImagesError(
             f"{source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
             f"to learn from ({names}), which cannot be held out as well; add images of them, or "
             "leave them out of the label table"
         )
-    planned = trials(task, seed)
+    planned = plan_curve(task, seed)
     if not planned:
-        raise TooFewImages(
+        raise TooFewImagesError(
             f"{source}: every class lies in one group, so nothing can be held out to measure "
             "on; add images of other groups, or correct the group column"
         )
     return planned
 
 
-def _limits(cache: FeatureCache, found: Similarity) -> Iterator[str]:
+def _iter_caveats(cache: FeatureCache, found: DepthProfile) -> Iterator[str]:
     depths, made = found.depths, cache.extractor
     crop = made.preprocess["crop"]
-    if made.backbone in DIMS and made.backbone != "seedling" and crop < SMALL_PICTURE:
+    if made.backbone in EMBEDDING_DIMS and made.backbone != "seedling" and crop < MIN_USUAL_CROP:
         yield (
             f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "
             "from which its last layers suffer first: with the weights' own preprocessing the data "
             "may be more similar to the source than they seem here"
         )
-    if depths.beyond:
+    if depths.missing_last_layer:
         yield (
-            f"the cache ends at {found.last}, the network at {depths.beyond}; `last` means the "
+            f"the cache ends at {found.last_layer}, the network at {depths.missing_last_layer}; `last` means the "
             "former here. Add the rest with `featurize run ... --layers auto`"
         )
-    if found.lower is None:
+    if found.lower_cut is None:
         yield (
             "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
             "the upper part adds anything. Add them with `featurize run ... --layers auto`"
         )
 
 
-def _options(
-    labels: Labels, column: str, level: int | None, test_size: float, seed: int
+def _command_options(
+    labels: LabelsLike, column: str, level: int | None, test_size: float, seed: int
 ) -> list[str]:
     """What was asked of `advise`, for the commands it prints."""
     words = []

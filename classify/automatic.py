@@ -12,52 +12,52 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from classify.advice import Advice, advise
 from classify.comparison import compare
-from classify.fitting import fit, may_join, table_of
+from classify.fitting import can_join_layers, fit, resolve_labels
 from classify.labels import LabelTable
-from classify.outcomes import Outcomes
+from classify.outcomes import HeldOutPredictions
 from classify.persist import check_head_file, save_head
-from classify.records import Record
-from classify.results import Result
-from classify.scores import paired
-from classify.strategies import check_given
+from classify.records import HeadResult
+from classify.results import FitResult
+from classify.scores import compare_paired
+from classify.strategies import check_size_and_similarity
 from classify.tasks import Task, make_task
 from featurize.cache import FeatureCache
 
 if TYPE_CHECKING:
-    from classify.descent import Step
-    from classify.tuning import Tuned
-    from featurize.measure import Measure
+    from classify.descent import TrainProgress
+    from classify.tuning import FineTuneResult
+    from featurize.measure import RunStats
     from featurize.summary import Summary
 
-Say = Callable[[str], None]
-PROBE = "softmax"
-TRAINED = ("finetune", "retrain")
-RETRAINED_WITH = "mlp"
+MessageCallback = Callable[[str], None]
+PROBE_HEAD = "softmax"
+NETWORK_STRATEGIES = ("finetune", "retrain")
+RETRAIN_CLASSIFIER = "mlp"
 
 
-class Watch(Protocol):
+class AutoProgress(Protocol):
     """What is told how the stages of `auto` go."""
 
-    def run(self, measure: "Measure") -> None:
+    def run(self, measure: "RunStats") -> None:
         """Of embedding."""
 
-    def heads(self, record: Record, done: int, total: int) -> None:
+    def heads(self, record: HeadResult, done: int, total: int) -> None:
         """Of the comparison behind the advice."""
 
-    def training(self, step: "Step") -> None:
+    def training(self, step: "TrainProgress") -> None:
         """Of fine-tuning."""
 
 
-class Unwatched:
+class SilentProgress:
     """Tells nobody."""
 
-    def run(self, measure: "Measure") -> None:
+    def run(self, measure: "RunStats") -> None:
         """Nothing."""
 
-    def heads(self, record: Record, done: int, total: int) -> None:
+    def heads(self, record: HeadResult, done: int, total: int) -> None:
         """Nothing."""
 
-    def training(self, step: "Step") -> None:
+    def training(self, step: "TrainProgress") -> None:
         """Nothing."""
 
 
@@ -97,12 +97,12 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Automatic:
+class AutoResult:
     """What `auto` did.
 
     Attributes
     ----------
-    summary : Summary
+    summary : HeadSummary
         Of the cache.
     advice : Advice
     candidates : list of Candidate
@@ -122,9 +122,9 @@ class Automatic:
         """The one that was saved: the advised strategy."""
         return self.candidates[0]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The keys of the cache's summary, of the advice, and of the chosen candidate."""
-        about: dict[str, Any] = self.summary.as_dict() | self.advice.to_json()
+        about: dict[str, Any] = self.summary.to_dict() | self.advice.to_dict()
         chosen = asdict(self.chosen)
         about |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
         found = about | {"candidates": [asdict(one) for one in self.candidates]}
@@ -148,10 +148,10 @@ def auto(
     seed: int = 0,
     max_seconds: float | None = None,
     device: str = "auto",
-    say: Say = lambda _: None,
-    watch: Watch | None = None,
+    say: MessageCallback = lambda _: None,
+    watch: AutoProgress | None = None,
     **options: Any,
-) -> Automatic:
+) -> AutoResult:
     """Make a classifier of labelled images by the strategy that their features advise.
 
     The probes cost next to nothing once the cache is there, so all of them are tried; where a probe
@@ -181,7 +181,7 @@ def auto(
     device : str
     say : callable
         Told what is done.
-    watch : Watch, optional
+    watch : AutoProgress, optional
         Told how each stage goes.
     **options
         Of `FineTuneClassifier`.
@@ -192,9 +192,9 @@ def auto(
     """
     from featurize import run
 
-    started, watch = time.monotonic(), watch or Unwatched()
+    started, watch = time.monotonic(), watch or SilentProgress()
     check_head_file(output)
-    check_given(size, similarity)
+    check_size_and_similarity(size, similarity)
     where = Path(cache or f"{output}.h5")
     made = run(
         images,
@@ -219,27 +219,27 @@ def auto(
         **same,
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
-    table = table_of(opened, labels, column, labels_level)
+    table = resolve_labels(opened, labels, column, labels_level)
     task = make_task(opened, table, test_size=test_size, seed=seed)
-    tried = _probes(opened, labels, task, advice, same)
+    tried = _fit_probes(opened, labels, task, advice, same)
     notices = list(advice.notices)
-    if advice.strategy not in TRAINED:
-        head, _ = fit(opened, labels, PROBE, tried[0][0].what.split("+"), **same)
+    if advice.strategy not in NETWORK_STRATEGIES:
+        head, _ = fit(opened, labels, PROBE_HEAD, tried[0][0].what.split("+"), **same)
         save_head(head, output)
         notices += head.notices
-    for strategy in sorted(TRAINED, key=lambda name: name != advice.strategy):
+    for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advice.strategy):
         spent = time.monotonic() - started
         if strategy != advice.strategy and (max_seconds is None or spent > max_seconds):
             continue
         from classify.tuning import finetune  # torch, which a probe does without
 
-        with _place(output, keep=strategy == advice.strategy) as target:
+        with _choose_output(output, keep=strategy == advice.strategy) as target:
             found = finetune(
                 images,
                 target,
                 labels,
                 cache=opened,
-                classifier=RETRAINED_WITH if strategy == "retrain" else None,
+                classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
                 max_seconds=None if max_seconds is None else max_seconds - spent,
                 device=device,
                 say=say,
@@ -247,38 +247,40 @@ def auto(
                 **same,
                 **options,
             )
-        tried.append((_tuned(found), found.answers))
+        tried.append((_make_network_candidate(found), found.predictions))
         notices += found.notices
     tried.sort(key=lambda one: one[0].strategy != advice.strategy)
     against = tried[0][1]
-    candidates = [_beside(one, answers, against, task, seed) for one, answers in tried]
+    candidates = [_add_difference(one, answers, against, task, seed) for one, answers in tried]
     # Each strategy says what it was trained on, and the advice did for the task.
     said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
     notices = [n for n in dict.fromkeys(notices) if f"{advice.task}: {n}" not in said]
     seconds = round(time.monotonic() - started, 3)
-    return Automatic(cast("Summary", made), advice, candidates, notices, seconds)
+    return AutoResult(cast("Summary", made), advice, candidates, notices, seconds)
 
 
-def _probes(
-    cache: FeatureCache, labels: Any, task: Task, advice: Advice, same: dict[str, Any]
-) -> list[tuple[Candidate, Outcomes | None]]:
+def _fit_probes(
+    cache: FeatureCache, labels: Any, task: Task, advice: Advice, shared_options: dict[str, Any]
+) -> list[tuple[Candidate, HeldOutPredictions | None]]:
     """Linear heads on the last layer, on the best cut, and on all layers joined."""
     last, everything = cache.layer().name, "+".join(cache.layers)
-    wanted = {last: "linear-probe", advice.measured[0].best_cut: "truncated-probe"}
-    if may_join(cache, task):  # a probe of either kind may take them
-        wanted[everything] = "linear-probe" if advice.strategy in TRAINED else advice.strategy
-    found = compare(cache, labels, PROBE, list(wanted), **same)
+    wanted = {last: "linear-probe", advice.measured[0].best_cut_layer: "truncated-probe"}
+    if can_join_layers(cache, task):  # a probe of either kind may take them
+        wanted[everything] = (
+            "linear-probe" if advice.strategy in NETWORK_STRATEGIES else advice.strategy
+        )
+    found = compare(cache, labels, PROBE_HEAD, list(wanted), **shared_options)
     # Those of the advised kind first, and of them the one with the lowest log loss.
-    results = sorted(found.results, key=_loss)
+    results = sorted(found.results, key=_validation_loss)
     results.sort(key=lambda result: wanted[result.record.layer] != advice.strategy)
-    return [(_probe(wanted[r.record.layer], r, cache), r.test) for r in results]
+    return [(_make_probe_candidate(wanted[r.record.layer], r, cache), r.test) for r in results]
 
 
-def _loss(result: Result) -> float:
+def _validation_loss(result: FitResult) -> float:
     return math.inf if result.validation is None else result.validation.calibrated_log_loss
 
 
-def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:
+def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache) -> Candidate:
     record = result.record
     return Candidate(
         strategy=strategy,
@@ -293,7 +295,7 @@ def _probe(strategy: str, result: Result, cache: FeatureCache) -> Candidate:
     )
 
 
-def _tuned(found: "Tuned") -> Candidate:
+def _make_network_candidate(found: "FineTuneResult") -> Candidate:
     record = found.record
     return Candidate(
         strategy=record.strategy,
@@ -308,17 +310,21 @@ def _tuned(found: "Tuned") -> Candidate:
     )
 
 
-def _beside(
-    one: Candidate, answers: Outcomes | None, chosen: Outcomes | None, task: Task, seed: int
+def _add_difference(
+    candidate: Candidate,
+    predictions: HeldOutPredictions | None,
+    chosen: HeldOutPredictions | None,
+    task: Task,
+    seed: int,
 ) -> Candidate:
-    if answers is None or chosen is None or answers is chosen:
-        return one
-    difference = paired(chosen, answers, task.unit_of(chosen.rows), seed=seed)
-    return replace(one, behind=(difference.value, difference.low, difference.high))
+    if predictions is None or chosen is None or predictions is chosen:
+        return candidate
+    difference = compare_paired(chosen, predictions, task.units_for(chosen.rows), seed=seed)
+    return replace(candidate, behind=(difference.value, difference.low, difference.high))
 
 
 @contextmanager
-def _place(output: str | os.PathLike[str], *, keep: bool) -> Iterator[Path]:
+def _choose_output(output: str | os.PathLike[str], *, keep: bool) -> Iterator[Path]:
     """Where a trained network goes: the output, or, tried beside it only, nowhere for long."""
     if keep:
         yield Path(output)

@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from classify.errors import UnknownPath
-from classify.features import CacheOrPath, Rows, layer_names, open_cache, paths_of
+from classify.errors import UnknownPathError
+from classify.features import CacheOrPath, FeatureRows, check_paths, open_cache, resolve_layers
 from featurize.cache import FeatureCache
 
 
@@ -46,7 +46,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ------
         FileNotFoundError, CacheFormatError, UnknownLayer
         """
-        layer_names(open_cache(self.cache), self.layer)
+        resolve_layers(open_cache(self.cache), self.layer)
         self.n_features_in_ = 1
         return self
 
@@ -73,18 +73,20 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If `X` is of another shape.
         """
-        cache, paths = open_cache(self.cache), paths_of(X)
-        rows = [_row(cache, path) for path in paths]
+        cache, paths = open_cache(self.cache), check_paths(X)
+        rows = [_find_row(cache, path) for path in paths]
         absent = [path for path, row in zip(paths, rows, strict=True) if row is None]
         if absent:
-            raise UnknownPath(
+            raise UnknownPathError(
                 f"{len(absent):,} of {len(paths):,} images are not in {cache.path}: "
                 f"{', '.join(map(repr, absent[:3]))}; its paths look like {cache.paths[0]!r}, "
                 f"below {cache.root}. Give paths of that folder; `featurize run` adds images that "
                 "are new there"
             )
-        found = Rows.of_cache(cache, layer_names(cache, self.layer), np.array(rows, np.intp))
-        return found.take()
+        found = FeatureRows.from_cache(
+            cache, resolve_layers(cache, self.layer), np.array(rows, np.intp)
+        )
+        return found.to_array()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """A name for each column, known without `fit`: the layer's, and the number in it.
@@ -100,7 +102,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ``layer4_0``, ``layer4_1``, ...; of joined layers one after the other.
         """
         cache = open_cache(self.cache)
-        names = layer_names(cache, self.layer)
+        names = resolve_layers(cache, self.layer)
         found = [f"{name}_{i}" for name in names for i in range(cache.layer(name).dim)]
         return np.array(found, object)
 
@@ -113,7 +115,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _row(cache: FeatureCache, path: Any) -> int | None:
+def _find_row(cache: FeatureCache, path: Any) -> int | None:
     """The row of an image, however its path is written; None if it is not in the cache."""
     if not isinstance(path, str | os.PathLike):
         return None

@@ -4,17 +4,17 @@ import numpy as np
 from scipy.optimize import brentq
 
 from classify.errors import CallError
-from classify.outcomes import Outcomes
-from classify.scorers import ABSENT
+from classify.outcomes import HeldOutPredictions
+from classify.scorers import UNSEEN_CLASS_SCORE
 
-MAX_ROWS = 50_000  # one number is learnt: more rows would not move it
-MAX_SCORES = 5_000_000  # nor would more than 5,000 rows of 1,000 classes
-SPAN = 1e4  # the temperature is sought so many times above and below the usual margin
-WORST = 100.0  # the cap of a loss: a probability of 4e-44
-BLOCK = 2_000_000  # scores turned into probabilities at a time, 16 MB
+MAX_SAMPLE_ROWS = 50_000  # one number is learnt: more rows would not move it
+MAX_SAMPLE_VALUES = 5_000_000  # nor would more than 5,000 rows of 1,000 classes
+SEARCH_SPAN = 1e4  # the temperature is sought so many times above and below the usual margin
+MAX_LOG_LOSS = 100.0  # the cap of a loss: a probability of 4e-44
+MAX_BLOCK_VALUES = 2_000_000  # scores turned into probabilities at a time, 16 MB
 
 
-def temperature(scores: np.ndarray, y: np.ndarray) -> float:
+def fit_temperature(decision_values: np.ndarray, y: np.ndarray) -> float:
     """The T > 0 for which softmax(scores / T) has the least mean log loss.
 
     Guo, Pleiss, Sun and Weinberger (2017), "On Calibration of Modern Neural Networks", ICML. The
@@ -28,7 +28,7 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
 
     Parameters
     ----------
-    scores : float array of shape (n, K)
+    decision_values : float array of shape (n, K)
         Of images that the head was not trained on. A sample (always the same) of 50,000 rows, or
         of 5 million scores, is used where there are more.
     y : int array of shape (n,)
@@ -46,11 +46,11 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
     CallError
         If a score is NaN or positive infinity, or the shapes do not fit.
     """
-    scores, y = np.asarray(scores), np.asarray(y)
-    known = sample(scores, y)
-    if not len(known) or scores.shape[1] < 2:
+    decision_values, y = np.asarray(decision_values), np.asarray(y)
+    known = sample_rows(decision_values, y)
+    if not len(known) or decision_values.shape[1] < 2:
         return 1.0
-    below = below_best(scores[known])
+    below = subtract_row_max(decision_values[known])
     of_truth = below[np.arange(len(known)), y[known]]
     margin = -np.partition(below, -2, axis=1)[:, -2]
     if not margin.any():
@@ -68,7 +68,7 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
         return float((len(p) + 1) / (len(p) + 2) - p.mean())
 
     crossing = doubt if (of_truth == 0).all() else slope
-    low, high = np.log(unit) - np.log(SPAN), np.log(unit) + np.log(SPAN)
+    low, high = np.log(unit) - np.log(SEARCH_SPAN), np.log(unit) + np.log(SEARCH_SPAN)
     # Both rise with T.
     if crossing(low) >= 0:
         return float(np.exp(low))
@@ -77,34 +77,36 @@ def temperature(scores: np.ndarray, y: np.ndarray) -> float:
     return float(np.exp(brentq(crossing, low, high, xtol=1e-6)))
 
 
-def sample(scores: np.ndarray, y: np.ndarray, most_scores: int = MAX_SCORES) -> np.ndarray:
+def sample_rows(
+    decision_values: np.ndarray, y: np.ndarray, max_values: int = MAX_SAMPLE_VALUES
+) -> np.ndarray:
     """Rows to calibrate by, ascending: those with a truth that could be found, at most so many."""
-    if scores.ndim != 2 or y.shape != scores.shape[:1]:
-        raise CallError(f"scores {scores.shape} and truths {y.shape} do not fit together")
+    if decision_values.ndim != 2 or y.shape != decision_values.shape[:1]:
+        raise CallError(f"scores {decision_values.shape} and truths {y.shape} do not fit together")
     known = np.flatnonzero(y >= 0)
-    known = known[scores[known, y[known]] != ABSENT]
-    most = min(MAX_ROWS, max(1, most_scores // max(1, scores.shape[1])))
+    known = known[decision_values[known, y[known]] != UNSEEN_CLASS_SCORE]
+    most = min(MAX_SAMPLE_ROWS, max(1, max_values // max(1, decision_values.shape[1])))
     if len(known) > most:
         known = np.sort(np.random.default_rng(0).choice(known, most, replace=False))
     return known
 
 
-def outcomes(
+def summarise_decision_values(
     rows: np.ndarray,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    y_true: np.ndarray,
+    decision_values: np.ndarray,
     classes: np.ndarray,
     *,
     temperature: float | None,
     probabilistic: bool,
-) -> Outcomes:
+) -> HeldOutPredictions:
     """What a head's scores say of some images.
 
     Parameters
     ----------
     rows : int array of shape (n,)
         Rows of the cache.
-    truth : int array of shape (n,)
+    y_true : int array of shape (n,)
         Class numbers; one that has no column costs the greatest loss, 100.
     scores : float array of shape (n, K)
         The greatest wins; of equals, the first.
@@ -121,32 +123,32 @@ def outcomes(
         If the temperature is not above 0, a score is NaN or positive infinity, or the shapes do
         not fit.
     """
-    n, n_columns = scores.shape if scores.ndim == 2 else (-1, -1)
-    if rows.shape != (n,) or truth.shape != (n,) or classes.shape != (n_columns,) or not n_columns:
+    n, n_columns = decision_values.shape if decision_values.ndim == 2 else (-1, -1)
+    if rows.shape != (n,) or y_true.shape != (n,) or classes.shape != (n_columns,) or not n_columns:
         raise CallError(
-            f"rows {rows.shape}, truths {truth.shape}, scores {scores.shape} and classes "
+            f"rows {rows.shape}, truths {y_true.shape}, scores {decision_values.shape} and classes "
             f"{classes.shape} do not fit together"
         )
     if temperature is not None and not 0 < temperature < np.inf:
         raise CallError(f"a temperature is above 0 and finite, not {temperature}")
-    numbers = np.concatenate([truth, classes]) if n else classes
+    numbers = np.concatenate([y_true, classes]) if n else classes
     column_of = np.full(int(numbers.max()) + 1, -1)
     column_of[classes] = np.arange(n_columns)
     predicted = np.empty(n, np.int64)
     own, calibrated = np.full((2, n), np.nan, np.float32), np.full((2, n), np.nan, np.float32)
-    step = max(1, BLOCK // n_columns)
+    step = max(1, MAX_BLOCK_VALUES // n_columns)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        below = below_best(scores[part])
-        column = column_of[truth[part]]
+        below = subtract_row_max(decision_values[part])
+        column = column_of[y_true[part]]
         predicted[part] = classes[below.argmax(axis=1)]
         if probabilistic:
             own[:, part] = _confidence_and_loss(below, column)
         if temperature is not None:
             calibrated[:, part] = _confidence_and_loss(below / temperature, column)
-    return Outcomes(
+    return HeldOutPredictions(
         rows=np.asarray(rows, np.int64),
-        truth=np.asarray(truth, np.int64),
+        truth=np.asarray(y_true, np.int64),
         predicted=predicted,
         confidence=own[0],
         loss=own[1],
@@ -155,16 +157,18 @@ def outcomes(
     )
 
 
-def below_best(scores: np.ndarray) -> np.ndarray:
+def subtract_row_max(decision_values: np.ndarray) -> np.ndarray:
     """Scores less the greatest of their row: float64 (n, K), at most 0 and finite."""
-    scores = np.where(scores == ABSENT, -np.inf, scores.astype(np.float64))
-    best = scores.max(axis=1, keepdims=True)
+    decision_values = np.where(
+        decision_values == UNSEEN_CLASS_SCORE, -np.inf, decision_values.astype(np.float64)
+    )
+    best = decision_values.max(axis=1, keepdims=True)
     if not np.isfinite(best).all():
         raise CallError("a head's scores are not finite numbers, so it says nothing of an image")
-    scores -= best
+    decision_values -= best
     # Zero times minus infinity would be no number; the probability is 0 at either.
-    np.maximum(scores, -1e100, out=scores)
-    return scores
+    np.maximum(decision_values, -1e100, out=decision_values)
+    return decision_values
 
 
 def _confidence_and_loss(below: np.ndarray, column: np.ndarray) -> np.ndarray:
@@ -174,4 +178,4 @@ def _confidence_and_loss(below: np.ndarray, column: np.ndarray) -> np.ndarray:
     """
     total = np.exp(below).sum(axis=1)
     loss = np.log(total) - below[np.arange(len(below)), column]
-    return np.stack([1 / total, np.where(column < 0, WORST, np.minimum(loss, WORST))])
+    return np.stack([1 / total, np.where(column < 0, MAX_LOG_LOSS, np.minimum(loss, MAX_LOG_LOSS))])

@@ -13,12 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from classify.outputs import check_output, written
+from classify.outputs import check_output, open_output
 
 FORMAT = "headgraft-training"
-MAX_HEADER = 100 << 20  # as in safetensors
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW has of each parameter
-EPOCH = {"number", "loss", "validation_loss", "validation", "seconds"}
+MAX_HEADER_BYTES = 100 << 20  # as in safetensors
+ADAM_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW has of each parameter
+EPOCH_FIELDS = {"number", "loss", "validation_loss", "validation", "seconds"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Checkpoint:
     history: list[dict[str, Any]]
 
     @classmethod
-    def of(
+    def capture(
         cls,
         learnt: dict[str, Tensor],
         best: dict[str, Tensor],
@@ -53,7 +53,7 @@ class Checkpoint:
         moments = {f"{i}.{k}": value for i, held in state.items() for k, value in held.items()}
         return cls(learnt, best, moments, history)
 
-    def restore(self, optimiser: Optimizer) -> None:
+    def restore_optimizer(self, optimiser: Optimizer) -> None:
         """Put an optimiser where it was."""
         whole = optimiser.state_dict()
         state: dict[int, dict[str, Tensor]] = {}
@@ -63,7 +63,7 @@ class Checkpoint:
         optimiser.load_state_dict(whole | {"state": state})
 
 
-def check_checkpoint(path: str | os.PathLike[str]) -> Path:
+def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
     """Refuse a place where a checkpoint cannot be written, before any work is done for it.
 
     Raises
@@ -78,13 +78,13 @@ def _is_checkpoint(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, MAX_HEADER)))
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         return bool(header["__metadata__"]["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def keep_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the one before is replaced at once or not at all."""
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
@@ -93,12 +93,12 @@ def keep_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     }
     metadata = {"format": FORMAT, "key": key, "history": json.dumps(checkpoint.history)}
     content = save(tensors, metadata)
-    with written(path) as file:
+    with open_output(path) as file:
         file.write(content)
 
 
-def recall_checkpoint(
-    path: Path, key: str, like: Mapping[str, Tensor], tuned: Mapping[str, Tensor]
+def load_checkpoint(
+    path: Path, key: str, expected_state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
 ) -> Checkpoint | None:
     """Read a checkpoint of the same training.
 
@@ -109,7 +109,7 @@ def recall_checkpoint(
         What is trained, and how.
     like : mapping of str to Tensor
         What training changes: a file that holds anything else is not taken.
-    tuned : mapping of str to Tensor
+    parameters : mapping of str to Tensor
         The parameters among it, in the optimiser's order.
 
     Returns
@@ -131,18 +131,21 @@ def recall_checkpoint(
         return None
     moments = {
         f"{i}.{name}": tensor.new_zeros(()) if name == "step" else tensor
-        for i, tensor in enumerate(tuned.values())
-        for name in MOMENTS
+        for i, tensor in enumerate(parameters.values())
+        for name in ADAM_STATE_KEYS
     }
-    wanted = {"learnt": like, "best": like, "moments": moments}
-    if any(_outline(parts[part]) != _outline(tensors) for part, tensors in wanted.items()):
+    wanted = {"learnt": expected_state, "best": expected_state, "moments": moments}
+    if any(
+        _describe_tensors(parts[part]) != _describe_tensors(tensors)
+        for part, tensors in wanted.items()
+    ):
         return None
     if not _is_history(history):
         return None
     return Checkpoint(parts["learnt"], parts["best"], parts["moments"], history)
 
 
-def _outline(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+def _describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
     return {name: (tensor.dtype, *tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -152,7 +155,7 @@ def _is_history(value: Any) -> bool:
         and bool(value)
         and all(
             isinstance(epoch, dict)
-            and epoch.keys() == EPOCH
+            and epoch.keys() == EPOCH_FIELDS
             and all(type(x) in (int, float) and math.isfinite(x) for x in epoch.values())
             for epoch in value
         )

@@ -7,17 +7,26 @@ from typing import Any
 import numpy as np
 
 from classify.labels import TEST, TRAIN, VAL
-from classify.outcomes import Outcomes
+from classify.outcomes import HeldOutPredictions
 from classify.splits import count_units
-from classify.suspects import Suspect, suspects
+from classify.suspects import LabelIssue, find_label_issues
 from classify.tasks import Task
-from classify.twins import Twin, looked_at, twins
+from classify.twins import DuplicatePair, count_compared, find_duplicates
 from featurize.cache import FeatureCache
 
-FEW = 10  # training images below which a class is listed
-SHOWN = 3  # examples in a sentence
+MIN_TRAIN_IMAGES = 10  # training images below which a class is listed
+MAX_EXAMPLES = 3  # examples in a sentence
 
-__all__ = ["Checks", "SmallClass", "Suspect", "Twin", "check", "small_classes", "suspects", "twins"]
+__all__ = [
+    "DataChecks",
+    "DuplicatePair",
+    "LabelIssue",
+    "SmallClass",
+    "check_task",
+    "find_duplicates",
+    "find_label_issues",
+    "find_small_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class SmallClass:
     problem: str
 
 
-def small_classes(task: Task) -> list[SmallClass]:
+def find_small_classes(task: Task) -> list[SmallClass]:
     """List classes with too few training images to be learnt or validated, the smallest first.
 
     Those are: without training images; without images in a validation split that there is, or,
@@ -60,7 +69,11 @@ def small_classes(task: Task) -> list[SmallClass]:
         if checked[k] <= 0:
             what = "image" if task.groups is None else "group"
             return f"training images of one {what} only: the setting is chosen without it"
-        return f"fewer than {FEW} training images" if count[k] < FEW else None
+        return (
+            f"fewer than {MIN_TRAIN_IMAGES} training images"
+            if count[k] < MIN_TRAIN_IMAGES
+            else None
+        )
 
     order = np.argsort(count, kind="stable")
     told = [(task.classes[k], int(count[k]), problem(int(k))) for k in order]
@@ -68,14 +81,14 @@ def small_classes(task: Task) -> list[SmallClass]:
 
 
 @dataclass(frozen=True)
-class Checks:
+class DataChecks:
     """What was found.
 
     Attributes
     ----------
-    twins : list of Twin
+    twins : list of DuplicatePair
         Images on both sides of the split.
-    suspects : list of Suspect
+    suspects : list of LabelIssue
         Labels that look wrong.
     small : list of SmallClass
     n_test, n_judged : int
@@ -86,41 +99,46 @@ class Checks:
         What could not be checked.
     """
 
-    twins: list[Twin]
-    suspects: list[Suspect]
-    small: list[SmallClass]
+    duplicates: list[DuplicatePair]
+    label_issues: list[LabelIssue]
+    small_classes: list[SmallClass]
     n_test: int
     n_judged: int
     paths: dict[int, str]
     notices: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as dicts and lists, with paths for rows."""
         return {
             "twins": [
                 {"train": self.paths[t.row_train], "test": self.paths[t.row_test]}
                 | {k: v for k, v in asdict(t).items() if not k.startswith("row_")}
-                for t in self.twins
+                for t in self.duplicates
             ],
             "suspects": [
                 {"path": self.paths[s.row]} | {k: v for k, v in asdict(s).items() if k != "row"}
-                for s in self.suspects
+                for s in self.label_issues
             ],
-            "small_classes": [asdict(small) for small in self.small],
+            "small_classes": [asdict(small) for small in self.small_classes],
             "notices": list(self.notices),
         }
 
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """A sentence for each kind of find, with examples; none where nothing was found."""
-        return [*self._of_twins(), *self._of_suspects(), *self._of_small()]
+        return [*self._duplicate_lines(), *self._label_issue_lines(), *self._small_class_lines()]
 
-    def _of_twins(self) -> Iterator[str]:
+    def _duplicate_lines(self) -> Iterator[str]:
         for same in (True, False):
-            some = [t for t in self.twins if t.same_bytes == same]
+            some = [t for t in self.duplicates if t.same_bytes == same]
             if not some:
                 continue
             how = "are, byte for byte," if same else "are nearly the same as images"
-            pairs = _listed([f"{self._name(t.row_test)} = {self._name(t.row_train)}" for t in some])
+            pairs = _format_examples(
+                [
+                    f"{self._quoted_path(t.row_test)} = {self._quoted_path(t.row_train)}"
+                    for t in some
+                ]
+            )
             other = sum(not t.same_label for t in some)
             labels = f", {other:,} under another label" if other else ""
             yield (
@@ -129,37 +147,37 @@ class Checks:
                 f"of the split, or into one group): {pairs}"
             )
 
-    def _of_suspects(self) -> Iterator[str]:
-        if self.suspects:
+    def _label_issue_lines(self) -> Iterator[str]:
+        if self.label_issues:
             told = [
-                f"{self._name(s.row)} ({s.given!r}, looks like {s.proposed!r})"
-                for s in self.suspects
+                f"{self._quoted_path(s.row)} ({s.given!r}, looks like {s.proposed!r})"
+                for s in self.label_issues
             ]
             yield (
                 f"{len(told):,} of {self.n_judged:,} labels are worth a look: a head that did not "
-                f"learn them finds another far likelier. The surest first: {_listed(told)}"
+                f"learn them finds another far likelier. The surest first: {_format_examples(told)}"
             )
 
-    def _of_small(self) -> Iterator[str]:
-        problems = dict.fromkeys(small.problem for small in self.small)
+    def _small_class_lines(self) -> Iterator[str]:
+        problems = dict.fromkeys(small.problem for small in self.small_classes)
         for problem in problems:
-            some = [s for s in self.small if s.problem == problem]
+            some = [s for s in self.small_classes if s.problem == problem]
             told = [f"{s.label!r} ({s.n_train:,})" for s in some]
             what = "class has" if len(some) == 1 else "classes have"
-            yield f"{len(some):,} {what} {problem}: {_listed(told)}"
+            yield f"{len(some):,} {what} {problem}: {_format_examples(told)}"
 
-    def _name(self, row: int) -> str:
+    def _quoted_path(self, row: int) -> str:
         return repr(self.paths[row])
 
 
-def check(cache: FeatureCache, task: Task, *answers: Outcomes | None) -> Checks:
+def check_task(cache: FeatureCache, task: Task, *answers: HeldOutPredictions | None) -> DataChecks:
     """Check a task's data: twins across the split, labels that look wrong, small classes.
 
     Parameters
     ----------
     cache : FeatureCache
-    task : Task
-    *answers : Outcomes, or None
+    task : ExtractionJob
+    *answers : HeldOutPredictions, or None
         A good head's answers on images that were held out, for the labels: those of the folds, and
         those of the test, whose labels can be as wrong.
 
@@ -167,13 +185,13 @@ def check(cache: FeatureCache, task: Task, *answers: Outcomes | None) -> Checks:
     ------
     RowNotReady
     """
-    pairs = twins(cache, task)
+    pairs = find_duplicates(cache, task)
     given = [part for part in answers if part is not None and len(part)]
-    outcomes = Outcomes.joined(given) if given else None
-    doubted = [] if outcomes is None else suspects(task, outcomes)
+    outcomes = HeldOutPredictions.concatenate(given) if given else None
+    doubted = [] if outcomes is None else find_label_issues(task, outcomes)
     n_test, n_judged = int((task.split == TEST).sum()), 0
     notices = []
-    n_looked = looked_at(cache, task)
+    n_looked = count_compared(cache, task)
     if n_looked < n_test:
         notices.append(
             f"the bytes of all {n_test:,} test images, but the features of {n_looked:,} of them "
@@ -187,8 +205,10 @@ def check(cache: FeatureCache, task: Task, *answers: Outcomes | None) -> Checks:
         n_judged = int((~np.isnan(outcomes.calibrated_loss)).sum())
     rows = {row for t in pairs for row in (t.row_train, t.row_test)} | {s.row for s in doubted}
     paths = {row: cache.paths[row] for row in sorted(rows)}
-    return Checks(pairs, doubted, small_classes(task), n_test, n_judged, paths, tuple(notices))
+    return DataChecks(
+        pairs, doubted, find_small_classes(task), n_test, n_judged, paths, tuple(notices)
+    )
 
 
-def _listed(texts: list[str]) -> str:
-    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
+def _format_examples(texts: list[str]) -> str:
+    return ", ".join(texts[:MAX_EXAMPLES]) + (", ..." if len(texts) > MAX_EXAMPLES else "")

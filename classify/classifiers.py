@@ -12,12 +12,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from classify.errors import CallError
-from classify.estimators import HeadEstimator
+from classify.estimators import BaseHeadClassifier
 from classify.heads import HEADS
-from classify.scorers import Linear
+from classify.scorers import LinearModel
 
 
-class LinearHead(HeadEstimator):
+class BaseLinearClassifier(BaseHeadClassifier):
     """A linear head whose setting is ``cv`` or a number."""
 
     kind: ClassVar[str]
@@ -56,19 +56,19 @@ class LinearHead(HeadEstimator):
             head,
             X,
             y,
-            setting=self._setting(head.parameter),
+            setting=self._check_param(head.param_name),
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             cv=self.cv,
             groups=groups,
-            seed=_seed(self.random_state),
+            seed=_resolve_seed(self.random_state),
         )
-        if head.parameter is not None:
-            setattr(self, f"{head.parameter}_", found)
-        self.coef_, self.intercept_ = self._folded()
+        if head.param_name is not None:
+            setattr(self, f"{head.param_name}_", found)
+        self.coef_, self.intercept_ = self._unscale_coef()
         return self
 
-    def _setting(self, name: str | None) -> float | None:
+    def _check_param(self, name: str | None) -> float | None:
         given = "cv" if name is None else getattr(self, name)
         if isinstance(given, str) and given == "cv":
             return None
@@ -79,23 +79,25 @@ class LinearHead(HeadEstimator):
             raise CallError(f"{name} is 'cv' or a number above 0{most}, not {given!r}")
         return number
 
-    def _folded(self) -> tuple[np.ndarray, np.ndarray]:
+    def _unscale_coef(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and intercept on features as they are given; of two classes, one row."""
-        linear = cast(Linear, self.scorer_)
+        linear = cast(LinearModel, self.scorer_)
         coef = linear.coef / linear.scale
         intercept = linear.intercept - coef @ linear.mean
         if len(self.classes_) > 2:
             return coef, intercept
-        return (coef[1:] - coef[:1]) * self._half, (intercept[1:] - intercept[:1]) * self._half
+        return (coef[1:] - coef[:1]) * self._binary_factor, (
+            intercept[1:] - intercept[:1]
+        ) * self._binary_factor
 
 
-def _seed(state: Any) -> int:
+def _resolve_seed(state: Any) -> int:
     if state is None or isinstance(state, Integral):
         return int(state or 0)
     return int(check_random_state(state).randint(2**31 - 1))
 
 
-class SoftmaxClassifier(LinearHead):
+class SoftmaxClassifier(BaseLinearClassifier):
     """Multinomial logistic regression on standardised features.
 
     What ``LogisticRegression`` minimises: ``|W|^2 / 2 + C sum of log losses``, the intercept free.
@@ -135,7 +137,7 @@ class SoftmaxClassifier(LinearHead):
         self.C = C
 
 
-class LinearSVMClassifier(LinearHead):
+class LinearSVMClassifier(BaseLinearClassifier):
     """Linear support vectors with the squared hinge, each class against the rest.
 
     What ``LinearSVC`` minimises for each class, ``|w|^2 / 2 + C sum of squared hinges``, except
@@ -171,7 +173,7 @@ class LinearSVMClassifier(LinearHead):
         self.C = C
 
 
-class RidgeHeadClassifier(LinearHead):
+class RidgeHeadClassifier(BaseLinearClassifier):
     """Least squares to targets of 1 and -1 on standardised features, in closed form.
 
     Parameters
@@ -206,7 +208,7 @@ class RidgeHeadClassifier(LinearHead):
         self.alpha = alpha
 
 
-class ShrunkLDAClassifier(LinearHead):
+class ShrunkLDAClassifier(BaseLinearClassifier):
     """Linear discriminants with a shrunk covariance of standardised features, in closed form.
 
     Friedman (1989), "Regularized discriminant analysis", JASA 84.
@@ -245,7 +247,7 @@ class ShrunkLDAClassifier(LinearHead):
         self.shrinkage = shrinkage
 
 
-class NearestMeanClassifier(LinearHead):
+class NearestMeanClassifier(BaseLinearClassifier):
     """The class whose mean is nearest, on standardised features: scikit-learn's `NearestCentroid`.
 
     It has nothing to choose, and classes have no weights: their sizes play no part.

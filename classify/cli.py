@@ -11,10 +11,18 @@ from typing import Annotated
 import typer
 
 from classify import tuning_cli
-from classify.console import INCOMPLETE, counting, csv_out, guarded, show_json, show_notes, waiting
+from classify.console import (
+    EXIT_INCOMPLETE,
+    handle_errors,
+    open_csv_stdout,
+    progress_bar,
+    show_json,
+    show_notices,
+    spinner,
+)
 from classify.options import (
-    KINDS,
-    STANDARD,
+    DEFAULT_HEADS,
+    HEAD_NAMES,
     Cache,
     ClassWeight,
     Column,
@@ -47,7 +55,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         import classify
 
@@ -59,7 +67,9 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -74,7 +84,7 @@ def fit(
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    head: Annotated[str, typer.Option(help=f"One of {KINDS}.")] = "softmax",
+    head: Annotated[str, typer.Option(help=f"One of {HEAD_NAMES}.")] = "softmax",
     layer: Annotated[
         str | None,
         typer.Option(
@@ -91,11 +101,11 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Train one head, its setting chosen by validation, and save it."""
-    with guarded(debug):
+    with handle_errors(debug):
         from classify.persist import check_head_file, save_head
 
         check_head_file(output)
-        with waiting(f"training {head}"):
+        with spinner(f"training {head}"):
             from classify.fitting import fit as fit_head
 
             fitted, record = fit_head(
@@ -112,9 +122,9 @@ def fit(
                 seed=seed,
             )
         save_head(fitted, output)
-        show_notes(fitted.notices)
+        show_notices(fitted.notices)
         if json:
-            show_json(record.to_json())
+            show_json(record.to_dict())
         else:
             from classify.tables import show_fit
 
@@ -127,7 +137,7 @@ def compare(
     labels: Tables = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    heads: Heads = STANDARD,
+    heads: Heads = DEFAULT_HEADS,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
@@ -145,14 +155,14 @@ def compare(
     With --repeats, --shots or --folds on several draws of training images: then intervals say how
     much another draw would change.
     """
-    with guarded(debug):
-        with waiting("reading the cache"):
+    with handle_errors(debug):
+        with spinner("reading the cache"):
             from classify.comparison import Comparison, check_data
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
 
             opened = open_cache(cache)
-        with counting() as progress:
+        with progress_bar() as progress:
             found = compare_heads(
                 opened,
                 labels or None,
@@ -172,20 +182,20 @@ def compare(
             )
         all_layers = "+".join(opened.layers)
         if not isinstance(found, Comparison):
-            show_notes(found.notices)
+            show_notices(found.notices)
             if json:
-                show_json(found.to_json())
+                show_json(found.to_dict())
             else:
-                from classify.repeat_tables import show_repeated
+                from classify.repeat_tables import show_repeated_comparison
 
-                show_repeated(found, all_layers)
+                show_repeated_comparison(found, all_layers)
             return
-        with waiting("checking the data"):
+        with spinner("checking the data"):
             checks = check_data(opened, found)
-        show_notes(found.notices)
+        show_notices(found.notices)
         if json:
-            told = {task: checked.to_json() for task, checked in checks.items()}
-            show_json(found.to_json() | {"checks": told})
+            told = {task: checked.to_dict() for task, checked in checks.items()}
+            show_json(found.to_dict() | {"checks": told})
         else:
             from classify.tables import show_comparison
 
@@ -206,8 +216,8 @@ def advise(
     debug: Debug = False,
 ) -> None:
     """Say which of four strategies a task asks for, with the evidence; needs several layers."""
-    with guarded(debug):
-        with counting() as progress:
+    with handle_errors(debug):
+        with progress_bar() as progress:
             from classify.advice import advise as advise_on
 
             found = advise_on(
@@ -221,15 +231,15 @@ def advise(
                 seed=seed,
                 progress=progress,
             )
-        show_notes(found.notices)
+        show_notices(found.notices)
         saving = None
         if found.strategy == "truncated-probe":
-            from classify.savings import saving_at
+            from classify.savings import measure_cut_cost
 
-            with waiting(f"measuring what a cut at {found.layer} saves"):
-                saving = saving_at(cache, found.layer)
+            with spinner(f"measuring what a cut at {found.layer} saves"):
+                saving = measure_cut_cost(cache, found.layer)
         if json:
-            show_json(found.to_json() | ({} if saving is None else {"saving": saving.to_json()}))
+            show_json(found.to_dict() | ({} if saving is None else {"saving": saving.to_dict()}))
         else:
             from classify.tables import show_advice
 
@@ -254,33 +264,33 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
-    with guarded(debug):
-        from classify.outputs import written
+    with handle_errors(debug):
+        from classify.outputs import open_output
         from classify.persist import load_head
-        from classify.prediction import check_csv
+        from classify.prediction import check_predictions_file
         from classify.prediction import predict as predict_images
-        from featurize.progress import Live
+        from featurize.progress import ProgressLine
 
         if output == Path("/dev/stdout"):
             output = None
-        target = None if output is None else check_csv(output, head, images, weights)
-        live = Live()
+        target = None if output is None else check_predictions_file(output, head, images, weights)
+        live = ProgressLine()
         found = predict_images(
-            load_head(head), images, weights=weights, top=top, say=live.say, report=live
+            load_head(head), images, weights=weights, top=top, say=live.print_line, report=live
         )
-        live.end()
+        live.clear()
         if json:
-            show_json(found.to_json())
+            show_json(found.to_dict())
         elif target is None:
-            found.write_csv(csv_out())
+            found.write_csv(open_csv_stdout())
         else:
-            with written(target, "w", newline="", encoding="utf-8") as file:
+            with open_output(target, "w", newline="", encoding="utf-8") as file:
                 found.write_csv(file)
-        show_notes(f"{path}: {reason}; no label" for path, reason in found.failures.items())
+        show_notices(f"{path}: {reason}; no label" for path, reason in found.failures.items())
         if output is not None and not json:
-            show_notes([f"{len(found.paths):,} images labelled in {output}"])
+            show_notices([f"{len(found.paths):,} images labelled in {output}"])
         if found.failures:
-            raise typer.Exit(INCOMPLETE)
+            raise typer.Exit(EXIT_INCOMPLETE)
 
 
 @app.command()
@@ -295,21 +305,21 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a saved head on labelled images that it was not trained on."""
-    with guarded(debug):
-        with waiting("scoring"):
+    with handle_errors(debug):
+        with spinner("scoring"):
             from classify.persist import load_head
             from classify.prediction import evaluate as evaluate_head
 
             found, notices = evaluate_head(
                 load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
             )
-        show_notes(notices)
+        show_notices(notices)
         if json:
             show_json(found)
         else:
-            from classify.tables import show_scores
+            from classify.tables import show_evaluation
 
-            show_scores(found)
+            show_evaluation(found)
 
 
 @app.command()
@@ -324,7 +334,7 @@ def report(
     ] = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    heads: Heads = STANDARD,
+    heads: Heads = DEFAULT_HEADS,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
@@ -334,16 +344,16 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Compare heads, and show it as one HTML page that needs no network."""
-    with guarded(debug):
-        with waiting("reading the cache"):
-            from classify.advice import advise_along
+    with handle_errors(debug):
+        with spinner("reading the cache"):
+            from classify.advice import advise_from_comparison
             from classify.comparison import compare as compare_heads
             from classify.features import open_cache
-            from classify.pages import check_page, write_report
+            from classify.pages import check_report_path, write_report
 
-            check_page(output, images)
+            check_report_path(output, images)
             opened = open_cache(cache)
-        with counting() as progress:
+        with progress_bar() as progress:
             found = compare_heads(
                 opened,
                 labels or None,
@@ -358,8 +368,8 @@ def report(
                 seed=seed,
                 progress=progress,
             )
-        with waiting("drawing the learning curve"):
-            advice, left_out = advise_along(
+        with spinner("drawing the learning curve"):
+            advice, left_out = advise_from_comparison(
                 opened,
                 found,
                 labels or (),
@@ -368,8 +378,8 @@ def report(
                 test_size=test_size,
                 seed=seed,
             )
-        show_notes([*found.notices, *left_out])
-        with waiting("drawing the page"):
+        show_notices([*found.notices, *left_out])
+        with spinner("drawing the page"):
             sources = {
                 task.name: str(table)
                 for task, table in zip(found.tasks, labels or [], strict=bool(labels))
@@ -385,7 +395,7 @@ def report(
                 seed=seed,
                 advice=advice,
             )
-        show_notes([f"the report is in {output}"])
+        show_notices([f"the report is in {output}"])
 
 
 app.command()(tuning_cli.finetune)

@@ -8,19 +8,19 @@ from typing import Any, overload
 
 import numpy as np
 
-from classify.checks import Checks, check
-from classify.draws import Wanted
+from classify.checks import DataChecks, check_task
+from classify.draws import DrawSpec
 from classify.errors import CallError
-from classify.features import CacheOrPath, dim, layer_sets, open_cache
-from classify.fitting import Labels, fit_options, table_of
-from classify.grid import Cell, Progress, train_cells
-from classify.heads import STANDARD, named
+from classify.features import CacheOrPath, open_cache, resolve_layer_sets, total_dim
+from classify.fitting import LabelsLike, make_fit_options, resolve_labels
+from classify.grid import GridCell, HeadProgressCallback, train_grid
+from classify.heads import DEFAULT_HEADS, get_head_spec
 from classify.labels import LabelTable
-from classify.metrics import Metric
-from classify.records import Record
-from classify.repeats import Repeated, repeated
-from classify.results import Result
-from classify.scores import holm, paired
+from classify.metrics import SelectionMetric
+from classify.records import HeadResult
+from classify.repeats import RepeatedComparison, compare_over_draws
+from classify.results import FitResult
+from classify.scores import apply_holm_correction, compare_paired
 from classify.tasks import Task, make_task
 from featurize.cache import FeatureCache
 
@@ -31,15 +31,15 @@ class Comparison:
 
     Attributes
     ----------
-    records : list of Record
+    records : list of HeadResult
         By task, head and layers, in the order asked for.
     best_per_task : dict of str to Record
         Each task's best by validation; of equals the narrower features, then the earlier.
-    best : Record
+    best : HeadResult
         The same over all tasks.
-    results : list of Result
+    results : list of FitResult
         As `records`, with each head's answers image by image.
-    tasks : list of Task
+    tasks : list of ExtractionJob
     recalled : int
         How many of the heads had been trained before, and were found beside the cache.
     notices : list of str
@@ -47,30 +47,30 @@ class Comparison:
     seconds : float
     """
 
-    records: list[Record]
-    best_per_task: dict[str, Record]
-    best: Record
-    results: list[Result]
+    records: list[HeadResult]
+    best_per_task: dict[str, HeadResult]
+    best: HeadResult
+    results: list[FitResult]
     tasks: list[Task]
-    recalled: int
+    n_reused: int
     notices: list[str]
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """``records``, ``best``, and with several tasks ``best_per_task``, as dicts."""
         found: dict[str, Any] = {
-            "records": [record.to_json() for record in self.records],
-            "best": self.best.to_json(),
+            "records": [record.to_dict() for record in self.records],
+            "best": self.best.to_dict(),
         }
         if len(self.best_per_task) > 1:
-            found["best_per_task"] = {t: r.to_json() for t, r in self.best_per_task.items()}
+            found["best_per_task"] = {t: r.to_dict() for t, r in self.best_per_task.items()}
         return found
 
 
 @overload
 def compare(
     cache: CacheOrPath,
-    labels: Labels | Sequence[Labels] = None,
+    labels: LabelsLike | Sequence[LabelsLike] = None,
     heads: str | Sequence[str] = ...,
     layers: str | Sequence[str] = ...,
     *,
@@ -85,14 +85,14 @@ def compare(
     shots: None = None,
     folds: None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: HeadProgressCallback | None = None,
 ) -> Comparison: ...
 
 
 @overload
 def compare(
     cache: CacheOrPath,
-    labels: Labels | Sequence[Labels] = None,
+    labels: LabelsLike | Sequence[LabelsLike] = None,
     heads: str | Sequence[str] = ...,
     layers: str | Sequence[str] = ...,
     *,
@@ -107,14 +107,14 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
-) -> Comparison | Repeated: ...
+    progress: HeadProgressCallback | None = None,
+) -> Comparison | RepeatedComparison: ...
 
 
 def compare(
     cache: CacheOrPath,
-    labels: Labels | Sequence[Labels] = None,
-    heads: str | Sequence[str] = STANDARD,
+    labels: LabelsLike | Sequence[LabelsLike] = None,
+    heads: str | Sequence[str] = DEFAULT_HEADS,
     layers: str | Sequence[str] = "each,joined",
     *,
     column: str = "label",
@@ -128,8 +128,8 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
-) -> Comparison | Repeated:
+    progress: HeadProgressCallback | None = None,
+) -> Comparison | RepeatedComparison:
     """Train every head on every choice of layers for every task.
 
     Each result is kept beside the cache as soon as it is there: a comparison that was interrupted
@@ -164,30 +164,32 @@ def compare(
     Returns
     -------
     Comparison
-        Or, with `repeats`, `shots` or `folds`, a `classify.repeats.Repeated`.
+        Or, with `repeats`, `shots` or `folds`, a `classify.repeats.RepeatedComparison`.
 
     Raises
     ------
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.perf_counter()
-    options = fit_options(seed, class_weight, prepare, metric)
+    options = make_fit_options(seed, class_weight, prepare, metric)
     words = heads.split(",") if isinstance(heads, str) else heads
-    kinds = list(dict.fromkeys(named(word.strip()).name for word in words))
+    kinds = list(dict.fromkeys(get_head_spec(word.strip()).name for word in words))
     cache = open_cache(cache)
-    sets = layer_sets(cache, layers)
+    sets = resolve_layer_sets(cache, layers)
     one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
-    tables = _distinct([table_of(cache, item, column, labels_level) for item in given])
+    tables = _make_names_unique(
+        [resolve_labels(cache, item, column, labels_level) for item in given]
+    )
     if not (tables and kinds and sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
     if repeats is not None or shots is not None or folds is not None:
-        return repeated(
+        return compare_over_draws(
             cache,
             tables,
             kinds,
             sets,
-            Wanted.of(repeats, shots, folds, seed),
+            DrawSpec.from_options(repeats, shots, folds, seed),
             options=options,
             test_size=test_size,
             jobs=jobs,
@@ -195,13 +197,15 @@ def compare(
         )
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     for task in tasks:
-        options.metric.check(task.classes)
-    grid = [Cell(task, kind, names, options) for task in tasks for kind in kinds for names in sets]
-    found: dict[int, Result] = {}
-    recalled, left_out = train_cells(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
+        options.metric.check_classes(task.classes)
+    grid = [
+        GridCell(task, kind, names, options) for task in tasks for kind in kinds for names in sets
+    ]
+    found: dict[int, FitResult] = {}
+    recalled, left_out = train_grid(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
 
     rank = {
-        i: (_score(r.record, options.metric), -dim(cache, grid[i].layers), -i)
+        i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)
         for i, r in found.items()
     }
     best: dict[str, int] = {}
@@ -209,14 +213,14 @@ def compare(
         best[grid[i].task.name] = i  # the last one is the best
     if len(best) < len(tasks):
         raise CallError("; ".join(left_out.values()))
-    results = _beside({i: found[i] for i in sorted(found)}, grid, best, seed)
+    results = _mark_significance({i: found[i] for i in sorted(found)}, grid, best, seed)
     return Comparison(
         records=[result.record for result in results],
         best_per_task={task.name: found[best[task.name]].record for task in tasks},
         best=found[max(rank, key=rank.__getitem__)].record,
         results=results,
         tasks=tasks,
-        recalled=recalled,
+        n_reused=recalled,
         notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
         + list(left_out.values())
         + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
@@ -224,25 +228,25 @@ def compare(
     )
 
 
-def check_data(cache: FeatureCache, found: Comparison) -> dict[str, Checks]:
+def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:
     """Check each task's data, its labels against the answers of its best head.
 
     Returns
     -------
     dict of str to Checks
-        By task, see `classify.checks.check`.
+        By task, see `classify.checks.check_task`.
     """
     tasks = {task.name: task for task in found.tasks}
     return {
-        name: check(cache, tasks[name], result.validation, result.test)
+        name: check_task(cache, tasks[name], result.validation, result.test)
         for result in found.results
         if result.record is found.best_per_task[name := result.record.task]
     }
 
 
-def _beside(
-    found: dict[int, Result], grid: list[Cell], best: dict[str, int], seed: int
-) -> list[Result]:
+def _mark_significance(
+    found: dict[int, FitResult], grid: list[GridCell], best: dict[str, int], seed: int
+) -> list[FitResult]:
     """Mark what chance alone could explain beside the task's best, and what is worse than it."""
     marked = dict(found)
     for name, at in best.items():
@@ -251,9 +255,9 @@ def _beside(
             continue
         for i, result in found.items():
             if grid[i].task.name == name and i != at and result.test is not None:
-                unit = grid[i].task.unit_of(test.rows)
-                differences[i] = paired(test, result.test, unit, seed=seed)
-        apart = holm([difference.p_value for difference in differences.values()])
+                unit = grid[i].task.units_for(test.rows)
+                differences[i] = compare_paired(test, result.test, unit, seed=seed)
+        apart = apply_holm_correction([difference.p_value for difference in differences.values()])
         for (i, difference), one in zip(differences.items(), apart, strict=True):
             record = replace(
                 found[i].record,
@@ -264,12 +268,12 @@ def _beside(
     return list(marked.values())
 
 
-def _score(record: Record, metric: Metric) -> float:
+def _signed_metric(record: HeadResult, metric: SelectionMetric) -> float:
     value = record.validation_metric
     return -np.inf if value is None else metric.sign * value
 
 
-def _distinct(tables: list[LabelTable]) -> list[LabelTable]:
+def _make_names_unique(tables: list[LabelTable]) -> list[LabelTable]:
     """Tables under names that tell them apart: by file name, or where two agree, by path."""
     names = [table.name for table in tables]
     tables = [

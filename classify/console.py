@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from classify.errors import ClassifyError
-from classify.records import Record
+from classify.records import HeadResult
 from featurize import signals
-from featurize.errors import FeaturizeError, Interrupted
-from featurize.text import shown
+from featurize.errors import FeaturizeError, RunInterruptedError
+from featurize.text import to_printable
 
 INPUT_ERRORS = (
     ClassifyError,
@@ -28,13 +28,13 @@ INPUT_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-UNEXPECTED, WRONG_INPUT, INCOMPLETE = 1, 2, 3
+EXIT_UNEXPECTED, EXIT_WRONG_INPUT, EXIT_INCOMPLETE = 1, 2, 3
 PIPED_WIDTH = 100
-LONG = 20_000  # characters of a message
-LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
+MAX_MESSAGE_CHARS = 20_000  # characters of a message
+PROGRESS_INTERVAL_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
-def console(*, stderr: bool) -> Console:
+def make_console(*, stderr: bool) -> Console:
     """A console for stdout or stderr; 100 columns wide where it is no terminal."""
     # Names of files and labels are data: neither markup nor highlighting is read into them.
     screen = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -44,50 +44,54 @@ def console(*, stderr: bool) -> Console:
 
 
 @contextmanager
-def guarded(debug: bool) -> Iterator[None]:
+def handle_errors(debug: bool) -> Iterator[None]:
     """Turn what goes wrong in a verb into one line on stderr and an exit status."""
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        signals.take()
-        _fail(
+        signals.acknowledge()
+        _exit_with_error(
             "interrupted; what was finished is kept, and the same command goes on from there",
-            INCOMPLETE,
+            EXIT_INCOMPLETE,
             debug,
         )
-    except Interrupted as error:
-        _fail(str(error), INCOMPLETE, debug)
+    except RunInterruptedError as error:
+        _exit_with_error(str(error), EXIT_INCOMPLETE, debug)
     except INPUT_ERRORS as error:
-        _fail(str(error), WRONG_INPUT, debug)
+        _exit_with_error(str(error), EXIT_WRONG_INPUT, debug)
     except Exception as error:
         if signals.was_received():  # an interrupted import may end as any exception
             raise KeyboardInterrupt from error
         hint = "" if debug else "; --debug shows the traceback"
-        _fail(f"unexpected {type(error).__name__}: {error}{hint}", UNEXPECTED, debug)
+        _exit_with_error(
+            f"unexpected {type(error).__name__}: {error}{hint}", EXIT_UNEXPECTED, debug
+        )
 
 
-def _fail(message: str, status: int, debug: bool) -> None:
+def _exit_with_error(message: str, status: int, debug: bool) -> None:
     if debug:
         for line in traceback.format_exc().splitlines():
-            print(shown(line, LONG), file=sys.stderr)
-    print(f"error: {shown(message, LONG)}", file=sys.stderr)
+            print(to_printable(line, MAX_MESSAGE_CHARS), file=sys.stderr)
+    print(f"error: {to_printable(message, MAX_MESSAGE_CHARS)}", file=sys.stderr)
     raise typer.Exit(status)
 
 
-def show_notes(notices: Iterable[str]) -> None:
+def show_notices(notices: Iterable[str]) -> None:
     """What the user should know, on stderr."""
     for notice in notices:
-        console(stderr=True).print(f"note: {shown(notice, LONG)}", style="yellow", soft_wrap=True)
+        make_console(stderr=True).print(
+            f"note: {to_printable(notice, MAX_MESSAGE_CHARS)}", style="yellow", soft_wrap=True
+        )
 
 
-def plain(text: object, style: str = "") -> Text:
+def make_text(text: object, style: str = "") -> Text:
     """Text that holds a stranger's names, as it may go to a terminal."""
-    return Text(shown(text, LONG), style)
+    return Text(to_printable(text, MAX_MESSAGE_CHARS), style)
 
 
-def csv_out() -> TextIO:
+def open_csv_stdout() -> TextIO:
     """Standard output for a table: UTF-8, as in a file, unless it is a terminal."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
@@ -100,18 +104,18 @@ def show_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def spinner(what: str) -> Iterator[None]:
     """A spinner on stderr, where that is a terminal."""
-    with console(stderr=True).status(plain(what)):
+    with make_console(stderr=True).status(make_text(what)):
         yield
 
 
 @contextmanager
-def counting() -> Iterator[Callable[[Record, int, int], None]]:
+def progress_bar() -> Iterator[Callable[[HeadResult, int, int], None]]:
     """A bar on stderr that goes away at the end; without a terminal, a line now and then."""
-    screen = console(stderr=True)
+    screen = make_console(stderr=True)
     if not screen.is_terminal:
-        yield _lines(screen)
+        yield _make_line_progress(screen)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -120,30 +124,32 @@ def counting() -> Iterator[Callable[[Record, int, int], None]]:
     with Progress(*columns, latest, console=screen, transient=True) as bar:
         task = bar.add_task("heads", total=None, latest="")
 
-        def advance(record: Record, done: int, total: int) -> None:
-            latest = shown(f"{record.task}: {record.head} {number(record.validation)}")
+        def advance(record: HeadResult, done: int, total: int) -> None:
+            latest = to_printable(
+                f"{record.task}: {record.head} {format_number(record.validation)}"
+            )
             bar.update(task, completed=done, total=total, latest=latest)
 
         yield advance
 
 
-class Stages:
+class StageProgress:
     """Shows how something long goes, stage by stage: a bar on a terminal, else a line at times."""
 
     def __init__(self, screen: Console, bar: Any, what: str) -> None:
         self._screen, self._bar, self._epochs = screen, bar, 0
-        self._next = time.monotonic() + LINE_SECONDS
+        self._next = time.monotonic() + PROGRESS_INTERVAL_SECONDS
         self._task = bar.add_task(what, total=None, latest="")
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
-        self._screen.print(plain(text), soft_wrap=True)
+        self._screen.print(make_text(text), soft_wrap=True)
 
     def run(self, measure: Any) -> None:
         """For `featurize.run`: takes its `Measure`."""
         self._show("embedding", measure.done, measure.total)
 
-    def heads(self, record: Record, done: int, total: int) -> None:
+    def heads(self, record: HeadResult, done: int, total: int) -> None:
         """For `compare`."""
         self._show("heads", done, total, f"{record.head} on {record.layer}")
 
@@ -160,40 +166,40 @@ class Stages:
 
     def _show(self, what: str, done: int, total: int, latest: str = "") -> None:
         self._bar.update(
-            self._task, description=what, completed=done, total=total, latest=shown(latest)
+            self._task, description=what, completed=done, total=total, latest=to_printable(latest)
         )
         if not self._screen.is_terminal and time.monotonic() > self._next and done < total:
-            self._next = time.monotonic() + LINE_SECONDS
+            self._next = time.monotonic() + PROGRESS_INTERVAL_SECONDS
             self.say(f"{what}: {done:,} of {total:,}")
 
 
 @contextmanager
-def staged(what: str) -> Iterator[Stages]:
+def stage_progress(what: str) -> Iterator[StageProgress]:
     """A bar on stderr for something of several stages; it goes away at the end."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    screen = console(stderr=True)
+    screen = make_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     latest = TextColumn("{task.fields[latest]}", markup=False)
     with Progress(
         *columns, latest, console=screen, transient=True, disable=not screen.is_terminal
     ) as bar:
-        yield Stages(screen, bar, what)
+        yield StageProgress(screen, bar, what)
 
 
-def _lines(screen: Console) -> Callable[[Record, int, int], None]:
+def _make_line_progress(screen: Console) -> Callable[[HeadResult, int, int], None]:
     started = last = time.monotonic()
 
-    def advance(record: Record, done: int, total: int) -> None:
+    def advance(record: HeadResult, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= LINE_SECONDS:
+        if now - last >= PROGRESS_INTERVAL_SECONDS:
             last = now
             screen.print(f"{done} of {total} heads, {now - started:.0f} s")
 
     return advance
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Three decimals, or a dash."""
     return "-" if value is None else f"{value:.3f}"

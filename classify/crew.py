@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from featurize.engines.eager import device_of
+from featurize.engines.eager import resolve_device
 
 
 @dataclass(frozen=True)
-class Crew:
+class Distributed:
     """This process among those that train together.
 
     Attributes
@@ -29,32 +29,32 @@ class Crew:
 
     device: str
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
-    def mixed(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision on a GPU that has bfloat16; float32 on a processor."""
         if self.device == "cpu" or not torch.cuda.is_bf16_supported():
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16)
 
-    def agreed(self, mine: bool) -> bool:
+    def broadcast(self, value: bool) -> bool:
         """What the lead decides, for all: one that stopped alone would leave the rest waiting."""
-        if self.world == 1:
-            return mine
-        told = torch.tensor(int(mine), device=self.device)
+        if self.world_size == 1:
+            return value
+        told = torch.tensor(int(value), device=self.device)
         distributed.broadcast(told, 0)
         return bool(told)
 
-    def wrapped(self, net: nn.Module) -> nn.Module:
+    def wrap_ddp(self, net: nn.Module) -> nn.Module:
         """The network, its gradients averaged over the crew."""
-        if self.world == 1:
+        if self.world_size == 1:
             return net
         devices = None if self.device == "cpu" else [self.device]
         return nn.parallel.DistributedDataParallel(net, device_ids=devices)
 
 
 @contextmanager
-def assembled(device: str) -> Iterator[Crew]:
+def init_distributed(device: str) -> Iterator[Distributed]:
     """Join the processes that a launcher has started, or be one alone.
 
     Raises
@@ -62,25 +62,25 @@ def assembled(device: str) -> Iterator[Crew]:
     CallError
         If the device is not there.
     """
-    world = _world()
-    found = device_of(device, "float32")
+    world = _world_size()
+    found = resolve_device(device, "float32")
     if world == 1:
-        yield Crew(found)
+        yield Distributed(found)
         return
     if found == "cuda":
         found = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(found)
     distributed.init_process_group("gloo" if found == "cpu" else "nccl")
     try:
-        yield Crew(found, distributed.get_rank(), world)
+        yield Distributed(found, distributed.get_rank(), world)
     finally:
         distributed.destroy_process_group()
 
 
-def is_lead() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks for all."""
-    return _world() == 1 or os.environ.get("RANK", "0") == "0"
+    return _world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
-def _world() -> int:
+def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -7,23 +7,23 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
-from classify.choice import Step
-from classify.heads import Builder, ClassWeight
-from classify.scaling import scaled
-from classify.scorers import Fitted
+from classify.choice import PathPoint
+from classify.heads import ClassWeight, EstimatorFactory
+from classify.scaling import fit_and_scale
+from classify.scorers import SklearnModel
 from classify.splits import Folds
 
 
-def held_out(
-    build: Builder,
+def cross_val_point(
+    make_estimator: EstimatorFactory,
     X: np.ndarray,
     y: np.ndarray,
     folds: Folds,
     n_classes: int,
-    weight: ClassWeight,
+    class_weight: ClassWeight,
     *,
-    whole: bool = False,
-) -> Step:
+    global_scale: bool = False,
+) -> PathPoint:
     """The held-out scores of every fold, in their order: there is nothing to choose.
 
     Parameters
@@ -36,26 +36,28 @@ def held_out(
     n_classes : int
     weight : dict of int to float, or None
         The class weight.
-    whole : bool
-        As in `classify.scaling.scaled`.
+    global_scale : bool
+        As in `classify.scaling.fit_and_scale`.
     """
     scores, converged = [], True
     for train, held in folds:
-        model, fine = fit(build, X[train], y[train], n_classes, weight, whole=whole)
-        scores.append(model.scores(X[held]))
+        model, fine = fit_sklearn_head(
+            make_estimator, X[train], y[train], n_classes, class_weight, global_scale=global_scale
+        )
+        scores.append(model.decision_values(X[held]))
         converged = converged and fine
-    return Step(None, np.concatenate(scores), converged)
+    return PathPoint(None, np.concatenate(scores), converged)
 
 
-def fit(
-    build: Builder,
+def fit_sklearn_head(
+    make_estimator: EstimatorFactory,
     X: np.ndarray,
     y: np.ndarray,
     n_classes: int,
-    weight: ClassWeight,
+    class_weight: ClassWeight,
     *,
-    whole: bool = False,
-) -> tuple[Fitted, bool]:
+    global_scale: bool = False,
+) -> tuple[SklearnModel, bool]:
     """Fit once, on features scaled by their own statistics.
 
     Parameters
@@ -72,14 +74,14 @@ def fit(
     bool
         Whether it converged.
     """
-    scaler, Z = scaled(X, whole=whole)
-    model = build(weight)
-    fine = converges(model, Z, y)
+    scaler, Z = fit_and_scale(X, global_scale=global_scale)
+    model = make_estimator(class_weight)
+    fine = fit_converged(model, Z, y)
     pipeline = Pipeline([("scale", scaler), ("classify", model)])
-    return Fitted(pipeline, X.shape[1], n_classes), fine
+    return SklearnModel(pipeline, X.shape[1], n_classes), fine
 
 
-def converges(model: Any, X: np.ndarray, y: np.ndarray) -> bool:
+def fit_converged(model: Any, X: np.ndarray, y: np.ndarray) -> bool:
     """Fit a classifier, and say whether it converged: scikit-learn warns where it did not.
 
     Other warnings pass.

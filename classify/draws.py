@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from classify.errors import CallError, TooFewImages
+from classify.errors import CallError, TooFewImagesError
 from classify.labels import TEST, TRAIN, LabelTable
-from classify.splits import count_units, hold_out, test_folds, turns
-from classify.tasks import NO_TEST, Task, make_task
+from classify.splits import count_units, draw_class_ranks, draw_test_folds, hold_out
+from classify.tasks import NO_TEST_NOTICE, Task, make_task
 from featurize.cache import FeatureCache
 
-SEEDS = 5
+DEFAULT_N_DRAWS = 5
 """Draws of a few images of each class, where no number is given: as many as P. Goyal et al. (2019),
 "Scaling and benchmarking self-supervised visual representation learning", ICCV, take."""
 
@@ -22,7 +22,7 @@ class Draw:
 
     Attributes
     ----------
-    task : Task
+    task : ExtractionJob
         With a split of its own, and the rows that are used alone.
     seed : int
     fold : int, or None
@@ -38,7 +38,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DrawSpec:
     """What is to be drawn.
 
     Attributes
@@ -62,9 +62,9 @@ class Wanted:
         return "repeated folds" if len(self.seeds) > 1 else "folds"
 
     @classmethod
-    def of(
+    def from_options(
         cls, repeats: int | None, shots: str | Sequence[int] | None, folds: int | None, seed: int
-    ) -> "Wanted":
+    ) -> "DrawSpec":
         """Read the options of a comparison; a text of shots is split at its commas.
 
         Raises
@@ -80,12 +80,12 @@ class Wanted:
             raise CallError(
                 "folds test every image once, shots test on the same images always: give one"
             )
-        counts = () if shots is None else _counts(shots)
-        default = SEEDS if counts else 1
+        counts = () if shots is None else _parse_shots(shots)
+        default = DEFAULT_N_DRAWS if counts else 1
         return cls(tuple(range(seed, seed + (repeats or default))), counts, folds)
 
 
-def _counts(shots: str | Sequence[int]) -> tuple[int, ...]:
+def _parse_shots(shots: str | Sequence[int]) -> tuple[int, ...]:
     words = shots.split(",") if isinstance(shots, str) else shots
     try:
         counts = tuple(sorted({int(word) for word in words}))
@@ -99,12 +99,12 @@ def _counts(shots: str | Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class DrawPlan:
     """All draws of one label table.
 
     Attributes
     ----------
-    whole : Task
+    whole : ExtractionJob
         The table over the cache, as it is before the first draw.
     draws : list of Draw
         By shots, seed and fold.
@@ -113,20 +113,22 @@ class Plan:
     notices : list of str
     """
 
-    whole: Task
+    task: Task
     draws: list[Draw]
-    again: dict[int | None, float]
+    overlap: dict[int | None, float]
     notices: list[str]
 
 
-def plan(cache: FeatureCache, table: LabelTable, wanted: Wanted, test_size: float) -> Plan:
+def plan_draws(
+    cache: FeatureCache, table: LabelTable, spec: DrawSpec, test_size: float
+) -> DrawPlan:
     """Draw the splits, folds or shots of one label table.
 
     Parameters
     ----------
     cache : FeatureCache
     table : LabelTable
-    wanted : Wanted
+    spec : ResolvedOptions
     test_size : float
         The share of every class that a split holds out; shots are tested on those of the first
         seed, or on the table's own test images.
@@ -140,95 +142,99 @@ def plan(cache: FeatureCache, table: LabelTable, wanted: Wanted, test_size: floa
     ClassifyError
         As `classify.tasks.make_task` does.
     """
-    if table.splits is not None and not wanted.shots:
+    if table.splits is not None and not spec.shots:
         raise CallError(
             f"{table.source} brings its own split, which is one and cannot be drawn anew: give a "
             "table without a split to have test images drawn from all of its images, or ask for "
             "shots, which draw training images and keep the test images"
         )
-    drawn = 0 if wanted.folds else test_size
-    whole = make_task(cache, table, test_size=drawn, seed=wanted.seeds[0])
-    if not wanted.folds and not (whole.split == TEST).any():
+    drawn = 0 if spec.folds else test_size
+    whole = make_task(cache, table, test_size=drawn, seed=spec.seeds[0])
+    if not spec.folds and not (whole.split == TEST).any():
         raise CallError(
             f"{table.source}: there are no test images; give a test size above 0, or a table "
             "that has a test split"
         )
-    found = _shots(whole, wanted) if wanted.shots else _folds(whole, wanted)
-    if wanted.kind == "splits":
-        found = _splits(whole, wanted, test_size)
+    found = _draw_shots(whole, spec) if spec.shots else _draw_folds(whole, spec)
+    if spec.kind == "splits":
+        found = _draw_splits(whole, spec, test_size)
     for draw in found.draws:
         train = draw.task.split == TRAIN
         if len(np.unique(draw.task.y[train])) < 2:
-            raise TooFewImages(
+            raise TooFewImagesError(
                 f"{table.source}: seed {draw.seed} leaves training images of one class only; a "
                 "head needs at least two classes, and each class images that stand alone"
             )
-    told = [notice for notice in whole.notices if notice != NO_TEST]
+    told = [notice for notice in whole.notices if notice != NO_TEST_NOTICE]
     return replace(found, notices=told + found.notices)
 
 
-def _splits(whole: Task, wanted: Wanted, test_size: float) -> Plan:
+def _draw_splits(task: Task, spec: DrawSpec, test_size: float) -> DrawPlan:
     draws = []
-    for seed in wanted.seeds:
-        test = hold_out(whole.y, test_size, seed, whole.units)
-        draws.append(Draw(replace(whole, split=np.where(test, TEST, TRAIN)), seed))
-    return Plan(whole, draws, {None: _tested_per_trained(draws)}, [])
+    for seed in spec.seeds:
+        test = hold_out(task.y, test_size, seed, task.units)
+        draws.append(Draw(replace(task, split=np.where(test, TEST, TRAIN)), seed))
+    return DrawPlan(task, draws, {None: _compute_test_train_ratio(draws)}, [])
 
 
-def _tested_per_trained(draws: list[Draw]) -> float:
+def _compute_test_train_ratio(draws: list[Draw]) -> float:
     tested = [float((draw.task.split == TEST).mean()) for draw in draws]
     return float(np.mean(tested) / (1 - np.mean(tested)))
 
 
-def _folds(whole: Task, wanted: Wanted) -> Plan:
-    n_folds, draws = wanted.folds or 2, []
-    apart = count_units(whole.y, whole.units)
-    if n_folds > len(np.unique(whole.units)):
+def _draw_folds(task: Task, spec: DrawSpec) -> DrawPlan:
+    n_folds, draws = spec.folds or 2, []
+    apart = count_units(task.y, task.units)
+    if n_folds > len(np.unique(task.units)):
         raise CallError(
-            f"{n_folds} folds of {whole.name}, whose images are of {len(np.unique(whole.units))} "
+            f"{n_folds} folds of {task.name}, whose images are of {len(np.unique(task.units))} "
             "units only, which stay whole: ask for fewer folds"
         )
-    for seed in wanted.seeds:
-        fold = test_folds(whole.y, n_folds, seed, whole.units)
+    for seed in spec.seeds:
+        fold = draw_test_folds(task.y, n_folds, seed, task.units)
         for i in range(n_folds):
             if (fold == i).any():
                 split = np.where(fold == i, TEST, TRAIN)
-                draws.append(Draw(replace(whole, split=split), seed, i))
-    once = [whole.classes[k] for k in np.flatnonzero(apart == 1)]
-    said = [f"{_named(once)}: tested without having been learnt, so always wrong"] if once else []
-    return Plan(whole, draws, {None: _tested_per_trained(draws)}, said)
+                draws.append(Draw(replace(task, split=split), seed, i))
+    once = [task.classes[k] for k in np.flatnonzero(apart == 1)]
+    said = (
+        [f"{_format_classes(once)}: tested without having been learnt, so always wrong"]
+        if once
+        else []
+    )
+    return DrawPlan(task, draws, {None: _compute_test_train_ratio(draws)}, said)
 
 
-def _shots(whole: Task, wanted: Wanted) -> Plan:
-    test = whole.split == TEST
-    pool = np.flatnonzero(whole.split == TRAIN)
-    among = np.isin(whole.units[pool], whole.units[test])
+def _draw_shots(task: Task, spec: DrawSpec) -> DrawPlan:
+    test = task.split == TEST
+    pool = np.flatnonzero(task.split == TRAIN)
+    among = np.isin(task.units[pool], task.units[test])
     said = []
     if among.any():
         said.append(
             f"{among.sum():,} training images belong together with test images: none is drawn"
         )
         pool = pool[~among]
-    count = np.bincount(whole.y[pool], minlength=len(whole.classes))
+    count = np.bincount(task.y[pool], minlength=len(task.classes))
     draws: list[Draw] = []
     again: dict[int | None, float] = {}
-    for shots in wanted.shots:
+    for shots in spec.shots:
         taken = np.minimum(count, shots).sum()
         # Where all are taken all draws are the same, and nothing is known of others.
         again[shots] = float(taken / (len(pool) - taken)) if taken < len(pool) else 0.0
-        short = [whole.classes[k] for k in np.flatnonzero(count < shots)]
+        short = [task.classes[k] for k in np.flatnonzero(count < shots)]
         if short:
             said.append(
-                f"{_named(short)} with fewer than {shots} training images to draw: all are taken"
+                f"{_format_classes(short)} with fewer than {shots} training images to draw: all are taken"
             )
-        for seed in wanted.seeds:
+        for seed in spec.seeds:
             used = test.copy()
-            used[pool[turns(whole.y[pool], seed, whole.units[pool]) < shots]] = True
-            draws.append(Draw(_only(whole, used), seed, None, shots))
-    return Plan(whole, draws, again, said)
+            used[pool[draw_class_ranks(task.y[pool], seed, task.units[pool]) < shots]] = True
+            draws.append(Draw(_subset_task(task, used), seed, None, shots))
+    return DrawPlan(task, draws, again, said)
 
 
-def _only(task: Task, used: np.ndarray) -> Task:
+def _subset_task(task: Task, used: np.ndarray) -> Task:
     """A task with some of its rows: validation images of the user's are no shots, and left out."""
     return replace(
         task,
@@ -240,6 +246,6 @@ def _only(task: Task, used: np.ndarray) -> Task:
     )
 
 
-def _named(classes: list[str]) -> str:
+def _format_classes(classes: list[str]) -> str:
     names = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
     return f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({names})"

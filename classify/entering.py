@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.errors import HeadMismatch, UnknownPath
+from classify.errors import HeadMismatchError, UnknownPathError
 from featurize.backbones import Backbone
 from featurize.cache import FeatureCache
-from featurize.errors import BackboneError, UnknownLayer
+from featurize.errors import BackboneError, UnknownLayerError
 from featurize.families import parse_layers
-from featurize.parts import entrance
-from featurize.text import in_bytes
+from featurize.parts import find_boundary_layer
+from featurize.text import format_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Entering:
+class CachedActivations:
     """The maps of some images.
 
     Attributes
@@ -31,26 +31,26 @@ class Entering:
         SHA-256 of each image's bytes.
     """
 
-    mapped: np.ndarray
+    memmap: np.ndarray
     rows: np.ndarray
     shape: tuple[int, ...]
     paths: list[str]
-    contents: np.ndarray
+    sha256: np.ndarray
 
-    def at(self, positions: np.ndarray) -> "Entering":
+    def subset(self, positions: np.ndarray) -> "CachedActivations":
         """Some of them: positions, or a mask."""
         paths = np.array(self.paths, object)[positions].tolist()
-        rows, contents = self.rows[positions], self.contents[positions]
-        return Entering(self.mapped, rows, self.shape, paths, contents)
+        rows, contents = self.rows[positions], self.sha256[positions]
+        return CachedActivations(self.memmap, rows, self.shape, paths, contents)
 
 
-def entering(
+def find_activations(
     backbone: Backbone,
     tune: str,
     cache: FeatureCache | None,
     paths: Sequence[str],
     say: Callable[[str], None],
-) -> Entering | None:
+) -> CachedActivations | None:
     """The maps to train on, if the cache has them.
 
     Parameters
@@ -80,15 +80,15 @@ def entering(
         If it lacks an image.
     """
     if cache is not None:
-        _check_source(backbone, cache)
+        _check_same_backbone(backbone, cache)
     (last,) = parse_layers("last", None, backbone.name)
-    startable = cache is not None and name_of(*last) in cache.layers
+    startable = cache is not None and dataset_name(*last) in cache.layers
     if tune == "all":
         if cache is not None and not startable:
-            raise UnknownLayer(_lacking(cache, "to start from", ":".join(last)))
+            raise UnknownLayerError(_format_missing_layer(cache, "to start from", ":".join(last)))
         return None
     try:
-        door = entrance(backbone.network, tune)
+        door = find_boundary_layer(backbone.network, tune)
     except BackboneError as error:
         if cache is not None and not startable:
             raise
@@ -97,28 +97,30 @@ def entering(
         return None
     wanted = f"{door.name}:none"
     number = int(np.prod(door.map_shape))
-    takes = f"{in_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
-    if cache is None or name_of(door.name, "none") not in cache.layers:
+    takes = f"{format_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
+    if cache is None or dataset_name(door.name, "none") not in cache.layers:
         if cache is not None and not startable:
-            raise UnknownLayer(_lacking(cache, f"that enters {tune}, {takes}", wanted))
+            raise UnknownLayerError(
+                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted)
+            )
         say(
             f"the part before {tune} runs again in every epoch; it need not, without crops and "
             f"flips: featurize run ... --layers {wanted} ({takes}), then --cache"
         )
         return None
-    info = cache.layer(name_of(door.name, "none"))
+    info = cache.layer(dataset_name(door.name, "none"))
     say(f"training from the cached maps of {info.name}: the part before {tune} is not run")
-    rows = rows_of(cache, paths)
+    rows = find_rows(cache, paths)
     contents = cache.column("sha256")[rows]
-    return Entering(cache.mapped(info.name), rows, door.map_shape, list(paths), contents)
+    return CachedActivations(cache.mapped(info.name), rows, door.map_shape, list(paths), contents)
 
 
-def name_of(layer: str, pool: str) -> str:
+def dataset_name(layer: str, pool: str) -> str:
     """What a cache calls a layer under a pool."""
     return layer if pool == "avg" else f"{layer}@{pool}"
 
 
-def rows_of(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
+def find_rows(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
     """The rows of images, all of which have to be there and marked: int (n,).
 
     Raises
@@ -127,7 +129,7 @@ def rows_of(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
     """
     absent = [path for path in paths if path not in cache.row_of]
     if absent:
-        raise UnknownPath(
+        raise UnknownPathError(
             f"{len(absent):,} of {len(paths):,} images are not in {cache.path} (first: "
             f"{absent[0]!r}); add them with `featurize run`"
         )
@@ -136,7 +138,7 @@ def rows_of(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
     return rows
 
 
-def _check_source(backbone: Backbone, cache: FeatureCache) -> None:
+def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
     made = cache.extractor
     for what, theirs, ours in (
         ("backbone", made.backbone, backbone.name),
@@ -144,14 +146,14 @@ def _check_source(backbone: Backbone, cache: FeatureCache) -> None:
         ("preprocessing", dict(made.preprocess), backbone.preprocess),
     ):
         if theirs != ours:
-            raise HeadMismatch(
+            raise HeadMismatchError(
                 f"{cache.path} was made with another {what} ({made.backbone}, {made.weights}) than "
                 f"what is tuned ({backbone.name}, {backbone.weights}); give its --backbone, "
                 "--weights and --preprocess, or leave --cache out"
             )
 
 
-def _lacking(cache: FeatureCache, what: str, layer: str) -> str:
+def _format_missing_layer(cache: FeatureCache, what: str, layer: str) -> str:
     return (
         f"{cache.path} has {', '.join(cache.layers)}, not the layer {what}; add it with "
         f"`featurize run IMAGES -o {cache.path} --layers {layer}`"

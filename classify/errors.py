@@ -20,15 +20,15 @@ class LabelError(ClassifyError, ValueError):
     """A label table cannot be read, or says something that cannot be."""
 
 
-class TooFewImages(ClassifyError, ValueError):
+class TooFewImagesError(ClassifyError, ValueError):
     """There is nothing to learn from: no training images, or one class only."""
 
 
-class UnknownHead(ClassifyError, KeyError):
+class UnknownHeadError(ClassifyError, KeyError):
     """There is no head of that name."""
 
 
-class UnknownPath(ClassifyError, KeyError):
+class UnknownPathError(ClassifyError, KeyError):
     """An image is not in the feature cache."""
 
 
@@ -36,7 +36,7 @@ class HeadFileError(ClassifyError, ValueError):
     """A file is not a saved head, is damaged, or is of a version unknown here."""
 
 
-class HeadMismatch(ClassifyError, ValueError):
+class HeadMismatchError(ClassifyError, ValueError):
     """A head was trained on features made in another way than the cache's."""
 
 
@@ -44,5 +44,5 @@ class OutputError(ClassifyError, OSError):
     """A head cannot be written where it should go."""
 
 
-class Diverged(ClassifyError, ArithmeticError):
+class DivergedError(ClassifyError, ArithmeticError):
     """A network's training went astray: its loss is no longer a number."""

@@ -10,15 +10,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from classify.calibration import temperature
+from classify.calibration import fit_temperature
 from classify.errors import CallError
-from classify.heads import Head, named
-from classify.lessons import make_lesson
+from classify.heads import HeadSpec, get_head_spec
+from classify.lessons import make_training_set
 from classify.training import train
-from classify.weights import checked
+from classify.weights import check_sample_weight
 
 
-class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A head on features, its setting chosen by validation or given.
 
     Attributes
@@ -35,19 +35,19 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     notices_ : tuple of str
         What a user should know about this fit: a solver that did not converge, a path that ended at
         the end of its grid.
-    scorer_ : Linear or Fitted
+    scorer_ : LinearModel or Fitted
         From features to K scores.
     """
 
-    _head: Head  # as it was trained
+    _spec: HeadSpec  # as it was trained
 
-    def _learn(
+    def _fit_head(
         self,
-        head: Head,
+        spec: HeadSpec,
         X: Any,
         y: Any,
         *,
-        setting: float | None = None,
+        param: float | None = None,
         sample_weight: Any = None,
         **options: Any,
     ) -> float | None:
@@ -55,10 +55,10 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        setting : float, optional
+        param : float, optional
             In scikit-learn's terms; chosen from the head's grid if not given.
         options
-            Of `classify.lessons.make_lesson`.
+            Of `classify.lessons.make_training_set`.
 
         Returns
         -------
@@ -67,17 +67,17 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
-        weights = checked(sample_weight, len(y))
+        weights = check_sample_weight(sample_weight, len(y))
         used = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
         self.classes_, numbers = np.unique(y[used], return_inverse=True)
         if len(self.classes_) < 2:
             raise CallError("a classifier needs at least two classes; the data has only one class")
-        unit = _unit(head, len(self.classes_))
-        if setting is not None:
-            head = replace(head, grid=(setting / unit,))
+        unit = _get_param_scale(spec, len(self.classes_))
+        if param is not None:
+            spec = replace(spec, grid=(param / unit,))
         with threadpool_limits(1):
-            lesson = make_lesson(
-                head,
+            lesson = make_training_set(
+                spec,
                 X,
                 numbers,
                 self.classes_,
@@ -85,40 +85,40 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 row_weights=None if weights is None else weights[used],
                 **options,
             )
-            found = train(head, lesson)
-        self._head, self.scorer_, choice = head, found.scorer, found.choice
+            found = train(spec, lesson)
+        self._spec, self.scorer_, choice = spec, found.scorer, found.selected
         self._probabilistic, self.notices_ = found.probabilistic, tuple(found.notices)
         self.temperature_ = None
         self.path_: list[tuple[float | None, float]] = []
         if choice is not None:
-            self.temperature_ = temperature(choice.scores, lesson.y[found.held])
-            self.path_ = [(_times(tried, unit), loss) for tried, loss, *_ in choice.path]
-        return _times(found.setting, unit)
+            self.temperature_ = fit_temperature(choice.decision_values, lesson.y[found.held_out])
+            self.path_ = [(_scale_param(tried, unit), loss) for tried, loss, *_ in choice.path]
+        return _scale_param(found.param, unit)
 
-    def _scores(self, X: Any) -> np.ndarray:
+    def _decision_values(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self.scorer_.scores(validate_data(self, X, dtype=np.float32, reset=False))
+        return self.scorer_.decision_values(validate_data(self, X, dtype=np.float32, reset=False))
 
     @property
-    def _half(self) -> float:
+    def _binary_factor(self) -> float:
         """What the difference of two classes' scores is multiplied by to be scikit-learn's one.
 
         Two vectors that are fitted to targets, or margins, of 1 and -1 are each other's opposite:
         scikit-learn has the one, and their difference is twice as much.
         """
-        signs = self._head.loss in ("hinge", "calibrated")
-        return 0.5 if signs and self._head.way != "delegated" else 1.0
+        signs = self._spec.loss in ("hinge", "calibrated")
+        return 0.5 if signs and self._spec.solver != "delegated" else 1.0
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores: float32 (n, K); for two classes (n,), above 0 for the second."""
-        scores = self._scores(X)
+        scores = self._decision_values(X)
         if len(self.classes_) > 2:
             return scores
-        return np.asarray((scores[:, 1] - scores[:, 0]) * np.float32(self._half))
+        return np.asarray((scores[:, 1] - scores[:, 0]) * np.float32(self._binary_factor))
 
     def predict(self, X: Any) -> np.ndarray:
         """The best class of each row: (n,)."""
-        best = self._scores(X).argmax(axis=1)
+        best = self._decision_values(X).argmax(axis=1)
         found: np.ndarray = self.classes_[best]
         return found
 
@@ -140,7 +140,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If nothing could be held out, and the scores are no logarithms of probabilities.
         """
-        scores = self._scores(X)
+        scores = self._decision_values(X)
         if self.temperature_ is None and not self._probabilistic:
             raise CallError(
                 "there are scores but no probabilities: nothing could be held out to calibrate "
@@ -150,7 +150,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
 
-class HeadClassifier(HeadEstimator):
+class HeadClassifier(BaseHeadClassifier):
     """One of the heads by its name, its setting chosen by validation.
 
     Each linear head has a class of its own with its parameters named, which this is a short way to:
@@ -204,22 +204,22 @@ class HeadClassifier(HeadEstimator):
         ------
         UnknownHead, ValueError
         """
-        kind = named(self.head)
+        kind = get_head_spec(self.head)
         found = self._learn(
             kind, X, y, class_weight=self.class_weight, cv=self.cv, groups=groups, seed=self.seed
         )
-        self.setting_ = _times(found, 1 / _unit(kind, len(self.classes_)))
+        self.setting_ = _scale_param(found, 1 / _get_param_scale(kind, len(self.classes_)))
         return self
 
 
-def _unit(head: Head, n_classes: int) -> float:
+def _get_param_scale(spec: HeadSpec, n_classes: int) -> float:
     """What the setting of scikit-learn is, times ours.
 
     Of two classes softmax penalises two vectors w and -w, and scikit-learn their difference 2w
     with half its square: twice the penalty, so that its C is twice as large for the same minimum.
     """
-    return 2.0 if n_classes == 2 and head.way == "minimised" and head.loss == "log" else 1.0
+    return 2.0 if n_classes == 2 and spec.solver == "minimised" and spec.loss == "log" else 1.0
 
 
-def _times(setting: float | None, unit: float) -> float | None:
-    return None if setting is None else setting * unit
+def _scale_param(param: float | None, factor: float) -> float | None:
+    return None if param is None else param * factor

@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from classify.entering import Entering
+from classify.entering import CachedActivations
 from classify.errors import CallError
 from featurize import images
-from featurize.errors import ImageUnreadable
+from featurize.errors import ImageUnreadableError
 
-IN_MEMORY = 2 << 30
+MAX_PIXEL_BYTES = 2 << 30
 """Bytes of decoded pixels that are held; beyond, images are decoded anew each time."""
-AUGMENT = ("flips", "crops", "none")
-SMALLEST = 0.35  # share of an image's area that a random crop keeps at least
+AUGMENTATIONS = ("flips", "crops", "none")
+MIN_CROP_AREA = 0.35  # share of an image's area that a random crop keeps at least
 
 
-class Pixels:
+class DecodedImages:
     """Decoded images, held in memory where they fit.
 
     Parameters
@@ -54,55 +54,61 @@ class Pixels:
         self,
         root: str | os.PathLike[str],
         paths: Sequence[str],
-        recipe: Mapping[str, Any],
+        preprocess: Mapping[str, Any],
         *,
-        whole: bool = False,
+        uncropped: bool = False,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
-        self.recipe = {**recipe, "crop": max(recipe["crop"], recipe["resize"])} if whole else recipe
-        self.side = int(self.recipe["crop"])
+        self.preprocess = (
+            {**preprocess, "crop": max(preprocess["crop"], preprocess["resize"])}
+            if uncropped
+            else preprocess
+        )
+        self.side = int(self.preprocess["crop"])
         shape = (len(paths), self.side, self.side, 3)
-        self._held = np.empty(shape, np.uint8) if np.prod(shape) <= IN_MEMORY else None
-        self.readable = np.ones(len(paths), bool)
-        self.contents = np.zeros((len(paths), 32), np.uint8)
+        self._cached_pixels = (
+            np.empty(shape, np.uint8) if np.prod(shape) <= MAX_PIXEL_BYTES else None
+        )
+        self.is_readable = np.ones(len(paths), bool)
+        self.sha256 = np.zeros((len(paths), 32), np.uint8)
         self.failures: dict[str, str] = {}
         with ThreadPoolExecutor(cpu_count()) as pool:
             # Looked at once even where they are not held: a broken file must not end an epoch.
-            for i, error in enumerate(pool.map(self._take, range(len(paths)))):
+            for i, error in enumerate(pool.map(self._decode_image, range(len(paths)))):
                 if error is not None:
-                    self.readable[i] = False
+                    self.is_readable[i] = False
                     self.failures[self.paths[i]] = images.REASONS[error.reason]
                 report(i + 1, len(paths))
 
-    def _take(self, i: int) -> ImageUnreadable | None:
+    def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
-            data = images.read(images.place_of(self.root, self.paths[i])).data
-            pixels = images.decode(data, dict(self.recipe))
-        except ImageUnreadable as error:
+            data = images.read_image_file(images.join_path(self.root, self.paths[i])).data
+            pixels = images.decode_image(data, dict(self.preprocess))
+        except ImageUnreadableError as error:
             return error
-        self.contents[i] = np.frombuffer(images.digest(data), np.uint8)
-        if self._held is not None:
-            self._held[i] = pixels
+        self.sha256[i] = np.frombuffer(images.compute_sha256(data), np.uint8)
+        if self._cached_pixels is not None:
+            self._cached_pixels[i] = pixels
         return None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def in_memory(self) -> bool:
+    def is_in_memory(self) -> bool:
         """Whether they are held."""
-        return self._held is not None
+        return self._cached_pixels is not None
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Image i: uint8 (side, side, 3)."""
-        if self._held is not None:
-            return np.asarray(self._held[i])
-        data = images.read(images.place_of(self.root, self.paths[i])).data
-        return images.decode(data, dict(self.recipe))
+        if self._cached_pixels is not None:
+            return np.asarray(self._cached_pixels[i])
+        data = images.read_image_file(images.join_path(self.root, self.paths[i])).data
+        return images.decode_image(data, dict(self.preprocess))
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images with labels, each epoch's seen anew.
 
     An item's number says its epoch too: image i of n in epoch e is item e n + i. What is random
@@ -111,7 +117,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     Parameters
     ----------
-    pixels : Pixels
+    pixels : DecodedImages
     y : int array of shape (n,)
     crop : int
         Side of what the network takes.
@@ -125,24 +131,24 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: DecodedImages,
         y: np.ndarray,
         crop: int,
         augment: str = "none",
         seed: int = 0,
         *,
-        at: np.ndarray | None = None,
+        indices: np.ndarray | None = None,
     ) -> None:
-        if augment not in AUGMENT:
-            raise CallError(f"--augment is one of {', '.join(AUGMENT)}, not {augment!r}")
-        self.pixels, self.y, self.crop, self.seed = pixels, y, crop, seed
-        self.at = np.arange(len(y)) if at is None else at
+        if augment not in AUGMENTATIONS:
+            raise CallError(f"--augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
+        self.images, self.y, self.crop, self.seed = pixels, y, crop, seed
+        self.indices = np.arange(len(y)) if indices is None else indices
         steps: list[Any] = [v2.CenterCrop(crop)]
         if augment != "none":
-            steps = [v2.RandomResizedCrop(crop, scale=(SMALLEST, 1), antialias=True)]
+            steps = [v2.RandomResizedCrop(crop, scale=(MIN_CROP_AREA, 1), antialias=True)]
         if augment == "flips":
             steps.append(v2.RandomHorizontalFlip())
-        self.transform, self.random = v2.Compose(steps), augment != "none"
+        self.transform, self.is_random = v2.Compose(steps), augment != "none"
 
     def __len__(self) -> int:
         return len(self.y)
@@ -150,8 +156,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         """An image, uint8 (3, crop, crop), and its class number."""
         i = item % len(self.y)
-        image = torch.from_numpy(self.pixels[int(self.at[i])]).permute(2, 0, 1)
-        if self.random:
+        image = torch.from_numpy(self.images[int(self.indices[i])]).permute(2, 0, 1)
+        if self.is_random:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(hash((self.seed, item)) & 0x7FFFFFFF)
                 image = self.transform(image)
@@ -162,30 +168,32 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     @property
     def paths(self) -> list[str]:
         """Of the images."""
-        return [self.pixels.paths[i] for i in self.at]
+        return [self.images.paths[i] for i in self.indices]
 
     @property
-    def contents(self) -> np.ndarray:
+    def sha256(self) -> np.ndarray:
         """SHA-256 of each image's bytes: uint8 (n, 32)."""
-        return self.pixels.contents[self.at]
+        return self.images.sha256[self.indices]
 
-    def plain(self, positions: np.ndarray) -> "Pictures":
+    def without_augmentation(self, positions: np.ndarray) -> "ImageDataset":
         """Some of them as they are, without crops and flips."""
-        return Pictures(self.pixels, self.y[positions], self.crop, at=self.at[positions])
+        return ImageDataset(
+            self.images, self.y[positions], self.crop, indices=self.indices[positions]
+        )
 
 
-class Maps(Dataset[tuple[Tensor, int]]):
+class ActivationDataset(Dataset[tuple[Tensor, int]]):
     """Cached maps with labels: what enters the tuned part, read where it lies.
 
     Parameters
     ----------
-    maps : Entering
+    maps : CachedActivations
         n of them.
     y : int array of shape (n,)
     """
 
-    def __init__(self, maps: Entering, y: np.ndarray) -> None:
-        self.maps, self.y = maps, y
+    def __init__(self, activations: CachedActivations, y: np.ndarray) -> None:
+        self.activations, self.y = activations, y
 
     def __len__(self) -> int:
         return len(self.y)
@@ -193,25 +201,25 @@ class Maps(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         """A map, float32, and its class number."""
         i = item % len(self.y)
-        row = np.array(self.maps.mapped[self.maps.rows[i]], np.float32)
-        return torch.from_numpy(row.reshape(self.maps.shape)), int(self.y[i])
+        row = np.array(self.activations.memmap[self.activations.rows[i]], np.float32)
+        return torch.from_numpy(row.reshape(self.activations.shape)), int(self.y[i])
 
     @property
     def paths(self) -> list[str]:
         """Of the images."""
-        return self.maps.paths
+        return self.activations.paths
 
     @property
-    def contents(self) -> np.ndarray:
+    def sha256(self) -> np.ndarray:
         """SHA-256 of each image's bytes: uint8 (n, 32)."""
-        return self.maps.contents
+        return self.activations.sha256
 
-    def plain(self, positions: np.ndarray) -> "Maps":
+    def without_augmentation(self, positions: np.ndarray) -> "ActivationDataset":
         """Some of them."""
-        return Maps(self.maps.at(positions), self.y[positions])
+        return ActivationDataset(self.activations.subset(positions), self.y[positions])
 
 
-class Shuffled(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """The items of one epoch in random order, or this process's share of them.
 
     Parameters
@@ -222,33 +230,36 @@ class Shuffled(Sampler[int]):
         Of several processes, each takes every world-th, the same number all.
     """
 
-    def __init__(self, n: int, epoch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, n: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         order = np.random.default_rng((seed, epoch)).permutation(n)
-        share = order[rank::world][: n // world] if world > 1 else order
-        self.items = (share + epoch * n).tolist()
+        share = order[rank::world_size][: n // world_size] if world_size > 1 else order
+        self.indices = (share + epoch * n).tolist()
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.items)
+        return iter(self.indices)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.indices)
 
 
-def loader(
-    examples: Pictures | Maps, batch_size: int, device: str, order: Shuffled | None = None
+def make_dataloader(
+    dataset: ImageDataset | ActivationDataset,
+    batch_size: int,
+    device: str,
+    sampler: EpochSampler | None = None,
 ) -> "DataLoader[tuple[Tensor, int]]":
     """Batches of examples, in order if no other order is given.
 
     Worker processes help where a GPU waits, or where images are decoded anew each time.
     """
-    busy = isinstance(examples, Pictures) and not examples.pixels.in_memory
+    busy = isinstance(dataset, ImageDataset) and not dataset.images.is_in_memory
     workers = min(8, cpu_count()) if busy or device != "cpu" else 0
     return DataLoader(
-        examples,
+        dataset,
         batch_size,
-        sampler=order,
+        sampler=sampler,
         num_workers=workers,
         pin_memory=device != "cpu",
         # What is left over would make a batch whose step counts as much as a whole one's.
-        drop_last=order is not None and len(order) > 2 * batch_size,
+        drop_last=sampler is not None and len(sampler) > 2 * batch_size,
     )

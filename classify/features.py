@@ -29,16 +29,18 @@ def open_cache(cache: CacheOrPath) -> FeatureCache:
     if not os.path.exists(path):
         raise FileNotFoundError(f"{cache} does not exist; make it with `featurize run`")
     found = os.stat(path)
-    return _opened(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _open_unchanged(path, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, *_state: int) -> FeatureCache:
+def _open_unchanged(path: str, *_state: int) -> FeatureCache:
     # Grid searches clone and worker processes start over: neither should parse HDF5 each time.
     return FeatureCache(path)
 
 
-def layer_names(cache: FeatureCache, layer: str | Sequence[str] | None = None) -> tuple[str, ...]:
+def resolve_layers(
+    cache: FeatureCache, layer: str | Sequence[str] | None = None
+) -> tuple[str, ...]:
     """The layers meant by an option, checked.
 
     Parameters
@@ -66,7 +68,7 @@ def layer_names(cache: FeatureCache, layer: str | Sequence[str] | None = None) -
     return tuple(cache.layer(name).name for name in names)
 
 
-def layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[str, ...]]:
+def resolve_layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[str, ...]]:
     """The sets of layers that a comparison goes through.
 
     Parameters
@@ -85,11 +87,11 @@ def layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[s
         if word == "each":
             sets += [(name,) for name in cache.layers]
         else:
-            sets.append(layer_names(cache, word))
+            sets.append(resolve_layers(cache, word))
     return list(dict.fromkeys(sets))  # with one layer, "each" and "joined" are the same
 
 
-class _Layer:
+class _LayerArray:
     """A layer of a cache as an array of shape (N, D) that is read where it is indexed.
 
     No memory map: where a file is cut short under one the system ends the process, and where it is
@@ -107,7 +109,7 @@ class _Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class FeatureRows:
     """Features of some images: n rows of D columns, read where they lie.
 
     Parameters
@@ -120,12 +122,14 @@ class Rows:
         Whether each layer is prepared by `classify.preparation.root_l2` as it is read.
     """
 
-    parts: "tuple[np.ndarray | _Layer, ...]"
+    parts: "tuple[np.ndarray | _LayerArray, ...]"
     rows: np.ndarray
-    rooted: bool = False
+    is_root_l2: bool = False
 
     @classmethod
-    def of_cache(cls, cache: FeatureCache, layers: Sequence[str], rows: np.ndarray) -> "Rows":
+    def from_cache(
+        cls, cache: FeatureCache, layers: Sequence[str], rows: np.ndarray
+    ) -> "FeatureRows":
         """Rows of a cache, all of which have to be marked.
 
         Raises
@@ -133,10 +137,10 @@ class Rows:
         RowNotReady, UnknownLayer
         """
         cache.check_ready(rows)
-        return cls(tuple(_Layer(cache, cache.layer(name).name) for name in layers), rows)
+        return cls(tuple(_LayerArray(cache, cache.layer(name).name) for name in layers), rows)
 
     @classmethod
-    def of_array(cls, X: np.ndarray) -> "Rows":
+    def from_array(cls, X: np.ndarray) -> "FeatureRows":
         """Every row of an array (n, D) in memory."""
         return cls((X,), np.arange(len(X)))
 
@@ -153,25 +157,25 @@ class Rows:
         """How large a float32 copy of them all would be."""
         return len(self) * self.dim * 4
 
-    def at(self, positions: np.ndarray) -> "Rows":
+    def subset(self, positions: np.ndarray) -> "FeatureRows":
         """Some of them: positions are among the n."""
         return replace(self, rows=self.rows[positions])
 
-    def prepared(self, prepare: str) -> "Rows":
+    def with_preparation(self, prepare: str) -> "FeatureRows":
         """The same by a preparation. Standardised columns take training statistics: not here."""
-        return replace(self, rooted=prepare == ROOT_L2)
+        return replace(self, is_root_l2=prepare == ROOT_L2)
 
-    def take(self) -> np.ndarray:
+    def to_array(self) -> np.ndarray:
         """A copy: float32 (n, D)."""
-        found = self._gathered()
+        found = self._gather()
         return found if found.flags.owndata else found.copy()
 
-    def blocks(self, width: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+    def iter_blocks(self, n_outputs: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """About 8 MB each, one after the other; not to be changed.
 
         Parameters
         ----------
-        width : int
+        n_outputs : int
             How many numbers are made of each row, which are to be no more than 8 MB either.
 
         Yields
@@ -179,10 +183,10 @@ class Rows:
         slice, float32 array of shape (m, D)
             The slice is of the n rows.
         """
-        size = max(1, BLOCK_BYTES // (4 * max(self.dim, width)))
+        size = max(1, BLOCK_BYTES // (4 * max(self.dim, n_outputs)))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
-            yield part, replace(self, rows=self.rows[part])._gathered()
+            yield part, replace(self, rows=self.rows[part])._gather()
 
     def check_finite(self, cache: FeatureCache) -> None:
         """Refuse features that are no numbers; the message names the image.
@@ -196,7 +200,7 @@ class Rows:
         ------
         CallError
         """
-        for where, block in self.blocks():
+        for where, block in self.iter_blocks():
             finite = np.isfinite(block)
             if not finite.all():
                 row = self.rows[where][np.argmin(finite.all(axis=1))]
@@ -205,7 +209,7 @@ class Rows:
                     "numbers; take the image out of the label table, or make the cache anew"
                 )
 
-    def _gathered(self) -> np.ndarray:
+    def _gather(self) -> np.ndarray:
         """Float32 (n, D): a view where that is all it takes."""
         rows = self.rows
         # Neighbouring rows are read at once, far quicker than one by one.
@@ -213,20 +217,20 @@ class Rows:
         together = together and bool((np.diff(rows) == 1).all())
         where = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
         if len(self.parts) == 1:
-            return self._prepared(self.parts[0][where])
+            return self._prepare(self.parts[0][where])
         joined = np.empty((len(rows), sum(part.shape[1] for part in self.parts)), np.float32)
         start = 0
         for part in self.parts:
             stop = start + part.shape[1]
-            joined[:, start:stop] = self._prepared(part[where])
+            joined[:, start:stop] = self._prepare(part[where])
             start = stop
         return joined
 
-    def _prepared(self, X: np.ndarray) -> np.ndarray:
-        return root_l2(X) if self.rooted else X.astype(np.float32, copy=False)
+    def _prepare(self, X: np.ndarray) -> np.ndarray:
+        return root_l2(X) if self.is_root_l2 else X.astype(np.float32, copy=False)
 
 
-def paths_of(X: Any) -> np.ndarray:
+def check_paths(X: Any) -> np.ndarray:
     """Image paths as scikit-learn hands them on: object (n,), from text (n,) or (n, 1).
 
     Raises
@@ -239,6 +243,6 @@ def paths_of(X: Any) -> np.ndarray:
     return paths.ravel()
 
 
-def dim(cache: FeatureCache, layers: Sequence[str]) -> int:
+def total_dim(cache: FeatureCache, layers: Sequence[str]) -> int:
     """How many numbers these layers have together."""
     return sum(cache.layer(name).dim for name in layers)

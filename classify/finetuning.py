@@ -11,24 +11,24 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from classify import descent
-from classify.calibration import temperature
-from classify.checkpoints import check_checkpoint, recall_checkpoint
-from classify.crew import Crew, assembled
-from classify.descent import Course, Report, Step
-from classify.entering import entering
-from classify.errors import CallError, TooFewImages
-from classify.examples import Maps, Pictures, Pixels
-from classify.features import CacheOrPath, open_cache, paths_of
+from classify.calibration import fit_temperature
+from classify.checkpoints import check_checkpoint_path, load_checkpoint
+from classify.crew import Distributed, init_distributed
+from classify.descent import ProgressCallback, TrainConfig, TrainProgress
+from classify.entering import find_activations
+from classify.errors import CallError, TooFewImagesError
+from classify.examples import ActivationDataset, DecodedImages, ImageDataset
+from classify.features import CacheOrPath, check_paths, open_cache
 from classify.fitted import FittedHead
-from classify.kept import digest
-from classify.nets import Net, deepest
-from classify.sides import parted
-from classify.starts import RANDOM, check_head, given_head, start
-from classify.tuned import head_of, weights_of
+from classify.kept import compute_digest
+from classify.nets import FineTuneNetwork, find_last_weighted_stage
+from classify.sides import split_validation
+from classify.starts import RANDOM_INIT, check_init_head, init_classifier, resolve_init_head
+from classify.tuned import extract_state_dict, to_fitted_head
 from featurize.backbones import Backbone, load_backbone
-from featurize.engines.eager import device_of
+from featurize.engines.eager import resolve_device
 
-RATE, RATE_FROM_SCRATCH = 3e-4, 1e-3
+LEARNING_RATE, SCRATCH_LEARNING_RATE = 3e-4, 1e-3
 Say = Callable[[str], None]
 
 
@@ -60,7 +60,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         With the maps that enter the tuned part (``PREVIOUS:none``), training starts from those and
         the frozen part is never run; they are seen as they are, so nothing is cropped or flipped.
     epochs, batch_size, learning_rate, mixup, patience
-        See `classify.descent.Course`. The learning rate is 3e-4 if not given, from scratch 1e-3.
+        See `classify.descent.TrainConfig`. The learning rate is 3e-4 if not given, from scratch 1e-3.
     augment : {"flips", "crops", "none"}
         Random crops mirrored at random, random crops alone (for what has a left and a right), or
         the centre.
@@ -141,7 +141,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: str | os.PathLike[str] | None = None,
         deadline: float | None = None,
         say: Say = lambda _: None,
-        report: Report = lambda _: None,
+        report: ProgressCallback = lambda _: None,
     ) -> "FineTuneClassifier":
         """Train.
 
@@ -168,73 +168,82 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If there is one class only, or a class has one image.
         UnknownLayer, BackboneError, HeadMismatch, CallError, OutputError, Diverged
         """
-        paths, (self.classes_, numbers) = _texts(X), np.unique(np.asarray(y), return_inverse=True)
+        paths, (self.classes_, numbers) = (
+            _check_text_paths(X),
+            np.unique(np.asarray(y), return_inverse=True),
+        )
         if len(numbers) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(numbers):,} labels")
-        course, head = self._course(), self._checked_head()
+        course, head = self._make_config(), self._resolve_init_head()
         names = [str(name) for name in self.classes_]
-        sides = parted(numbers, names, groups, validation, self.seed)
-        unfinished = None if checkpoint is None else check_checkpoint(checkpoint)
-        with assembled(self.device) as crew, _seeded(self.seed):
-            backbone = self._loaded()
-            say(self._announced(backbone, sides, crew))
+        sides = split_validation(numbers, names, groups, validation, self.seed)
+        unfinished = None if checkpoint is None else check_checkpoint_path(checkpoint)
+        with init_distributed(self.device) as crew, _seed_torch(self.seed):
+            backbone = self._load_backbone()
+            say(self._format_start_message(backbone, sides, crew))
             cache = None if self.cache is None else open_cache(self.cache)
-            tune = deepest(backbone) if self.tune == "last" else self.tune
-            maps = entering(backbone, tune, cache, paths.tolist(), say)
-            net = self._net_of(backbone, tune, from_maps=maps is not None).to(crew.device)
+            tune = find_last_weighted_stage(backbone) if self.tune == "last" else self.tune
+            maps = find_activations(backbone, tune, cache, paths.tolist(), say)
+            net = self._make_network(backbone, tune, from_activations=maps is not None).to(
+                crew.device
+            )
             if head is not None:
-                check_head(head, backbone, net.last, names)
+                check_init_head(head, backbone, net.last_layer, names)
             self.failures_: dict[str, str] = {}
             training, judged = (
-                self._pictures(backbone, paths[side], numbers[side], report, train=side is sides[0])
+                self._make_dataset(
+                    backbone, paths[side], numbers[side], report, is_training=side is sides[0]
+                )
                 if maps is None
-                else Maps(maps.at(side), numbers[side])
+                else ActivationDataset(maps.subset(side), numbers[side])
                 for side in sides
             )
-            key = digest(
-                *(self._about(head), backbone.weights_sha256),
-                *(part for side in (training, judged) for part in (side.contents, side.y)),
+            key = compute_digest(
+                *(self._collect_key_params(head), backbone.weights_sha256),
+                *(part for side in (training, judged) for part in (side.sha256, side.y)),
             )
             place = None if unfinished is None else (unfinished, key)
-            begun = place and recall_checkpoint(*place, net.learnt(), net.tuned())
+            begun = place and load_checkpoint(
+                *place, net.trainable_state(), net.trainable_parameters()
+            )
             if begun:
                 say(f"going on after epoch {len(begun.history)}, from {checkpoint}")
                 run = 0
             else:
-                run = start(
+                run = init_classifier(
                     net,
                     training,
                     crew,
                     head=head,
                     cache=cache,
-                    random=self.init_head == RANDOM or self._scratch,
+                    random_init=self.init_head == RANDOM_INIT or self._is_from_scratch,
                     class_weight=self.class_weight,
                     batch_size=self.batch_size,
                     seed=self.seed,
                     report=report,
                 )
-            self.history_ = descent.descend(
+            self.history_ = descent.train_network(
                 net,
                 training,
                 judged,
                 course,
-                crew=crew,
-                weights=self._class_weights(training.y),
+                distributed=crew,
+                class_weights=self._compute_class_weights(training.y),
                 checkpoint=place,
-                begun=begun or None,
+                resume_from=begun or None,
                 deadline=deadline,
                 report=report,
             )
-            scores = descent.score(net, judged, self.batch_size, crew)
+            scores = descent.run_inference(net, judged, self.batch_size, crew)
         self.images_run_ = run + len(self.history_) * (len(training) + len(judged)) + len(judged)
         self.n_train_ = len(training)
-        self._net, self.network_ = net, weights_of(net, backbone)
-        self.head_ = head_of(
+        self._network, self.network_ = net, extract_state_dict(net, backbone)
+        self.head_ = to_fitted_head(
             net,
             backbone,
             names,
-            temperature=temperature(scores, judged.y),
-            seen=np.concatenate([training.contents, judged.contents]),
+            temperature=fit_temperature(scores, judged.y),
+            train_sha256=np.concatenate([training.sha256, judged.sha256]),
         )
         return self
 
@@ -258,31 +267,33 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_scores(self, X: Any) -> np.ndarray:
         """Scores of images: float32 (n, K)."""
         check_is_fitted(self)
-        pixels = Pixels(self.root, _texts(X).tolist(), self.head_.source.preprocess)
+        pixels = DecodedImages(
+            self.root, _check_text_paths(X).tolist(), self.head_.source.preprocess
+        )
         if pixels.failures:
             path, reason = next(iter(pixels.failures.items()))
             raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")
         return self.scores_of(pixels)
 
-    def scores_of(self, pixels: Pixels) -> np.ndarray:
+    def scores_of(self, pixels: DecodedImages) -> np.ndarray:
         """Scores of decoded images: float32 (n, K)."""
-        examples = Pictures(pixels, np.zeros(len(pixels), np.intp), pixels.side)
-        crew = Crew(device_of(self.device, "float32"))
-        net = self._net.to(crew.device)
-        found = descent.score(net, examples, self.batch_size, crew, embeddings=True)
+        examples = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
+        crew = Distributed(resolve_device(self.device, "float32"))
+        net = self._network.to(crew.device)
+        found = descent.run_inference(net, examples, self.batch_size, crew, embeddings=True)
         return self.head_.scores(found)
 
     @property
-    def _scratch(self) -> bool:
+    def _is_from_scratch(self) -> bool:
         return self.weights == "none"
 
-    def _course(self) -> Course:
-        rate = RATE_FROM_SCRATCH if self._scratch else RATE
-        course = Course(
+    def _make_config(self) -> TrainConfig:
+        rate = SCRATCH_LEARNING_RATE if self._is_from_scratch else LEARNING_RATE
+        course = TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            decay=1.0 if self._scratch else descent.DECAY,
+            layer_decay=1.0 if self._is_from_scratch else descent.LAYER_DECAY,
             patience=self.patience,
             mixup=self.mixup,
             seed=self.seed,
@@ -290,9 +301,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         course.check()
         return course
 
-    def _checked_head(self) -> FittedHead | None:
+    def _resolve_init_head(self) -> FittedHead | None:
         """The head to start from, once the options are known to go together."""
-        head = given_head(self.init_head)
+        head = resolve_init_head(self.init_head)
         if head is not None and self.classifier != "linear":
             raise CallError(
                 f"the classifier {self.classifier} cannot start from a head: leave --init-head or "
@@ -300,94 +311,98 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.class_weight not in (None, "balanced"):
             raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
-        if self._scratch and self.cache is not None:
+        if self._is_from_scratch and self.cache is not None:
             raise CallError(
                 "--weights none trains from random weights, for which no cache can be of use: "
                 "leave --cache out"
             )
         return head
 
-    def _loaded(self) -> Backbone:
+    def _load_backbone(self) -> Backbone:
         return load_backbone(
             self.backbone,
-            None if self._scratch else self.weights,
+            None if self._is_from_scratch else self.weights,
             preprocess=self.preprocess,
-            frozen_weights=not self._scratch,
+            frozen_weights=not self._is_from_scratch,
         )
 
-    def _net_of(self, backbone: Backbone, tune: str, *, from_maps: bool) -> Net:
-        return Net(
+    def _make_network(
+        self, backbone: Backbone, tune: str, *, from_activations: bool
+    ) -> FineTuneNetwork:
+        return FineTuneNetwork(
             backbone,
             tune,
             len(self.classes_),
             self.classifier,
-            from_maps=from_maps,
-            batch_norm=self.batch_norm or ("trained" if self._scratch else "frozen"),
+            from_activations=from_activations,
+            batch_norm=self.batch_norm or ("trained" if self._is_from_scratch else "frozen"),
         )
 
-    def _pictures(
+    def _make_dataset(
         self,
         backbone: Backbone,
         paths: np.ndarray,
         numbers: np.ndarray,
-        report: Report,
+        report: ProgressCallback,
         *,
-        train: bool,
-    ) -> Pictures:
-        recipe, augment = backbone.preprocess, self.augment if train else "none"
-        pixels = Pixels(
+        is_training: bool,
+    ) -> ImageDataset:
+        recipe, augment = backbone.preprocess, self.augment if is_training else "none"
+        pixels = DecodedImages(
             self.root,
             paths.tolist(),
             recipe,
-            whole=augment != "none",
-            report=lambda done, total: report(Step("reading images", done, total)),
+            uncropped=augment != "none",
+            report=lambda done, total: report(TrainProgress("reading images", done, total)),
         )
         self.failures_ |= pixels.failures
-        at = np.flatnonzero(pixels.readable)
+        at = np.flatnonzero(pixels.is_readable)
         missing = np.setdiff1d(numbers, numbers[at])
         if len(missing):
             path, reason = next(iter(pixels.failures.items()))
-            raise TooFewImages(
+            raise TooFewImagesError(
                 f"no image of class {str(self.classes_[missing[0]])!r} to "
-                f"{'train on' if train else 'validate by'} can be read ({path}: {reason})"
+                f"{'train on' if is_training else 'validate by'} can be read ({path}: {reason})"
             )
-        return Pictures(pixels, numbers[at], recipe["crop"], augment, self.seed, at=at)
+        return ImageDataset(pixels, numbers[at], recipe["crop"], augment, self.seed, indices=at)
 
-    def _class_weights(self, y: np.ndarray) -> np.ndarray | None:
+    def _compute_class_weights(self, y: np.ndarray) -> np.ndarray | None:
         if self.class_weight != "balanced":
             return None
         count = np.bincount(y, minlength=len(self.classes_))
         return np.asarray(len(y) / (len(count) * count), np.float32)
 
-    def _about(self, head: FittedHead | None) -> dict[str, Any]:
+    def _collect_key_params(self, head: FittedHead | None) -> dict[str, Any]:
         """Every parameter that decides the result, as JSON knows it."""
         found = {
             k: v for k, v in self.get_params(deep=False).items() if k not in ("root", "device")
         }
         found["cache"] = self.cache is not None
         if head is not None:
-            found["init_head"] = digest(head.scorer.coef, head.scorer.intercept)  # type: ignore[union-attr]
+            found["init_head"] = compute_digest(head.scorer.coef, head.scorer.intercept)  # type: ignore[union-attr]
         return {key: value if value is None else str(value) for key, value in found.items()}
 
-    def _announced(self, backbone: Backbone, sides: Sequence[np.ndarray], crew: Crew) -> str:
-        weights = "random" if self._scratch else backbone.weights
-        several = f" x {crew.world}" if crew.world > 1 else ""
+    def _format_start_message(
+        self, backbone: Backbone, sides: Sequence[np.ndarray], distributed: Distributed
+    ) -> str:
+        weights = "random" if self._is_from_scratch else backbone.weights
+        several = f" x {distributed.world_size}" if distributed.world_size > 1 else ""
         return (
-            f"{backbone.name}, weights {weights}, tuning {self.tune} on {crew.device}{several}: "
+            f"{backbone.name}, weights {weights}, tuning {self.tune} on {distributed.device}{several}: "
             f"{int(sides[0].sum()):,} images to train on, {int(sides[1].sum()):,} to validate by"
         )
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seed_torch(seed: int) -> Iterator[None]:
     """Random weights that depend on the seed, and leave torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def _texts(X: Any) -> np.ndarray:
-    paths = paths_of(X)
+def _check_text_paths(X: Any) -> np.ndarray:
+    paths = check_paths(X)
     if not all(isinstance(path, str) for path in paths):
         raise CallError("X is image paths, as text")
     return paths

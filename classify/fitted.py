@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from classify.errors import CallError, HeadMismatch
+from classify.errors import CallError, HeadMismatchError
 from classify.preparation import ROOT_L2, root_l2_by_layer
-from classify.scorers import Fitted, Linear, Perceptron
-from classify.splits import beginnings
+from classify.scorers import LinearModel, MLPModel, SklearnModel
+from classify.splits import hash_prefixes
 from featurize.cache import FeatureCache
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class HeadLayer:
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """What made the features that a head was trained on."""
 
     backbone: str
@@ -43,7 +43,7 @@ class Source:
     layers: tuple[HeadLayer, ...]
 
     @classmethod
-    def of(cls, cache: FeatureCache, layers: tuple[str, ...]) -> "Source":
+    def from_cache(cls, cache: FeatureCache, layers: tuple[str, ...]) -> "FeatureSource":
         """Take it down from a cache."""
         made, infos = cache.extractor, [cache.layer(name) for name in layers]
         return cls(
@@ -71,7 +71,7 @@ class FittedHead:
     prepare : str
         How features are prepared before they are scored: ``root-l2``, layer by layer; or
         ``standardise``, which is a part of the scorer.
-    scorer : Linear, Perceptron or Fitted
+    scorer : LinearModel, Perceptron or Fitted
         Arrays, or a scikit-learn pipeline, of prepared features; the bias of its calibration is in
         its scores.
     probabilistic : bool
@@ -81,7 +81,7 @@ class FittedHead:
     settings : dict of str to float
         What was chosen: ``{"C": 0.01}``.
     task : str
-    source : Source
+    source : FeatureSource
         The backbone, and the layers whose features are joined to D columns.
     record : dict
         How it scored; the keys of a `Record`.
@@ -97,12 +97,12 @@ class FittedHead:
     head: str
     classes: list[str]
     prepare: str
-    scorer: Linear | Perceptron | Fitted
+    scorer: LinearModel | MLPModel | SklearnModel
     probabilistic: bool
     temperature: float | None
     settings: Mapping[str, float]
     task: str
-    source: Source
+    source: FeatureSource
     record: Mapping[str, Any]
     seen: np.ndarray
     notices: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class FittedHead:
             )
         if self.prepare == ROOT_L2:
             X = root_l2_by_layer(X, self.widths)
-        return self.scorer.scores(X)
+        return self.scorer.decision_values(X)
 
     @property
     def widths(self) -> list[int]:
@@ -202,22 +202,22 @@ class FittedHead:
         CallError
             If the head has a hidden layer.
         """
-        from classify.plain import as_pipeline, fitted_root_l2
+        from classify.plain import make_fitted_root_l2, make_linear_pipeline
 
-        if isinstance(self.scorer, Perceptron):
+        if isinstance(self.scorer, MLPModel):
             raise CallError("a head with a hidden layer has no counterpart in scikit-learn")
-        if isinstance(self.scorer, Fitted):
-            found: Pipeline = deepcopy(self.scorer.model)
+        if isinstance(self.scorer, SklearnModel):
+            found: Pipeline = deepcopy(self.scorer.estimator)
         else:
             heat = self.temperature or (1.0 if self.probabilistic else None)
-            found = as_pipeline(self.scorer, self.classes, heat)
+            found = make_linear_pipeline(self.scorer, self.classes, heat)
         if self.prepare == ROOT_L2:
-            found.steps.insert(0, ("prepare", fitted_root_l2(self.widths)))
+            found.steps.insert(0, ("prepare", make_fitted_root_l2(self.widths)))
         return found
 
     def trained_on(self, contents: np.ndarray) -> np.ndarray:
         """Which images it was trained on or chosen by: bool (n,), from SHA-256 (n, 32) uint8."""
-        return np.isin(beginnings(contents), self.seen)
+        return np.isin(hash_prefixes(contents), self.seen)
 
     def check_against(self, cache: FeatureCache) -> None:
         """Refuse a cache whose features were made in another way.
@@ -229,19 +229,19 @@ class FittedHead:
         UnknownLayer
             If the cache lacks a layer.
         """
-        theirs = Source.of(cache, tuple(layer.name for layer in self.source.layers))
+        theirs = FeatureSource.from_cache(cache, tuple(layer.name for layer in self.source.layers))
         pairs = list(zip(self.source.layers, theirs.layers, strict=True))
         if all(our.fingerprint == their.fingerprint for our, their in pairs):
             return
-        differing = list(_differences(asdict(self.source), asdict(theirs)))
-        raise HeadMismatch(
+        differing = list(_describe_differences(asdict(self.source), asdict(theirs)))
+        raise HeadMismatchError(
             f"this head was trained on other features than those in {cache.path}: "
             f"{'; '.join(differing)}. Train it again on this cache with `classify fit`, or give "
             "the cache it was made from"
         )
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+def _describe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
     """Each field that decides the features and differs, with both values."""
     fields = [
         (name, ours[name], theirs[name]) for name in ("backbone", "weights_sha256", "precision")
@@ -254,9 +254,9 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
         fields += [(f"{our['name']} {key}", our[key], their[key]) for key in keys]
     for name, our, their in fields:
         if our != their:
-            yield f"{name} is {_short(our)} in the head, {_short(their)} in the cache"
+            yield f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 20 else text[:12] + "..."

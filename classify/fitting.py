@@ -10,40 +10,47 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from classify.bias import Calibration, calibrate
-from classify.calibration import outcomes, temperature
-from classify.choice import Judge
+from classify.calibration import fit_temperature, summarise_decision_values
+from classify.choice import SelectionLoss
 from classify.errors import CallError
-from classify.features import CacheOrPath, Rows, dim, layer_names, layer_sets, open_cache
-from classify.fitted import FittedHead, Source
-from classify.heads import Head, named
-from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
-from classify.metrics import ACCURACY, Metric, metric_of
-from classify.neighbours import nearest, nearest_kept
-from classify.outcomes import Outcomes
-from classify.preparation import check_preparation, preparations
-from classify.recalls import Recalls, recalls
-from classify.records import Record
-from classify.results import FitOptions, Result, keep_result, key_of, recall_result
-from classify.scorers import shifted
-from classify.scores import share, summarise
-from classify.splits import Folding, beginnings, folding, shared
-from classify.statistics import spectra
-from classify.tasks import Task, copies_across, make_task
-from classify.training import Lesson, Trained, affordable, train
-from classify.weights import weigh
+from classify.features import (
+    CacheOrPath,
+    FeatureRows,
+    open_cache,
+    resolve_layer_sets,
+    resolve_layers,
+    total_dim,
+)
+from classify.fitted import FeatureSource, FittedHead
+from classify.heads import HeadSpec, get_head_spec
+from classify.labels import TEST, VAL, LabelTable, labels_from_folders, read_given_labels
+from classify.metrics import ACCURACY, SelectionMetric, resolve_metric
+from classify.neighbours import find_neighbours, load_or_find_neighbours
+from classify.outcomes import HeldOutPredictions
+from classify.preparation import check_preparation, list_preparations
+from classify.recalls import ClassRecalls, compute_class_recall
+from classify.records import HeadResult
+from classify.results import FitOptions, FitResult, load_result, result_key, save_result
+from classify.scorers import add_offset
+from classify.scores import compute_metrics, estimate_proportion
+from classify.splits import FoldPlan, hash_prefixes, plan_content_folds, plan_folds
+from classify.statistics import compute_fold_bases
+from classify.tasks import Task, describe_leaking_copies, make_task
+from classify.training import TrainingSet, TrainResult, limit_folds, train
+from classify.weights import resolve_class_weights
 from featurize.cache import FeatureCache
 
-MOST_JOINED = 1 << 26
+MAX_JOINED_VALUES = 1 << 26
 """Numbers in all layers together, up to which they are tried joined where no layer is named: beyond
 it that would take longer than all else."""
-MOST_SCORES = 20_000_000  # on the test images, held at once for a metric of all of them
-_NONE = np.zeros(0, np.uint64)
-Labels = LabelTable | str | PathLike[str] | None
+MAX_DECISION_VALUES = 20_000_000  # on the test images, held at once for a metric of all of them
+_NO_HASHES = np.zeros(0, np.uint64)
+LabelsLike = LabelTable | str | PathLike[str] | None
 
 
 def fit(
     cache: CacheOrPath,
-    labels: Labels = None,
+    labels: LabelsLike = None,
     head: str = "softmax",
     layer: str | Sequence[str] | None = None,
     *,
@@ -54,7 +61,7 @@ def fit(
     metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
-) -> tuple[FittedHead, Record]:
+) -> tuple[FittedHead, HeadResult]:
     """Train one head on cached features, its setting chosen by validation, and score it.
 
     Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever has
@@ -104,31 +111,31 @@ def fit(
     ------
     ClassifyError, FeaturizeError, FileNotFoundError
     """
-    kind = named(head)
-    options = fit_options(seed, class_weight, prepare, metric)
+    kind = get_head_spec(head)
+    options = make_fit_options(seed, class_weight, prepare, metric)
     cache = open_cache(cache)
-    sets = None if layer is None else [layer_names(cache, layer)]
-    table = table_of(cache, labels, column, labels_level)
+    sets = None if layer is None else [resolve_layers(cache, layer)]
+    table = resolve_labels(cache, labels, column, labels_level)
     task = make_task(cache, table, test_size=test_size, seed=seed)
-    options.metric.check(task.classes)
-    narrow = sets is None and not may_join(cache, task)
+    options.metric.check_classes(task.classes)
+    narrow = sets is None and not can_join_layers(cache, task)
     if sets is None:
-        deepest = layer_names(cache)
-        sets = layer_sets(cache, deepest if narrow else [*deepest, "joined"])
+        deepest = resolve_layers(cache)
+        sets = resolve_layer_sets(cache, deepest if narrow else [*deepest, "joined"])
     # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
     # slower and worse, because the threads of BLAS wait for each other by spinning.
     with threadpool_limits(1):
-        fitted, result, told = _best(cache, task, kind, sets, options)
+        fitted, result, told = _fit_best_layers(cache, task, kind, sets, options)
     if narrow and len(cache.layers) > 1:
         told.append(
             f"only {sets[0][0]}, the deepest layer, was tried, as there are many images; all "
             "layers joined are often better: --layer joined"
         )
-    notices = (*task.notices, *copies_across(task, cache.paths), *told, *fitted.notices)
-    return replace(fitted, seen=_seen(cache, task), notices=notices), result.record
+    notices = (*task.notices, *describe_leaking_copies(task, cache.paths), *told, *fitted.notices)
+    return replace(fitted, seen=_collect_seen_hashes(cache, task), notices=notices), result.record
 
 
-def _loss(result: Result, options: FitOptions) -> float:
+def _selection_loss(result: FitResult, options: FitOptions) -> float:
     """What is least for the best choice of layers; infinite where nothing was validated.
 
     Where nothing else was asked for, the log loss: of few images it tells more than their errors.
@@ -140,42 +147,46 @@ def _loss(result: Result, options: FitOptions) -> float:
     return -options.metric.sign * result.record.validation_metric
 
 
-def may_join(cache: FeatureCache, task: Task) -> bool:
+def can_join_layers(cache: FeatureCache, task: Task) -> bool:
     """Whether all layers of a task's images are few enough numbers to try them joined."""
-    return len(task.rows) * dim(cache, list(cache.layers)) <= MOST_JOINED
+    return len(task.rows) * total_dim(cache, list(cache.layers)) <= MAX_JOINED_VALUES
 
 
-def _best(
+def _fit_best_layers(
     cache: FeatureCache,
     task: Task,
-    head: Head,
+    head: HeadSpec,
     sets: Sequence[tuple[str, ...]],
     options: FitOptions,
-) -> tuple[FittedHead, Result, list[str]]:
+) -> tuple[FittedHead, FitResult, list[str]]:
     """The head on the layers that validation finds best, and what a user should know of that."""
     if len(sets) == 1:
-        return *graft(cache, task, head, sets[0], options), []
+        return *fit_task(cache, task, head, sets[0], options), []
     heads: dict[tuple[str, ...], FittedHead] = {}
-    found: dict[tuple[str, ...], Result] = {}
+    found: dict[tuple[str, ...], FitResult] = {}
     told = []
     for layers in sets:
-        key = key_of(cache, task, head.name, layers, options)
-        result = recall_result(cache, key, task, head.name, layers)
+        key = result_key(cache, task, head.name, layers, options)
+        result = load_result(cache, key, task, head.name, layers)
         if result is None:
             try:
-                heads[layers], result = graft(cache, task, head, layers, options)
+                heads[layers], result = fit_task(cache, task, head, layers, options)
             except CallError as error:
                 told.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
                 continue
-            keep_result(cache, key, result)
+            save_result(cache, key, result)
         found[layers] = result
     if not found:
         raise CallError("; ".join(told))
-    judged = {layers: loss for layers in found if (loss := _loss(found[layers], options)) < np.inf}
-    deepest = layer_names(cache) if layer_names(cache) in found else next(iter(found))
+    judged = {
+        layers: loss
+        for layers in found
+        if (loss := _selection_loss(found[layers], options)) < np.inf
+    }
+    deepest = resolve_layers(cache) if resolve_layers(cache) in found else next(iter(found))
     best = deepest
     if judged:
-        best = max(judged, key=lambda layers: (-judged[layers], -dim(cache, layers)))
+        best = max(judged, key=lambda layers: (-judged[layers], -total_dim(cache, layers)))
         which = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
         value = found[best].record.validation_metric
         told.append(
@@ -186,16 +197,16 @@ def _best(
             value = found[deepest].record.validation_metric
             told[-1] += f"; {deepest[0]}, the deepest, has {value:.3f}"
     if best not in heads:  # its result was kept, not the head
-        heads[best], found[best] = graft(cache, task, head, best, options)
+        heads[best], found[best] = fit_task(cache, task, head, best, options)
     return heads[best], found[best], told
 
 
-def _seen(cache: FeatureCache, task: Task) -> np.ndarray:
+def _collect_seen_hashes(cache: FeatureCache, task: Task) -> np.ndarray:
     used = task.rows[task.split != TEST]
-    return np.unique(beginnings(cache.column("sha256")[used]))
+    return np.unique(hash_prefixes(cache.column("sha256")[used]))
 
 
-def fit_options(
+def make_fit_options(
     seed: int, class_weight: str | None, prepare: str | None, metric: str | None
 ) -> FitOptions:
     """What was asked for, checked.
@@ -206,13 +217,15 @@ def fit_options(
     """
     check_class_weight(class_weight)
     check_preparation(prepare)
-    return FitOptions(seed, class_weight, prepare, metric_of(metric))
+    return FitOptions(seed, class_weight, prepare, resolve_metric(metric))
 
 
-def _minus(metric: Metric, classes: Sequence[str], scores: np.ndarray, y: np.ndarray) -> float:
+def _compute_metric_loss(
+    metric: SelectionMetric, classes: Sequence[str], scores: np.ndarray, y: np.ndarray
+) -> float:
     """What is to be least where a metric is to be best."""
-    heat = temperature(scores, y) if metric.name == "log_loss" else 1.0
-    value = metric.of(scores, y, classes, heat)
+    heat = fit_temperature(scores, y) if metric.name == "log_loss" else 1.0
+    value = metric.compute(scores, y, classes, heat)
     return 0.0 if value is None else -metric.sign * value
 
 
@@ -222,87 +235,98 @@ def check_class_weight(class_weight: str | None) -> None:
         raise CallError(f"the class weight is balanced or nothing, not {class_weight!r}")
 
 
-def table_of(
-    cache: FeatureCache, labels: Labels, column: str = "label", level: int | None = None
+def resolve_labels(
+    cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
 ) -> LabelTable:
     """The label table meant by an option: a path is read, none means the folder names."""
-    return given_table(labels, column, level) or from_folders(cache.paths, level)
+    return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)
 
 
-def graft(
+def fit_task(
     cache: FeatureCache,
     task: Task,
-    head: Head,
+    head: HeadSpec,
     layers: tuple[str, ...],
     options: FitOptions,
-    lasting: bool = True,
-) -> tuple[FittedHead, Result]:
+    persist: bool = True,
+) -> tuple[FittedHead, FitResult]:
     """`fit` of one choice of layers, once everything is looked up.
 
-    What is computed of the features alone is kept beside the cache if `lasting`.
+    What is computed of the features alone is kept beside the cache if `persist`.
     """
     started, seed, metric = time.perf_counter(), options.seed, options.metric
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
-    rows = Rows.of_cache(cache, layers, task.rows[dev])
+    rows = FeatureRows.from_cache(cache, layers, task.rows[dev])
     rows.check_finite(cache)
-    found = _folding(cache, task, dev, seed)
-    found = affordable(head, rows, found, len(np.unique(task.y[dev])))
-    known = np.unique(task.y[dev[found.final]])
+    found = _plan_task_folds(cache, task, dev, seed)
+    found = limit_folds(head, rows, found, len(np.unique(task.y[dev])))
+    known = np.unique(task.y[dev[found.final_indices]])
     number = np.full(len(task.classes), -1)
     number[known] = np.arange(len(known))
     y = number[task.y[dev]]
-    weights = weigh(options.class_weight, known, y)
-    near = partial(nearest_kept, cache, layers) if lasting else nearest
+    weights = resolve_class_weights(options.class_weight, known, y)
+    near = partial(load_or_find_neighbours, cache, layers) if persist else find_neighbours
     names = [task.classes[i] for i in known]
-    judge = None if metric == ACCURACY else partial(_minus, metric, names)
-    lesson = Lesson(rows, y, len(known), found, (), weights, nearest=near, judge=judge)
+    judge = None if metric == ACCURACY else partial(_compute_metric_loss, metric, names)
+    lesson = TrainingSet(
+        rows, y, len(known), found, (), weights, find_neighbours=near, selection_loss=judge
+    )
     prepare, trained = min(
         (
-            (name, _train(cache, layers, head, replace(lesson, rows=rows.prepared(name)), lasting))
-            for name in preparations(options.prepare, len(dev), rows.dim)
+            (
+                name,
+                _train_with_bases(
+                    cache, layers, head, replace(lesson, rows=rows.with_preparation(name)), persist
+                ),
+            )
+            for name in list_preparations(options.prepare, len(dev), rows.dim)
         ),
-        key=lambda one: 0 if one[1].choice is None else one[1].choice.loss,
+        key=lambda one: 0 if one[1].selected is None else one[1].selected.loss,
     )
 
     heat, shift, scorer, validation, validated = None, None, trained.scorer, None, None
-    if trained.choice is not None:
-        held = dev[trained.held]
+    if trained.selected is not None:
+        held = dev[trained.held_out]
         balanced, unit = weights is not None, task.units[held]
-        told = _calibrated(trained.choice.scores, y[trained.held], unit, balanced, judge)
-        heat, shift = told.temperature, told.shift
-        validated = metric.of(told.held, y[trained.held], names, heat)
-        validation = _answers(task, held, told.held, known, heat, trained)
+        told = _calibrate_held_out(
+            trained.selected.decision_values, y[trained.held_out], unit, balanced, judge
+        )
+        heat, shift = told.temperature, told.bias
+        validated = metric.compute(told.decision_values, y[trained.held_out], names, heat)
+        validation = _collect_predictions(task, held, told.decision_values, known, heat, trained)
         if shift is not None:
-            scorer = shifted(scorer, shift)
+            scorer = add_offset(scorer, shift)
     answers, scores = None, {}
-    recall: Recalls | None = None
+    recall: ClassRecalls | None = None
     tested_metric: float | None = None
     if len(test):
-        tested = Rows.of_cache(cache, layers, task.rows[test])
+        tested = FeatureRows.from_cache(cache, layers, task.rows[test])
         tested.check_finite(cache)
         # Block by block: the scores of all would be images times classes.
         parts, whole = [], []
-        for where, block in tested.prepared(prepare).blocks(len(known)):
-            made = scorer.scores(block)
-            parts.append(_answers(task, test[where], made, known, heat, trained))
-            if len(test) * len(known) <= MOST_SCORES:
+        for where, block in tested.with_preparation(prepare).iter_blocks(len(known)):
+            made = scorer.decision_values(block)
+            parts.append(_collect_predictions(task, test[where], made, known, heat, trained))
+            if len(test) * len(known) <= MAX_DECISION_VALUES:
                 whole.append(made)
-        answers = Outcomes.joined(parts)
+        answers = HeldOutPredictions.concatenate(parts)
         if whole:
-            tested_metric = metric.of(np.concatenate(whole), number[task.y[test]], names, heat)
-        unit = task.unit_of(answers.rows)
-        scores = asdict(summarise(answers, len(task.classes), unit, seed=seed))
-        recall = recalls(answers, task.classes, unit, seed)
-    settings = head.settings(trained.setting) | trained.further
+            tested_metric = metric.compute(np.concatenate(whole), number[task.y[test]], names, heat)
+        unit = task.units_for(answers.rows)
+        scores = asdict(compute_metrics(answers, len(task.classes), unit, seed=seed))
+        recall = compute_class_recall(answers, task.classes, unit, seed)
+    settings = head.as_params(trained.param) | trained.extra_params
     right, interval = None, None
     if validation is not None:
-        right, interval = share(validation.correct, task.unit_of(validation.rows), seed)
-    record = Record(
+        right, interval = estimate_proportion(
+            validation.correct, task.units_for(validation.rows), seed
+        )
+    record = HeadResult(
         task=task.name,
         head=head.name,
         layer="+".join(layers),
         classes=names,
-        n_train=len(found.final),
+        n_train=len(found.final_indices),
         n_test=len(test),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
@@ -331,37 +355,43 @@ def graft(
         temperature=heat,
         settings=settings,
         task=task.name,
-        source=Source.of(cache, layers),
-        record=record.to_json(),
-        seen=_NONE,
+        source=FeatureSource.from_cache(cache, layers),
+        record=record.to_dict(),
+        seen=_NO_HASHES,
         notices=notices,
     )
-    return fitted, Result(record, validation, answers, notices)
+    return fitted, FitResult(record, validation, answers, notices)
 
 
-def _train(
-    cache: FeatureCache, layers: tuple[str, ...], head: Head, lesson: Lesson, lasting: bool
-) -> Trained:
-    if head.way in ("solved", "minimised"):
-        weights = lesson.measured_by(head)
-        basis = spectra(cache, layers, lesson.rows, lesson.folding, weights, lasting=lasting)
-        lesson = replace(lesson, spectra=basis)
-    return train(head, lesson)
+def _train_with_bases(
+    cache: FeatureCache,
+    layers: tuple[str, ...],
+    head: HeadSpec,
+    training_set: TrainingSet,
+    persist: bool,
+) -> TrainResult:
+    if head.solver in ("solved", "minimised"):
+        weights = training_set.gram_weights(head)
+        basis = compute_fold_bases(
+            cache, layers, training_set.rows, training_set.fold_plan, weights, save_stats=persist
+        )
+        training_set = replace(training_set, fold_bases=basis)
+    return train(head, training_set)
 
 
-def _folding(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> Folding:
+def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> FoldPlan:
     """The task's folds, the same for every head, and where images allow it for every task."""
     y, val = task.y[dev], task.split[dev] == VAL
     unit = task.units[dev]
     if not val.any():
-        by_content = shared(y, cache.column("sha256")[task.rows[dev]], seed, unit)
+        by_content = plan_content_folds(y, cache.column("sha256")[task.rows[dev]], seed, unit)
         if by_content is not None:
             return by_content
-    return folding(y, seed, unit, val)
+    return plan_folds(y, seed, unit, val)
 
 
-def _calibrated(
-    scores: np.ndarray, y: np.ndarray, unit: np.ndarray, balanced: bool, judge: Judge | None
+def _calibrate_held_out(
+    scores: np.ndarray, y: np.ndarray, unit: np.ndarray, balanced: bool, loss: SelectionLoss | None
 ) -> Calibration:
     """Held-out scores, calibrated: by temperature alone where a bias would do harm.
 
@@ -370,27 +400,27 @@ def _calibrated(
     """
     if not balanced:
         found = calibrate(scores, y, unit)
-        if judge is None or judge(found.held, y) <= judge(scores, y):
+        if loss is None or loss(found.decision_values, y) <= loss(scores, y):
             return found
-    return Calibration(temperature(scores, y), None, scores)
+    return Calibration(fit_temperature(scores, y), None, scores)
 
 
-def _answers(
+def _collect_predictions(
     task: Task,
     positions: np.ndarray,
     scores: np.ndarray,
     known: np.ndarray,
-    heat: float | None,
-    trained: Trained,
-) -> Outcomes:
+    temperature: float | None,
+    trained: TrainResult,
+) -> HeldOutPredictions:
     """Outcomes by row, so that those of two heads can be laid beside each other."""
     order = np.argsort(task.rows[positions])
     at = positions[order]
-    return outcomes(
+    return summarise_decision_values(
         task.rows[at],
         task.y[at],
         scores[order],
         known,
-        temperature=heat,
+        temperature=temperature,
         probabilistic=trained.probabilistic,
     )

@@ -6,27 +6,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from classify.errors import CallError, LabelError
-from featurize.text import shown
+from featurize.text import to_printable
 
 TRAIN, VAL, TEST = "train", "val", "test"
-WORDS = {
+SPLIT_WORDS = {
     TRAIN: ("train", "training", "trn", "trainval"),
     VAL: ("val", "valid", "validation", "validate", "validating", "dev", "devel", "development"),
     TEST: ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
 }
-KINDS = {word: kind for kind, words in WORDS.items() for word in words}
+SPLIT_OF_WORD = {word: kind for kind, words in SPLIT_WORDS.items() for word in words}
 # They say nothing of what is in a folder: `training_set`, `TestImages`, `valdata`.
-FILLERS = ("dataset", "data", "images", "image", "imgs", "img", "sets", "set", "folder", "split")
-LISTED = 3  # names in a sentence
-LEVELS = 6  # levels in a refusal
-BRIEF = 80  # characters of a name
+FILLER_WORDS = (
+    "dataset",
+    "data",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "sets",
+    "set",
+    "folder",
+    "split",
+)
+MAX_LISTED = 3  # names in a sentence
+MAX_LISTED_LEVELS = 6  # levels in a refusal
+MAX_NAME_CHARS = 80  # characters of a name
 
 Folders = Mapping[tuple[str, ...], str]
 """The folders that images lie in, from the top down, each with its first image."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class FolderLabels:
     """What folder names say of some images.
 
     Attributes
@@ -41,10 +52,10 @@ class Reading:
 
     labels: list[str] | None
     splits: list[str] | None
-    told: str
+    notice: str
 
 
-def read_folders(paths: Sequence[str], level: int | None = None) -> Reading:
+def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> FolderLabels:
     """Take labels and a split from folder names.
 
     The topmost folders that tell images apart name the label. Where those are parts of a split,
@@ -66,32 +77,36 @@ def read_folders(paths: Sequence[str], level: int | None = None) -> Reading:
     LabelError
         If an image lies in no folder that could name its label, or several levels could.
     """
-    parents, folders = _folders(paths)
-    label, split = _settled(folders) if level is None else (level, _split_around(folders, level))
+    parents, folders = _collect_folders(paths)
+    label, split = (
+        _find_levels(folders) if level is None else (level, _find_split_level(folders, level))
+    )
     labels = ["".join(parent[label - 1 : label]) for parent in parents]
-    splits = None if split is None else _sides(parents, split)
+    splits = None if split is None else _assign_splits(parents, split)
     used = [i for i, name in enumerate(labels) if name]
-    told = f"labels: {_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
+    told = (
+        f"labels: {_format_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
+    )
     if split is not None:
-        told += f"; split from level {split}: {_parts([parents[i] for i in used], split)}"
-    elif level is not None and (mixed := _mixed_level(folders, level)):
+        told += f"; split from level {split}: {_describe_parts([parents[i] for i in used], split)}"
+    elif level is not None and (mixed := _find_mixed_level(folders, level)):
         told += f"; no split: beside parts of one, level {mixed} holds others"
     if len(used) < len(paths):
-        told += f"; {_count(len(paths) - len(used), 'image')} less deep, and without a label"
-    return Reading(labels, splits, told)
+        told += f"; {_format_count(len(paths) - len(used), 'image')} less deep, and without a label"
+    return FolderLabels(labels, splits, told)
 
 
-def read_split(paths: Sequence[str]) -> Reading | None:
+def infer_folder_split(paths: Sequence[str]) -> FolderLabels | None:
     """Take a split alone from folder names: the topmost level that is one, or None."""
-    parents, folders = _folders(paths)
+    parents, folders = _collect_folders(paths)
     for level in range(1, min(map(len, folders), default=0) + 1):
-        if _is_split(_names(folders, level), alone=level == 1):
-            told = f"split from folder level {level}: {_parts(parents, level)}"
-            return Reading(None, _sides(parents, level), told)
+        if _is_split(_names_at_level(folders, level), allow_train_only=level == 1):
+            told = f"split from folder level {level}: {_describe_parts(parents, level)}"
+            return FolderLabels(None, _assign_splits(parents, level), told)
     return None
 
 
-def _folders(paths: Sequence[str]) -> tuple[list[tuple[str, ...]], Folders]:
+def _collect_folders(paths: Sequence[str]) -> tuple[list[tuple[str, ...]], Folders]:
     """Each path's folders, and all that are different; paths of one folder share them."""
     known: dict[str, tuple[str, ...]] = {}
     parents, folders = [], {}
@@ -104,91 +119,93 @@ def _folders(paths: Sequence[str]) -> tuple[list[tuple[str, ...]], Folders]:
     return parents, folders
 
 
-def _settled(folders: Folders) -> tuple[int, int | None]:
+def _find_levels(folders: Folders) -> tuple[int, int | None]:
     """The level of the labels, and that of a split: from the top down, past lone folders."""
     level, split = 1, None
     _check_depth(folders, level)
-    while len(_names(folders, level)) == 1 and _depth(folders) > level:
-        if level == 1 and _is_split(_names(folders, level), alone=True):
+    while len(_names_at_level(folders, level)) == 1 and _max_depth(folders) > level:
+        if level == 1 and _is_split(_names_at_level(folders, level), allow_train_only=True):
             break
         level += 1
         _check_depth(folders, level)
-    if _is_split(_names(folders, level), alone=level == 1):
-        level, split = _below(folders, level), level
+    if _is_split(_names_at_level(folders, level), allow_train_only=level == 1):
+        level, split = _find_label_level(folders, level), level
         _check_depth(folders, level, of_split=True)
-        _check_parts(folders, level, split)
+        _check_part_classes(folders, level, split)
     else:
-        _check_mixture(folders, level)
-    _check_within(folders, level)
+        _check_mixed_names(folders, level)
+    _check_inside_classes(folders, level)
     return level, split
 
 
-def _below(folders: Folders, split: int) -> int:
+def _find_label_level(folders: Folders, split: int) -> int:
     """The level of the labels below a split, past folders that are alone in each of its parts."""
     level = split + 1
     while all(len(names) > level for names in folders):
         inside = {names[split - 1 : split] + names[level - 1 : level] for names in folders}
-        if len(inside) > len(_names(folders, split)):
+        if len(inside) > len(_names_at_level(folders, split)):
             break
         level += 1
     return level
 
 
-def _split_around(folders: Folders, label: int) -> int | None:
+def _find_split_level(folders: Folders, label: int) -> int | None:
     """The level of a split, where that of the labels is given."""
     if label < 1:
         raise CallError(f"the level of the labels is 1 for the topmost folder, not {label}")
     labelled = {names: path for names, path in folders.items() if len(names) >= label}
     if not labelled:
-        raise LabelError(f"no image lies in {label} folders, one in the other{_levels(folders)}")
+        raise LabelError(
+            f"no image lies in {label} folders, one in the other{_describe_levels(folders)}"
+        )
     for level in range(1, min(map(len, labelled)) + 1):
-        given = _names(labelled, level)
-        if level != label and _is_split(given, alone=level == 1, strict=False):
+        given = _names_at_level(labelled, level)
+        if level != label and _is_split(given, allow_train_only=level == 1, strict=False):
             return level
     return None
 
 
-def _mixed_level(folders: Folders, label: int) -> int | None:
+def _find_mixed_level(folders: Folders, label: int) -> int | None:
     """The first level beside the labels' that has two parts of a split among its names."""
-    for level in range(1, _depth(folders) + 1):
-        if level != label and len(_kinds(_names(folders, level))) > 1:
+    for level in range(1, _max_depth(folders) + 1):
+        if level != label and len(_collect_splits(_names_at_level(folders, level))) > 1:
             return level
     return None
 
 
-def _is_split(names: set[str], *, alone: bool, strict: bool = True) -> bool:
+def _is_split(names: set[str], *, allow_train_only: bool, strict: bool = True) -> bool:
     """Whether the folders of a level are the parts of a split.
 
     All are named so, one is for training, and what else is in their names is the same in all.
-    With `alone`, ``train`` by itself is one too.
+    With `allow_train_only`, ``train`` by itself is one too.
     """
-    found = [_kind(name) for name in names]
+    found = [_match_split(name) for name in names]
     kinds = {part[0] for part in found if part}
     rests = {part[1] for part in found if part}
     if None in found or TRAIN not in kinds or (strict and len(rests) > 1):
         return False
-    return len(kinds) > 1 or (alone and rests == {()})
+    return len(kinds) > 1 or (allow_train_only and rests == {()})
 
 
-def _kind(name: str) -> tuple[str, tuple[str, ...]] | None:
+def _match_split(name: str) -> tuple[str, tuple[str, ...]] | None:
     """Which part of a split a folder's name means, and what else is in the name."""
     text = re.sub(r"(?i)(hold|held)[\W_]*out", "holdout", name)
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # TrainImages
-    words = [_stem(word) for word in re.findall(r"[^\W\d_]+", text.casefold())]
-    kinds = {KINDS[word] for word in words if word in KINDS}
+    words = [_strip_filler(word) for word in re.findall(r"[^\W\d_]+", text.casefold())]
+    kinds = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
     if len(kinds) != 1:
         return None
-    return kinds.pop(), tuple(w for w in words if w not in KINDS and w not in FILLERS)
+    return kinds.pop(), tuple(w for w in words if w not in SPLIT_OF_WORD and w not in FILLER_WORDS)
 
 
-def _kinds(names: Iterable[str]) -> set[str]:
-    return {found[0] for name in names if (found := _kind(name))}
+def _collect_splits(names: Iterable[str]) -> set[str]:
+    return {found[0] for name in names if (found := _match_split(name))}
 
 
-def _stem(word: str) -> str:
+def _strip_filler(word: str) -> str:
     """``trainset`` is ``train``."""
-    stems = (word.removesuffix(filler) for filler in FILLERS)
-    return next((stem for stem in stems if stem in KINDS), word)
+    stems = (word.removesuffix(filler) for filler in FILLER_WORDS)
+    return next((stem for stem in stems if stem in SPLIT_OF_WORD), word)
 
 
 def _check_depth(folders: Folders, level: int, *, of_split: bool = False) -> None:
@@ -197,79 +214,88 @@ def _check_depth(folders: Folders, level: int, *, of_split: bool = False) -> Non
         if len(names) < level:
             what = "split folder" if of_split else "folder"
             inside = (
-                f"the {what} {_quoted('/'.join(names))}" if names else "the image folder itself"
+                f"the {what} {_quote_names('/'.join(names))}"
+                if names
+                else "the image folder itself"
             )
             raise LabelError(
-                f"image {_quoted(path)} lies directly in {inside}, so no folder names its label; "
+                f"image {_quote_names(path)} lies directly in {inside}, so no folder names its label; "
                 "give a table with --labels T.csv (columns path,label), or the level of the "
-                f"labels, which leaves out what lies less deep{_levels(folders)}"
+                f"labels, which leaves out what lies less deep{_describe_levels(folders)}"
             )
 
 
-def _check_mixture(folders: Folders, level: int) -> None:
+def _check_mixed_names(folders: Folders, level: int) -> None:
     """Refuse classes that are named like parts of a split; one that is a vehicle may stay."""
     inside: dict[str, set[str]] = {}
     for names in folders:
         inside.setdefault(names[level - 1], set()).update(names[level : level + 1])
-    like = [name for name in inside if _kind(name)]
-    if len(_kinds(like)) > 1 or any(len(inside[name]) > 1 for name in like):
+    like = [name for name in inside if _match_split(name)]
+    if len(_collect_splits(like)) > 1 or any(len(inside[name]) > 1 for name in like):
         beside = "" if len(like) == len(inside) else " beside others"
-        raise _unclear(f"folder level {level} holds names of splits{beside}", folders)
+        raise _ambiguity_error(f"folder level {level} holds names of splits{beside}", folders)
 
 
-def _check_parts(folders: Folders, label: int, split: int) -> None:
+def _check_part_classes(folders: Folders, label: int, split: int) -> None:
     """Refuse a part of a split whose only folder is no class of the training part."""
     parts: dict[str, set[str]] = {}
     for names in folders:
         parts.setdefault(names[split - 1], set()).add(names[label - 1])
-    known = {name for part in parts if TRAIN in _kinds([part]) for name in parts[part]}
+    known = {name for part in parts if TRAIN in _collect_splits([part]) for name in parts[part]}
     for part, inside in parts.items():
         if len(inside) == 1 and len(known) > 1 and not inside & known:
-            what = f"{_quoted(part)} holds one folder, {_quoted(*inside)}, which is no class"
-            raise _unclear(f"{what} of the training part", folders)
+            what = (
+                f"{_quote_names(part)} holds one folder, {_quote_names(*inside)}, which is no class"
+            )
+            raise _ambiguity_error(f"{what} of the training part", folders)
 
 
-def _check_within(folders: Folders, label: int) -> None:
+def _check_inside_classes(folders: Folders, label: int) -> None:
     """Refuse classes that all have the same folders inside: those may be the classes as well."""
-    for level in range(label + 1, _depth(folders) + 1):
+    for level in range(label + 1, _max_depth(folders) + 1):
         inside: dict[str, set[str]] = {}
         for names in folders:
             inside.setdefault(names[label - 1], set()).update(names[level - 1 : level])
-        kinds = _kinds(set().union(*inside.values()))
+        kinds = _collect_splits(set().union(*inside.values()))
         if TRAIN in kinds and len(kinds) > 1:
-            raise _unclear(f"folder level {level}, inside the classes, holds a split", folders)
+            raise _ambiguity_error(
+                f"folder level {level}, inside the classes, holds a split", folders
+            )
         if len(inside) > 1 and len(set.intersection(*inside.values())) > 1:
             what = f"every folder of level {label} has the same ones inside, in level {level}"
-            raise _unclear(what, folders)
+            raise _ambiguity_error(what, folders)
 
 
-def _unclear(what: str, folders: Folders) -> LabelError:
+def _ambiguity_error(what: str, folders: Folders) -> LabelError:
     return LabelError(
         f"{what}, so it is not clear which folder names the label; say which level does, or give "
-        f"a table with --labels T.csv (columns path,label,split){_levels(folders)}"
+        f"a table with --labels T.csv (columns path,label,split){_describe_levels(folders)}"
     )
 
 
-def _levels(folders: Folders) -> str:
+def _describe_levels(folders: Folders) -> str:
     """What each level would give, for the end of a refusal."""
-    depth = min(_depth(folders), LEVELS)
+    depth = min(_max_depth(folders), MAX_LISTED_LEVELS)
     told = (
-        f"--labels-level {i}: {_quoted(*sorted(_names(folders, i)))}" for i in range(1, depth + 1)
+        f"--labels-level {i}: {_quote_names(*sorted(_names_at_level(folders, i)))}"
+        for i in range(1, depth + 1)
     )
     return "".join(f"; {text}" for text in told)
 
 
-def _names(folders: Folders, level: int) -> set[str]:
+def _names_at_level(folders: Folders, level: int) -> set[str]:
     return {name for names in folders for name in names[level - 1 : level]}
 
 
-def _depth(folders: Folders) -> int:
+def _max_depth(folders: Folders) -> int:
     return max(map(len, folders), default=0)
 
 
-def _sides(parents: Sequence[tuple[str, ...]], split: int) -> list[str]:
+def _assign_splits(parents: Sequence[tuple[str, ...]], split: int) -> list[str]:
     side = {
-        name: (_kind(name) or ("", ()))[0] for p in set(parents) for name in p[split - 1 : split]
+        name: (_match_split(name) or ("", ()))[0]
+        for p in set(parents)
+        for name in p[split - 1 : split]
     }
     return [
         side["".join(parent[split - 1 : split])] if len(parent) >= split else ""
@@ -277,28 +303,28 @@ def _sides(parents: Sequence[tuple[str, ...]], split: int) -> list[str]:
     ]
 
 
-def _parts(parents: Sequence[tuple[str, ...]], split: int) -> str:
+def _describe_parts(parents: Sequence[tuple[str, ...]], split: int) -> str:
     """``120 train (seg_train), 40 test (seg_test)``."""
     count = Counter(parent[split - 1] for parent in parents)
     told = []
     for side in (TRAIN, VAL, TEST):
-        names = sorted(name for name in count if side in _kinds([name]))
+        names = sorted(name for name in count if side in _collect_splits([name]))
         if names:
-            plain = "" if names == [side] else f" ({_listed(*names)})"
+            plain = "" if names == [side] else f" ({_join_names(*names)})"
             told.append(f"{sum(count[name] for name in names):,} {side}{plain}")
     return ", ".join(told)
 
 
-def _quoted(*names: str) -> str:
-    some = ", ".join(repr(shown(name, BRIEF)) for name in names[:LISTED])
-    return some + (f", ... ({len(names):,})" if len(names) > LISTED else "")
+def _quote_names(*names: str) -> str:
+    some = ", ".join(repr(to_printable(name, MAX_NAME_CHARS)) for name in names[:MAX_LISTED])
+    return some + (f", ... ({len(names):,})" if len(names) > MAX_LISTED else "")
 
 
-def _listed(*names: str) -> str:
-    return ", ".join(shown(n, BRIEF) for n in names[:LISTED]) + (
-        ", ..." if len(names) > LISTED else ""
+def _join_names(*names: str) -> str:
+    return ", ".join(to_printable(n, MAX_NAME_CHARS) for n in names[:MAX_LISTED]) + (
+        ", ..." if len(names) > MAX_LISTED else ""
     )
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
+def _format_count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from joblib import delayed
 
 from classify.errors import CallError
-from classify.features import dim, open_cache
-from classify.fitting import graft
-from classify.heads import named
-from classify.kept import sweep
-from classify.records import Record
-from classify.results import FitOptions, Result, keep_result, key_of, recall_result
+from classify.features import open_cache, total_dim
+from classify.fitting import fit_task
+from classify.heads import get_head_spec
+from classify.kept import remove_partial
+from classify.records import HeadResult
+from classify.results import FitOptions, FitResult, load_result, result_key, save_result
 from classify.tasks import Task
-from classify.workers import working
+from classify.workers import run_parallel
 from featurize.cache import FeatureCache
 
-Progress = Callable[[Record, int, int], None]
+HeadProgressCallback = Callable[[HeadResult, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class GridCell:
     """One head to be trained.
 
     Attributes
     ----------
-    task : Task
+    task : ExtractionJob
     head : str
     layers : tuple of str
     options : FitOptions
@@ -38,14 +38,14 @@ class Cell:
     options: FitOptions
 
 
-def train_cells(
+def train_grid(
     cache: FeatureCache,
-    grid: Sequence[Cell],
-    arrived: Callable[[int, Result], None],
+    grid: Sequence[GridCell],
+    on_result: Callable[[int, FitResult], None],
     *,
-    lasting: bool = True,
+    persist: bool = True,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: HeadProgressCallback | None = None,
 ) -> tuple[int, dict[int, str]]:
     """Train every cell that has not been trained before; each result is kept at once.
 
@@ -53,11 +53,11 @@ def train_cells(
     ----------
     cache : FeatureCache
         Worker processes map its features into memory; none is copied between processes.
-    grid : sequence of Cell
+    grid : sequence of GridCell
     arrived : callable
         Called with a position in `grid` and its result, in whatever order they come.
-    lasting : bool
-        As in `classify.statistics.spectra`. Where those are not kept, all heads that use one
+    persist : bool
+        As in `classify.statistics.compute_fold_bases`. Where those are not kept, all heads that use one
         spectrum are trained by one worker.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
@@ -73,17 +73,17 @@ def train_cells(
     """
     done = 0
 
-    def take(i: int, result: Result) -> None:
+    def take(i: int, result: FitResult) -> None:
         nonlocal done
         done += 1
-        arrived(i, result)
+        on_result(i, result)
         if progress is not None:
             progress(result.record, done, len(grid))
 
     keys, missing = [], []
     for i, cell in enumerate(grid):
-        keys.append(key_of(cache, cell.task, cell.head, cell.layers, cell.options))
-        result = recall_result(cache, keys[i], cell.task, cell.head, cell.layers)
+        keys.append(result_key(cache, cell.task, cell.head, cell.layers, cell.options))
+        result = load_result(cache, keys[i], cell.task, cell.head, cell.layers)
         if result is None:
             missing.append(i)
         else:
@@ -91,13 +91,13 @@ def train_cells(
     recalled, left_out = done, {}
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train)(path, [(i, grid[i], keys[i]) for i in job], lasting)
-        for job in _jobs(cache, grid, missing, lasting)
+        delayed(_train_group)(path, [(i, grid[i], keys[i]) for i in job], persist)
+        for job in _group_cells(cache, grid, missing, persist)
     ]
     if calls:
         with ExitStack() as ended:
-            ended.callback(sweep, cache)  # once all workers are ended, be it by a kill
-            for batch in ended.enter_context(working(calls, jobs)):
+            ended.callback(remove_partial, cache)  # once all workers are ended, be it by a kill
+            for batch in ended.enter_context(run_parallel(calls, jobs)):
                 for i, outcome in batch:
                     if isinstance(outcome, str):
                         left_out[i] = outcome
@@ -106,44 +106,44 @@ def train_cells(
     return recalled, left_out
 
 
-def _jobs(
-    cache: FeatureCache, grid: Sequence[Cell], missing: list[int], lasting: bool
+def _group_cells(
+    cache: FeatureCache, grid: Sequence[GridCell], missing: list[int], persist: bool
 ) -> list[list[int]]:
     """What a worker does at one go: heads that share a spectrum, one after the other."""
     jobs: dict[object, list[int]] = {}
     for i in missing:
         cell = grid[i]
-        way = named(cell.head).way
+        way = get_head_spec(cell.head).solver
         shares = way in ("solved", "minimised")
-        key = (id(cell.task), cell.layers, way if lasting else "")
+        key = (id(cell.task), cell.layers, way if persist else "")
         jobs.setdefault(key if shares else i, []).append(i)
     # The widest first, so that no worker is left alone with one at the end.
-    return sorted(jobs.values(), key=lambda job: -dim(cache, grid[job[0]].layers))
+    return sorted(jobs.values(), key=lambda job: -total_dim(cache, grid[job[0]].layers))
 
 
-def _train(
-    path: str, cells: list[tuple[int, Cell, str]], lasting: bool
-) -> list[tuple[int, Result | str]]:
+def _train_group(
+    path: str, cells: list[tuple[int, GridCell, str]], persist: bool
+) -> list[tuple[int, FitResult | str]]:
     """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
 
     Where a head cannot be trained on so many rows or columns, the reason stands for its result.
     """
     cache = open_cache(path)
-    found: list[tuple[int, Result | str]] = []
+    found: list[tuple[int, FitResult | str]] = []
     for i, cell, key in cells:
         try:
-            _, result = graft(
+            _, result = fit_task(
                 cache,
                 cell.task,
-                named(cell.head),
+                get_head_spec(cell.head),
                 cell.layers,
                 cell.options,
-                lasting,
+                persist,
             )
         except CallError as error:
             where = f"{cell.task.name}: {cell.head} on {'+'.join(cell.layers)}"
             found.append((i, f"{where} left out: {error}"))
             continue
-        keep_result(cache, key, result)
+        save_result(cache, key, result)
         found.append((i, result))
     return found

@@ -9,15 +9,15 @@ from typing import Any
 
 from sklearn.base import BaseEstimator, is_classifier
 
-from classify.errors import UnknownHead
+from classify.errors import UnknownHeadError
 
-Setting = float | None
+Param = float | None
 ClassWeight = dict[int, float] | None
-Builder = Callable[[ClassWeight], Any]
+EstimatorFactory = Callable[[ClassWeight], Any]
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadSpec:
     """A kind of classifier on prepared embeddings.
 
     Attributes
@@ -44,44 +44,44 @@ class Head:
     """
 
     name: str
-    parameter: str | None
-    grid: tuple[Setting, ...]
+    param_name: str | None
+    grid: tuple[Param, ...]
     loss: str
     probabilistic: bool
-    way: str
-    build: Builder | None = None
-    weighted: bool = True
-    widths: tuple[float, ...] = ()
+    solver: str
+    make_estimator: EstimatorFactory | None = None
+    uses_class_weight: bool = True
+    gamma_factors: tuple[float, ...] = ()
 
-    def settings(self, setting: Setting) -> dict[str, float]:
+    def as_params(self, param: Param) -> dict[str, float]:
         """A chosen value under its name."""
-        return {} if self.parameter is None or setting is None else {self.parameter: setting}
+        return {} if self.param_name is None or param is None else {self.param_name: param}
 
 
-def _grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, ...]:
+def _make_grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(float(f"{d}e{e}") for e in range(first, last + 1) for d in digits)
 
 
-ALPHAS = (2e6, 1e6, *_grid(0, 5, (1, 2, 5))[::-1])
+RIDGE_ALPHAS = (2e6, 1e6, *_make_grid(0, 5, (1, 2, 5))[::-1])
 HEADS = {
     head.name: head
     for head in (
-        Head("softmax", "C", (*_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "minimised"),
-        Head("linear-svm", "C", _grid(-6, 0, (1, 3)), "hinge", False, "minimised"),
-        Head("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "kernel",
-             widths=(1 / 16, 1 / 4, 1.0)),
-        Head("ridge", "alpha", ALPHAS, "calibrated", False, "solved"),
-        Head("lda", "shrinkage", (1, 0.7, *_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "solved"),
-        Head("ncm", None, (None,), "error", False, "solved", weighted=False),
-        Head("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
-             weighted=False),
+        HeadSpec("softmax", "C", (*_make_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "minimised"),
+        HeadSpec("linear-svm", "C", _make_grid(-6, 0, (1, 3)), "hinge", False, "minimised"),
+        HeadSpec("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "kernel",
+             gamma_factors=(1 / 16, 1 / 4, 1.0)),
+        HeadSpec("ridge", "alpha", RIDGE_ALPHAS, "calibrated", False, "solved"),
+        HeadSpec("lda", "shrinkage", (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "solved"),
+        HeadSpec("ncm", None, (None,), "error", False, "solved", uses_class_weight=False),
+        HeadSpec("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
+             uses_class_weight=False),
     )
 }  # fmt: skip
-STANDARD = ("softmax", "linear-svm", "ridge", "lda", "ncm")
+DEFAULT_HEADS = ("softmax", "linear-svm", "ridge", "lda", "ncm")
 """The heads that a comparison tries where none are named: the linear ones."""
 
 
-def named(name: str) -> Head:
+def get_head_spec(name: str) -> HeadSpec:
     """The head of that name, or of a scikit-learn classifier given as ``package.module:Class``.
 
     Raises
@@ -92,23 +92,23 @@ def named(name: str) -> Head:
     if name in HEADS:
         return HEADS[name]
     if ":" in name:
-        return _foreign(name)
+        return _make_sklearn_spec(name)
     near = get_close_matches(name, HEADS, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UnknownHead(
+    raise UnknownHeadError(
         f"no head {name!r}, only {', '.join(HEADS)}, and classifiers of scikit-learn's kind as "
         f"package.module:Class{hint}"
     )
 
 
-def _foreign(name: str) -> Head:
+def _make_sklearn_spec(name: str) -> HeadSpec:
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownHead(f"no classifier {name!r}: {error}") from error
+        raise UnknownHeadError(f"no classifier {name!r}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, BaseEstimator) and is_classifier(kind())):
-        raise UnknownHead(f"{name} is not a scikit-learn classifier")
+        raise UnknownHeadError(f"{name} is not a scikit-learn classifier")
     takes = signature(kind).parameters
 
     def build(weight: ClassWeight) -> Any:
@@ -118,4 +118,4 @@ def _foreign(name: str) -> Head:
     probabilistic = hasattr(kind, "predict_proba") and hasattr(kind(), "predict_proba")
     loss = "log" if probabilistic else "error"
     weighted = "class_weight" in takes
-    return Head(name, None, (None,), loss, probabilistic, "delegated", build, weighted)
+    return HeadSpec(name, None, (None,), loss, probabilistic, "delegated", build, weighted)

@@ -23,11 +23,11 @@ from featurize.cache import FeatureCache
 from featurize.fingerprint import canonical_json
 
 FORMAT = "headgraft-kept"
-MAX_BYTES = 4 << 30
-WRITING = Lock()  # a process that ends itself waits for it, so as to leave no half a file
+MAX_FILE_BYTES = 4 << 30
+WRITE_LOCK = Lock()  # a process that ends itself waits for it, so as to leave no half a file
 
 
-def digest(*parts: object) -> str:
+def compute_digest(*parts: object) -> str:
     """A digest of arrays, texts and what JSON knows, in order: 64 hexadecimal digits."""
     total = sha256()
     for part in parts:
@@ -40,25 +40,25 @@ def digest(*parts: object) -> str:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Artifact:
     """Arrays and what is said of them, as JSON."""
 
     arrays: Mapping[str, np.ndarray]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
-def identity_of(cache: FeatureCache, layers: Sequence[str]) -> list[list[object]]:
-    """What decides the numbers of some layers, for a `digest`."""
+def fingerprint_layers(cache: FeatureCache, layers: Sequence[str]) -> list[list[object]]:
+    """What decides the numbers of some layers, for a `compute_digest`."""
     infos = [cache.layer(name) for name in layers]
     return [[info.name, info.dim, info.fingerprint] for info in infos]
 
 
-def folder_of(cache: FeatureCache) -> Path:
+def store_dir(cache: FeatureCache) -> Path:
     """Where a cache's results are kept."""
     return cache.path.with_name(cache.path.name + ".kept")
 
 
-def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
+def load_artifact(cache: FeatureCache, kind: str, key: str) -> Artifact | None:
     """What was kept under a key, or None; what is damaged, or no such file, counts as not there.
 
     Parameters
@@ -66,11 +66,11 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
     kind : str
         What it is, as part of the file's name.
     key : str
-        A `digest`.
+        A `compute_digest`.
     """
-    path = _path(cache, kind, key)
+    path = _artifact_path(cache, kind, key)
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:  # to open a pipe would wait
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:  # to open a pipe would wait
             return None
         with safe_open(path, "np") as file:
             about = file.metadata() or {}
@@ -78,16 +78,16 @@ def recall(cache: FeatureCache, kind: str, key: str) -> Kept | None:
                 return None
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             # Files of before tell no checksum. What they hold is checked by who asks for it.
-            if about.get("crc32") not in (None, _checksum(arrays, about["about"])):
+            if about.get("crc32") not in (None, _compute_checksum(arrays, about["about"])):
                 return None
-            return Kept(arrays, json.loads(about["about"]))
+            return Artifact(arrays, json.loads(about["about"]))
     except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         return None
     except (TypeError, AttributeError):  # a type of number that numpy does not know
         return None
 
 
-def keep(
+def save_artifact(
     cache: FeatureCache,
     kind: str,
     key: str,
@@ -101,14 +101,19 @@ def keep(
     bool
         Whether it was kept.
     """
-    path = _path(cache, kind, key)
+    path = _artifact_path(cache, kind, key)
     text = json.dumps(about, allow_nan=False)
-    metadata = {"format": FORMAT, "key": key, "about": text, "crc32": _checksum(arrays, text)}
+    metadata = {
+        "format": FORMAT,
+        "key": key,
+        "about": text,
+        "crc32": _compute_checksum(arrays, text),
+    }
     draft = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         content = save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
-        with WRITING:
+        with WRITE_LOCK:
             with open(draft, "xb") as file:
                 file.write(content)
             os.replace(draft, path)
@@ -121,15 +126,15 @@ def keep(
     return True
 
 
-def sweep(cache: FeatureCache) -> None:
+def remove_partial(cache: FeatureCache) -> None:
     """Remove what this process's workers had begun to write when they were ended."""
-    for draft in folder_of(cache).glob(f"*.{os.getpid()}.*.tmp"):
+    for draft in store_dir(cache).glob(f"*.{os.getpid()}.*.tmp"):
         with suppress(OSError):
             draft.unlink()
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    """What shows that a disk gave back something else; in half the time of a `digest`."""
+def _compute_checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    """What shows that a disk gave back something else; in half the time of a `compute_digest`."""
     total = crc32(about.encode())
     for name in sorted(arrays):
         total = crc32(name.encode(), total)
@@ -138,5 +143,5 @@ def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
     return f"{total:08x}"
 
 
-def _path(cache: FeatureCache, kind: str, key: str) -> Path:
-    return folder_of(cache) / f"{kind}-{key[:32]}.safetensors"
+def _artifact_path(cache: FeatureCache, kind: str, key: str) -> Path:
+    return store_dir(cache) / f"{kind}-{key[:32]}.safetensors"

@@ -9,17 +9,17 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
-from classify.features import Rows
-from classify.scaling import scaled
-from classify.scorers import Fitted, Linear
-from classify.vectors import width
+from classify.features import FeatureRows
+from classify.scaling import fit_and_scale
+from classify.scorers import LinearModel, SklearnModel
+from classify.vectors import compute_gamma_scale
 
-LANDMARKS = 1000  # twice as many were no better on CIFAR-10, and five times as slow to map
-SAMPLE = 20_000  # rows whose statistics scale the features
+MAX_LANDMARKS = 1000  # twice as many were no better on CIFAR-10, and five times as slow to map
+MAX_SCALING_ROWS = 20_000  # rows whose statistics scale the features
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped(Rows):
+class KernelRows(FeatureRows):
     """Rows seen through a kernel map, block by block: D is the number of landmarks."""
 
     kernel: Any = None
@@ -29,47 +29,51 @@ class Mapped(Rows):
         """How many landmarks there are."""
         return len(self.kernel[-1].components_)
 
-    def at(self, positions: np.ndarray) -> "Mapped":
+    def subset(self, positions: np.ndarray) -> "KernelRows":
         """Some of them."""
         return replace(self, rows=self.rows[positions])
 
-    def take(self) -> np.ndarray:
+    def to_array(self) -> np.ndarray:
         """A copy of them all."""
-        return np.concatenate([block for _, block in self.blocks()])
+        return np.concatenate([block for _, block in self.iter_blocks()])
 
-    def blocks(self, width: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+    def iter_blocks(self, n_outputs: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of similarities, float32 (m, D)."""
-        for where, block in Rows(self.parts, self.rows, self.rooted).blocks(max(width, self.dim)):
+        for where, block in FeatureRows(self.parts, self.rows, self.is_root_l2).iter_blocks(
+            max(n_outputs, self.dim)
+        ):
             # float64 inside: the map divides by numbers down to 1e-6.
             yield where, self.kernel.transform(block.astype(np.float64)).astype(np.float32)
 
 
-def rbf(rows: Rows, times: float, seed: int = 0) -> Pipeline:
+def fit_rbf_map(rows: FeatureRows, gamma_factor: float, seed: int = 0) -> Pipeline:
     """A radial basis kernel on scaled features, approximated by some of the rows.
 
     Williams & Seeger (2001), "Using the Nystroem method to speed up kernel machines", NIPS.
 
     Parameters
     ----------
-    rows : Rows
-        Training rows; landmarks and statistics come from at most `SAMPLE` of them.
-    times : float
-        Gamma, as a multiple of `classify.vectors.width`.
+    rows : FeatureRows
+        Training rows; landmarks and statistics come from at most `MAX_SCALING_ROWS` of them.
+    gamma_factor : float
+        Gamma, as a multiple of `classify.vectors.compute_gamma_scale`.
 
     Returns
     -------
     Pipeline
-        Fitted; from (n, D) to (n, at most `LANDMARKS`).
+        Fitted; from (n, D) to (n, at most `MAX_LANDMARKS`).
     """
-    some = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
-    X = rows.at(np.sort(some)).take().astype(np.float64)
-    scaler, Z = scaled(X, whole=rows.rooted)
-    count = min(LANDMARKS, len(Z))
-    kernel = Nystroem(gamma=times * width(Z), n_components=count, random_state=seed).fit(Z)
+    some = np.random.default_rng(seed).permutation(len(rows))[:MAX_SCALING_ROWS]
+    X = rows.subset(np.sort(some)).to_array().astype(np.float64)
+    scaler, Z = fit_and_scale(X, global_scale=rows.is_root_l2)
+    count = min(MAX_LANDMARKS, len(Z))
+    kernel = Nystroem(
+        gamma=gamma_factor * compute_gamma_scale(Z), n_components=count, random_state=seed
+    ).fit(Z)
     return make_pipeline(scaler, kernel)
 
 
-def joined(kernel: Pipeline, linear: Linear, n_classes: int) -> Fitted:
+def to_sklearn_model(kernel: Pipeline, linear: LinearModel, n_classes: int) -> SklearnModel:
     """A kernel and what was learnt on it as one scikit-learn pipeline."""
     weights = linear.coef / linear.scale
     shift = linear.intercept - weights @ linear.mean
@@ -79,4 +83,4 @@ def joined(kernel: Pipeline, linear: Linear, n_classes: int) -> Fitted:
     svm.classes_, svm.coef_, svm.intercept_ = np.arange(n_classes), weights, shift
     svm.n_features_in_ = weights.shape[1]
     steps = [*kernel.steps, ("svm", svm)]
-    return Fitted(Pipeline(steps), kernel.n_features_in_, n_classes)
+    return SklearnModel(Pipeline(steps), kernel.n_features_in_, n_classes)

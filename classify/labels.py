@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from classify.errors import CallError, LabelError
-from classify.folders import TEST, TRAIN, VAL, read_folders, read_split
+from classify.folders import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
 from featurize.text import is_invisible
 
-__all__ = ["TEST", "TRAIN", "VAL", "LabelTable", "from_folders", "given_table", "read_table"]
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VAL",
+    "LabelTable",
+    "labels_from_folders",
+    "read_given_labels",
+    "read_labels",
+]
 
 MAX_TABLE_BYTES = 1 << 30
-MANY = 1000  # columns beyond which no mistyped name is looked for
-LISTED = 8  # columns in a message
-BRIEF = 100  # characters of a cell in a message
-SPLITS = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
+MAX_SUGGESTED_COLUMNS = 1000  # columns beyond which no mistyped name is looked for
+MAX_LISTED = 8  # columns in a message
+MAX_CELL_CHARS = 100  # characters of a cell in a message
+SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,14 @@ class LabelTable:
     labels: list[str]
     splits: list[str] | None = None
     groups: list[str] | None = None
-    told: str | None = None
+    notice: str | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-def from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
-    """Label images by their folders, see `classify.folders.read_folders`.
+def labels_from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
+    """Label images by their folders, see `classify.folders.infer_folder_labels`.
 
     Parameters
     ----------
@@ -70,21 +78,21 @@ def from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
     ------
     CallError, LabelError
     """
-    found = read_folders(paths, level)
+    found = infer_folder_labels(paths, level)
     named = [i for i, label in enumerate(found.labels or ()) if label]
     labels = [found.labels[i] for i in named] if found.labels else []
-    _check_alike("the folder names", "label", dict.fromkeys(labels, 0))
+    _check_lookalikes("the folder names", "label", dict.fromkeys(labels, 0))
     return LabelTable(
         "folders",
         "the folder names",
         [paths[i] for i in named],
         labels,
         None if found.splits is None else [found.splits[i] for i in named],
-        told=found.told,
+        notice=found.notice,
     )
 
 
-def given_table(
+def read_given_labels(
     labels: LabelTable | str | os.PathLike[str] | None, column: str, level: int | None
 ) -> LabelTable | None:
     """The label table that is given, read where it is a path; None where folders name the labels.
@@ -99,10 +107,10 @@ def given_table(
         return None
     if level is not None:
         raise CallError("--labels-level is for labels from folder names; leave it or --labels out")
-    return labels if isinstance(labels, LabelTable) else read_table(labels, column)
+    return labels if isinstance(labels, LabelTable) else read_labels(labels, column)
 
 
-def read_table(
+def read_labels(
     path: str | os.PathLike[str], column: str = "label", *, name: str | None = None
 ) -> LabelTable:
     """Read a label table: CSV with a header, ``path,label[,split][,group]`` in any order.
@@ -132,13 +140,13 @@ def read_table(
         reader = csv.reader(file, strict=True)
         try:
             header = [field.strip() for field in next(reader, [])]
-            if "\0" in "".join(header[:LISTED]):
-                raise LabelError(_other_encoding(path, "it holds NUL characters"))
-            wanted = _wanted(path, header, column)
-            records = list(_records(path, reader, len(header), wanted))
+            if "\0" in "".join(header[:MAX_LISTED]):
+                raise LabelError(_describe_encoding_error(path, "it holds NUL characters"))
+            wanted = _find_columns(path, header, column)
+            records = list(_iter_records(path, reader, len(header), wanted))
         except UnicodeDecodeError as error:
             where = f"after line {reader.line_num}: {error.reason}"
-            raise LabelError(_other_encoding(path, where)) from error
+            raise LabelError(_describe_encoding_error(path, where)) from error
         except csv.Error as error:
             raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
     if not records:
@@ -149,16 +157,16 @@ def read_table(
         first: dict[str, int] = {}
         for text, line in zip(columns.get(use, ()), lines, strict=False):
             first.setdefault(text, line)
-        _check_alike(str(path), use, first)
+        _check_lookalikes(str(path), use, first)
     paths, splits, told = columns["path"], columns.get("split"), None
-    if splits is None and (found := read_split(paths)):
-        splits, told = found.splits, found.told
+    if splits is None and (found := infer_folder_split(paths)):
+        splits, told = found.splits, found.notice
     # A name that the locale cannot decode is UTF-8 all the same, or is spelt out.
     name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
     return LabelTable(name, str(path), paths, columns["label"], splits, columns.get("group"), told)
 
 
-def _other_encoding(path: Path, where: str) -> str:
+def _describe_encoding_error(path: Path, where: str) -> str:
     """That a table is not UTF-8, and what makes it so."""
     with open(path, "rb") as file:
         begins = file.read(4)
@@ -173,7 +181,7 @@ def _other_encoding(path: Path, where: str) -> str:
     )
 
 
-def _check_alike(source: str, use: str, first: Mapping[str, int]) -> None:
+def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
     """Refuse texts that look the same and are not: they would be two classes.
 
     Parameters
@@ -183,33 +191,33 @@ def _check_alike(source: str, use: str, first: Mapping[str, int]) -> None:
     """
     seen: dict[str, str] = {}
     for text, line in first.items():
-        looks = " ".join(_visible(text).split())
+        looks = " ".join(_strip_invisible(text).split())
         if not looks:
-            raise LabelError(f"{source}{_line(line)}: the {use} {text!a} is invisible")
+            raise LabelError(f"{source}{_format_line(line)}: the {use} {text!a} is invisible")
         other = seen.setdefault(looks, text)
         if other != text:
             raise LabelError(
-                f"{source}: the {use}s {_ascii(other)}{_line(first[other])} and "
-                f"{_ascii(text)}{_line(line)} look the same and are not; write both in one way"
+                f"{source}: the {use}s {_quote_ascii(other)}{_format_line(first[other])} and "
+                f"{_quote_ascii(text)}{_format_line(line)} look the same and are not; write both in one way"
             )
 
 
-def _visible(text: str) -> str:
+def _strip_invisible(text: str) -> str:
     """A text as it looks: composed, without what shows as nothing."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(c for c in unicodedata.normalize("NFC", text) if not is_invisible(c))
 
 
-def _ascii(text: str) -> str:
-    return ascii(text if len(text) <= BRIEF else text[:BRIEF] + "...")
+def _quote_ascii(text: str) -> str:
+    return ascii(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")
 
 
-def _line(number: int) -> str:
+def _format_line(number: int) -> str:
     return f" (line {number:,})" if number else ""
 
 
-def _wanted(path: Path, header: list[str], column: str) -> dict[str, int]:
+def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
     """The position of each column we use: path, label, and split and group if present."""
     wanted = {}
     for use, title in (("path", "path"), ("label", column), ("split", "split"), ("group", "group")):
@@ -218,16 +226,16 @@ def _wanted(path: Path, header: list[str], column: str) -> dict[str, int]:
         if title in header:
             wanted[use] = header.index(title)
         elif use in ("path", "label"):
-            near = get_close_matches(title, header[:MANY], 1)
+            near = get_close_matches(title, header[:MAX_SUGGESTED_COLUMNS], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             option = "; name the column with --column" if use == "label" and not near else ""
-            there = ", ".join(map(_brief, header[:LISTED])) or "nothing"
-            there += f", ... ({len(header):,} columns)" if len(header) > LISTED else ""
+            there = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
+            there += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
             raise LabelError(f"{path}, line 1: no column {title!r}, only {there}{hint}{option}")
     return wanted
 
 
-def _records(
+def _iter_records(
     file: Path, reader: Iterator[list[str]], width: int, wanted: dict[str, int]
 ) -> Iterator[list[Any]]:
     first_line: dict[str, int] = {}
@@ -245,27 +253,27 @@ def _records(
             if not text.strip():
                 raise LabelError(f"{where}: the {use} is empty")
             if "\0" in text:
-                raise LabelError(f"{where}: the {use} {_brief(text)} holds a NUL character")
+                raise LabelError(f"{where}: the {use} {_quote_cell(text)} holds a NUL character")
         path = values["path"] = values["path"].removeprefix("./")
         if path.startswith("/") or ".." in path.split("/"):
             raise LabelError(
-                f"{where}: path {_brief(path)} is not relative to, and in, the image folder"
+                f"{where}: path {_quote_cell(path)} is not relative to, and in, the image folder"
             )
         if path in first_line:
             raise LabelError(
-                f"{where}: path {_brief(path)} is there already, on line {first_line[path]}; "
+                f"{where}: path {_quote_cell(path)} is there already, on line {first_line[path]}; "
                 "an image has one label"
             )
         first_line[path] = line
         if "split" in values:
-            if values["split"].lower() not in SPLITS:
+            if values["split"].lower() not in SPLIT_ALIASES:
                 raise LabelError(
-                    f"{where}: split {_brief(values['split'])} is none of {', '.join(SPLITS)}"
+                    f"{where}: split {_quote_cell(values['split'])} is none of {', '.join(SPLIT_ALIASES)}"
                 )
-            values["split"] = SPLITS[values["split"].lower()]
+            values["split"] = SPLIT_ALIASES[values["split"].lower()]
         yield [line, *values.values()]
 
 
-def _brief(text: str) -> str:
+def _quote_cell(text: str) -> str:
     """A cell in quotes."""
-    return repr(text if len(text) <= BRIEF else text[:BRIEF] + "...")
+    return repr(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")

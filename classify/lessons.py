@@ -9,17 +9,17 @@ import numpy as np
 from sklearn.model_selection import check_cv
 
 from classify.errors import CallError
-from classify.features import Rows
-from classify.heads import Head
-from classify.splits import MAX_FOLDS, Folding, folding
-from classify.statistics import spectra
-from classify.training import Lesson, affordable
-from classify.units import joined, same_bytes
-from classify.weights import times, weigh
+from classify.features import FeatureRows
+from classify.heads import HeadSpec
+from classify.splits import MAX_FOLDS, FoldPlan, plan_folds
+from classify.statistics import compute_fold_bases
+from classify.training import TrainingSet, limit_folds
+from classify.units import link_same_bytes, number_units
+from classify.weights import count_repeats, resolve_class_weights
 
 
-def make_lesson(
-    head: Head,
+def make_training_set(
+    spec: HeadSpec,
     X: np.ndarray,
     y: np.ndarray,
     classes: np.ndarray,
@@ -30,7 +30,7 @@ def make_lesson(
     cv: Any = None,
     groups: Any = None,
     seed: int = 0,
-) -> Lesson:
+) -> TrainingSet:
     """Prepare everything that `classify.training.train` asks for.
 
     Rows that are the same belong together: folds that are drawn never tear them apart. Of linear
@@ -39,7 +39,7 @@ def make_lesson(
 
     Parameters
     ----------
-    head : Head
+    spec : HeadSpec
     X : float32 array of shape (n, D)
     y : int array of shape (m,)
         Positions in `classes`, of the rows used.
@@ -60,7 +60,7 @@ def make_lesson(
     ------
     CallError, ValueError
     """
-    contents = _contents(X, used)
+    contents = _hash_rows(X, used)
     if groups is not None:
         groups = np.asarray(groups)
         if groups.shape != (len(X),):
@@ -70,55 +70,62 @@ def make_lesson(
         if n_folds < 2:
             raise CallError(f"cv is a number of folds from 2 on, not {cv}")
         of = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
-        unit = joined(of, len(y), same_bytes(contents))
+        unit = number_units(of, len(y), link_same_bytes(contents))
         alone = unit.max(initial=0) == len(y) - 1
-        found = folding(y, seed, None if alone else unit, most=n_folds)
+        found = plan_folds(y, seed, None if alone else unit, max_folds=n_folds)
     else:
-        found = _given(cv, X, y, classes, used, groups)
-    rows, each = Rows((X,), used), weigh(class_weight, classes, y, row_weights)
-    if head.way in ("solved", "minimised"):
-        first, row_weights = _merged(contents, y, row_weights, found)
-        rows, y, found = rows.at(first), y[first], found.at(first)
+        found = _plan_given_folds(cv, X, y, classes, used, groups)
+    rows, each = (
+        FeatureRows((X,), used),
+        resolve_class_weights(class_weight, classes, y, row_weights),
+    )
+    if spec.solver in ("solved", "minimised"):
+        first, row_weights = _merge_duplicate_rows(contents, y, row_weights, found)
+        rows, y, found = rows.subset(first), y[first], found.subset(first)
         if row_weights is not None:
-            often = times(row_weights)
-            found = replace(found, held_by=[np.repeat(h, often[h]) for h in found.held_by])
-    found = affordable(head, rows, found, len(classes))
-    lesson = Lesson(rows, y, len(classes), found, (), each, row_weights)
-    if head.way not in ("solved", "minimised"):
+            often = count_repeats(row_weights)
+            found = replace(found, val_indices=[np.repeat(h, often[h]) for h in found.val_indices])
+    found = limit_folds(spec, rows, found, len(classes))
+    lesson = TrainingSet(rows, y, len(classes), found, (), each, row_weights)
+    if spec.solver not in ("solved", "minimised"):
         return lesson
-    return replace(lesson, spectra=spectra(None, (), rows, found, lesson.measured_by(head)))
+    return replace(
+        lesson, fold_bases=compute_fold_bases(None, (), rows, found, lesson.gram_weights(spec))
+    )
 
 
-def _given(
+def _plan_given_folds(
     cv: Any, X: np.ndarray, y: np.ndarray, classes: np.ndarray, used: np.ndarray, groups: Any
-) -> Folding:
+) -> FoldPlan:
     """The folds of a splitter or an iterable, for the rows used."""
     labels, every = np.full(len(X), classes[0]), np.arange(len(X))
     labels[used] = classes[y]
     splits = check_cv(cv, labels, classifier=True).split(X, labels, groups)
     pairs = [(every[train], every[held]) for train, held in splits]
     trains, held_by = [train for train, _ in pairs], [held for _, held in pairs]
-    found = Folding(np.zeros(len(X), np.int16), held_by, trains=trains).at(used)
+    found = FoldPlan(np.zeros(len(X), np.int16), held_by, train_indices=trains).subset(used)
     # Nothing is learnt from one class, and nothing judged by no rows.
     fine = [(t, h) for t, h in found.folds if len(h) and len(np.unique(y[t])) > 1]
-    return replace(found, trains=[train for train, _ in fine], held_by=[held for _, held in fine])
+    return replace(
+        found, train_indices=[train for train, _ in fine], val_indices=[held for _, held in fine]
+    )
 
 
-def _contents(X: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
     """A hash of each row used: uint8 (m, 16)."""
     hashes = (blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used)  # -0 is 0
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(used), 16)
 
 
-def _merged(
-    contents: np.ndarray, y: np.ndarray, weights: np.ndarray | None, folding: Folding
+def _merge_duplicate_rows(
+    contents: np.ndarray, y: np.ndarray, weights: np.ndarray | None, fold_plan: FoldPlan
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One of each kind of row, in an order that does not depend on theirs; and its weight.
 
     Rows are of one kind that have the same features and label, and are trained on and held out by
     the same folds.
     """
-    pairs = folding.folds
+    pairs = fold_plan.folds
     sides = np.zeros((len(y), 2 * len(pairs)), bool)
     for i, (train, held) in enumerate(pairs):
         sides[train, 2 * i] = sides[held, 2 * i + 1] = True

@@ -12,22 +12,29 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from classify.errors import CallError, LabelError
-from classify.records import LESS_IS_BETTER
+from classify.records import LOWER_IS_BETTER
 
-NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "auroc", "average_precision")
+METRIC_NAMES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "log_loss",
+    "auroc",
+    "average_precision",
+)
 COST = "cost"
-COLUMNS = ("truth", "predicted", "cost")
-MAX_BYTES = 64 << 20  # of a table of costs
+COST_COLUMNS = ("truth", "predicted", "cost")
+MAX_COST_BYTES = 64 << 20  # of a table of costs
 
 
 @dataclass(frozen=True)
-class Metric:
+class SelectionMetric:
     """One number that says how good a head's scores are.
 
     Attributes
     ----------
     name : str
-        One of `NAMES`, or ``cost``.
+        One of `METRIC_NAMES`, or ``cost``.
     costs : mapping of (str, str) to float
         What it costs to take a class for another: truth, then prediction. 1 for a pair that is not
         there, and 0 for a right answer.
@@ -39,14 +46,14 @@ class Metric:
     @property
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
-        return -1 if self.name in LESS_IS_BETTER else 1
+        return -1 if self.name in LOWER_IS_BETTER else 1
 
     @property
     def title(self) -> str:
         """In words."""
         return self.name.replace("_", " ").replace("auroc", "AUROC")
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse costs of classes that a task has not: CallError."""
         unknown = {name for pair in self.costs for name in pair} - {*classes}
         if unknown:
@@ -55,9 +62,9 @@ class Metric:
                 f"classes are {', '.join(map(repr, [*classes][:5]))}"
             )
 
-    def of(
+    def compute(
         self,
-        scores: np.ndarray,
+        decision_values: np.ndarray,
         y: np.ndarray,
         classes: Sequence[str],
         temperature: float | None = 1.0,
@@ -66,7 +73,7 @@ class Metric:
 
         Parameters
         ----------
-        scores : float array of shape (n, K)
+        decision_values : float array of shape (n, K)
             The greatest wins.
         y : int array of shape (n,)
             Positions in `classes`; -1 for a class that is not among them.
@@ -82,7 +89,7 @@ class Metric:
         """
         if not len(y):
             return None
-        predicted = scores.argmax(axis=1)
+        predicted = decision_values.argmax(axis=1)
         if self.name == "accuracy":
             return float((predicted == y).mean())
         if self.name == "balanced_accuracy":
@@ -92,21 +99,21 @@ class Metric:
                 f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)
             )
         if self.name == COST:
-            return float(self._matrix(classes)[y, predicted].mean())
-        proba = softmax(scores.astype(np.float64) / (temperature or 1), axis=1)
+            return float(self._cost_matrix(classes)[y, predicted].mean())
+        proba = softmax(decision_values.astype(np.float64) / (temperature or 1), axis=1)
         if self.name == "log_loss":
             own = np.where(y < 0, 0.0, proba[np.arange(len(y)), y])
             return float(-np.log(np.maximum(own, np.exp(-100))).mean())
-        return self._ranking(scores if scores.shape[1] == 2 else proba, y)
+        return self._compute_ranking(decision_values if decision_values.shape[1] == 2 else proba, y)
 
-    def _matrix(self, classes: Sequence[str]) -> np.ndarray:
+    def _cost_matrix(self, classes: Sequence[str]) -> np.ndarray:
         """Costs by truth, whose last row is for a class that is not among them, and prediction."""
         found = np.array(
             [[self.costs.get((t, p), float(t != p)) for p in classes] for t in classes]
         )
         return np.concatenate([found, found.max(axis=0, keepdims=True)])
 
-    def _ranking(self, values: np.ndarray, y: np.ndarray) -> float | None:
+    def _compute_ranking(self, values: np.ndarray, y: np.ndarray) -> float | None:
         values, y = values[y >= 0], y[y >= 0]
         if values.shape[1] == 2:  # how much greater the second is: one ranking for both classes
             values = np.stack([values[:, 0] - values[:, 1], values[:, 1] - values[:, 0]], axis=1)
@@ -116,11 +123,11 @@ class Metric:
         return float(np.mean(found)) if found else None
 
 
-ACCURACY = Metric()
+ACCURACY = SelectionMetric()
 
 
-def metric_of(word: str | None) -> Metric:
-    """The metric that an option means: one of `NAMES`, or the path of a table of costs.
+def resolve_metric(metric: str | None) -> SelectionMetric:
+    """The metric that an option means: one of `METRIC_NAMES`, or the path of a table of costs.
 
     Raises
     ------
@@ -130,32 +137,34 @@ def metric_of(word: str | None) -> Metric:
         If the table has not the columns ``truth``, ``predicted`` and ``cost``, a cost is no number
         from 0 on, or a pair is there twice.
     """
-    name = "accuracy" if word is None else word.replace("-", "_")
-    if name in NAMES:
-        return Metric(name)
-    if not (word or "").endswith(".csv"):
-        near = get_close_matches(name, NAMES, 1)
+    name = "accuracy" if metric is None else metric.replace("-", "_")
+    if name in METRIC_NAMES:
+        return SelectionMetric(name)
+    if not (metric or "").endswith(".csv"):
+        near = get_close_matches(name, METRIC_NAMES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CallError(
-            f"no metric {word!r}, only {', '.join(NAMES)}, and a CSV table of costs with the "
-            f"columns {', '.join(COLUMNS)}{hint}"
+            f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with the "
+            f"columns {', '.join(COST_COLUMNS)}{hint}"
         )
-    return Metric(COST, _costs(Path(word or "")))
+    return SelectionMetric(COST, _read_costs(Path(metric or "")))
 
 
-def _costs(path: Path) -> dict[tuple[str, str], float]:
+def _read_costs(path: Path) -> dict[tuple[str, str], float]:
     if not path.exists():
         raise FileNotFoundError(f"the table of costs {path} does not exist")
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise LabelError(f"{path} is no file, or larger than {MAX_BYTES >> 20} MB: not costs")
+    if not path.is_file() or path.stat().st_size > MAX_COST_BYTES:
+        raise LabelError(f"{path} is no file, or larger than {MAX_COST_BYTES >> 20} MB: not costs")
     found: dict[tuple[str, str], float] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
-            if set(reader.fieldnames or ()) != set(COLUMNS):
-                raise LabelError(f"{path}: a table of costs has the columns {', '.join(COLUMNS)}")
+            if set(reader.fieldnames or ()) != set(COST_COLUMNS):
+                raise LabelError(
+                    f"{path}: a table of costs has the columns {', '.join(COST_COLUMNS)}"
+                )
             for line in reader:
-                pair, cost = (str(line["truth"]), str(line["predicted"])), _number(line["cost"])
+                pair, cost = (str(line["truth"]), str(line["predicted"])), _parse_cost(line["cost"])
                 where = f"{path}, line {reader.line_num}"
                 if cost is None:
                     raise LabelError(f"{where}: {line['cost']!r} is no cost: a number from 0 on")
@@ -167,7 +176,7 @@ def _costs(path: Path) -> dict[tuple[str, str], float]:
     return found
 
 
-def _number(text: str | None) -> float | None:
+def _parse_cost(text: str | None) -> float | None:
     try:
         value = float(text or "")
     except ValueError:

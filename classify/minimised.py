@@ -12,20 +12,22 @@ from functools import partial
 import numpy as np
 from scipy.optimize import minimize
 
-from classify.choice import Step
+from classify.choice import PathPoint
 from classify.errors import CallError
-from classify.features import Rows
-from classify.moments import MAX_BYTES
-from classify.scorers import ABSENT, Linear
-from classify.spectrum import Spectrum
+from classify.features import FeatureRows
+from classify.moments import MAX_SOLVER_BYTES
+from classify.scorers import UNSEEN_CLASS_SCORE, LinearModel
+from classify.spectrum import PrincipalBasis
 
 # The greatest entry of the gradient of the mean loss, in the round coordinates. To choose a setting
 # the first is enough: on 20,000 x 512 features it moved no test accuracy by more than 0.0004.
-ROUGH, FLAT = 1e-4, 1e-5
-MAX_STEPS = 1000
-MEMORY = 20  # steps that the solver remembers
-MANY = 16_000_000  # held-out scores, from which on they are not held for several settings
-CHUNK = 1 << 17  # features, or scores, that are worked on at a time
+SEARCH_TOL, FINAL_TOL = 1e-4, 1e-5
+MAX_ITER = 1000
+LBFGS_MEMORY = 20  # steps that the solver remembers
+MAX_VALUES_IN_MEMORY = (
+    16_000_000  # held-out scores, from which on they are not held for several settings
+)
+MAX_CHUNK_VALUES = 1 << 17  # features, or scores, that are worked on at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +36,28 @@ class Problem:
 
     Attributes
     ----------
-    rows : Rows
+    rows : FeatureRows
         n of them.
     weights : float64 array of shape (n,)
         Zero where a row is not trained on.
-    spectrum : Spectrum
+    spectrum : PrincipalBasis
         Of the rows that are.
-    held : Rows
+    held : FeatureRows
     """
 
-    rows: Rows
+    rows: FeatureRows
     weights: np.ndarray
-    spectrum: Spectrum
-    held: Rows
+    basis: PrincipalBasis
+    held_out: FeatureRows
 
 
-def held_out(
+def cross_val_path(
     loss: str,
     grid: Sequence[float | None],
     problems: Sequence[Problem],
     y: np.ndarray,
     n_classes: int,
-) -> Iterator[Step]:
+) -> Iterator[PathPoint]:
     """Walk a grid of C; each fold goes on from its last minimum.
 
     Parameters
@@ -73,41 +75,46 @@ def held_out(
     Step
         Scores in the order of the folds.
     """
-    minima: list[Linear | None] = [None] * len(problems)
-    n_held = sum(len(problem.held) for problem in problems)
+    minima: list[LinearModel | None] = [None] * len(problems)
+    n_held = sum(len(problem.held_out) for problem in problems)
     for setting in grid:
         models, converged = [], True
         for i, problem in enumerate(problems):
-            found, fine = minimise(
-                loss, float(setting or 1), problem, y, n_classes, minima[i], flat=ROUGH
+            found, fine = fit_linear(
+                loss, float(setting or 1), problem, y, n_classes, minima[i], tol=SEARCH_TOL
             )
             models.append(found)
             minima[i], converged = found, converged and fine
-        again = partial(_scored, models, problems, n_held, n_classes)
-        yield Step(setting, again(), converged, again if n_held * n_classes > MANY else None)
+        again = partial(_score_held_out, models, problems, n_held, n_classes)
+        yield PathPoint(
+            setting,
+            again(),
+            converged,
+            again if n_held * n_classes > MAX_VALUES_IN_MEMORY else None,
+        )
 
 
-def _scored(
-    models: Sequence[Linear], problems: Sequence[Problem], n_held: int, n_classes: int
+def _score_held_out(
+    models: Sequence[LinearModel], problems: Sequence[Problem], n_held: int, n_classes: int
 ) -> np.ndarray:
     scores, begin = np.empty((n_held, n_classes), np.float32), 0
     for model, problem in zip(models, problems, strict=True):
-        for _, block in problem.held.blocks(n_classes):
-            scores[begin : begin + len(block)] = model.scores(block)
+        for _, block in problem.held_out.iter_blocks(n_classes):
+            scores[begin : begin + len(block)] = model.decision_values(block)
             begin += len(block)
     return scores
 
 
-def minimise(
+def fit_linear(
     loss: str,
     C: float,
     problem: Problem,
     y: np.ndarray,
     n_classes: int,
-    before: Linear | None = None,
+    warm_start: LinearModel | None = None,
     *,
-    flat: float = FLAT,
-) -> tuple[Linear, bool]:
+    tol: float = FINAL_TOL,
+) -> tuple[LinearModel, bool]:
     """Minimise ``|W|^2 / 2 + C sum of losses``: what LogisticRegression and LinearSVC minimise.
 
     As in scikit-learn's LogisticRegression the intercept is not penalised; two classes have two
@@ -125,9 +132,9 @@ def minimise(
     problem : Problem
     y : int array of shape (n,)
     n_classes : int
-    before : Linear, optional
+    before : LinearModel, optional
         Where to begin.
-    flat : float
+    tol : float
         The gradient to end at.
 
     Returns
@@ -141,16 +148,16 @@ def minimise(
     CallError
         If there are too many classes and columns for the solver.
     """
-    spectrum, weights, rows = problem.spectrum, problem.weights, problem.rows
+    spectrum, weights, rows = problem.basis, problem.weights, problem.rows
     n = float(weights.sum())
     penalty = 1 / (C * n)
-    roots = np.sqrt(CURVATURE[loss] * spectrum.values / n + penalty)
+    roots = np.sqrt(MAX_CURVATURE[loss] * spectrum.values / n + penalty)
     unround = spectrum.vectors / roots  # (D, R): from round coordinates to weights
     known = np.flatnonzero(np.bincount(y[weights > 0], minlength=n_classes))
     column = np.full(n_classes + 1, -1)
     column[known] = np.arange(len(known))
-    targets, slopes = column[y], SLOPES[loss]
-    check_size(len(known), *spectrum.vectors.shape)
+    targets, slopes = column[y], LOSS_GRADS[loss]
+    check_solver_memory(len(known), *spectrum.vectors.shape)
 
     def objective(point: np.ndarray, kind: type) -> tuple[float, np.ndarray]:
         """The mean loss and its gradient, from products of float32 or float64."""
@@ -165,7 +172,7 @@ def minimise(
         turned: np.ndarray = coef.T.astype(kind)
         buffer: np.ndarray = np.empty((0, rows.dim), kind)
         value, pull, push = 0.0, np.zeros((len(known), rows.dim)), np.zeros(len(known))
-        for where, block in _chunks(rows, len(known)):
+        for where, block in _iter_chunks(rows, len(known)):
             if len(buffer) < len(block):
                 buffer = np.empty(block.shape, kind)
             x = np.subtract(block, centre, out=buffer[: len(block)])
@@ -182,24 +189,24 @@ def minimise(
         return value, np.concatenate([by_round, push[:, None] / n], axis=1).ravel()
 
     at = np.zeros((len(known), len(roots) + 1))
-    if before is not None:
-        at[:, :-1] = before.coef[known] @ spectrum.vectors * roots
-        at[:, -1] = before.intercept[known]
+    if warm_start is not None:
+        at[:, :-1] = warm_start.coef[known] @ spectrum.vectors * roots
+        at[:, -1] = warm_start.intercept[known]
     # float32 as far as it can tell one loss from another, then float64: whether the gradient is
     # flat there depends on no rounding, and so on no kernel of BLAS.
     for kind, least in ((np.float32, 1e-9), (np.float64, 0)):
-        options = {"maxiter": MAX_STEPS, "gtol": flat, "ftol": least, "maxcor": MEMORY}
+        options = {"maxiter": MAX_ITER, "gtol": tol, "ftol": least, "maxcor": LBFGS_MEMORY}
         found = minimize(
             objective, at.ravel(), args=(kind,), jac=True, method="L-BFGS-B", options=options
         )
         at = found.x.reshape(at.shape)
-    coef, intercept = np.zeros((n_classes, rows.dim)), np.full(n_classes, ABSENT)
+    coef, intercept = np.zeros((n_classes, rows.dim)), np.full(n_classes, UNSEEN_CLASS_SCORE)
     coef[known], intercept[known] = at[:, :-1] @ unround.T, at[:, -1]
-    there = bool(np.abs(found.jac).max() <= flat)
-    return Linear(spectrum.mean, spectrum.scale, coef, intercept), there
+    there = bool(np.abs(found.jac).max() <= tol)
+    return LinearModel(spectrum.mean, spectrum.scale, coef, intercept), there
 
 
-def check_size(n_classes: int, dim: int, n_directions: int) -> None:
+def check_solver_memory(n_classes: int, dim: int, n_directions: int) -> None:
     """Refuse what L-BFGS cannot hold.
 
     Raises
@@ -208,25 +215,25 @@ def check_size(n_classes: int, dim: int, n_directions: int) -> None:
         The message says how many bytes it would need.
     """
     # It keeps two vectors a step it remembers, and some; then there are those around it.
-    needed = 8 * n_classes * ((2 * MEMORY + 12) * (n_directions + 1) + 6 * dim)
-    if needed > MAX_BYTES:
+    needed = 8 * n_classes * ((2 * LBFGS_MEMORY + 12) * (n_directions + 1) + 6 * dim)
+    if needed > MAX_SOLVER_BYTES:
         raise CallError(
             f"{n_classes:,} classes of {dim:,} columns are too many for softmax and the SVMs: "
             f"their solver would need {needed:,} bytes; use ridge, lda or ncm, or fewer layers"
         )
 
 
-def _chunks(rows: Rows, n_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
+def _iter_chunks(rows: FeatureRows, n_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of rows that stay in the processor's cache with their scores."""
-    size = max(64, CHUNK // max(rows.dim, n_classes))
-    for where, block in rows.blocks():
+    size = max(64, MAX_CHUNK_VALUES // max(rows.dim, n_classes))
+    for where, block in rows.iter_blocks():
         for start in range(0, len(block), size):
             part = block[start : start + size]
             begin = where.start + start
             yield slice(begin, begin + len(part)), part
 
 
-def _log(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _log_loss_and_grad(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log loss of each row (n,), and its slope by the scores (n, K), which takes their place."""
     each = np.arange(len(y))
     scores -= scores.max(axis=1, keepdims=True)
@@ -238,7 +245,7 @@ def _log(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.log(total) - own, proba
 
 
-def _hinge(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squared_hinge_and_grad(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared hinge of each class against the rest, summed; and its slope, in their place."""
     each = np.arange(len(y))
     # A class that is not the row's is short of -1 by 1 + score; its own of 1 by 1 - score.
@@ -251,9 +258,9 @@ def _hinge(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return losses, short
 
 
-SLOPES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
-    "log": _log,
-    "hinge": _hinge,
+LOSS_GRADS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "log": _log_loss_and_grad,
+    "hinge": _squared_hinge_and_grad,
 }
-CURVATURE = {"log": 0.5, "hinge": 2.0}
+MAX_CURVATURE = {"log": 0.5, "hinge": 2.0}
 """The greatest second derivative by a score."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from classify.errors import CallError
-from classify.features import Rows
+from classify.features import FeatureRows
 
-MAX_BYTES = 4 << 30
-SAMPLE = 255  # rows whose median the features are taken from
+MAX_SOLVER_BYTES = 4 << 30
+ORIGIN_SAMPLE_ROWS = 255  # rows whose median the features are taken from
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class GramStats:
     """Count, sum and Gram matrix of each of P parts of some rows.
 
     Attributes
@@ -38,18 +38,18 @@ class Moments:
     gram: np.ndarray
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
-        rows: Rows,
+        rows: FeatureRows,
         part: np.ndarray | None = None,
         n_parts: int = 1,
         weights: np.ndarray | None = None,
-    ) -> "Moments":
+    ) -> "GramStats":
         """Gather them in one pass, in memory that does not grow with the rows.
 
         Parameters
         ----------
-        rows : Rows
+        rows : FeatureRows
             n of them.
         part : int array of shape (n,), optional
             Which part each row belongs to, from 0; all to one if not given.
@@ -65,16 +65,18 @@ class Moments:
         """
         width = rows.dim
         part = np.zeros(len(rows), np.intp) if part is None else part
-        if 8 * n_parts * width**2 > MAX_BYTES:
+        if 8 * n_parts * width**2 > MAX_SOLVER_BYTES:
             raise CallError(
                 f"features of {width:,} columns are too wide for ridge and lda on {len(rows):,} "
                 "images; use another head, fewer layers, or a pool that is not `none`"
             )
-        some = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.intp)
-        origin = np.median(rows.at(some).take(), axis=0).astype(np.float64)  # no one row moves it
+        some = np.linspace(0, len(rows) - 1, min(ORIGIN_SAMPLE_ROWS, len(rows))).astype(np.intp)
+        origin = np.median(rows.subset(some).to_array(), axis=0).astype(
+            np.float64
+        )  # no one row moves it
         count, total = np.zeros(n_parts), np.zeros((n_parts, width))
         gram = np.zeros((n_parts, width, width))
-        for where, block in rows.blocks():
+        for where, block in rows.iter_blocks():
             for p in np.unique(part[where]):
                 mine = part[where] == p
                 x = block[mine] - origin
@@ -85,20 +87,20 @@ class Moments:
                 gram[p] += scaled.T @ x
         return cls(origin, count, total, gram)
 
-    def without(self, part: int | None = None) -> tuple[float, np.ndarray, np.ndarray]:
+    def compute_centred(self, exclude: int | None = None) -> tuple[float, np.ndarray, np.ndarray]:
         """Count, mean (D,) and centred Gram matrix (D, D) of all parts but one, or of all."""
         count, total, gram = (
-            sum_without(array, part) for array in (self.count, self.total, self.gram)
+            sum_parts(array, exclude) for array in (self.count, self.total, self.gram)
         )
         mean = total / count
         gram -= count * np.outer(mean, mean)
         return float(count), self.origin + mean, gram
 
 
-def sum_without(array: np.ndarray, part: int | None) -> np.ndarray:
+def sum_parts(array: np.ndarray, exclude: int | None) -> np.ndarray:
     """The sum of parts (P, ...) but one, or of all: (...)."""
     found = np.zeros(array.shape[1:])
     for p, each in enumerate(array):
-        if p != part:
+        if p != exclude:
             found += each
     return found

@@ -6,17 +6,17 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import Pipeline
 
-from classify.choice import Step
-from classify.features import Rows
-from classify.kept import digest, identity_of, keep, recall
-from classify.scaling import scaled
-from classify.scorers import SMOOTHED, Fitted, smoothed, spread
-from classify.splits import Folding
+from classify.choice import PathPoint
+from classify.features import FeatureRows
+from classify.kept import compute_digest, fingerprint_layers, load_artifact, save_artifact
+from classify.scaling import fit_and_scale
+from classify.scorers import SMOOTHING_ATTR, SklearnModel, expand_to_all_classes, smooth_shares
+from classify.splits import FoldPlan
 from featurize.cache import FeatureCache
 
 VERSION = 1
-MOST = 100  # neighbours of a row: the greatest k of the grid
-SMALL = 64 << 20  # bytes that may always be kept
+MAX_NEIGHBOURS = 100  # neighbours of a row: the greatest k of the grid
+ALWAYS_STORED_BYTES = 64 << 20  # bytes that may always be kept
 SMOOTHING = 2.0
 """So many neighbours are added to those found, the same share of each class.
 
@@ -26,7 +26,7 @@ neighbours speak for each.
 """
 
 
-def nearest(rows: Rows, folding: Folding) -> list[np.ndarray]:
+def find_neighbours(rows: FeatureRows, fold_plan: FoldPlan) -> list[np.ndarray]:
     """The nearest training rows of every held-out row, fold by fold.
 
     Distances are Euclidean, between features scaled by the training rows of the fold. scikit-learn
@@ -34,30 +34,32 @@ def nearest(rows: Rows, folding: Folding) -> list[np.ndarray]:
 
     Parameters
     ----------
-    rows : Rows
+    rows : FeatureRows
         n of them.
-    folding : Folding
+    fold_plan : FoldPlan
         Of the same rows.
 
     Returns
     -------
     list of int32 arrays of shape (m, k)
         Positions among the n, the nearest first; a row for each that the fold holds out. k is
-        `MOST`, or all that the fold trains on.
+        `MAX_NEIGHBOURS`, or all that the fold trains on.
     """
-    X, found = rows.take(), []
-    for train, held in folding.folds:
-        scaler, Z = scaled(X[train], whole=rows.rooted)
-        search = NearestNeighbors(n_neighbors=min(MOST, len(train)), algorithm="brute").fit(Z)
+    X, found = rows.to_array(), []
+    for train, held in fold_plan.folds:
+        scaler, Z = fit_and_scale(X[train], global_scale=rows.is_root_l2)
+        search = NearestNeighbors(
+            n_neighbors=min(MAX_NEIGHBOURS, len(train)), algorithm="brute"
+        ).fit(Z)
         near = search.kneighbors(scaler.transform(X[held]), return_distance=False)
         found.append(train[near].astype(np.int32))
     return found
 
 
-def nearest_kept(
-    cache: FeatureCache, layers: Sequence[str], rows: Rows, folding: Folding
+def load_or_find_neighbours(
+    cache: FeatureCache, layers: Sequence[str], rows: FeatureRows, fold_plan: FoldPlan
 ) -> list[np.ndarray]:
-    """What `nearest` gives, recalled from beside the cache, or kept there.
+    """What `find_neighbours` gives, recalled from beside the cache, or kept there.
 
     Labels have no part in it but by the folds. The key is the layers, the contents of the rows,
     their parts and which of them are held out.
@@ -66,42 +68,44 @@ def nearest_kept(
     ----------
     cache : FeatureCache
     layers : sequence of str
-    rows : Rows
+    rows : FeatureRows
         n rows of the cache.
-    folding : Folding
+    fold_plan : FoldPlan
         Of the same rows.
     """
-    about = [VERSION, identity_of(cache, layers), rows.rooted, MOST]
-    contents, part = cache.column("sha256")[rows.rows], folding.part.astype(np.int64)
-    sizes = [len(held) for held in folding.held_by]
-    key = digest(about, sizes, contents, part, folding.held.astype(np.int64))
-    kept = recall(cache, "neighbours", key)
-    found = None if kept is None else _unpacked(kept.arrays, folding)
+    about = [VERSION, fingerprint_layers(cache, layers), rows.is_root_l2, MAX_NEIGHBOURS]
+    contents, part = cache.column("sha256")[rows.rows], fold_plan.part.astype(np.int64)
+    sizes = [len(held) for held in fold_plan.val_indices]
+    key = compute_digest(about, sizes, contents, part, fold_plan.held_out.astype(np.int64))
+    kept = load_artifact(cache, "neighbours", key)
+    found = None if kept is None else _decode_neighbours(kept.arrays, fold_plan)
     if found is None:
-        found = nearest(rows, folding)
-        if sum(near.nbytes for near in found) <= max(rows.nbytes, SMALL):
+        found = find_neighbours(rows, fold_plan)
+        if sum(near.nbytes for near in found) <= max(rows.nbytes, ALWAYS_STORED_BYTES):
             arrays = {str(i): near for i, near in enumerate(found)}
-            keep(cache, "neighbours", key, arrays, {"layers": list(layers), "rows": len(rows)})
+            save_artifact(
+                cache, "neighbours", key, arrays, {"layers": list(layers), "rows": len(rows)}
+            )
     return found
 
 
-def held_out(
+def cross_val_path(
     grid: Sequence[float | None],
-    near: Sequence[np.ndarray],
+    neighbour_rows: Sequence[np.ndarray],
     y: np.ndarray,
-    folding: Folding,
+    fold_plan: FoldPlan,
     n_classes: int,
-) -> Iterator[Step]:
+) -> Iterator[PathPoint]:
     """Walk the values of k: every one is a count among the neighbours that were found.
 
     Parameters
     ----------
     grid : sequence of float
         From many neighbours to few.
-    near : sequence of int arrays
-        As `nearest` gives them.
+    neighbour_rows : sequence of int arrays
+        As `find_neighbours` gives them.
     y : int array of shape (n,)
-    folding : Folding
+    folding : FoldPlan
     n_classes : int
         K; positions in `y` are below it.
 
@@ -110,18 +114,18 @@ def held_out(
     Step
         Logarithms of smoothed shares, in the order of the folds.
     """
-    known = [np.unique(y[train]) for train, _ in folding.folds]
+    known = [np.unique(y[train]) for train, _ in fold_plan.folds]
     for k in grid:
         parts = [
-            _scored(y[fold[:, : int(k or 1)]], classes, n_classes)
-            for fold, classes in zip(near, known, strict=True)
+            _score_neighbours(y[fold[:, : int(k or 1)]], classes, n_classes)
+            for fold, classes in zip(neighbour_rows, known, strict=True)
         ]
-        yield Step(k, np.concatenate(parts))
+        yield PathPoint(k, np.concatenate(parts))
 
 
-def fit(
-    k: float | None, X: np.ndarray, y: np.ndarray, n_classes: int, *, whole: bool = False
-) -> Fitted:
+def fit_neighbours(
+    k: float | None, X: np.ndarray, y: np.ndarray, n_classes: int, *, global_scale: bool = False
+) -> SklearnModel:
     """The classifier with k neighbours, or with all rows where there are fewer.
 
     Parameters
@@ -131,32 +135,36 @@ def fit(
         Scaled in place: give a copy.
     y : int array of shape (n,)
     n_classes : int
-    whole : bool
-        As in `classify.scaling.scaled`.
+    global_scale : bool
+        As in `classify.scaling.fit_and_scale`.
     """
-    scaler, Z = scaled(X, whole=whole)
+    scaler, Z = fit_and_scale(X, global_scale=global_scale)
     model = KNeighborsClassifier(n_neighbors=min(int(k or 1), len(Z)), algorithm="brute").fit(Z, y)
-    # scikit-learn does not smooth: `Fitted` does, by what is noted down in the object.
-    setattr(model, SMOOTHED, SMOOTHING)
-    return Fitted(Pipeline([("scale", scaler), ("classify", model)]), X.shape[1], n_classes)
+    # scikit-learn does not smooth: `SklearnModel` does, by what is noted down in the object.
+    setattr(model, SMOOTHING_ATTR, SMOOTHING)
+    return SklearnModel(Pipeline([("scale", scaler), ("classify", model)]), X.shape[1], n_classes)
 
 
-def _scored(labels: np.ndarray, known: np.ndarray, n_classes: int) -> np.ndarray:
+def _score_neighbours(labels: np.ndarray, known: np.ndarray, n_classes: int) -> np.ndarray:
     """Logarithms of smoothed shares (m, K) by the labels (m, k) of the neighbours."""
     m, k = labels.shape
     places = labels + n_classes * np.arange(m)[:, None]
     counts = np.bincount(places.ravel(), minlength=m * n_classes).reshape(m, n_classes)
-    return spread(np.log(smoothed(counts[:, known] / k, k, SMOOTHING)), known, n_classes)
+    return expand_to_all_classes(
+        np.log(smooth_shares(counts[:, known] / k, k, SMOOTHING)), known, n_classes
+    )
 
 
-def _unpacked(arrays: Mapping[str, np.ndarray], folding: Folding) -> list[np.ndarray] | None:
+def _decode_neighbours(
+    arrays: Mapping[str, np.ndarray], fold_plan: FoldPlan
+) -> list[np.ndarray] | None:
     """What was kept, or None if it is not what it should be."""
-    folds = folding.folds
+    folds = fold_plan.folds
     if set(arrays) != {str(i) for i in range(len(folds))}:
         return None
     found = [arrays[str(i)] for i in range(len(folds))]
     for near, (train, held) in zip(found, folds, strict=True):
-        shape = (len(held), min(MOST, len(train)))
+        shape = (len(held), min(MAX_NEIGHBOURS, len(train)))
         if near.dtype != np.int32 or near.shape != shape or not np.isin(near, train).all():
             return None
     return found

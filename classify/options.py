@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 # As in heads.py, which imports scikit-learn; a test holds the two together.
-KINDS = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
-STANDARD = "softmax,linear-svm,ridge,lda,ncm"
+HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
+DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 
 Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
 Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
@@ -45,7 +45,7 @@ Labels = Annotated[
 Tables = Annotated[
     list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
 ]
-Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {KINDS}.")]
+Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {HEAD_NAMES}.")]
 Layers = Annotated[
     str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
 ]

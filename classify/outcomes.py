@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
+class HeldOutPredictions:
     """One head's answers on n images it was not trained on.
 
     Class numbers are positions in the task's list of classes. Two probabilities an image are kept
@@ -37,7 +37,7 @@ class Outcomes:
     calibrated_loss: np.ndarray
 
     @classmethod
-    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+    def concatenate(cls, parts: Sequence["HeldOutPredictions"]) -> "HeldOutPredictions":
         """One after the other: at least one."""
         return cls(*(np.concatenate([vars(part)[f.name] for part in parts]) for f in fields(cls)))
 

@@ -21,7 +21,7 @@ def check_output(path: str | os.PathLike[str], is_own: Callable[[Path], bool], w
 
 
 @contextmanager
-def written(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+def open_output(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """Write a file whole or not at all: `featurize.files.atomic_write`.
 
     Raises

@@ -28,22 +28,22 @@ from safetensors.numpy import save
 from sklearn.pipeline import Pipeline
 
 from classify.errors import HeadFileError, OutputError
-from classify.fitted import FittedHead, HeadLayer, Source
-from classify.outputs import check_output, written
+from classify.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.outputs import check_output, open_output
 from classify.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
-from classify.scorers import SMOOTHED, Fitted, Linear, Perceptron
+from classify.scorers import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
 
 FORMAT = "headgraft-head"
 VERSION = (1, 1)
-MAX_BYTES = 4 << 30  # a file with a network in it
-MAX_UNPACKED = 1 << 30
-NETWORK = "network."
-OBJECTS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
-OFFSET, SEEN = "offset", "seen"
-PLAIN = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
-DTYPES = ("<f4", "<f2")
-MOST_CHARACTERS = 131_072  # of a class's name, as of a cell of a CSV table
-TEXTS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
+MAX_FILE_BYTES = 4 << 30  # a file with a network in it
+MAX_UNPACKED_BYTES = 1 << 30
+NETWORK_PREFIX = "network."
+ESTIMATOR_KEYS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
+OFFSET_KEY, SEEN_KEY = "offset", "seen"
+HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
+LAYER_DTYPES = ("<f4", "<f2")
+MAX_CLASS_NAME_CHARS = 131_072  # of a class's name, as of a cell of a CSV table
+TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
 def save_head(
@@ -67,14 +67,18 @@ def save_head(
     """
     path = check_head_file(path)
     source = asdict(head.source)
-    about = {name: getattr(head, name) for name in PLAIN}
+    about = {name: getattr(head, name) for name in HEAD_FIELDS}
     about |= source | {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
-    arrays = _arrays(head) | {SEEN: head.seen.astype(np.uint64)}
-    arrays |= _network(head) if network is None else {NETWORK + k: v for k, v in network.items()}
+    arrays = _to_arrays(head) | {SEEN_KEY: head.seen.astype(np.uint64)}
+    arrays |= (
+        _read_network_tensors(head)
+        if network is None
+        else {NETWORK_PREFIX + k: v for k, v in network.items()}
+    )
     content = save(arrays, metadata)
-    with written(path) as file:
+    with open_output(path) as file:
         file.write(content)
 
 
@@ -91,10 +95,10 @@ def check_head_file(path: str | os.PathLike[str]) -> Path:
     OutputError
         If the folder is missing or closed, or the file there is not a head.
     """
-    return check_output(path, _is_head, "a head")
+    return check_output(path, _is_head_file, "a head")
 
 
-def _is_head(path: Path) -> bool:
+def _is_head_file(path: Path) -> bool:
     try:
         with safe_open(path, "np") as file:
             return bool((file.metadata() or {}).get("format") == FORMAT)
@@ -120,13 +124,15 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"head {path} does not exist; make one with `classify fit`")
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise HeadFileError(f"{path} is no file, or one of over {MAX_BYTES >> 30} GB: not a head")
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise HeadFileError(
+            f"{path} is no file, or one of over {MAX_FILE_BYTES >> 30} GB: not a head"
+        )
     try:
         with safe_open(path, "np") as file:
-            _check_header(path)
-            head = _read(file)
-            tuned = any(name.startswith(NETWORK) for name in file.keys())  # noqa: SIM118
+            _check_unique_keys(path)
+            head = _read_head(file)
+            tuned = any(name.startswith(NETWORK_PREFIX) for name in file.keys())  # noqa: SIM118
             return replace(head, network=path.absolute()) if tuned else head
     except HeadFileError as error:
         raise HeadFileError(f"{path}: {error}") from error
@@ -136,25 +142,25 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
         raise HeadFileError(f"{path} is not a head, or is damaged: {error}") from error
 
 
-def _check_header(path: Path) -> None:
+def _check_unique_keys(path: Path) -> None:
     """Refuse a header with a name twice: which of the two counts would be up to the reader."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        _parsed(file.read(length))
+        _parse_json(file.read(length))
 
 
-def _parsed(text: str | bytes) -> Any:
-    return json.loads(text, object_pairs_hook=_once)
+def _parse_json(text: str | bytes) -> Any:
+    return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise HeadFileError("a name is there twice")
     return found
 
 
-def _read(file: Any) -> FittedHead:
+def _read_head(file: Any) -> FittedHead:
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise HeadFileError("is not a head (no format entry of ours)")
@@ -165,17 +171,17 @@ def _read(file: Any) -> FittedHead:
     def value(name: str, fits: Callable[[Any], bool]) -> Any:
         if name not in metadata:
             raise HeadFileError(f"{name} is missing")
-        found = _parsed(metadata[name])
+        found = _parse_json(metadata[name])
         if not fits(found):
             raise HeadFileError(f"{name} is not what it should be")
         return found
 
-    texts = {name: value(name, _is_text) for name in TEXTS}
-    classes = value("classes", _are_classes)
+    texts = {name: value(name, _is_text) for name in TEXT_FIELDS}
+    classes = value("classes", _is_class_list)
     probabilistic = value("probabilistic", lambda x: isinstance(x, bool))
     heat = value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
-    settings = value("settings", _are_settings)
-    layers = tuple(HeadLayer(**layer) for layer in value("layers", _are_layers))
+    settings = value("settings", _is_number_dict)
+    layers = tuple(HeadLayer(**layer) for layer in value("layers", _is_layer_list))
     preprocess = value("preprocess", lambda x: isinstance(x, dict))
     record = value("record", lambda x: isinstance(x, dict))
 
@@ -183,14 +189,14 @@ def _read(file: Any) -> FittedHead:
     if "prepare" in metadata:
         prepare = value("prepare", lambda x: x in PREPARATIONS)
     K, dim = len(classes), sum(layer.dim for layer in layers)
-    names = {name for name in file.keys() if not name.startswith(NETWORK)} - {SEEN}  # noqa: SIM118
-    kept = OBJECTS[prepare]
-    if kept in names and names <= {kept, OFFSET}:
-        scorer: Linear | Perceptron | Fitted = _object(file, kept, K, dim)
+    names = {name for name in file.keys() if not name.startswith(NETWORK_PREFIX)} - {SEEN_KEY}  # noqa: SIM118
+    kept = ESTIMATOR_KEYS[prepare]
+    if kept in names and names <= {kept, OFFSET_KEY}:
+        scorer: LinearModel | MLPModel | SklearnModel = _read_sklearn_model(file, kept, K, dim)
     else:
-        scorer = _scorer(file, names, K, dim, prepare)
+        scorer = _read_array_model(file, names, K, dim, prepare)
     head, task = texts.pop("head"), texts.pop("task")
-    source = Source(**texts, preprocess=preprocess, layers=layers)
+    source = FeatureSource(**texts, preprocess=preprocess, layers=layers)
     return FittedHead(
         head,
         classes,
@@ -202,24 +208,26 @@ def _read(file: Any) -> FittedHead:
         task,
         source,
         record,
-        _seen(file),
+        _read_seen(file),
     )
 
 
-def _scorer(file: Any, names: set[str], K: int, dim: int, prepare: str) -> Linear | Perceptron:
+def _read_array_model(
+    file: Any, names: set[str], K: int, dim: int, prepare: str
+) -> LinearModel | MLPModel:
     shapes: dict[str, tuple[int, ...]]
     one = (1,) if prepare == ROOT_L2 else (dim,)
     shapes = {"mean": (dim,), "scale": one, "coef": (K, dim), "intercept": (K,)}
-    kind: type[Linear] | type[Perceptron] = Linear
+    kind: type[LinearModel] | type[MLPModel] = LinearModel
     if "hidden" in names:
         units = int(file.get_slice("hidden").get_shape()[0])
         shapes |= {"hidden": (units, dim), "bias": (units,), "coef": (K, units)}
-        kind = Perceptron
+        kind = MLPModel
     if names != set(shapes):
         raise HeadFileError(
             f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
         )
-    arrays = {name: _array(file, name, shapes[name]) for name in shapes}
+    arrays = {name: _read_array(file, name, shapes[name]) for name in shapes}
     arrays["scale"] = np.broadcast_to(arrays["scale"], dim).copy()
     scorer = kind(**arrays)
     if not (scorer.scale > 0).all():
@@ -227,61 +235,67 @@ def _scorer(file: Any, names: set[str], K: int, dim: int, prepare: str) -> Linea
     return scorer
 
 
-def _seen(file: Any) -> np.ndarray:
-    if SEEN not in file.keys():  # noqa: SIM118 - the file is no mapping
+def _read_seen(file: Any) -> np.ndarray:
+    if SEEN_KEY not in file.keys():  # noqa: SIM118 - the file is no mapping
         raise HeadFileError("it does not say which images it was trained on")
-    view = file.get_slice(SEEN)
+    view = file.get_slice(SEEN_KEY)
     if view.get_dtype() != "U64" or len(view.get_shape()) != 1:
         raise HeadFileError("the list of images it was trained on is not one of 64-bit numbers")
-    return np.asarray(file.get_tensor(SEEN))
+    return np.asarray(file.get_tensor(SEEN_KEY))
 
 
-def _arrays(head: FittedHead) -> dict[str, np.ndarray]:
-    if not isinstance(head.scorer, Fitted):
+def _to_arrays(head: FittedHead) -> dict[str, np.ndarray]:
+    if not isinstance(head.scorer, SklearnModel):
         arrays = {field.name: getattr(head.scorer, field.name) for field in fields(head.scorer)}
         if head.prepare == ROOT_L2:
             arrays["scale"] = arrays["scale"][:1]
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    unknown = skops("get_untrusted_types")(data=skops("dumps")(head.scorer.model))
+    unknown = load_skops_function("get_untrusted_types")(
+        data=load_skops_function("dumps")(head.scorer.estimator)
+    )
     if unknown:
         raise OutputError(
             f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
             "not be loaded again, as only scikit-learn's own kinds are"
         )
-    arrays = {OBJECTS[head.prepare]: np.frombuffer(skops("dumps")(head.scorer.model), np.uint8)}
-    return arrays if head.scorer.offset is None else arrays | {OFFSET: head.scorer.offset}
+    arrays = {
+        ESTIMATOR_KEYS[head.prepare]: np.frombuffer(
+            load_skops_function("dumps")(head.scorer.estimator), np.uint8
+        )
+    }
+    return arrays if head.scorer.offset is None else arrays | {OFFSET_KEY: head.scorer.offset}
 
 
-def _network(head: FittedHead) -> dict[str, np.ndarray]:
+def _read_network_tensors(head: FittedHead) -> dict[str, np.ndarray]:
     if head.network is None:
         return {}
     with safe_open(head.network, "np") as file:
-        return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK)}  # noqa: SIM118
+        return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK_PREFIX)}  # noqa: SIM118
 
 
-def _object(file: Any, name: str, n_classes: int, dim: int) -> Fitted:
+def _read_sklearn_model(file: Any, name: str, n_classes: int, dim: int) -> SklearnModel:
     """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
     data = np.asarray(file.get_tensor(name)).tobytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
-            raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED >> 30} GB")
-    unknown = skops("get_untrusted_types")(data=data)
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED_BYTES:
+            raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB")
+    unknown = load_skops_function("get_untrusted_types")(data=data)
     if unknown:
         raise HeadFileError(f"it holds {', '.join(unknown[:3])}, which is not loaded from a file")
-    model = skops("loads")(data, trusted=[])
+    model = load_skops_function("loads")(data, trusted=[])
     known = np.asarray(getattr(model, "classes_", None))
     if not isinstance(model, Pipeline) or not np.array_equal(known, np.arange(n_classes)):
         raise HeadFileError("the classifier in it does not belong to its classes")
     if getattr(model, "n_features_in_", None) != dim:
         raise HeadFileError("the classifier in it does not belong to its layers")
-    added = getattr(model[-1], SMOOTHED, 1)
+    added = getattr(model[-1], SMOOTHING_ATTR, 1)
     if not (_is_number(added) and added > 0):
         raise HeadFileError("its neighbours' counts are smoothed by what is no number")
-    offset = _array(file, OFFSET, (n_classes,)) if OFFSET in file.keys() else None  # noqa: SIM118
-    return Fitted(model, dim, n_classes, offset)
+    offset = _read_array(file, OFFSET_KEY, (n_classes,)) if OFFSET_KEY in file.keys() else None  # noqa: SIM118
+    return SklearnModel(model, dim, n_classes, offset)
 
 
-def skops(name: str) -> Callable[..., Any]:
+def load_skops_function(name: str) -> Callable[..., Any]:
     """A function of skops.io, an extra that linear heads do without.
 
     Raises
@@ -298,7 +312,7 @@ def skops(name: str) -> Callable[..., Any]:
         ) from error
 
 
-def _array(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     view = file.get_slice(name)
     if tuple(view.get_shape()) != shape or view.get_dtype() not in ("F32", "F64"):
         raise HeadFileError(
@@ -315,7 +329,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _are_settings(value: Any) -> bool:
+def _is_number_dict(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_number(x) for x in value.values())
 
 
@@ -324,16 +338,16 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _are_classes(value: Any) -> bool:
+def _is_class_list(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) >= 2
-        and all(_is_text(name) and len(name) <= MOST_CHARACTERS for name in value)
+        and all(_is_text(name) and len(name) <= MAX_CLASS_NAME_CHARS for name in value)
         and len(set(value)) == len(value)
     )
 
 
-def _are_layers(value: Any) -> bool:
+def _is_layer_list(value: Any) -> bool:
     texts = {"name", "layer", "pool", "dtype", "fingerprint"}
     return (
         isinstance(value, list)
@@ -342,7 +356,7 @@ def _are_layers(value: Any) -> bool:
             isinstance(layer, dict)
             and layer.keys() == texts | {"dim"}
             and all(_is_text(layer[name]) for name in texts)
-            and layer["dtype"] in DTYPES
+            and layer["dtype"] in LAYER_DTYPES
             and type(layer["dim"]) is int
             and layer["dim"] > 0
             for layer in value

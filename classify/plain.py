@@ -9,15 +9,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from classify.preparation import RootL2
-from classify.scorers import Linear
+from classify.scorers import LinearModel
 
 
-def as_pipeline(scorer: Linear, classes: Sequence[str], temperature: float | None) -> Pipeline:
+def make_linear_pipeline(
+    scorer: LinearModel, classes: Sequence[str], temperature: float | None
+) -> Pipeline:
     """Set the attributes that `fit` would set.
 
     Parameters
     ----------
-    scorer : Linear
+    scorer : LinearModel
     classes : sequence of str
         K of them, in the order of the scores.
     temperature : float, or None
@@ -38,7 +40,7 @@ def as_pipeline(scorer: Linear, classes: Sequence[str], temperature: float | Non
     return Pipeline([("scale", scale), ("classify", linear)])
 
 
-def fitted_root_l2(widths: Sequence[int]) -> RootL2:
+def make_fitted_root_l2(widths: Sequence[int]) -> RootL2:
     """The preparation of layers of these widths."""
     step = RootL2([*widths])
     step.n_features_in_ = sum(widths)

@@ -11,28 +11,28 @@ from typing import IO, Any
 
 import numpy as np
 
-from classify.calibration import outcomes
-from classify.errors import CallError, HeadMismatch
-from classify.features import CacheOrPath, Rows, open_cache
+from classify.calibration import summarise_decision_values
+from classify.errors import CallError, HeadMismatchError
+from classify.features import CacheOrPath, FeatureRows, open_cache
 from classify.fitted import FittedHead
-from classify.fitting import Labels, table_of
+from classify.fitting import LabelsLike, resolve_labels
 from classify.labels import TEST
-from classify.outcomes import Outcomes
+from classify.outcomes import HeldOutPredictions
 from classify.outputs import check_output
-from classify.recalls import recalls
-from classify.scores import summarise
-from classify.tasks import check_groups, labelled_rows
-from classify.units import copies_in
+from classify.recalls import compute_class_recall
+from classify.scores import compute_metrics
+from classify.tasks import check_groups, find_labelled_rows
+from classify.units import find_copies
 from featurize import signals
 from featurize.cache import FeatureCache
-from featurize.errors import Interrupted, UnknownWeights
-from featurize.images import SUFFIXES
+from featurize.errors import RunInterruptedError, UnknownWeightsError
+from featurize.images import IMAGE_SUFFIXES
 from featurize.layout import MARKED
-from featurize.names import is_file
-from featurize.text import shown
+from featurize.names import is_file_path
+from featurize.text import to_printable
 
-HEADER_BYTES = 1 << 20
-USUAL, MANY_PIXELS = 224, 1024  # pixels along a side; beyond the latter it is said
+MAX_HEADER_BYTES = 1 << 20
+USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; beyond the latter it is said
 Say = Callable[[str], None]
 
 
@@ -67,8 +67,8 @@ class Predictions:
         """
         writer = csv.writer(file, lineterminator="\n")
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        text = shown if file.isatty() else str
-        writer.writerow(_header(self.kind, self.labels.shape[1]))
+        text = to_printable if file.isatty() else str
+        writer.writerow(_make_header(self.kind, self.labels.shape[1]))
         for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
             cells = [
                 c
@@ -79,19 +79,21 @@ class Predictions:
             # A carriage return ends a line for whoever reads, but is not quoted by itself.
             (quoting if any("\r" in cell for cell in line) else writer).writerow(line)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """``predictions``, ``kind`` and ``failures``."""
         rows = zip(self.paths, self.labels.tolist(), self.values.tolist(), strict=True)
         found = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
         return {"kind": self.kind, "predictions": found, "failures": self.failures}
 
 
-def _header(kind: str, count: int) -> list[str]:
+def _make_header(kind: str, count: int) -> list[str]:
     more = [f"_{k}" for k in range(2, count + 1)]
     return ["path", *(f"{name}{k}" for k in ["", *more] for name in ("label", kind))]
 
 
-def check_csv(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> Path:
+def check_predictions_file(
+    path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None
+) -> Path:
     """Refuse a place where predictions cannot be written, before any work is done for it.
 
     Parameters
@@ -113,18 +115,18 @@ def check_csv(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | No
 
     def is_own(path: Path) -> bool:
         read = [name for name in inputs if name is not None and os.path.exists(name)]
-        return _is_csv(path) and not any(os.path.samefile(path, name) for name in read)
+        return _is_predictions_file(path) and not any(os.path.samefile(path, name) for name in read)
 
     return check_output(path, is_own, "a table of predictions")
 
 
-def _is_csv(path: Path) -> bool:
+def _is_predictions_file(path: Path) -> bool:
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            names = file.readline(HEADER_BYTES).rstrip("\n").split(",")
+            names = file.readline(MAX_HEADER_BYTES).rstrip("\n").split(",")
     except (OSError, ValueError):
         return False
-    return any(names == _header(kind, len(names) // 2) for kind in ("probability", "score"))
+    return any(names == _make_header(kind, len(names) // 2) for kind in ("probability", "score"))
 
 
 def predict(
@@ -159,13 +161,13 @@ def predict(
     """
     if top < 1:
         raise CallError(f"every image gets at least one label, not {top}")
-    with _as_cache(head, Path(images), weights, say, report) as cache:
+    with _embed_or_open(head, Path(images), weights, say, report) as cache:
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
         kind = "probability" if head.probabilistic or head.temperature is not None else "score"
         none = np.zeros((0, min(top, len(head.classes))))
         best, values = [none.astype(np.intp)], [none]
-        for _, scores in _scores(head, cache, rows):
+        for _, scores in _iter_decision_values(head, cache, rows):
             first = scores.argmax(axis=1)[:, None]
             if none.shape[1] > 1:  # a copy: a part of it would hold on to the order of all
                 first = np.argsort(-scores, axis=1, kind="stable")[:, : none.shape[1]].copy()
@@ -182,15 +184,15 @@ def predict(
 
 
 @contextmanager
-def _as_cache(
+def _embed_or_open(
     head: FittedHead, images: Path, weights: str | None, say: Say, report: Callable[[Any], None]
 ) -> Iterator[FeatureCache]:
     if not images.exists():
         raise FileNotFoundError(f"{images} does not exist; give a folder of images or a cache")
-    if images.is_file() and images.suffix.lower() not in SUFFIXES:
+    if images.is_file() and images.suffix.lower() not in IMAGE_SUFFIXES:
         yield open_cache(images)
         return
-    signals.load("torchvision")  # only now
+    signals.import_uninterrupted("torchvision")  # only now
     from featurize import load_backbone, run
 
     source = head.source
@@ -199,26 +201,26 @@ def _as_cache(
         f"this head's backbone, {source.backbone}, came from the weights file {source.weights}: "
         "give it with --weights"
     )
-    if weights is None and is_file(source.weights):
+    if weights is None and is_file_path(source.weights):
         raise lacking  # a file of that name here is not what the user gave
     with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
         try:
             backbone = load_backbone(
                 source.backbone, weights or source.weights, preprocess=source.preprocess
             )
-        except UnknownWeights:
+        except UnknownWeightsError:
             raise lacking from None
         if backbone.weights_sha256 != source.weights_sha256:
-            raise HeadMismatch(
+            raise HeadMismatchError(
                 f"the weights {weights or source.weights} of {source.backbone} are not those that "
                 f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
                 f"{source.weights_sha256[:12]}...); give the right file with --weights"
             )
         crop = backbone.preprocess["crop"]
-        if crop > MANY_PIXELS:
+        if crop > LARGE_SIDE:
             say(
                 f"this head takes images of {crop:,} x {crop:,} pixels, which is "
-                f"{(crop / USUAL) ** 2:,.0f} times the work of the usual {USUAL} x {USUAL}"
+                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual {USUAL_SIDE} x {USUAL_SIDE}"
             )
         folder = images
         if images.is_file():
@@ -238,21 +240,21 @@ def _as_cache(
                 say=say,
                 report=report,
             )
-        except Interrupted as error:
-            raise Interrupted(
+        except RunInterruptedError as error:
+            raise RunInterruptedError(
                 "interrupted, and nothing is kept: the images' features were for this once. A "
                 "cache made by `featurize run` is kept, and `predict` takes it too"
             ) from error
         yield FeatureCache(Path(name) / "images.h5")
 
 
-def _scores(
+def _iter_decision_values(
     head: FittedHead, cache: FeatureCache, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Scores block by block, with the slice of the rows: all could be images times classes."""
-    found = Rows.of_cache(cache, [layer.name for layer in head.source.layers], rows)
+    found = FeatureRows.from_cache(cache, [layer.name for layer in head.source.layers], rows)
     # Of 64 MB at most: less, and what a head does once a block would be most of the work.
-    for where, block in found.blocks(len(head.classes) // 8):
+    for where, block in found.iter_blocks(len(head.classes) // 8):
         try:
             scores = head.scores(block)
         except CallError:
@@ -264,7 +266,7 @@ def _scores(
 def evaluate(
     head: FittedHead,
     cache: CacheOrPath,
-    labels: Labels = None,
+    labels: LabelsLike = None,
     *,
     column: str = "label",
     labels_level: int | None = None,
@@ -298,8 +300,8 @@ def evaluate(
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = table_of(cache, labels, column, labels_level)
-    rows, position, notices = labelled_rows(cache, table)
+    table = resolve_labels(cache, labels, column, labels_level)
+    rows, position, notices = find_labelled_rows(cache, table)
     check_groups(table, position)
     names = [table.labels[i] for i in position]
     chosen = np.ones(len(rows), bool)
@@ -320,7 +322,7 @@ def evaluate(
     groups = None
     if table.groups is not None:
         groups = np.array([table.groups[i] for i in position], object)
-    unit, told = copies_in(cache, rows).units(groups, len(rows))
+    unit, told = find_copies(cache, rows).assign_units(groups, len(rows))
     notices += told
     if (near := chosen & np.isin(unit, unit[trained])).any():
         notices.append(
@@ -334,9 +336,9 @@ def evaluate(
     number |= {name: len(number) + k for k, name in enumerate(unknown)}
     rows, unit = rows[chosen], unit[chosen]
     y = np.array([number[names[i]] for i in np.flatnonzero(chosen)])
-    answers = Outcomes.joined(
+    answers = HeldOutPredictions.concatenate(
         [
-            outcomes(
+            summarise_decision_values(
                 rows[where],
                 y[where],
                 scores,
@@ -344,7 +346,7 @@ def evaluate(
                 temperature=head.temperature,
                 probabilistic=head.probabilistic,
             )
-            for where, scores in _scores(head, cache, rows)
+            for where, scores in _iter_decision_values(head, cache, rows)
         ]
     )
     about = {
@@ -353,5 +355,7 @@ def evaluate(
         "layer": "+".join(layer.name for layer in head.source.layers),
         "n_test": len(rows),
     }
-    scores = summarise(answers, len(number), unit, seed=seed).to_json()
-    return about | scores | {"recall": recalls(answers, list(number), unit, seed)}, notices
+    scores = compute_metrics(answers, len(number), unit, seed=seed).to_dict()
+    return about | scores | {
+        "recall": compute_class_recall(answers, list(number), unit, seed)
+    }, notices

@@ -11,7 +11,7 @@ from classify.errors import CallError
 
 ROOT_L2, STANDARDISE = "root-l2", "standardise"
 PREPARATIONS = (ROOT_L2, STANDARDISE)
-NARROW = 20
+MIN_IMAGES_PER_COLUMN = 20
 """Images a column, from which on standardised columns are tried as well: only where the columns
 were so few were they seen to be better."""
 
@@ -22,11 +22,11 @@ def check_preparation(prepare: str | None) -> None:
         raise CallError(f"features are prepared by {' or '.join(PREPARATIONS)}, not {prepare!r}")
 
 
-def preparations(prepare: str | None, n: int, dim: int) -> tuple[str, ...]:
+def list_preparations(prepare: str | None, n: int, dim: int) -> tuple[str, ...]:
     """Those among which validation chooses, of n images with `dim` columns: one if it is given."""
     if prepare is not None:
         return (prepare,)
-    return PREPARATIONS if n >= NARROW * dim else (ROOT_L2,)
+    return PREPARATIONS if n >= MIN_IMAGES_PER_COLUMN * dim else (ROOT_L2,)
 
 
 def root_l2(X: np.ndarray) -> np.ndarray:

@@ -5,19 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from classify.outcomes import Outcomes
-from classify.scores import share
+from classify.outcomes import HeldOutPredictions
+from classify.scores import estimate_proportion
 
-Recalls = dict[str, dict[str, Any]]
+ClassRecalls = dict[str, dict[str, Any]]
 """By class: ``value``, ``ci`` and ``n``, its images."""
 
 
-def recalls(outcomes: Outcomes, classes: Sequence[str], unit: np.ndarray, seed: int = 0) -> Recalls:
+def compute_class_recall(
+    predictions: HeldOutPredictions, classes: Sequence[str], unit: np.ndarray, seed: int = 0
+) -> ClassRecalls:
     """The share of each class's images that is found, the least first.
 
     Parameters
     ----------
-    outcomes : Outcomes
+    predictions : HeldOutPredictions
         n of them.
     classes : sequence of str
         By class number. Those without an image are left out.
@@ -28,13 +30,15 @@ def recalls(outcomes: Outcomes, classes: Sequence[str], unit: np.ndarray, seed: 
     Returns
     -------
     dict
-        The 95 % intervals are those of `classify.scores.share`: they leave out the variance of
+        The 95 % intervals are those of `classify.scores.estimate_proportion`: they leave out the variance of
         training, and each holds for its class alone. Of twenty, one misses by chance.
     """
-    order = np.argsort(outcomes.truth, kind="stable")
-    numbers, first = np.unique(outcomes.truth[order], return_index=True)
+    order = np.argsort(predictions.truth, kind="stable")
+    numbers, first = np.unique(predictions.truth[order], return_index=True)
     found: list[tuple[str, dict[str, Any]]] = []
     for k, of_class in zip(numbers, np.split(order, first[1:]), strict=True):
-        value, (low, high) = share(outcomes.correct[of_class], unit[of_class], seed)
+        value, (low, high) = estimate_proportion(
+            predictions.correct[of_class], unit[of_class], seed
+        )
         found.append((classes[k], {"value": value, "ci": [low, high], "n": len(of_class)}))
     return dict(sorted(found, key=lambda pair: pair[1]["value"]))

@@ -8,11 +8,11 @@ from typing import Any
 
 from classify.errors import CallError
 
-LESS_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
+LOWER_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
 
 
 @dataclass(frozen=True)
-class Record:
+class HeadResult:
     """How one head did on one task.
 
     Attributes
@@ -27,7 +27,7 @@ class Record:
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
-        95 % interval, see `classify.scores.share`. It covers the draw of test images, not of
+        95 % interval, see `classify.scores.estimate_proportion`. It covers the draw of test images, not of
         training images.
     validation : float, or None
         Accuracy on the images that the setting was chosen by, each held out of the training; None
@@ -94,25 +94,25 @@ class Record:
     recall: dict[str, dict[str, Any]] | None = None
     bias: list[float] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows."""
         found = asdict(self)
         found |= found.pop("scores")
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
-def ranked(records: Sequence[Record], best: Record) -> list[Record]:
+def rank_results(results: Sequence[HeadResult], best: HeadResult) -> list[HeadResult]:
     """A task's records, the best first and the others by the metric on validation images."""
-    sign = -1 if best.metric in LESS_IS_BETTER else 1
+    sign = -1 if best.metric in LOWER_IS_BETTER else 1
 
-    def rank(record: Record) -> tuple[bool, float]:
+    def rank(record: HeadResult) -> tuple[bool, float]:
         value = record.validation_metric
         return record is not best, math.inf if value is None else -sign * value
 
-    return sorted(records, key=rank)
+    return sorted(results, key=rank)
 
 
-def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """The score interval for a share, good for small n and near 0 and 1.
 
     E. B. Wilson (1927), "Probable inference, the law of succession, and statistical

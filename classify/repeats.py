@@ -8,19 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from classify.draws import Draw, Plan, Wanted, plan
+from classify.draws import Draw, DrawPlan, DrawSpec, plan_draws
 from classify.errors import CallError
-from classify.features import dim
-from classify.grid import Cell, Progress, train_cells
+from classify.features import total_dim
+from classify.grid import GridCell, HeadProgressCallback, train_grid
 from classify.labels import TEST, LabelTable
-from classify.records import Record
-from classify.repetition import Mean, corrected, crossed
-from classify.results import FitOptions, Result
-from classify.scores import Difference, Interval, holm, paired_answers, share
+from classify.records import HeadResult
+from classify.repetition import RepeatedMean, average_over_draws, average_over_splits
+from classify.results import FitOptions, FitResult
+from classify.scores import (
+    Difference,
+    Interval,
+    apply_holm_correction,
+    compare_correctness,
+    estimate_proportion,
+)
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-COVERS = {
+INTERVAL_NOTES = {
     "splits": (
         "Intervals cover the draw of training images as well as that of test images, corrected "
         "for splits that share images (Nadeau and Bengio, 2003)."
@@ -40,17 +46,17 @@ COVERS = {
     ),
 }
 """What the intervals of each kind of draws cover."""
-SCORES = ("balanced_accuracy", "macro_f1", "log_loss")
+RUN_METRICS = ("balanced_accuracy", "macro_f1", "log_loss")
 
 
 @dataclass(frozen=True)
-class Summary:
+class HeadSummary:
     """How one head did on one choice of layers, over all draws.
 
     Attributes
     ----------
     task, head, layer : str
-        As in `classify.records.Record`.
+        As in `classify.records.HeadResult`.
     shots : int, or None
         So many training images of each class.
     n_train, n_test : int
@@ -59,7 +65,7 @@ class Summary:
     accuracy : float
         The mean over the draws; with folds that are drawn once, over all images.
     accuracy_ci : (float, float)
-        95 % interval, see `COVERS`.
+        95 % interval, see `INTERVAL_NOTES`.
     accuracy_std : float
         The standard deviation over the draws: how far single ones are apart.
     validation : float, or None
@@ -88,7 +94,7 @@ class Summary:
     worse: bool | None
     runs: list[dict[str, Any]]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows.
 
         ``difference`` is a number, and ``difference_ci``, ``p_value`` and ``distinguishable`` stand
@@ -105,12 +111,12 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedComparison:
     """What a comparison over several draws found.
 
     Attributes
     ----------
-    rows : list of Summary
+    rows : list of HeadSummary
         By task, head, layers and shots, in the order asked for.
     best_per_task : dict of str to Summary
         Each task's highest mean validation; of equals the narrower features, then the earlier. With
@@ -120,7 +126,7 @@ class Repeated:
         What was drawn: ``splits``, ``folds``, ``repeated folds`` or ``shots``.
     seeds, shots : tuple of int
     folds : int, or None
-    tasks : list of Task
+    tasks : list of ExtractionJob
     heads : int
         How many were trained in all, over the draws.
     recalled : int
@@ -130,24 +136,24 @@ class Repeated:
     seconds : float
     """
 
-    rows: list[Summary]
-    best_per_task: dict[str, Summary]
+    rows: list[HeadSummary]
+    best_per_task: dict[str, HeadSummary]
     kind: str
     seeds: tuple[int, ...]
     shots: tuple[int, ...]
     folds: int | None
     tasks: list[Task]
-    heads: int
-    recalled: int
+    n_heads: int
+    n_reused: int
     notices: list[str]
     seconds: float
 
     @property
-    def covers(self) -> str:
+    def interval_note(self) -> str:
         """What the intervals cover, in a sentence."""
-        return COVERS[self.kind]
+        return INTERVAL_NOTES[self.kind]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As what JSON knows.
 
         ``kind``, ``seeds``, ``shots``, ``folds``; ``intervals``, the sentence that says what they
@@ -158,45 +164,45 @@ class Repeated:
             "seeds": list(self.seeds),
             "shots": list(self.shots) or None,
             "folds": self.folds,
-            "intervals": self.covers,
-            "rows": [row.to_json() for row in self.rows],
-            "best_per_task": {task: row.to_json() for task, row in self.best_per_task.items()},
+            "intervals": self.interval_note,
+            "rows": [row.to_dict() for row in self.rows],
+            "best_per_task": {task: row.to_dict() for task, row in self.best_per_task.items()},
         }
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class DrawResult:
     """What is held in memory of one head on one draw: its record, and which answers are right.
 
     Attributes
     ----------
-    record : Record
+    record : HeadResult
     right : bool array of shape (n,)
         By row of the draw's test images.
     """
 
-    record: Record
-    right: np.ndarray
+    record: HeadResult
+    correct: np.ndarray
 
     @classmethod
-    def of(cls, result: Result) -> "Run":
+    def from_result(cls, result: FitResult) -> "DrawResult":
         """Take it from a result that was tested."""
         assert result.test is not None  # every draw has test images
         return cls(result.record, result.test.correct[np.argsort(result.test.rows, kind="stable")])
 
 
-def repeated(
+def compare_over_draws(
     cache: FeatureCache,
     tables: Sequence[LabelTable],
-    kinds: Sequence[str],
-    sets: Sequence[tuple[str, ...]],
-    wanted: Wanted,
+    heads: Sequence[str],
+    layer_sets: Sequence[tuple[str, ...]],
+    spec: DrawSpec,
     *,
     options: FitOptions,
     test_size: float,
     jobs: int | None,
-    progress: Progress | None,
-) -> Repeated:
+    progress: HeadProgressCallback | None,
+) -> RepeatedComparison:
     """`classify.compare` over several draws, once everything is looked up.
 
     Choices are made inside every draw, on its training images alone. The same seeds give every
@@ -205,67 +211,67 @@ def repeated(
     Raises
     ------
     ClassifyError
-        As `classify.draws.plan` does; CallError where no head of a task could be trained.
+        As `classify.draws.plan_draws` does; CallError where no head of a task could be trained.
     """
     started = time.perf_counter()
-    plans = [plan(cache, table, wanted, test_size) for table in tables]
+    plans = [plan_draws(cache, table, spec, test_size) for table in tables]
     # One draw after the other: a draw's heads share what is computed of its features.
     grid = [
-        (number, draw, Cell(draw.task, kind, names, replace(options, seed=draw.seed)))
+        (number, draw, GridCell(draw.task, kind, names, replace(options, seed=draw.seed)))
         for number, planned in enumerate(plans)
         for draw in planned.draws
-        for kind in kinds
-        for names in sets
+        for kind in heads
+        for names in layer_sets
     ]
-    found: dict[int, Run] = {}
+    found: dict[int, DrawResult] = {}
     said: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def arrived(i: int, result: Result) -> None:
-        found[i] = Run.of(result)
+    def arrived(i: int, result: FitResult) -> None:
+        found[i] = DrawResult.from_result(result)
         start = f"{result.record.head} on {result.record.layer}: "
         for notice in result.notices:
             said[f"{result.record.task}: {result.record.head}"][notice.removeprefix(start)] += 1
 
-    recalled, left_out = train_cells(
+    recalled, left_out = train_grid(
         cache,
         [cell for _, _, cell in grid],
         arrived,
-        lasting=False,
+        persist=False,
         jobs=jobs,
         progress=progress,
     )
     gone = {(grid[i][0], grid[i][2].head, grid[i][2].layers) for i in left_out}
-    rows: list[Summary] = []
-    best_per_task: dict[str, Summary] = {}
+    rows: list[HeadSummary] = []
+    best_per_task: dict[str, HeadSummary] = {}
     for number, planned in enumerate(plans):
-        series: dict[tuple[str, tuple[str, ...], int | None], list[tuple[Draw, Run]]] = {}
-        for kind in kinds:
-            for names in sets:
+        series: dict[tuple[str, tuple[str, ...], int | None], list[tuple[Draw, DrawResult]]] = {}
+        for kind in heads:
+            for names in layer_sets:
                 if (number, kind, names) not in gone:
-                    for shots in planned.again:
+                    for shots in planned.overlap:
                         series[kind, names, shots] = []
         for i, (of, draw, cell) in enumerate(grid):
             if of == number and (cell.head, cell.layers, draw.shots) in series:
                 series[cell.head, cell.layers, draw.shots].append((draw, found[i]))
         if not series:
             raise CallError("; ".join(dict.fromkeys(left_out.values())))
-        summed, best = _summed(cache, planned, wanted, series)
+        summed, best = _summarise_task(cache, planned, spec, series)
         rows += summed
-        best_per_task |= {} if best is None else {planned.whole.name: best}
-    return Repeated(
+        best_per_task |= {} if best is None else {planned.task.name: best}
+    return RepeatedComparison(
         rows=rows,
         best_per_task=best_per_task,
-        kind=wanted.kind,
-        seeds=wanted.seeds,
-        shots=wanted.shots,
-        folds=wanted.folds,
-        tasks=[planned.whole for planned in plans],
-        heads=len(found),
-        recalled=recalled,
-        notices=[f"{p.whole.name}: {notice}" for p in plans for notice in p.notices]
+        kind=spec.kind,
+        seeds=spec.seeds,
+        shots=spec.shots,
+        folds=spec.folds,
+        tasks=[planned.task for planned in plans],
+        n_heads=len(found),
+        n_reused=recalled,
+        notices=[f"{p.task.name}: {notice}" for p in plans for notice in p.notices]
         + list(dict.fromkeys(left_out.values()))
         + [
-            f"{head}: {notice} (in {count:,} of {_trained(head, found):,} trainings)"
+            f"{head}: {notice} (in {count:,} of {_count_trained(head, found):,} trainings)"
             for head, counts in said.items()
             for notice, count in counts.items()
         ],
@@ -273,52 +279,56 @@ def repeated(
     )
 
 
-def _trained(head: str, found: dict[int, Run]) -> int:
+def _count_trained(head: str, found: dict[int, DrawResult]) -> int:
     return sum(head == f"{run.record.task}: {run.record.head}" for run in found.values())
 
 
-Series = dict[tuple[str, tuple[str, ...], int | None], list[tuple[Draw, Run]]]
+ResultsByHead = dict[tuple[str, tuple[str, ...], int | None], list[tuple[Draw, DrawResult]]]
 
 
-def _summed(
-    cache: FeatureCache, planned: Plan, wanted: Wanted, series: Series
-) -> tuple[list[Summary], Summary | None]:
+def _summarise_task(
+    cache: FeatureCache, plan: DrawPlan, spec: DrawSpec, series: ResultsByHead
+) -> tuple[list[HeadSummary], HeadSummary | None]:
     """A task's rows, and the best of them by validation."""
-    rows = {key: _row(planned, wanted, key[2], runs) for key, runs in series.items()}
-    most = max(wanted.shots, default=None)
+    rows = {key: _summarise_head(plan, spec, key[2], runs) for key, runs in series.items()}
+    most = max(spec.shots, default=None)
     validated = [
-        (row.validation, -dim(cache, key[1]), -place, key)
+        (row.validation, -total_dim(cache, key[1]), -place, key)
         for place, (key, row) in enumerate(rows.items())
         if key[2] == most and row.validation is not None
     ]
     if not validated:
         return list(rows.values()), None
     kind, names, _ = max(validated)[3]
-    for shots in planned.again:
+    for shots in plan.overlap:
         others = [key for key in rows if key[2] == shots and key[:2] != (kind, names)]
         ahead = [
-            _ahead(planned, wanted, shots, series[kind, names, shots], series[key])
+            _compare_with_best(plan, spec, shots, series[kind, names, shots], series[key])
             for key in others
         ]
-        apart = holm([difference.p_value for difference in ahead])
+        apart = apply_holm_correction([difference.p_value for difference in ahead])
         for key, one, difference in zip(others, apart, ahead, strict=True):
             worse = one and difference.distinguishable and difference.value > 0
             rows[key] = replace(rows[key], difference=difference, worse=worse)
     return list(rows.values()), rows[kind, names, most]
 
 
-def _row(planned: Plan, wanted: Wanted, shots: int | None, runs: list[tuple[Draw, Run]]) -> Summary:
+def _summarise_head(
+    plan: DrawPlan, spec: DrawSpec, shots: int | None, runs: list[tuple[Draw, DrawResult]]
+) -> HeadSummary:
     records = [run.record for _, run in runs]
-    if wanted.kind == "folds":
-        right, unit = _pooled(runs)
-        value, (low, high) = share(right, unit, wanted.seeds[0])
+    if spec.kind == "folds":
+        right, unit = _pool_folds(runs)
+        value, (low, high) = estimate_proportion(right, unit, spec.seeds[0])
         n_test = len(right)
     else:
-        found = _mean(planned, shots, [draw for draw, _ in runs], [run.right for _, run in runs])
+        found = _average_over_draws(
+            plan, shots, [draw for draw, _ in runs], [run.correct for _, run in runs]
+        )
         value, low, high = found.estimate.value, found.estimate.low, found.estimate.high
         n_test = round(np.mean([record.n_test for record in records]))
     validations = [record.validation for record in records if record.validation is not None]
-    return Summary(
+    return HeadSummary(
         task=records[0].task,
         head=records[0].head,
         layer=records[0].layer,
@@ -327,15 +337,15 @@ def _row(planned: Plan, wanted: Wanted, shots: int | None, runs: list[tuple[Draw
         n_test=n_test,
         accuracy=value,
         accuracy_ci=(max(0.0, low), min(1.0, high)),
-        accuracy_std=float(np.std([run.right.mean() for _, run in runs], ddof=1)),
+        accuracy_std=float(np.std([run.correct.mean() for _, run in runs], ddof=1)),
         validation=float(np.mean(validations)) if len(validations) == len(records) else None,
         difference=None,
         worse=None,
-        runs=[_told(draw, run.record) for draw, run in runs],
+        runs=[_run_to_dict(draw, run.record) for draw, run in runs],
     )
 
 
-def _told(draw: Draw, record: Record) -> dict[str, Any]:
+def _run_to_dict(draw: Draw, record: HeadResult) -> dict[str, Any]:
     return {
         "seed": draw.seed,
         "fold": draw.fold,
@@ -344,44 +354,48 @@ def _told(draw: Draw, record: Record) -> dict[str, Any]:
         "settings": record.settings,
         "validation": record.validation,
         "accuracy": record.accuracy,
-    } | {name: record.scores.get(name) for name in SCORES}
+    } | {name: record.scores.get(name) for name in RUN_METRICS}
 
 
-def _ahead(
-    planned: Plan,
-    wanted: Wanted,
+def _compare_with_best(
+    plan: DrawPlan,
+    spec: DrawSpec,
     shots: int | None,
-    best: list[tuple[Draw, Run]],
-    other: list[tuple[Draw, Run]],
+    best: list[tuple[Draw, DrawResult]],
+    other: list[tuple[Draw, DrawResult]],
 ) -> Difference:
     """By how much one head is ahead of another, draw by draw."""
-    if wanted.kind == "folds":
-        right, unit = _pooled(best)
-        return paired_answers(right, _pooled(other)[0], unit, seed=wanted.seeds[0])
-    apart = [a.right.astype(float) - b.right for (_, a), (_, b) in zip(best, other, strict=True)]
-    found = _mean(planned, shots, [draw for draw, _ in best], apart)
+    if spec.kind == "folds":
+        right, unit = _pool_folds(best)
+        return compare_correctness(right, _pool_folds(other)[0], unit, seed=spec.seeds[0])
+    apart = [
+        a.correct.astype(float) - b.correct for (_, a), (_, b) in zip(best, other, strict=True)
+    ]
+    found = _average_over_draws(plan, shots, [draw for draw, _ in best], apart)
     value, low, high = found.estimate.value, found.estimate.low, found.estimate.high
     return Difference(value, low, high, found.p_value, found.p_value < 0.05)
 
 
-def _mean(planned: Plan, shots: int | None, draws: list[Draw], numbers: list[np.ndarray]) -> Mean:
+def _average_over_draws(
+    plan: DrawPlan, shots: int | None, draws: list[Draw], values: list[np.ndarray]
+) -> RepeatedMean:
     """The mean of a number for each test image of each draw.
 
-    A score that is no mean over images goes the same way over splits: `corrected` takes whatever
-    each draw gave. Over shots it needs the variance that `crossed` takes from the images.
+    A score that is no mean over images goes the same way over splits: `average_over_splits` takes whatever
+    each draw gave. Over shots it needs the variance that `average_over_draws` takes from the images.
     """
     if shots is None:
-        step = 1 / float(np.mean([len(column) for column in numbers]))
-        return corrected(np.array([c.mean() for c in numbers]), planned.again[None], step)
-    return crossed(np.stack(numbers), _tested_units(draws[0]), planned.again[shots])
+        step = 1 / float(np.mean([len(column) for column in values]))
+        return average_over_splits(np.array([c.mean() for c in values]), plan.overlap[None], step)
+    return average_over_draws(np.stack(values), _get_test_units(draws[0]), plan.overlap[shots])
 
 
-def _tested_units(draw: Draw) -> np.ndarray:
+def _get_test_units(draw: Draw) -> np.ndarray:
     units: np.ndarray = draw.task.units[draw.task.split == TEST]
     return units
 
 
-def _pooled(runs: list[tuple[Draw, Run]]) -> tuple[np.ndarray, np.ndarray]:
+def _pool_folds(runs: list[tuple[Draw, DrawResult]]) -> tuple[np.ndarray, np.ndarray]:
     """Which answers are right over all folds, and the units of the images."""
-    right = np.concatenate([run.right for _, run in runs])
-    return right, np.concatenate([_tested_units(draw) for draw, _ in runs])
+    right = np.concatenate([run.correct for _, run in runs])
+    return right, np.concatenate([_get_test_units(draw) for draw, _ in runs])

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from classify.resampling import Estimate, variance_by_units
+from classify.resampling import Estimate, estimate_cluster_variance
 
 
 @dataclass(frozen=True)
-class Mean:
+class RepeatedMean:
     """The mean of a score, or of a difference of scores, over several draws.
 
     Attributes
@@ -28,11 +28,11 @@ class Mean:
     p_value: float
 
 
-def corrected(values: np.ndarray, again: float, step: float = 0.0) -> Mean:
+def average_over_splits(values: np.ndarray, overlap: float, step: float = 0.0) -> RepeatedMean:
     """The mean over random splits of one set of images, with the corrected resampled t interval.
 
     C. Nadeau and Y. Bengio (2003), "Inference for the generalization error", Machine Learning 52,
-    239-281: of J splits the variance of the mean is taken as (1/J + `again`) s², where s² is the
+    239-281: of J splits the variance of the mean is taken as (1/J + `overlap`) s², where s² is the
     variance between the splits. For folds drawn anew it is the same, over all folds of all draws
     (R. R. Bouckaert and E. Frank, 2004, "Evaluating the replicability of significance tests for
     comparing learning algorithms", PAKDD). It covers the draw of training and of test images.
@@ -41,21 +41,21 @@ def corrected(values: np.ndarray, again: float, step: float = 0.0) -> Mean:
     ----------
     values : float array of shape (J,)
         The score of each split, two or more.
-    again : float
+    overlap : float
         Test images for each training image: 0.25 where a fifth is held out.
     step : float
         By how much one test image moves the score. Splits that all agree are not taken for
         certainty, but as if one image of one split had been otherwise.
     """
-    variance, freedom = _between(values, again, step)
-    return _by_t(float(values.mean()), variance, freedom)
+    variance, freedom = _estimate_between_variance(values, overlap, step)
+    return _make_t_interval(float(values.mean()), variance, freedom)
 
 
-def crossed(answers: np.ndarray, unit: np.ndarray, again: float) -> Mean:
+def average_over_draws(values: np.ndarray, unit: np.ndarray, overlap: float) -> RepeatedMean:
     """The mean over several draws of training images, all tested on the same images.
 
     Training images and test images are drawn apart from each other, so that the variance is the
-    sum of two: that between the draws, taken as in `corrected`, and that of the draw of test
+    sum of two: that between the draws, taken as in `average_over_splits`, and that of the draw of test
     images, taken from each image's mean over the draws. What is left, the part of both together,
     is counted in either: the interval is rather too wide. Degrees of freedom are put together as
     by F. E. Satterthwaite (1946), "An approximate distribution of estimates of variance
@@ -63,7 +63,7 @@ def crossed(answers: np.ndarray, unit: np.ndarray, again: float) -> Mean:
 
     Parameters
     ----------
-    answers : array of shape (J, n)
+    values : array of shape (J, n)
         A number for each of two or more draws and each test image: right or not, or a difference.
     unit : int array of shape (n,)
         Test images with the same number are drawn together.
@@ -73,20 +73,22 @@ def crossed(answers: np.ndarray, unit: np.ndarray, again: float) -> Mean:
         images drawn, its variance between pools would be just so many times that between draws.
     """
     _, unit = np.unique(unit, return_inverse=True)
-    answers = answers.astype(float)
-    between, draws = _between(answers.mean(axis=1), again, 1 / answers.shape[1])
-    tested, units = variance_by_units(answers.mean(axis=0), unit)
+    values = values.astype(float)
+    between, draws = _estimate_between_variance(values.mean(axis=1), overlap, 1 / values.shape[1])
+    tested, units = estimate_cluster_variance(values.mean(axis=0), unit)
     freedom = (between + tested) ** 2 / (between**2 / draws + tested**2 / units)
-    return _by_t(float(answers.mean()), between + tested, freedom)
+    return _make_t_interval(float(values.mean()), between + tested, freedom)
 
 
-def _between(values: np.ndarray, again: float, step: float) -> tuple[float, int]:
+def _estimate_between_variance(
+    values: np.ndarray, overlap: float, step: float
+) -> tuple[float, int]:
     count = len(values)
-    return (1 / count + again) * max(float(values.var(ddof=1)), step**2 / count), count - 1
+    return (1 / count + overlap) * max(float(values.var(ddof=1)), step**2 / count), count - 1
 
 
-def _by_t(mean: float, variance: float, freedom: float) -> Mean:
+def _make_t_interval(mean: float, variance: float, freedom: float) -> RepeatedMean:
     error = variance**0.5
     half = float(t.ppf(0.975, freedom)) * error
     p_value = 2 * float(t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    return Mean(Estimate(mean, mean - half, mean + half), p_value)
+    return RepeatedMean(Estimate(mean, mean - half, mean + half), p_value)

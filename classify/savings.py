@@ -5,13 +5,13 @@ from typing import Any
 
 from classify.features import CacheOrPath, open_cache
 from featurize import signals
-from featurize.families import DIMS
+from featurize.families import EMBEDDING_DIMS
 
-BATCH = 8  # images: a share of the time is wanted, and large networks take seconds an image
+BATCH_SIZE = 8  # images: a share of the time is wanted, and large networks take seconds an image
 
 
 @dataclass(frozen=True)
-class Saving:
+class CutCost:
     """What it takes to go no further than a cut, as shares of the whole network.
 
     Attributes
@@ -33,12 +33,12 @@ class Saving:
     weights: float
     dim: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as a dict."""
         return asdict(self)
 
 
-def saving_at(cache: CacheOrPath, layer: str) -> Saving | None:
+def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
     """Measure what a cache's network costs up to a layer; weights are not needed for it.
 
     Parameters
@@ -58,13 +58,13 @@ def saving_at(cache: CacheOrPath, layer: str) -> Saving | None:
     """
     cache = open_cache(cache)
     info, backbone = cache.layer(layer), cache.extractor.backbone
-    if backbone not in DIMS:
+    if backbone not in EMBEDDING_DIMS:
         return None
-    signals.load("torchvision")
+    signals.import_uninterrupted("torchvision")
     from featurize import layer_costs, load_backbone
 
     net = load_backbone(backbone, frozen_weights=False)
     whole = sum(tensor.nbytes for tensor in net.network.module.state_dict().values())
     kept = sum(tensor.nbytes for tensor in net.cut([(info.layer, info.pool)]).state_dict().values())
-    (cost,) = (cost for cost in layer_costs(net, BATCH) if cost.layer == info.layer)
-    return Saving(layer, cost.cost, cost.macs, kept / whole, info.dim)
+    (cost,) = (cost for cost in layer_costs(net, BATCH_SIZE) if cost.layer == info.layer)
+    return CutCost(layer, cost.cost, cost.macs, kept / whole, info.dim)

@@ -13,26 +13,26 @@ import numpy as np
 from scipy.stats import binomtest
 
 from classify.errors import CallError
-from classify.outcomes import Outcomes
-from classify.records import wilson
+from classify.outcomes import HeldOutPredictions
+from classify.records import wilson_interval
 from classify.resampling import (
-    BINS,
-    ScoreSums,
-    bins,
-    by_chance,
-    mean_by_units,
-    means,
-    sign_flips,
-    weights_of,
+    MAX_BINS,
+    MetricSums,
+    bootstrap_means,
+    bootstrap_weights,
+    equal_mass_bins,
+    estimate_cluster_mean,
+    null_calibration_error,
+    sign_flip_test,
 )
 
-DRAWS = 20_000_000  # images drawn in all: beyond it there are fewer resamples
-LEAST = 200  # resamples
+MAX_DRAWS = 20_000_000  # images drawn in all: beyond it there are fewer resamples
+MIN_RESAMPLES = 200  # resamples
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Scores:
+class Metrics:
     """Scores on some images, each with its 95 % interval; None for what cannot be said.
 
     The intervals leave out the variance of training.
@@ -40,7 +40,7 @@ class Scores:
     Attributes
     ----------
     accuracy : float, or None
-        With the interval of `share`. None, like the others, where there are no images.
+        With the interval of `estimate_proportion`. None, like the others, where there are no images.
     balanced_accuracy : float, or None
         Mean over classes of the share of their images that is found (recall).
     macro_f1 : float, or None
@@ -70,44 +70,44 @@ class Scores:
     calibration_error_scaled: float | None = None
     calibration_error_scaled_ci: Interval | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows: numbers, lists of two, and None."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def share(
-    right: np.ndarray, unit: np.ndarray | None = None, seed: int = 0
+def estimate_proportion(
+    correct: np.ndarray, unit: np.ndarray | None = None, seed: int = 0
 ) -> tuple[float, Interval]:
     """How many of some answers are right, with a 95 % interval.
 
-    Wilson's where every image stands alone; else that of `classify.resampling.means`, for which
+    Wilson's where every image stands alone; else that of `classify.resampling.bootstrap_means`, for which
     whole units are drawn anew: images of one unit are right or wrong together.
 
     Parameters
     ----------
-    right : bool array of shape (n,)
+    correct : bool array of shape (n,)
         At least one.
     unit : int array of shape (n,), optional
     seed : int
     """
-    unit = _together(unit)
+    unit = renumber_units(unit)
     if unit is None:
-        return float(right.mean()), wilson(int(right.sum()), len(right))
-    (found,) = means(right[:, None], unit, (0, 1), seed)
+        return float(correct.mean()), wilson_interval(int(correct.sum()), len(correct))
+    (found,) = bootstrap_means(correct[:, None], unit, (0, 1), seed)
     return found.value, (found.low, found.high)
 
 
-def summarise(
-    outcomes: Outcomes,
+def compute_metrics(
+    predictions: HeldOutPredictions,
     n_classes: int,
     unit: np.ndarray | None = None,
     *,
     seed: int = 0,
-    resamples: int = 1000,
-) -> Scores:
+    n_resamples: int = 1000,
+) -> Metrics:
     """Score a head's answers.
 
-    The accuracy's interval is that of `share`; the others are of a bootstrap over units (B. Efron,
+    The accuracy's interval is that of `estimate_proportion`; the others are of a bootstrap over units (B. Efron,
     1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7): the 2.5th and
     97.5th percentile of the score over units drawn anew. At most 20 million images are drawn, so
     that of more than 20,000 there are fewer resamples, though never under 200.
@@ -117,49 +117,51 @@ def summarise(
 
     Parameters
     ----------
-    outcomes : Outcomes
+    outcomes : HeldOutPredictions
         n of them.
     n_classes : int
         Of the task.
     unit : int array of shape (n,), optional
         Images with the same number are right or wrong together; each stands alone if not given.
     seed : int
-    resamples : int
+    n_resamples : int
 
     Raises
     ------
     CallError
         If a class number is not below `n_classes`.
     """
-    n = len(outcomes)
+    n = len(predictions)
     if not n:
-        return Scores()
-    if max(outcomes.truth.max(), outcomes.predicted.max()) >= n_classes:
+        return Metrics()
+    if max(predictions.truth.max(), predictions.predicted.max()) >= n_classes:
         raise CallError(f"class numbers are to be below {n_classes}, the number of classes")
-    unit = _together(unit)
-    resamples = min(resamples, max(LEAST, DRAWS // n))
-    parts = ScoreSums.of(outcomes, n_classes)
-    (found,) = parts.scores(np.ones((1, n)))
-    drawn = np.concatenate([parts.scores(w) for w in weights_of(n, resamples, seed, unit)])
+    unit = renumber_units(unit)
+    n_resamples = min(n_resamples, max(MIN_RESAMPLES, MAX_DRAWS // n))
+    parts = MetricSums.from_predictions(predictions, n_classes)
+    (found,) = parts.compute(np.ones((1, n)))
+    drawn = np.concatenate(
+        [parts.compute(w) for w in bootstrap_weights(n, n_resamples, seed, unit)]
+    )
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     # Drawing anew moves every bin away from the diagonal once more, so that resamples lie above
     # the estimate by about as much as the estimate above the truth: mirrored, they lie around it.
     # Measured with true errors of 0, 0.10 and 0.22 on 100, 1,000 and 5,000 images: these intervals
     # hold the truth in 90 to 99 % of draws, the plain percentiles in 0 to 96 %.
-    for i, spread in parts.spreads.items():
+    for i, spread in parts.null_stds.items():
         low[i], high[i] = 2 * found[i] - high[i], max(found[i], 2 * found[i] - low[i])
-        if found[i] <= by_chance(spread, seed):
+        if found[i] <= null_calibration_error(spread, seed):
             low[i] = 0
     low, high = np.maximum(low, 0), np.maximum(high, 0)
     values: dict[str, Any] = {}
     for name, value, *ends in zip(parts.names, found, low, high, strict=True):
         values |= {name: float(value), f"{name}_ci": (float(ends[0]), float(ends[1]))}
-    accuracy, interval = share(outcomes.correct, unit, seed)
-    return Scores(accuracy=accuracy, accuracy_ci=interval, **values)
+    accuracy, interval = estimate_proportion(predictions.correct, unit, seed)
+    return Metrics(accuracy=accuracy, accuracy_ci=interval, **values)
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
+class ReliabilityCurve:
     """The points of a reliability diagram: one for each bin with images, by confidence.
 
     Attributes
@@ -174,28 +176,30 @@ class Reliability:
     count: np.ndarray
 
 
-def reliability(outcomes: Outcomes, calibrated: bool, most: int = BINS) -> Reliability:
+def reliability_curve(
+    predictions: HeldOutPredictions, calibrated: bool, max_bins: int = MAX_BINS
+) -> ReliabilityCurve:
     """How right a head is where it is so sure, in bins of about equally many images.
 
     Parameters
     ----------
     calibrated : bool
         Whether to take the probabilities after calibration, or the head's own.
-    most : int
+    max_bins : int
         Bins; fewer where they would hold under 10 images. None where there are no probabilities.
     """
-    confidence = outcomes.calibrated_confidence if calibrated else outcomes.confidence
-    if not len(outcomes) or np.isnan(confidence).any():
-        return Reliability(np.zeros(0), np.zeros(0), np.zeros(0, np.intp))
-    which = bins(confidence, most)
+    confidence = predictions.calibrated_confidence if calibrated else predictions.confidence
+    if not len(predictions) or np.isnan(confidence).any():
+        return ReliabilityCurve(np.zeros(0), np.zeros(0), np.zeros(0, np.intp))
+    which = equal_mass_bins(confidence, max_bins)
     count = np.bincount(which)
     some = np.flatnonzero(count)
     sure = np.bincount(which, confidence)[some] / count[some]
-    right = np.bincount(which, outcomes.correct)[some] / count[some]
-    return Reliability(sure, right, count[some])
+    right = np.bincount(which, predictions.correct)[some] / count[some]
+    return ReliabilityCurve(sure, right, count[some])
 
 
-def calibration_error(outcomes: Outcomes, calibrated: bool) -> float | None:
+def calibration_error(predictions: HeldOutPredictions, calibrated: bool) -> float | None:
     """Expected calibration error: the mean gap between confidence and accuracy, bin by bin.
 
     Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML, with bins of equally many
@@ -211,15 +215,15 @@ def calibration_error(outcomes: Outcomes, calibrated: bool) -> float | None:
     float, or None
         From 0 to 1; None where there are no images or no probabilities.
     """
-    found = reliability(outcomes, calibrated)
+    found = reliability_curve(predictions, calibrated)
     if not len(found.count):
         return None
     return float(np.average(np.abs(found.confidence - found.accuracy), weights=found.count))
 
 
-def confusion(outcomes: Outcomes, n_classes: int) -> np.ndarray:
+def compute_confusion_matrix(predictions: HeldOutPredictions, n_classes: int) -> np.ndarray:
     """How often each class is taken for each: int array (K, K), truths in rows."""
-    cells = outcomes.truth * n_classes + outcomes.predicted
+    cells = predictions.truth * n_classes + predictions.predicted
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
@@ -245,8 +249,8 @@ class Difference:
     distinguishable: bool
 
 
-def paired(
-    a: Outcomes, b: Outcomes, unit: np.ndarray | None = None, *, seed: int = 0
+def compare_paired(
+    a: HeldOutPredictions, b: HeldOutPredictions, unit: np.ndarray | None = None, *, seed: int = 0
 ) -> Difference:
     """Compare the accuracy of two heads, image by image.
 
@@ -256,15 +260,15 @@ def paired(
     images and where the heads never disagree. What decides is McNemar's test in its exact form: a
     binomial test on the images that just one of the two has right (Q. McNemar, 1947).
 
-    Where images belong together, the interval is `classify.resampling.mean_by_units`, and
-    `classify.resampling.sign_flips` decides together with it.
+    Where images belong together, the interval is `classify.resampling.estimate_cluster_mean`, and
+    `classify.resampling.sign_flip_test` decides together with it.
 
     Both leave out the variance of training: two trainings of one kind of head on other draws of
     training images may differ by more.
 
     Parameters
     ----------
-    a, b : Outcomes
+    a, b : HeldOutPredictions
         Of the same rows, in any order.
     unit : int array of shape (n,), optional
         For each row of `a`; each image stands alone if not given.
@@ -281,28 +285,31 @@ def paired(
     if not len(a) or not same or not np.array_equal(a.truth[first], b.truth[second]):
         raise CallError("two heads are compared on the same rows with the same truths, one or more")
     unit = None if unit is None else unit[first]
-    return paired_answers(a.correct[first], b.correct[second], unit, seed=seed)
+    return compare_correctness(a.correct[first], b.correct[second], unit, seed=seed)
 
 
-def paired_answers(
-    right_a: np.ndarray, right_b: np.ndarray, unit: np.ndarray | None = None, *, seed: int = 0
+def compare_correctness(
+    correct_a: np.ndarray, correct_b: np.ndarray, unit: np.ndarray | None = None, *, seed: int = 0
 ) -> Difference:
-    """`paired`, for answers of which only is known which are right: bool arrays of shape (n,)."""
-    n, unit = len(right_a), _together(unit)
+    """`compare_paired`, for answers of which only is known which are right: bool arrays of shape (n,)."""
+    n, unit = len(correct_a), renumber_units(unit)
     if unit is not None:
-        difference = right_a.astype(float) - right_b
-        found, p_value = mean_by_units(difference, unit), sign_flips(difference, unit, seed)
+        difference = correct_a.astype(float) - correct_b
+        found, p_value = (
+            estimate_cluster_mean(difference, unit),
+            sign_flip_test(difference, unit, seed),
+        )
         told = p_value < 0.05 and not found.low <= 0 <= found.high
         return Difference(found.value, found.low, found.high, p_value, told)
-    both, only_a = int((right_a & right_b).sum()), int((right_a & ~right_b).sum())
-    only_b = int((right_b & ~right_a).sum())
-    low, high = _newcombe(both, only_a, only_b, n - both - only_a - only_b)
+    both, only_a = int((correct_a & correct_b).sum()), int((correct_a & ~correct_b).sum())
+    only_b = int((correct_b & ~correct_a).sum())
+    low, high = _newcombe_interval(both, only_a, only_b, n - both - only_a - only_b)
     apart = only_a + only_b
     p_value = float(binomtest(only_a, apart).pvalue) if apart else 1.0
     return Difference((only_a - only_b) / n, low, high, p_value, p_value < 0.05)
 
 
-def _together(unit: np.ndarray | None) -> np.ndarray | None:
+def renumber_units(unit: np.ndarray | None) -> np.ndarray | None:
     """Units numbered from 0; None where every image stands alone."""
     if unit is None:
         return None
@@ -310,7 +317,7 @@ def _together(unit: np.ndarray | None) -> np.ndarray | None:
     return None if len(found) == len(unit) else which
 
 
-def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+def apply_holm_correction(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which of several tests are significant together: at most one wrong in 20 such families.
 
     S. Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal
@@ -324,11 +331,11 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     return found
 
 
-def _newcombe(both: int, only_a: int, only_b: int, neither: int) -> Interval:
+def _newcombe_interval(both: int, only_a: int, only_b: int, neither: int) -> Interval:
     n = both + only_a + only_b + neither
     rights = (both + only_a, both + only_b)
     share_a, share_b = rights[0] / n, rights[1] / n
-    (low_a, high_a), (low_b, high_b) = wilson(rights[0], n), wilson(rights[1], n)
+    (low_a, high_a), (low_b, high_b) = wilson_interval(rights[0], n), wilson_interval(rights[1], n)
     margins = rights[0] * (n - rights[0]) * rights[1] * (n - rights[1])
     cross = float(both * neither - only_a * only_b)
     if cross > 0:  # Newcombe's correction for continuity

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from classify.errors import CallError, TooFewImages
+from classify.errors import CallError, TooFewImagesError
 from classify.splits import hold_out
 
-HELD_OUT = 0.1  # of the images, for the early stop
+VALIDATION_FRACTION = 0.1  # of the images, for the early stop
 
 
-def parted(
+def split_validation(
     y: np.ndarray, classes: list[str], groups: Any, validation: Any, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Settle the validation part: what the user marked, or a tenth of every class.
@@ -45,15 +45,15 @@ def parted(
         held = np.asarray(validation, bool)
     else:
         numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        held = hold_out(y, HELD_OUT, seed, numbers)
+        held = hold_out(y, VALIDATION_FRACTION, seed, numbers)
     if not held.any():
-        raise TooFewImages(
+        raise TooFewImagesError(
             "nothing can be held out to decide when to stop; add images, or mark some as val "
             "in a split column"
         )
     absent = np.setdiff1d(np.arange(len(classes)), y[~held])
     if len(absent):
-        raise TooFewImages(
+        raise TooFewImagesError(
             f"class {classes[absent[0]]!r} has validation images only; give it some to train on"
         )
     return ~held, held
@@ -62,11 +62,11 @@ def parted(
 def _check_classes(y: np.ndarray, classes: list[str]) -> None:
     if len(classes) < 2:
         found = f"every training image has the label {classes[0]!r}" if classes else "no images"
-        raise TooFewImages(f"{found}; a classifier needs at least two classes")
+        raise TooFewImagesError(f"{found}; a classifier needs at least two classes")
     counts = np.bincount(y)
     if (counts < 2).any():
         rare = [repr(classes[k]) for k in np.flatnonzero(counts < 2)]
-        raise TooFewImages(
+        raise TooFewImagesError(
             f"{len(rare)} of {len(counts)} classes have one training image only "
             f"({', '.join(rare[:3])}); to train on and to validate by takes two each: add "
             "images, or take these classes out of the labels"

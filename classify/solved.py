@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from classify.choice import Step
+from classify.choice import PathPoint
 from classify.errors import CallError
-from classify.features import Rows
-from classify.moments import MAX_BYTES, sum_without
-from classify.scorers import ABSENT, Linear
-from classify.spectrum import Spectrum
-from classify.splits import Folding
+from classify.features import FeatureRows
+from classify.moments import MAX_SOLVER_BYTES, sum_parts
+from classify.scorers import UNSEEN_CLASS_SCORE, LinearModel
+from classify.spectrum import PrincipalBasis
+from classify.splits import FoldPlan
 
-COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
-MAX_SCORES = 16_000_000  # held at once, 64 MB
+MAX_VALUE_COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
+MAX_VALUES_IN_MEMORY = 16_000_000  # held at once, 64 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,43 +33,47 @@ class ClassSums:
     count: np.ndarray
     total: np.ndarray
 
-    def without(self, part: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def sum_without(self, exclude: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Count (K,) and total (K, D) of all parts but one, or of all: nothing is subtracted."""
-        return sum_without(self.count, part), sum_without(self.total, part)
+        return sum_parts(self.count, exclude), sum_parts(self.total, exclude)
 
 
 @dataclass(frozen=True, eq=False)
-class GivenSums(ClassSums):
+class FoldClassSums(ClassSums):
     """The same where folds are not those of parts: of each fold's training rows, then of all."""
 
-    def without(self, part: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def sum_without(self, exclude: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Count (K,) and total (K, D) of what one fold trains on, or of all rows."""
-        which = -1 if part is None else part
+        which = -1 if exclude is None else exclude
         return self.count[which], self.total[which]
 
 
-def sums_of(
-    rows: Rows, y: np.ndarray, n_classes: int, folding: Folding, weights: np.ndarray | None = None
+def sum_classes_for_folds(
+    rows: FeatureRows,
+    y: np.ndarray,
+    n_classes: int,
+    fold_plan: FoldPlan,
+    weights: np.ndarray | None = None,
 ) -> ClassSums:
-    """The class sums that folds ask for: arguments as in `class_sums`."""
-    if folding.trains is None:
-        n_parts = int(folding.part.max()) + 1
-        return class_sums(rows, y, n_classes, folding.part, n_parts, weights)
+    """The class sums that folds ask for: arguments as in `sum_classes`."""
+    if fold_plan.train_indices is None:
+        n_parts = int(fold_plan.part.max()) + 1
+        return sum_classes(rows, y, n_classes, fold_plan.part, n_parts, weights)
     each = [
-        class_sums(rows.at(some), y[some], n_classes, weights=_taken(weights, some))
-        for some in [*folding.trains, folding.final]
+        sum_classes(rows.subset(some), y[some], n_classes, weights=_take_weights(weights, some))
+        for some in [*fold_plan.train_indices, fold_plan.final_indices]
     ]
-    return GivenSums(
+    return FoldClassSums(
         np.concatenate([sums.count for sums in each]), np.concatenate([sums.total for sums in each])
     )
 
 
-def _taken(weights: np.ndarray | None, some: np.ndarray) -> np.ndarray | None:
+def _take_weights(weights: np.ndarray | None, some: np.ndarray) -> np.ndarray | None:
     return None if weights is None else weights[some]
 
 
-def class_sums(
-    rows: Rows,
+def sum_classes(
+    rows: FeatureRows,
     y: np.ndarray,
     n_classes: int,
     part: np.ndarray | None = None,
@@ -80,7 +84,7 @@ def class_sums(
 
     Parameters
     ----------
-    rows : Rows
+    rows : FeatureRows
         n of them.
     y : int array of shape (n,)
         -1 for a row of no class.
@@ -96,7 +100,7 @@ def class_sums(
         If the sums would not fit into memory.
     """
     needed = 8 * (n_parts + 2) * n_classes * rows.dim
-    if needed > MAX_BYTES:
+    if needed > MAX_SOLVER_BYTES:
         raise CallError(
             f"{n_classes:,} classes of {rows.dim:,} columns are too many for ridge, lda and ncm: "
             f"their sums would need {needed:,} bytes; use fewer layers, or a pool that is not "
@@ -105,7 +109,7 @@ def class_sums(
     cells = n_parts * n_classes
     count, total = np.zeros(cells), np.zeros((cells, rows.dim))
     cell = np.where(y < 0, -1, (0 if part is None else part.astype(np.intp) * n_classes) + y)
-    for where, block in rows.blocks():
+    for where, block in rows.iter_blocks():
         learnt = np.flatnonzero(cell[where] >= 0)
         used, at = np.unique(cell[where][learnt], return_inverse=True)
         each = np.ones(len(learnt)) if weights is None else weights[where][learnt]
@@ -116,59 +120,59 @@ def class_sums(
     return ClassSums(count.reshape(n_parts, n_classes), total.reshape(n_parts, n_classes, rows.dim))
 
 
-def solve(
-    kind: str,
-    spectrum: Spectrum,
+def fit_closed_form(
+    head_name: str,
+    basis: PrincipalBasis,
     sums: tuple[np.ndarray, np.ndarray],
-    settings: Sequence[float | None],
+    params: Sequence[float | None],
     class_weights: np.ndarray | None = None,
-) -> list[Linear]:
+) -> list[LinearModel]:
     """Solve one head for several settings.
 
     Parameters
     ----------
     kind : str
-        ``ridge``: least squares to targets of 1 and -1, with `settings` the alpha of scikit-learn's
+        ``ridge``: least squares to targets of 1 and -1, with `params` the alpha of scikit-learn's
         `RidgeClassifier`. ``lda``: linear discriminants with the pooled covariance S shrunk to
-        (1 - g) S + g tr(S)/D I, `settings` being g: Friedman (1989), "Regularized discriminant
+        (1 - g) S + g tr(S)/D I, `params` being g: Friedman (1989), "Regularized discriminant
         analysis", JASA 84. ``ncm``: the nearest class mean; no setting.
-    spectrum : Spectrum
+    spectrum : PrincipalBasis
         Of the training rows.
     sums : float64 arrays of shape (K,) and (K, D)
         How many of the same rows each class has, and the sum of their features.
-    settings : sequence of float
+    params : sequence of float
     class_weights : float array of shape (K,), optional
         How much likelier than its share each class is to ``lda``. For ``ridge`` the weights of
         spectrum and sums say so.
     """
     count, total = sums
     present = count > 0
-    means = total - count[:, None] * spectrum.mean
+    means = total - count[:, None] * basis.mean
     means /= np.maximum(count, 1e-300)[:, None]
-    means /= spectrum.scale
-    within = spectrum.vectors.T @ means.T  # (R, K): class means along the principal directions
-    share = count / spectrum.count
+    means /= basis.scale
+    within = basis.vectors.T @ means.T  # (R, K): class means along the principal directions
+    share = count / basis.count
     found = []
-    for setting in settings:
-        if kind == "ridge":
-            coef = 2 * within * count / (spectrum.values + setting)[:, None]
+    for setting in params:
+        if head_name == "ridge":
+            coef = 2 * within * count / (basis.values + setting)[:, None]
             intercept = 2 * share - 1
-        elif kind == "lda":
+        elif head_name == "lda":
             prior = share if class_weights is None else share * class_weights
             prior = prior / prior.sum()
-            coef = _discriminants(spectrum, within, share, float(setting or 0))
+            coef = _solve_discriminants(basis, within, share, float(setting or 0))
             intercept = -0.5 * (within * coef).sum(axis=0) + np.log(np.maximum(prior, 1e-300))
         else:
             coef, intercept = within, -0.5 * (within**2).sum(axis=0)
-        if kind != "ridge":
-            intercept = np.where(present, intercept, ABSENT)
-        weights = (spectrum.vectors @ coef).T
-        found.append(Linear(spectrum.mean, spectrum.scale, weights, intercept))
+        if head_name != "ridge":
+            intercept = np.where(present, intercept, UNSEEN_CLASS_SCORE)
+        weights = (basis.vectors @ coef).T
+        found.append(LinearModel(basis.mean, basis.scale, weights, intercept))
     return found
 
 
-def _discriminants(
-    spectrum: Spectrum, within: np.ndarray, share: np.ndarray, shrinkage: float
+def _solve_discriminants(
+    basis: PrincipalBasis, within: np.ndarray, share: np.ndarray, shrinkage: float
 ) -> np.ndarray:
     """The shrunk pooled covariance's inverse times the class means, (R, K).
 
@@ -176,14 +180,14 @@ def _discriminants(
     classes than directions it is a system of K by K, by Woodbury's identity; else one of R by R.
     Where no class has two different images it is nothing, and the nearest class mean is left.
     """
-    dim = len(spectrum.mean)
+    dim = len(basis.mean)
     between = within * np.sqrt(share)  # (R, K)
-    whole = spectrum.values.sum() / spectrum.count
+    whole = basis.values.sum() / basis.count
     trace = (whole - (between**2).sum()) / dim
     if trace * dim <= 1e-9 * whole:  # one image of each class: only rounding tells them apart
         return within
     keep = 1 - shrinkage
-    diagonal = keep * spectrum.values / spectrum.count + shrinkage * max(trace, 1e-12)
+    diagonal = keep * basis.values / basis.count + shrinkage * max(trace, 1e-12)
     if keep > 0 and len(share) > len(diagonal):
         pooled = np.diag(diagonal) - keep * between @ between.T
         return np.asarray(np.linalg.solve(pooled, within))
@@ -195,23 +199,23 @@ def _discriminants(
     return np.asarray(straight + leaning @ np.linalg.solve(small, between.T @ straight))
 
 
-def held_out(
-    kind: str,
+def cross_val_path(
+    head_name: str,
     grid: Sequence[float | None],
-    rows: Rows,
-    folds: Sequence[tuple[Spectrum, np.ndarray]],
+    rows: FeatureRows,
+    folds: Sequence[tuple[PrincipalBasis, np.ndarray]],
     sums: ClassSums,
     class_weights: np.ndarray | None = None,
-) -> Iterator[Step]:
+) -> Iterator[PathPoint]:
     """Walk a grid: the held-out scores of every fold, several settings in one pass over them.
 
     Parameters
     ----------
-    kind, grid, class_weights
-        As in `solve`.
-    rows : Rows
+    head_name, grid, class_weights
+        As in `fit_closed_form`.
+    rows : FeatureRows
         n of them.
-    folds : sequence of (Spectrum, int array)
+    folds : sequence of (PrincipalBasis, int array)
         Of what is trained on, and the positions of what is held out.
     sums : ClassSums
         Fold i is trained on all but part i.
@@ -229,30 +233,32 @@ def held_out(
         scores = np.empty((len(settings), n_held, n_classes), np.float32)
         begin = 0
         for i, (spectrum, held) in enumerate(folds):
-            models = solve(kind, spectrum, sums.without(i), settings, class_weights)
-            side_by_side = Linear(
+            models = fit_closed_form(
+                head_name, spectrum, sums.sum_without(i), settings, class_weights
+            )
+            side_by_side = LinearModel(
                 spectrum.mean,
                 spectrum.scale,
                 np.concatenate([model.coef for model in models]),
                 np.concatenate([model.intercept for model in models]),
             )
-            for where, block in rows.at(held).blocks(n_classes * len(settings)):
-                found = side_by_side.scores(block, np.float32)
+            for where, block in rows.subset(held).iter_blocks(n_classes * len(settings)):
+                found = side_by_side.decision_values(block, np.float32)
                 found = found.reshape(len(block), len(settings), n_classes)
                 scores[:, begin + where.start : begin + where.stop] = found.swapaxes(0, 1)
             begin += len(held)
         return scores
 
-    def alone(setting: float | None) -> Step:
+    def alone(setting: float | None) -> PathPoint:
         def again() -> np.ndarray:
             return np.asarray(scored([setting])[0])
 
-        return Step(setting, again(), again=again)
+        return PathPoint(setting, again(), recompute=again)
 
-    size = max(1, min(COLUMNS, MAX_SCORES // max(n_held, 1)) // n_classes)
+    size = max(1, min(MAX_VALUE_COLUMNS, MAX_VALUES_IN_MEMORY // max(n_held, 1)) // n_classes)
     if size == 1:  # too many to be held for several settings: those of the chosen one come again
         yield from map(alone, grid)
         return
     for start in range(0, len(grid), size):
         settings = grid[start : start + size]
-        yield from (Step(*pair) for pair in zip(settings, scored(settings), strict=True))
+        yield from (PathPoint(*pair) for pair in zip(settings, scored(settings), strict=True))

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.features import Rows
+from classify.features import FeatureRows
 
-COLUMNS, WHOLE, NONE = "columns", "whole", "none"
-FLOOR = 1e-10  # of the greatest eigenvalue: below this a direction is rounding
+SCALE_COLUMNS, SCALE_GLOBAL, SCALE_NONE = "columns", "whole", "none"
+MIN_EIGENVALUE_RATIO = 1e-10  # of the greatest eigenvalue: below this a direction is rounding
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class PrincipalBasis:
     """The eigenvectors of the Gram matrix of scaled training features.
 
     Attributes
@@ -35,52 +35,54 @@ class Spectrum:
     values: np.ndarray
 
     @classmethod
-    def of_gram(
-        cls, count: float, mean: np.ndarray, gram: np.ndarray, scaling: str = COLUMNS
-    ) -> "Spectrum":
+    def from_gram(
+        cls, count: float, mean: np.ndarray, gram: np.ndarray, scaling: str = SCALE_COLUMNS
+    ) -> "PrincipalBasis":
         """From a count, a mean (D,) and a centred Gram matrix (D, D).
 
         The scaling is that of ``columns``, each by its own deviation, of the features as a
         ``whole``, by one number, or ``none``.
         """
-        scale = _scale(np.diagonal(gram) / count, mean, scaling)
+        scale = _compute_scale(np.diagonal(gram) / count, mean, scaling)
         values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-        real = values > FLOOR * max(values[-1], 1e-300)
-        return cls(count, mean, scale, _in_rows(vectors[:, real]), values[real])
+        real = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
+        return cls(count, mean, scale, _to_c_order(vectors[:, real]), values[real])
 
     @classmethod
-    def of_rows(cls, rows: Rows, weights: np.ndarray | None = None) -> "Spectrum":
+    def from_rows(cls, rows: FeatureRows, weights: np.ndarray | None = None) -> "PrincipalBasis":
         """From fewer rows than columns, by way of their n x n products: never D x D.
 
         Parameters
         ----------
-        rows : Rows
+        rows : FeatureRows
         weights : float array of shape (n,), optional
         """
-        x = rows.take().astype(np.float64)
+        x = rows.to_array().astype(np.float64)
         w = np.ones(len(x)) if weights is None else weights
         count = float(w.sum())
         mean = w @ x / count
         x -= mean
-        scale = _scale(w @ x**2 / count, mean, WHOLE if rows.rooted else COLUMNS)
+        scale = _compute_scale(
+            w @ x**2 / count, mean, SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
+        )
         x *= np.sqrt(w)[:, None]
         x /= scale
         values, left = np.linalg.eigh(x @ x.T)
-        real = values > FLOOR * max(values[-1], 1e-300)
+        real = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
         values, left = values[real], left[:, real]
-        return cls(count, mean, scale, _in_rows(x.T @ (left / np.sqrt(values))), values)
+        return cls(count, mean, scale, _to_c_order(x.T @ (left / np.sqrt(values))), values)
 
 
-def _in_rows(vectors: np.ndarray) -> np.ndarray:
+def _to_c_order(vectors: np.ndarray) -> np.ndarray:
     # As they lie in a file: BLAS rounds otherwise where they lie otherwise, and a head trained on
     # what was kept shall be the one that was trained at once.
     return np.ascontiguousarray(vectors)
 
 
-def _scale(variance: np.ndarray, mean: np.ndarray, scaling: str) -> np.ndarray:
-    if scaling == NONE:
+def _compute_scale(variance: np.ndarray, mean: np.ndarray, scaling: str) -> np.ndarray:
+    if scaling == SCALE_NONE:
         return np.ones(len(mean))
-    if scaling == WHOLE:
+    if scaling == SCALE_GLOBAL:
         return np.full(len(mean), np.sqrt(variance.mean()) or 1)
     # A column counts as constant where its variance is what rounding in float64 leaves of a
     # constant. One float32 that differs from a billion others in its last digit makes it no such.

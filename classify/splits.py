@@ -7,8 +7,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 MAX_FOLDS = 5
-PLENTY = 50  # images of each class, from which on folds may be drawn without looking at labels
-ALONE = 0.9  # units an image, from which on images are drawn one by one
+MIN_PER_CLASS = (
+    50  # images of each class, from which on folds may be drawn without looking at labels
+)
+MIN_UNITS_PER_IMAGE = 0.9  # units an image, from which on images are drawn one by one
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 
@@ -36,18 +38,18 @@ def hold_out(y: np.ndarray, share: float, seed: int, unit: np.ndarray | None = N
     """
     rng = np.random.default_rng(seed)
     if unit is None:
-        return _draw_rows(y, share, rng)
+        return _draw_images(y, share, rng)
     unit = np.unique(unit, return_inverse=True)[1]
-    if not _mostly_alone(unit):
+    if not is_mostly_singletons(unit):
         return _draw_units(y, unit, share, rng)
-    return _mend(_draw_rows(y, share, rng), y, unit)
+    return _make_units_whole(_draw_images(y, share, rng), y, unit)
 
 
-def _mostly_alone(unit: np.ndarray) -> bool:
-    return len(np.unique(unit)) >= ALONE * len(unit)
+def is_mostly_singletons(unit: np.ndarray) -> bool:
+    return len(np.unique(unit)) >= MIN_UNITS_PER_IMAGE * len(unit)
 
 
-def _mend(test: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _make_units_whole(test: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Put units that are torn on the side that has most of them, and leave every class some."""
     size = np.bincount(unit)
     test = (np.bincount(unit, test) > size / 2)[unit]
@@ -56,7 +58,7 @@ def _mend(test: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:
     return test
 
 
-def _draw_rows(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def _draw_images(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     counts = np.bincount(y)
     take = np.floor(share * counts).astype(np.intp)
     # What rounding down left over goes to the classes that lost most by it.
@@ -100,10 +102,10 @@ def count_units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(np.unique(y * n_units + unit) // n_units)
 
 
-def folds(
-    y: np.ndarray, seed: int, unit: np.ndarray | None = None, most: int = MAX_FOLDS
+def iter_folds(
+    y: np.ndarray, seed: int, unit: np.ndarray | None = None, max_folds: int = MAX_FOLDS
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds for choosing a setting: `most`, or fewer if a class has fewer images.
+    """Stratified folds for choosing a setting: `max_folds`, or fewer if a class has fewer images.
 
     A class with a single image (or a single unit) cannot be validated. It is left out of
     the score and stays in the training parts.
@@ -124,8 +126,8 @@ def folds(
     usable = np.flatnonzero(apart[y] >= 2)
     if not len(usable):
         return
-    n_folds = min(most, int(apart[apart >= 2].min()))
-    for held in _parts(usable, y, n_folds, seed, unit):
+    n_folds = min(max_folds, int(apart[apart >= 2].min()))
+    for held in _iter_parts(usable, y, n_folds, seed, unit):
         out = np.zeros(len(y), bool)
         out[held] = True
         if unit is not None:
@@ -135,7 +137,7 @@ def folds(
             yield train, held
 
 
-def _parts(
+def _iter_parts(
     usable: np.ndarray, y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray | None
 ) -> Iterator[np.ndarray]:
     """Some positions in stratified parts, units whole."""
@@ -146,7 +148,7 @@ def _parts(
     within = unit[usable]
     _, first, which = np.unique(within, return_index=True, return_inverse=True)
     counts = np.bincount(y[usable[first]])
-    if _mostly_alone(within) and counts[np.unique(y[usable])].min() >= n_folds:
+    if is_mostly_singletons(within) and counts[np.unique(y[usable])].min() >= n_folds:
         for _, part in alone.split(first, y[usable[first]]):  # the first stands for the others
             yield usable[np.isin(which, part)]
         return
@@ -154,7 +156,7 @@ def _parts(
     yield from (usable[part] for _, part in whole.split(usable, y[usable], within))
 
 
-def test_folds(y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray) -> np.ndarray:
+def draw_test_folds(y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray) -> np.ndarray:
     """Draw stratified folds in which every image is tested once, units whole.
 
     Where most images stand alone, the units of each class are dealt out in random order. Else each
@@ -178,7 +180,7 @@ def test_folds(y: np.ndarray, n_folds: int, seed: int, unit: np.ndarray) -> np.n
     """
     rng = np.random.default_rng([seed, 2])  # not the numbers that hold_out draws
     _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
-    if _mostly_alone(unit):
+    if is_mostly_singletons(unit):
         fold = np.empty(len(first), np.intp)
         fold[np.lexsort((rng.random(len(first)), y[first]))] = np.arange(len(first)) % n_folds
         return fold[unit]
@@ -203,7 +205,7 @@ def _deal_units(
     return fold, float((share**2).sum())
 
 
-def turns(y: np.ndarray, seed: int, unit: np.ndarray) -> np.ndarray:
+def draw_class_ranks(y: np.ndarray, seed: int, unit: np.ndarray) -> np.ndarray:
     """Draw images of each class one after the other: tell the turn of each image.
 
     The first k of each class are those with a turn below k, so that more images of one seed hold
@@ -218,11 +220,11 @@ def turns(y: np.ndarray, seed: int, unit: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng([seed, 1])  # not the numbers that hold_out draws
     _, unit = np.unique(unit, return_inverse=True)
     alone, together = rng.random(len(y)), rng.random(len(y))[unit]
-    within = _rank((alone, unit, y), (unit, y))
-    return _rank((together, within, y), (y,))
+    within = _rank_within((alone, unit, y), (unit, y))
+    return _rank_within((together, within, y), (y,))
 
 
-def _rank(keys: tuple[np.ndarray, ...], group: tuple[np.ndarray, ...]) -> np.ndarray:
+def _rank_within(keys: tuple[np.ndarray, ...], group: tuple[np.ndarray, ...]) -> np.ndarray:
     """Each one's place, by keys of which the last counts first, within its group."""
     order = np.lexsort(keys)
     new = np.zeros(len(order), bool)
@@ -235,7 +237,7 @@ def _rank(keys: tuple[np.ndarray, ...], group: tuple[np.ndarray, ...]) -> np.nda
 
 
 @dataclass(frozen=True, eq=False)
-class Folding:
+class FoldPlan:
     """How a task's images outside the test are used: for choices in turn, then all to train.
 
     Attributes
@@ -255,35 +257,35 @@ class Folding:
     """
 
     part: np.ndarray
-    held_by: list[np.ndarray]
-    spared: bool = False
+    val_indices: list[np.ndarray]
+    has_val_split: bool = False
     by_content: bool = False
-    trains: list[np.ndarray] | None = None
+    train_indices: list[np.ndarray] | None = None
 
     @property
     def folds(self) -> Folds:
         """Positions to train on and positions held out, fold by fold: found anew at each use."""
-        if self.trains is not None:
-            return list(zip(self.trains, self.held_by, strict=True))
-        return [(np.flatnonzero(self.part != i), held) for i, held in enumerate(self.held_by)]
+        if self.train_indices is not None:
+            return list(zip(self.train_indices, self.val_indices, strict=True))
+        return [(np.flatnonzero(self.part != i), held) for i, held in enumerate(self.val_indices)]
 
     @property
-    def final(self) -> np.ndarray:
+    def final_indices(self) -> np.ndarray:
         """Positions that the final head is trained on."""
-        return np.flatnonzero(self.part != 0) if self.spared else np.arange(len(self.part))
+        return np.flatnonzero(self.part != 0) if self.has_val_split else np.arange(len(self.part))
 
     @property
-    def held(self) -> np.ndarray:
+    def held_out(self) -> np.ndarray:
         """Positions of what is held out, in the order of the folds: all different."""
-        return np.concatenate([np.zeros(0, np.intp), *self.held_by])
+        return np.concatenate([np.zeros(0, np.intp), *self.val_indices])
 
-    def only(self, fold: int) -> "Folding":
+    def select_fold(self, fold: int) -> "FoldPlan":
         """The same with one fold, the others' images being trained on."""
         part = np.where(self.part == fold, 0, 1).astype(np.int16)
-        trains = None if self.trains is None else [self.trains[fold]]
-        return Folding(part, [self.held_by[fold]], self.spared, trains=trains)
+        trains = None if self.train_indices is None else [self.train_indices[fold]]
+        return FoldPlan(part, [self.val_indices[fold]], self.has_val_split, train_indices=trains)
 
-    def at(self, chosen: np.ndarray) -> "Folding":
+    def subset(self, chosen: np.ndarray) -> "FoldPlan":
         """The same for some of the images, in the order that is given."""
         place = np.full(len(self.part), -1)
         place[chosen] = np.arange(len(chosen))
@@ -292,19 +294,21 @@ class Folding:
             found = place[positions]
             return np.sort(found[found >= 0])
 
-        trains = None if self.trains is None else [there(train) for train in self.trains]
-        held_by = [there(held) for held in self.held_by]
-        return replace(self, part=self.part[chosen], held_by=held_by, trains=trains)
+        trains = (
+            None if self.train_indices is None else [there(train) for train in self.train_indices]
+        )
+        held_by = [there(held) for held in self.val_indices]
+        return replace(self, part=self.part[chosen], val_indices=held_by, train_indices=trains)
 
 
-def folding(
+def plan_folds(
     y: np.ndarray,
     seed: int,
     unit: np.ndarray | None = None,
     val: np.ndarray | None = None,
-    most: int = MAX_FOLDS,
-) -> Folding:
-    """Settle the folds: the user's validation images where there are some, else `folds`.
+    max_folds: int = MAX_FOLDS,
+) -> FoldPlan:
+    """Settle the folds: the user's validation images where there are some, else `iter_folds`.
 
     Parameters
     ----------
@@ -312,28 +316,30 @@ def folding(
     unit : int array of shape (n,), optional
     val : bool array of shape (n,), optional
         Images for choices; they are never trained on.
-    most : int
+    max_folds : int
         Folds that are drawn, unless a class has fewer images.
     """
     if val is not None and val.any():
-        return Folding(np.where(val, 0, 1).astype(np.int16), [np.flatnonzero(val)], spared=True)
-    part, held_by = np.full(len(y), most, np.int16), []
-    for i, (train, held) in enumerate(folds(y, seed, unit, most)):
+        return FoldPlan(
+            np.where(val, 0, 1).astype(np.int16), [np.flatnonzero(val)], has_val_split=True
+        )
+    part, held_by = np.full(len(y), max_folds, np.int16), []
+    for i, (train, held) in enumerate(iter_folds(y, seed, unit, max_folds)):
         out = np.ones(len(y), bool)
         out[train] = False
         part[out] = i
         held_by.append(held)
-    part[part == most] = len(held_by)
-    return Folding(part, held_by)
+    part[part == max_folds] = len(held_by)
+    return FoldPlan(part, held_by)
 
 
-def shared(
+def plan_content_folds(
     y: np.ndarray, contents: np.ndarray, seed: int = 0, unit: np.ndarray | None = None
-) -> Folding | None:
+) -> FoldPlan | None:
     """Folds drawn by content, which are the same for every task over the same images.
 
     What is computed for them once serves every label set. Labels are not looked at, so every class
-    needs `PLENTY` of images.
+    needs `MIN_PER_CLASS` of images.
 
     Parameters
     ----------
@@ -349,24 +355,26 @@ def shared(
     Folding, or None
         None where a class has too few images, or too many belong together.
     """
-    if unit is not None and not _mostly_alone(unit):
+    if unit is not None and not is_mostly_singletons(unit):
         return None
-    part = by_content(contents, MAX_FOLDS, seed)
+    part = content_parts(contents, MAX_FOLDS, seed)
     if unit is not None:
         _, which = np.unique(unit, return_inverse=True)
-        order = np.lexsort((beginnings(contents), which))  # the least content stands for its unit
+        order = np.lexsort(
+            (hash_prefixes(contents), which)
+        )  # the least content stands for its unit
         part = part[order[np.searchsorted(which[order], which)]]
     inside = np.array([np.bincount(y[part != i], minlength=y.max() + 1) for i in range(MAX_FOLDS)])
     counts = np.bincount(y)
-    if counts[counts > 0].min() < PLENTY or (inside < 0.5 * counts).any():
+    if counts[counts > 0].min() < MIN_PER_CLASS or (inside < 0.5 * counts).any():
         return None
     held_by = [np.flatnonzero(part == i) for i in range(MAX_FOLDS)]
-    return Folding(part, held_by, by_content=True)
+    return FoldPlan(part, held_by, by_content=True)
 
 
-def by_content(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
+def content_parts(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     """Parts drawn by content: int array of shape (n,), from (n, 32) uint8 hashes."""
-    found = beginnings(contents)
+    found = hash_prefixes(contents)
     if seed:  # mixed anew: to add a number would only rename the parts
         found = found ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         found = (found ^ found >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
@@ -374,6 +382,6 @@ def by_content(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     return np.asarray(found % np.uint64(n_parts), np.int16)
 
 
-def beginnings(contents: np.ndarray) -> np.ndarray:
+def hash_prefixes(contents: np.ndarray) -> np.ndarray:
     """The first eight bytes of hashes (n, 32) as numbers: uint64 (n,)."""
     return np.ascontiguousarray(contents[:, :8]).view("<u8")[:, 0]

@@ -5,27 +5,27 @@ from dataclasses import fields
 
 import numpy as np
 
-from classify.features import Rows
-from classify.kept import digest, identity_of, keep, recall
-from classify.moments import Moments
-from classify.spectrum import COLUMNS, WHOLE, Spectrum
-from classify.splits import Folding
+from classify.features import FeatureRows
+from classify.kept import compute_digest, fingerprint_layers, load_artifact, save_artifact
+from classify.moments import GramStats
+from classify.spectrum import SCALE_COLUMNS, SCALE_GLOBAL, PrincipalBasis
+from classify.splits import FoldPlan
 from featurize.cache import FeatureCache
 
 VERSION = 3
-SMALL = 64 << 20  # bytes that may always be kept
-_recent: dict[str, list[Spectrum]] = {}  # the last: ridge, LDA and class means come in a row
+ALWAYS_STORED_BYTES = 64 << 20  # bytes that may always be kept
+_recent: dict[str, list[PrincipalBasis]] = {}  # the last: ridge, LDA and class means come in a row
 
 
-def spectra(
+def compute_fold_bases(
     cache: FeatureCache | None,
     layers: Sequence[str],
-    rows: Rows,
-    folding: Folding,
+    rows: FeatureRows,
+    fold_plan: FoldPlan,
     weights: np.ndarray | None = None,
     *,
-    lasting: bool = True,
-) -> list[Spectrum]:
+    save_stats: bool = True,
+) -> list[PrincipalBasis]:
     """The spectrum of what each fold trains on, and last that of the final head's rows.
 
     Kept beside the cache, where that takes no more room than the features, and recalled. The key
@@ -37,13 +37,13 @@ def spectra(
     cache : FeatureCache, or None
         None for features that are in memory only.
     layers : sequence of str
-    rows : Rows
+    rows : FeatureRows
         n rows of the cache.
-    folding : Folding
+    folding : FoldPlan
         Of the same rows.
     weights : float array of shape (n,), optional
         Weights depend on labels: with them nothing is kept.
-    lasting : bool
+    save_stats : bool
         Whether to keep them beside the cache; no other task asks for those of a draw of many.
 
     Raises
@@ -51,63 +51,90 @@ def spectra(
     CallError
         If the features are too wide.
     """
-    if cache is None or weights is not None or folding.trains is not None:
-        return _computed(rows, folding, weights)
+    if cache is None or weights is not None or fold_plan.train_indices is not None:
+        return _compute_bases(rows, fold_plan, weights)
     contents = cache.column("sha256")[rows.rows]
-    about = [VERSION, identity_of(cache, layers), rows.rooted, _left_out(folding)]
-    key = digest(about, contents, folding.part.astype(np.int64))
+    about = [
+        VERSION,
+        fingerprint_layers(cache, layers),
+        rows.is_root_l2,
+        _list_excluded_parts(fold_plan),
+    ]
+    key = compute_digest(about, contents, fold_plan.part.astype(np.int64))
     if key in _recent:
         return _recent[key]
-    kept = recall(cache, "spectra", key)
-    found = None if kept is None else _unpacked(kept.arrays, len(folding.held_by) + 1, rows.dim)
+    kept = load_artifact(cache, "spectra", key)
+    found = (
+        None
+        if kept is None
+        else _decode_bases(kept.arrays, len(fold_plan.val_indices) + 1, rows.dim)
+    )
     if found is None:
-        found = _computed(rows, folding, None)
+        found = _compute_bases(rows, fold_plan, None)
         arrays = {
             f"{i}.{field.name}": np.asarray(getattr(spectrum, field.name), np.float64)
             for i, spectrum in enumerate(found)
-            for field in fields(Spectrum)
+            for field in fields(PrincipalBasis)
         }
         size = sum(array.nbytes for array in arrays.values())
-        if lasting and size <= max(rows.nbytes, SMALL):
-            keep(cache, "spectra", key, arrays, {"layers": list(layers), "rows": len(rows)})
+        if save_stats and size <= max(rows.nbytes, ALWAYS_STORED_BYTES):
+            save_artifact(
+                cache, "spectra", key, arrays, {"layers": list(layers), "rows": len(rows)}
+            )
     _recent.clear()
     _recent[key] = found
     return found
 
 
-def _left_out(folding: Folding) -> list[int | None]:
+def _list_excluded_parts(fold_plan: FoldPlan) -> list[int | None]:
     """The part that each fold leaves out, then the one that the final head does."""
-    return [*range(len(folding.held_by)), 0 if folding.spared else None]
+    return [*range(len(fold_plan.val_indices)), 0 if fold_plan.has_val_split else None]
 
 
-def _computed(rows: Rows, folding: Folding, weights: np.ndarray | None) -> list[Spectrum]:
-    if folding.trains is not None:
-        return [_of(rows, some, weights) for some in [*folding.trains, folding.final]]
+def _compute_bases(
+    rows: FeatureRows, fold_plan: FoldPlan, weights: np.ndarray | None
+) -> list[PrincipalBasis]:
+    if fold_plan.train_indices is not None:
+        return [
+            _compute_basis(rows, some, weights)
+            for some in [*fold_plan.train_indices, fold_plan.final_indices]
+        ]
     if len(rows) < rows.dim:  # then their n x n products are the smaller problem
         chosen = [
-            np.flatnonzero(folding.part != (-1 if part is None else part))
-            for part in _left_out(folding)
+            np.flatnonzero(fold_plan.part != (-1 if part is None else part))
+            for part in _list_excluded_parts(fold_plan)
         ]
-        return [_of(rows, some, weights) for some in chosen]
-    moments = Moments.of(rows, folding.part, int(folding.part.max()) + 1, weights)
-    scaling = WHOLE if rows.rooted else COLUMNS
-    return [Spectrum.of_gram(*moments.without(part), scaling) for part in _left_out(folding)]
+        return [_compute_basis(rows, some, weights) for some in chosen]
+    moments = GramStats.from_rows(rows, fold_plan.part, int(fold_plan.part.max()) + 1, weights)
+    scaling = SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
+    return [
+        PrincipalBasis.from_gram(*moments.compute_centred(part), scaling)
+        for part in _list_excluded_parts(fold_plan)
+    ]
 
 
-def _of(rows: Rows, some: np.ndarray, weights: np.ndarray | None) -> Spectrum:
-    few, each = len(rows) < rows.dim, None if weights is None else weights[some]
+def _compute_basis(
+    rows: FeatureRows, positions: np.ndarray, weights: np.ndarray | None
+) -> PrincipalBasis:
+    few, each = len(rows) < rows.dim, None if weights is None else weights[positions]
     if few:
-        return Spectrum.of_rows(rows.at(some), each)
-    return Spectrum.of_gram(*Moments.of(rows.at(some), weights=each).without())
+        return PrincipalBasis.from_rows(rows.subset(positions), each)
+    return PrincipalBasis.from_gram(
+        *GramStats.from_rows(rows.subset(positions), weights=each).compute_centred()
+    )
 
 
-def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectrum] | None:
+def _decode_bases(
+    arrays: Mapping[str, np.ndarray], n: int, dim: int
+) -> list[PrincipalBasis] | None:
     """What was kept, or None if it is not what it should be."""
-    names, found = [field.name for field in fields(Spectrum)], []
-    if set(arrays) != {f"{i}.{name}" for i in range(n) for name in names} or not _finite(arrays):
+    names, found = [field.name for field in fields(PrincipalBasis)], []
+    if set(arrays) != {f"{i}.{name}" for i in range(n) for name in names} or not _is_finite_float64(
+        arrays
+    ):
         return None
     for i in range(n):
-        spectrum = Spectrum(**{name: arrays[f"{i}.{name}"] for name in names})  # type: ignore[arg-type]
+        spectrum = PrincipalBasis(**{name: arrays[f"{i}.{name}"] for name in names})  # type: ignore[arg-type]
         size = spectrum.values.shape[:1]
         shapes = {"count": (), "mean": (dim,), "scale": (dim,), "values": size}
         if {k: v.shape for k, v in vars(spectrum).items()} != shapes | {"vectors": (dim, *size)}:
@@ -118,5 +145,5 @@ def _unpacked(arrays: Mapping[str, np.ndarray], n: int, dim: int) -> list[Spectr
     return found
 
 
-def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+def _is_finite_float64(arrays: Mapping[str, np.ndarray]) -> bool:
     return all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values())

@@ -15,7 +15,7 @@ STRATEGIES = {
     ("large", "similar"): "finetune",
     ("large", "different"): "retrain",
 }
-MEANS = {
+DESCRIPTIONS = {
     "linear-probe": "freeze the whole network, and train a linear head on its last layer",
     "truncated-probe": "keep the first layers only, frozen, and train a head where they are cut",
     "finetune": "a new head, and train the whole network on from its weights",
@@ -23,20 +23,20 @@ MEANS = {
 }
 
 
-def likeness(similarity: str) -> str:
+def describe_similarity(similarity: str) -> str:
     """The similarity in words: ``similar to``, or ``different from`` the source."""
     return f"{similarity} {'to' if similarity == 'similar' else 'from'} the source"
 
 
-def check_given(size: str | None, similarity: str | None) -> None:
+def check_size_and_similarity(size: str | None, similarity: str | None) -> None:
     """Refuse a size or a similarity that there is not: CallError."""
     for option, value, known in (("size", size, SIZES), ("similarity", similarity, SIMILARITIES)):
         if value is not None and value not in known:
             raise CallError(f"the {option} is {' or '.join(known)}, not {value!r}")
 
 
-def commands(
-    cache: FeatureCache, last: str, cut: str, options: Sequence[str] = ()
+def strategy_commands(
+    cache: FeatureCache, last_layer: str, cut_layer: str, options: Sequence[str] = ()
 ) -> dict[str, str]:
     """A command for each strategy, to be pasted into a shell.
 
@@ -44,7 +44,7 @@ def commands(
     ----------
     cache : FeatureCache
         It says which backbone and weights it was made with, and from which folder.
-    last, cut : str
+    last_layer, cut : str
         Layers for the linear and for the truncated probe.
     options : sequence of str
         What every command is given: ``--labels T.csv``, ``--seed 1``.
@@ -62,14 +62,14 @@ def commands(
     tune = ["classify", "finetune", cache.root or "IMAGES", *options, *network, "--tune", "all"]
     tuned = [*tune, "--cache", str(cache.path), "-o", "tuned.safetensors"]
     return {
-        "linear-probe": probe(cache, [last], options),
-        "truncated-probe": probe(cache, [cut], options, "truncated.head"),
+        "linear-probe": probe_command(cache, [last_layer], options),
+        "truncated-probe": probe_command(cache, [cut_layer], options, "truncated.head"),
         "finetune": shlex.join(tuned),
         "retrain": shlex.join([*tune, "--classifier", "mlp", "-o", "retrained.safetensors"]),
     }
 
 
-def probe(
+def probe_command(
     cache: FeatureCache,
     layers: Sequence[str],
     options: Sequence[str] = (),

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from classify.labels import TRAIN
-from classify.outcomes import Outcomes
+from classify.outcomes import HeldOutPredictions
 from classify.tasks import Task
 
-ODDS = 5.0  # so many times likelier than the given label
+MIN_PROBABILITY_RATIO = 5.0  # so many times likelier than the given label
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """An image whose label looks wrong.
 
     Attributes
@@ -31,7 +31,7 @@ class Suspect:
     margin: float
 
 
-def suspects(task: Task, outcomes: Outcomes) -> list[Suspect]:
+def find_label_issues(task: Task, predictions: HeldOutPredictions) -> list[LabelIssue]:
     """List labels that look wrong, the surest first.
 
     As in confident learning (C. Northcutt, L. Jiang and I. Chuang, 2021, "Confident Learning:
@@ -48,8 +48,8 @@ def suspects(task: Task, outcomes: Outcomes) -> list[Suspect]:
 
     Parameters
     ----------
-    task : Task
-    outcomes : Outcomes
+    task : ExtractionJob
+    predictions : HeldOutPredictions
         Of images that were held out, each with calibrated probabilities.
 
     Returns
@@ -60,15 +60,15 @@ def suspects(task: Task, outcomes: Outcomes) -> list[Suspect]:
     """
     taught = np.bincount(task.y[task.split == TRAIN], minlength=len(task.classes)) > 0
     # Zero where the head says what is given; NaN compares as false.
-    odds = np.log(outcomes.calibrated_confidence.astype(float)) + outcomes.calibrated_loss
-    chosen = np.flatnonzero((odds >= np.log(ODDS)) & taught[outcomes.truth])
-    chosen = chosen[np.lexsort((outcomes.rows[chosen], -odds[chosen]))]
-    margin = outcomes.calibrated_confidence - np.exp(-outcomes.calibrated_loss)
+    odds = np.log(predictions.calibrated_confidence.astype(float)) + predictions.calibrated_loss
+    chosen = np.flatnonzero((odds >= np.log(MIN_PROBABILITY_RATIO)) & taught[predictions.truth])
+    chosen = chosen[np.lexsort((predictions.rows[chosen], -odds[chosen]))]
+    margin = predictions.calibrated_confidence - np.exp(-predictions.calibrated_loss)
     return [
-        Suspect(
-            int(outcomes.rows[i]),
-            task.classes[outcomes.truth[i]],
-            task.classes[outcomes.predicted[i]],
+        LabelIssue(
+            int(predictions.rows[i]),
+            task.classes[predictions.truth[i]],
+            task.classes[predictions.predicted[i]],
             float(margin[i]),
         )
         for i in chosen

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
+from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
 from classify.labels import TEST, TRAIN, VAL, LabelTable
 from classify.splits import count_units, hold_out
-from classify.units import Copies, copies_in
+from classify.units import Copies, find_copies
 from featurize.cache import FeatureCache
 from featurize.layout import FAILED, MARKED
 
-NO_TEST = "there are no test images, so no test accuracy"
+NO_TEST_NOTICE = "there are no test images, so no test accuracy"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Task:
     notices: tuple[str, ...]
     units: np.ndarray
 
-    def unit_of(self, rows: np.ndarray) -> np.ndarray:
+    def units_for(self, rows: np.ndarray) -> np.ndarray:
         """The units of some of its rows: int array of shape (m,)."""
         found: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
         return found
@@ -77,8 +77,10 @@ def make_task(
         If `test_size` is not from 0 to below 1.
     """
     check_test_size(test_size)
-    rows, position, notices = labelled_rows(cache, table)
-    return settled(table, position, rows, copies_in(cache, rows), test_size, seed, notices)
+    rows, position, notices = find_labelled_rows(cache, table)
+    return encode_and_split(
+        table, position, rows, find_copies(cache, rows), test_size, seed, notices
+    )
 
 
 def check_test_size(test_size: float) -> None:
@@ -87,7 +89,7 @@ def check_test_size(test_size: float) -> None:
         raise CallError(f"the test size is a share from 0 to below 1, not {test_size}")
 
 
-def settled(
+def encode_and_split(
     table: LabelTable,
     position: np.ndarray,
     rows: np.ndarray,
@@ -117,9 +119,9 @@ def settled(
     TooFewImages, LabelError
     """
     check_groups(table, position)
-    classes, y = _numbered(table.labels, position)
-    groups = None if table.groups is None else _numbered(table.groups, position)[1]
-    unit, told = copies.units(groups, len(y))
+    classes, y = _encode(table.labels, position)
+    groups = None if table.groups is None else _encode(table.groups, position)[1]
+    unit, told = copies.assign_units(groups, len(y))
     if table.splits is not None:
         split = np.array([table.splits[i] for i in position], "U5")
     else:
@@ -128,16 +130,16 @@ def settled(
     _check_trainable(table, classes, y[split == TRAIN])
     apart = count_units(y[split == TRAIN], unit[split == TRAIN])
     what = "image" if groups is None else "group"
-    said = (*notices, *told, *_weak_spots(classes, apart, split, what))
+    said = (*notices, *told, *_warn_small_classes(classes, apart, split, what))
     return Task(table.name, classes, rows, y, split, groups, said, unit)
 
 
-def copies_across(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[str]:
+def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[str]:
     """Say which test images are copies of images that are learnt from or chosen by.
 
     Parameters
     ----------
-    task : Task
+    task : ExtractionJob
     paths : sequence of str, or mapping
         By row.
 
@@ -195,7 +197,7 @@ def check_groups(table: LabelTable, position: np.ndarray) -> None:
     )
 
 
-def labelled_rows(
+def find_labelled_rows(
     cache: FeatureCache, table: LabelTable
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Look a label table up in a cache.
@@ -214,16 +216,16 @@ def labelled_rows(
     UnknownPath
         If the table names images that are not in the cache.
     """
-    position = _sorted_positions(cache, table)
+    position = _sort_positions(cache, table)
     row_of = cache.row_of
     rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
     status = cache.status[rows]
     ready = np.flatnonzero(status == MARKED)
-    told = [] if table.told is None else [table.told]
-    return rows[ready], position[ready], [*told, *_rows_left_out(cache, table, status)]
+    told = [] if table.notice is None else [table.notice]
+    return rows[ready], position[ready], [*told, *_describe_skipped_rows(cache, table, status)]
 
 
-def _numbered(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _encode(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The different texts, sorted, and which of them each position holds."""
     # Not np.unique, which would make every text as wide as the longest.
     names = sorted({texts[i] for i in position})
@@ -231,12 +233,12 @@ def _numbered(texts: list[str], position: np.ndarray) -> tuple[list[str], np.nda
     return names, np.array([number[texts[i]] for i in position], np.intp)
 
 
-def _sorted_positions(cache: FeatureCache, table: LabelTable) -> np.ndarray:
+def _sort_positions(cache: FeatureCache, table: LabelTable) -> np.ndarray:
     """Positions in the table, by path: a task does not depend on the table's order."""
     absent = [path for path in table.paths if path not in cache.row_of]
     if absent:
         first = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
-        raise UnknownPath(
+        raise UnknownPathError(
             f"{len(absent):,} of {len(table):,} images of {table.source} are not in {cache.path}: "
             f"{first}; its paths look like {cache.paths[0]!r}. Correct the table, or add them with "
             "`featurize run`"
@@ -246,15 +248,19 @@ def _sorted_positions(cache: FeatureCache, table: LabelTable) -> np.ndarray:
 
 def _check_trainable(table: LabelTable, classes: list[str], y: np.ndarray) -> None:
     if not len(y):
-        raise TooFewImages(f"{table.source} leaves no training images with features in the cache")
+        raise TooFewImagesError(
+            f"{table.source} leaves no training images with features in the cache"
+        )
     if len(np.unique(y)) < 2:
-        raise TooFewImages(
+        raise TooFewImagesError(
             f"every training image of {table.source} has the label {classes[y[0]]!r}; "
             "a head needs at least two classes"
         )
 
 
-def _rows_left_out(cache: FeatureCache, table: LabelTable, status: np.ndarray) -> Iterator[str]:
+def _describe_skipped_rows(
+    cache: FeatureCache, table: LabelTable, status: np.ndarray
+) -> Iterator[str]:
     failed = int((status == FAILED).sum())
     pending = int((status != MARKED).sum()) - failed
     if failed or pending:
@@ -267,22 +273,22 @@ def _rows_left_out(cache: FeatureCache, table: LabelTable, status: np.ndarray) -
         yield f"{unlabelled:,} images of the cache have no label in {table.source} and are not used"
 
 
-def _weak_spots(
+def _warn_small_classes(
     classes: list[str], apart: np.ndarray, split: np.ndarray, what: str
 ) -> Iterator[str]:
     apart = np.pad(apart, (0, len(classes) - len(apart)))
     if not (split == VAL).any() and (apart == 1).any():
         yield (
-            f"{_some(classes, apart == 1)} with training images of one {what} only: "
+            f"{_list_classes(classes, apart == 1)} with training images of one {what} only: "
             "learnt from, but left out of the validation"
         )
     if (apart == 0).any():
-        yield f"{_some(classes, apart == 0)} with no training image: always counted as wrong"
+        yield f"{_list_classes(classes, apart == 0)} with no training image: always counted as wrong"
     if not (split == TEST).any():
-        yield NO_TEST
+        yield NO_TEST_NOTICE
 
 
-def _some(classes: list[str], chosen: np.ndarray) -> str:
+def _list_classes(classes: list[str], chosen: np.ndarray) -> str:
     names = [classes[i] for i in np.flatnonzero(chosen)]
     listed = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
     return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"

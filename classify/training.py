@@ -8,33 +8,37 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from classify import delegated, kernels, minimised, neighbours, solved, vectors
-from classify.choice import Choice, Judge, Step, choose
+from classify.choice import PathPoint, SelectedParam, SelectionLoss, select_param
 from classify.errors import CallError
-from classify.features import Rows
-from classify.heads import Builder, Head, Setting
+from classify.features import FeatureRows
+from classify.heads import EstimatorFactory, HeadSpec, Param
 from classify.minimised import Problem
-from classify.moments import Moments
-from classify.scorers import Fitted, Linear
-from classify.spectrum import NONE, Spectrum
-from classify.splits import Folding
+from classify.moments import GramStats
+from classify.scorers import LinearModel, SklearnModel
+from classify.spectrum import SCALE_NONE, PrincipalBasis
+from classify.splits import FoldPlan
 
-IN_MEMORY = 1 << 30
+MAX_IN_MEMORY_BYTES = 1 << 30
 """Bytes of float32 features up to which a copy of them may be made."""
-MAX_SCORES = 1_000_000  # held-out scores; beyond, a sample of the held-out images is scored,
-FEWEST_HELD = 20_000  # though of no fewer images: a worker holds them for several settings at once,
-MOST_SCORES = 100_000_000  # unless these would be more, 400 MB
+SAMPLE_ABOVE_VALUES = (
+    1_000_000  # held-out scores; beyond, a sample of the held-out images is scored,
+)
+MIN_HELD_OUT_ROWS = (
+    20_000  # though of no fewer images: a worker holds them for several settings at once,
+)
+MAX_HELD_OUT_VALUES = 100_000_000  # unless these would be more, 400 MB
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainResult:
     """A head, and what was learnt on the way.
 
     Attributes
     ----------
-    scorer : Linear or Fitted
+    scorer : LinearModel or Fitted
     setting : float, or None
         The chosen one.
-    choice : Choice, or None
+    choice : EngineSelector, or None
         None where nothing could be validated.
     held : int array of shape (m,)
         Positions of the validated images; `choice.scores` has a row for each.
@@ -44,56 +48,58 @@ class Trained:
         What was chosen beside the setting, by name: a kernel's ``gamma``.
     """
 
-    scorer: Linear | Fitted
-    setting: float | None
-    choice: Choice | None
-    held: np.ndarray
+    scorer: LinearModel | SklearnModel
+    param: float | None
+    selected: SelectedParam | None
+    held_out: np.ndarray
     probabilistic: bool
     notices: list[str] = field(default_factory=list)
-    further: dict[str, float] = field(default_factory=dict)
+    extra_params: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TrainingSet:
     """What a head learns from.
 
     Attributes
     ----------
-    rows : Rows
+    rows : FeatureRows
         n of them.
     y : int array of shape (n,)
         Positions below `n_classes`; -1 for a class that the final rows lack.
     n_classes : int
-    folding : Folding
-    spectra : sequence of Spectrum
-        One for each fold and one for the final rows, as `classify.statistics.spectra` gives them.
+    folding : FoldPlan
+    spectra : sequence of PrincipalBasis
+        One for each fold and one for the final rows, as `classify.statistics.compute_fold_bases` gives them.
         Delegated heads, kernels and neighbours do without.
     class_weights : float array of shape (K,), optional
         How much a row of each class counts.
     row_weights : float64 array of shape (n,), optional
         How often each row counts. Delegated heads and the statistics of kernels do without.
     nearest : callable
-        Finds neighbours: `classify.neighbours.nearest`, or one that recalls what it found.
+        Finds neighbours: `classify.neighbours.find_neighbours`, or one that recalls what it found.
     judge : callable, optional
         What settings are chosen by instead of a head's own loss, from held-out scores and labels.
     slack : float
-        As in `classify.choice.choose`.
+        As in `classify.choice.select_param`.
     """
 
-    rows: Rows
+    rows: FeatureRows
     y: np.ndarray
     n_classes: int
-    folding: Folding
-    spectra: Sequence[Spectrum] = ()
+    fold_plan: FoldPlan
+    fold_bases: Sequence[PrincipalBasis] = ()
     class_weights: np.ndarray | None = None
     row_weights: np.ndarray | None = None
-    nearest: Callable[[Rows, Folding], list[np.ndarray]] = neighbours.nearest
-    judge: Judge | None = None
-    slack: float = 0.0
+    find_neighbours: Callable[[FeatureRows, FoldPlan], list[np.ndarray]] = (
+        neighbours.find_neighbours
+    )
+    selection_loss: SelectionLoss | None = None
+    loss_tol: float = 0.0
 
-    def choose(self, steps: Iterable[Step], y: np.ndarray, loss: str) -> Choice:
-        """`classify.choice.choose`, by what this lesson is judged by."""
-        return choose(steps, y, loss, self.judge, self.slack)
+    def select_param(self, points: Iterable[PathPoint], y: np.ndarray, loss: str) -> SelectedParam:
+        """`classify.choice.select_param`, by what this lesson is judged by."""
+        return select_param(points, y, loss, self.selection_loss, self.loss_tol)
 
     @property
     def weights(self) -> np.ndarray:
@@ -104,13 +110,13 @@ class Lesson:
             each = each * np.where(known, self.class_weights[self.y], 0.0)
         return each
 
-    def measured_by(self, head: Head) -> np.ndarray | None:
+    def gram_weights(self, spec: HeadSpec) -> np.ndarray | None:
         """What a head's spectra and class sums are weighted by: float64 (n,), or None.
 
         The weights of classes have a part in ridge's alone: they shift the bias of softmax and
         hinge, and the priors of LDA.
         """
-        weighs = head.name == "ridge" and self.class_weights is not None
+        weighs = spec.name == "ridge" and self.class_weights is not None
         return self.weights if weighs else self.row_weights
 
     @property
@@ -119,14 +125,14 @@ class Lesson:
         each = self.class_weights
         return None if each is None else dict(enumerate(each.tolist()))
 
-    def masked(self, positions: np.ndarray) -> np.ndarray:
+    def weights_at(self, positions: np.ndarray) -> np.ndarray:
         """The weights, zero but for some rows."""
         chosen = np.zeros(len(self.y))
         chosen[positions] = self.weights[positions]
         return chosen
 
 
-def affordable(head: Head, rows: Rows, folding: Folding, n_classes: int) -> Folding:
+def limit_folds(spec: HeadSpec, rows: FeatureRows, fold_plan: FoldPlan, n_classes: int) -> FoldPlan:
     """The folds that a head goes through: the first alone where the rows are read in blocks.
 
     Heads in closed form use all of them: theirs cost no pass over the rows.
@@ -136,16 +142,20 @@ def affordable(head: Head, rows: Rows, folding: Folding, n_classes: int) -> Fold
     CallError
         If a head cannot have so many classes and columns; better now than after the spectra.
     """
-    if head.way == "minimised":
-        minimised.check_size(n_classes, rows.dim, min(len(rows), rows.dim))
-    if head.way == "kernel" and not _is_small(rows, len(rows), n_classes):
-        minimised.check_size(n_classes, kernels.LANDMARKS, kernels.LANDMARKS)
-    if head.way in ("minimised", "kernel") and rows.nbytes > IN_MEMORY and folding.held_by:
-        return folding.only(0)
-    return folding
+    if spec.solver == "minimised":
+        minimised.check_solver_memory(n_classes, rows.dim, min(len(rows), rows.dim))
+    if spec.solver == "kernel" and not _is_exact_svm_feasible(rows, len(rows), n_classes):
+        minimised.check_solver_memory(n_classes, kernels.MAX_LANDMARKS, kernels.MAX_LANDMARKS)
+    if (
+        spec.solver in ("minimised", "kernel")
+        and rows.nbytes > MAX_IN_MEMORY_BYTES
+        and fold_plan.val_indices
+    ):
+        return fold_plan.select_fold(0)
+    return fold_plan
 
 
-def train(head: Head, lesson: Lesson) -> Trained:
+def train(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
     """Choose a setting by held-out loss, then train on all final rows with it.
 
     Raises
@@ -153,213 +163,267 @@ def train(head: Head, lesson: Lesson) -> Trained:
     CallError
         If the head cannot be trained on so many rows.
     """
-    lesson, notices = _sampled(lesson)
-    if lesson.class_weights is not None and not head.weighted:
+    training_set, notices = _sample_held_out(training_set)
+    if training_set.class_weights is not None and not spec.uses_class_weight:
         notices.append("it takes no class weights, so that option changes nothing")
-    trained = WAYS[head.way](head, lesson)
+    trained = SOLVERS[spec.solver](spec, training_set)
     trained.notices[:0] = notices
-    trained.notices.extend(_remarks(head, trained))
+    trained.notices.extend(_list_notices(spec, trained))
     return trained
 
 
-def _minimised(head: Head, lesson: Lesson) -> Trained:
-    rows = lesson.rows
-    if rows.nbytes <= IN_MEMORY:
-        rows = Rows.of_array(rows.take())  # gone through often: gathered once
+def _train_lbfgs(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    rows = training_set.rows
+    if rows.nbytes <= MAX_IN_MEMORY_BYTES:
+        rows = FeatureRows.from_array(rows.to_array())  # gone through often: gathered once
     problems = [
-        Problem(rows, lesson.masked(train), lesson.spectra[i], rows.at(held))
-        for i, (train, held) in enumerate(lesson.folding.folds)
+        Problem(rows, training_set.weights_at(train), training_set.fold_bases[i], rows.subset(held))
+        for i, (train, held) in enumerate(training_set.fold_plan.folds)
     ]
-    final = Problem(rows, lesson.masked(lesson.folding.final), lesson.spectra[-1], rows.at(_NONE))
-    return _descend(head, lesson, problems, final)
-
-
-def _kernel(head: Head, lesson: Lesson) -> Trained:
-    """By all pairs of rows where they are few, else by similarities to some of them."""
-    if _is_small(lesson.rows, len(lesson.folding.final), lesson.n_classes):
-        return _vectors(head, lesson)
-    return _landmarks(head, lesson)
-
-
-def _is_small(rows: Rows, n: int, n_classes: int) -> bool:
-    few = n <= vectors.MOST_ROWS and n_classes <= vectors.MOST_CLASSES
-    return few and rows.nbytes <= IN_MEMORY
-
-
-def _vectors(head: Head, lesson: Lesson) -> Trained:
-    X, y, folding, final = lesson.rows.take(), lesson.y, lesson.folding, lesson.folding.final
-    K, weight, whole = lesson.n_classes, lesson.class_weight, lesson.rows.rooted
-    choice, setting, times = None, _middle(head.grid), _middle(head.widths)
-    if folding.held_by:
-        walks = vectors.held_out(
-            head.grid, head.widths, X, y, folding.folds, K, weight, whole=whole
-        )
-        choices = [lesson.choose(walk, y[folding.held], head.loss) for walk in walks]
-        best = int(np.argmin([choice.loss for choice in choices]))
-        choice, times = choices[best], head.widths[best]
-        setting = choice.setting
-    scorer, gamma, fine = vectors.fit(setting, times, X[final], y[final], K, weight, whole=whole)
-    notices = [] if fine else [_unconverged(head, setting)]
-    further = {"gamma": gamma}
-    return Trained(scorer, setting, choice, folding.held, False, notices, further)
-
-
-def _landmarks(head: Head, lesson: Lesson) -> Trained:
-    """The width is chosen on the first fold alone: to map rows takes most of the time."""
-    folding, y, K = lesson.folding, lesson.y, lesson.n_classes
-    head, times = replace(head, loss="hinge"), _middle(head.widths)
-    if folding.held_by:
-        (fold, *_), means = folding.folds, []
-        for width in head.widths:
-            _, problem = _mapped(lesson, *fold, width)
-            steps = minimised.held_out(head.loss, head.grid, [problem], y, K)
-            means.append(lesson.choose(steps, y[fold[1]], head.loss).loss)
-        times = head.widths[int(np.argmin(means))]
-    problems = [_mapped(lesson, *fold, times)[1] for fold in folding.folds]
-    kernel, final = _mapped(lesson, folding.final, _NONE, times)
-    trained = _descend(head, lesson, problems, final)
-    notice = (
-        f"not all pairs of {len(folding.final):,} images of {K:,} classes are compared: those "
-        f"with {kernels.LANDMARKS:,} of them take their place"
+    final = Problem(
+        rows,
+        training_set.weights_at(training_set.fold_plan.final_indices),
+        training_set.fold_bases[-1],
+        rows.subset(_NO_ROWS),
     )
-    scorer = kernels.joined(kernel, cast(Linear, trained.scorer), K)
+    return _fit_path(spec, training_set, problems, final)
+
+
+def _train_rbf_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    """By all pairs of rows where they are few, else by similarities to some of them."""
+    if _is_exact_svm_feasible(
+        training_set.rows, len(training_set.fold_plan.final_indices), training_set.n_classes
+    ):
+        return _train_exact_svm(spec, training_set)
+    return _train_nystroem_svm(spec, training_set)
+
+
+def _is_exact_svm_feasible(rows: FeatureRows, n: int, n_classes: int) -> bool:
+    few = n <= vectors.MAX_EXACT_ROWS and n_classes <= vectors.MAX_EXACT_CLASSES
+    return few and rows.nbytes <= MAX_IN_MEMORY_BYTES
+
+
+def _train_exact_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    X, y, folding, final = (
+        training_set.rows.to_array(),
+        training_set.y,
+        training_set.fold_plan,
+        training_set.fold_plan.final_indices,
+    )
+    K, weight, whole = (
+        training_set.n_classes,
+        training_set.class_weight,
+        training_set.rows.is_root_l2,
+    )
+    choice, setting, times = None, _pick_middle(spec.grid), _pick_middle(spec.gamma_factors)
+    if folding.val_indices:
+        walks = vectors.cross_val_paths(
+            spec.grid, spec.gamma_factors, X, y, folding.folds, K, weight, global_scale=whole
+        )
+        choices = [
+            training_set.select_param(walk, y[folding.held_out], spec.loss) for walk in walks
+        ]
+        best = int(np.argmin([choice.loss for choice in choices]))
+        choice, times = choices[best], spec.gamma_factors[best]
+        setting = choice.param
+    scorer, gamma, fine = vectors.fit_exact_svm(
+        setting, times, X[final], y[final], K, weight, global_scale=whole
+    )
+    notices = [] if fine else [_describe_unconverged(spec, setting)]
+    further = {"gamma": gamma}
+    return TrainResult(scorer, setting, choice, folding.held_out, False, notices, further)
+
+
+def _train_nystroem_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    """The width is chosen on the first fold alone: to map rows takes most of the time."""
+    folding, y, K = training_set.fold_plan, training_set.y, training_set.n_classes
+    spec, times = replace(spec, loss="hinge"), _pick_middle(spec.gamma_factors)
+    if folding.val_indices:
+        (fold, *_), means = folding.folds, []
+        for width in spec.gamma_factors:
+            _, problem = _map_rows(training_set, *fold, width)
+            steps = minimised.cross_val_path(spec.loss, spec.grid, [problem], y, K)
+            means.append(training_set.select_param(steps, y[fold[1]], spec.loss).loss)
+        times = spec.gamma_factors[int(np.argmin(means))]
+    problems = [_map_rows(training_set, *fold, times)[1] for fold in folding.folds]
+    kernel, final = _map_rows(training_set, folding.final_indices, _NO_ROWS, times)
+    trained = _fit_path(spec, training_set, problems, final)
+    notice = (
+        f"not all pairs of {len(folding.final_indices):,} images of {K:,} classes are compared: those "
+        f"with {kernels.MAX_LANDMARKS:,} of them take their place"
+    )
+    scorer = kernels.to_sklearn_model(kernel, cast(LinearModel, trained.scorer), K)
     further = {"gamma": float(kernel[-1].gamma)}
-    return replace(trained, scorer=scorer, notices=[notice, *trained.notices], further=further)
+    return replace(trained, scorer=scorer, notices=[notice, *trained.notices], extra_params=further)
 
 
-def _mapped(
-    lesson: Lesson, train: np.ndarray, held: np.ndarray, times: float
+def _map_rows(
+    training_set: TrainingSet, train_rows: np.ndarray, held: np.ndarray, gamma_factor: float
 ) -> tuple[Pipeline, Problem]:
     """A kernel map of some rows, and what is to be minimised behind it."""
-    kernel = kernels.rbf(lesson.rows.at(train), times)
-    mapped: Rows = kernels.Mapped(lesson.rows.parts, lesson.rows.rows, lesson.rows.rooted, kernel)
-    if (len(lesson.folding.held_by) + 1) * mapped.nbytes <= IN_MEMORY:
-        mapped = Rows.of_array(mapped.take())
+    kernel = kernels.fit_rbf_map(training_set.rows.subset(train_rows), gamma_factor)
+    mapped: FeatureRows = kernels.KernelRows(
+        training_set.rows.parts, training_set.rows.rows, training_set.rows.is_root_l2, kernel
+    )
+    if (len(training_set.fold_plan.val_indices) + 1) * mapped.nbytes <= MAX_IN_MEMORY_BYTES:
+        mapped = FeatureRows.from_array(mapped.to_array())
     # Similarities are left as they are: to scale them would change the kernel.
-    spectrum = Spectrum.of_gram(*Moments.of(mapped.at(train)).without(), NONE)
-    return kernel, Problem(mapped, lesson.masked(train), spectrum, mapped.at(held))
+    spectrum = PrincipalBasis.from_gram(
+        *GramStats.from_rows(mapped.subset(train_rows)).compute_centred(), SCALE_NONE
+    )
+    return kernel, Problem(
+        mapped, training_set.weights_at(train_rows), spectrum, mapped.subset(held)
+    )
 
 
-def _descend(head: Head, lesson: Lesson, problems: list[Problem], final: Problem) -> Trained:
-    folding, notices = lesson.folding, []
-    if lesson.rows.nbytes > IN_MEMORY and problems:
+def _fit_path(
+    spec: HeadSpec, training_set: TrainingSet, problems: list[Problem], final: Problem
+) -> TrainResult:
+    folding, notices = training_set.fold_plan, []
+    if training_set.rows.nbytes > MAX_IN_MEMORY_BYTES and problems:
         notices.append(
-            f"features of over {IN_MEMORY >> 30} GB are gone through in blocks, and "
-            f"{head.parameter} is chosen on one fold of {len(folding.held):,} images"
+            f"features of over {MAX_IN_MEMORY_BYTES >> 30} GB are gone through in blocks, and "
+            f"{spec.param_name} is chosen on one fold of {len(folding.held_out):,} images"
         )
-    choice, setting = None, _middle(head.grid)
+    choice, setting = None, _pick_middle(spec.grid)
     if problems:
-        steps = minimised.held_out(head.loss, head.grid, problems, lesson.y, lesson.n_classes)
-        choice = lesson.choose(steps, lesson.y[folding.held], head.loss)
-        setting = choice.setting
-    scorer, fine = minimised.minimise(
-        head.loss, float(setting or 1), final, lesson.y, lesson.n_classes
+        steps = minimised.cross_val_path(
+            spec.loss, spec.grid, problems, training_set.y, training_set.n_classes
+        )
+        choice = training_set.select_param(steps, training_set.y[folding.held_out], spec.loss)
+        setting = choice.param
+    scorer, fine = minimised.fit_linear(
+        spec.loss, float(setting or 1), final, training_set.y, training_set.n_classes
     )
     if not fine:
-        notices.append(_unconverged(head, setting))
-    return Trained(scorer, setting, choice, folding.held, head.probabilistic, notices)
+        notices.append(_describe_unconverged(spec, setting))
+    return TrainResult(scorer, setting, choice, folding.held_out, spec.probabilistic, notices)
 
 
-def _solved(head: Head, lesson: Lesson) -> Trained:
-    folding, y = lesson.folding, lesson.y
-    weights = lesson.measured_by(head)
-    sums = solved.sums_of(lesson.rows, y, lesson.n_classes, folding, weights)
-    choice, setting = None, _middle(head.grid)
-    if folding.held_by:
-        folds = list(zip(lesson.spectra[:-1], folding.held_by, strict=True))
-        steps = solved.held_out(
-            head.name, head.grid, lesson.rows, folds, sums, lesson.class_weights
-        )
-        choice = lesson.choose(steps, y[folding.held], head.loss)
-        setting = choice.setting
-    final = sums.without(0 if folding.spared else None)
-    (scorer,) = solved.solve(head.name, lesson.spectra[-1], final, [setting], lesson.class_weights)
-    return Trained(scorer, setting, choice, folding.held, head.probabilistic)
-
-
-def _neighbours(head: Head, lesson: Lesson) -> Trained:
-    _check_memory(head, lesson.rows)
-    y, folding, final = lesson.y, lesson.folding, lesson.folding.final
-    choice, setting = None, _middle(head.grid)
-    if folding.held_by:
-        near = lesson.nearest(lesson.rows, folding)
-        steps = neighbours.held_out(head.grid, near, y, folding, lesson.n_classes)
-        choice = lesson.choose(steps, y[folding.held], head.loss)
-        setting = choice.setting
-    scorer = neighbours.fit(
-        setting, lesson.rows.at(final).take(), y[final], lesson.n_classes, whole=lesson.rows.rooted
+def _train_closed_form(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    folding, y = training_set.fold_plan, training_set.y
+    weights = training_set.gram_weights(spec)
+    sums = solved.sum_classes_for_folds(
+        training_set.rows, y, training_set.n_classes, folding, weights
     )
-    return Trained(scorer, setting, choice, folding.held, head.probabilistic)
+    choice, setting = None, _pick_middle(spec.grid)
+    if folding.val_indices:
+        folds = list(zip(training_set.fold_bases[:-1], folding.val_indices, strict=True))
+        steps = solved.cross_val_path(
+            spec.name, spec.grid, training_set.rows, folds, sums, training_set.class_weights
+        )
+        choice = training_set.select_param(steps, y[folding.held_out], spec.loss)
+        setting = choice.param
+    final = sums.sum_without(0 if folding.has_val_split else None)
+    (scorer,) = solved.fit_closed_form(
+        spec.name, training_set.fold_bases[-1], final, [setting], training_set.class_weights
+    )
+    return TrainResult(scorer, setting, choice, folding.held_out, spec.probabilistic)
 
 
-def _delegated(head: Head, lesson: Lesson) -> Trained:
-    rows = lesson.rows
-    _check_memory(head, rows)
-    folding, final, weight = lesson.folding, lesson.folding.final, lesson.class_weight
-    build, X, y, K = cast(Builder, head.build), rows.take(), lesson.y, lesson.n_classes
+def _train_neighbours(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    _check_memory(spec, training_set.rows)
+    y, folding, final = training_set.y, training_set.fold_plan, training_set.fold_plan.final_indices
+    choice, setting = None, _pick_middle(spec.grid)
+    if folding.val_indices:
+        near = training_set.find_neighbours(training_set.rows, folding)
+        steps = neighbours.cross_val_path(spec.grid, near, y, folding, training_set.n_classes)
+        choice = training_set.select_param(steps, y[folding.held_out], spec.loss)
+        setting = choice.param
+    scorer = neighbours.fit_neighbours(
+        setting,
+        training_set.rows.subset(final).to_array(),
+        y[final],
+        training_set.n_classes,
+        global_scale=training_set.rows.is_root_l2,
+    )
+    return TrainResult(scorer, setting, choice, folding.held_out, spec.probabilistic)
+
+
+def _train_sklearn(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    rows = training_set.rows
+    _check_memory(spec, rows)
+    folding, final, weight = (
+        training_set.fold_plan,
+        training_set.fold_plan.final_indices,
+        training_set.class_weight,
+    )
+    build, X, y, K = (
+        cast(EstimatorFactory, spec.make_estimator),
+        rows.to_array(),
+        training_set.y,
+        training_set.n_classes,
+    )
     choice = None
-    if folding.held_by:
-        step = delegated.held_out(build, X, y, folding.folds, K, weight, whole=rows.rooted)
-        choice = lesson.choose([step], y[folding.held], head.loss)
-    scorer, fine = delegated.fit(build, X[final], y[final], K, weight, whole=rows.rooted)
-    notices = [] if fine else [_unconverged(head, None)]
-    return Trained(scorer, None, choice, folding.held, scorer.probabilistic, notices)
+    if folding.val_indices:
+        step = delegated.cross_val_point(
+            build, X, y, folding.folds, K, weight, global_scale=rows.is_root_l2
+        )
+        choice = training_set.select_param([step], y[folding.held_out], spec.loss)
+    scorer, fine = delegated.fit_sklearn_head(
+        build, X[final], y[final], K, weight, global_scale=rows.is_root_l2
+    )
+    notices = [] if fine else [_describe_unconverged(spec, None)]
+    return TrainResult(scorer, None, choice, folding.held_out, scorer.probabilistic, notices)
 
 
-def _check_memory(head: Head, rows: Rows) -> None:
-    if rows.nbytes > IN_MEMORY:
+def _check_memory(spec: HeadSpec, rows: FeatureRows) -> None:
+    if rows.nbytes > MAX_IN_MEMORY_BYTES:
         raise CallError(
-            f"{head.name} needs a copy of all features, and {len(rows):,} rows of {rows.dim:,} are "
-            f"over {IN_MEMORY >> 30} GB; use another head"
+            f"{spec.name} needs a copy of all features, and {len(rows):,} rows of {rows.dim:,} are "
+            f"over {MAX_IN_MEMORY_BYTES >> 30} GB; use another head"
         )
 
 
-WAYS = {
-    "minimised": _minimised,
-    "kernel": _kernel,
-    "solved": _solved,
-    "neighbours": _neighbours,
-    "delegated": _delegated,
+SOLVERS = {
+    "minimised": _train_lbfgs,
+    "kernel": _train_rbf_svm,
+    "solved": _train_closed_form,
+    "neighbours": _train_neighbours,
+    "delegated": _train_sklearn,
 }
-_NONE = np.zeros(0, np.intp)
+_NO_ROWS = np.zeros(0, np.intp)
 
 
-def _sampled(lesson: Lesson) -> tuple[Lesson, list[str]]:
+def _sample_held_out(training_set: TrainingSet) -> tuple[TrainingSet, list[str]]:
     """Fewer held-out images where their scores would not fit; training keeps them all."""
-    folding = lesson.folding
-    n_held = len(folding.held)
-    most = max(MAX_SCORES // lesson.n_classes, min(FEWEST_HELD, MOST_SCORES // lesson.n_classes))
+    folding = training_set.fold_plan
+    n_held = len(folding.held_out)
+    most = max(
+        SAMPLE_ABOVE_VALUES // training_set.n_classes,
+        min(MIN_HELD_OUT_ROWS, MAX_HELD_OUT_VALUES // training_set.n_classes),
+    )
     if n_held <= most:
-        return lesson, []
+        return training_set, []
     rng, share = np.random.default_rng(0), most / n_held
     held_by = []
-    for held in folding.held_by:
+    for held in folding.val_indices:
         some = rng.choice(len(held), max(1, int(share * len(held))), replace=False)
         held_by.append(held[np.sort(some)])
-    fewer = replace(folding, held_by=held_by)
-    notice = f"validated on {len(fewer.held):,} of {n_held:,} images"
-    return replace(lesson, folding=fewer), [notice]
+    fewer = replace(folding, val_indices=held_by)
+    notice = f"validated on {len(fewer.held_out):,} of {n_held:,} images"
+    return replace(training_set, fold_plan=fewer), [notice]
 
 
-def _middle(values: Sequence[Any]) -> Any:
+def _pick_middle(values: Sequence[Any]) -> Any:
     """What is taken where nothing can be chosen by."""
     return values[len(values) // 2]
 
 
-def _unconverged(head: Head, setting: Setting) -> str:
-    return f"the final fit with {_called(head, setting)} did not converge"
+def _describe_unconverged(spec: HeadSpec, param: Param) -> str:
+    return f"the final fit with {_describe_param(spec, param)} did not converge"
 
 
-def _called(head: Head, setting: float | None) -> str:
-    return "its defaults" if setting is None else f"{head.parameter} = {setting:g}"
+def _describe_param(spec: HeadSpec, param: float | None) -> str:
+    return "its defaults" if param is None else f"{spec.param_name} = {param:g}"
 
 
-def _remarks(head: Head, trained: Trained) -> list[str]:
-    notices, choice, called = [], trained.choice, _called(head, trained.setting)
-    if choice is None and len(head.grid) > 1:
+def _list_notices(spec: HeadSpec, trained: TrainResult) -> list[str]:
+    notices, choice, called = [], trained.selected, _describe_param(spec, trained.param)
+    if choice is None and len(spec.grid) > 1:
         notices.append(f"nothing to validate with, so {called} was not chosen")
     if choice is not None and choice.unconverged:
         notices.append(f"{len(choice.unconverged)} settings left out: a fit did not converge")
-    if choice is not None and choice.at_end:
+    if choice is not None and choice.is_at_grid_edge:
         notices.append(f"{called} is the end of its grid")
     return notices

@@ -3,44 +3,49 @@
 import numpy as np
 from torch import Tensor
 
-from classify.entering import name_of
-from classify.fitted import FittedHead, HeadLayer, Source
-from classify.nets import Net
+from classify.entering import dataset_name
+from classify.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.nets import FineTuneNetwork
 from classify.preparation import STANDARDISE
-from classify.scorers import Linear
-from classify.splits import beginnings
+from classify.scorers import LinearModel
+from classify.splits import hash_prefixes
 from featurize import weights as weights_files
 from featurize.backbones import Backbone
-from featurize.fingerprint import fingerprint
+from featurize.fingerprint import compute_fingerprint
 
-WEIGHTS = "fine-tuned"
+WEIGHTS_NAME = "fine-tuned"
 
 
-def weights_of(net: Net, backbone: Backbone) -> dict[str, Tensor]:
+def extract_state_dict(net: FineTuneNetwork, backbone: Backbone) -> dict[str, Tensor]:
     """The tuned network's tensors, on the processor, named as those of the whole network."""
-    net.take_images()
+    net.use_images()
     net.cpu().eval().requires_grad_(False)
     places = backbone.network.module.state_dict()
     return {k: tensor.clone() for k, tensor in net.trunk.state_dict().items() if k in places}
 
 
-def head_of(
-    net: Net, backbone: Backbone, classes: list[str], *, temperature: float, seen: np.ndarray
+def to_fitted_head(
+    net: FineTuneNetwork,
+    backbone: Backbone,
+    classes: list[str],
+    *,
+    temperature: float,
+    train_sha256: np.ndarray,
 ) -> FittedHead:
     """The classifier as a head on the tuned network's embeddings.
 
     Parameters
     ----------
-    net : Net
+    net : FineTuneNetwork
         Trained.
     classes : list of str
     temperature : float
-    seen : uint8 array of shape (n, 32)
+    train_sha256 : uint8 array of shape (n, 32)
         SHA-256 of each image it was trained on, or stopped by.
     """
-    scorer, (layer, pool) = net.classifier.scorer(), net.last
-    sha256 = weights_files.digest(weights_of(net, backbone))
-    printed = fingerprint(
+    scorer, (layer, pool) = net.classifier.to_model(), net.last_layer
+    sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
+    printed = compute_fingerprint(
         backbone=backbone.name,
         weights_sha256=sha256,
         preprocess=backbone.preprocess,
@@ -49,9 +54,9 @@ def head_of(
         precision="float32",
         dtype="<f4",
     )
-    embedding = HeadLayer(name_of(layer, pool), layer, pool, "<f4", scorer.dim, printed)
+    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, printed)
     return FittedHead(
-        head="softmax" if isinstance(scorer, Linear) else "mlp",
+        head="softmax" if isinstance(scorer, LinearModel) else "mlp",
         classes=classes,
         prepare=STANDARDISE,
         scorer=scorer,
@@ -59,14 +64,14 @@ def head_of(
         temperature=temperature,
         settings={},
         task="",
-        source=Source(
+        source=FeatureSource(
             backbone=backbone.name,
-            weights=WEIGHTS,
+            weights=WEIGHTS_NAME,
             weights_sha256=sha256,
             preprocess=backbone.preprocess,
             precision="float32",
             layers=(embedding,),
         ),
         record={},
-        seen=np.unique(beginnings(seen)),
+        seen=np.unique(hash_prefixes(train_sha256)),
     )

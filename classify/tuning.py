@@ -10,29 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from classify.calibration import outcomes
-from classify.checkpoints import check_checkpoint
-from classify.crew import is_lead
-from classify.descent import Report
-from classify.errors import UnknownPath
-from classify.examples import Pixels
+from classify.calibration import summarise_decision_values
+from classify.checkpoints import check_checkpoint_path
+from classify.crew import is_main_process
+from classify.descent import ProgressCallback
+from classify.errors import UnknownPathError
+from classify.examples import DecodedImages
 from classify.features import CacheOrPath, open_cache
 from classify.finetuning import FineTuneClassifier
 from classify.fitted import FittedHead
-from classify.labels import TEST, VAL, LabelTable, from_folders, given_table
-from classify.outcomes import Outcomes
+from classify.labels import TEST, VAL, LabelTable, labels_from_folders, read_given_labels
+from classify.outcomes import HeldOutPredictions
 from classify.persist import check_head_file, save_head
-from classify.scores import summarise
-from classify.tasks import check_test_size, copies_across, labelled_rows, settled
-from classify.units import Copies, copies_in, same_files
+from classify.scores import compute_metrics
+from classify.tasks import (
+    check_test_size,
+    describe_leaking_copies,
+    encode_and_split,
+    find_labelled_rows,
+)
+from classify.units import Copies, find_copies, find_file_copies
 from featurize.cache import FeatureCache
-from featurize.images import find
+from featurize.images import list_images
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class TuneRecord:
+class FineTuneRecord:
     """How fine-tuning went.
 
     Attributes
@@ -76,7 +81,7 @@ class TuneRecord:
     scores: dict[str, Any]
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as a flat dict of what JSON knows."""
         found = asdict(self)
         found |= found.pop("scores")
@@ -84,14 +89,14 @@ class TuneRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
+class FineTuneResult:
     """What `finetune` made.
 
     Attributes
     ----------
     head : FittedHead
-    record : TuneRecord
-    answers : Outcomes, or None
+    record : FineTuneRecord
+    answers : HeldOutPredictions, or None
         What it said of the test images, by row of the cache; where there is none, the images' order
         by path counts.
     notices : list of str
@@ -99,8 +104,8 @@ class Tuned:
     """
 
     head: FittedHead
-    record: TuneRecord
-    answers: Outcomes | None
+    record: FineTuneRecord
+    predictions: HeldOutPredictions | None
     notices: list[str]
 
 
@@ -121,9 +126,9 @@ def finetune(
     seed: int = 0,
     max_seconds: float | None = None,
     say: Say = lambda _: None,
-    report: Report = lambda _: None,
+    report: ProgressCallback = lambda _: None,
     **options: Any,
-) -> Tuned:
+) -> FineTuneResult:
     """Tune a backbone to labelled images, save it with its classifier, and score both.
 
     Interrupted, it goes on after its last epoch when called again: until it is done, that lies
@@ -164,10 +169,10 @@ def finetune(
     ClassifyError, FeaturizeError, FileNotFoundError
     """
     started = time.monotonic()
-    if not is_lead():
-        say, report = _silent, _silent
+    if not is_main_process():
+        say, report = _ignore_report, _ignore_report
     check_head_file(output)
-    unfinished = check_checkpoint(f"{output}.part")
+    unfinished = check_checkpoint_path(f"{output}.part")
     check_test_size(test_size)
     if not Path(images).is_dir():
         raise NotADirectoryError(f"{images} is no folder of images")
@@ -176,13 +181,13 @@ def finetune(
         made = opened.extractor
         backbone, preprocess = made.backbone, preprocess or made.preprocess
         weights = weights or made.environment.get("weights_file") or made.weights
-    table, position, rows, copies, notices = _lines(
-        images, given_table(labels, column, labels_level), labels_level, opened
+    table, position, rows, copies, notices = _match_labels_to_images(
+        images, read_given_labels(labels, column, labels_level), labels_level, opened
     )
-    task = settled(table, position, rows, copies, test_size, seed, notices)
+    task = encode_and_split(table, position, rows, copies, test_size, seed, notices)
     classes, y, split = task.classes, task.y, task.split
     paths = np.array([table.paths[i] for i in position], object)
-    notices = [*task.notices, *copies_across(task, dict(zip(rows, paths, strict=True)))]
+    notices = [*task.notices, *describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))]
     names = np.array(classes, object)[y]
     dev, test = np.flatnonzero(split != TEST), np.flatnonzero(split == TEST)
     model = FineTuneClassifier(
@@ -209,16 +214,16 @@ def finetune(
     failures = dict(model.failures_)
     answers, scores = None, {}
     if len(test):
-        pixels = Pixels(images, paths[test].tolist(), model.head_.source.preprocess)
+        pixels = DecodedImages(images, paths[test].tolist(), model.head_.source.preprocess)
         failures |= pixels.failures
-        if pixels.readable.any():
-            answers = _answers(model, pixels, rows[test], y[test], classes)
-            unit = task.unit_of(answers.rows)
-            scores = asdict(summarise(answers, len(classes), unit, seed=seed))
+        if pixels.is_readable.any():
+            answers = _predict_test_images(model, pixels, rows[test], y[test], classes)
+            unit = task.units_for(answers.rows)
+            scores = asdict(compute_metrics(answers, len(classes), unit, seed=seed))
     notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
     retrained = tune == "all" and (classifier is not None or weights == "none")
-    record = TuneRecord(
+    record = FineTuneRecord(
         strategy="retrain" if retrained else "finetune",
         task=table.name,
         backbone=model.head_.source.backbone,
@@ -233,24 +238,24 @@ def finetune(
         validation=best.validation,
         epochs=len(model.history_),
         best_epoch=best.number,
-        history=[epoch.to_json() for epoch in model.history_],
+        history=[epoch.to_dict() for epoch in model.history_],
         images_run=model.images_run_,
         scores=scores,
         seconds=round(time.monotonic() - started, 3),
     )
-    head = replace(model.head_, task=table.name, record=record.to_json())
-    if is_lead():
+    head = replace(model.head_, task=table.name, record=record.to_dict())
+    if is_main_process():
         save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
         with suppress(FileNotFoundError):
             unfinished.unlink()
-    return Tuned(replace(head, network=Path(output).absolute()), record, answers, notices)
+    return FineTuneResult(replace(head, network=Path(output).absolute()), record, answers, notices)
 
 
-def _silent(_: object) -> None:
+def _ignore_report(_: object) -> None:
     """One of several processes speaks for all."""
 
 
-def _lines(
+def _match_labels_to_images(
     images: str | os.PathLike[str],
     given: LabelTable | None,
     level: int | None,
@@ -261,40 +266,40 @@ def _lines(
     Without a cache there are no features: then only files with the same bytes are known.
     """
     if cache is not None:
-        table = given or from_folders(cache.paths, level)
-        rows, position, notices = labelled_rows(cache, table)
-        return table, position, rows, copies_in(cache, rows), notices
-    found = find(images)
-    table = given or from_folders(found.paths, level)
+        table = given or labels_from_folders(cache.paths, level)
+        rows, position, notices = find_labelled_rows(cache, table)
+        return table, position, rows, find_copies(cache, rows), notices
+    found = list_images(images)
+    table = given or labels_from_folders(found.paths, level)
     absent = sorted(set(table.paths) - set(found.paths))
     if absent:
         listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
-        raise UnknownPath(
+        raise UnknownPathError(
             f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
             f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    notices = [sentence for sentence in (table.told, *found.passed_over) if sentence]
+    notices = [sentence for sentence in (table.notice, *found.skipped) if sentence]
     paths = [table.paths[i] for i in position]
     at = dict(zip(found.paths, range(len(found.paths)), strict=True))
-    copies = same_files(images, paths, found.sizes[[at[path] for path in paths]])
+    copies = find_file_copies(images, paths, found.sizes[[at[path] for path in paths]])
     return table, position, np.arange(len(position)), copies, notices
 
 
-def _answers(
+def _predict_test_images(
     model: FineTuneClassifier,
-    pixels: Pixels,
+    decoded: DecodedImages,
     rows: np.ndarray,
     y: np.ndarray,
     classes: list[str],
-) -> Outcomes:
+) -> HeldOutPredictions:
     """What the model says of test images, those that cannot be read left out."""
-    readable = np.flatnonzero(pixels.readable)
+    readable = np.flatnonzero(decoded.is_readable)
     known = np.array([classes.index(name) for name in model.head_.classes])
-    return outcomes(
+    return summarise_decision_values(
         rows[readable],
         y[readable],
-        model.scores_of(pixels)[readable],
+        model.scores_of(decoded)[readable],
         known,
         temperature=model.head_.temperature,
         probabilistic=True,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from classify.console import guarded, show_json, show_notes, staged
+from classify.console import handle_errors, show_json, show_notices, stage_progress
 from classify.options import (
     ClassWeight,
     Column,
@@ -106,12 +106,12 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the network too, from a linear probe on; killed, it goes on when called again."""
-    with guarded(debug):
-        from classify.durations import seconds_of
+    with handle_errors(debug):
+        from classify.durations import parse_duration
 
-        limit = seconds_of(max_time)
-        with staged("loading torch") as stages:
-            signals.load("torchvision")
+        limit = parse_duration(max_time)
+        with stage_progress("loading torch") as stages:
+            signals.import_uninterrupted("torchvision")
             from classify.tuning import finetune as tune_backbone
 
             found = tune_backbone(
@@ -142,17 +142,17 @@ def finetune(
                 class_weight=class_weight,
                 device=device,
             )
-            from classify.crew import is_lead
+            from classify.crew import is_main_process
 
-        if not is_lead():
+        if not is_main_process():
             return
-        show_notes(found.notices)
+        show_notices(found.notices)
         if json:
-            show_json(found.record.to_json())
+            show_json(found.record.to_dict())
         else:
-            from classify.tables import show_tuned
+            from classify.tables import show_finetune
 
-            show_tuned(found.record, str(output))
+            show_finetune(found.record, str(output))
 
 
 def auto(
@@ -184,11 +184,11 @@ def auto(
 
     With --max-time the strategies that were not advised are tried too, as far as the time goes.
     """
-    with guarded(debug):
-        from classify.durations import seconds_of
+    with handle_errors(debug):
+        from classify.durations import parse_duration
 
-        limit = seconds_of(max_time)
-        with staged("loading torch") as stages:
+        limit = parse_duration(max_time)
+        with stage_progress("loading torch") as stages:
             from classify.automatic import auto as do_it
 
             found = do_it(
@@ -214,10 +214,10 @@ def auto(
                 learning_rate=learning_rate,
                 augment=augment,
             )
-        show_notes(found.notices)
+        show_notices(found.notices)
         if json:
-            show_json(found.to_json())
+            show_json(found.to_dict())
         else:
-            from classify.tables import show_automatic
+            from classify.tables import show_auto
 
-            show_automatic(found, str(output))
+            show_auto(found, str(output))

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.features import Rows, layer_names
+from classify.features import FeatureRows, resolve_layers
 from classify.labels import TEST
-from classify.nearest import CHANCE, SAME, surprise
+from classify.nearest import MAX_EXPECTED, MAX_SAME_DISTANCE, expected_by_chance
 from classify.tasks import Task
 from featurize.cache import FeatureCache
 
-MAX_WORK = 2e12  # multiplications: a minute or two
+MAX_MULTIPLICATIONS = 2e12  # multiplications: a minute or two
 
 
 @dataclass(frozen=True)
-class Twin:
+class DuplicatePair:
     """A test image and the image outside the test that it resembles most.
 
     Attributes
@@ -38,15 +38,15 @@ class Twin:
     expected: float
 
 
-def twins(
+def find_duplicates(
     cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None
-) -> list[Twin]:
+) -> list[DuplicatePair]:
     """Find test images that are, or nearly are, among those that are learnt from or chosen by.
 
     First by the hash of their bytes, then by the cosine of their features, centred and scaled by
     the images outside the test. How near is too near depends on the backbone and on the images:
     handwritten digits are alike by nature. So each test image's nearest neighbour is held against
-    its next ten, see `surprise`. A twin is a pair so near that at most one test image in all is
+    its next ten, see `expected_by_chance`. A twin is a pair so near that at most one test image in all is
     expected to have such a one by chance. (Images nearly equal in every feature, like blank ones,
     are twins always.)
 
@@ -62,7 +62,7 @@ def twins(
     Parameters
     ----------
     cache : FeatureCache
-    task : Task
+    task : ExtractionJob
     layers : str or sequence of str, optional
         Several are joined; the deepest if not given, which did best by itself and no worse than
         with others.
@@ -81,46 +81,50 @@ def twins(
     Every test image is multiplied with every other, block by block: 200 MB for any number of them;
     18 s on one core for 50,000 x 10,000 images and 512 features, and in proportion. Beyond 2e12
     multiplications (50,000 x 80,000 images, over two minutes) as many test images as fit are
-    looked at, drawn with a fixed seed; the bytes of all are. `looked_at` says how many.
+    looked at, drawn with a fixed seed; the bytes of all are. `count_compared` says how many.
     """
     outside, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     if not len(outside) or not len(test):
         return []
-    first = _same_bytes(cache, task, outside, test)
-    names = layer_names(cache, layers)
-    some = test[_sample(len(test), looked_at(cache, task, layers=layers))]
-    nearest, gap, expected = surprise(
-        Rows.of_cache(cache, names, task.rows[outside]),
-        Rows.of_cache(cache, names, task.rows[some]),
+    first = _match_by_hash(cache, task, outside, test)
+    names = resolve_layers(cache, layers)
+    some = test[_sample_positions(len(test), count_compared(cache, task, layers=layers))]
+    nearest, gap, expected = expected_by_chance(
+        FeatureRows.from_cache(cache, names, task.rows[outside]),
+        FeatureRows.from_cache(cache, names, task.rows[some]),
     )
     expected *= len(test) / len(some)
     pairs = [(outside[a], b, 1.0, True, 0.0) for b, a in first.items()]
-    for i in np.flatnonzero((expected <= CHANCE) | (gap <= SAME)):
+    for i in np.flatnonzero((expected <= MAX_EXPECTED) | (gap <= MAX_SAME_DISTANCE)):
         if some[i] not in first:
             pairs.append((outside[nearest[i]], some[i], 1 - gap[i], False, expected[i]))
     row, y = task.rows, task.y
     found = [
-        Twin(int(row[a]), int(row[b]), float(cosine), same, bool(y[a] == y[b]), float(chance))
+        DuplicatePair(
+            int(row[a]), int(row[b]), float(cosine), same, bool(y[a] == y[b]), float(chance)
+        )
         for a, b, cosine, same, chance in pairs
     ]
     return sorted(found, key=lambda t: (not t.same_bytes, t.expected, -t.cosine, t.row_test))
 
 
-def looked_at(cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None) -> int:
-    """How many test images' features `twins` looks at: all, up to 2e12 multiplications."""
+def count_compared(
+    cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None
+) -> int:
+    """How many test images' features `find_duplicates` looks at: all, up to 2e12 multiplications."""
     test = int((task.split == TEST).sum())
-    dim = sum(cache.layer(name).dim for name in layer_names(cache, layers))
-    most = int(MAX_WORK // max(1, dim * (len(task.rows) - test)))
+    dim = sum(cache.layer(name).dim for name in resolve_layers(cache, layers))
+    most = int(MAX_MULTIPLICATIONS // max(1, dim * (len(task.rows) - test)))
     return min(test, max(1, most))
 
 
-def _sample(n: int, m: int) -> np.ndarray:
+def _sample_positions(n: int, m: int) -> np.ndarray:
     if m >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, m, replace=False))
 
 
-def _same_bytes(
+def _match_by_hash(
     cache: FeatureCache, task: Task, outside: np.ndarray, test: np.ndarray
 ) -> dict[int, int]:
     """By position of a test image: which of `outside` has the same bytes, the first of them."""

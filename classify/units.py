@@ -12,19 +12,19 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from classify.features import Rows
-from classify.kept import digest, keep, recall
-from classify.nearest import near_copies
+from classify.features import FeatureRows
+from classify.kept import compute_digest, load_artifact, save_artifact
+from classify.nearest import find_near_copies
 from featurize.cache import FeatureCache
-from featurize.errors import ImageUnreadable
-from featurize.images import digest as digest_of
-from featurize.images import read
-from featurize.listing import place_of
+from featurize.errors import ImageUnreadableError
+from featurize.images import compute_sha256 as digest_of
+from featurize.images import read_image_file
+from featurize.listing import join_path
 
 VERSION = 1
-LARGE = 10  # images a set of copies, on average: then what looks the same is no copy
-MOST_WORK = 5e10  # multiplications to look for near-copies by: two or three seconds
-NONE = np.zeros((0, 2), np.int64)
+MAX_MEAN_COPIES = 10  # images a set of copies, on average: then what looks the same is no copy
+MAX_MULTIPLICATIONS = 5e10  # multiplications to look for near-copies by: two or three seconds
+NO_LINKS = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,10 @@ class Copies:
         Positions of images with the same bytes, and of images that are nearly the same.
     """
 
-    same: np.ndarray
+    exact: np.ndarray
     near: np.ndarray
 
-    def units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray, list[str]]:
+    def assign_units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray, list[str]]:
         """Number the units of n images, and say what a user should know.
 
         Parameters
@@ -55,16 +55,16 @@ class Copies:
             None where every image stands alone.
         list of str
         """
-        links = np.concatenate([self.same, self.near])
-        found = joined(None, n, links)
-        if found is not None and len(np.unique(found)) * LARGE < n:
-            links = self.same
+        links = np.concatenate([self.exact, self.near])
+        found = number_units(None, n, links)
+        if found is not None and len(np.unique(found)) * MAX_MEAN_COPIES < n:
+            links = self.exact
             told = [
                 f"{len(np.unique(self.near)):,} images can hardly be told from others by their "
                 "features, so that only those with the same bytes count as copies"
             ]
         else:
-            alike, other = np.unique(self.same), np.setdiff1d(self.near, self.same)
+            alike, other = np.unique(self.exact), np.setdiff1d(self.near, self.exact)
             what = [f"{len(alike):,} byte for byte"] if len(alike) else []
             what += [f"{len(other):,} nearly so"] if len(other) else []
             told = [
@@ -72,10 +72,10 @@ class Copies:
                 "each set of copies counts as one, in folds, in intervals, and in a split that is "
                 "drawn"
             ]
-        return joined(groups, n, links), told if len(self.same) + len(self.near) else []
+        return number_units(groups, n, links), told if len(self.exact) + len(self.near) else []
 
 
-def copies_in(cache: FeatureCache, rows: np.ndarray) -> Copies:
+def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     """Find copies by their bytes, and near-copies by the features of the deepest layer.
 
     Labels are not looked at. What is found is kept beside the cache.
@@ -89,33 +89,35 @@ def copies_in(cache: FeatureCache, rows: np.ndarray) -> Copies:
     Returns
     -------
     Copies
-        Positions are among the n. Near-copies are what `classify.nearest.near_copies` finds; where
+        Positions are among the n. Near-copies are what `classify.nearest.find_near_copies` finds; where
         that would take more than 5e10 multiplications (10,000 images of 512 features), those with
         the same bytes alone.
     """
     contents, layer = cache.column("sha256")[rows], cache.layer()
-    same = same_bytes(contents)
-    if float(len(rows)) ** 2 * layer.dim > MOST_WORK:
-        return Copies(same, NONE)
-    key = digest([VERSION, layer.fingerprint], contents)
-    kept = recall(cache, "copies", key)
-    near = None if kept is None else _links(kept.arrays.get("links"), len(rows))
+    same = link_same_bytes(contents)
+    if float(len(rows)) ** 2 * layer.dim > MAX_MULTIPLICATIONS:
+        return Copies(same, NO_LINKS)
+    key = compute_digest([VERSION, layer.fingerprint], contents)
+    kept = load_artifact(cache, "copies", key)
+    near = None if kept is None else _validate_links(kept.arrays.get("links"), len(rows))
     if near is None:
-        features = Rows.of_cache(cache, (layer.name,), rows)
+        features = FeatureRows.from_cache(cache, (layer.name,), rows)
         features.check_finite(cache)
-        near = near_copies(features)
-        keep(cache, "copies", key, {"links": near}, {"layer": layer.name, "rows": len(rows)})
+        near = find_near_copies(features)
+        save_artifact(
+            cache, "copies", key, {"links": near}, {"layer": layer.name, "rows": len(rows)}
+        )
     return Copies(same, near)
 
 
-def _links(found: np.ndarray | None, n: int) -> np.ndarray | None:
+def _validate_links(found: np.ndarray | None, n: int) -> np.ndarray | None:
     """Links that were kept, or None if they are none: the file may be anyone's."""
     if found is None or found.dtype != np.int64 or found.ndim != 2 or found.shape[1] != 2:
         return None
     return found if ((found >= 0) & (found < n)).all() else None
 
 
-def same_bytes(contents: np.ndarray) -> np.ndarray:
+def link_same_bytes(contents: np.ndarray) -> np.ndarray:
     """Link each image to the first that has the same bytes: int (p, 2), from (n, 32) hashes."""
     whole = np.ascontiguousarray(contents).view(f"V{contents.shape[1]}")[:, 0]
     _, first, which = np.unique(whole, return_index=True, return_inverse=True)
@@ -124,7 +126,9 @@ def same_bytes(contents: np.ndarray) -> np.ndarray:
     return np.stack([first[again], again], axis=1).astype(np.int64)
 
 
-def same_files(root: str | os.PathLike[str], paths: Sequence[str], sizes: np.ndarray) -> Copies:
+def find_file_copies(
+    root: str | os.PathLike[str], paths: Sequence[str], sizes: np.ndarray
+) -> Copies:
     """Find files that have the same bytes. Those of a size of their own are not read.
 
     Parameters
@@ -141,14 +145,14 @@ def same_files(root: str | os.PathLike[str], paths: Sequence[str], sizes: np.nda
     contents[:, 32:] = np.arange(len(paths), dtype="<u8")[:, None].view(np.uint8)
     for i in np.flatnonzero(count[which] > 1):
         try:
-            data = read(place_of(root, paths[int(i)])).data
-        except ImageUnreadable:
+            data = read_image_file(join_path(root, paths[int(i)])).data
+        except ImageUnreadableError:
             continue
         contents[i] = np.frombuffer(digest_of(data) + bytes(8), np.uint8)
-    return Copies(same_bytes(contents), NONE)
+    return Copies(link_same_bytes(contents), NO_LINKS)
 
 
-def joined(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray:
+def number_units(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray:
     """Number the units: images of one group and images that are linked share one.
 
     Parameters

@@ -7,35 +7,37 @@ from sklearn.metrics import euclidean_distances
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
-from classify.choice import Step
-from classify.delegated import converges
+from classify.choice import PathPoint
+from classify.delegated import fit_converged
 from classify.heads import ClassWeight
-from classify.scaling import scaled
-from classify.scorers import Fitted, spread, two_columns
+from classify.scaling import fit_and_scale
+from classify.scorers import SklearnModel, expand_to_all_classes, to_two_columns
 from classify.splits import Folds
 
-MOST_ROWS = 10_000  # of which all similarities are held at once: 800 MB, and as much beside them
-MOST_CLASSES = 100  # there is a machine for every two of them
-MAX_STEPS = 1_000_000  # of one machine; what takes more does not converge
+MAX_EXACT_ROWS = (
+    10_000  # of which all similarities are held at once: 800 MB, and as much beside them
+)
+MAX_EXACT_CLASSES = 100  # there is a machine for every two of them
+MAX_SVC_ITER = 1_000_000  # of one machine; what takes more does not converge
 
 
-def width(X: np.ndarray) -> float:
+def compute_gamma_scale(X: np.ndarray) -> float:
     """What scikit-learn calls gamma = ``scale``: 1 / (D times the variance), of scaled features."""
     variance = float(X.var(dtype=np.float64))
     return 1 / (X.shape[1] * variance) if variance > 0 else 1.0
 
 
-def held_out(
+def cross_val_paths(
     grid: Sequence[float | None],
-    widths: Sequence[float],
+    gamma_factors: Sequence[float],
     X: np.ndarray,
     y: np.ndarray,
     folds: Folds,
     n_classes: int,
-    weight: ClassWeight,
+    class_weight: ClassWeight,
     *,
-    whole: bool = False,
-) -> list[list[Step]]:
+    global_scale: bool = False,
+) -> list[list[PathPoint]]:
     """The held-out scores of every C with every width of the kernel.
 
     Distances are computed once for a fold and serve all of its machines. Folds come one by one,
@@ -46,7 +48,7 @@ def held_out(
     grid : sequence of float
         Values of C.
     widths : sequence of float
-        Values of gamma, as multiples of `width`.
+        Values of gamma, as multiples of `compute_gamma_scale`.
     X : float32 array of shape (n, D)
     y : int array of shape (n,)
     folds : sequence of (train, held out)
@@ -54,60 +56,63 @@ def held_out(
     n_classes : int
     weight : dict of int to float, or None
         The class weight.
-    whole : bool
-        As in `classify.scaling.scaled`.
+    global_scale : bool
+        As in `classify.scaling.fit_and_scale`.
 
     Returns
     -------
     list of lists of Step
         For each width one for each C; scores in the order of the folds.
     """
-    scores: list[list[list[np.ndarray]]] = [[[] for _ in grid] for _ in widths]
-    converged = np.ones((len(widths), len(grid)), bool)
+    scores: list[list[list[np.ndarray]]] = [[[] for _ in grid] for _ in gamma_factors]
+    converged = np.ones((len(gamma_factors), len(grid)), bool)
     for train, held in folds:
-        scaler, Z = scaled(X[train], whole=whole)
-        gamma = width(Z)
+        scaler, Z = fit_and_scale(X[train], global_scale=global_scale)
+        gamma = compute_gamma_scale(Z)
         Z = Z.astype(np.float64)
         within = euclidean_distances(Z, squared=True)
         across = euclidean_distances(scaler.transform(X[held]).astype(np.float64), Z, squared=True)
         similar, other = np.empty_like(within), np.empty_like(across)
-        for i, times in enumerate(widths):
+        for i, times in enumerate(gamma_factors):
             for distances, found in ((within, similar), (across, other)):
                 np.exp(np.multiply(distances, -times * gamma, out=found), out=found)
             for j, C in enumerate(grid):
-                model = _machine(C, weight, kernel="precomputed")
-                converged[i, j] &= converges(model, similar, y[train])
-                decided = two_columns(model.decision_function(other))
-                scores[i][j].append(spread(decided, model.classes_, n_classes))
+                model = _make_svc(C, class_weight, kernel="precomputed")
+                converged[i, j] &= fit_converged(model, similar, y[train])
+                decided = to_two_columns(model.decision_function(other))
+                scores[i][j].append(expand_to_all_classes(decided, model.classes_, n_classes))
     return [
-        [Step(C, np.concatenate(scores[i][j]), bool(converged[i, j])) for j, C in enumerate(grid)]
-        for i in range(len(widths))
+        [
+            PathPoint(C, np.concatenate(scores[i][j]), bool(converged[i, j]))
+            for j, C in enumerate(grid)
+        ]
+        for i in range(len(gamma_factors))
     ]
 
 
-def fit(
+def fit_exact_svm(
     C: float | None,
-    times: float,
+    gamma_factor: float,
     X: np.ndarray,
     y: np.ndarray,
     n_classes: int,
-    weight: ClassWeight,
+    class_weight: ClassWeight,
     *,
-    whole: bool = False,
-) -> tuple[Fitted, float, bool]:
+    global_scale: bool = False,
+) -> tuple[SklearnModel, float, bool]:
     """Fit once.
 
     Parameters
     ----------
     C : float
     times : float
-        Gamma, as a multiple of `width`.
+        Gamma, as a multiple of `compute_gamma_scale`.
     X : float32 array of shape (n, D)
         Scaled in place: give a copy.
     y : int array of shape (n,)
     n_classes : int
     weight : dict of int to float, or None
-    whole : bool
+    global_scale : bool
 
     Returns
     -------
@@ -117,14 +122,16 @@ def fit(
     bool
         Whether it converged.
     """
-    scaler, Z = scaled(X, whole=whole)
-    gamma = times * width(Z)
-    model = _machine(C, weight, gamma=gamma)
-    fine = converges(model, Z, y)
+    scaler, Z = fit_and_scale(X, global_scale=global_scale)
+    gamma = gamma_factor * compute_gamma_scale(Z)
+    model = _make_svc(C, class_weight, gamma=gamma)
+    fine = fit_converged(model, Z, y)
     pipeline = Pipeline([("scale", scaler), ("classify", model)])
-    return Fitted(pipeline, X.shape[1], n_classes), gamma, fine
+    return SklearnModel(pipeline, X.shape[1], n_classes), gamma, fine
 
 
-def _machine(C: float | None, weight: ClassWeight, **kernel: object) -> SVC:
+def _make_svc(C: float | None, class_weight: ClassWeight, **kernel: object) -> SVC:
     # With ties broken, what it predicts is the greatest of its scores.
-    return SVC(C=C or 1.0, class_weight=weight, max_iter=MAX_STEPS, break_ties=True, **kernel)
+    return SVC(
+        C=C or 1.0, class_weight=class_weight, max_iter=MAX_SVC_ITER, break_ties=True, **kernel
+    )

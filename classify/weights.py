@@ -8,11 +8,11 @@ from sklearn.utils import compute_class_weight
 
 from classify.errors import CallError
 
-FINE = 8  # times that a row of mean weight is judged, where weights are no whole numbers
-MOST = 16  # times a row, on average, that whole weights are taken as they are
+REPEATS_PER_ROW = 8  # times that a row of mean weight is judged, where weights are no whole numbers
+MAX_MEAN_REPEATS = 16  # times a row, on average, that whole weights are taken as they are
 
 
-def weigh(
+def resolve_class_weights(
     option: object, classes: np.ndarray, y: np.ndarray, row_weights: np.ndarray | None = None
 ) -> np.ndarray | None:
     """The weight of each class, as scikit-learn's ``compute_class_weight`` has it.
@@ -63,20 +63,20 @@ def weigh(
     return each
 
 
-def times(weights: np.ndarray) -> np.ndarray:
+def count_repeats(weights: np.ndarray) -> np.ndarray:
     """How often each row is to be judged for its weight: int (n,), from weights above 0.
 
     Whole weights are taken as they are, so that a row of weight three is judged as three such rows
     are. Others are rounded so that no run of rows is off by more than a row.
     """
     whole = bool((weights == np.rint(weights)).all())
-    if whole and weights.sum() <= MOST * len(weights):
+    if whole and weights.sum() <= MAX_MEAN_REPEATS * len(weights):
         return np.asarray(weights, np.intp)
-    ends = np.floor(np.cumsum(weights) / weights.mean() * FINE + 0.5)
+    ends = np.floor(np.cumsum(weights) / weights.mean() * REPEATS_PER_ROW + 0.5)
     return np.asarray(np.diff(ends, prepend=0), np.intp)
 
 
-def checked(sample_weight: Any, n: int) -> np.ndarray | None:
+def check_sample_weight(sample_weight: Any, n: int) -> np.ndarray | None:
     """Weights of rows as float64 (n,); None where all are 1.
 
     Raises

@@ -14,13 +14,13 @@ from joblib import Parallel, cpu_count, parallel_config
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from threadpoolctl import threadpool_limits
 
-from classify.kept import WRITING
+from classify.kept import WRITE_LOCK
 from featurize import signals
-from featurize.entry import isolated, variable
+from featurize.entry import override_env, use_safe_path
 
 
 @contextmanager
-def working(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[Any]]:
+def run_parallel(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[Any]]:
     """Carry out calls in processes of one thread each; a single one is this process itself.
 
     Parameters
@@ -39,35 +39,35 @@ def working(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[
         "loky",
         n_jobs=max(1, min(jobs or cpu_count(), len(calls))),
         inner_max_num_threads=1,
-        initializer=_begin,
+        initializer=_init_worker,
         initargs=(os.getpid(),),
     )
-    with isolated(), config, threadpool_limits(1), ExitStack() as ended:
-        with _undisturbed():
+    with use_safe_path(), config, threadpool_limits(1), ExitStack() as ended:
+        with _ignore_sigint_in_children():
             batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
-        ended.callback(_close, batches)
+        ended.callback(_close_quietly, batches)
         try:
             yield batches
         except KeyboardInterrupt:
-            signals.take()  # a second one would leave workers behind
+            signals.acknowledge()  # a second one would leave workers behind
             raise
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _ignore_sigint_in_children() -> Iterator[None]:
     """Start processes whole, and so that Ctrl-C does not reach them: this one stops them.
 
-    A blocked signal stays blocked in a new program, until `_begin` has it ignored. The trackers
+    A blocked signal stays blocked in a new program, until `_init_worker` has it ignored. The trackers
     are started before, as that would unblock it. What comes meanwhile counts when it is over.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "pthread_sigmask"):
         yield  # elsewhere no handler runs
         return
-    with variable("PYTHONWARNINGS", _unsaid()):
+    with override_env("PYTHONWARNINGS", _make_warning_filters()):
         resource_tracker.ensure_running()
         loky_tracker.ensure_running()
-    with signals.deferred():
+    with signals.defer_signals():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
@@ -75,18 +75,18 @@ def _undisturbed() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _unsaid() -> str:
+def _make_warning_filters() -> str:
     """Which warnings a tracker does not print.
 
     It sweeps up after a process that ended, and says so: of a command that was stopped, and thus
     ended at once, that is no news.
     """
     given = os.environ.get("PYTHONWARNINGS", "")
-    ours = "ignore:resource_tracker" if signals.are_watched() else ""
+    ours = "ignore:resource_tracker" if signals.has_handlers() else ""
     return ",".join(filter(None, (given, ours)))
 
 
-def _begin(parent: int) -> None:
+def _init_worker(parent: int) -> None:
     """What a worker does first.
 
     It ends within a second of the process it works for, however that one ended: its answer would
@@ -97,13 +97,13 @@ def _begin(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        with WRITING:
+        with WRITE_LOCK:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _close(batches: Generator[Any]) -> None:
+def _close_quietly(batches: Generator[Any]) -> None:
     """End the workers; that they were not done is no news to who stopped them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -15,11 +15,11 @@ def main() -> None:
     """Run the command line; signals are watched before anything else is imported."""
     from featurize import entry, signals
 
-    entry.prepare()
-    signals.guard(_run)
+    entry.prepare_process()
+    signals.run_main(_run_app)
 
 
-def _run() -> None:
+def _run_app() -> None:
     from featurize.cli import app
 
     app(prog_name="featurize")

@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from featurize import images
-from featurize.contents import Contents, Older
-from featurize.decoders import Decoders, decode_alone
-from featurize.engines.choice import Choice
-from featurize.errors import ImageUnreadable
-from featurize.ledger import Ledger
-from featurize.measure import Measure
+from featurize.contents import ContentIndex, StoredRow
+from featurize.decoders import DecoderPool, decode_in_process
+from featurize.engines.choice import EngineSelector
+from featurize.errors import ImageUnreadableError
+from featurize.ledger import InFlightLog
+from featurize.measure import RunStats
 
-BATCHES_AHEAD = 2
-PAUSE = 1.0  # seconds without an image, after which a batch is run as it is
+MAX_BATCHES_AHEAD = 2
+MAX_WAIT_SECONDS = 1.0  # seconds without an image, after which a batch is run as it is
 
 
 @dataclass
-class Task:
+class ExtractionJob:
     """What one pass over some rows needs to know.
 
     Attributes
     ----------
-    listing : Listing
+    listing : ImageListing
     rows : int array
         Rows to do, ascending.
     recipe : dict
@@ -47,18 +47,18 @@ class Task:
         with other bytes is not computed but returned by `pump`.
     """
 
-    listing: images.Listing
+    listing: images.ImageListing
     rows: np.ndarray
-    recipe: dict[str, object]
+    preprocess: dict[str, object]
     layers: list[str]
-    choice: Callable[[], Choice]
-    ledger: Path
-    recorded: np.ndarray | None = None
+    make_engine_selector: Callable[[], EngineSelector]
+    in_flight_path: Path
+    recorded_sha256: np.ndarray | None = None
     new_layers_only: bool = False
 
 
 @dataclass
-class Prepared:
+class PrefetchedImage:
     """One image on its way: read, hashed and decoded, or known, or with the reason why not."""
 
     row: int
@@ -67,48 +67,48 @@ class Prepared:
     digest: bytes = bytes(32)
     pixels: np.ndarray | None = None
     reason: int = images.OK
-    same: bool = False
-    changed: bool = False
-    found: int | Older | None = None
+    is_unchanged: bool = False
+    is_changed: bool = False
+    copy_of: int | StoredRow | None = None
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
 
 
-class DecodeAhead:
+class Prefetcher:
     """Reads and decodes a bounded number of images ahead; they come out as they are ready.
 
     So one image that takes long holds up nobody. Threads rather than a pool of the standard
     library: the interpreter waits for those of a pool before it ends, however long one takes.
     """
 
-    def __init__(self, task: Task, contents: Contents, measure: Measure) -> None:
-        self.task, self.contents, self.measure = task, contents, measure
+    def __init__(self, job: ExtractionJob, content_index: ContentIndex, stats: RunStats) -> None:
+        self.job, self.content_index, self.stats = job, content_index, stats
         self.batch_size = 32  # until the engine is open and says its own
-        self.decoders = Decoders(task.recipe)
-        self._rows: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[Prepared | BaseException] = queue.SimpleQueue()
-        self._ledger = Ledger(task.ledger, measure.workers)
-        self._alone = threading.Lock()
+        self.decoders = DecoderPool(job.preprocess)
+        self._row_queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._ready_queue: queue.SimpleQueue[PrefetchedImage | BaseException] = queue.SimpleQueue()
+        self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
+        self._suspect_lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._work, args=(place,), name="decode", daemon=True)
-            for place in range(min(measure.workers, len(task.rows)))
+            threading.Thread(target=self._decode_loop, args=(place,), name="decode", daemon=True)
+            for place in range(min(stats.workers, len(job.rows)))
         ]
         for thread in self._threads:
             thread.start()
 
-    def __iter__(self) -> Iterator[Prepared | None]:
+    def __iter__(self) -> Iterator[PrefetchedImage | None]:
         """Images as they are ready; None where for a moment none is."""
-        rows, in_work = iter(self.task.rows.tolist()), 0
+        rows, in_work = iter(self.job.rows.tolist()), 0
         while True:
-            room = BATCHES_AHEAD * self.batch_size + self.measure.workers - in_work
+            room = MAX_BATCHES_AHEAD * self.batch_size + self.stats.workers - in_work
             for row in islice(rows, max(room, 0)):
-                self._rows.put(row)
+                self._row_queue.put(row)
                 in_work += 1
             if not in_work:
                 return
-            with self.measure.waiting("input"):
+            with self.stats.time_waiting("input"):
                 try:
-                    item = self._ready.get(timeout=PAUSE)
+                    item = self._ready_queue.get(timeout=MAX_WAIT_SECONDS)
                 except queue.Empty:
                     item = None
             if item is None:
@@ -117,68 +117,68 @@ class DecodeAhead:
             in_work -= 1
             if isinstance(item, BaseException):
                 raise item
-            self.measure.seconds["read"] += item.read_seconds
-            self.measure.seconds["decode"] += item.decode_seconds
+            self.stats.stage_seconds["read"] += item.read_seconds
+            self.stats.stage_seconds["decode"] += item.decode_seconds
             yield item
 
     def finish(self) -> None:
         """Let the threads end; they have nothing left to do."""
         for _ in self._threads:
-            self._rows.put(None)
+            self._row_queue.put(None)
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
         """Start on nothing more, and wait for nothing that is being decoded."""
-        while not self._rows.empty():
-            self._rows.get()
+        while not self._row_queue.empty():
+            self._row_queue.get()
         for _ in self._threads:
-            self._rows.put(None)
+            self._row_queue.put(None)
         self.decoders.close()
-        self._ledger.close()
+        self._in_flight.close()
 
-    def _work(self, place: int) -> None:
-        while (row := self._rows.get()) is not None:
+    def _decode_loop(self, slot: int) -> None:
+        while (row := self._row_queue.get()) is not None:
             try:
-                self._ready.put(self._prepare(row, place))
+                self._ready_queue.put(self._prepare(row, slot))
             except BaseException as error:  # carried over to the main thread
-                self._ready.put(error)
+                self._ready_queue.put(error)
 
-    def _prepare(self, row: int, place: int) -> Prepared:
+    def _prepare(self, row: int, slot: int) -> PrefetchedImage:
         """Read, hash and decode one image: what the threads do."""
-        task, listing = self.task, self.task.listing
-        item = Prepared(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
+        task, listing = self.job, self.job.listing
+        item = PrefetchedImage(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
         start = time.perf_counter()
         try:
-            data, item.size, item.mtime_ns = images.read(listing.place(row))
-            item.digest = images.digest(data)
+            data, item.size, item.mtime_ns = images.read_image_file(listing.full_path(row))
+            item.digest = images.compute_sha256(data)
             item.read_seconds = time.perf_counter() - start
-            recorded = b"" if task.recorded is None else task.recorded[row].tobytes()
+            recorded = b"" if task.recorded_sha256 is None else task.recorded_sha256[row].tobytes()
             if task.new_layers_only:
-                item.changed = recorded != item.digest
-                if item.changed:
+                item.is_changed = recorded != item.digest
+                if item.is_changed:
                     return item
             elif recorded == item.digest:
-                item.same = True
+                item.is_unchanged = True
                 return item
-            item.found = self.contents.claim(item.digest, row)
-            if item.found is None:
+            item.copy_of = self.content_index.claim(item.digest, row)
+            if item.copy_of is None:
                 start = time.perf_counter()
-                item.pixels = self._decode(data, item.digest, place)
+                item.pixels = self._decode(data, item.digest, slot)
                 item.decode_seconds = time.perf_counter() - start
-        except ImageUnreadable as error:
+        except ImageUnreadableError as error:
             item.reason = error.reason
         return item
 
-    def _decode(self, data: bytes, digest: bytes, place: int) -> np.ndarray:
-        if self._ledger.is_suspect(digest):
-            with self._alone:
+    def _decode(self, data: bytes, digest: bytes, slot: int) -> np.ndarray:
+        if self._in_flight.is_suspect(digest):
+            with self._suspect_lock:
                 try:
-                    return decode_alone(data, self.task.recipe)
+                    return decode_in_process(data, self.job.preprocess)
                 finally:
-                    self._ledger.acquit(digest)
-        self._ledger.begin(place, digest)
+                    self._in_flight.clear_suspect(digest)
+        self._in_flight.begin(slot, digest)
         try:
             return self.decoders.decode(data)
         finally:
-            self._ledger.end(place)
+            self._in_flight.end(slot)

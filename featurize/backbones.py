@@ -13,14 +13,14 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from featurize import memory
 from featurize import weights as weights_files
-from featurize.cut import Layer, Network
-from featurize.errors import BackboneError, CallError, UnknownWeights
-from featurize.families import DEFAULT_WEIGHTS, family_of
-from featurize.names import is_file, nearest, recorded_backbone
-from featurize.recipe import checked_recipe
+from featurize.cut import Layer, LayerGraph
+from featurize.errors import BackboneError, CallError, UnknownWeightsError
+from featurize.families import DEFAULT_WEIGHTS, find_family
+from featurize.names import did_you_mean, is_file_path, read_backbone_name
+from featurize.recipe import check_preprocess
 
 SEEDLING = "seedling"
-SEEDLING_WEIGHTS = Path(__file__).with_name("seedling") / "seedling.safetensors"
+SEEDLING_WEIGHTS_PATH = Path(__file__).with_name("seedling") / "seedling.safetensors"
 
 
 class Backbone:
@@ -72,17 +72,17 @@ class Backbone:
         weights: str,
         tensors: dict[str, Tensor] | None,
     ) -> None:
-        memory.keep()
+        memory.retain_freed_memory()
         self.name = name
-        self.preprocess = checked_recipe(preprocess)
+        self.preprocess = check_preprocess(preprocess)
         self.weights = weights
         self._tensors = tensors
-        self._digest = ""
+        self._weights_sha256 = ""
         network.requires_grad_(False).eval()
-        self.network = Network(network, self.preprocess["crop"], family_of(name))
+        self.network = LayerGraph(network, self.preprocess["crop"], find_family(name))
 
     @classmethod
-    def _made(cls, *parts: Any) -> "Backbone":
+    def _from_parts(cls, *parts: Any) -> "Backbone":
         backbone = cls.__new__(cls)
         backbone._set_up(*parts)
         return backbone
@@ -93,9 +93,9 @@ class Backbone:
     @property
     def weights_sha256(self) -> str:
         """Digest of the weights, over the sorted tensors."""
-        if not self._digest and self._tensors is not None:
-            self._digest = weights_files.digest(self._tensors)
-        return self._digest
+        if not self._weights_sha256 and self._tensors is not None:
+            self._weights_sha256 = weights_files.hash_state_dict(self._tensors)
+        return self._weights_sha256
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -122,11 +122,11 @@ class Backbone:
         module = self.network.cut(layers)
         if self._tensors is not None:
             places = set(self.network.module.state_dict())
-            weights_files.put_into(module, self._tensors, places, f"the weights {self.weights}")
+            weights_files.load_into(module, self._tensors, places, f"the weights {self.weights}")
         return module
 
 
-def names() -> list[str]:
+def list_backbones() -> list[str]:
     """Every backbone known by name."""
     return [SEEDLING, *list_models(module=torchvision.models)]
 
@@ -166,42 +166,42 @@ def load_backbone(
         If the preprocessing cannot be read.
     """
     metadata: dict[str, str] = {}
-    if is_file(name):
+    if is_file_path(name):
         if weights is not None:
             raise CallError("--backbone names a file; then --weights has no place")
-        weights, name = name, recorded_backbone(weights_files.read(Path(name))[1])
+        weights, name = name, read_backbone_name(weights_files.read_weights(Path(name))[1])
         if not name:
             raise BackboneError(
                 f"{weights} does not say which network it is for; "
                 f"use --backbone NAME --weights {weights}"
             )
-    if name not in names():
+    if name not in list_backbones():
         raise BackboneError(
-            f"no backbone {name!r}{nearest(name, names())}; `featurize backbones` lists them"
+            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; `featurize backbones` lists them"
         )
     tensors: dict[str, Tensor] | None = None
-    if weights is not None and is_file(weights):
-        tensors, metadata = weights_files.read(Path(weights))
-        recipe = weights_files.recorded_preprocess(metadata)
+    if weights is not None and is_file_path(weights):
+        tensors, metadata = weights_files.read_weights(Path(weights))
+        recipe = weights_files.read_preprocess(metadata)
         label = Path(weights).name
     else:
-        recipe, label = None, weights or default_weights(name)
-        entry = _entry(name, label)
+        recipe, label = None, weights or get_default_weights(name)
+        entry = _get_weights_entry(name, label)
         if frozen_weights and name == SEEDLING:
-            tensors, _ = weights_files.read(SEEDLING_WEIGHTS)
+            tensors, _ = weights_files.read_weights(SEEDLING_WEIGHTS_PATH)
         elif frozen_weights:
-            tensors = weights_files.download(entry)
+            tensors = weights_files.fetch_weights(entry)
         if preprocess is None:
             preprocess = label
     if preprocess is not None:
-        recipe = _named_recipe(name, preprocess)
-    recipe = recipe or _named_recipe(name, default_weights(name))
-    network = _build(name, recipe["crop"])
+        recipe = _resolve_preprocess(name, preprocess)
+    recipe = recipe or _resolve_preprocess(name, get_default_weights(name))
+    network = _build_network(name, recipe["crop"])
     recipe = {**recipe, "decode": decode or recipe.get("decode", "exact")}
-    return Backbone._made(network, name, recipe, label, tensors)
+    return Backbone._from_parts(network, name, recipe, label, tensors)
 
 
-def default_weights(name: str) -> str:
+def get_default_weights(name: str) -> str:
     """The weights a named backbone gets when none are named."""
     if name == SEEDLING:
         return "V1"
@@ -209,21 +209,21 @@ def default_weights(name: str) -> str:
     return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in known else known[0]
 
 
-def weights_of(name: str) -> list[str]:
+def list_weights(name: str) -> list[str]:
     """Every weights name of a named backbone."""
     return ["V1"] if name == SEEDLING else [entry.name for entry in get_model_weights(name)]
 
 
-def _entry(name: str, label: str) -> Any:
-    if label not in weights_of(name):
-        raise UnknownWeights(
-            f"{name} has no weights {label!r}{nearest(label, weights_of(name))}; it has "
-            f"{', '.join(weights_of(name))}, or give a .safetensors or .pth file"
+def _get_weights_entry(name: str, label: str) -> Any:
+    if label not in list_weights(name):
+        raise UnknownWeightsError(
+            f"{name} has no weights {label!r}{did_you_mean(label, list_weights(name))}; it has "
+            f"{', '.join(list_weights(name))}, or give a .safetensors or .pth file"
         )
     return None if name == SEEDLING else get_model_weights(name)[label]
 
 
-def _build(name: str, size: int) -> nn.Module:
+def _build_network(name: str, size: int) -> nn.Module:
     if name == SEEDLING:
         from featurize.seedling.network import Seedling
 
@@ -238,20 +238,20 @@ def _build(name: str, size: int) -> nn.Module:
     return network
 
 
-def _named_recipe(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, Any]:
+def _resolve_preprocess(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(preprocess, str):
-        return dict(checked_recipe(preprocess))
+        return dict(check_preprocess(preprocess))
     if preprocess.endswith(".json"):
         try:
             recipe = json.loads(Path(preprocess).read_text())
         except (OSError, ValueError) as error:
             raise CallError(f"--preprocess {preprocess} cannot be read: {error}") from error
-        return dict(checked_recipe(recipe))
+        return dict(check_preprocess(recipe))
     if name == SEEDLING:
         from featurize.seedling.network import PREPROCESS
 
         return dict(PREPROCESS)
-    official = _entry(name, preprocess).transforms()
+    official = _get_weights_entry(name, preprocess).transforms()
     return {
         "resize": official.resize_size[0],
         "crop": official.crop_size[0],
@@ -261,6 +261,6 @@ def _named_recipe(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, A
     }
 
 
-def versions() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """What computed the features; kept in the cache for information."""
     return {"torch": torch.__version__, "torchvision": torchvision.__version__}

@@ -5,22 +5,22 @@ import time
 
 import numpy as np
 
-from featurize.engines.choice import Choice
+from featurize.engines.choice import EngineSelector
 from featurize.engines.interface import Engine
 from featurize.errors import EngineError
 
-TRIALS = 3  # batches of one size, the fastest of which counts
-GAIN = 0.95  # a larger batch pays where an image takes less than this share of its time
-MOST_BYTES = 64 << 20  # of features in one batch: a few of them wait to be written
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+TRIALS_PER_SIZE = 3  # batches of one size, the fastest of which counts
+MAX_TIME_RATIO = 0.95  # a larger batch pays where an image takes less than this share of its time
+MAX_FEATURE_BYTES = 64 << 20  # of features in one batch: a few of them wait to be written
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
-class Batches:
+class BatchRunner:
     """Runs an engine on batches of the size that suits it.
 
     Parameters
     ----------
-    choice : Choice
+    choice : EngineSelector
         Opens the engine, and a better one when it is known how fast the first is.
 
     Attributes
@@ -32,22 +32,22 @@ class Batches:
         What the last batch took.
     """
 
-    def __init__(self, choice: Choice) -> None:
-        self._choice = choice
-        self._begin(choice.first())
+    def __init__(self, selector: EngineSelector) -> None:
+        self._selector = selector
+        self._use_engine(selector.open_first())
 
-    def _begin(self, engine: Engine) -> None:
+    def _use_engine(self, engine: Engine) -> None:
         self.engine = engine
-        self.size, self.seconds = engine.batch_size, 0.0
-        self._grows = True
-        self._trials: list[float] = []  # seconds an image, at this size
-        self._before = float("inf")  # the same at half of it
-        self._runs = 0
+        self.batch_size, self.last_seconds = engine.batch_size, 0.0
+        self._is_growing = True
+        self._trial_seconds: list[float] = []  # seconds an image, at this size
+        self._seconds_at_half_size = float("inf")  # the same at half of it
+        self._n_runs = 0
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """Why this engine, in a few words."""
-        return self._choice.why
+        return self._selector.reason
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch; in parts, where memory does not hold it at once.
@@ -58,40 +58,40 @@ class Batches:
             If it does not hold one image.
         """
         start = time.perf_counter()
-        features = self._within_memory(pixels)
-        self.seconds = time.perf_counter() - start
-        self._runs += 1
-        if self._grows and len(pixels) == self.size:
-            self._trials.append(self.seconds / len(pixels))
-            if len(self._trials) == TRIALS:
-                self._grow(sum(array.nbytes for array in features))
+        features = self._run_within_memory(pixels)
+        self.last_seconds = time.perf_counter() - start
+        self._n_runs += 1
+        if self._is_growing and len(pixels) == self.batch_size:
+            self._trial_seconds.append(self.last_seconds / len(pixels))
+            if len(self._trial_seconds) == TRIALS_PER_SIZE:
+                self._maybe_grow(sum(array.nbytes for array in features))
         return features
 
-    def improve(self, left: int) -> bool:
+    def maybe_upgrade(self, n_remaining: int) -> bool:
         """Change to a better engine where that pays for the images left; say whether it did."""
-        if self._runs != 2 or not self._trials:
+        if self._n_runs != 2 or not self._trial_seconds:
             return False  # the first batch pays for eager's own start-up
-        engine = self._choice.better(self.engine, min(self._trials), left)
+        engine = self._selector.upgrade(self.engine, min(self._trial_seconds), n_remaining)
         if engine is not None:
-            self._begin(engine)
+            self._use_engine(engine)
         return engine is not None
 
-    def _grow(self, result_bytes: int) -> None:
-        each = min(self._trials)
-        if each > GAIN * self._before:
-            self._set(self.size // 2)
-            self._grows = False
+    def _maybe_grow(self, result_bytes: int) -> None:
+        each = min(self._trial_seconds)
+        if each > MAX_TIME_RATIO * self._seconds_at_half_size:
+            self._set_batch_size(self.batch_size // 2)
+            self._is_growing = False
             return
-        self._before, self._trials = each, []
-        if 2 * self.size > self.engine.largest_batch or 2 * result_bytes > MOST_BYTES:
-            self._grows = False
+        self._seconds_at_half_size, self._trial_seconds = each, []
+        if 2 * self.batch_size > self.engine.max_batch_size or 2 * result_bytes > MAX_FEATURE_BYTES:
+            self._is_growing = False
         else:
-            self._set(2 * self.size)
+            self._set_batch_size(2 * self.batch_size)
 
-    def _set(self, size: int) -> None:
-        self.size = self.engine.batch_size = size
+    def _set_batch_size(self, size: int) -> None:
+        self.batch_size = self.engine.batch_size = size
 
-    def _within_memory(self, pixels: np.ndarray) -> list[np.ndarray]:
+    def _run_within_memory(self, pixels: np.ndarray) -> list[np.ndarray]:
         try:
             return self.engine.run(pixels)
         except (MemoryError, RuntimeError) as error:
@@ -104,11 +104,11 @@ class Batches:
                 ) from error
         # Outside of the handler: the error holds on to what was allocated.
         half = len(pixels) // 2
-        self._set(min(half, self.size))
-        self._grows = False
-        parts = [self._within_memory(part) for part in (pixels[:half], pixels[half:])]
+        self._set_batch_size(min(half, self.batch_size))
+        self._is_growing = False
+        parts = [self._run_within_memory(part) for part in (pixels[:half], pixels[half:])]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None

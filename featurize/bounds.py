@@ -10,29 +10,33 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from featurize.errors import ImageUnreadable
+from featurize.errors import ImageUnreadableError
 from featurize.pixels import is_scaled_ppm
 from featurize.reasons import TOO_LARGE
 
-SCANS = 500  # of a JPEG; a progressive one has about ten
-SEGMENTS, SEGMENT_BYTES = 20_000, 32 << 20  # before a JPEG's first scan
-CHUNKS = 250_000  # of a PNG; libpng writes one for 8 kB
-BLOCKS = 200_000  # before a GIF's first frame
-TAGS, TAG_NUMBERS = 10_000, 500_000  # of a TIFF's directories
-HEAD_BYTES, REMARKS = 1 << 20, 1000  # of PPM and its kin
-PLAIN_BYTES = 64 << 20  # of those as text, which Pillow decodes in Python
-RUN_BYTES = 32 << 20  # of BMP's runs, likewise
-NUMBERS = 20_000_000  # decoded one by one, in Python
-LZMA_BYTES = 256 << 20  # decompressed
+MAX_SCANS = 500  # of a JPEG; a progressive one has about ten
+MAX_SEGMENTS, MAX_SEGMENT_BYTES = 20_000, 32 << 20  # before a JPEG's first scan
+MAX_CHUNKS = 250_000  # of a PNG; libpng writes one for 8 kB
+MAX_BLOCKS = 200_000  # before a GIF's first frame
+MAX_TAGS, MAX_TAG_VALUES = 10_000, 500_000  # of a TIFF's directories
+MAX_HEADER_BYTES, MAX_COMMENTS = 1 << 20, 1000  # of PPM and its kin
+MAX_PLAIN_BYTES = 64 << 20  # of those as text, which Pillow decodes in Python
+MAX_RLE_BYTES = 32 << 20  # of BMP's runs, likewise
+MAX_SAMPLES = 20_000_000  # decoded one by one, in Python
+MAX_LZMA_BYTES = 256 << 20  # decompressed
 
 # Bytes of one of a tag's numbers, by its type.
-_SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
-_ONE_BY_ONE = frozenset({"bmp_rle", "ppm", "ppm_plain"})
-_TEXT = frozenset({1, 2, 6, 7})  # kept as bytes
-_INSIDE = (0x8769, 0x8825, 0xA005)  # tags that point to directories: EXIF, GPS, interoperability
+_TAG_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
+_PYTHON_CODECS = frozenset({"bmp_rle", "ppm", "ppm_plain"})
+_BYTE_TAG_TYPES = frozenset({1, 2, 6, 7})  # kept as bytes
+_DIRECTORY_TAGS = (
+    0x8769,
+    0x8825,
+    0xA005,
+)  # tags that point to directories: EXIF, GPS, interoperability
 
 
-def check(data: bytes) -> None:
+def check_bytes(data: bytes) -> None:
     """Refuse a file whose decoding would take too long.
 
     Parameters
@@ -56,7 +60,7 @@ def check(data: bytes) -> None:
         _check_tiff(data)
 
 
-def check_opened(image: Any, data: bytes) -> None:
+def check_opened_image(image: Any, data: bytes) -> None:
     """Refuse an opened image whose decoder would take too long.
 
     Parameters
@@ -77,57 +81,57 @@ def check_opened(image: Any, data: bytes) -> None:
     if image.mode == "1":
         numbers = 0  # bits are taken by the block
     if (
-        (codec == "ppm_plain" and size > PLAIN_BYTES)
-        or (codec == "bmp_rle" and size > RUN_BYTES)
-        or (codec in _ONE_BY_ONE and numbers > NUMBERS and not is_scaled_ppm(image))
+        (codec == "ppm_plain" and size > MAX_PLAIN_BYTES)
+        or (codec == "bmp_rle" and size > MAX_RLE_BYTES)
+        or (codec in _PYTHON_CODECS and numbers > MAX_SAMPLES and not is_scaled_ppm(image))
     ):
         raise _too_large(f"{numbers:,} numbers in {size:,} bytes, decoded one by one")
     if codec == "libtiff":
         bits = max(image.tag_v2.get(258, (1,)))
-        if image.info.get("compression") == "lzma" and numbers * bits // 8 > LZMA_BYTES:
+        if image.info.get("compression") == "lzma" and numbers * bits // 8 > MAX_LZMA_BYTES:
             raise _too_large(f"{pixels:,} pixels compressed by LZMA")
 
 
-def _too_large(what: str) -> ImageUnreadable:
-    return ImageUnreadable(what, TOO_LARGE)
+def _too_large(what: str) -> ImageUnreadableError:
+    return ImageUnreadableError(what, TOO_LARGE)
 
 
 # --- JPEG ----------------------------------------------------------------------------------
 
 # Markers that stand alone, in the eyes of Pillow.
-_NO_CONTENT = frozenset((0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SCAN = 0xDA
-_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker that ends a scan's data
+_STANDALONE_MARKERS = frozenset((0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN_MARKER = 0xDA
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker that ends a scan's data
 
 
-def is_kept_whole(data: bytes) -> bool:
+def is_multi_scan(data: bytes) -> bool:
     """Whether a JPEG's coefficients are all kept until its last scan: it has several."""
     components = 0
-    for marker, at in _segments(data):
-        if marker in _FRAMES:
+    for marker, at in _iter_segments(data):
+        if marker in _FRAME_MARKERS:
             components = data[at + 9] if at + 9 < len(data) else 0
             if marker not in (0xC0, 0xC1, 0xC9):
                 return True
-        elif marker == _SCAN:
+        elif marker == _SCAN_MARKER:
             return at + 4 < len(data) and data[at + 4] < components
     return False
 
 
 def _check_jpeg(data: bytes) -> None:
-    if not is_kept_whole(data):
+    if not is_multi_scan(data):
         return  # a second scan is an error
     # In a scan's data the two bytes never stand beside each other; in a thumbnail they do, and
     # in what phones append. So they are counted first, and looked into where they are many.
-    if data.count(b"\xff\xda") > SCANS and _scans(data) > SCANS:
-        raise _too_large(f"more than {SCANS} scans")
+    if data.count(b"\xff\xda") > MAX_SCANS and _count_scans(data) > MAX_SCANS:
+        raise _too_large(f"more than {MAX_SCANS} scans")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def _iter_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Markers up to the first scan, and where they stand."""
     at = 2
-    for _ in range(SEGMENTS):
-        if at > SEGMENT_BYTES:
+    for _ in range(MAX_SEGMENTS):
+        if at > MAX_SEGMENT_BYTES:
             break
         if at + 1 >= len(data):
             return
@@ -136,24 +140,24 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
             continue
         marker = data[at + 1]
         yield marker, at
-        if marker == _SCAN:
+        if marker == _SCAN_MARKER:
             return
-        at += 2 if marker in _NO_CONTENT else 2 + int.from_bytes(data[at + 2 : at + 4])
+        at += 2 if marker in _STANDALONE_MARKERS else 2 + int.from_bytes(data[at + 2 : at + 4])
     raise _too_large("more before its first scan than any photograph has")
 
 
-def _scans(data: bytes) -> int:
+def _count_scans(data: bytes) -> int:
     """Count scans as a decoder does, up to the end of the image or one too many."""
     count, at = 0, 2
     while at + 3 < len(data):
-        found = _IN_SCAN.search(data, at)
+        found = _SCAN_END.search(data, at)
         if found is None or data[found.start() + 1] == 0xD9:
             break
         at, marker = found.start(), data[found.start() + 1]
-        count += marker == _SCAN
-        if count > SCANS:
+        count += marker == _SCAN_MARKER
+        if count > MAX_SCANS:
             break
-        at += 2 if marker in _NO_CONTENT else 2 + int.from_bytes(data[at + 2 : at + 4])
+        at += 2 if marker in _STANDALONE_MARKERS else 2 + int.from_bytes(data[at + 2 : at + 4])
     return count
 
 
@@ -161,33 +165,33 @@ def _scans(data: bytes) -> int:
 
 
 # Three numbers, for bits two, with blanks and remarks before each.
-_HEAD = re.compile(rb"P\w++(?:(?:\s++|#[^\r\n]*+)*+[^\s#]++){2,3}")
+_PPM_HEADER = re.compile(rb"P\w++(?:(?:\s++|#[^\r\n]*+)*+[^\s#]++){2,3}")
 
 
 def _check_ppm(data: bytes) -> None:
-    if len(data) > HEAD_BYTES and not _HEAD.match(data[:HEAD_BYTES]):
+    if len(data) > MAX_HEADER_BYTES and not _PPM_HEADER.match(data[:MAX_HEADER_BYTES]):
         raise _too_large("a header of a megabyte")
-    if data[1:2] in (b"1", b"2", b"3") and data.count(b"#") > REMARKS:
-        raise _too_large(f"more than {REMARKS:,} remarks")
+    if data[1:2] in (b"1", b"2", b"3") and data.count(b"#") > MAX_COMMENTS:
+        raise _too_large(f"more than {MAX_COMMENTS:,} remarks")
 
 
 def _check_png(data: bytes) -> None:
-    if len(data) // 12 <= CHUNKS:
+    if len(data) // 12 <= MAX_CHUNKS:
         return
     at, length = 8, struct.Struct(">I")
-    for _ in range(CHUNKS):
+    for _ in range(MAX_CHUNKS):
         if at + 12 > len(data):
             return
         at += 12 + length.unpack_from(data, at)[0]
-    raise _too_large(f"more than {CHUNKS:,} chunks")
+    raise _too_large(f"more than {MAX_CHUNKS:,} chunks")
 
 
 def _check_gif(data: bytes) -> None:
-    if len(data) <= BLOCKS:
+    if len(data) <= MAX_BLOCKS:
         return
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
     inside = False
-    for _ in range(BLOCKS):
+    for _ in range(MAX_BLOCKS):
         if at >= len(data):
             return
         if inside:  # an extension's blocks, ended by an empty one
@@ -198,7 +202,7 @@ def _check_gif(data: bytes) -> None:
         else:
             inside = data[at] == ord("!")
             at += 2 if inside else 1
-    raise _too_large(f"more than {BLOCKS:,} blocks before its first frame")
+    raise _too_large(f"more than {MAX_BLOCKS:,} blocks before its first frame")
 
 
 # --- TIFF ----------------------------------------------------------------------------------
@@ -206,16 +210,16 @@ def _check_gif(data: bytes) -> None:
 
 def _check_tiff(data: bytes) -> None:
     numbers = taken = 0
-    for tags, (count, kind) in enumerate(_tags(data)):
-        taken += count * _SIZES.get(kind, 0)
-        numbers += 0 if kind in _TEXT else count
-        if tags > TAGS or numbers > TAG_NUMBERS:
+    for tags, (count, kind) in enumerate(_iter_tags(data)):
+        taken += count * _TAG_TYPE_BYTES.get(kind, 0)
+        numbers += 0 if kind in _BYTE_TAG_TYPES else count
+        if tags > MAX_TAGS or numbers > MAX_TAG_VALUES:
             raise _too_large("more tags than any photograph has")
     if taken > 2 * len(data):  # the same bytes over and over
         raise _too_large(f"tags of {taken:,} bytes")
 
 
-def _tags(data: bytes) -> Iterator[tuple[int, int]]:
+def _iter_tags(data: bytes) -> Iterator[tuple[int, int]]:
     """Count and type of each tag of the first directory, and of those inside it."""
     order = "<" if data.startswith(b"II") else ">"
     big = 43 in data[2:4]
@@ -235,7 +239,7 @@ def _tags(data: bytes) -> Iterator[tuple[int, int]]:
             for k in range(entries):
                 tag, kind, count, value = entry.unpack_from(data, at + k * entry.size)
                 yield count, kind
-                if tag in _INSIDE:
+                if tag in _DIRECTORY_TAGS:
                     places.append(value)
     except struct.error:
         return  # cut short: Pillow finds out

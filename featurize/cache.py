@@ -12,15 +12,22 @@ from zlib import crc32
 import numpy as np
 
 from featurize import layout
-from featurize.checksums import are_damaged, are_missing
-from featurize.clauses import CHECKSUMS
-from featurize.errors import CacheFormatError, CacheReplaced, RowNotReady, UnknownLayer
+from featurize.checksums import is_damaged, is_unchecked
+from featurize.clauses import CHECKSUMS_GROUP
+from featurize.errors import (
+    CacheFormatError,
+    CacheReplacedError,
+    RowNotReadyError,
+    UnknownLayerError,
+)
 from featurize.images import REASONS
 from featurize.layout import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
 
-_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # a part that is empty, . or ..; a zero byte
-BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
-MAX_SEALED = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
+_NON_PLAIN_PATH = re.compile(
+    r"(?:^|/)\.{0,2}(?:/|$)|\0"
+)  # a part that is empty, . or ..; a zero byte
+MAX_BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
+MAX_SEALED_BYTES = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
 class FeatureCache:
@@ -28,7 +35,7 @@ class FeatureCache:
 
     Opening looks at the layout alone; HDF5 is closed again before this returns, so a
     cache can be sent to worker processes and read while a run is still filling it. A file that
-    is overwritten or cut short while it is open is noticed: then reading raises `CacheReplaced`.
+    is overwritten or cut short while it is open is noticed: then reading raises `CacheReplacedError`.
 
     Parameters
     ----------
@@ -77,25 +84,25 @@ class FeatureCache:
         # The file itself is held, not its name: a cache that is grown is another file of the
         # same name, in which other rows lie in these places.
         while True:
-            found = layout.read(self.path)
+            found = layout.read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if found.identity == layout.identity(os.fstat(fd)):
+            if found.identity == layout.identify_file(os.fstat(fd)):
                 break
             os.close(fd)  # replaced in between
         self._fd = fd
         weakref.finalize(self, os.close, fd)
-        self._between = _gaps(found.extents.values(), os.fstat(fd).st_size)
-        self._seal = self._sealed()
+        self._gaps = _find_gaps(found.extents.values(), os.fstat(fd).st_size)
+        self._seal = self._compute_seal()
         return found
 
-    def _sealed(self) -> tuple[int, int]:
+    def _compute_seal(self) -> tuple[int, int]:
         """The file's size, and a checksum of what lies between its arrays: no run changes those."""
         seal = 0
         try:
-            for start, stop in self._between:
+            for start, stop in self._gaps:
                 seal = crc32(_read_at(self._fd, stop - start, start), seal)
         except OSError as error:
-            raise layout.unreachable(self.path, error) from error
+            raise layout.to_unreachable_error(self.path, error) from error
         return os.fstat(self._fd).st_size, seal
 
     def check_unchanged(self) -> None:
@@ -105,12 +112,12 @@ class FeatureCache:
         ------
         CacheReplaced
         """
-        if self._sealed() != self._seal:
-            raise CacheReplaced(
+        if self._compute_seal() != self._seal:
+            raise CacheReplacedError(
                 f"{self.path} was overwritten or cut short while it was open; open it again"
             )
 
-    def _map(self, name: str) -> np.ndarray:
+    def _open_memmap(self, name: str) -> np.ndarray:
         extent = self._extents[name]
         with os.fdopen(os.dup(self._fd), "rb") as file:
             return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
@@ -118,24 +125,24 @@ class FeatureCache:
     def column(self, name: str) -> np.ndarray:
         """One column of ``images/`` as it stands in the file now, copied: shape (N, ...)."""
         # A plain read, not the map: columns change while a run fills the cache.
-        return self._rows_of(f"images/{name}", np.arange(self.n_rows))
+        return self._read_rows(f"images/{name}", np.arange(self.n_rows))
 
-    def _rows_of(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         try:
             found = layout.read_rows(self._fd, self._extents[name], rows)
-        except CacheReplaced as error:
-            raise CacheReplaced(f"{self.path}: {error}; open it again") from error
+        except CacheReplacedError as error:
+            raise CacheReplacedError(f"{self.path}: {error}; open it again") from error
         except OSError as error:
-            raise layout.unreachable(self.path, error) from error
+            raise layout.to_unreachable_error(self.path, error) from error
         self.check_unchanged()  # afterwards: what was read is of the file that was opened
         return found
 
     def checksums(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Checksums of some rows of a layer, as in the file: uint32 (n, 2); zeros are none."""
-        name = f"{CHECKSUMS}/{self.layer(layer).name}"
+        name = f"{CHECKSUMS_GROUP}/{self.layer(layer).name}"
         if name not in self._extents:
             return np.zeros((len(rows), 2), np.uint32)
-        return self._rows_of(name, rows)
+        return self._read_rows(name, rows)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -154,7 +161,7 @@ class FeatureCache:
         for before, path in zip(["", *paths], paths, strict=False):
             if path <= before:
                 raise CacheFormatError(f"{self.path}: path {path!r} is out of order or repeated")
-            if not _ODD.search(path):
+            if not _NON_PLAIN_PATH.search(path):
                 continue
             if path.startswith("/") or ".." in path.split("/"):
                 raise CacheFormatError(f"{self.path}: path {path!r} leads out of the folder")
@@ -200,7 +207,7 @@ class FeatureCache:
         if name is None:
             return next(reversed(self.layers.values()))
         if name not in self.layers:
-            raise UnknownLayer(
+            raise UnknownLayerError(
                 f"{self.path} has no layer {name!r}; it has {', '.join(self.layers)}. "
                 f"Add one with `featurize run ... --layers {name.replace('@', ':')}`"
             )
@@ -251,7 +258,7 @@ class FeatureCache:
         ------
         CacheReplaced, UnknownLayer
         """
-        return self._rows_of(f"features/{self.layer(layer).name}", rows)
+        return self._read_rows(f"features/{self.layer(layer).name}", rows)
 
     def check_ready(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
         """Refuse rows that have no features.
@@ -264,7 +271,7 @@ class FeatureCache:
         status = self.status
         wanted = status if rows is None else status[np.asarray(rows, np.intp)]
         if (wanted != MARKED).any():
-            raise RowNotReady(
+            raise RowNotReadyError(
                 f"{self.path}: {int((wanted != MARKED).sum())} of {len(wanted)} rows asked for "
                 "are pending or failed; `featurize info` lists them, `featurize run` completes them"
             )
@@ -283,7 +290,7 @@ class FeatureCache:
         info = self.layer(layer)
         self.check_unchanged()
         if info.name not in self._maps:
-            self._maps[info.name] = self._map(f"features/{info.name}")
+            self._maps[info.name] = self._open_memmap(f"features/{info.name}")
         return self._maps[info.name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -294,7 +301,7 @@ class FeatureCache:
         self.__dict__.update(state)
         seal = self._seal
         if self._open().extents != self._extents or self._seal != seal:
-            raise CacheReplaced(f"{self.path} was replaced since it was opened; open it again")
+            raise CacheReplacedError(f"{self.path} was replaced since it was opened; open it again")
 
     def verify(self) -> list[str]:
         """Check the rows against the specification; the layout was checked on opening.
@@ -318,12 +325,12 @@ class FeatureCache:
             found.append("a marked row has no sha256")
         sha256 = self.column("sha256")
         for name in self.layers:
-            for rows in self._marked_blocks(name, status):
+            for rows in self._iter_marked_blocks(name, status):
                 features = self.stored(name, rows)
                 for row in rows[~np.isfinite(features).all(axis=1)]:
                     found.append(f"features/{name}: row {row} is marked but not finite")
                 stored = self.checksums(name, rows)
-                for row in rows[are_damaged(stored, sha256[rows], features)]:
+                for row in rows[is_damaged(stored, sha256[rows], features)]:
                     found.append(
                         f"features/{name}: the numbers of row {row} are not those that were "
                         "written; `featurize run ... --rehash` computes it again"
@@ -335,9 +342,9 @@ class FeatureCache:
         damaged = np.zeros(self.n_rows, bool)
         status, sha256 = self.status, self.column("sha256")
         for name in self.layers if self.has_checksums else ():
-            for rows in self._marked_blocks(name, status):
+            for rows in self._iter_marked_blocks(name, status):
                 features, stored = self.stored(name, rows), self.checksums(name, rows)
-                damaged[rows] |= are_damaged(stored, sha256[rows], features)
+                damaged[rows] |= is_damaged(stored, sha256[rows], features)
         return damaged
 
     @property
@@ -347,20 +354,20 @@ class FeatureCache:
         sha256 = self.column("sha256")[rows]
         lacking = np.zeros(len(rows), bool)
         for name in self.layers:
-            lacking |= are_missing(self.checksums(name, rows), sha256)
+            lacking |= is_unchecked(self.checksums(name, rows), sha256)
         return int(lacking.sum())
 
-    def _marked_blocks(self, layer: str, status: np.ndarray) -> Iterator[np.ndarray]:
-        """Marked rows, so many at a time that their features are `BLOCK_BYTES` at most."""
+    def _iter_marked_blocks(self, layer: str, status: np.ndarray) -> Iterator[np.ndarray]:
+        """Marked rows, so many at a time that their features are `MAX_BLOCK_BYTES` at most."""
         rows = np.flatnonzero(status == MARKED)
-        step = max(1, BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
+        step = max(1, MAX_BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
 
-def _gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
-    """Where a file holds something other than the arrays, `MAX_SEALED` bytes at most."""
-    gaps, end, left = [], 0, MAX_SEALED
+def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
+    """Where a file holds something other than the arrays, `MAX_SEALED_BYTES` bytes at most."""
+    gaps, end, left = [], 0, MAX_SEALED_BYTES
     for extent in sorted(extents, key=lambda extent: extent.offset):
         start = min(extent.offset, end + left)
         if start > end:
@@ -379,7 +386,7 @@ def _read_at(fd: int, count: int, offset: int) -> bytes:
     return os.read(fd, count)
 
 
-def problems_of(path: str | os.PathLike[str]) -> list[str]:
+def find_cache_violations(path: str | os.PathLike[str]) -> list[str]:
     """Everything that breaks the specification in a file, its layout and its rows.
 
     Raises

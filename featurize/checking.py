@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurize import __version__, images
-from featurize.cache import FeatureCache, problems_of
-from featurize.errors import CallError, ImageUnreadable
-from featurize.growth import fill_checksums
+from featurize.cache import FeatureCache, find_cache_violations
+from featurize.errors import CallError, ImageUnreadableError
+from featurize.growth import add_checksums
 from featurize.layout import MARKED
-from featurize.loader import Loader
-from featurize.plan import Options, settle
+from featurize.loader import ExtractionSetup
+from featurize.plan import Options, resolve_options
 
 if TYPE_CHECKING:
     from featurize.backbones import Backbone
 
-SAMPLE = 32
+SAMPLE_SIZE = 32
 # Another machine's arithmetic, float16 storage, reduced precision: (relative to the row's norm).
-TOLERANCE = {"<f4": 1e-3, "<f2": 5e-3}
+RELATIVE_TOLERANCE = {"<f4": 1e-3, "<f2": 5e-3}
 LOW_PRECISION_TOLERANCE = 5e-2
 
 
@@ -64,15 +64,15 @@ def verify(
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
-    found = problems_of(path)
+    found = find_cache_violations(path)
     if not found and folder is not None:
-        found = _against_images(path, folder, backbone, weights, seed)
+        found = _check_against_images(path, folder, backbone, weights, seed)
     if fill and not found:
-        fill_checksums(Path(path), created_by=f"headgraft {__version__}")
+        add_checksums(Path(path), created_by=f"headgraft {__version__}")
     return found
 
 
-def _against_images(
+def _check_against_images(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     backbone: "Backbone | None",
@@ -85,20 +85,20 @@ def _against_images(
     sha256 = cache.column("sha256")
     sound = []
     for row in np.flatnonzero(cache.status == MARKED).tolist():
-        problem = _row_problem(cache.paths[row], sha256[row].tobytes(), root)
+        problem = _find_row_problem(cache.paths[row], sha256[row].tobytes(), root)
         if problem:
             found.append(problem)
         else:
             sound.append(row)
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE])
-    return found + _embed_again(cache, sample, root, backbone, weights)
+    sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE_SIZE])
+    return found + _compare_with_fresh_pass(cache, sample, root, backbone, weights)
 
 
-def _row_problem(path: str, recorded: bytes, root: Path) -> str:
+def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
     try:
-        digest = images.digest(images.read(images.place_of(root, path)).data)
-    except ImageUnreadable as error:
+        digest = images.compute_sha256(images.read_image_file(images.join_path(root, path)).data)
+    except ImageUnreadableError as error:
         if error.reason == images.VANISHED:
             return f"{path} is in the cache but not in {root}"
         return str(error)
@@ -107,7 +107,7 @@ def _row_problem(path: str, recorded: bytes, root: Path) -> str:
     return ""
 
 
-def _embed_again(
+def _compare_with_fresh_pass(
     cache: FeatureCache,
     rows: np.ndarray,
     root: Path,
@@ -116,20 +116,22 @@ def _embed_again(
 ) -> list[str]:
     if not len(rows):
         return []
-    wanted = settle(Options(weights=weights), cache, backbone.name if backbone else None)
-    loader = Loader(wanted, backbone, cache, lambda _: None)
+    wanted = resolve_options(Options(weights=weights), cache, backbone.name if backbone else None)
+    loader = ExtractionSetup(wanted, backbone, cache, lambda _: None)
     infos = list(cache.layers.values())
-    engine = loader.choice(infos).first()
+    engine = loader.make_engine_selector(infos).open_first()
     recipe = dict(cache.extractor.preprocess)
-    places = [images.place_of(root, cache.paths[row]) for row in rows]
-    pixels = np.stack([images.decode(images.read(place).data, recipe) for place in places])
+    places = [images.join_path(root, cache.paths[row]) for row in rows]
+    pixels = np.stack(
+        [images.decode_image(images.read_image_file(place).data, recipe) for place in places]
+    )
     found = []
     for info, fresh in zip(infos, engine.run(pixels), strict=True):
         stored = cache.features(info.name, rows).astype(np.float32)
         norm = np.linalg.norm(fresh, axis=1)
         error = np.linalg.norm(stored - fresh, axis=1) / np.maximum(norm, 1e-12)
         low = cache.extractor.precision != "float32"
-        limit = LOW_PRECISION_TOLERANCE if low else TOLERANCE[info.dtype]
+        limit = LOW_PRECISION_TOLERANCE if low else RELATIVE_TOLERANCE[info.dtype]
         for k in np.flatnonzero(error > limit):
             found.append(
                 f"features/{info.name} of {cache.paths[rows[k]]} differ from a fresh pass "

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 
-def checksums_of(sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
+def compute_checksums(sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Checksums of some rows of one layer.
 
     Parameters
@@ -24,19 +24,19 @@ def checksums_of(sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
     uint32 array of shape (n, 2)
         The ISO-HDLC CRC-32, as of zlib and PNG, of each row's hash and features.
     """
-    return np.column_stack([_crc32(sha256), _crc32(features)])
+    return np.column_stack([_crc32_rows(sha256), _crc32_rows(features)])
 
 
-def are_missing(stored: np.ndarray, sha256: np.ndarray) -> np.ndarray:
+def is_unchecked(stored: np.ndarray, sha256: np.ndarray) -> np.ndarray:
     """Which rows have no checksum of their own: bool (n,), from uint32 (n, 2), uint8 (n, 32)."""
-    return np.asarray((stored[:, 0] != _crc32(sha256)) | ~stored.any(axis=1))
+    return np.asarray((stored[:, 0] != _crc32_rows(sha256)) | ~stored.any(axis=1))
 
 
-def are_damaged(stored: np.ndarray, sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
+def is_damaged(stored: np.ndarray, sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Which rows have other numbers than were written: bool (n,); never one without checksum."""
-    return np.asarray(~are_missing(stored, sha256) & (stored[:, 1] != _crc32(features)))
+    return np.asarray(~is_unchecked(stored, sha256) & (stored[:, 1] != _crc32_rows(features)))
 
 
-def _crc32(rows: np.ndarray) -> np.ndarray:
+def _crc32_rows(rows: np.ndarray) -> np.ndarray:
     rows = np.ascontiguousarray(rows)
     return np.fromiter((crc32(row) for row in rows), np.uint32, len(rows))

@@ -6,10 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from featurize import signals
-from featurize.console import DONE, INCOMPLETE, WRONG, guarded, print_json, say
-from featurize.text import shown
+from featurize.console import (
+    EXIT_DONE,
+    EXIT_INCOMPLETE,
+    EXIT_WRONG_INPUT,
+    print_json,
+    print_stderr,
+    run_command,
+)
+from featurize.text import to_printable
 
-SHOWN_FAILURES = 20
+MAX_SHOWN_FAILURES = 20
 
 app = typer.Typer(
     name="featurize",
@@ -25,8 +32,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 CacheFile = Annotated[Path, typer.Argument(metavar="C.h5", help="A feature cache.")]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"featurize (headgraft) {version('headgraft')}")
@@ -34,9 +41,12 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _featurize(
+def _handle_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -111,9 +121,9 @@ def run(
     def work() -> int:
         from featurize.estimate import Estimate
         from featurize.job import run as run_job
-        from featurize.progress import Live
+        from featurize.progress import ProgressLine
 
-        live = Live()
+        live = ProgressLine()
         try:
             result = run_job(
                 images,
@@ -136,53 +146,57 @@ def run(
                 exclude=exclude or None,
                 follow=follow,
                 report=live,
-                say=live.say,
+                say=live.print_line,
             )
         finally:
-            live.end()
+            live.clear()
         if as_json:
-            print_json(result.as_dict())
+            print_json(result.to_dict())
         elif isinstance(result, Estimate):
             _show_estimate(result)
         else:
             _show_summary(result)
         if isinstance(result, Estimate) or max_errors is None or result.failed <= max_errors:
-            return DONE
-        say(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
-        return INCOMPLETE
+            return EXIT_DONE
+        print_stderr(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
+        return EXIT_INCOMPLETE
 
-    guarded(work, debug, as_json)
-
-
-def _show_estimate(found: Any) -> None:
-    from featurize.progress import duration
-    from featurize.text import in_bytes
-
-    print(f"{found.rows:,} images, {found.to_compute:,} of them to compute")
-    print(f"{shown(found.cache)}: {in_bytes(found.bytes)}, layers {', '.join(found.layers)}")
-    if found.to_compute:
-        print(f"about {duration(found.seconds)} at {found.images_per_second:,.0f} images/s")
+    run_command(work, debug, as_json)
 
 
-def _show_summary(done: Any) -> None:
-    from featurize.progress import duration
+def _show_estimate(estimate: Any) -> None:
+    from featurize.progress import format_duration
+    from featurize.text import format_bytes
 
-    if done.failures:
-        print(f"{done.failed:,} failed:")
-        for path, reason in list(done.failures.items())[:SHOWN_FAILURES]:
-            print(f"  {shown(path)}: {reason}")
-        if done.failed > SHOWN_FAILURES:
-            print(f"  ... `featurize info {done.cache} --json` lists them all")
+    print(f"{estimate.rows:,} images, {estimate.to_compute:,} of them to compute")
     print(
-        f"{done.cache}: {done.rows:,} rows; {done.computed:,} computed, {done.reused:,} reused, "
-        f"{done.failed:,} failed, in {duration(done.seconds)}"
+        f"{to_printable(estimate.cache)}: {format_bytes(estimate.bytes)}, layers {', '.join(estimate.layers)}"
     )
-    if done.computed:
+    if estimate.to_compute:
         print(
-            f"{done.computed:,} images went through the network, once each, "
-            f"at {done.images_per_second:,.0f} images/s. Engine {done.engine}: {done.engine_why}."
+            f"about {format_duration(estimate.seconds)} at {estimate.images_per_second:,.0f} images/s"
         )
-    print(done.verdict)
+
+
+def _show_summary(summary: Any) -> None:
+    from featurize.progress import format_duration
+
+    if summary.failures:
+        print(f"{summary.failed:,} failed:")
+        for path, reason in list(summary.failures.items())[:MAX_SHOWN_FAILURES]:
+            print(f"  {to_printable(path)}: {reason}")
+        if summary.failed > MAX_SHOWN_FAILURES:
+            print(f"  ... `featurize info {summary.cache} --json` lists them all")
+    print(
+        f"{summary.cache}: {summary.rows:,} rows; {summary.computed:,} computed, {summary.reused:,} reused, "
+        f"{summary.failed:,} failed, in {format_duration(summary.seconds)}"
+    )
+    if summary.computed:
+        print(
+            f"{summary.computed:,} images went through the network, once each, "
+            f"at {summary.images_per_second:,.0f} images/s. Engine {summary.engine}: {summary.engine_why}."
+        )
+    print(summary.verdict)
 
 
 @app.command()
@@ -194,15 +208,15 @@ def layers(
     """Show where a network can be cut, and what each cut costs on this machine."""
 
     def work() -> int:
-        signals.load("torchvision")
+        signals.import_uninterrupted("torchvision")
         from featurize.backbones import load_backbone
         from featurize.costs import layer_costs
 
-        say(f"measuring {backbone} on this machine ...")
+        print_stderr(f"measuring {backbone} on this machine ...")
         found = layer_costs(load_backbone(backbone, frozen_weights=False))
         if as_json:
-            print_json({"layers": [layer.as_dict() for layer in found]})
-            return DONE
+            print_json({"layers": [layer.to_dict() for layer in found]})
+            return EXIT_DONE
         shown = [layer for layer in found if layer.layer.count(".") < 2]
         width = max(len(layer.layer) for layer in shown)
         print(f"{'layer':{width}}  {'shape':>14} {'dim':>6}  {'time':>5}  {'arithmetic':>10}")
@@ -214,9 +228,9 @@ def layers(
             )
         if len(shown) < len(found):
             print(f"{len(found) - len(shown)} deeper names are left out; --json lists all")
-        return DONE
+        return EXIT_DONE
 
-    guarded(work, debug, as_json)
+    run_command(work, debug, as_json)
 
 
 @app.command()
@@ -224,30 +238,30 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
     """List the backbones there are."""
 
     def work() -> int:
-        signals.load("torchvision")
-        from featurize.backbones import names, weights_of
-        from featurize.families import DIMS
+        signals.import_uninterrupted("torchvision")
+        from featurize.backbones import list_backbones, list_weights
+        from featurize.families import EMBEDDING_DIMS
 
         found: list[dict[str, Any]] = [
             {
                 "name": name,
-                "weights": weights_of(name),
-                "dim": DIMS.get(name),
+                "weights": list_weights(name),
+                "dim": EMBEDDING_DIMS.get(name),
                 "source": "shipped inside" if name == "seedling" else "torchvision",
             }
-            for name in names()
+            for name in list_backbones()
         ]
         if as_json:
             print_json({"backbones": found})
-            return DONE
+            return EXIT_DONE
         for entry in found:
             dim = entry["dim"] or "?"
             print(
                 f"{entry['name']:20} {dim:>5}  {entry['source']:14}  {' '.join(entry['weights'])}"
             )
-        return DONE
+        return EXIT_DONE
 
-    guarded(work, debug, as_json)
+    run_command(work, debug, as_json)
 
 
 @app.command()
@@ -289,25 +303,27 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "failures": failures,
                 }
             )
-            return DONE
-        print(f"{shown(str(cache))}: feature cache, format {found.format_version}")
+            return EXIT_DONE
+        print(f"{to_printable(str(cache))}: feature cache, format {found.format_version}")
         print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
-        weights = f"weights {shown(made.weights)} ({shown(made.weights_sha256[:12])}...)"
-        print(f"backbone  {shown(made.backbone)}, {weights}")
+        weights = (
+            f"weights {to_printable(made.weights)} ({to_printable(made.weights_sha256[:12])}...)"
+        )
+        print(f"backbone  {to_printable(made.backbone)}, {weights}")
         recipe = made.preprocess
         print(f"images    shorter side to {recipe.get('resize')}, centre {recipe.get('crop')}")
         for word, patterns in (("include", found.include), ("exclude", found.exclude)):
             for pattern in patterns:
-                print(f"{word}   {shown(pattern)}")
+                print(f"{word}   {to_printable(pattern)}")
         for layer in found.layers.values():
             shape = "x".join(map(str, layer.map_shape))
-            pooled = f"{layer.dim} numbers from {shape}, pool {shown(layer.pool)}"
-            print(f"layer     {shown(layer.name)}: {pooled}")
-        for path, reason in list(failures.items())[:SHOWN_FAILURES]:
-            print(f"failed    {shown(path)}: {reason}")
-        return DONE
+            pooled = f"{layer.dim} numbers from {shape}, pool {to_printable(layer.pool)}"
+            print(f"layer     {to_printable(layer.name)}: {pooled}")
+        for path, reason in list(failures.items())[:MAX_SHOWN_FAILURES]:
+            print(f"failed    {to_printable(path)}: {reason}")
+        return EXIT_DONE
 
-    guarded(work, debug, as_json)
+    run_command(work, debug, as_json)
 
 
 @app.command()
@@ -334,7 +350,7 @@ def verify(
         lacking = 0 if problems else FeatureCache(cache).unchecked_rows
         if lacking:
             have = "row has" if lacking == 1 else "rows have"
-            say(
+            print_stderr(
                 f"{lacking:,} {have} no checksum, from before format 1.1; --fill makes them of the "
                 "numbers as they stand"
             )
@@ -342,12 +358,12 @@ def verify(
             print_json({"ok": not problems, "problems": problems})
         else:
             for problem in problems:
-                print(shown(problem))
+                print(to_printable(problem))
             found = f"{len(problems)} problems" if problems else "sound"
-            print(f"{shown(str(cache))}: {found}")
-        return WRONG if problems else DONE
+            print(f"{to_printable(str(cache))}: {found}")
+        return EXIT_WRONG_INPUT if problems else EXIT_DONE
 
-    guarded(work, debug, as_json)
+    run_command(work, debug, as_json)
 
 
 @app.command()
@@ -367,7 +383,7 @@ def export(
         if as_json:
             print_json({"output": str(output), "rows": rows})
         else:
-            print(f"{shown(str(output))}: {rows:,} rows")
-        return DONE
+            print(f"{to_printable(str(output))}: {rows:,} rows")
+        return EXIT_DONE
 
-    guarded(work, debug, as_json)
+    run_command(work, debug, as_json)

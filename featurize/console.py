@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from featurize import signals
-from featurize.errors import FeaturizeError, Interrupted
-from featurize.text import shown
+from featurize.errors import FeaturizeError, RunInterruptedError
+from featurize.text import to_printable
 
-DONE, UNEXPECTED, WRONG, INCOMPLETE = 0, 1, 2, 3
+EXIT_DONE, EXIT_UNEXPECTED, EXIT_WRONG_INPUT, EXIT_INCOMPLETE = 0, 1, 2, 3
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -18,38 +18,38 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def say(text: str) -> None:
+def print_stderr(text: str) -> None:
     """A line on stderr."""
-    print(shown(text, limit=10_000), file=sys.stderr, flush=True)
+    print(to_printable(text, limit=10_000), file=sys.stderr, flush=True)
 
 
-def guarded(work: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
+def run_command(command: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
     """Run a verb; turn what it raises into a line and an exit code."""
     try:
-        code = work()
-    except Interrupted as stop:
-        signals.take()
+        code = command()
+    except RunInterruptedError as stop:
+        signals.acknowledge()
         if as_json:
             print_json(stop.summary)
-        say(str(stop))
-        code = INCOMPLETE
+        print_stderr(str(stop))
+        code = EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        signals.take()
-        say("stopped")
-        code = INCOMPLETE
+        signals.acknowledge()
+        print_stderr("stopped")
+        code = EXIT_INCOMPLETE
     except BrokenPipeError:
         sys.stderr.close()
-        code = UNEXPECTED
+        code = EXIT_UNEXPECTED
     except (FeaturizeError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         if debug:
             traceback.print_exc()
-        say(f"error: {error}")
-        code = WRONG
+        print_stderr(f"error: {error}")
+        code = EXIT_WRONG_INPUT
     except Exception as error:
         if signals.was_received():  # an interrupted import may end as any exception
             raise KeyboardInterrupt from error
         if debug:
             traceback.print_exc()
-        say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
-        code = UNEXPECTED
+        print_stderr(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
+        code = EXIT_UNEXPECTED
     raise SystemExit(code)

@@ -3,46 +3,46 @@
 import os
 from pathlib import Path
 
-GROUPS = Path("/sys/fs/cgroup")
-CPUS = Path("/sys/devices/system/cpu")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CPU_ROOT = Path("/sys/devices/system/cpu")
 
 
-def allowed() -> int:
+def usable_cores() -> int:
     """Logical cores: what decoding threads are counted by."""
-    return max(1, min(len(_numbers()), int(_quota())))
+    return max(1, min(len(_list_cpus()), int(_read_quota())))
 
 
-def physical() -> int:
+def physical_cores() -> int:
     """Physical cores: two threads of arithmetic on one core only get in each other's way."""
-    cores = {_siblings(number) for number in _numbers()}
-    return max(1, min(len(cores), int(_quota())))
+    cores = {_read_siblings(number) for number in _list_cpus()}
+    return max(1, min(len(cores), int(_read_quota())))
 
 
-def _numbers() -> set[int]:
+def _list_cpus() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
-def _siblings(number: int) -> str:
+def _read_siblings(number: int) -> str:
     """The logical cores that share one physical core with this one, as Linux lists them."""
     try:
-        return (CPUS / f"cpu{number}/topology/thread_siblings_list").read_text()
+        return (CPU_ROOT / f"cpu{number}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(number)
 
 
-def _quota() -> float:
+def _read_quota() -> float:
     """Cores' worth of time that the control group (version 2) and those around it allow."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return float(os.cpu_count() or 1)
     inside = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    folder = GROUPS / inside.lstrip("/")
+    folder = CGROUP_ROOT / inside.lstrip("/")
     found = [float(os.cpu_count() or 1)]
     for group in (folder, *folder.parents):
-        if group.is_relative_to(GROUPS) and (group / "cpu.max").is_file():
+        if group.is_relative_to(CGROUP_ROOT) and (group / "cpu.max").is_file():
             most, period = (group / "cpu.max").read_text().split()
             if most != "max":
                 found.append(int(most) / int(period))

@@ -9,11 +9,11 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from featurize.backbones import Backbone
-from featurize.engines.prepared import Prepared
-from featurize.pools import width
+from featurize.engines.prepared import PixelNetwork
+from featurize.pools import pooled_dim
 
-BATCH = 32  # as a run has it at 224 pixels: times do not scale with the batch
-PASSES = 5
+BATCH_SIZE = 32  # as a run has it at 224 pixels: times do not scale with the batch
+N_PASSES = 5
 
 
 @dataclass
@@ -39,12 +39,12 @@ class LayerCost:
     cost: float
     macs: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
+def layer_costs(backbone: Backbone, batch: int = BATCH_SIZE) -> list[LayerCost]:
     """Measure where a backbone can be cut, and what each cut saves.
 
     Parameters
@@ -57,19 +57,19 @@ def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
     list of LayerCost
         Shallowest first.
     """
-    module = backbone.network.whole()
+    module = backbone.network.to_graph_module()
     size = backbone.preprocess["crop"]
-    prepared = Prepared(module, backbone.preprocess)
+    prepared = PixelNetwork(module, backbone.preprocess)
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
-    clock = _Clock(module)
+    clock = _TimingInterpreter(module)
     before = []  # the first layer, which every cut pays for
     with torch.inference_mode():
-        for _ in range(PASSES):
+        for _ in range(N_PASSES):
             start = time.perf_counter()
-            x = prepared.normalised(pixels)
+            x = prepared.normalise(pixels)
             before.append(time.perf_counter() - start)
             clock.run(x)
-        counter = _Counter(module)
+        counter = _FlopInterpreter(module)
         counter.run(x[:1])
     names = [node.name for node in module.graph.nodes]
     # The best of several passes: what disturbs a node only ever makes it slower.
@@ -83,7 +83,7 @@ def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
             LayerCost(
                 layer=layer.name,
                 shape=list(layer.map_shape),
-                dim=width(layer.kind, "avg", layer.map_shape),
+                dim=pooled_dim(layer.axis_order, "avg", layer.map_shape),
                 cost=(min(before) + sum(seconds[:upto])) / whole,
                 macs=sum(flops[:upto]) / max(sum(flops), 1),
             )
@@ -91,7 +91,7 @@ def layer_costs(backbone: Backbone, batch: int = BATCH) -> list[LayerCost]:
     return found
 
 
-class _Clock(fx.Interpreter):
+class _TimingInterpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.seconds: dict[str, list[float]] = {}
@@ -103,7 +103,7 @@ class _Clock(fx.Interpreter):
         return result
 
 
-class _Counter(fx.Interpreter):
+class _FlopInterpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.flops: dict[str, int] = {}

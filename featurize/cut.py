@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import NodePathTracer
 
-from featurize.errors import BackboneError, UnknownLayer
+from featurize.errors import BackboneError, UnknownLayerError
 from featurize.families import Family
-from featurize.names import nearest
-from featurize.pools import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, VECTOR, pooled, width
+from featurize.names import did_you_mean
+from featurize.pools import CHANNELS_FIRST, CHANNELS_LAST, TOKENS, VECTOR, pool_maps, pooled_dim
 
 # Modules whose output has its channels first by definition.
 _CHANNELS_FIRST_MODULES = (
@@ -47,15 +47,15 @@ class Layer:
     name: str
     depth: int
     map_shape: tuple[int, ...]
-    kind: str
+    axis_order: str
 
     @property
     def usable(self) -> bool:
         """Whether it is understood well enough to pool it."""
-        return self.kind in (VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS)
+        return self.axis_order in (VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS)
 
 
-class Network:
+class LayerGraph:
     """A network opened up into its layers.
 
     Parameters
@@ -74,7 +74,7 @@ class Network:
 
     def __init__(self, module: nn.Module, size: int, family: Family | None = None) -> None:
         self.module = module
-        self.size = size
+        self.input_size = size
         writers = set()
         for name, part in module.named_modules():
             if isinstance(part, _BatchNorm) and part.running_mean is None:
@@ -85,19 +85,19 @@ class Network:
             if getattr(part, "inplace", False):
                 part.inplace = False
                 writers.add(name)
-        self.graph, self._name_of = _traced(module)
-        _turn_inplace_off(self.graph, writers)
-        self.order = {node: depth for depth, node in enumerate(self.graph.nodes)}
-        self._node_of: dict[str, fx.Node] = {}
+        self.graph, self._name_by_node = _trace(module)
+        remove_inplace_ops(self.graph, writers)
+        self.node_depths = {node: depth for depth, node in enumerate(self.graph.nodes)}
+        self._node_by_name: dict[str, fx.Node] = {}
         for node in self.graph.nodes:
-            parts = self._name_of.get(node, "").split(".")
+            parts = self._name_by_node.get(node, "").split(".")
             for end in range(1, len(parts) + 1):
                 # The last node inside a module is what the module gives.
-                self._node_of[".".join(parts[:end])] = node
-        self._node_of.pop("", None)
+                self._node_by_name[".".join(parts[:end])] = node
+        self._node_by_name.pop("", None)
         self.layers = self._find_layers(family)
 
-    def whole(self) -> fx.GraphModule:
+    def to_graph_module(self) -> fx.GraphModule:
         """The network as one graph, uncut."""
         return fx.GraphModule(self.module, copy.deepcopy(self.graph))
 
@@ -112,18 +112,18 @@ class Network:
         """
         found = self.layers.get(name)
         if found is None:
-            raise UnknownLayer(
-                f"the network has no layer {name!r}{nearest(name, self.layers)}; "
+            raise UnknownLayerError(
+                f"the network has no layer {name!r}{did_you_mean(name, self.layers)}; "
                 "`featurize layers BACKBONE` lists them"
             )
         if not found.usable:
-            raise BackboneError(f"cannot cut at {name!r}: {found.kind}")
+            raise BackboneError(f"cannot cut at {name!r}: {found.axis_order}")
         return found
 
-    def inside(self, name: str) -> list[fx.Node]:
+    def nodes_inside(self, name: str) -> list[fx.Node]:
         """The operations inside a module, by its dotted name; none if there is no such module."""
         within = f"{name}."
-        return [node for node, path in self._name_of.items() if f"{path}.".startswith(within)]
+        return [node for node, path in self._name_by_node.items() if f"{path}.".startswith(within)]
 
     def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
         """The part of the network that computes these layers, pooled.
@@ -144,34 +144,34 @@ class Network:
         outputs = []
         for name, pool in layers:
             layer = self.layer(name)
-            width(layer.kind, pool, layer.map_shape)
-            node = mapping[self._node_of[name]]
+            pooled_dim(layer.axis_order, pool, layer.map_shape)
+            node = mapping[self._node_by_name[name]]
             # Pooled at once: the map need not be kept, nor can a later layer overwrite it.
             with graph.inserting_after(node):
-                outputs.append(graph.call_function(pooled, (node, layer.kind, pool)))
+                outputs.append(graph.call_function(pool_maps, (node, layer.axis_order, pool)))
         graph.output(tuple(outputs))
-        deepest = max(self.order[self._node_of[name]] for name, _ in layers)
+        deepest = max(self.node_depths[self._node_by_name[name]] for name, _ in layers)
         for node, copied in reversed(mapping.items()):
-            if self.order[node] > deepest and node.op != "output":
+            if self.node_depths[node] > deepest and node.op != "output":
                 graph.erase_node(copied)
         cut = fx.GraphModule(self.module, graph)
         cut.graph.eliminate_dead_code()
         return fx.GraphModule(self.module, cut.graph)  # leaves the unused modules behind
 
     def _find_layers(self, family: Family | None) -> dict[str, Layer]:
-        shapes = _shapes(self.whole(), 2, self.size)
+        shapes = _infer_shapes(self.to_graph_module(), 2, self.input_size)
         # A larger image shows which axes are space: those that grow with it.
-        larger = _shapes(self.whole(), 3, self.size + 64)
+        larger = _infer_shapes(self.to_graph_module(), 3, self.input_size + 64)
         found = {}
-        for name, node in self._node_of.items():
+        for name, node in self._node_by_name.items():
             shape = shapes.get(node.name)
             if shape is None or node.op in ("placeholder", "get_attr"):
                 continue  # gives no tensor
-            kind = self._kind(node, shape, larger.get(node.name), family)
-            found[name] = Layer(name, self.order[node], shape[1:], kind)
+            kind = self._find_axis_order(node, shape, larger.get(node.name), family)
+            found[name] = Layer(name, self.node_depths[node], shape[1:], kind)
         return dict(sorted(found.items(), key=lambda item: item[1].depth))
 
-    def _kind(
+    def _find_axis_order(
         self,
         node: fx.Node,
         shape: tuple[int, ...],
@@ -183,7 +183,7 @@ class Network:
         if len(shape) == 2:
             return VECTOR
         if len(shape) == 3:
-            return self._token_kind(shape)
+            return self._find_token_order(shape)
         if len(shape) != 4:
             return f"it gives {len(shape) - 1} axes an image, and maps have 3"
         if larger is not None:
@@ -198,14 +198,14 @@ class Network:
             self.module.get_submodule(str(node.target)), _CHANNELS_FIRST_MODULES
         ):
             return CHANNELS_FIRST
-        if family is not None and family.maps_are_nchw and self._ends_stage(node, family):
+        if family is not None and family.maps_are_nchw and self._is_stage_end(node, family):
             return CHANNELS_FIRST
         return "which of its axes holds the channels is not known"
 
-    def _ends_stage(self, node: fx.Node, family: Family) -> bool:
-        return any(self._node_of.get(stage) is node for stage in family.stages)
+    def _is_stage_end(self, node: fx.Node, family: Family) -> bool:
+        return any(self._node_by_name.get(stage) is node for stage in family.stages)
 
-    def _token_kind(self, shape: tuple[int, ...]) -> str:
+    def _find_token_order(self, shape: tuple[int, ...]) -> str:
         if isinstance(self.module, VisionTransformer):
             # torchvision puts the class token first.
             if shape[1] == self.module.seq_length:
@@ -214,9 +214,9 @@ class Network:
         return "what its axes mean is not known"
 
 
-def _traced(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+def _trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     first_error: Exception | None = None
-    for tracer in (NodePathTracer(leaf_modules=[]), _SequenceTracer(leaf_modules=[])):
+    for tracer in (NodePathTracer(leaf_modules=[]), _SequentialTracer(leaf_modules=[])):
         try:
             graph = tracer.trace(module)
         except Exception as error:  # tracing runs the network's own code
@@ -230,20 +230,20 @@ def _traced(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     ) from first_error
 
 
-class _SequenceTracer(NodePathTracer):  # type: ignore[misc]
+class _SequentialTracer(NodePathTracer):  # type: ignore[misc]
     """Looks into sequences only; every other module is taken whole, whatever it does inside."""
 
     def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
         return not isinstance(m, nn.Sequential)
 
 
-_OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
+_OUT_OF_PLACE_OPS: dict[Any, Callable[..., Any]] = {
     getattr(operator, "i" + name): getattr(operator, name)
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
 
-_VIEWS = {
+_VIEW_OPS = {
     *(
         "chunk",
         "detach",
@@ -260,7 +260,7 @@ _VIEWS = {
 }
 
 
-def _turn_inplace_off(graph: fx.Graph, writers: set[str]) -> None:
+def remove_inplace_ops(graph: fx.Graph, writers: set[str]) -> None:
     """Make every operation give a new tensor, and let those after it use that.
 
     Parameters
@@ -277,9 +277,11 @@ def _turn_inplace_off(graph: fx.Graph, writers: set[str]) -> None:
     order = {node: depth for depth, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         written = node.args[0] if node.args else node.kwargs.get("input")
-        if not _out_of_place(node, writers) or not isinstance(written, fx.Node):
+        if not _replace_if_inplace(node, writers) or not isinstance(written, fx.Node):
             continue
-        if any(order.get(user, -1) > order[node] for user in _relatives(written, node, order)):
+        if any(
+            order.get(user, -1) > order[node] for user in _find_alias_users(written, node, order)
+        ):
             raise BackboneError(
                 f"the network cannot be cut: {node.target} writes into a part of a tensor that is "
                 "used again; write it without in-place operations"
@@ -290,7 +292,7 @@ def _turn_inplace_off(graph: fx.Graph, writers: set[str]) -> None:
     graph.lint()
 
 
-def _out_of_place(node: fx.Node, writers: set[str]) -> bool:
+def _replace_if_inplace(node: fx.Node, writers: set[str]) -> bool:
     """Turn one operation; say whether it worked in place."""
     if node.op == "call_module":
         return node.target in writers
@@ -312,7 +314,7 @@ def _out_of_place(node: fx.Node, writers: set[str]) -> bool:
         node.update_kwarg("inplace", False)
         return True
     name = getattr(node.target, "__name__", "")
-    twin = _OUT_OF_PLACE.get(node.target)
+    twin = _OUT_OF_PLACE_OPS.get(node.target)
     if twin is None and name.endswith("_") and not name.endswith("__"):
         twin = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
     if twin is None:
@@ -321,7 +323,7 @@ def _out_of_place(node: fx.Node, writers: set[str]) -> bool:
     return True
 
 
-def _relatives(written: fx.Node, by: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
+def _find_alias_users(written: fx.Node, by: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
     """Users of tensors that share memory with the one written, but are not it."""
     found: set[fx.Node] = set()
     base = written
@@ -338,43 +340,43 @@ def _relatives(written: fx.Node, by: fx.Node, order: dict[fx.Node, int]) -> set[
 
 def _is_view(node: fx.Node) -> bool:
     if node.op == "call_method":
-        return node.target in _VIEWS
-    return node.op == "call_function" and getattr(node.target, "__name__", "") in _VIEWS
+        return node.target in _VIEW_OPS
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in _VIEW_OPS
 
 
-def _shapes(module: fx.GraphModule, batch: int, size: int) -> dict[str, tuple[int, ...]]:
+def _infer_shapes(module: fx.GraphModule, batch: int, size: int) -> dict[str, tuple[int, ...]]:
     """Shape of every node's tensor, by node name, found without computing any number."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
-    walker = _ShapeWalker(copy.deepcopy(module, memo))
-    walker.walk(torch.empty(batch, 3, size, size, device="meta"))
-    if walker.stopped_by:  # a path that depends on numbers needs some
-        by_numbers = _ShapeWalker(module)
-        by_numbers.walk(torch.zeros(batch, 3, size, size))
+    walker = _ShapeInterpreter(copy.deepcopy(module, memo))
+    walker.run_until_error(torch.empty(batch, 3, size, size, device="meta"))
+    if walker.error:  # a path that depends on numbers needs some
+        by_numbers = _ShapeInterpreter(module)
+        by_numbers.run_until_error(torch.zeros(batch, 3, size, size))
         walker = max(walker, by_numbers, key=lambda found: len(found.shapes))
-    if not walker.shapes or (walker.stopped_by and batch == 2):
+    if not walker.shapes or (walker.error and batch == 2):
         raise BackboneError(
-            f"the network cannot take images of {size} x {size} pixels: {walker.stopped_by}"
+            f"the network cannot take images of {size} x {size} pixels: {walker.error}"
         )
     return walker.shapes
 
 
-class _ShapeWalker(fx.Interpreter):
+class _ShapeInterpreter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.stopped_by: Exception | None = None
+        self.error: Exception | None = None
 
-    def walk(self, x: Tensor) -> None:
+    def run_until_error(self, x: Tensor) -> None:
         """Run as far as it goes."""
         try:
             with torch.no_grad():
                 self.run(x)
         except Exception as error:
             # Some networks accept one size only; then what came before is known.
-            self.stopped_by = error
+            self.error = error
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -21,17 +21,17 @@ from typing import Any, cast
 import numpy as np
 
 from featurize import images, memory
-from featurize.errors import FeaturizeError, ImageUnreadable
+from featurize.errors import FeaturizeError, ImageUnreadableError
 
-MANY_CORES = 8  # from here on threads bring less than their cores could
-MANY_IMAGES = 10_000  # fewer are decoded before processes have started
-MOMENT = 0.5  # seconds that processes get to end by themselves
+MIN_PROCESS_CORES = 8  # from here on threads bring less than their cores could
+MIN_PROCESS_IMAGES = 10_000  # fewer are decoded before processes have started
+MAX_CLOSE_SECONDS = 0.5  # seconds that processes get to end by themselves
 # Of an image that is tried alone. None that is accepted comes near; a machine that swaps or
 # sleeps is waited for.
-MOST_PROCESSOR, MOST_WAITING = 120, 600  # seconds
+MAX_CPU_SECONDS, MAX_WALL_SECONDS = 120, 600  # seconds
 # It ends with its parent, from its first line on. It finds the modules that this process found,
 # and in no other place.
-CHILD = """import os, sys
+WORKER_CODE = """import os, sys
 if sys.platform == "linux":
     import ctypes, signal
     try:
@@ -42,12 +42,12 @@ if sys.platform == "linux":
         os._exit(0)
 import json
 sys.path[:] = json.loads(sys.argv[2])
-from featurize.decoders import serve
-serve(json.loads(sys.argv[3]))"""
+from featurize.decoders import worker_main
+worker_main(json.loads(sys.argv[3]))"""
 PIPE_BYTES = 1 << 20  # a whole picture fits, so that neither side waits for the other in between
 
 
-class Decoders:
+class DecoderPool:
     """Decodes for several threads at once; begins in the threads themselves.
 
     Parameters
@@ -56,16 +56,18 @@ class Decoders:
         Preprocessing.
     """
 
-    def __init__(self, recipe: Mapping[str, object]) -> None:
-        self._recipe, self._apart = dict(recipe), False
-        self._mine = threading.local()
-        self._all: list[_Process] = []
+    def __init__(self, preprocess: Mapping[str, object]) -> None:
+        self._preprocess, self._uses_processes = dict(preprocess), False
+        self._thread_local = threading.local()
+        self._workers: list[_DecodeWorker] = []
         self._lock, self._closed = threading.Lock(), False
-        self._turns: Any = None
+        self._turn_file: Any = None
 
-    def consider(self, device: str, cores: int, left: int) -> None:
+    def use_processes_if_worth(self, device: str, cores: int, n_left: int) -> None:
         """Go on in processes where that pays: many cores, many images, and a GPU to feed."""
-        self._apart = device != "cpu" and cores >= MANY_CORES and left >= MANY_IMAGES
+        self._uses_processes = (
+            device != "cpu" and cores >= MIN_PROCESS_CORES and n_left >= MIN_PROCESS_IMAGES
+        )
 
     def decode(self, data: bytes) -> np.ndarray:
         """Pixels of a file's bytes: uint8 (crop, crop, 3).
@@ -73,29 +75,29 @@ class Decoders:
         Raises
         ------
         ImageUnreadable
-            As `images.decode`; also where the image took its process down.
+            As `images.decode_image`; also where the image took its process down.
         FeaturizeError
             If processes cannot be started, or `close` was called.
         """
-        if not self._apart:
-            return images.decode(data, self._recipe)
-        mine: _Process | None = getattr(self._mine, "process", None)
+        if not self._uses_processes:
+            return images.decode_image(data, self._preprocess)
+        mine: _DecodeWorker | None = getattr(self._thread_local, "process", None)
         if mine is None or mine.lost:
-            mine = self._mine.process = self._started()
+            mine = self._thread_local.process = self._start_worker()
         return mine.decode(data)
 
-    def _started(self) -> "_Process":
+    def _start_worker(self) -> "_DecodeWorker":
         with self._lock:
             self._refuse_if_closed()
-            if self._turns is None:
-                self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as they are
-            turns = os.dup(self._turns.fileno())  # `close` may come in between
+            if self._turn_file is None:
+                self._turn_file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as they are
+            turns = os.dup(self._turn_file.fileno())  # `close` may come in between
         try:
-            process = _Process(self._recipe, turns)
+            process = _DecodeWorker(self._preprocess, turns)
         finally:
             os.close(turns)
         with self._lock:
-            self._all.append(process)
+            self._workers.append(process)
             if self._closed:
                 process.close(0)
             self._refuse_if_closed()
@@ -108,22 +110,22 @@ class Decoders:
     def close(self) -> None:
         """End the processes, within a moment: one in the midst of an image is ended all the same.
 
-        A thread that waits for such a one gets an `ImageUnreadable`.
+        A thread that waits for such a one gets an `ImageUnreadableError`.
         """
         with self._lock:
             self._closed = True
-        until = time.monotonic() + MOMENT
-        for process in self._all:
+        until = time.monotonic() + MAX_CLOSE_SECONDS
+        for process in self._workers:
             process.close(max(0.0, until - time.monotonic()))
-        if self._turns is not None:
-            self._turns.close()
+        if self._turn_file is not None:
+            self._turn_file.close()
 
 
-def decode_alone(
+def decode_in_process(
     data: bytes,
-    recipe: Mapping[str, object],
-    processor: float = MOST_PROCESSOR,
-    waiting: float = MOST_WAITING,
+    preprocess: Mapping[str, object],
+    cpu_seconds: float = MAX_CPU_SECONDS,
+    wall_seconds: float = MAX_WALL_SECONDS,
 ) -> np.ndarray:
     """Decode an image in a process of its own, that nothing else goes down with.
 
@@ -135,7 +137,7 @@ def decode_alone(
     data : bytes
     recipe : dict
         Preprocessing.
-    processor, waiting : float
+    cpu_seconds, waiting : float
         Most seconds of the processor, and by the clock.
 
     Returns
@@ -145,37 +147,39 @@ def decode_alone(
     Raises
     ------
     ImageUnreadable
-        As `images.decode`. Where the process ends, by itself or by a signal, with the reason
+        As `images.decode_image`. Where the process ends, by itself or by a signal, with the reason
         "ended the process that decoded it"; where there is no answer in time, "read error".
     FeaturizeError
         If no process can be started.
     """
-    process = _Process(recipe, processor=processor)
+    process = _DecodeWorker(preprocess, cpu_seconds=cpu_seconds)
     late = threading.Event()
 
     def give_up() -> None:
         late.set()
         process.kill()
 
-    watch = threading.Timer(waiting, give_up)
+    watch = threading.Timer(wall_seconds, give_up)
     watch.daemon = True
     watch.start()
     try:
         return process.decode(data)
-    except ImageUnreadable as error:
+    except ImageUnreadableError as error:
         if not process.lost:
             raise
         if late.is_set():
-            raise ImageUnreadable(
-                f"no answer within {waiting:,.0f} s", images.READ_ERROR
+            raise ImageUnreadableError(
+                f"no answer within {wall_seconds:,.0f} s", images.READ_ERROR
             ) from error
-        raise ImageUnreadable(images.REASONS[images.ENDED_PROCESS], images.ENDED_PROCESS) from error
+        raise ImageUnreadableError(
+            images.REASONS[images.ENDED_PROCESS], images.ENDED_PROCESS
+        ) from error
     finally:
         watch.cancel()
         process.close(0)
 
 
-class _Process:
+class _DecodeWorker:
     """A process that decodes one image after the other.
 
     Each image goes in as eight bytes of length and its bytes. What comes out is a byte, a reason
@@ -193,72 +197,72 @@ class _Process:
 
     def __init__(
         self,
-        recipe: Mapping[str, object],
-        turns: int | None = None,
-        processor: float | None = None,
+        preprocess: Mapping[str, object],
+        turn_fd: int | None = None,
+        cpu_seconds: float | None = None,
     ) -> None:
-        crop = int(str(recipe["crop"]))
+        crop = int(str(preprocess["crop"]))
         self._shape = (crop, crop, 3)
         self.lost = False
-        self._in_use = threading.Lock()
-        asked = {"recipe": dict(recipe), "turns": turns, "processor": processor}
+        self._lock = threading.Lock()
+        asked = {"preprocess": dict(preprocess), "turn_fd": turn_fd, "cpu_seconds": cpu_seconds}
         arguments = [str(os.getpid()), json.dumps(sys.path), json.dumps(asked)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", CHILD, *arguments],
+            [sys.executable, "-P", "-c", WORKER_CODE, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            pass_fds=() if turns is None else (turns,),
+            pass_fds=() if turn_fd is None else (turn_fd,),
             # Ctrl-C is for the process that writes the cache; this one ends with its input.
             start_new_session=True,
         )
         self._stdin = cast(io.FileIO, self._process.stdin)
         self._stdout = cast(io.FileIO, self._process.stdout)
-        _widen(self._stdin)
-        _widen(self._stdout)
-        if self._received(1) != b"\0":
+        _enlarge_pipe(self._stdin)
+        _enlarge_pipe(self._stdout)
+        if self._receive(1) != b"\0":
             self.close(0)
             raise FeaturizeError(f"a decoding process did not start: {sys.executable}")
 
     def decode(self, data: bytes) -> np.ndarray:
-        with self._in_use:
+        with self._lock:
             if not self.lost:
                 with suppress(BrokenPipeError):  # what follows comes back empty
                     self._send(len(data).to_bytes(8))
                     self._send(data)
-                answer = self._received(1)
+                answer = self._receive(1)
                 if answer == b"\0":
-                    pixels = np.frombuffer(self._received(int(np.prod(self._shape))), np.uint8)
+                    pixels = np.frombuffer(self._receive(int(np.prod(self._shape))), np.uint8)
                     if pixels.size == np.prod(self._shape):
                         return pixels.reshape(self._shape)
                 elif answer:
-                    raise ImageUnreadable(images.REASONS[answer[0]], answer[0])
+                    raise ImageUnreadableError(images.REASONS[answer[0]], answer[0])
                 self._end(0)
-        raise ImageUnreadable("the process that decoded it ended", images.READ_ERROR)
+        raise ImageUnreadableError("the process that decoded it ended", images.READ_ERROR)
 
     def kill(self) -> None:
         """End it at once, whatever it does; whoever waits for it hears of it."""
         self._process.kill()
 
-    def close(self, patience: float) -> None:
+    def close(self, timeout: float) -> None:
         """End it: by itself, or after so many seconds not."""
-        if not self._in_use.acquire(timeout=patience):
+        if not self._lock.acquire(timeout=timeout):
             self.kill()
-            self._in_use.acquire()
-            patience = 0
+            self._lock.acquire()
+            timeout = 0
         try:
-            self._end(patience)
+            self._end(timeout)
         finally:
-            self._in_use.release()
+            self._lock.release()
 
-    def _end(self, patience: float) -> None:
+    def _end(self, timeout: float) -> None:
         self.lost = True
         with suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()
-        if patience:
+        if timeout:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
+                self._process.wait(timeout)
         self.kill()
         self._process.wait()
 
@@ -267,7 +271,7 @@ class _Process:
         while rest:
             rest = rest[self._stdin.write(rest) :]
 
-    def _received(self, count: int) -> bytearray:
+    def _receive(self, count: int) -> bytearray:
         """So many bytes; fewer where the process has ended."""
         found = bytearray(count)
         rest = memoryview(found)
@@ -276,7 +280,7 @@ class _Process:
         return found[: count - len(rest)]
 
 
-def _widen(pipe: io.FileIO) -> None:
+def _enlarge_pipe(pipe: io.FileIO) -> None:
     if sys.platform == "linux":
         import fcntl
 
@@ -284,23 +288,23 @@ def _widen(pipe: io.FileIO) -> None:
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
-def serve(asked: dict[str, Any]) -> None:
+def worker_main(options: dict[str, Any]) -> None:
     """Decode what comes in on standard input, until it ends: what such a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, target = sys.stdin.buffer, sys.stdout.buffer
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    memory.keep()
-    if asked["turns"] is not None:
-        memory.share_turns(asked["turns"])
-    if asked["processor"] is not None:
-        _be_the_first_to_go(asked["processor"])
+    memory.retain_freed_memory()
+    if options["turn_fd"] is not None:
+        memory.share_turn_lock(options["turn_fd"])
+    if options["cpu_seconds"] is not None:
+        _limit_resources(options["cpu_seconds"])
     target.write(b"\0")
     target.flush()
     while len(head := source.read(8)) == 8:
         data = source.read(int.from_bytes(head))
         try:
-            pixels = images.decode(data, asked["recipe"])
-        except ImageUnreadable as error:
+            pixels = images.decode_image(data, options["preprocess"])
+        except ImageUnreadableError as error:
             target.write(bytes([error.reason]))
         except MemoryError:
             target.write(bytes([images.NO_MEMORY]))
@@ -310,7 +314,7 @@ def serve(asked: dict[str, Any]) -> None:
         target.flush()
 
 
-def _be_the_first_to_go(processor: float) -> None:
+def _limit_resources(cpu_seconds: float) -> None:
     """Where memory ends, and after so many seconds of the processor from now."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
@@ -318,5 +322,5 @@ def _be_the_first_to_go(processor: float) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        most = int(time.process_time() + processor) + 1
+        most = int(time.process_time() + cpu_seconds) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))

@@ -20,23 +20,23 @@ class CacheFormatError(FeaturizeError, ValueError):
     """A file is not a feature cache, is damaged, or is of a version unknown here."""
 
 
-class CacheUnreachable(FeaturizeError, OSError):
+class CacheUnreachableError(FeaturizeError, OSError):
     """The system does not let a cache be read now. Nothing is known against the cache itself."""
 
 
-class CacheReplaced(FeaturizeError, OSError):
+class CacheReplacedError(FeaturizeError, OSError):
     """A cache that is open for reading has become another file, or was cut short."""
 
 
-class FingerprintMismatch(FeaturizeError, ValueError):
+class FingerprintMismatchError(FeaturizeError, ValueError):
     """A cache was made by another backbone, weights or preprocessing than asked for."""
 
 
-class CacheBusy(FeaturizeError, OSError):
+class CacheBusyError(FeaturizeError, OSError):
     """Another process is writing to the same cache."""
 
 
-class DiskFull(FeaturizeError, OSError):
+class DiskFullError(FeaturizeError, OSError):
     """There is no room for the cache."""
 
 
@@ -44,11 +44,11 @@ class OutputError(FeaturizeError, OSError):
     """A file cannot be written where it should go."""
 
 
-class RowNotReady(FeaturizeError, LookupError):
+class RowNotReadyError(FeaturizeError, LookupError):
     """Features were asked for of rows that are pending or failed."""
 
 
-class UnknownLayer(FeaturizeError, KeyError):
+class UnknownLayerError(FeaturizeError, KeyError):
     """A layer is not in the cache, or not in the network."""
 
 
@@ -60,11 +60,11 @@ class EngineError(FeaturizeError, RuntimeError):
     """An engine cannot run this network here, or one image does not fit into its memory."""
 
 
-class UnknownWeights(BackboneError):
+class UnknownWeightsError(BackboneError):
     """A backbone has no weights of that name."""
 
 
-class ImageUnreadable(FeaturizeError, ValueError):
+class ImageUnreadableError(FeaturizeError, ValueError):
     """One image cannot become pixels; ``reason`` is its code in the cache's table."""
 
     def __init__(self, message: str, reason: int) -> None:
@@ -72,7 +72,7 @@ class ImageUnreadable(FeaturizeError, ValueError):
         self.reason = reason
 
 
-class Interrupted(FeaturizeError, RuntimeError):
+class RunInterruptedError(FeaturizeError, RuntimeError):
     """The run was stopped; what was done is kept and marked, `summary` counts it."""
 
     def __init__(self, message: str, summary: dict[str, object] | None = None) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from featurize import images, writer
-from featurize.batches import Batches
+from featurize.batches import BatchRunner
 from featurize.cache import FeatureCache
-from featurize.errors import ImageUnreadable
-from featurize.images import Listing
+from featurize.errors import ImageUnreadableError
+from featurize.images import ImageListing
 from featurize.layout import PENDING
-from featurize.loader import Loader
-from featurize.plan import Retry, Wanted, compare
+from featurize.loader import ExtractionSetup
+from featurize.plan import ResolvedOptions, RetryPolicy, diff_listing
 
-SAMPLE = 16
-PAYS = 1.5  # times as fast: from there on it is worth a word
+SAMPLE_SIZE = 16
+MIN_SPEEDUP = 1.5  # times as fast: from there on it is worth a word
 
 
 @dataclass
@@ -45,18 +45,18 @@ class Estimate:
     images_per_second: float
     layers: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def estimate(
+def estimate_run(
     path: Path,
-    listing: Listing,
+    listing: ImageListing,
     cache: FeatureCache | None,
-    wanted: Wanted,
-    loader: Loader,
-    retry: Retry,
+    resolved: ResolvedOptions,
+    setup: ExtractionSetup,
+    retry: RetryPolicy,
 ) -> Estimate:
     """Time a sample of the images through decoding and the network.
 
@@ -64,37 +64,39 @@ def estimate(
     run downloads nothing.
     """
     to_compute = len(listing.paths)
-    if cache is not None and len(wanted.layers) == len(cache.layers):
-        found = compare(listing, cache)
-        finished = (cache.status != PENDING) & ~retry.failures(cache)
+    if cache is not None and len(resolved.layers) == len(cache.layers):
+        found = diff_listing(listing, cache)
+        finished = (cache.status != PENDING) & ~retry.select_failures(cache)
         to_compute -= int((found.unchanged & finished[found.old_row]).sum())
-    blank = loader.without_weights()
-    infos = blank.infos(wanted.layers)
+    blank = setup.with_initial_weights()
+    infos = blank.describe_layers(resolved.layers)
     seconds = rate = 0.0
     if to_compute:
-        step = max(1, len(listing.paths) // SAMPLE)
-        rows = range(0, len(listing.paths), step)[:SAMPLE]
+        step = max(1, len(listing.paths) // SAMPLE_SIZE)
+        rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
         recipe = dict(blank.backbone.preprocess)
 
         def decoded(row: int) -> np.ndarray | None:
             try:
-                return images.decode(images.read(listing.place(row)).data, recipe)
-            except ImageUnreadable:
+                return images.decode_image(
+                    images.read_image_file(listing.full_path(row)).data, recipe
+                )
+            except ImageUnreadableError:
                 return None
 
         start = time.perf_counter()
         with ThreadPoolExecutor() as pool:
             pixels = [p for p in pool.map(decoded, rows) if p is not None]
         decode_seconds = (time.perf_counter() - start) / len(rows)
-        batches = Batches(blank.choice(infos))
+        batches = BatchRunner(blank.make_engine_selector(infos))
         crop = int(str(recipe["crop"]))
-        batch = np.stack(pixels) if pixels else np.zeros((SAMPLE, crop, crop, 3), np.uint8)
-        batches.size = len(batch)
+        batch = np.stack(pixels) if pixels else np.zeros((SAMPLE_SIZE, crop, crop, 3), np.uint8)
+        batches.batch_size = len(batch)
         for _ in range(2):  # the first one pays for start-up
             batches.run(batch)
-        if batches.improve(to_compute):
+        if batches.maybe_upgrade(to_compute):
             batches.run(batch)
-        run_seconds = batches.seconds / len(batch)
+        run_seconds = batches.last_seconds / len(batch)
         # On a processor the two share the cores; on a GPU the slower one counts.
         each = max(decode_seconds, run_seconds)
         if batches.engine.device == "cpu":
@@ -104,31 +106,31 @@ def estimate(
         cache=str(path),
         rows=len(listing.paths),
         to_compute=to_compute,
-        bytes=writer.bytes_needed(infos, len(listing.paths)),
+        bytes=writer.estimate_cache_bytes(infos, len(listing.paths)),
         seconds=seconds,
         images_per_second=rate,
         layers=[info.name for info in infos],
     )
 
 
-def fast_decoding(listing: Listing, recipe: dict[str, object]) -> str:
+def suggest_fast_decoding(listing: ImageListing, preprocess: dict[str, object]) -> str:
     """What ``--decode fast`` would bring, measured on a few images; empty where that is little."""
     seconds = {"exact": 0.0, "fast": 0.0}
     reduced = False  # images no larger than the target are decoded alike by both
     rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
     for row in rows:
         try:
-            data = images.read(listing.place(row)).data
+            data = images.read_image_file(listing.full_path(row)).data
             pixels = {}
             for decoder in seconds:
                 start = time.perf_counter()
-                pixels[decoder] = images.decode(data, {**recipe, "decode": decoder})
+                pixels[decoder] = images.decode_image(data, {**preprocess, "decode": decoder})
                 seconds[decoder] += time.perf_counter() - start
-        except ImageUnreadable:
+        except ImageUnreadableError:
             continue
         reduced |= not np.array_equal(pixels["exact"], pixels["fast"])
     times = seconds["exact"] / seconds["fast"] if reduced else 1.0
-    if times < PAYS:
+    if times < MIN_SPEEDUP:
         return ""
     return (
         f" With --decode fast these images decode {times:.1f} times as fast; it changes pixels "

@@ -9,10 +9,10 @@ import numpy as np
 
 from featurize.cache import FeatureCache
 from featurize.errors import CallError, FeaturizeError, OutputError
-from featurize.files import atomic_write, check_target, explained
+from featurize.files import atomic_write, check_target, to_write_error
 from featurize.layout import MARKED
 
-ROWS_AT_ONCE = 8192
+ROWS_PER_BLOCK = 8192
 
 
 def export(
@@ -44,10 +44,12 @@ def export(
     UnknownLayer, FileNotFoundError, CacheFormatError
     """
     target = Path(output)
-    if target.suffix not in _KINDS:
+    if target.suffix not in _FORMATS:
         raise CallError(f"-o {target} has to end in .npz or .parquet")
     is_own, write = (
-        (_is_npz, _write_npz) if target.suffix == ".npz" else (_is_parquet, _write_parquet)
+        (_is_exported_npz, _write_npz)
+        if target.suffix == ".npz"
+        else (_is_exported_parquet, _write_parquet)
     )
     target = check_target(target, is_own, f"an exported {target.suffix}", OutputError)
     cache = FeatureCache(path)
@@ -59,11 +61,11 @@ def export(
     except FeaturizeError:
         raise
     except OSError as error:
-        raise explained(error, target) from error
+        raise to_write_error(error, target) from error
     return len(rows)
 
 
-def _is_npz(path: Path) -> bool:
+def _is_exported_npz(path: Path) -> bool:
     """Whether a file is one of ours: its first member is the paths, others are arrays too."""
     try:
         with ZipFile(path) as file:
@@ -73,9 +75,9 @@ def _is_npz(path: Path) -> bool:
     return members[:1] == ["path.npy"] and all(name.endswith(".npy") for name in members)
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_exported_parquet(path: Path) -> bool:
     """Whether a file is one of ours: a column of paths, then columns of lists of one length."""
-    pa, pq = _pyarrow()
+    pa, pq = _import_pyarrow()
     try:
         schema = pq.read_schema(path)
     except (OSError, ValueError):  # pyarrow's own errors are of these kinds
@@ -94,11 +96,13 @@ def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO
             header = {"descr": info.dtype, "fortran_order": False, "shape": (len(rows), info.dim)}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
-                for start in range(0, len(rows), ROWS_AT_ONCE):
-                    member.write(cache.features(name, rows[start : start + ROWS_AT_ONCE]).tobytes())
+                for start in range(0, len(rows), ROWS_PER_BLOCK):
+                    member.write(
+                        cache.features(name, rows[start : start + ROWS_PER_BLOCK]).tobytes()
+                    )
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def _import_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -112,7 +116,7 @@ def _pyarrow() -> tuple[Any, Any]:
 def _write_parquet(
     cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]
 ) -> None:
-    pa, pq = _pyarrow()
+    pa, pq = _import_pyarrow()
     fields = [pa.field("path", pa.string())]
     for name in names:
         info = cache.layers[name]
@@ -120,8 +124,8 @@ def _write_parquet(
         fields.append(pa.field(name, pa.list_(number, info.dim)))
     schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as table:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(rows), ROWS_PER_BLOCK):
+            some = rows[start : start + ROWS_PER_BLOCK]
             columns = [pa.array([cache.paths[row] for row in some])]
             for name in names:
                 flat = np.ascontiguousarray(cache.features(name, some)).reshape(-1)
@@ -131,4 +135,7 @@ def _write_parquet(
             table.write_table(pa.table(columns, schema=schema))
 
 
-_KINDS = {".npz": (_is_npz, _write_npz), ".parquet": (_is_parquet, _write_parquet)}
+_FORMATS = {
+    ".npz": (_is_exported_npz, _write_npz),
+    ".parquet": (_is_exported_parquet, _write_parquet),
+}

@@ -6,8 +6,8 @@ No torch here, so that a finished cache is recognised without importing it.
 import re
 from dataclasses import dataclass
 
-from featurize.errors import BackboneError, CallError, UnknownLayer
-from featurize.names import nearest
+from featurize.errors import BackboneError, CallError, UnknownLayerError
+from featurize.names import did_you_mean
 
 POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_BACKBONE = "resnet50"
@@ -32,55 +32,59 @@ class Family:
         return self.stages[-1]
 
 
-def _family(stages: str, **more: str | bool) -> Family:
+def _make_family(stages: str, **more: str | bool) -> Family:
     return Family(tuple(stages.split()), **more)  # type: ignore[arg-type]
 
 
-def _features(numbers: str, last: str = "") -> Family:
+def _make_features_family(numbers: str, last: str = "") -> Family:
     stages = [f"features.{number}" for number in numbers.split()]
     return Family((*stages, last) if last else tuple(stages))
 
 
-def _vit(depth: int) -> Family:
+def _make_vit_family(depth: int) -> Family:
     quarters = [f"encoder.layers.encoder_layer_{depth * k // 4 - 1}" for k in (1, 2, 3, 4)]
     return Family((*quarters, "encoder.ln"), last_pool="token")
 
 
 # The first pattern that matches the whole name counts.
 FAMILIES: dict[str, Family] = {
-    "seedling": _family("stage1 stage2 stage3 stage4"),
-    "alexnet": _features("2 5 12", "classifier.5"),
-    "convnext_.*": _features("1 3 5 7", "classifier.0"),
-    "densenet.*": _family("features.denseblock1 features.denseblock2 features.denseblock3 relu"),
-    "efficientnet_b.*": _features("2 3 5 7 8"),
-    "efficientnet_v2_s": _features("2 3 5 6 7"),
-    "efficientnet_v2_.*": _features("2 3 5 7 8"),
-    "googlenet": _family("maxpool2 inception3b inception4e inception5b"),
-    "inception_v3": _family("maxpool2 Mixed_5d Mixed_6e Mixed_7c"),
-    "maxvit_t": _family("blocks.0 blocks.1 blocks.2 blocks.3 classifier.4", maps_are_nchw=True),
-    "mnasnet.*": _family("layers.8 layers.9 layers.11 layers.13 layers.16"),
-    "mobilenet_v2": _features("3 6 13 17 18"),
-    "mobilenet_v3_large": _features("3 6 12 16", "classifier.1"),
-    "mobilenet_v3_small": _features("1 3 8 12", "classifier.1"),
-    "regnet_.*": _family(
+    "seedling": _make_family("stage1 stage2 stage3 stage4"),
+    "alexnet": _make_features_family("2 5 12", "classifier.5"),
+    "convnext_.*": _make_features_family("1 3 5 7", "classifier.0"),
+    "densenet.*": _make_family(
+        "features.denseblock1 features.denseblock2 features.denseblock3 relu"
+    ),
+    "efficientnet_b.*": _make_features_family("2 3 5 7 8"),
+    "efficientnet_v2_s": _make_features_family("2 3 5 6 7"),
+    "efficientnet_v2_.*": _make_features_family("2 3 5 7 8"),
+    "googlenet": _make_family("maxpool2 inception3b inception4e inception5b"),
+    "inception_v3": _make_family("maxpool2 Mixed_5d Mixed_6e Mixed_7c"),
+    "maxvit_t": _make_family(
+        "blocks.0 blocks.1 blocks.2 blocks.3 classifier.4", maps_are_nchw=True
+    ),
+    "mnasnet.*": _make_family("layers.8 layers.9 layers.11 layers.13 layers.16"),
+    "mobilenet_v2": _make_features_family("3 6 13 17 18"),
+    "mobilenet_v3_large": _make_features_family("3 6 12 16", "classifier.1"),
+    "mobilenet_v3_small": _make_features_family("1 3 8 12", "classifier.1"),
+    "regnet_.*": _make_family(
         "trunk_output.block1 trunk_output.block2 trunk_output.block3 trunk_output.block4"
     ),
-    "(resnet|resnext|wide_resnet).*": _family("layer1 layer2 layer3 layer4"),
-    "shufflenet_v2_.*": _family("stage2 stage3 stage4 conv5"),
-    "squeezenet1_0": _features("2 5 8 10 12"),
-    "squeezenet1_1": _features("2 4 7 9 10 11 12"),
-    "swin_.*": _features("1 3 5 7", "norm"),
-    "vgg11": _features("2 5 10 15 20", "classifier.4"),
-    "vgg11_bn": _features("3 7 14 21 28", "classifier.4"),
-    "vgg13": _features("4 9 14 19 24", "classifier.4"),
-    "vgg13_bn": _features("6 13 20 27 34", "classifier.4"),
-    "vgg16": _features("4 9 16 23 30", "classifier.4"),
-    "vgg16_bn": _features("6 13 23 33 43", "classifier.4"),
-    "vgg19": _features("4 9 18 27 36", "classifier.4"),
-    "vgg19_bn": _features("6 13 26 39 52", "classifier.4"),
-    "vit_b_.*": _vit(12),
-    "vit_l_.*": _vit(24),
-    "vit_h_.*": _vit(32),
+    "(resnet|resnext|wide_resnet).*": _make_family("layer1 layer2 layer3 layer4"),
+    "shufflenet_v2_.*": _make_family("stage2 stage3 stage4 conv5"),
+    "squeezenet1_0": _make_features_family("2 5 8 10 12"),
+    "squeezenet1_1": _make_features_family("2 4 7 9 10 11 12"),
+    "swin_.*": _make_features_family("1 3 5 7", "norm"),
+    "vgg11": _make_features_family("2 5 10 15 20", "classifier.4"),
+    "vgg11_bn": _make_features_family("3 7 14 21 28", "classifier.4"),
+    "vgg13": _make_features_family("4 9 14 19 24", "classifier.4"),
+    "vgg13_bn": _make_features_family("6 13 20 27 34", "classifier.4"),
+    "vgg16": _make_features_family("4 9 16 23 30", "classifier.4"),
+    "vgg16_bn": _make_features_family("6 13 23 33 43", "classifier.4"),
+    "vgg19": _make_features_family("4 9 18 27 36", "classifier.4"),
+    "vgg19_bn": _make_features_family("6 13 26 39 52", "classifier.4"),
+    "vit_b_.*": _make_vit_family(12),
+    "vit_l_.*": _make_vit_family(24),
+    "vit_h_.*": _make_vit_family(32),
 }
 
 
@@ -125,10 +129,10 @@ _NAMES_BY_DIM = {
     4096: "alexnet vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
     7392: "regnet_y_128gf",
 }
-DIMS = {name: dim for dim, names in _NAMES_BY_DIM.items() for name in names.split()}
+EMBEDDING_DIMS = {name: dim for dim, names in _NAMES_BY_DIM.items() for name in names.split()}
 
 
-def family_of(backbone: str) -> Family | None:
+def find_family(backbone: str) -> Family | None:
     """The family of a named backbone; None for a network that is not known by name."""
     return next((f for name, f in FAMILIES.items() if re.fullmatch(name, backbone)), None)
 
@@ -157,7 +161,7 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
     UnknownLayer
         If `last` or `auto` is asked of a network of no known family.
     """
-    family = family_of(backbone)
+    family = find_family(backbone)
     found: dict[tuple[str, str], None] = {}
     for word in text.split(","):
         name, _, own_pool = word.strip().replace("@", ":").partition(":")
@@ -169,10 +173,10 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
         if name not in ("last", "auto"):
             found[name, chosen or "avg"] = None
             continue
-        if family is None and nearest(backbone, DIMS):
-            raise BackboneError(f"no backbone {backbone!r}{nearest(backbone, DIMS)}")
+        if family is None and did_you_mean(backbone, EMBEDDING_DIMS):
+            raise BackboneError(f"no backbone {backbone!r}{did_you_mean(backbone, EMBEDDING_DIMS)}")
         if family is None:
-            raise UnknownLayer(
+            raise UnknownLayerError(
                 f"{name!r} is not known of the network {backbone!r}; name its layers instead"
             )
         for stage in family.stages if name == "auto" else (family.last,):

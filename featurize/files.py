@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from featurize.errors import DiskFull, OutputError
+from featurize.errors import DiskFullError, OutputError
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def explained(error: OSError, path: Path) -> OSError:
+def to_write_error(error: OSError, path: Path) -> OSError:
     """What the system said, as an error that names the file and says what to do."""
-    if error.errno in NO_ROOM:
-        return DiskFull(f"no room to write {path}: {error}; free some space and run again")
+    if error.errno in NO_SPACE_ERRNOS:
+        return DiskFullError(f"no room to write {path}: {error}; free some space and run again")
     return OutputError(
         f"cannot write {path}: {error.strerror or error}. What was finished is kept; see to the "
         "disk, then the same command goes on from there"
@@ -26,7 +26,7 @@ def explained(error: OSError, path: Path) -> OSError:
 def check_target(
     path: str | os.PathLike[str],
     is_own: Callable[[Path], bool],
-    what: str,
+    kind: str,
     error: type[Exception],
 ) -> Path:
     """Refuse a place where a file cannot be written, before any work is done for it.
@@ -37,7 +37,7 @@ def check_target(
         What ``-o`` names. A link is followed: what it points to is what would be replaced.
     is_own : callable
         Whether a file that is there already is of the kind that is to be written.
-    what : str
+    kind : str
         That kind, for the message: ``a report``.
     error : exception type
         What to raise.
@@ -55,7 +55,7 @@ def check_target(
     if path.is_dir():
         raise error(f"cannot write {path}: it is a folder; name a file in it")
     if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or is_own(path))):
-        raise error(f"{path} exists and is not {what}; give another -o, or remove it")
+        raise error(f"{path} exists and is not {kind}; give another -o, or remove it")
     return path
 
 

@@ -20,7 +20,7 @@ def canonical_json(value: object) -> str:
     )
 
 
-def weights_digest(tensors: Mapping[str, np.ndarray]) -> str:
+def hash_weight_arrays(tensors: Mapping[str, np.ndarray]) -> str:
     """Digest of a network's weights, independent of the file format that held them.
 
     Floating-point tensors count as float32, which is what they are run as, so that a
@@ -50,7 +50,7 @@ def weights_digest(tensors: Mapping[str, np.ndarray]) -> str:
     return whole.hexdigest()
 
 
-def fingerprint(
+def compute_fingerprint(
     *,
     backbone: str,
     weights_sha256: str,

@@ -15,20 +15,20 @@ import numpy as np
 
 from featurize import writer
 from featurize.cache import FeatureCache
-from featurize.checksums import are_damaged, are_missing, checksums_of
-from featurize.contents import Contents
-from featurize.errors import CacheBusy, FeaturizeError, OutputError
-from featurize.images import Listing
+from featurize.checksums import compute_checksums, is_damaged, is_unchecked
+from featurize.contents import ContentIndex
+from featurize.errors import CacheBusyError, FeaturizeError, OutputError
+from featurize.images import ImageListing
 from featurize.layout import FAILED, MARKED, PENDING, LayerInfo
-from featurize.lock import Lock
-from featurize.plan import Comparison, Retry
+from featurize.lock import WriteLock
+from featurize.plan import ListingDiff, RetryPolicy
 from featurize.writer import CacheWriter
 
-COPY_BYTES = 64 << 20
+COPY_CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Takeover:
+class ReusedRows:
     """Rows of the grown cache whose features the old one has.
 
     Attributes
@@ -43,19 +43,19 @@ class Takeover:
     old_rows: np.ndarray
 
 
-def part_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a cache grows until it is whole."""
     return path.with_name(path.name + ".part")
 
 
-def _set_aside(path: Path) -> Path:
+def _old_partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".part.old")
 
 
-def open_part(
+def open_partial(
     cache: FeatureCache,
     layers: list[LayerInfo],
-    listing: Listing,
+    listing: ImageListing,
     *,
     created_by: str,
     say: Callable[[str], None],
@@ -67,8 +67,8 @@ def open_part(
     list of FeatureCache
         Older caches that have all the layers wanted, to take contents from.
     """
-    part, aside = part_of(cache.path), _set_aside(cache.path)
-    found = _opened(part)
+    part, aside = partial_path(cache.path), _old_partial_path(cache.path)
+    found = _open_if_exists(part)
     fits = found is not None and (
         found.paths == listing.paths and list(found.layers.values()) == layers
     )
@@ -77,9 +77,9 @@ def open_part(
     else:
         if found is not None:  # begun for another collection or other layers: still a source
             os.replace(part, aside)
-        needed = writer.bytes_needed(layers, len(listing.paths))
+        needed = writer.estimate_cache_bytes(layers, len(listing.paths))
         say(f"{part} takes {needed / 1e6:,.1f} MB beside the cache until it replaces it")
-        writer.allocate(
+        writer.allocate_cache(
             part,
             cache.extractor,
             layers,
@@ -91,7 +91,7 @@ def open_part(
             exclude=listing.exclude,
             created_by=created_by,
         )
-    older = [cache, _opened(aside)]
+    older = [cache, _open_if_exists(aside)]
     wanted = {info.name: info.fingerprint for info in layers}
     return [
         source
@@ -101,7 +101,7 @@ def open_part(
     ]
 
 
-def _opened(path: Path) -> FeatureCache | None:
+def _open_if_exists(path: Path) -> FeatureCache | None:
     if not path.exists():
         return None
     try:
@@ -110,7 +110,7 @@ def _opened(path: Path) -> FeatureCache | None:
         raise type(error)(f"{error}. It stands where the cache grows; remove it") from error
 
 
-def fill_checksums(path: Path, *, created_by: str) -> None:
+def add_checksums(path: Path, *, created_by: str) -> None:
     """Give every finished row a checksum of its numbers as they stand, where it has none.
 
     A cache of format 1.0 has no place for them: it is written anew beside the old one.
@@ -121,86 +121,95 @@ def fill_checksums(path: Path, *, created_by: str) -> None:
     FeaturizeError
         If a growth of this cache was begun and not finished.
     """
-    with Lock(path) as lock:
-        lock.require()
+    with WriteLock(path) as lock:
+        lock.require_held()
         cache = FeatureCache(path)
         if not cache.unchecked_rows:
             return
         if cache.has_checksums:
             with CacheWriter(path) as into:
-                _add_checksums(into)
+                _write_missing_checksums(into)
             return
-        part = part_of(path)
+        part = partial_path(path)
         if part.exists():
             raise OutputError(
                 f"{part} is left from a run that was adding to the cache; run that again to "
                 "finish it, or remove it"
             )
         stat = cache.column("size"), cache.column("mtime_ns")
-        listing = Listing(
+        listing = ImageListing(
             Path(cache.root),
             cache.paths,
             *stat,
-            passed_over=[],
+            skipped=[],
             include=tuple(cache.include),
             exclude=tuple(cache.exclude),
         )
-        open_part(cache, list(cache.layers.values()), listing, created_by=created_by, say=_nothing)
+        open_partial(
+            cache, list(cache.layers.values()), listing, created_by=created_by, say=_ignore_message
+        )
         every = np.arange(cache.n_rows)
-        same = Comparison(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
+        same = ListingDiff(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
         with CacheWriter(part) as into:
-            take_over(cache, into, same, listing, Retry(transient=False))
-            _add_checksums(into)
-        finish(cache)
+            copy_unchanged(cache, into, same, listing, RetryPolicy(transient=False))
+            _write_missing_checksums(into)
+        replace_original(cache)
 
 
-def _nothing(_: str) -> None:
+def _ignore_message(_: str) -> None:
     pass
 
 
-def _add_checksums(into: CacheWriter) -> None:
+def _write_missing_checksums(into: CacheWriter) -> None:
     marked = np.flatnonzero(into.status == MARKED)
     for name, info in into.layout.layers.items():
-        step = max(1, COPY_BYTES // (4 * info.dim))
+        step = max(1, COPY_CHUNK_BYTES // (4 * info.dim))
         for start in range(0, len(marked), step):
             rows = marked[start : start + step]
-            sha256, stored = into.rows("images/sha256", rows), into.rows(f"checksums/{name}", rows)
-            missing = are_missing(stored, sha256)
+            sha256, stored = (
+                into.read_rows("images/sha256", rows),
+                into.read_rows(f"checksums/{name}", rows),
+            )
+            missing = is_unchecked(stored, sha256)
             rows, sha256 = rows[missing], sha256[missing]
-            sums = checksums_of(sha256, into.rows(f"features/{name}", rows))
-            into.put_checksums(rows, name, sums)
+            sums = compute_checksums(sha256, into.read_rows(f"features/{name}", rows))
+            into.write_checksums(rows, name, sums)
 
 
-def take_over(
-    cache: FeatureCache, into: CacheWriter, found: Comparison, listing: Listing, retry: Retry
-) -> Takeover:
+def copy_unchanged(
+    cache: FeatureCache,
+    into: CacheWriter,
+    diff: ListingDiff,
+    listing: ImageListing,
+    retry: RetryPolicy,
+) -> ReusedRows:
     """Copy what the old cache knows of unchanged images.
 
     Rows are marked where that makes them whole. Where the grown cache has new layers, they stay
     pending and are returned.
     """
     status, reason, sha256 = cache.status, cache.column("reason"), cache.column("sha256")
-    old = found.old_row
-    again = retry.failures(cache) | retry.rehash
-    known = found.unchanged & (into.status == PENDING) & ~again[old]
+    old = diff.old_row
+    again = retry.select_failures(cache) | retry.rehash
+    known = diff.unchanged & (into.status == PENDING) & ~again[old]
     failed = np.flatnonzero(known & (status[old] == FAILED))
     if len(failed):
         at = old[failed]
         stat = listing.sizes[failed], listing.mtimes_ns[failed]
-        into.fail(failed, reason[at], sha256[at], *stat)
+        into.record_failures(failed, reason[at], sha256[at], *stat)
     whole = set(into.layout.layers) == set(cache.layers)
     if not whole:  # they are read for the new layers, and their hashes compared
-        known |= found.young & (into.status == PENDING) & ~again[old]
+        known |= diff.maybe_unchanged & (into.status == PENDING) & ~again[old]
     rows = np.flatnonzero(known & (status[old] == MARKED))
     row_bytes = sum(info.dim * 4 for info in cache.layers.values())
-    step = max(1, COPY_BYTES // row_bytes)
+    step = max(1, COPY_CHUNK_BYTES // row_bytes)
     sound = np.ones(len(rows), bool)
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         at = old[some]
         features = {name: cache.stored(name, at) for name in cache.layers}
         sums = {name: cache.checksums(name, at) for name in cache.layers}
-        good = ~np.any([are_damaged(sums[n], sha256[at], features[n]) for n in features], axis=0)
+        good = ~np.any([is_damaged(sums[n], sha256[at], features[n]) for n in features], axis=0)
         sound[start : start + step] = good
         some, at = some[good], at[good]
         features = {name: values[good] for name, values in features.items()}
@@ -210,38 +219,38 @@ def take_over(
             into.fill(some, features, sha256[at], *stat, sums)
             into.flush()
         else:
-            into.preset(some, features, sha256[at], sums)
+            into.write_partial(some, features, sha256[at], sums)
     into.flush()
     rows = rows[sound]  # what was damaged on disk is computed again
-    return Takeover(rows[:0], rows[:0]) if whole else Takeover(rows, old[rows])
+    return ReusedRows(rows[:0], rows[:0]) if whole else ReusedRows(rows, old[rows])
 
 
-def contents_of(
-    into: CacheWriter, older: list[FeatureCache], except_rows: np.ndarray, retry: Retry
-) -> Contents:
+def build_content_index(
+    into: CacheWriter, older: list[FeatureCache], excluded_rows: np.ndarray, retry: RetryPolicy
+) -> ContentIndex:
     """What is at hand: finished rows of the cache being written, and of older ones.
 
     Failures that are to be tried again are not.
     """
-    contents = Contents()
+    contents = ContentIndex()
     finished = into.status != PENDING
-    finished[except_rows] = False
-    sha256 = into.rows("images/sha256", np.arange(len(finished)))
-    contents.add_here(sha256, np.flatnonzero(finished))
+    finished[excluded_rows] = False
+    sha256 = into.read_rows("images/sha256", np.arange(len(finished)))
+    contents.add_current_rows(sha256, np.flatnonzero(finished))
     for cache in older:
-        contents.add_older(cache, but=retry.failures(cache))
+        contents.add_older_cache(cache, excluded=retry.select_failures(cache))
     return contents
 
 
-def stale(into: CacheWriter, listing: Listing) -> np.ndarray:
+def find_stale_rows(into: CacheWriter, listing: ImageListing) -> np.ndarray:
     """Finished rows of a part whose image may have changed since an earlier run did them."""
     every = np.arange(len(listing.paths))
-    same = into.rows("images/size", every) == listing.sizes
-    same &= into.rows("images/mtime_ns", every) == listing.mtimes_ns
+    same = into.read_rows("images/size", every) == listing.sizes
+    same &= into.read_rows("images/mtime_ns", every) == listing.mtimes_ns
     return np.flatnonzero((into.status != PENDING) & ~same)
 
 
-def finish(cache: FeatureCache) -> None:
+def replace_original(cache: FeatureCache) -> None:
     """Put the grown cache in the old one's place.
 
     Raises
@@ -250,12 +259,12 @@ def finish(cache: FeatureCache) -> None:
         If somebody did so meanwhile: a host whose locks do not reach this one.
     """
     try:
-        writer.replace(part_of(cache.path), cache.path)
+        writer.replace_durably(partial_path(cache.path), cache.path)
     except FileNotFoundError as error:
-        raise CacheBusy(
-            f"{part_of(cache.path)} is gone: another process, perhaps on another host, has been "
+        raise CacheBusyError(
+            f"{partial_path(cache.path)} is gone: another process, perhaps on another host, has been "
             f"adding to {cache.path} at the same time. Nothing is lost; once it has ended, run "
             "this again"
         ) from error
     with suppress(FileNotFoundError):
-        os.unlink(_set_aside(cache.path))
+        os.unlink(_old_partial_path(cache.path))

@@ -1,7 +1,7 @@
 """Read images, hash them, and turn their bytes into oriented, cropped pixels.
 
 One broken image is one failed row: whatever is wrong with a file comes out as
-`ImageUnreadable` with a reason code, never as another exception.
+`ImageUnreadableError` with a reason code, never as another exception.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from featurize import bounds, footprint, memory, pixels
-from featurize.errors import ImageUnreadable
-from featurize.listing import SUFFIXES, Listing, find, place_of
+from featurize.errors import ImageUnreadableError
+from featurize.listing import IMAGE_SUFFIXES, ImageListing, join_path, list_images
 from featurize.reasons import (
     DAMAGED,
     EMPTY,
@@ -43,6 +43,7 @@ __all__ = [
     "EMPTY",
     "ENDED_PROCESS",
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "NOT_AN_IMAGE",
@@ -53,18 +54,17 @@ __all__ = [
     "OK",
     "READ_ERROR",
     "REASONS",
-    "SUFFIXES",
     "TOO_LARGE",
     "TRANSIENT",
     "UNSUPPORTED",
     "VANISHED",
     "ImageFile",
-    "Listing",
-    "decode",
-    "digest",
-    "find",
-    "place_of",
-    "read",
+    "ImageListing",
+    "compute_sha256",
+    "decode_image",
+    "join_path",
+    "list_images",
+    "read_image_file",
 ]
 
 # Pillow is asked for these readers and no others: some of the rest start other programs.
@@ -74,10 +74,15 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
-YOUNG = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick that slowly
-READINGS = 3  # of a file that changes meanwhile
+MTIME_GRANULARITY_NS = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick that slowly
+MAX_READ_ATTEMPTS = 3  # of a file that changes meanwhile
 
-_OUT_OF_MEMORY = ("out of memory", "insufficient memory", "decoder error -9", "cannot allocate")
+_OUT_OF_MEMORY_TEXTS = (
+    "out of memory",
+    "insufficient memory",
+    "decoder error -9",
+    "cannot allocate",
+)
 
 
 class ImageFile(NamedTuple):
@@ -97,7 +102,7 @@ class ImageFile(NamedTuple):
     mtime_ns: int
 
 
-def read(path: str | bytes | os.PathLike[str]) -> ImageFile:
+def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
     """Read one file whole, and as it stands at one moment.
 
     Raises
@@ -111,50 +116,50 @@ def read(path: str | bytes | os.PathLike[str]) -> ImageFile:
         # Without O_NONBLOCK a named pipe would hang the run for ever.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            found = _read_open(fd, name)
+            found = _read_stable(fd, name)
         finally:
             os.close(fd)
-    except ImageUnreadable:
+    except ImageUnreadableError:
         raise
     except FileNotFoundError as error:
-        raise ImageUnreadable(f"{name} is gone", VANISHED) from error
+        raise ImageUnreadableError(f"{name} is gone", VANISHED) from error
     except PermissionError as error:
-        raise ImageUnreadable(f"{name} may not be read", NO_PERMISSION) from error
+        raise ImageUnreadableError(f"{name} may not be read", NO_PERMISSION) from error
     except MemoryError as error:
-        raise ImageUnreadable(f"{name}: not enough memory to read it", NO_MEMORY) from error
+        raise ImageUnreadableError(f"{name}: not enough memory to read it", NO_MEMORY) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise ImageUnreadable(f"{name} cannot be read: {error}", READ_ERROR) from error
+        raise ImageUnreadableError(f"{name} cannot be read: {error}", READ_ERROR) from error
     if not found.data:
-        raise ImageUnreadable(f"{name} is empty", EMPTY)
+        raise ImageUnreadableError(f"{name} is empty", EMPTY)
     return found
 
 
-def _read_open(fd: int, name: str) -> ImageFile:
+def _read_stable(fd: int, name: str) -> ImageFile:
     before = os.fstat(fd)
-    for _ in range(READINGS):
+    for _ in range(MAX_READ_ATTEMPTS):
         if not stat.S_ISREG(before.st_mode):
-            raise ImageUnreadable(f"{name} is not a regular file", NOT_A_FILE)
+            raise ImageUnreadableError(f"{name} is not a regular file", NOT_A_FILE)
         if before.st_size > MAX_FILE_BYTES:
-            raise ImageUnreadable(f"{name} has {before.st_size:,} bytes", TOO_LARGE)
+            raise ImageUnreadableError(f"{name} has {before.st_size:,} bytes", TOO_LARGE)
         now = time.time_ns()
-        with memory.claim(before.st_size, name), open(fd, "rb", closefd=False) as file:
+        with memory.reserve(before.st_size, name), open(fd, "rb", closefd=False) as file:
             file.seek(0)
             data = file.read(before.st_size + 1)
         after = os.fstat(fd)
         state = (after.st_size, after.st_mtime_ns)
         if state == (before.st_size, before.st_mtime_ns) and len(data) == after.st_size:
-            young = after.st_mtime_ns > now - YOUNG
+            young = after.st_mtime_ns > now - MTIME_GRANULARITY_NS
             return ImageFile(data, after.st_size, 0 if young else after.st_mtime_ns)
         before = after
-    raise ImageUnreadable(f"{name} changes while it is read", READ_ERROR)
+    raise ImageUnreadableError(f"{name} changes while it is read", READ_ERROR)
 
 
-def digest(data: bytes) -> bytes:
+def compute_sha256(data: bytes) -> bytes:
     """SHA-256 of a file's bytes, 32 bytes long."""
     return hashlib.sha256(data).digest()
 
 
-def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
+def decode_image(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
     """Turn a file's bytes into the pixels that a network's preprocessing asks for.
 
     EXIF orientation is applied first, transparency is laid over white, the first
@@ -168,8 +173,8 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
     ----------
     data : bytes
         An image file.
-    recipe : dict
-        ``resize`` and ``crop`` in pixels, ``interpolation``, ``decode``
+    preprocess : dict
+        ``resize`` and ``crop`` in pixels, ``interpolation``, ``decode_image``
         (``"exact"``, or ``"fast"`` for JPEG's reduced-size decoding).
 
     Returns
@@ -182,88 +187,92 @@ def decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
         With the reason, whatever is wrong with the bytes.
     """
     try:
-        return _decode(data, recipe)
+        return _decode_once(data, preprocess)
     except MemoryError:
         pass
-    except ImageUnreadable as error:
+    except ImageUnreadableError as error:
         if error.reason != NO_MEMORY:
             raise
     try:
-        with memory.alone():
-            return _decode(data, recipe)
+        with memory.take_turn():
+            return _decode_once(data, preprocess)
     except MemoryError as error:
-        raise ImageUnreadable("not enough memory", NO_MEMORY) from error
+        raise ImageUnreadableError("not enough memory", NO_MEMORY) from error
 
 
-def _decode(data: bytes, recipe: dict[str, object]) -> np.ndarray:
-    resize, crop = int(str(recipe["resize"])), int(str(recipe["crop"]))
-    resample = Image.Resampling[str(recipe["interpolation"]).upper()]
-    bounds.check(data)
+def _decode_once(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
+    resize, crop = int(str(preprocess["resize"])), int(str(preprocess["crop"]))
+    resample = Image.Resampling[str(preprocess["interpolation"]).upper()]
+    bounds.check_bytes(data)
     with ExitStack() as claims:
-        width, height = footprint.webp_size(data)
+        width, height = footprint.read_webp_size(data)
         if width * height > MAX_PIXELS:
-            raise ImageUnreadable(f"{width} x {height} pixels", TOO_LARGE)
+            raise ImageUnreadableError(f"{width} x {height} pixels", TOO_LARGE)
         need = 2 * len(data)
         if width * height:  # its decoder takes memory before Pillow says a size
-            need = footprint.of_webp(width * height, len(data))
-            _claim(claims, need, width, height)
-        image = _open(data, need)
+            need = footprint.estimate_webp_bytes(width * height, len(data))
+            _reserve_memory(claims, need, width, height)
+        image = _open_image(data, need)
         stored = image.size
         short, long = sorted(stored)
         if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
-            raise ImageUnreadable(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
+            raise ImageUnreadableError(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
         try:
-            bounds.check_opened(image, data)
-            if recipe["decode"] == "fast":
+            bounds.check_opened_image(image, data)
+            if preprocess["decode"] == "fast":
                 # Twice the target is kept, so that the resize below still filters properly.
                 image.draft("RGB", (2 * resize, 2 * resize))
-            need = footprint.needed(image, stored, data, resize)
-            if need >= memory.SMALL and image.format != "WEBP":
-                _claim(claims, need, *stored)
+            need = footprint.estimate_bytes(image, stored, data, resize)
+            if need >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
+                _reserve_memory(claims, need, *stored)
             if pixels.is_scaled_ppm(image):
-                image = pixels.of_ppm(image, data)
+                image = pixels.decode_scaled_ppm(image, data)
             else:
                 image.load()
-        except ImageUnreadable:
+        except ImageUnreadableError:
             raise
         except Exception as error:
-            raise _failed(error, DAMAGED, need) from error
+            raise _to_image_error(error, DAMAGED, need) from error
         try:
-            return pixels.prepare(image, resize, crop, resample)
+            return pixels.resize_and_crop(image, resize, crop, resample)
         except Exception as error:
-            raise _failed(error, UNSUPPORTED, need, f"mode {image.mode}: ") from error
+            raise _to_image_error(error, UNSUPPORTED, need, f"mode {image.mode}: ") from error
 
 
-def _open(data: bytes, need: int) -> Image.Image:
+def _open_image(data: bytes, needed_bytes: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageUnreadable(str(error), TOO_LARGE) from error
+        raise ImageUnreadableError(str(error), TOO_LARGE) from error
     except Exception as error:  # Pillow's plugins raise anything on hostile headers
         reason = DAMAGED if data.startswith(MAGIC) else NOT_AN_IMAGE
-        raise _failed(error, reason, need) from error
+        raise _to_image_error(error, reason, needed_bytes) from error
 
 
-def _claim(claims: ExitStack, count: int, width: int, height: int) -> None:
+def _reserve_memory(reservations: ExitStack, n_bytes: int, width: int, height: int) -> None:
     try:
-        claims.enter_context(memory.claim(count, f"{width:,} x {height:,} pixels"))
+        reservations.enter_context(memory.reserve(n_bytes, f"{width:,} x {height:,} pixels"))
     except MemoryError as error:
-        raise ImageUnreadable(str(error), NO_MEMORY) from error
+        raise ImageUnreadableError(str(error), NO_MEMORY) from error
 
 
-def _failed(error: Exception, reason: int, need: int, where: str = "") -> ImageUnreadable:
+def _to_image_error(
+    error: Exception, reason: int, needed_bytes: int, where: str = ""
+) -> ImageUnreadableError:
     """What a failure is put down to: the file, or memory that was short."""
-    texts = " ".join(str(one).lower() for one in _chain(error))
+    texts = " ".join(str(one).lower() for one in _iter_causes(error))
     if (
-        any(isinstance(one, MemoryError) for one in _chain(error))
-        or any(text in texts for text in _OUT_OF_MEMORY)
-        or memory.is_short(need)  # libjpeg and libtiff say the same of this as of damaged bytes
+        any(isinstance(one, MemoryError) for one in _iter_causes(error))
+        or any(text in texts for text in _OUT_OF_MEMORY_TEXTS)
+        or memory.is_short(
+            needed_bytes
+        )  # libjpeg and libtiff say the same of this as of damaged bytes
     ):
-        return ImageUnreadable(f"not enough memory: {where}{error}", NO_MEMORY)
-    return ImageUnreadable(f"{where}{error}", reason)
+        return ImageUnreadableError(f"not enough memory: {where}{error}", NO_MEMORY)
+    return ImageUnreadableError(f"{where}{error}", reason)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)

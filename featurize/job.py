@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurize import __version__, cores, growth, images, signals, writer
-from featurize.ahead import Task
+from featurize.ahead import ExtractionJob
 from featurize.cache import FeatureCache
-from featurize.contents import Contents
-from featurize.errors import CacheFormatError, CallError, Interrupted
-from featurize.estimate import Estimate, estimate, fast_decoding
-from featurize.images import Listing
+from featurize.contents import ContentIndex
+from featurize.errors import CacheFormatError, CallError, RunInterruptedError
+from featurize.estimate import Estimate, estimate_run, suggest_fast_decoding
+from featurize.images import ImageListing
 from featurize.layout import PENDING, LayerInfo
-from featurize.ledger import ledger_of
-from featurize.loader import Loader
-from featurize.lock import Lock
-from featurize.measure import Measure
-from featurize.patterns import Patterns
-from featurize.pipeline import pump
+from featurize.ledger import in_flight_path
+from featurize.loader import ExtractionSetup
+from featurize.lock import WriteLock
+from featurize.measure import RunStats
+from featurize.patterns import GlobFilter
+from featurize.pipeline import process_rows
 from featurize.plan import (
-    Comparison,
+    ListingDiff,
     Options,
-    Retry,
-    Wanted,
-    check_vanished,
-    compare,
-    same_extractor,
-    settle,
-    to_do,
+    ResolvedOptions,
+    RetryPolicy,
+    diff_listing,
+    find_pending_rows,
+    is_same_extractor,
+    refuse_mass_removal,
+    resolve_options,
 )
 from featurize.summary import Summary
-from featurize.text import shown
+from featurize.text import to_printable
 from featurize.writer import CacheWriter
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     follow: bool = False,
-    report: Callable[[Measure], None] = lambda _: None,
+    report: Callable[[RunStats], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Summary | Estimate:
     """Embed every image of a folder, once, into a feature cache.
@@ -108,12 +108,12 @@ def run(
     prune : bool
         Allow more than a tenth of the rows to go, because their images are gone.
     include, exclude : list of str, optional
-        Globs over the images' paths: which of them count (`featurize.patterns.Patterns`). As in
+        Globs over the images' paths: which of them count (`featurize.patterns.GlobFilter`). As in
         the cache where they are not given; ``["**"]`` and ``[]`` are all images.
     follow : bool
         Follow links that lead out of the folder as well.
     report : callable
-        Called often with the run's `Measure`.
+        Called often with the run's `RunStats`.
     say : callable
         Called with a sentence about each choice made.
 
@@ -137,7 +137,7 @@ def run(
     path = Path(output)
     if path.is_symlink():  # the link stays, what it points to is written
         path = path.resolve()
-    _check_output(path)
+    _check_output_path(path)
     own = None if backbone is None or isinstance(backbone, str) else backbone
     options = Options(
         backbone=backbone if isinstance(backbone, str) else None,
@@ -152,82 +152,92 @@ def run(
         device=device,
     )
     options.check()
-    before = _opened(path)  # what is no cache is refused before a lock is put beside it
-    taken = (_globs(include, before, "include"), _globs(exclude, before, "exclude"))
-    listing = images.find(folder, *taken, follow=follow)
-    for sentence in listing.passed_over:
+    before = _open_if_exists(path)  # what is no cache is refused before a lock is put beside it
+    taken = (_resolve_globs(include, before, "include"), _resolve_globs(exclude, before, "exclude"))
+    listing = images.list_images(folder, *taken, follow=follow)
+    for sentence in listing.skipped:
         say(sentence)
     if before is not None:
-        _say_left_out(before, listing, say)
-    measure = Measure(workers=cores.allowed())
-    retry = Retry(failed=retry_failed, rehash=rehash)
-    lock = Lock(path)
+        _report_excluded_rows(before, listing, say)
+    measure = RunStats(workers=cores.usable_cores())
+    retry = RetryPolicy(failed=retry_failed, rehash=rehash)
+    lock = WriteLock(path)
     with nullcontext() if dry_run else lock:
-        if lock.unlockable:
-            say(f"{path} cannot be locked ({lock.unlockable}): let no other run write to it")
-        cache = _opened(path)
-        wanted = settle(options, cache, own.name if own else None)
-        loader = Loader(wanted, own, cache, say)
+        if lock.unsupported_reason:
+            say(
+                f"{path} cannot be locked ({lock.unsupported_reason}): let no other run write to it"
+            )
+        cache = _open_if_exists(path)
+        wanted = resolve_options(options, cache, own.name if own else None)
+        loader = ExtractionSetup(wanted, own, cache, say)
         if cache is not None:
-            if own or not same_extractor(wanted, options, cache):
+            if own or not is_same_extractor(wanted, options, cache):
                 _ = loader.backbone  # refuses another extractor, before anything is touched
             if not prune:
-                check_vanished(listing, cache, compare(listing, cache))
+                refuse_mass_removal(listing, cache, diff_listing(listing, cache))
         if dry_run:
-            return estimate(path, listing, cache, wanted, loader, retry)
-        if lock.unheld and not _is_done(cache, listing, wanted, retry):
-            lock.require()
+            return estimate_run(path, listing, cache, wanted, loader, retry)
+        if lock.unheld_reason and not _is_complete(cache, listing, wanted, retry):
+            lock.require_held()
         try:
-            if not lock.unheld:
-                writer.sweep(path)
+            if not lock.unheld_reason:
+                writer.remove_temporary_files(path)
             if cache is None:
-                cache = _allocated(path, listing, wanted.layers, loader, say)
-            job = _Job(cache, compare(listing, cache), listing, loader, retry, measure, report)
+                cache = _allocate_cache(path, listing, wanted.layers, loader, say)
+            job = _Extraction(
+                cache, diff_listing(listing, cache), listing, loader, retry, measure, report
+            )
             job.run(wanted.layers, say)
-            if not lock.unheld:  # every image that was suspected has been met, or is gone
-                ledger_of(cache.path).unlink(missing_ok=True)
+            if not lock.unheld_reason:  # every image that was suspected has been met, or is gone
+                in_flight_path(cache.path).unlink(missing_ok=True)
         except KeyboardInterrupt:
-            signals.take()
+            signals.acknowledge()
             summary = Summary.of(path, measure, time.perf_counter() - started)
-            raise Interrupted(_stopped(path), summary.as_dict()) from None
+            raise RunInterruptedError(_format_stop_message(path), summary.to_dict()) from None
         return Summary.of(path, measure, time.perf_counter() - started)
 
 
-def _globs(asked: Sequence[str] | None, cache: FeatureCache | None, kind: str) -> Sequence[str]:
+def _resolve_globs(
+    asked: Sequence[str] | None, cache: FeatureCache | None, kind: str
+) -> Sequence[str]:
     return getattr(cache, kind, ()) if asked is None else asked
 
 
-def _say_left_out(cache: FeatureCache, listing: Listing, say: Callable[[str], None]) -> None:
+def _report_excluded_rows(
+    cache: FeatureCache, listing: ImageListing, say: Callable[[str], None]
+) -> None:
     """Name the rows that go because the globs leave them out."""
-    patterns = Patterns(listing.include, listing.exclude)
-    gone = [path for path in cache.paths if not patterns.take(path)] if patterns else []
+    patterns = GlobFilter(listing.include, listing.exclude)
+    gone = [path for path in cache.paths if not patterns.accepts(path)] if patterns else []
     if gone:
         say(
             f"{len(gone):,} rows of {cache.path} go: --include and --exclude leave their images "
-            f"out (first: {shown(gone[0])})"
+            f"out (first: {to_printable(gone[0])})"
         )
 
 
-def _is_done(cache: FeatureCache | None, listing: Listing, wanted: Wanted, retry: Retry) -> bool:
+def _is_complete(
+    cache: FeatureCache | None, listing: ImageListing, resolved: ResolvedOptions, retry: RetryPolicy
+) -> bool:
     """Whether there is nothing to write."""
     if cache is None:
         return False
-    found, layers = compare(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
-    same = found.same_paths and set(wanted.layers) == layers
+    found, layers = diff_listing(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
+    same = found.has_same_paths and set(resolved.layers) == layers
     if not same:
         return False
-    todo = to_do(cache, found.unchanged, retry)
-    return not len(todo.look) + len(todo.compute)
+    todo = find_pending_rows(cache, found.unchanged, retry)
+    return not len(todo.recheck) + len(todo.compute)
 
 
-def _check_output(path: Path) -> None:
+def _check_output_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise CallError(f"there is no folder {path.parent} to write {path.name} to; make it first")
     if path.is_dir():
         raise CallError(f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}")
 
 
-def _opened(path: Path) -> FeatureCache | None:
+def _open_if_exists(path: Path) -> FeatureCache | None:
     if not path.exists():
         return None
     try:
@@ -236,8 +246,8 @@ def _opened(path: Path) -> FeatureCache | None:
         raise CacheFormatError(f"{error}. It is left as it is; give another -o") from error
 
 
-def _stopped(path: Path) -> str:
-    places = [place for place in (path, growth.part_of(path)) if place.exists()]
+def _format_stop_message(path: Path) -> str:
+    places = [place for place in (path, growth.partial_path(path)) if place.exists()]
     if not places:
         return "stopped before anything was written"
     place = max(places, key=lambda place: place.stat().st_mtime_ns)
@@ -249,19 +259,19 @@ def _stopped(path: Path) -> str:
     )
 
 
-def _allocated(
+def _allocate_cache(
     path: Path,
-    listing: Listing,
+    listing: ImageListing,
     layers: Sequence[tuple[str, str]],
-    loader: Loader,
+    setup: ExtractionSetup,
     say: Callable[[str], None],
 ) -> FeatureCache:
-    infos = loader.infos(layers)
-    needed = writer.bytes_needed(infos, len(listing.paths))
+    infos = setup.describe_layers(layers)
+    needed = writer.estimate_cache_bytes(infos, len(listing.paths))
     say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
-    writer.allocate(
+    writer.allocate_cache(
         path,
-        loader.extractor,
+        setup.extractor,
         infos,
         listing.paths,
         listing.sizes,
@@ -269,79 +279,79 @@ def _allocated(
         root=str(listing.root.resolve()),
         include=listing.include,
         exclude=listing.exclude,
-        created_by=_MAKER,
+        created_by=_CREATED_BY,
     )
     return FeatureCache(path)
 
 
-class _Job:
+class _Extraction:
     """Completes one cache, in place or by growing it."""
 
     def __init__(
         self,
         cache: FeatureCache,
-        found: Comparison,
-        listing: Listing,
-        loader: Loader,
-        retry: Retry,
-        measure: Measure,
-        report: Callable[[Measure], None],
+        diff: ListingDiff,
+        listing: ImageListing,
+        setup: ExtractionSetup,
+        retry: RetryPolicy,
+        stats: RunStats,
+        report: Callable[[RunStats], None],
     ) -> None:
-        self.cache, self.found, self.listing, self.loader = cache, found, listing, loader
-        self.retry, self.measure, self.report = retry, measure, report
+        self.cache, self.diff, self.listing, self.setup = cache, diff, listing, setup
+        self.retry, self.stats, self.report = retry, stats, report
 
     def run(self, layers: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
         there = list(self.cache.layers.values())
         if set(layers) != {(info.layer, info.pool) for info in there}:
-            self._grow(self.loader.infos(layers), say)
-        elif not self.found.same_paths:
+            self._grow(self.setup.describe_layers(layers), say)
+        elif not self.diff.has_same_paths:
             self._grow(there, say)
         else:
-            part = growth.part_of(self.cache.path)
+            part = growth.partial_path(self.cache.path)
             if part.exists():
                 say(
                     f"{part} is left from a run that was adding to the cache; "
                     "run that again to finish it, or remove it"
                 )
-            self._complete(there)
+            self._complete_in_place(there)
 
-    def _complete(self, layers: list[LayerInfo]) -> None:
+    def _complete_in_place(self, layers: list[LayerInfo]) -> None:
         """Finish the rows of the cache in place."""
-        todo = to_do(self.cache, self.found.unchanged, self.retry)
-        self.measure.total += len(todo.look) + len(todo.compute)
-        if self.measure.total:
+        todo = find_pending_rows(self.cache, self.diff.unchanged, self.retry)
+        self.stats.total += len(todo.recheck) + len(todo.compute)
+        if self.stats.total:
             with CacheWriter(self.cache.path) as into:
-                self._look(todo.look, todo.compute, layers, into, [])
-                contents = growth.contents_of(into, [], todo.compute, self.retry)
-                self._pump(todo.compute, layers, into, contents)
+                self._recheck_rows(todo.recheck, todo.compute, layers, into, [])
+                contents = growth.build_content_index(into, [], todo.compute, self.retry)
+                self._process_rows(todo.compute, layers, into, contents)
 
     def _grow(self, layers: list[LayerInfo], say: Callable[[str], None]) -> None:
         """Make the grown cache beside the old one, then put it in its place."""
         cache = self.cache
-        older = growth.open_part(cache, layers, self.listing, created_by=_MAKER, say=say)
-        with CacheWriter(growth.part_of(cache.path)) as into:
-            known = growth.take_over(cache, into, self.found, self.listing, self.retry)
-            pending, stale = into.status == PENDING, growth.stale(into, self.listing)
-            self.measure.total += int(pending.sum()) + len(stale)
-            self._look(stale, np.flatnonzero(pending), layers, into, older)
-            contents = growth.contents_of(into, older, np.flatnonzero(pending), self.retry)
+        older = growth.open_partial(cache, layers, self.listing, created_by=_CREATED_BY, say=say)
+        with CacheWriter(growth.partial_path(cache.path)) as into:
+            known = growth.copy_unchanged(cache, into, self.diff, self.listing, self.retry)
+            pending, stale = into.status == PENDING, growth.find_stale_rows(into, self.listing)
+            self.stats.total += int(pending.sum()) + len(stale)
+            self._recheck_rows(stale, np.flatnonzero(pending), layers, into, older)
+            contents = growth.build_content_index(into, older, np.flatnonzero(pending), self.retry)
             if len(known.rows):
                 recorded = np.zeros((len(pending), 32), np.uint8)
                 recorded[known.rows] = cache.column("sha256")[known.old_rows]
                 missing = [info for info in layers if info.name not in cache.layers]
-                changed = self._pump(
+                changed = self._process_rows(
                     known.rows, missing, into, contents, recorded=recorded, new_layers_only=True
                 )
-                self.measure.total += len(changed)
+                self.stats.total += len(changed)
                 pending[known.rows] = False
                 pending[changed] = True
-            self._pump(np.flatnonzero(pending), layers, into, contents)
-        growth.finish(cache)
+            self._process_rows(np.flatnonzero(pending), layers, into, contents)
+        growth.replace_original(cache)
 
-    def _look(
+    def _recheck_rows(
         self,
         rows: np.ndarray,
-        pending: np.ndarray,
+        pending_rows: np.ndarray,
         layers: list[LayerInfo],
         into: CacheWriter,
         older: list[FeatureCache],
@@ -349,37 +359,37 @@ class _Job:
         """Read finished rows again, before others: what they hold is at hand for those then."""
         if len(rows):
             recorded = np.zeros((len(into.status), 32), np.uint8)
-            recorded[rows] = into.rows("images/sha256", rows)
-            but = np.concatenate([rows, pending])
-            contents = growth.contents_of(into, older, but, self.retry)
-            self._pump(rows, layers, into, contents, recorded=recorded)
+            recorded[rows] = into.read_rows("images/sha256", rows)
+            but = np.concatenate([rows, pending_rows])
+            contents = growth.build_content_index(into, older, but, self.retry)
+            self._process_rows(rows, layers, into, contents, recorded=recorded)
 
-    def _pump(
+    def _process_rows(
         self,
         rows: np.ndarray,
         layers: list[LayerInfo],
         into: CacheWriter,
-        contents: Contents,
+        content_index: ContentIndex,
         *,
         recorded: np.ndarray | None = None,
         new_layers_only: bool = False,
     ) -> list[int]:
         if not len(rows):
             return []
-        task = Task(
+        task = ExtractionJob(
             self.listing,
             rows,
             dict(self.cache.extractor.preprocess),
             [info.name for info in layers],
-            lambda: self.loader.choice(layers),
-            ledger_of(self.cache.path),
+            lambda: self.setup.make_engine_selector(layers),
+            in_flight_path(self.cache.path),
             recorded,
             new_layers_only,
         )
-        changed = pump(task, into, contents, self.measure, self.report)
-        if self.measure.bound == "decode" and task.recipe["decode"] == "exact":
-            self.measure.hint = fast_decoding(self.listing, task.recipe)
+        changed = process_rows(task, into, content_index, self.stats, self.report)
+        if self.stats.bottleneck == "decode" and task.preprocess["decode"] == "exact":
+            self.stats.hint = suggest_fast_decoding(self.listing, task.preprocess)
         return changed
 
 
-_MAKER = f"headgraft {__version__}"
+_CREATED_BY = f"headgraft {__version__}"

@@ -18,11 +18,17 @@ import h5py
 import numpy as np
 
 from featurize import trial
-from featurize.clauses import CHECKSUMS, COLUMNS, EXTRACTOR_TEXTS, dataset_name, problems
-from featurize.errors import CacheFormatError, CacheReplaced, CacheUnreachable
+from featurize.clauses import (
+    CHECKSUMS_GROUP,
+    COLUMN_DTYPES,
+    EXTRACTOR_TEXT_ATTRS,
+    find_violations,
+    make_dataset_name,
+)
+from featurize.errors import CacheFormatError, CacheReplacedError, CacheUnreachableError
 
 PENDING, MARKED, FAILED = 0, 1, 2
-READ_BYTES = 8 << 20
+MAX_READ_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class LayerInfo:
     @property
     def name(self) -> str:
         """The dataset's name: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
-        return dataset_name(self.layer, self.pool)
+        return make_dataset_name(self.layer, self.pool)
 
 
 @dataclass(frozen=True)
@@ -90,21 +96,21 @@ class Layout:
     @property
     def has_checksums(self) -> bool:
         """Whether every layer has a column of checksums."""
-        return all(f"{CHECKSUMS}/{name}" in self.extents for name in self.layers)
+        return all(f"{CHECKSUMS_GROUP}/{name}" in self.extents for name in self.layers)
 
 
 # What the system says where nothing is wrong with the file. A damaged address gives others.
-_SYSTEM_FAULTS = {
+_SYSTEM_ERRNOS = {
     getattr(errno, name, 0)
     for name in (
         *("EIO", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOLCK", "EAGAIN"),
         *("ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH"),
     )
 } - {0}
-_survived: set[tuple[int, ...]] = set()  # files, as they stood, that need no second trial
+_safe_files: set[tuple[int, ...]] = set()  # files, as they stood, that need no second trial
 
 
-def read(path: str | os.PathLike[str]) -> Layout:
+def read_layout(path: str | os.PathLike[str]) -> Layout:
     """Look at a cache's layout. Follows no link, runs nothing, reads no other file.
 
     Raises
@@ -120,53 +126,55 @@ def read(path: str | os.PathLike[str]) -> Layout:
             raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
         state = os.stat(path)
         known = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        if known not in _survived:
-            outcome = trial.outcome_of(lambda: _look(path))
-            if outcome == trial.UNANSWERED:
-                raise CacheUnreachable(
-                    f"{path} did not answer within {trial.WALL_SECONDS:.0f} s; is its disk there? "
+        if known not in _safe_files:
+            outcome = trial.probe_in_child(lambda: _check_and_parse(path))
+            if outcome == trial.TIMED_OUT:
+                raise CacheUnreachableError(
+                    f"{path} did not answer within {trial.MAX_WALL_SECONDS:.0f} s; is its disk there? "
                     "It may be sound: try again"
                 )
             if outcome == trial.CRASHED:
                 raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
-            _survived.add(known)
-        return _look(path)
+            _safe_files.add(known)
+        return _check_and_parse(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`") from None
-    except (PermissionError, CacheFormatError, CacheUnreachable):
+    except (PermissionError, CacheFormatError, CacheUnreachableError):
         raise
     except Exception as error:  # HDF5 raises anything on hostile bytes
-        number = _errno(error)
+        number = _find_system_errno(error)
         if number:
-            raise unreachable(path, OSError(number, os.strerror(number))) from error
+            raise to_unreachable_error(path, OSError(number, os.strerror(number))) from error
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
 
 
-def unreachable(path: str | os.PathLike[str], error: OSError) -> CacheUnreachable:
+def to_unreachable_error(path: str | os.PathLike[str], error: OSError) -> CacheUnreachableError:
     """What the system said when a cache was to be read, as an error that names the cache."""
-    return CacheUnreachable(f"{path} cannot be read: {error.strerror}. It may be sound: try again")
+    return CacheUnreachableError(
+        f"{path} cannot be read: {error.strerror}. It may be sound: try again"
+    )
 
 
-def _errno(error: Exception) -> int:
+def _find_system_errno(error: Exception) -> int:
     """The system's own number of what went wrong, where it was the system; else 0."""
     said = re.search(r"errno = (\d+)", str(error))  # how HDF5 passes it on
     number = int(said.group(1)) if said else getattr(error, "errno", None) or 0
-    return number if number in _SYSTEM_FAULTS else 0
+    return number if number in _SYSTEM_ERRNOS else 0
 
 
-def _look(path: str | os.PathLike[str]) -> Layout:
+def _check_and_parse(path: str | os.PathLike[str]) -> Layout:
     with h5py.File(path, "r") as file:
-        for problem in problems(file, os.path.getsize(path)):
+        for problem in find_violations(file, os.path.getsize(path)):
             raise CacheFormatError(f"{path}: {problem}")
-        return _read(file)
+        return _parse_layout(file)
 
 
-def _read(file: Any) -> Layout:
+def _parse_layout(file: Any) -> Layout:
     group = file["extractor"].attrs
     extents = {}
-    for folder in ("images", "features", CHECKSUMS):
+    for folder in ("images", "features", CHECKSUMS_GROUP):
         for name, dataset in file.get(folder, {}).items():
-            if folder != "images" or name == "path" or name in COLUMNS:
+            if folder != "images" or name == "path" or name in COLUMN_DTYPES:
                 extents[f"{folder}/{name}"] = Extent(
                     dataset.id.get_offset(), dataset.dtype, dataset.shape
                 )
@@ -187,26 +195,26 @@ def _read(file: Any) -> Layout:
         created=str(file.attrs.get("created", "")),
         created_by=str(file.attrs.get("created_by", "")),
         root=str(file.attrs.get("root", "")),
-        include=_texts(file.attrs.get("include")),
-        exclude=_texts(file.attrs.get("exclude")),
+        include=_parse_json_texts(file.attrs.get("include")),
+        exclude=_parse_json_texts(file.attrs.get("exclude")),
         n_rows=int(file.attrs["n_rows"]),
         extractor=Extractor(
-            **{name: group[name] for name in EXTRACTOR_TEXTS},
+            **{name: group[name] for name in EXTRACTOR_TEXT_ATTRS},
             preprocess=json.loads(group["preprocess"]),
-            environment=_informative(group.get("environment")),
+            environment=_parse_json_object(group.get("environment")),
         ),
         layers=layers,
         extents=extents,
-        identity=identity(os.fstat(file.id.get_vfd_handle())),
+        identity=identify_file(os.fstat(file.id.get_vfd_handle())),
     )
 
 
-def identity(found: os.stat_result) -> tuple[int, int]:
+def identify_file(found: os.stat_result) -> tuple[int, int]:
     """What tells one file from another, whatever they are called."""
     return found.st_dev, found.st_ino
 
 
-def _informative(text: object) -> dict[str, Any]:
+def _parse_json_object(text: object) -> dict[str, Any]:
     """A JSON object that nothing depends on: empty where it is none."""
     try:
         found = json.loads(text) if isinstance(text, str) else {}
@@ -215,7 +223,7 @@ def _informative(text: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _texts(text: object) -> list[str]:
+def _parse_json_texts(text: object) -> list[str]:
     """A JSON list of texts that nothing depends on: empty where it is none."""
     try:
         found = json.loads(text) if isinstance(text, str) else []
@@ -243,13 +251,13 @@ def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:
         If the file ends before them.
     """
     found = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
-    size = max(1, READ_BYTES // max(extent.row_bytes, 1))
+    size = max(1, MAX_READ_BYTES // max(extent.row_bytes, 1))
     for start in range(0, len(rows), size):
-        _read_some(fd, extent, rows[start : start + size], found[start : start + size])
+        _read_block(fd, extent, rows[start : start + size], found[start : start + size])
     return found
 
 
-def _read_some(fd: int, extent: Extent, rows: np.ndarray, into: np.ndarray) -> None:
+def _read_block(fd: int, extent: Extent, rows: np.ndarray, into: np.ndarray) -> None:
     first, last = int(rows.min()), int(rows.max())
     if last - first < 4 * len(rows):  # nearly neighbours: one long read is quicker than many
         span = into
@@ -275,5 +283,5 @@ def _read_into(fd: int, array: np.ndarray, offset: int) -> None:
             count = len(data)
             rest[:count] = data
         if not count:
-            raise CacheReplaced("it was cut short while it was open")
+            raise CacheReplacedError("it was cut short while it was open")
         rest, offset = rest[count:], offset + count

@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from featurize.errors import OutputError
-from featurize.files import explained
+from featurize.files import to_write_error
 
 DIGEST_BYTES = 32
-MAX_BYTES = 1 << 16
+MAX_FILE_BYTES = 1 << 16
 
 
-class Ledger:
+class InFlightLog:
     """A small file beside the cache, ``C.h5.working``: one place for each decoding thread.
 
     A thread writes an image's hash there before it decodes, and clears it afterwards. Where the
@@ -23,7 +23,7 @@ class Ledger:
     Parameters
     ----------
     path : Path
-        As `ledger_of` gives it; the cache's `Lock` has to be held.
+        As `in_flight_path` gives it; the cache's `Lock` has to be held.
     places : int
         How many threads decode.
 
@@ -33,35 +33,35 @@ class Ledger:
         If something else lies there, or it cannot be written.
     """
 
-    def __init__(self, path: Path, places: int) -> None:
+    def __init__(self, path: Path, n_slots: int) -> None:
         self.path = path
-        self._suspects = left_by_a_dead_run(path)
+        self._suspects = read_crash_suspects(path)
         self._lock = threading.Lock()
         # Those still to be tried stay in the file until they were: this run may die as well.
-        self._first = len(self._suspects)
+        self._first_slot = len(self._suspects)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             path.unlink(missing_ok=True)  # never written into: it may be a link
             self._fd = os.open(path, flags, 0o644)
-            _write(self._fd, b"".join(sorted(self._suspects)) + bytes(places * DIGEST_BYTES), 0)
+            _write_at(self._fd, b"".join(sorted(self._suspects)) + bytes(n_slots * DIGEST_BYTES), 0)
         except OSError as error:
-            raise explained(error, path) from error
+            raise to_write_error(error, path) from error
 
     def is_suspect(self, digest: bytes) -> bool:
         """Whether this image was in work when an earlier run died, and has not been tried yet."""
         return digest in self._suspects
 
-    def acquit(self, digest: bytes) -> None:
+    def clear_suspect(self, digest: bytes) -> None:
         """Note that a suspect was tried, and this process is still there."""
         self._suspects.discard(digest)
 
-    def begin(self, place: int, digest: bytes) -> None:
+    def begin(self, slot: int, digest: bytes) -> None:
         """Note that the image with this SHA-256 is being decoded at a place."""
-        self._put(digest, self._first + place)
+        self._write_slot(digest, self._first_slot + slot)
 
-    def end(self, place: int) -> None:
+    def end(self, slot: int) -> None:
         """Note that it is done."""
-        self._put(bytes(DIGEST_BYTES), self._first + place)
+        self._write_slot(bytes(DIGEST_BYTES), self._first_slot + slot)
 
     def close(self) -> None:
         """Leave what is still suspected, or no file: nothing in work was what ended the run."""
@@ -71,19 +71,19 @@ class Ledger:
         with suppress(OSError):
             if left:
                 os.ftruncate(fd, 0)
-                _write(fd, left, 0)
+                _write_at(fd, left, 0)
             else:
                 self.path.unlink(missing_ok=True)
         os.close(fd)
 
-    def _put(self, data: bytes, place: int) -> None:
+    def _write_slot(self, data: bytes, slot: int) -> None:
         # What the disk has to say is heard where rows are written; this is only an aid.
         with self._lock, suppress(OSError):
             if self._fd >= 0:
-                _write(self._fd, data, place * DIGEST_BYTES)
+                _write_at(self._fd, data, slot * DIGEST_BYTES)
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
+def _write_at(fd: int, data: bytes, offset: int) -> None:
     if hasattr(os, "pwrite"):
         os.pwrite(fd, data, offset)
     else:
@@ -91,12 +91,12 @@ def _write(fd: int, data: bytes, offset: int) -> None:
         os.write(fd, data)
 
 
-def ledger_of(cache: Path) -> Path:
+def in_flight_path(cache: Path) -> Path:
     """Where the ledger of a cache lies."""
     return cache.with_name(cache.name + ".working")
 
 
-def left_by_a_dead_run(path: Path) -> set[bytes]:
+def read_crash_suspects(path: Path) -> set[bytes]:
     """SHA-256 of the images that were in work when an earlier run died.
 
     Raises
@@ -108,7 +108,7 @@ def left_by_a_dead_run(path: Path) -> set[bytes]:
         found = path.lstat()
     except FileNotFoundError:
         return set()
-    known = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES
+    known = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE_BYTES
     if not known or found.st_size % DIGEST_BYTES:
         raise OutputError(f"{path} stands where a run notes what it decodes; move it away")
     data = path.read_bytes()

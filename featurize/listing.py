@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from featurize.errors import CallError
-from featurize.patterns import Patterns
-from featurize.text import shown
+from featurize.patterns import GlobFilter
+from featurize.text import to_printable
 
-SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm"),
     )
 )
-_SUFFIXES = frozenset(suffix.encode() for suffix in SUFFIXES)
-NAMED = 3  # of what is passed over for one reason; the others are counted
+_SUFFIX_BYTES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
+MAX_NAMED = 3  # of what is passed over for one reason; the others are counted
 
-LEADS_OUT = "it is a link that leads out of the folder; `--follow` takes such links too"
-LISTED = "it is a link to a folder that is listed already"
+OUTSIDE_LINK = "it is a link that leads out of the folder; `--follow` takes such links too"
+REPEATED_FOLDER = "it is a link to a folder that is listed already"
 NOT_UTF8 = "its name is not UTF-8"
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageListing:
     """The images of one folder, sorted by path.
 
     Attributes
@@ -47,7 +47,7 @@ class Listing:
         Folders, relative to `root`, that could not be listed, or not to the end. Nothing is known
         of the images in them.
     include, exclude : tuple of str
-        The globs by which images were taken (`Patterns`).
+        The globs by which images were taken (`GlobFilter`).
     follow : bool
         Whether links that lead out of the folder were followed.
     """
@@ -56,23 +56,23 @@ class Listing:
     paths: list[str]
     sizes: np.ndarray
     mtimes_ns: np.ndarray
-    passed_over: list[str]
+    skipped: list[str]
     unlisted: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow: bool = False
 
-    def place(self, row: int) -> bytes:
+    def full_path(self, row: int) -> bytes:
         """Where a row's image lies."""
-        return place_of(self.root, self.paths[row])
+        return join_path(self.root, self.paths[row])
 
 
-def find(
+def list_images(
     folder: str | os.PathLike[str],
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     follow: bool = False,
-) -> Listing:
+) -> ImageListing:
     """List every image below a folder, without opening any.
 
     Hidden files and folders are passed over. A folder with an image's suffix becomes a row too
@@ -87,7 +87,7 @@ def find(
     folder : path
         May be a link itself.
     include, exclude : iterable of str
-        Globs: images that count, of all or of those included those that do not (`Patterns`).
+        Globs: images that count, of all or of those included those that do not (`GlobFilter`).
     follow : bool
         Follow links that lead out of the folder as well.
 
@@ -100,21 +100,21 @@ def find(
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise CallError(f"{root} {what}; give the folder that holds the images")
-    patterns = Patterns(include, exclude)
-    walk = _Walk(root, patterns, follow)
-    walk.go()
-    passed_over = walk.sentences()
-    if not walk.found:
-        raise CallError(_nothing(root, patterns, walk.left_out, passed_over))
+    patterns = GlobFilter(include, exclude)
+    walk = _FolderWalker(root, patterns, follow)
+    walk.run()
+    passed_over = walk.describe_skipped()
+    if not walk.images:
+        raise CallError(_explain_empty(root, patterns, walk.n_excluded, passed_over))
     for pattern in (*patterns.include, *patterns.exclude):
         if pattern not in patterns.matched:
-            passed_over.append(f"the pattern {shown(pattern)!r} matches no image in {root}")
-    walk.found.sort()
-    return Listing(
+            passed_over.append(f"the pattern {to_printable(pattern)!r} matches no image in {root}")
+    walk.images.sort()
+    return ImageListing(
         root,
-        [row[0] for row in walk.found],
-        np.array([row[1] for row in walk.found], np.int64),
-        np.array([row[2] for row in walk.found], np.int64),
+        [row[0] for row in walk.images],
+        np.array([row[1] for row in walk.images], np.int64),
+        np.array([row[2] for row in walk.images], np.int64),
         passed_over,
         tuple(walk.unlisted),
         patterns.include,
@@ -123,74 +123,74 @@ def find(
     )
 
 
-def place_of(root: str | os.PathLike[str], path: str) -> bytes:
+def join_path(root: str | os.PathLike[str], path: str) -> bytes:
     """Where an image lies: its path below the folder is UTF-8, whatever the locale says."""
     return os.path.join(os.fsencode(root), path.encode())
 
 
-def _nothing(root: Path, patterns: Patterns, left_out: int, passed_over: list[str]) -> str:
-    if left_out:
-        return f"none of the {left_out:,} images in {root} is left by --include and --exclude"
-    looked = f"no image in {root}; looked for {' '.join(sorted(SUFFIXES))}"
-    return ". ".join([looked, *passed_over])
+def _explain_empty(root: Path, patterns: GlobFilter, n_excluded: int, skipped: list[str]) -> str:
+    if n_excluded:
+        return f"none of the {n_excluded:,} images in {root} is left by --include and --exclude"
+    looked = f"no image in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+    return ". ".join([looked, *skipped])
 
 
-class _Walk:
+class _FolderWalker:
     """One pass over a tree, with a stack: a tree may be deeper than Python's own."""
 
-    def __init__(self, root: Path, patterns: Patterns, follow: bool) -> None:
+    def __init__(self, root: Path, patterns: GlobFilter, follow: bool) -> None:
         self.root, self.patterns, self.follow = root, patterns, follow
-        self._chosen = bool(patterns)
-        self.found: list[tuple[str, int, int]] = []
-        self.left_out = 0
+        self._has_patterns = bool(patterns)
+        self.images: list[tuple[str, int, int]] = []
+        self.n_excluded = 0
         self.unlisted: list[str] = []
-        self._passed: dict[str, list[str]] = {}  # by reason
+        self._skipped: dict[str, list[str]] = {}  # by reason
         self._seen: set[tuple[int, int]] = set()
         self._folders: list[tuple[bytes, str]] = [(os.fsencode(root), "")]
         # They come last, in order, so that a folder is listed by its own name where it has one.
         self._links: list[tuple[str, bytes]] = []
-        self._inside = os.path.join(os.path.realpath(os.fsencode(root)), b"")
+        self._root_prefix = os.path.join(os.path.realpath(os.fsencode(root)), b"")
 
-    def go(self) -> None:
+    def run(self) -> None:
         while self._folders or self._links:
             if self._folders:
-                self._enter(*self._folders.pop())
+                self._list_folder(*self._folders.pop())
             else:
                 name, folder = heapq.heappop(self._links)
-                self._enter(folder, name, by_link=True)
+                self._list_folder(folder, name, by_link=True)
 
-    def sentences(self) -> list[str]:
+    def describe_skipped(self) -> list[str]:
         """What was passed over, a bounded number of lines."""
         found = []
-        for reason, names in self._passed.items():
+        for reason, names in self._skipped.items():
             names.sort()
-            found += [f"passed over {shown(name)}: {reason}" for name in names[:NAMED]]
-            if len(names) > NAMED:
-                found.append(f"passed over {len(names) - NAMED:,} more for that reason")
+            found += [f"passed over {to_printable(name)}: {reason}" for name in names[:MAX_NAMED]]
+            if len(names) > MAX_NAMED:
+                found.append(f"passed over {len(names) - MAX_NAMED:,} more for that reason")
         return found
 
-    def _enter(self, folder: bytes, name: str, by_link: bool = False) -> None:
+    def _list_folder(self, folder: bytes, name: str, by_link: bool = False) -> None:
         try:
             here = os.stat(folder)
             if (here.st_dev, here.st_ino) in self._seen:
                 if by_link:
-                    self._pass_over(name, LISTED)
+                    self._skip(name, REPEATED_FOLDER)
                 return
             self._seen.add((here.st_dev, here.st_ino))
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if not entry.name.startswith(b"."):
-                        self._look(entry, f"{name}/" if name else "")
+                        self._inspect_entry(entry, f"{name}/" if name else "")
         except OSError as error:
-            what = _words(error)
+            what = _describe_error(error)
             if not name:
                 raise CallError(f"cannot list {self.root}: {what}") from error
-            self._pass_over(f"{name}/", f"the folder cannot be listed: {what}")
+            self._skip(f"{name}/", f"the folder cannot be listed: {what}")
             self.unlisted.append(name)
 
-    def _look(self, entry: os.DirEntry[bytes], prefix: str) -> None:
+    def _inspect_entry(self, entry: os.DirEntry[bytes], prefix: str) -> None:
         stem, dot, suffix = entry.name.rpartition(b".")
-        is_image = bool(stem) and (dot + suffix).lower() in _SUFFIXES
+        is_image = bool(stem) and (dot + suffix).lower() in _SUFFIX_BYTES
         is_link, is_folder = entry.is_symlink(), entry.is_dir(follow_symlinks=False)
         if not (is_image or is_link or is_folder):
             return
@@ -198,7 +198,7 @@ class _Walk:
             info = entry.stat() if is_image or is_link else None
         except OSError as error:  # a dangling link, a link to itself, gone already
             if error.errno == errno.ENAMETOOLONG and is_image:
-                self._pass_over(prefix + _named(entry.name), _words(error))
+                self._skip(prefix + _decode_name(entry.name), _describe_error(error))
                 return
             info = None
         is_folder = is_folder or (info is not None and stat.S_ISDIR(info.st_mode))
@@ -207,33 +207,33 @@ class _Walk:
         try:
             name = prefix + entry.name.decode()
         except UnicodeDecodeError:
-            self._pass_over(prefix + _named(entry.name), NOT_UTF8)
+            self._skip(prefix + _decode_name(entry.name), NOT_UTF8)
             return
-        if is_link and not self.follow and not self._leads_inside(entry.path):
-            self._pass_over(name, LEADS_OUT)
+        if is_link and not self.follow and not self._is_link_inside(entry.path):
+            self._skip(name, OUTSIDE_LINK)
             return
         if is_folder and is_link:
             heapq.heappush(self._links, (name, entry.path))
         elif is_folder:
             self._folders.append((entry.path, name))
         if is_image:
-            if self._chosen and not self.patterns.take(name):
-                self.left_out += 1
+            if self._has_patterns and not self.patterns.accepts(name):
+                self.n_excluded += 1
             elif info is None:
-                self.found.append((name, 0, 0))  # a row that fails
+                self.images.append((name, 0, 0))  # a row that fails
             else:
-                self.found.append((name, info.st_size, info.st_mtime_ns))
+                self.images.append((name, info.st_size, info.st_mtime_ns))
 
-    def _leads_inside(self, path: bytes) -> bool:
-        return (os.path.realpath(path) + os.sep.encode()).startswith(self._inside)
+    def _is_link_inside(self, path: bytes) -> bool:
+        return (os.path.realpath(path) + os.sep.encode()).startswith(self._root_prefix)
 
-    def _pass_over(self, name: str, reason: str) -> None:
-        self._passed.setdefault(reason, []).append(name)
+    def _skip(self, name: str, reason: str) -> None:
+        self._skipped.setdefault(reason, []).append(name)
 
 
-def _named(name: bytes) -> str:
+def _decode_name(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _words(error: OSError) -> str:
+def _describe_error(error: OSError) -> str:
     return (error.strerror or str(error)).lower()

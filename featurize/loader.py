@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 from featurize import signals
 from featurize.cache import FeatureCache
 from featurize.engines import Engine, check_device, open_engine
-from featurize.engines.choice import Choice
+from featurize.engines.choice import EngineSelector
 from featurize.errors import CallError
-from featurize.fingerprint import fingerprint
+from featurize.fingerprint import compute_fingerprint
 from featurize.layout import Extractor, LayerInfo
-from featurize.names import is_file
-from featurize.plan import DTYPES, Wanted, check_extractor, file_sha256
+from featurize.names import is_file_path
+from featurize.plan import DTYPES, ResolvedOptions, check_extractor, hash_file
 
 if TYPE_CHECKING:
     from featurize.backbones import Backbone
 
 
-class Loader:
+class ExtractionSetup:
     """The backbone, extractor and engines of one run, made when first needed.
 
     Parameters
     ----------
-    wanted : Wanted
+    wanted : ResolvedOptions
     own : Backbone, optional
         A backbone made in Python, instead of one by name.
     cache : FeatureCache, optional
@@ -35,19 +35,26 @@ class Loader:
 
     def __init__(
         self,
-        wanted: Wanted,
-        own: "Backbone | None",
+        resolved: ResolvedOptions,
+        custom_backbone: "Backbone | None",
         cache: FeatureCache | None,
         say: Callable[[str], None],
         *,
         frozen_weights: bool = True,
     ) -> None:
         self.frozen_weights = frozen_weights
-        self.wanted, self.own, self.cache, self.say = wanted, own, cache, say
+        self.resolved, self.custom_backbone, self.cache, self.say = (
+            resolved,
+            custom_backbone,
+            cache,
+            say,
+        )
 
-    def without_weights(self) -> "Loader":
+    def with_initial_weights(self) -> "ExtractionSetup":
         """The same with the network as it is initialised, for looking at and timing."""
-        return Loader(self.wanted, self.own, None, lambda _: None, frozen_weights=False)
+        return ExtractionSetup(
+            self.resolved, self.custom_backbone, None, lambda _: None, frozen_weights=False
+        )
 
     @cached_property
     def backbone(self) -> "Backbone":
@@ -60,8 +67,8 @@ class Loader:
         FingerprintMismatch
             If it is another than the cache's.
         """
-        check_device(self.wanted.device, self.wanted.precision)
-        backbone = self.own or self._load()
+        check_device(self.resolved.device, self.resolved.precision)
+        backbone = self.custom_backbone or self._load_backbone()
         recipe = backbone.preprocess
         self.say(
             f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
@@ -69,21 +76,21 @@ class Loader:
             f"{recipe['interpolation']}"
         )
         if self.cache is not None:
-            made = self._extractor_of(backbone)
-            check_extractor(self.cache, made, self.wanted.dtype)
+            made = self._make_extractor(backbone)
+            check_extractor(self.cache, made, self.resolved.dtype)
         return backbone
 
-    def _load(self) -> "Backbone":
-        signals.load("torchvision")
+    def _load_backbone(self) -> "Backbone":
+        signals.import_uninterrupted("torchvision")
         from featurize.backbones import load_backbone
 
-        wanted = self.wanted
+        wanted = self.resolved
         if wanted.weights == "own":
             raise CallError(
                 f"the cache was made with a network of its own ({wanted.backbone}); "
                 "continue it from Python: featurize.run(..., backbone=Backbone(...))"
             )
-        if wanted.weights and is_file(wanted.weights) and not Path(wanted.weights).is_file():
+        if wanted.weights and is_file_path(wanted.weights) and not Path(wanted.weights).is_file():
             raise CallError(
                 f"the weights file {wanted.weights} is gone; say where it is with --weights FILE"
             )
@@ -98,32 +105,32 @@ class Loader:
     @property
     def extractor(self) -> Extractor:
         """What goes into the cache about it."""
-        return self._extractor_of(self.backbone)
+        return self._make_extractor(self.backbone)
 
-    def _extractor_of(self, backbone: "Backbone") -> Extractor:
-        from featurize.backbones import versions
+    def _make_extractor(self, backbone: "Backbone") -> Extractor:
+        from featurize.backbones import collect_versions
 
-        environment = versions()
+        environment = collect_versions()
         file = self._weights_file
         if file is not None:
-            environment |= {"weights_file": file, "weights_file_sha256": file_sha256(file)}
+            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file)}
         return Extractor(
             backbone=backbone.name,
             weights=backbone.weights,
             weights_sha256=backbone.weights_sha256,
             preprocess=backbone.preprocess,
-            precision=self.wanted.precision,
+            precision=self.resolved.precision,
             environment=environment,
         )
 
     @property
     def _weights_file(self) -> str | None:
-        for name in (self.wanted.weights, self.wanted.backbone):
-            if self.own is None and name is not None and is_file(name):
+        for name in (self.resolved.weights, self.resolved.backbone):
+            if self.custom_backbone is None and name is not None and is_file_path(name):
                 return str(Path(name).resolve())
         return None
 
-    def infos(self, layers: Sequence[tuple[str, str]]) -> list[LayerInfo]:
+    def describe_layers(self, layers: Sequence[tuple[str, str]]) -> list[LayerInfo]:
         """Describe layers as the cache does, shallowest first.
 
         Raises
@@ -131,7 +138,7 @@ class Loader:
         UnknownLayer, BackboneError
             If one does not exist or cannot be pooled so; also if the weights do not fit.
         """
-        from featurize.pools import width
+        from featurize.pools import pooled_dim
 
         network, extractor = self.backbone.network, self.extractor
         found = sorted((network.layer(name).depth, name, pool) for name, pool in layers)
@@ -142,29 +149,29 @@ class Loader:
                 LayerInfo(
                     layer=name,
                     pool=pool,
-                    dim=width(layer.kind, pool, layer.map_shape),
-                    dtype=DTYPES[self.wanted.dtype],
+                    dim=pooled_dim(layer.axis_order, pool, layer.map_shape),
+                    dtype=DTYPES[self.resolved.dtype],
                     map_shape=layer.map_shape,
-                    fingerprint=self._fingerprint(extractor, name, pool),
+                    fingerprint=self._compute_fingerprint(extractor, name, pool),
                 )
             )
         self.backbone.cut(layers)  # weights that do not fit are refused before a file is made
         return infos
 
-    def _fingerprint(self, extractor: Extractor, layer: str, pool: str) -> str:
-        return fingerprint(
+    def _compute_fingerprint(self, extractor: Extractor, layer: str, pool: str) -> str:
+        return compute_fingerprint(
             backbone=extractor.backbone,
             weights_sha256=extractor.weights_sha256,
             preprocess=extractor.preprocess,
             layer=layer,
             pool=pool,
             precision=extractor.precision,
-            dtype=DTYPES[self.wanted.dtype],
+            dtype=DTYPES[self.resolved.dtype],
         )
 
-    def choice(self, layers: Sequence[LayerInfo]) -> Choice:
+    def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
         """The choice of an engine for these layers, by the number of images."""
-        wanted, pairs = self.wanted, [(info.layer, info.pool) for info in layers]
+        wanted, pairs = self.resolved, [(info.layer, info.pool) for info in layers]
 
         def opened(name: str) -> Engine:
             return open_engine(
@@ -175,4 +182,4 @@ class Loader:
                 precision=wanted.precision,
             )
 
-        return Choice(wanted.engine, wanted.precision, opened, self.say)
+        return EngineSelector(wanted.engine, wanted.precision, opened, self.say)

@@ -5,20 +5,20 @@ import os
 import sys
 from pathlib import Path
 
-from featurize.errors import CacheBusy, OutputError
-from featurize.files import explained
+from featurize.errors import CacheBusyError, OutputError
+from featurize.files import to_write_error
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of some network file systems
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_HELD_ERRNOS = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+_UNSUPPORTED_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of some network file systems
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
-class Lock:
+class WriteLock:
     """The right to write to one cache: an advisory lock on a sidecar, ``C.h5.lock``.
 
     Not on the cache itself: that lock would be lost when the file is replaced, and would
@@ -38,16 +38,16 @@ class Lock:
     def __init__(self, cache: Path) -> None:
         self.cache = cache
         self.path = cache.with_name(cache.name + ".lock")
-        self.unheld = self.unlockable = ""
+        self.unheld_reason = self.unsupported_reason = ""
         self._fd = -1
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> "WriteLock":
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o644)
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-                raise explained(error, self.path) from error
-            self.unheld = os.strerror(error.errno)
+                raise to_write_error(error, self.path) from error
+            self.unheld_reason = os.strerror(error.errno)
             return self
         try:
             if sys.platform == "win32":
@@ -55,14 +55,14 @@ class Lock:
             else:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
-                self.unlockable = os.strerror(error.errno)
+            if error.errno in _UNSUPPORTED_ERRNOS:
+                self.unsupported_reason = os.strerror(error.errno)
                 return self
             os.close(self._fd)
             self._fd = -1
-            if error.errno not in _HELD:
-                raise explained(error, self.path) from error
-            raise CacheBusy(
+            if error.errno not in _HELD_ERRNOS:
+                raise to_write_error(error, self.path) from error
+            raise CacheBusyError(
                 f"another process is writing to {self.cache}; wait for it, or give another -o"
             ) from error
         return self
@@ -71,15 +71,15 @@ class Lock:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def require(self) -> None:
+    def require_held(self) -> None:
         """Refuse to write without it.
 
         Raises
         ------
         OutputError
         """
-        if self.unheld:
+        if self.unheld_reason:
             raise OutputError(
-                f"cannot write {self.cache}: {self.path} cannot be opened ({self.unheld}). "
+                f"cannot write {self.cache}: {self.path} cannot be opened ({self.unheld_reason}). "
                 "Copy the cache to where you may write, or give another -o"
             )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 STAGES = ("read", "decode", "run", "write")
-_ADVICE = {
+_BOTTLENECK_MESSAGES = {
     "read": "Reading files bounded this run; faster storage would help",
     "decode": "Decoding images bounded this run; more cores would help",
     "run": "The network bounded this run; a GPU or an earlier cut would help",
@@ -15,7 +15,7 @@ _ADVICE = {
 
 
 @dataclass
-class Measure:
+class RunStats:
     """Seconds spent in each stage, added up over threads, and images through the network.
 
     `done` counts rows brought into the cache, `computed` those of them with new features.
@@ -26,8 +26,8 @@ class Measure:
 
     workers: int
     total: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    waited: dict[str, float] = field(default_factory=lambda: {"input": 0.0, "output": 0.0})
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    wait_seconds: dict[str, float] = field(default_factory=lambda: {"input": 0.0, "output": 0.0})
     done: int = 0
     images_run: int = 0
     computed: int = 0
@@ -35,38 +35,38 @@ class Measure:
     engine_why: str = ""
     hint: str = ""
     started: float = field(default_factory=time.perf_counter)
-    _steady: tuple[float, int] | None = None
-    _last: float = 0.0
+    _rate_start: tuple[float, int] | None = None
+    _last_batch_time: float = 0.0
 
-    def ran(self, count: int, seconds: float) -> None:
+    def record_batch(self, count: int, seconds: float) -> None:
         """Note a batch that went through the network."""
-        self.seconds["run"] += seconds
+        self.stage_seconds["run"] += seconds
         self.images_run += count
-        self._last = time.perf_counter()
-        if self._steady is None:
+        self._last_batch_time = time.perf_counter()
+        if self._rate_start is None:
             # The first batch pays for start-up; the rate counts from its end.
-            self._steady = (self._last, self.images_run)
+            self._rate_start = (self._last_batch_time, self.images_run)
 
-    def restart(self) -> None:
+    def restart_rate(self) -> None:
         """Count the rate from here on: another engine has started, which is no part of it."""
-        self._steady = (time.perf_counter(), self.images_run)
+        self._rate_start = (time.perf_counter(), self.images_run)
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def time_waiting(self, what: str) -> Iterator[None]:
         """Count the time inside as waiting for ``input`` or ``output``."""
         start = time.perf_counter()
         yield
-        self.waited[what] += time.perf_counter() - start
+        self.wait_seconds[what] += time.perf_counter() - start
 
     @property
     def images_per_second(self) -> float:
         """Images through the network a second, without start-up."""
-        if self._steady is None:
+        if self._rate_start is None:
             return 0.0
-        since, before = self._steady
+        since, before = self._rate_start
         if self.images_run > before:
-            return (self.images_run - before) / (self._last - since)
-        return self.images_run / (self._last - self.started)
+            return (self.images_run - before) / (self._last_batch_time - since)
+        return self.images_run / (self._last_batch_time - self.started)
 
     @property
     def seconds_left(self) -> float | None:
@@ -75,27 +75,29 @@ class Measure:
         return (self.total - self.done) * elapsed / self.done if self.done else None
 
     @property
-    def shares(self) -> dict[str, float]:
+    def stage_shares(self) -> dict[str, float]:
         """Share of the working time of each stage, 0 to 1; threads count each for itself."""
-        whole = sum(self.seconds.values()) or 1.0
-        return {stage: seconds / whole for stage, seconds in self.seconds.items()}
+        whole = sum(self.stage_seconds.values()) or 1.0
+        return {stage: seconds / whole for stage, seconds in self.stage_seconds.items()}
 
     @property
-    def bound(self) -> str:
+    def bottleneck(self) -> str:
         """The stage the others waited for."""
         if not self.images_run:
             return "read"
         waits = {
-            "run": self.seconds["run"],
-            "write": self.waited["output"],
-            "input": self.waited["input"],
+            "run": self.stage_seconds["run"],
+            "write": self.wait_seconds["output"],
+            "input": self.wait_seconds["input"],
         }
         longest = max(waits, key=lambda name: waits[name])
         if longest == "input":
-            return "decode" if self.seconds["decode"] >= self.seconds["read"] else "read"
+            return (
+                "decode" if self.stage_seconds["decode"] >= self.stage_seconds["read"] else "read"
+            )
         return longest
 
-    def verdict(self) -> str:
+    def describe_bottleneck(self) -> str:
         """A sentence that says what bounded the run, with the figures."""
-        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
-        return f"{_ADVICE[self.bound]} ({shares} of the working time).{self.hint}"
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
+        return f"{_BOTTLENECK_MESSAGES[self.bottleneck]} ({shares} of the working time).{self.hint}"

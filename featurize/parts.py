@@ -2,16 +2,16 @@
 
 from torch import fx
 
-from featurize.cut import Layer, Network
+from featurize.cut import Layer, LayerGraph
 from featurize.errors import BackboneError
-from featurize.pools import pooled, width
+from featurize.pools import pool_maps, pooled_dim
 
 
-def depths(network: Network) -> dict[str, int]:
+def find_parameter_depths(network: LayerGraph) -> dict[str, int]:
     """How deep each tensor of a state dict lies: the position of the first operation to use it."""
     found: dict[str, int] = {}
     names = list(network.module.state_dict())
-    for node, depth in network.order.items():
+    for node, depth in network.node_depths.items():
         if node.op in ("call_module", "get_attr"):
             target = str(node.target)
             for name in names:
@@ -20,7 +20,7 @@ def depths(network: Network) -> dict[str, int]:
     return found
 
 
-def entrance(network: Network, layer: str) -> Layer:
+def find_boundary_layer(network: LayerGraph, layer: str) -> Layer:
     """The layer whose map enters another one, and is all that the rest of the network needs.
 
     Parameters
@@ -31,7 +31,7 @@ def entrance(network: Network, layer: str) -> Layer:
     Returns
     -------
     Layer
-        Its unpooled map can be cached; from there on, `above` computes the rest.
+        Its unpooled map can be cached; from there on, `extract_upper_part` computes the rest.
 
     Raises
     ------
@@ -39,21 +39,21 @@ def entrance(network: Network, layer: str) -> Layer:
         If more than one tensor crosses into the part from `layer` on, or nothing lies before it.
     UnknownLayer
     """
-    crossing = _crossing(network, layer)
+    crossing = _find_crossing_nodes(network, layer)
     if len(crossing) != 1:
-        names = ", ".join(filter(None, (_called(network, node) for node in crossing)))
+        names = ", ".join(filter(None, (_find_layer_name(network, node) for node in crossing)))
         raise BackboneError(
             f"{len(crossing)} tensors cross into the part from {layer!r} on ({names}), so no "
             "single map can stand for what lies before it; choose the beginning of a stage"
         )
     (node,) = crossing
-    called = _called(network, node)
+    called = _find_layer_name(network, node)
     if node.op == "placeholder" or called is None:
         raise BackboneError(f"nothing that could be cached lies before {layer!r}: tune all instead")
     return network.layers[called]
 
 
-def above(network: Network, layer: str, last: tuple[str, str]) -> fx.GraphModule:
+def extract_upper_part(network: LayerGraph, layer: str, last: tuple[str, str]) -> fx.GraphModule:
     """The network from a layer on, up to its last embedding.
 
     Parameters
@@ -66,60 +66,60 @@ def above(network: Network, layer: str, last: tuple[str, str]) -> fx.GraphModule
     Returns
     -------
     fx.GraphModule
-        From the map of `entrance`, (B, *map_shape), to (B, D). It shares its weights with the
+        From the map of `find_boundary_layer`, (B, *map_shape), to (B, D). It shares its weights with the
         network.
 
     Raises
     ------
     BackboneError
-        As `entrance`; or if `layer` lies above `last`.
+        As `find_boundary_layer`; or if `layer` lies above `last`.
     """
-    begin, end = beginning(network, layer), network.layer(last[0])
+    begin, end = find_first_op(network, layer), network.layer(last[0])
     if begin > end.depth:
         raise BackboneError(f"{layer!r} lies above {last[0]!r}, where the embedding is taken")
-    door = entrance(network, layer).depth
+    door = find_boundary_layer(network, layer).depth
     mapping: dict[fx.Node, fx.Node] = {}
     graph = fx.Graph()
-    for node, depth in network.order.items():
+    for node, depth in network.node_depths.items():
         if depth == door:
             mapping[node] = graph.placeholder("entering")
         elif begin <= depth <= end.depth or node.op == "get_attr":
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    width(end.kind, last[1], end.map_shape)
-    top = next(node for node, depth in network.order.items() if depth == end.depth)
-    graph.output(graph.call_function(pooled, (mapping[top], end.kind, last[1])))
+    pooled_dim(end.axis_order, last[1], end.map_shape)
+    top = next(node for node, depth in network.node_depths.items() if depth == end.depth)
+    graph.output(graph.call_function(pool_maps, (mapping[top], end.axis_order, last[1])))
     part = fx.GraphModule(network.module, graph)
     part.graph.eliminate_dead_code()
     return fx.GraphModule(network.module, part.graph)
 
 
-def beginning(network: Network, layer: str) -> int:
+def find_first_op(network: LayerGraph, layer: str) -> int:
     """The position of the first operation inside a layer.
 
     Raises
     ------
     UnknownLayer
     """
-    inside = [network.order[node] for node in network.inside(layer)]
+    inside = [network.node_depths[node] for node in network.nodes_inside(layer)]
     if not inside:
         network.layer(layer)  # says what there is
     return min(inside)
 
 
-def _crossing(network: Network, layer: str) -> list[fx.Node]:
-    begin = beginning(network, layer)
+def _find_crossing_nodes(network: LayerGraph, layer: str) -> list[fx.Node]:
+    begin = find_first_op(network, layer)
     return [
         node
-        for node, depth in network.order.items()
+        for node, depth in network.node_depths.items()
         if depth < begin
         and node.op != "get_attr"
-        and any(network.order.get(user, -1) >= begin for user in node.users)
+        and any(network.node_depths.get(user, -1) >= begin for user in node.users)
     ]
 
 
-def _called(network: Network, node: fx.Node) -> str | None:
+def _find_layer_name(network: LayerGraph, node: fx.Node) -> str | None:
     """The shortest name of a layer that this node computes."""
-    depth = network.order[node]
+    depth = network.node_depths[node]
     names = [
         layer.name for layer in network.layers.values() if layer.depth == depth and layer.usable
     ]

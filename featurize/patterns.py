@@ -7,19 +7,19 @@ from typing import Any
 
 from featurize.errors import CallError
 
-MOST_PATTERNS = 1000
-LONGEST = 4096  # characters, as of a path
+MAX_PATTERNS = 1000
+MAX_PATTERN_CHARS = 4096  # characters, as of a path
 
-_Part = Callable[[str], Any] | None  # None stands for **
+_PartMatcher = Callable[[str], Any] | None  # None stands for **
 
 
-def checked_patterns(patterns: Iterable[str], what: str) -> tuple[str, ...]:
+def check_patterns(patterns: Iterable[str], option: str) -> tuple[str, ...]:
     """Globs, or an error that says what is wrong.
 
     Parameters
     ----------
     patterns : iterable of str
-    what : str
+    option : str
         What they are called in the error: the option.
 
     Raises
@@ -27,22 +27,24 @@ def checked_patterns(patterns: Iterable[str], what: str) -> tuple[str, ...]:
     CallError
     """
     found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if len(found) > MOST_PATTERNS:
-        raise CallError(f"{what}: {len(found):,} patterns are more than {MOST_PATTERNS:,}")
+    if len(found) > MAX_PATTERNS:
+        raise CallError(f"{option}: {len(found):,} patterns are more than {MAX_PATTERNS:,}")
     for pattern in found:
-        if not isinstance(pattern, str) or not pattern or len(pattern) > LONGEST:
-            raise CallError(f"{what}: a pattern is 1 to {LONGEST} characters, not {pattern!r:.80}")
+        if not isinstance(pattern, str) or not pattern or len(pattern) > MAX_PATTERN_CHARS:
+            raise CallError(
+                f"{option}: a pattern is 1 to {MAX_PATTERN_CHARS} characters, not {pattern!r:.80}"
+            )
         if "\0" in pattern or pattern.startswith("/") or pattern.endswith("/"):
             raise CallError(
-                f"{what} {pattern!r}: a pattern is matched with paths below the image folder, as "
+                f"{option} {pattern!r}: a pattern is matched with paths below the image folder, as "
                 "in masks/**, so it neither begins nor ends with /"
             )
         if {"", ".", ".."} & set(pattern.split("/")):
-            raise CallError(f"{what} {pattern!r}: no path below the image folder has such parts")
+            raise CallError(f"{option} {pattern!r}: no path below the image folder has such parts")
     return found
 
 
-class Patterns:
+class GlobFilter:
     """Include and exclude globs, as one question: does this image count?
 
     A pattern is compared with an image's path relative to the folder, part by part between the
@@ -69,46 +71,46 @@ class Patterns:
     """
 
     def __init__(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
-        self.include = checked_patterns(include, "--include")
-        self.exclude = checked_patterns(exclude, "--exclude")
+        self.include = check_patterns(include, "--include")
+        self.exclude = check_patterns(exclude, "--exclude")
         self.matched: set[str] = set()
-        self._include = [(pattern, _parts(pattern)) for pattern in self.include]
-        self._exclude = [(pattern, _parts(pattern)) for pattern in self.exclude]
+        self._include = [(pattern, _compile_parts(pattern)) for pattern in self.include]
+        self._exclude = [(pattern, _compile_parts(pattern)) for pattern in self.exclude]
 
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
 
-    def take(self, path: str) -> bool:
+    def accepts(self, path: str) -> bool:
         """Whether the image at this path, relative to the folder, counts."""
         parts = path.split("/")
-        if self.include and not self._any(self._include, parts):
+        if self.include and not self._match_any(self._include, parts):
             return False
-        return not self._any(self._exclude, parts)
+        return not self._match_any(self._exclude, parts)
 
-    def _any(self, patterns: list[tuple[str, list[_Part]]], parts: list[str]) -> bool:
+    def _match_any(self, patterns: list[tuple[str, list[_PartMatcher]]], parts: list[str]) -> bool:
         for pattern, wanted in patterns:
-            if _matches(wanted, parts if len(wanted) > 1 else parts[-1:]):
+            if _match_parts(wanted, parts if len(wanted) > 1 else parts[-1:]):
                 self.matched.add(pattern)
                 return True
         return False
 
 
-def _parts(pattern: str) -> list[_Part]:
+def _compile_parts(pattern: str) -> list[_PartMatcher]:
     return [
         None if part == "**" else re.compile(fnmatch.translate(part)).match
         for part in pattern.split("/")
     ]
 
 
-def _matches(wanted: list[_Part], parts: list[str]) -> bool:
+def _match_parts(matchers: list[_PartMatcher], parts: list[str]) -> bool:
     """Match part by part; a ``**`` takes as few as it can, and more where that fails."""
     at = here = 0
     star, resume = -1, 0
     while here < len(parts):
-        if at < len(wanted) and wanted[at] is None:
+        if at < len(matchers) and matchers[at] is None:
             star, resume = at, here
             at += 1
-        elif at < len(wanted) and wanted[at](parts[here]):  # type: ignore[misc]
+        elif at < len(matchers) and matchers[at](parts[here]):  # type: ignore[misc]
             at += 1
             here += 1
         elif star >= 0:
@@ -116,4 +118,4 @@ def _matches(wanted: list[_Part], parts: list[str]) -> bool:
             at, here = star + 1, resume
         else:
             return False
-    return all(part is None for part in wanted[at:])
+    return all(part is None for part in matchers[at:])

@@ -7,20 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from featurize import signals
-from featurize.ahead import DecodeAhead, Prepared, Task
-from featurize.batches import Batches
-from featurize.behind import WriteBehind
-from featurize.contents import Contents
-from featurize.measure import Measure
+from featurize.ahead import ExtractionJob, PrefetchedImage, Prefetcher
+from featurize.batches import BatchRunner
+from featurize.behind import BackgroundWriter
+from featurize.contents import ContentIndex
+from featurize.measure import RunStats
 from featurize.writer import CacheWriter
 
 
-def pump(
-    task: Task,
+def process_rows(
+    job: ExtractionJob,
     writer: CacheWriter,
-    contents: Contents,
-    measure: Measure,
-    report: Callable[[Measure], None],
+    content_index: ContentIndex,
+    stats: RunStats,
+    report: Callable[[RunStats], None],
 ) -> list[int]:
     """Bring the rows of a task into the cache.
 
@@ -35,75 +35,79 @@ def pump(
     # What Pillow thinks of odd files is no news: they are read, or fail with a reason.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        return _pump(task, writer, contents, measure, report)
+        return _process_rows(job, writer, content_index, stats, report)
 
 
-def _pump(
-    task: Task,
+def _process_rows(
+    job: ExtractionJob,
     writer: CacheWriter,
-    contents: Contents,
-    measure: Measure,
-    report: Callable[[Measure], None],
+    content_index: ContentIndex,
+    stats: RunStats,
+    report: Callable[[RunStats], None],
 ) -> list[int]:
     changed: list[int] = []
-    ahead = DecodeAhead(task, contents, measure)
-    behind = WriteBehind(task, writer, measure)
+    ahead = Prefetcher(job, content_index, stats)
+    behind = BackgroundWriter(job, writer, stats)
     # The network runs in a thread of its own: an interrupt does not have to wait for a batch.
     network = ThreadPoolExecutor(1, thread_name_prefix="network")
     try:
-        batch: list[Prepared] = []
-        batches: Batches | None = None
-        left = len(task.rows)
+        batch: list[PrefetchedImage] = []
+        batches: BatchRunner | None = None
+        left = len(job.rows)
         for item in ahead:
             if item is not None:
                 left -= 1
             if item is None:
                 pass
-            elif item.changed:
+            elif item.is_changed:
                 changed.append(item.row)
             elif item.pixels is None:
                 behind.put([item], None)
             else:
                 batch.append(item)
                 if batches is None:
-                    batches = network.submit(lambda: Batches(task.choice())).result()
-                    ahead.decoders.consider(batches.engine.device, measure.workers, left)
-                ahead.batch_size = batches.size
+                    batches = network.submit(
+                        lambda: BatchRunner(job.make_engine_selector())
+                    ).result()
+                    ahead.decoders.use_processes_if_worth(
+                        batches.engine.device, stats.workers, left
+                    )
+                ahead.batch_size = batches.batch_size
             # A batch that has to wait for one slow image goes without it.
-            if batches is not None and batch and (item is None or len(batch) >= batches.size):
-                _run(network, batches, batch, behind, measure)
+            if batches is not None and batch and (item is None or len(batch) >= batches.batch_size):
+                _run_batch(network, batches, batch, behind, stats)
                 batch = []
-                if network.submit(batches.improve, left).result():
-                    measure.restart()
-                ahead.batch_size = batches.size
-            report(measure)
+                if network.submit(batches.maybe_upgrade, left).result():
+                    stats.restart_rate()
+                ahead.batch_size = batches.batch_size
+            report(stats)
         if batches is not None and batch:
-            _run(network, batches, batch, behind, measure)
+            _run_batch(network, batches, batch, behind, stats)
         ahead.finish()
         behind.close()
-        report(measure)
+        report(stats)
     except KeyboardInterrupt:
-        signals.take()
+        signals.acknowledge()
         raise
     finally:
         network.shutdown(wait=False, cancel_futures=True)
         ahead.stop()
-        behind.abandon()
+        behind.drain()
     return changed
 
 
-def _run(
+def _run_batch(
     network: ThreadPoolExecutor,
-    batches: Batches,
-    batch: list[Prepared],
-    behind: WriteBehind,
-    measure: Measure,
+    batches: BatchRunner,
+    batch: list[PrefetchedImage],
+    writer: BackgroundWriter,
+    stats: RunStats,
 ) -> None:
     batch.sort(key=lambda item: item.row)  # neighbouring rows are written at once
     pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
     features = network.submit(batches.run, pixels).result()
-    measure.ran(len(batch), batches.seconds)
-    measure.engine, measure.engine_why = batches.engine.name, batches.why
+    stats.record_batch(len(batch), batches.last_seconds)
+    stats.engine, stats.engine_why = batches.engine.name, batches.reason
     for item in batch:
         item.pixels = None
-    behind.put(batch, features)
+    writer.put(batch, features)

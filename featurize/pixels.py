@@ -14,10 +14,10 @@ from PIL import Image
 
 STRIP_PIXELS = 1 << 21
 STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # cropped, turned, with alpha, over white, RGB
-MAX_EXIF = 8 << 20  # bytes; no camera writes that many
+MAX_EXIF_BYTES = 8 << 20  # bytes; no camera writes that many
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+_TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,12 +26,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ON_ITS_SIDE = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+_SIDE_SWAPPING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (5, 6, 7, 8))
 # Their first row comes from the last row, or column, as stored.
-_BACKWARDS = frozenset(_UPRIGHT[orientation] for orientation in (3, 4, 7, 8))
+_REVERSING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (3, 4, 7, 8))
 
 
-def prepare(image: Image.Image, resize: int, crop: int, resample: Image.Resampling) -> np.ndarray:
+def resize_and_crop(
+    image: Image.Image, resize: int, crop: int, resample: Image.Resampling
+) -> np.ndarray:
     """The centre of an image whose shorter side has been resized.
 
     EXIF orientation is applied first, transparency is laid over white, 16-bit grey keeps its
@@ -55,11 +57,11 @@ def prepare(image: Image.Image, resize: int, crop: int, resample: Image.Resampli
     ValueError
         If there is no telling what its numbers mean.
     """
-    turn = turn_of(image)
-    width, height = reversed(image.size) if turn in _ON_ITS_SIDE else image.size
-    size = resized(width, height, resize)
-    left, top = _start(size[0], crop), _start(size[1], crop)
-    upright = _upright(image, turn, (width, height))
+    turn = find_transpose(image)
+    width, height = reversed(image.size) if turn in _SIDE_SWAPPING else image.size
+    size = compute_resized_size(width, height, resize)
+    left, top = _compute_crop_start(size[0], crop), _compute_crop_start(size[1], crop)
+    upright = _to_upright_rgb(image, turn, (width, height))
     found = upright.resize(size, resample) if size != upright.size else upright
     # Outside of the image is black.
     return np.asarray(found.crop((left, top, left + crop, top + crop)), np.uint8)
@@ -74,7 +76,7 @@ def is_scaled_ppm(image: Any) -> bool:
     return scaled and image.mode in ("L", "RGB")
 
 
-def of_ppm(image: Any, data: bytes) -> Image.Image:
+def decode_scaled_ppm(image: Any, data: bytes) -> Image.Image:
     """The pixels of such an image: Pillow's, to the bit.
 
     Raises
@@ -95,59 +97,63 @@ def of_ppm(image: Any, data: bytes) -> Image.Image:
     return Image.fromarray(found.reshape(shape))
 
 
-def resized(width: int, height: int, resize: int) -> tuple[int, int]:
+def compute_resized_size(width: int, height: int, resize: int) -> tuple[int, int]:
     """Width and height when the shorter side has become `resize`."""
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def find_transpose(image: Image.Image) -> Image.Transpose | None:
     """How the image has to be turned to stand upright."""
     with suppress(Exception):  # damaged EXIF must not cost the picture
-        if len(image.info.get("exif", b"")) <= MAX_EXIF:
-            return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        if len(image.info.get("exif", b"")) <= MAX_EXIF_BYTES:
+            return _TRANSPOSE_BY_ORIENTATION.get(image.getexif().get(_ORIENTATION, 1))
     return None
 
 
-def _upright(
-    image: Image.Image, turn: Image.Transpose | None, size: tuple[int, int]
+def _to_upright_rgb(
+    image: Image.Image, transpose: Image.Transpose | None, upright_size: tuple[int, int]
 ) -> Image.Image:
     """The image turned upright, in RGB."""
-    if turn is None and is_plain(image):
+    if transpose is None and is_opaque_rgb(image):
         return image  # nothing is copied
-    if size[0] * size[1] <= STRIP_PIXELS:
-        return _to_rgb(_turned(image, turn))
-    found = Image.new("RGB", size)
-    for top, box in _strips(image, turn, size):
-        found.paste(_to_rgb(_turned(image.crop(box), turn)), (0, top))
+    if upright_size[0] * upright_size[1] <= STRIP_PIXELS:
+        return _to_rgb(_transpose(image, transpose))
+    found = Image.new("RGB", upright_size)
+    for top, box in _iter_strips(image, transpose, upright_size):
+        found.paste(_to_rgb(_transpose(image.crop(box), transpose)), (0, top))
     return found
 
 
-def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-    return image if turn is None else image.transpose(turn)
+def _transpose(image: Image.Image, transpose: Image.Transpose | None) -> Image.Image:
+    return image if transpose is None else image.transpose(transpose)
 
 
-def _strips(
-    image: Image.Image, turn: Image.Transpose | None, size: tuple[int, int]
+def _iter_strips(
+    image: Image.Image, transpose: Image.Transpose | None, upright_size: tuple[int, int]
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
     """First row of each strip of the upright image, and where it lies in the stored one."""
     width, height = image.size
-    step = max(1, STRIP_PIXELS // size[0])
-    for top in range(0, size[1], step):
-        bottom = min(top + step, size[1])
-        first, last = (size[1] - bottom, size[1] - top) if turn in _BACKWARDS else (top, bottom)
-        sideways = turn in _ON_ITS_SIDE
+    step = max(1, STRIP_PIXELS // upright_size[0])
+    for top in range(0, upright_size[1], step):
+        bottom = min(top + step, upright_size[1])
+        first, last = (
+            (upright_size[1] - bottom, upright_size[1] - top)
+            if transpose in _REVERSING
+            else (top, bottom)
+        )
+        sideways = transpose in _SIDE_SWAPPING
         yield top, (first, 0, last, height) if sideways else (0, first, width, last)
 
 
-def is_plain(image: Image.Image) -> bool:
+def is_opaque_rgb(image: Image.Image) -> bool:
     """Whether an image is opaque RGB as it is."""
     return image.mode == "RGB" and not image.has_transparency_data
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if is_plain(image):
+    if is_opaque_rgb(image):
         return image  # `convert` would copy it
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255; the high byte is what it keeps of 16-bit colour.
@@ -162,7 +168,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _start(side: int, crop: int) -> int:
+def _compute_crop_start(side: int, crop: int) -> int:
     """Where the centre begins along one side, as torchvision has it: to the pixel."""
     if crop > side:
         return -((crop - side) // 2)

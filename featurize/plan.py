@@ -18,15 +18,15 @@ from safetensors import SafetensorError, safe_open
 from featurize import images
 from featurize.cache import FeatureCache
 from featurize.engines import PRECISIONS, check_engine
-from featurize.errors import CallError, FingerprintMismatch, ImageUnreadable
+from featurize.errors import CallError, FingerprintMismatchError, ImageUnreadableError
 from featurize.families import DEFAULT_BACKBONE, parse_layers
-from featurize.images import Listing
+from featurize.images import ImageListing
 from featurize.layout import FAILED, PENDING, Extractor
-from featurize.names import is_file, recorded_backbone
-from featurize.recipe import DECODERS
+from featurize.names import is_file_path, read_backbone_name
+from featurize.recipe import DECODE_MODES
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
-VANISHED_SHARE = 0.1
+MAX_VANISHED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Options:
         for name, value, known in (
             ("dtype", self.dtype, tuple(DTYPES)),
             ("precision", self.precision, PRECISIONS),
-            ("decode", self.decode, DECODERS),
+            ("decode", self.decode, DECODE_MODES),
         ):
             if value is not None and value not in known:
                 raise CallError(f"--{name} is one of {', '.join(known)}, not {value!r}")
@@ -64,12 +64,12 @@ class Options:
         if self.precision == "tf32" and self.device == "cpu":
             raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
-            if value is not None and is_file(value) and not Path(value).is_file():
+            if value is not None and is_file_path(value) and not Path(value).is_file():
                 raise CallError(f"--{name}: there is no file {value}")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResolvedOptions:
     """Options with nothing left open. `layers` are (layer, pool); `fixed` are not to be loaded."""
 
     backbone: str
@@ -83,7 +83,9 @@ class Wanted:
     device: str
 
 
-def settle(options: Options, cache: FeatureCache | None, own_name: str | None = None) -> Wanted:
+def resolve_options(
+    options: Options, cache: FeatureCache | None, own_name: str | None = None
+) -> ResolvedOptions:
     """Complete the options from the cache, or from the defaults where there is none.
 
     Parameters
@@ -95,10 +97,12 @@ def settle(options: Options, cache: FeatureCache | None, own_name: str | None = 
     common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
     if cache is None:
         backbone = own_name or options.backbone or DEFAULT_BACKBONE
-        return Wanted(
+        return ResolvedOptions(
             backbone=backbone,
             weights=options.weights,
-            layers=parse_layers(options.layers or "last", options.pool, _stem(backbone)),
+            layers=parse_layers(
+                options.layers or "last", options.pool, _resolve_backbone_name(backbone)
+            ),
             dtype=options.dtype or "float32",
             precision=options.precision or "float32",
             decode=options.decode or "exact",
@@ -107,37 +111,41 @@ def settle(options: Options, cache: FeatureCache | None, own_name: str | None = 
     made = cache.extractor
     backbone = own_name or options.backbone or made.backbone
     there = [(info.layer, info.pool) for info in cache.layers.values()]
-    asked = parse_layers(options.layers, options.pool, _stem(backbone)) if options.layers else []
+    asked = (
+        parse_layers(options.layers, options.pool, _resolve_backbone_name(backbone))
+        if options.layers
+        else []
+    )
     weights = options.weights
     if weights is None and backbone == made.backbone:
         weights = made.environment.get("weights_file") or made.weights
-    return Wanted(
+    return ResolvedOptions(
         backbone=backbone,
         weights=weights,
         layers=[*there, *(pair for pair in asked if pair not in there)],
-        dtype=options.dtype or _dtype_of(cache),
+        dtype=options.dtype or _find_dtype(cache),
         precision=options.precision or made.precision,
         decode=options.decode or str(made.preprocess.get("decode", "exact")),
         **common,  # type: ignore[arg-type]
     )
 
 
-def _stem(backbone: str) -> str:
+def _resolve_backbone_name(backbone: str) -> str:
     """The network's name, where a file stands for it."""
-    if not is_file(backbone):
+    if not is_file_path(backbone):
         return backbone
     try:
         with safe_open(backbone, "np") as file:
-            return recorded_backbone(file.metadata() or {})
+            return read_backbone_name(file.metadata() or {})
     except (OSError, SafetensorError):
         return Path(backbone).stem
 
 
-def _dtype_of(cache: FeatureCache) -> str:
+def _find_dtype(cache: FeatureCache) -> str:
     return next(n for n, code in DTYPES.items() if code == cache.layer().dtype)
 
 
-def same_extractor(wanted: Wanted, options: Options, cache: FeatureCache) -> bool:
+def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: FeatureCache) -> bool:
     """Whether the cache is known, without loading anything, to be of the extractor wanted.
 
     Raises
@@ -147,30 +155,30 @@ def same_extractor(wanted: Wanted, options: Options, cache: FeatureCache) -> boo
     """
     made = cache.extractor
     fields = {
-        "backbone": (made.backbone, wanted.backbone),
-        "precision": (made.precision, wanted.precision),
-        "preprocess.decode": (made.preprocess.get("decode"), wanted.decode),
-        "dtype": (_dtype_of(cache), wanted.dtype),
+        "backbone": (made.backbone, resolved.backbone),
+        "precision": (made.precision, resolved.precision),
+        "preprocess.decode": (made.preprocess.get("decode"), resolved.decode),
+        "dtype": (_find_dtype(cache), resolved.dtype),
     }
-    if is_file(wanted.backbone):
+    if is_file_path(resolved.backbone):
         del fields["backbone"]  # the file names it
-    _refuse_other(cache, fields)
-    if options.preprocess is not None or is_file(wanted.backbone):
+    _raise_if_different(cache, fields)
+    if options.preprocess is not None or is_file_path(resolved.backbone):
         return False
     if options.weights is None:
         return True
-    if is_file(options.weights):
-        return file_sha256(options.weights) == made.environment.get("weights_file_sha256")
+    if is_file_path(options.weights):
+        return hash_file(options.weights) == made.environment.get("weights_file_sha256")
     return options.weights == made.weights
 
 
-def file_sha256(path: str) -> str:
+def hash_file(path: str) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_extractor(cache: FeatureCache, asked: Extractor, dtype: str) -> None:
+def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:
     """Refuse to mix features of two extractors in one cache.
 
     Raises
@@ -179,23 +187,25 @@ def check_extractor(cache: FeatureCache, asked: Extractor, dtype: str) -> None:
         Naming the fields that differ.
     """
     pairs = {
-        name: (getattr(cache.extractor, name), getattr(asked, name))
+        name: (getattr(cache.extractor, name), getattr(extractor, name))
         for name in ("backbone", "weights_sha256", "preprocess", "precision")
     }
-    pairs["dtype"] = (_dtype_of(cache), dtype)
-    _refuse_other(cache, pairs)
+    pairs["dtype"] = (_find_dtype(cache), dtype)
+    _raise_if_different(cache, pairs)
 
 
-def _refuse_other(cache: FeatureCache, fields: Mapping[str, tuple[Any, Any]]) -> None:
-    differing = [_difference(name, *pair) for name, pair in fields.items() if pair[0] != pair[1]]
+def _raise_if_different(cache: FeatureCache, fields: Mapping[str, tuple[Any, Any]]) -> None:
+    differing = [
+        _describe_difference(name, *pair) for name, pair in fields.items() if pair[0] != pair[1]
+    ]
     if differing:
-        raise FingerprintMismatch(
+        raise FingerprintMismatchError(
             f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "
             "Leave the option out to go on with the cache as it is, or give another -o"
         )
 
 
-def _difference(name: str, there: Any, here: Any) -> str:
+def _describe_difference(name: str, there: Any, here: Any) -> str:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         pairs = [f"{name}.{key} is {there.get(key)!r}, asked for {here.get(key)!r}" for key in keys]
@@ -206,7 +216,7 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ListingDiff:
     """A listing beside a cache's rows.
 
     Attributes
@@ -223,16 +233,16 @@ class Comparison:
 
     old_row: np.ndarray
     unchanged: np.ndarray
-    young: np.ndarray
-    vanished: int
+    maybe_unchanged: np.ndarray
+    n_vanished: int
 
     @property
-    def same_paths(self) -> bool:
+    def has_same_paths(self) -> bool:
         """Whether the cache has exactly the listed images."""
-        return self.vanished == 0 and bool((self.old_row >= 0).all())
+        return self.n_vanished == 0 and bool((self.old_row >= 0).all())
 
 
-def compare(listing: Listing, cache: FeatureCache) -> Comparison:
+def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
     """Match images with rows by path, size and time; no image is opened."""
     if listing.paths == cache.paths:  # the common case, without a dictionary
         old_row = np.arange(cache.n_rows)
@@ -242,10 +252,10 @@ def compare(listing: Listing, cache: FeatureCache) -> Comparison:
     sizes, mtimes_ns = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
     unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == listing.mtimes_ns)
     young = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == 0) & ~unchanged
-    return Comparison(old_row, unchanged, young, cache.n_rows - int((old_row >= 0).sum()))
+    return ListingDiff(old_row, unchanged, young, cache.n_rows - int((old_row >= 0).sum()))
 
 
-def check_vanished(listing: Listing, cache: FeatureCache, found: Comparison) -> None:
+def refuse_mass_removal(listing: ImageListing, cache: FeatureCache, diff: ListingDiff) -> None:
     """Refuse where more than a tenth of the rows would be lost: a mistyped or half-mounted folder.
 
     Renamed images are not lost; so where many paths are gone, new files of the same sizes are
@@ -255,13 +265,13 @@ def check_vanished(listing: Listing, cache: FeatureCache, found: Comparison) -> 
     ------
     CallError
     """
-    limit = VANISHED_SHARE * cache.n_rows
-    if found.vanished <= limit:
+    limit = MAX_VANISHED_SHARE * cache.n_rows
+    if diff.n_vanished <= limit:
         return
     kept = np.zeros(cache.n_rows, bool)
-    kept[found.old_row[found.old_row >= 0]] = True
+    kept[diff.old_row[diff.old_row >= 0]] = True
     gone = np.flatnonzero(~kept)
-    lost = found.vanished - _renamed(listing, cache, found, gone)
+    lost = diff.n_vanished - _count_renamed(listing, cache, diff, gone)
     if lost > limit:
         raise CallError(
             f"{lost} of the {cache.n_rows} images in {cache.path} are not in {listing.root} "
@@ -270,15 +280,17 @@ def check_vanished(listing: Listing, cache: FeatureCache, found: Comparison) -> 
         )
 
 
-def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.ndarray) -> int:
+def _count_renamed(
+    listing: ImageListing, cache: FeatureCache, diff: ListingDiff, gone: np.ndarray
+) -> int:
     sizes = set(cache.column("size")[gone].tolist())
     gone_digests = Counter(row.tobytes() for row in cache.column("sha256")[gone])
-    new = [row for row in np.flatnonzero(found.old_row < 0) if int(listing.sizes[row]) in sizes]
+    new = [row for row in np.flatnonzero(diff.old_row < 0) if int(listing.sizes[row]) in sizes]
 
     def digest(row: int) -> bytes:
         try:
-            return images.digest(images.read(listing.place(row)).data)
-        except ImageUnreadable:
+            return images.compute_sha256(images.read_image_file(listing.full_path(row)).data)
+        except ImageUnreadableError:
             return b""
 
     with ThreadPoolExecutor() as pool:
@@ -286,7 +298,7 @@ def _renamed(listing: Listing, cache: FeatureCache, found: Comparison, gone: np.
 
 
 @dataclass(frozen=True)
-class Retry:
+class RetryPolicy:
     """Which finished rows are looked at again.
 
     Attributes
@@ -303,7 +315,7 @@ class Retry:
     rehash: bool = False
     transient: bool = True
 
-    def failures(self, cache: FeatureCache) -> np.ndarray:
+    def select_failures(self, cache: FeatureCache) -> np.ndarray:
         """Failed rows to try again: bool (N,)."""
         reasons = images.TRANSIENT if self.transient else ()
         transient = np.isin(cache.column("reason"), list(reasons))
@@ -311,7 +323,7 @@ class Retry:
 
 
 @dataclass(frozen=True)
-class ToDo:
+class PendingRows:
     """Which rows of a cache a run has to look at.
 
     Attributes
@@ -323,14 +335,16 @@ class ToDo:
         Others: pending, or to be tried again.
     """
 
-    look: np.ndarray
+    recheck: np.ndarray
     compute: np.ndarray
 
 
-def to_do(cache: FeatureCache, unchanged: np.ndarray, retry: Retry) -> ToDo:
+def find_pending_rows(
+    cache: FeatureCache, unchanged: np.ndarray, retry: RetryPolicy
+) -> PendingRows:
     """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
-    again = (cache.status == PENDING) | retry.failures(cache)
+    again = (cache.status == PENDING) | retry.select_failures(cache)
     if retry.rehash:
         again |= cache.damaged_rows()
     look = (~unchanged | retry.rehash) & ~again
-    return ToDo(np.flatnonzero(look), np.flatnonzero(again))
+    return PendingRows(np.flatnonzero(look), np.flatnonzero(again))

@@ -4,64 +4,64 @@ import os
 import sys
 import time
 
-from featurize.measure import Measure
-from featurize.text import shown
+from featurize.measure import RunStats
+from featurize.text import to_printable
 
 
-class Live:
+class ProgressLine:
     """Shows how a run goes: a live line on a terminal, a plain one now and then elsewhere."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._every = 0.2 if self._terminal else 10.0
-        self._next = time.monotonic() + (0.0 if self._terminal else 2.0)
-        self._shown = False
+        self._is_terminal = sys.stderr.isatty()
+        self._interval = 0.2 if self._is_terminal else 10.0
+        self._next_at = time.monotonic() + (0.0 if self._is_terminal else 2.0)
+        self._is_shown = False
 
-    def __call__(self, measure: Measure) -> None:
+    def __call__(self, stats: RunStats) -> None:
         """Show where the run is, if it is time to."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_at:
             return
-        self._next = now + self._every
-        text = line(measure)
-        if self._terminal:
-            width = _columns() - 1
+        self._next_at = now + self._interval
+        text = format_progress(stats)
+        if self._is_terminal:
+            width = _get_terminal_width() - 1
             sys.stderr.write("\r\x1b[2K" + text[:width])
             sys.stderr.flush()
-            self._shown = True
+            self._is_shown = True
         else:
-            self.say(text)
+            self.print_line(text)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line of its own."""
-        self.end()
-        print(shown(text, limit=10_000), file=sys.stderr, flush=True)
+        self.clear()
+        print(to_printable(text, limit=10_000), file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def clear(self) -> None:
         """Clear the live line."""
-        if self._shown:
+        if self._is_shown:
             sys.stderr.write("\r\x1b[2K")
             sys.stderr.flush()
-            self._shown = False
+            self._is_shown = False
 
 
-def _columns() -> int:
+def _get_terminal_width() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:
         return 80
 
 
-def line(measure: Measure) -> str:
+def format_progress(stats: RunStats) -> str:
     """Done, rate, time left, and the stages' share of the working time, in one line."""
-    shares = "  ".join(f"{stage} {share:.0%}" for stage, share in measure.shares.items())
+    shares = "  ".join(f"{stage} {share:.0%}" for stage, share in stats.stage_shares.items())
     return (
-        f"{measure.done:,} of {measure.total:,}  {measure.images_per_second:,.0f} images/s  "
-        f"{duration(measure.seconds_left)} left  {shares}"
+        f"{stats.done:,} of {stats.total:,}  {stats.images_per_second:,.0f} images/s  "
+        f"{format_duration(stats.seconds_left)} left  {shares}"
     )
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """``2:05:09``, ``5:09`` or ``9 s``; a dash where unknown."""
     if seconds is None:
         return "-"

@@ -6,7 +6,7 @@ three ways in which that is not enough. The interrupt may be raised where except
 call: then nobody hears it. And a shell starts what it sends to the background deaf to SIGINT.
 
 So the commands are watched. The system itself writes each signal to a pipe, and a thread reads it:
-it repeats an interrupt that got lost, and after `PATIENCE` it ends the process. What is on disk is
+it repeats an interrupt that got lost, and after `MAX_EXIT_SECONDS` it ends the process. What is on disk is
 whole at any instant, so that costs a second of work at most.
 
 In a program that merely imports Headgraft nothing is watched: there signals are its own business.
@@ -25,70 +25,70 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-PATIENCE = 2.5  # seconds from a signal to the end of the process
-REPEAT = 0.5  # seconds until an interrupt that nobody took is raised again
-INTERRUPTED = 3  # the exit code
+MAX_EXIT_SECONDS = 2.5  # seconds from a signal to the end of the process
+REPEAT_SECONDS = 0.5  # seconds until an interrupt that nobody took is raised again
+EXIT_INTERRUPTED = 3  # the exit code
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
 class _State:
     """What became of the process's signals; there is one."""
 
-    watched = False
-    received = 0.0  # when the first signal came, by the monotonic clock
-    taken = False  # whether somebody has begun to end things in order
-    last_words = "stopped; what was finished is kept, and the same command goes on from there"
-    waits: list[str] = []  # noqa: RUF012 - what a thread waits for that must not be cut off
+    has_handlers = False
+    received_at = 0.0  # when the first signal came, by the monotonic clock
+    acknowledged = False  # whether somebody has begun to end things in order
+    exit_message = "stopped; what was finished is kept, and the same command goes on from there"
+    exit_blockers: list[str] = []  # noqa: RUF012 - what a thread waits for that must not be cut off
 
 
-def watch() -> None:
-    """Let Ctrl-C and SIGTERM end this process, as `PATIENCE` says; called by a command at first.
+def install_handlers() -> None:
+    """Let Ctrl-C and SIGTERM end this process, as `MAX_EXIT_SECONDS` says; called by a command at first.
 
     A SIGINT that was ignored from the start stays so, as shells have it for background jobs.
     """
-    if _State.watched:
+    if _State.has_handlers:
         return
-    _State.watched = True
+    _State.has_handlers = True
     ears, mouth = os.pipe()
     os.set_blocking(mouth, False)
     signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     for number in SIGNALS:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-    sys.unraisablehook = _pass_over
-    threading.Thread(target=_listen, args=(ears,), name="signals", daemon=True).start()
+            signal.signal(number, _handle_signal)
+    sys.unraisablehook = _hide_dropped_interrupt
+    threading.Thread(target=_watch_pipe, args=(ears,), name="signals", daemon=True).start()
 
 
-def are_watched() -> bool:
+def has_handlers() -> bool:
     """Whether this process is one of our commands, and may be ended from anywhere."""
-    return _State.watched
+    return _State.has_handlers
 
 
 def was_received() -> bool:
     """Whether the process has been told to end."""
-    return _State.received > 0
+    return _State.received_at > 0
 
 
-def take() -> None:
+def acknowledge() -> None:
     """Say that the interrupt has arrived where it is dealt with: no further one is raised."""
-    _State.taken = True
+    _State.acknowledged = True
 
 
 @contextmanager
-def unhurried(what: str) -> Iterator[None]:
-    """Keep the process from being ended inside, because a thread waits for `what`.
+def delay_exit(reason: str) -> Iterator[None]:
+    """Keep the process from being ended inside, because a thread waits for `reason`.
 
-    It is said, where that takes longer than `PATIENCE`.
+    It is said, where that takes longer than `MAX_EXIT_SECONDS`.
     """
-    _State.waits.append(what)
+    _State.exit_blockers.append(reason)
     try:
         yield
     finally:
-        _State.waits.remove(what)
+        _State.exit_blockers.remove(reason)
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Note signals inside, and let them count when the block has ended.
 
     For calls in which an interrupt would be swallowed or leave a lock locked. To block the signals
@@ -112,13 +112,13 @@ def deferred() -> Iterator[None]:
             signal.raise_signal(noted[0])
 
 
-def load(name: str) -> None:
+def import_uninterrupted(name: str) -> None:
     """Import a module whole: an interrupt inside torch's would abort the process."""
-    with deferred():
+    with defer_signals():
         import_module(name)
 
 
-def be_deaf() -> None:
+def ignore_signals() -> None:
     """In a forked child: leave the signals of the terminal to the parent."""
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)
@@ -126,12 +126,12 @@ def be_deaf() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def finish(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End a command with an exit code.
 
     After a signal the process ends at once: threads that decode or compute are not waited for.
     """
-    if was_received() and _State.taken:
+    if was_received() and _State.acknowledged:
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
@@ -142,7 +142,7 @@ def finish(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def guard(command: Callable[[], Any]) -> NoReturn:
+def run_main(command: Callable[[], Any]) -> NoReturn:
     """Run a command line as the whole of a process: what `main` of a command does.
 
     Parameters
@@ -152,61 +152,61 @@ def guard(command: Callable[[], Any]) -> NoReturn:
     """
     code: Any = 0
     try:
-        watch()
+        install_handlers()
         command()
     except SystemExit as end:
         code = 0 if end.code is None else end.code
     except BaseException as error:
         # In the first or last instants, where no verb is there to say it.
-        take()
+        acknowledge()
         if not isinstance(error, KeyboardInterrupt) and not was_received():
             raise
-        _say(_State.last_words)
-        code = INTERRUPTED
-    if was_received() and not _State.taken and code in (1, 130):
+        _write_stderr(_State.exit_message)
+        code = EXIT_INTERRUPTED
+    if was_received() and not _State.acknowledged and code in (1, 130):
         # Outside of a verb it is typer that hears of it, and has exit codes of its own.
-        take()
-        _say(_State.last_words)
-        code = INTERRUPTED
+        acknowledge()
+        _write_stderr(_State.exit_message)
+        code = EXIT_INTERRUPTED
     if not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    finish(code)
+    exit_process(code)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    if not _State.received:
-        _State.received = time.monotonic()
-    if not _State.taken:
+def _handle_signal(_number: int, _frame: FrameType | None) -> None:
+    if not _State.received_at:
+        _State.received_at = time.monotonic()
+    if not _State.acknowledged:
         raise KeyboardInterrupt
 
 
-def _pass_over(dropped: "sys.UnraisableHookArgs") -> None:
+def _hide_dropped_interrupt(dropped: "sys.UnraisableHookArgs") -> None:
     """Say nothing of an interrupt that Python drops, as in a destructor: it is raised again."""
     if not (was_received() and issubclass(dropped.exc_type, KeyboardInterrupt)):
         sys.__unraisablehook__(dropped)
 
 
-def _listen(ears: int) -> None:
+def _watch_pipe(read_fd: int) -> None:
     """Read the pipe that signals are written to: what the watching thread does."""
-    while os.read(ears, 1)[0] not in SIGNALS:
+    while os.read(read_fd, 1)[0] not in SIGNALS:
         pass
-    _State.received = _State.received or time.monotonic()
+    _State.received_at = _State.received_at or time.monotonic()
     said = False
     while True:
-        time.sleep(REPEAT)
-        if time.monotonic() - _State.received < PATIENCE:
-            if not _State.taken:
-                _interrupt_again()
-        elif not _State.waits:
-            _say(_State.last_words)
-            os._exit(INTERRUPTED)  # what is not flushed may wait for a reader, for ever
+        time.sleep(REPEAT_SECONDS)
+        if time.monotonic() - _State.received_at < MAX_EXIT_SECONDS:
+            if not _State.acknowledged:
+                _repeat_interrupt()
+        elif not _State.exit_blockers:
+            _write_stderr(_State.exit_message)
+            os._exit(EXIT_INTERRUPTED)  # what is not flushed may wait for a reader, for ever
         elif not said:
             said = True
-            _say(f"stopping: waiting for {_State.waits[0]}")
+            _write_stderr(f"stopping: waiting for {_State.exit_blockers[0]}")
 
 
-def _interrupt_again() -> None:
+def _repeat_interrupt() -> None:
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
         signal.pthread_kill(main, signal.SIGTERM)  # also ends a system call that it waits in
@@ -214,7 +214,7 @@ def _interrupt_again() -> None:
         _thread.interrupt_main()
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:  # else nobody reads, and it would wait
             os.write(2, f"{text}\n".encode())

@@ -11,18 +11,25 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featurize.clauses import CHECKSUM_TYPE, CHECKSUMS, EXTRACTOR_TEXTS, FORMAT, PAGE, VERSION
+from featurize.clauses import (
+    CHECKSUM_DTYPE,
+    CHECKSUMS_GROUP,
+    EXTRACTOR_TEXT_ATTRS,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+)
 from featurize.fingerprint import canonical_json
 from featurize.layout import Extractor, LayerInfo
 
 
-class Sketch(io.RawIOBase):
+class SparseFile(io.RawIOBase):
     """A file that HDF5 draws a layout into: what it writes is kept, the rest is a hole."""
 
     def __init__(self) -> None:
         self.size = 0
         self.written: list[tuple[int, bytes]] = []  # in order: the later counts
-        self._at = 0
+        self._position = 0
 
     def readable(self) -> bool:
         """It can be read."""
@@ -38,40 +45,44 @@ class Sketch(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place."""
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        return self._at
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        )
+        return self._position
 
     def tell(self) -> int:
         """Where it is."""
-        return self._at
+        return self._position
 
     def truncate(self, size: int | None = None) -> int:
         """Set the size."""
-        self.size = self._at if size is None else size
+        self.size = self._position if size is None else size
         return self.size
 
     def write(self, data: Any) -> int:
         """Keep some bytes."""
         data = bytes(data)
-        self.written.append((self._at, data))
-        self._at += len(data)
-        self.size = max(self.size, self._at)
+        self.written.append((self._position, data))
+        self._position += len(data)
+        self.size = max(self.size, self._position)
         return len(data)
 
     def readinto(self, into: Any) -> int:
         """Give back what was written, and zeros from the holes."""
         view = memoryview(into).cast("B")
-        count = max(0, min(len(view), self.size - self._at))
+        count = max(0, min(len(view), self.size - self._position))
         view[:count] = bytes(count)
         for start, data in self.written:
-            first, last = max(start, self._at), min(start + len(data), self._at + count)
+            first, last = max(start, self._position), min(start + len(data), self._position + count)
             if first < last:
-                view[first - self._at : last - self._at] = data[first - start : last - start]
-        self._at += count
+                view[first - self._position : last - self._position] = data[
+                    first - start : last - start
+                ]
+        self._position += count
         return count
 
 
-def draw(
+def build_empty_file(
     extractor: Extractor,
     layers: Sequence[LayerInfo],
     paths: Sequence[str],
@@ -108,10 +119,12 @@ def draw(
     smallest = n_rows * min(info.dim * np.dtype(info.dtype).itemsize for info in layers)
     # The default libver, never "latest": with that, a killed writer leaves a file that
     # refuses to open.
-    sketch = Sketch()
-    with h5py.File(sketch, "w", alignment_threshold=smallest, alignment_interval=PAGE) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = f"{VERSION[0]}.{VERSION[1]}"
+    sketch = SparseFile()
+    with h5py.File(
+        sketch, "w", alignment_threshold=smallest, alignment_interval=PAGE_BYTES
+    ) as file:
+        file.attrs["format"] = FORMAT_NAME
+        file.attrs["format_version"] = f"{FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}"
         file.attrs["required_features"] = "[]"
         file.attrs["n_rows"] = np.int64(n_rows)
         file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -122,30 +135,30 @@ def draw(
             if patterns:
                 file.attrs[name] = json.dumps(list(patterns))
         group = file.create_group("extractor")
-        for name in EXTRACTOR_TEXTS:
+        for name in EXTRACTOR_TEXT_ATTRS:
             group.attrs[name] = getattr(extractor, name)
         group.attrs["preprocess"] = canonical_json(extractor.preprocess)
         group.attrs["environment"] = canonical_json(extractor.environment)
 
         images = file.create_group("images")
         columns = [
-            (_allocate(images, "path", (n_rows,), path_type), np.array(encoded, path_type)),
-            (_allocate(images, "sha256", (n_rows, 32), "u1"), None),
-            (_allocate(images, "size", (n_rows,), "<i8"), np.asarray(sizes, "<i8")),
-            (_allocate(images, "mtime_ns", (n_rows,), "<i8"), np.asarray(mtimes_ns, "<i8")),
-            (_allocate(images, "status", (n_rows,), "u1"), None),  # zero is pending
-            (_allocate(images, "reason", (n_rows,), "u1"), None),
+            (_create_dataset(images, "path", (n_rows,), path_type), np.array(encoded, path_type)),
+            (_create_dataset(images, "sha256", (n_rows, 32), "u1"), None),
+            (_create_dataset(images, "size", (n_rows,), "<i8"), np.asarray(sizes, "<i8")),
+            (_create_dataset(images, "mtime_ns", (n_rows,), "<i8"), np.asarray(mtimes_ns, "<i8")),
+            (_create_dataset(images, "status", (n_rows,), "u1"), None),  # zero is pending
+            (_create_dataset(images, "reason", (n_rows,), "u1"), None),
         ]
         features = file.create_group("features")
         for info in layers:
-            dataset = _allocate(features, info.name, (n_rows, info.dim), info.dtype)
+            dataset = _create_dataset(features, info.name, (n_rows, info.dim), info.dtype)
             dataset.attrs["layer"] = info.layer
             dataset.attrs["pool"] = info.pool
             dataset.attrs["map_shape"] = np.array(info.map_shape, np.int64)
             dataset.attrs["fingerprint"] = info.fingerprint
-        checksums = file.create_group(CHECKSUMS)
+        checksums = file.create_group(CHECKSUMS_GROUP)
         for info in layers:
-            _allocate(checksums, info.name, (n_rows, 2), CHECKSUM_TYPE)  # zeros are none
+            _create_dataset(checksums, info.name, (n_rows, 2), CHECKSUM_DTYPE)  # zeros are none
         pieces = [
             (dataset.id.get_offset(), values.tobytes())
             for dataset, values in columns
@@ -154,7 +167,7 @@ def draw(
     return sketch.size, [*sketch.written, *pieces]
 
 
-def _allocate(group: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+def _create_dataset(group: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.cache import FeatureCache
-from featurize.measure import Measure
+from featurize.measure import RunStats
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Summary:
     verdict: str = "Nothing to compute."
 
     @classmethod
-    def of(cls, path: Path, measure: Measure, seconds: float) -> "Summary":
+    def of(cls, path: Path, measure: RunStats, seconds: float) -> "Summary":
         """Count what stands in a cache after a run."""
         if not path.exists():
             return cls(str(path), seconds=seconds)
@@ -73,11 +73,11 @@ class Summary:
         )
         if measure.images_run:
             found.images_per_second = measure.images_per_second
-            found.bound = measure.bound
+            found.bound = measure.bottleneck
             found.engine, found.engine_why = measure.engine, measure.engine_why
-            found.verdict = measure.verdict()
+            found.verdict = measure.describe_bottleneck()
         return found
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)

@@ -7,10 +7,10 @@ import unicodedata
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-MAX_SHOWN = 300
+MAX_PRINTED_CHARS = 300
 
 
-def shown(text: object, limit: int = MAX_SHOWN) -> str:
+def to_printable(text: object, limit: int = MAX_PRINTED_CHARS) -> str:
     """Text of a stranger as it may go to a terminal: on one line, of bounded length, no escapes.
 
     Names of files, classes and backbones come from other people's disks. A terminal takes
@@ -32,22 +32,22 @@ def shown(text: object, limit: int = MAX_SHOWN) -> str:
     if len(text) > limit:
         head = limit * 2 // 3
         text = f"{text[:head]}...{text[len(text) - (limit - head) :]}"
-    return _UNSAFE.sub(lambda found: _escaped(found.group()), text)
+    return _UNSAFE.sub(lambda found: _escape_char(found.group()), text)
 
 
-def _escaped(character: str) -> str:
+def _escape_char(character: str) -> str:
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
     code = ord(character)
     return known.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def in_bytes(number: float) -> str:
+def format_bytes(n_bytes: float) -> str:
     """Bytes as people write them: ``3.2 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
 
 
 def is_invisible(character: str) -> bool:

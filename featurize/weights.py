@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from featurize.errors import BackboneError
-from featurize.fingerprint import weights_digest
-from featurize.text import shown
+from featurize.fingerprint import hash_weight_arrays
+from featurize.text import to_printable
 
-HEAD, NETWORK = "headgraft-head", "network."
+HEAD_FORMAT, NETWORK_PREFIX = "headgraft-head", "network."
 """A fine-tuned network lies in one file with its classifier: these are the network's tensors."""
-MOST_TIMES = 16  # a file's bytes, in all its tensors together: some are shared
-_WRAPPINGS = ("state_dict", "model", "model_state_dict")
+MAX_EXPANSION = 16  # a file's bytes, in all its tensors together: some are shared
+_WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 # DenseNet files from before torch 0.4.1 have dots where modules have none now.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; no code in it ever runs.
 
     A checkpoint's wrappings are taken off: ``state_dict`` around the tensors, ``module.``
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
         else:
-            _check_stored(path)
+            _refuse_compressed(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers and parsers raise anything on hostile bytes
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -57,19 +57,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} cannot be read as weights: {first_line}. It has to be a .safetensors file, "
             "or a .pth file with a plain state dict (torch.save(network.state_dict(), FILE))"
         ) from error
-    for wrapping in _WRAPPINGS:
+    for wrapping in _WRAPPER_KEYS:
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
-    tensors = _tensors(content)
-    _check_dense(path, tensors)
-    if metadata.get("format") == HEAD:
-        tensors = _network(path, tensors, metadata)
+    tensors = _extract_state_dict(content)
+    _refuse_non_dense(path, tensors)
+    if metadata.get("format") == HEAD_FORMAT:
+        tensors = _extract_network(path, tensors, metadata)
     if not tensors:
         raise BackboneError(f"{path} holds no state dict: no tensors by name in it")
     return tensors, metadata
 
 
-def _check_stored(path: Path) -> None:
+def _refuse_compressed(path: Path) -> None:
     """Refuse an archive that grows when it is unpacked: torch stores, and does not compress."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -78,7 +78,7 @@ def _check_stored(path: Path) -> None:
             raise ValueError(f"it is compressed, and has {size:,} bytes when it is unpacked")
 
 
-def _check_dense(path: Path, tensors: dict[str, Tensor]) -> None:
+def _refuse_non_dense(path: Path, tensors: dict[str, Tensor]) -> None:
     """Refuse tensors that have no plain numbers, or more of them than the file can hold.
 
     A view may repeat a few bytes as often as it likes; every use of it would write them out.
@@ -94,31 +94,37 @@ def _check_dense(path: Path, tensors: dict[str, Tensor]) -> None:
             what = "has no numbers"
         elif tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
             what = f"repeats its numbers: {tuple(tensor.shape)} in a file of {size:,} bytes"
-        elif (taken := taken + tensor.numel() * tensor.element_size()) > MOST_TIMES * size:
+        elif (taken := taken + tensor.numel() * tensor.element_size()) > MAX_EXPANSION * size:
             what = "takes the same numbers as many others"
         if what:
             raise BackboneError(
-                f"{path}: the tensor {shown(name)} {what}. Weights are plain tensors; save them "
+                f"{path}: the tensor {to_printable(name)} {what}. Weights are plain tensors; save them "
                 "with torch.save(network.state_dict(), FILE)"
             )
 
 
-def _network(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+def _extract_network(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> dict[str, Tensor]:
     """The network's tensors of a file that holds a classifier too."""
-    found = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
+    found = {
+        k.removeprefix(NETWORK_PREFIX): v
+        for k, v in tensors.items()
+        if k.startswith(NETWORK_PREFIX)
+    }
     if not found:
         raise BackboneError(
             f"{path} is a head alone, with no network in it; a backbone is a network's name, or a "
             "file made by `classify finetune`"
         )
-    if digest(found) != metadata.get("weights_sha256", "").strip('"'):
+    if hash_state_dict(found) != metadata.get("weights_sha256", "").strip('"'):
         raise BackboneError(
             f"{path} is damaged: its network is not the one it was saved with; make it anew"
         )
     return found
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
+def _extract_state_dict(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         return {}
     found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
@@ -127,7 +133,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     return {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in found.items()}
 
 
-def download(weights: Any) -> dict[str, Tensor]:
+def fetch_weights(weights: Any) -> dict[str, Tensor]:
     """Fetch one of torchvision's weights, or take them from its local cache.
 
     Raises
@@ -136,7 +142,9 @@ def download(weights: Any) -> dict[str, Tensor]:
         If they cannot be downloaded.
     """
     try:
-        return _tensors(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        return _extract_state_dict(
+            weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        )
     except (OSError, RuntimeError) as error:
         raise BackboneError(
             f"the weights {weights} cannot be downloaded ({error}). Use `--backbone seedling`, "
@@ -145,17 +153,19 @@ def download(weights: Any) -> dict[str, Tensor]:
         ) from error
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """Digest of a state dict (see `featurize.fingerprint.weights_digest`)."""
+def hash_state_dict(tensors: dict[str, Tensor]) -> str:
+    """Digest of a state dict (see `featurize.fingerprint.hash_weight_arrays`)."""
     arrays = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().resolve_neg()
         # numpy has no bfloat16, and floats count as float32 in any case.
         arrays[name] = (plain.float() if plain.is_floating_point() else plain).numpy()
-    return weights_digest(arrays)
+    return hash_weight_arrays(arrays)
 
 
-def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], source: str) -> None:
+def load_into(
+    module: nn.Module, tensors: dict[str, Tensor], tensor_names: set[str], source: str
+) -> None:
     """Copy weights into a (cut) network; every one it has must be there and fit.
 
     Tensors the network has no place for are no obstacle: they lie above the cut.
@@ -164,7 +174,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], so
     ----------
     module : nn.Module
     tensors : dict of str to Tensor
-    places : set of str
+    tensor_names : set of str
         Names of the uncut network's tensors. What else the cut one has are constants of its code.
     source : str
         What the tensors are called in an error.
@@ -177,7 +187,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], so
     wanted = {
         name: tensor
         for name, tensor in module.state_dict().items()
-        if name in places and not name.endswith("num_batches_tracked")
+        if name in tensor_names and not name.endswith("num_batches_tracked")
     }
     wrong = []
     for name, tensor in wanted.items():
@@ -189,7 +199,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], so
         elif tensors[name].is_complex() and not tensor.is_complex():
             wrong.append(f"{name} is complex but the network has real numbers")
     if wrong:
-        unused = sorted(set(tensors) - places)
+        unused = sorted(set(tensors) - tensor_names)
         also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
         raise BackboneError(
             f"{source} do not fit this network in {len(wrong)} of {len(wanted)} tensors: "
@@ -198,7 +208,7 @@ def put_into(module: nn.Module, tensors: dict[str, Tensor], places: set[str], so
     module.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
 
 
-def recorded_preprocess(metadata: dict[str, str]) -> dict[str, Any] | None:
+def read_preprocess(metadata: dict[str, str]) -> dict[str, Any] | None:
     """The preprocessing written in a weights file's metadata, if any."""
     try:
         found = json.loads(metadata.get("preprocess", "null"))

@@ -75,7 +75,7 @@ def test_readme_python_runs(world):
 def test_cli_page_is_current():
     spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
     make_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cli)
+    spec.setup.exec_module(make_cli)
     assert (ROOT / "docs" / "cli.md").read_text() == make_cli.page(), "run `make docs`"
 
 

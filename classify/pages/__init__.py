@@ -9,13 +9,13 @@ from classify.advice import Advice
 from classify.comparison import Comparison
 from classify.errors import CallError
 from classify.features import CacheOrPath, open_cache
-from classify.outputs import check_output, written
+from classify.outputs import check_output, open_output
 
-__all__ = ["check_page", "write_report"]
+__all__ = ["check_report_path", "write_report"]
 
-GENERATOR = b'<meta name="generator" content="Headgraft report">'
-HEAD_BYTES = 1024
-NEEDED = ("bokeh", "jinja2")
+GENERATOR_TAG = b'<meta name="generator" content="Headgraft report">'
+MAX_SNIFF_BYTES = 1024
+REQUIRED_PACKAGES = ("bokeh", "jinja2")
 
 
 def write_report(
@@ -40,7 +40,7 @@ def write_report(
         ``report.html``.
     cache : path or FeatureCache
         The one that was compared on.
-    comparison : Comparison
+    comparison : ListingDiff
     images : path, optional
         The folder that the cache was made from, for small pictures. Images that are not there any
         more are left out.
@@ -57,10 +57,10 @@ def write_report(
         If Bokeh or Jinja2 is missing, or `images` is not a folder.
     FeaturizeError, FileNotFoundError
     """
-    path = check_page(path, images)
-    from classify.pages.compose import compose
+    path = check_report_path(path, images)
+    from classify.pages.compose import build_page
 
-    page = compose(
+    page = build_page(
         open_cache(cache),
         comparison,
         images=images,
@@ -69,12 +69,14 @@ def write_report(
         seed=seed,
         advice=advice or {},
     )
-    with written(path) as file:
+    with open_output(path) as file:
         # A path given on the command line need not be UTF-8.
         file.write(page.encode("utf-8", "backslashreplace"))
 
 
-def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Path:
+def check_report_path(
+    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
+) -> Path:
     """Refuse a report that cannot be written, before any work is done for it.
 
     Parameters
@@ -94,7 +96,7 @@ def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
     CallError
         If Bokeh or Jinja2 is missing, or `images` is not a folder.
     """
-    absent = [name for name in NEEDED if find_spec(name) is None]
+    absent = [name for name in REQUIRED_PACKAGES if find_spec(name) is None]
     if absent:
         raise CallError(f"the report needs {absent[0]}: pip install 'headgraft[report]'")
     if images is not None and not Path(images).is_dir():
@@ -105,6 +107,6 @@ def check_page(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
 def _is_report(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return GENERATOR in file.read(HEAD_BYTES)
+            return GENERATOR_TAG in file.read(MAX_SNIFF_BYTES)
     except OSError:
         return False

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from classify.advice import Advice
 from classify.comparison import Comparison
-from classify.pages.pictures import Pictures
-from classify.pages.provenance import facts
-from classify.pages.render import Page, render
-from classify.pages.section import sections
+from classify.pages.pictures import Thumbnails
+from classify.pages.provenance import collect_provenance
+from classify.pages.render import Page, render_page
+from classify.pages.section import build_sections
 from featurize.cache import FeatureCache
 
 
-def compose(
+def build_page(
     cache: FeatureCache,
     comparison: Comparison,
     *,
@@ -24,17 +24,21 @@ def compose(
     advice: Mapping[str, Advice],
 ) -> str:
     """A report as HTML; parameters as in `classify.pages.write_report`."""
-    pictures = Pictures(cache, images)
-    tasks = list(sections(cache, comparison, pictures, advice))
-    rows = {row for task in tasks for row in task.mapped}
-    dots = {row: url for row in sorted(rows) if (url := pictures.dot(row)) is not None}
+    pictures = Thumbnails(cache, images)
+    tasks = list(build_sections(cache, comparison, pictures, advice))
+    rows = {row for task in tasks for row in task.map_rows}
+    dots = {
+        row: url for row in sorted(rows) if (url := pictures.map_thumbnail_url(row)) is not None
+    }
     folder = shlex.quote(cache.root) if cache.root else "DIR"
     page = Page(
         title=cache.path.name,
         tasks=tasks,
         layers=list(cache.layers.values()),
-        provenance=facts(cache, comparison, command=command, sources=sources or {}, seed=seed),
-        pictured=bool(pictures),
-        no_pictures=f"For pictures, give the image folder: --images {folder}",
+        provenance=collect_provenance(
+            cache, comparison, command=command, sources=sources or {}, seed=seed
+        ),
+        has_pictures=bool(pictures),
+        pictures_hint=f"For pictures, give the image folder: --images {folder}",
     )
-    return render(page, dots)
+    return render_page(page, dots)

@@ -8,49 +8,53 @@ from classify.pages.figures import (
     COLOURS,
     MARKERS,
     Chart,
-    Key,
-    blank,
-    drawn,
-    hover,
-    named_ticks,
-    plain,
-    slots,
+    LegendEntry,
+    add_hover,
+    clean_label,
+    make_slot_range,
+    new_figure,
+    set_tick_labels,
+    to_chart,
 )
-from classify.records import Record
+from classify.records import HeadResult
 
 
-def depth(records: Sequence[Record], layers: Sequence[str], part: str, target: str) -> Chart:
+def chart_depth(
+    records: Sequence[HeadResult], layers: Sequence[str], split: str, element_id: str
+) -> Chart:
     """Accuracy by layer: one line per head; joined layers stand apart at the right.
 
     Parameters
     ----------
-    records : sequence of Record
+    records : sequence of HeadResult
         Of one task.
     layers : sequence of str
         Of the cache, shallowest first.
     part : str
         ``validation`` or ``test``.
-    target : str
+    element_id : str
         Id of the element.
     """
-    title = part.capitalize()
-    field = "accuracy" if part == "test" else part
+    title = split.capitalize()
+    field = "accuracy" if split == "test" else split
     scored = [record for record in records if getattr(record, field) is not None]
     present = {record.layer for record in scored}
     single = [name for name in layers if name in present]
     joined = sorted(present - set(single), key=lambda name: (name.count("+"), name))
     if not scored:
-        return Chart(target, title, f"There are no {part} images.")
+        return Chart(element_id, title, f"There are no {split} images.")
     if len(single) + len(joined) < 2:
-        return Chart(target, title, f"Only {plain(scored[0].layer)} was tried: no depth to show.")
+        return Chart(
+            element_id, title, f"Only {clean_label(scored[0].layer)} was tried: no depth to show."
+        )
 
-    short = [_joined(name, layers) for name in joined]
+    short = [_abbreviate_joined(name, layers) for name in joined]
     places = {name: i for i, name in enumerate([*single, *joined])}
-    plot = blank(300, x_range=slots(len(places)), y_range=_shares(records))
+    plot = new_figure(300, x_range=make_slot_range(len(places)), y_range=_make_y_range(records))
     keys = []
     for i, head in enumerate(dict.fromkeys(record.head for record in records)):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        keys.append(Key(f"head-{i}", head, colour, marker))
+        keys.append(LegendEntry(f"head-{i}", head, colour, marker))
         mine = sorted((r for r in scored if r.head == head), key=lambda r: places[r.layer])
         # Joined layers are at no depth: no line leads to them.
         parts = [[r for r in mine if r.layer in single], *([r] for r in mine if r.layer in joined)]
@@ -59,40 +63,40 @@ def depth(records: Sequence[Record], layers: Sequence[str], part: str, target: s
                 {
                     "x": [places[r.layer] for r in points],
                     "y": [getattr(r, field) for r in points],
-                    "head": [plain(head)] * len(points),
-                    "layer": [plain(r.layer, 80) for r in points],
-                    "low": [_end(r, field, 0) for r in points],
-                    "high": [_end(r, field, 1) for r in points],
+                    "head": [clean_label(head)] * len(points),
+                    "layer": [clean_label(r.layer, 80) for r in points],
+                    "low": [_get_interval_end(r, field, 0) for r in points],
+                    "high": [_get_interval_end(r, field, 1) for r in points],
                 }
             )
             look = {"source": source, "color": colour, "name": f"head-{i}"}
             plot.line("x", "y", line_width=2, **look)
             plot.scatter("x", "y", size=8, marker=marker, **look)
     interval = "@low{0.0 %} to @high{0.0 %}"
-    lines = [("", "@head"), ("layer", "@layer"), (part, "@y{0.0 %}"), ("95 %", interval)]
-    hover(
+    lines = [("", "@head"), ("layer", "@layer"), (split, "@y{0.0 %}"), ("95 %", interval)]
+    add_hover(
         plot, lines, renderers=[r for r in plot.renderers if r.glyph.__class__.__name__ != "Line"]
     )
     labels = [*single, *short]
-    named_ticks(plot.xaxis[0], labels, 22)
+    set_tick_labels(plot.xaxis[0], labels, 22)
     if len(labels) > 4 or max(map(len, labels)) > 10:
         plot.xaxis.major_label_orientation = 0.7
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.xgrid.visible = False
-    return drawn(plot, target, title, "", keys)
+    return to_chart(plot, element_id, title, "", keys)
 
 
-def _joined(name: str, layers: Sequence[str]) -> str:
+def _abbreviate_joined(name: str, layers: Sequence[str]) -> str:
     count = name.count("+") + 1
     return f"all {count} joined" if name == "+".join(layers) else f"{count} joined"
 
 
-def _end(record: Record, field: str, end: int) -> float:
+def _get_interval_end(record: HeadResult, field: str, end: int) -> float:
     interval = record.accuracy_ci if field == "accuracy" else record.validation_ci
     return float("nan") if interval is None else interval[end]
 
 
-def _shares(records: Sequence[Record]) -> Range1d:
+def _make_y_range(records: Sequence[HeadResult]) -> Range1d:
     """The same range for validation and test, so that they can be compared by eye."""
     found = [v for r in records for v in (r.validation, r.accuracy) if v is not None]
     room = max(0.02, 0.08 * (max(found) - min(found)))

@@ -17,15 +17,15 @@ COLOURS = (
     *("#e76300", "#a96b59", "#b9ac70", "#717581", "#94a4a2"),
 )
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "star", "plus")
-OTHER = "#9a9a9a"
+OTHER_COLOUR = "#9a9a9a"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
 # The page's script gives glyphs with these tags the colour that its scheme has for it.
-INK, SOFT = "ink", "soft"
+INK_TAG, SOFT_TAG = "ink", "soft"
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """One entry of a legend; its button shows and hides the glyphs of that name."""
 
     name: str
@@ -49,7 +49,7 @@ class Chart:
         Bokeh's JSON; None where there is nothing to draw.
     height : int
         In pixels.
-    keys : list of Key
+    keys : list of LegendEntry
     ways : list of (str, str)
         Projections to choose from, by name and label.
     """
@@ -59,16 +59,16 @@ class Chart:
     note: str
     item: dict[str, Any] | None = None
     height: int = 0
-    keys: list[Key] = field(default_factory=list)
-    ways: list[tuple[str, str]] = field(default_factory=list)
+    keys: list[LegendEntry] = field(default_factory=list)
+    projections: list[tuple[str, str]] = field(default_factory=list)
 
 
-def drawn(plot: Any, id: str, title: str, note: str, keys: list[Key]) -> Chart:
+def to_chart(plot: Any, id: str, title: str, note: str, keys: list[LegendEntry]) -> Chart:
     """A chart of a figure."""
     return Chart(id, title, note, dict(json_item(plot, ID(id))), plot.height, keys)
 
 
-def blank(height: int, *, tools: str = "", **options: Any) -> Any:
+def new_figure(height: int, *, tools: str = "", **options: Any) -> Any:
     """An empty figure without a background; the page's script gives it ink."""
     plot = figure(
         height=height,
@@ -92,29 +92,31 @@ def blank(height: int, *, tools: str = "", **options: Any) -> Any:
     return plot
 
 
-def hover(plot: Any, rows: Sequence[tuple[str, str]], **options: Any) -> None:
+def add_hover(plot: Any, rows: Sequence[tuple[str, str]], **options: Any) -> None:
     """Say something of what the pointer is over: lines of a name and a ``@column``."""
     lines = "".join(f"<div><span>{name}</span> <b>{value}</b></div>" for name, value in rows)
     plot.add_tools(HoverTool(tooltips=f"<div class='tip'>{lines}</div>", **options))
 
 
-def named_ticks(axis: Any, labels: Sequence[str], longest: int) -> None:
+def set_tick_labels(axis: Any, labels: Sequence[str], max_length: int) -> None:
     """Put texts at 0, 1, 2, ... of an axis."""
     axis.ticker = FixedTicker(ticks=list(range(len(labels))))
-    axis.major_label_overrides = {i: plain(label, longest) for i, label in enumerate(labels)}
+    axis.major_label_overrides = {
+        i: clean_label(label, max_length) for i, label in enumerate(labels)
+    }
 
 
-def slots(n: int) -> Range1d:
+def make_slot_range(n: int) -> Range1d:
     """The range that holds 0 to n - 1, with half a slot around."""
     return Range1d(start=-0.5, end=n - 0.5)
 
 
-def plain(text: str, longest: int = 40) -> str:
+def clean_label(text: str, max_length: int = 40) -> str:
     """A name for a chart: one line, cut to length, and never taken for a formula.
 
     Bokeh reads text between ``$$`` or in ``\\(...\\)`` as TeX, and would fetch MathJax for it.
     """
     text = " ".join(text.split())
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
+    if len(text) > max_length:
+        text = text[: max_length - 1] + "…"
     return text.replace("$", "$\u2060").replace("\\", "\\\u2060")

@@ -7,25 +7,25 @@ from bokeh.models import BasicTicker, ColumnDataSource, NumeralTickFormatter, Ra
 
 from classify.pages.figures import (
     COLOURS,
-    INK,
-    SOFT,
+    INK_TAG,
+    SOFT_TAG,
     Chart,
-    Key,
-    blank,
-    drawn,
-    hover,
-    named_ticks,
-    plain,
-    slots,
+    LegendEntry,
+    add_hover,
+    clean_label,
+    make_slot_range,
+    new_figure,
+    set_tick_labels,
+    to_chart,
 )
-from classify.scores import Reliability
+from classify.scores import ReliabilityCurve
 
-MAX_SHOWN = 25  # classes in a confusion matrix
-MAX_COUNTED = 12  # classes up to which the counts are written into the cells
-RIGHT, WRONG = "#1f6fb5", "#c2500a"
+MAX_MATRIX_CLASSES = 25  # classes in a confusion matrix
+MAX_COUNTED_CLASSES = 12  # classes up to which the counts are written into the cells
+CORRECT_COLOUR, WRONG_COLOUR = "#1f6fb5", "#c2500a"
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
+def chart_confusion(counts: np.ndarray, classes: Sequence[str], element_id: str) -> Chart:
     """Given label by predicted label; of many classes those that are confused most.
 
     Parameters
@@ -34,17 +34,19 @@ def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
         Images, by given class (rows) and predicted class (columns).
     classes : sequence of str
         K names.
-    target : str
+    element_id : str
         Id of the element.
     """
     note = "Row: the label given. Column: the label predicted. Blue is right, orange is wrong."
     chosen = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    if len(chosen) > MAX_SHOWN:
+    if len(chosen) > MAX_MATRIX_CLASSES:
         wrong = counts - np.diag(np.diag(counts))
-        worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MAX_SHOWN]
+        worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[
+            :MAX_MATRIX_CLASSES
+        ]
         inside = int(wrong[np.ix_(worst, worst)].sum())
         note += (
-            f" Shown are the {MAX_SHOWN} of {len(classes):,} classes with the most mistakes; "
+            f" Shown are the {MAX_MATRIX_CLASSES} of {len(classes):,} classes with the most mistakes; "
             f"{inside:,} of all {int(wrong.sum()):,} mistakes lie among them."
         )
         chosen = np.sort(worst)
@@ -63,17 +65,17 @@ def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
             "y": n - 1 - given,
             "count": count,
             "share": share,
-            "given": [plain(names[i], 60) for i in given],
-            "said": [plain(names[i], 60) for i in said],
+            "given": [clean_label(names[i], 60) for i in given],
+            "said": [clean_label(names[i], 60) for i in said],
             "text": [str(c) if c else "" for c in count],
-            "colour": np.where(right, RIGHT, WRONG).tolist(),
+            "colour": np.where(right, CORRECT_COLOUR, WRONG_COLOUR).tolist(),
             "alpha": np.where(count > 0, 0.06 + 0.94 * strength, 0.0),
         }
     )
-    plot = blank(
+    plot = new_figure(
         int(np.clip(90 + 34 * n, 260, 560)),
-        x_range=slots(n),
-        y_range=slots(n),
+        x_range=make_slot_range(n),
+        y_range=make_slot_range(n),
         x_axis_location="above",
     )
     cells = plot.rect(
@@ -86,8 +88,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
         fill_alpha="alpha",
         line_color=None,
     )
-    if n <= MAX_COUNTED:
-        for chosen_cells, tag in ((strong, None), (~strong, INK)):
+    if n <= MAX_COUNTED_CLASSES:
+        for chosen_cells, tag in ((strong, None), (~strong, INK_TAG)):
             some = ColumnDataSource(
                 {k: np.asarray(v)[chosen_cells].tolist() for k, v in source.data.items()}
             )
@@ -101,37 +103,41 @@ def confusion(counts: np.ndarray, classes: Sequence[str], target: str) -> Chart:
             )
             text.glyph.tags = [tag] if tag else []
     lines = [("given", "@given"), ("predicted", "@said"), ("images", "@count (@share{0.0 %})")]
-    hover(plot, lines, renderers=[cells])
-    named_ticks(plot.xaxis[0], names, 14)
-    named_ticks(plot.yaxis[0], names[::-1], 14)
+    add_hover(plot, lines, renderers=[cells])
+    set_tick_labels(plot.xaxis[0], names, 14)
+    set_tick_labels(plot.yaxis[0], names[::-1], 14)
     if n > 2:
         plot.xaxis.major_label_orientation = 0.8
     plot.grid.visible = False
     plot.axis.major_tick_line_color = None
-    return drawn(plot, target, "Confusion matrix", note, [])
+    return to_chart(plot, element_id, "Confusion matrix", note, [])
 
 
-def reliability(before: Reliability, after: Reliability, note: str, target: str) -> Chart:
+def chart_reliability(
+    before: ReliabilityCurve, after: ReliabilityCurve, note: str, element_id: str
+) -> Chart:
     """How often a head is right when it says it is so sure.
 
     Parameters
     ----------
-    before, after : Reliability
+    before, after : ReliabilityCurve
         By the head's own probabilities (no points where it has scores only), and by those after
         calibration.
     note : str
         The calibration errors in words.
-    target : str
+    element_id : str
         Id of the element.
     """
     title = "Reliability"
     if not len(before.count) and not len(after.count):
-        return Chart(target, title, "This head has no probabilities: nothing was held out.")
+        return Chart(element_id, title, "This head has no probabilities: nothing was held out.")
     seen = np.concatenate([before.confidence, before.accuracy, after.confidence, after.accuracy])
     low = max(0.0, np.floor(10 * seen.min()) / 10 - 0.02)
-    plot = blank(400, x_range=Range1d(start=low, end=1.02), y_range=Range1d(start=low, end=1.02))
+    plot = new_figure(
+        400, x_range=Range1d(start=low, end=1.02), y_range=Range1d(start=low, end=1.02)
+    )
     even = plot.line([0, 1], [0, 1], line_dash="dashed", line_width=1.5)
-    even.glyph.tags = [SOFT]
+    even.glyph.tags = [SOFT_TAG]
     keys, dots = [], []
     for name, points, colour, marker in (
         ("before", before, COLOURS[5], "circle"),
@@ -150,12 +156,12 @@ def reliability(before: Reliability, after: Reliability, note: str, target: str)
         look = {"source": source, "color": colour, "name": name}
         plot.line("x", "y", line_width=2, **look)
         dots.append(plot.scatter("x", "y", size=9, marker=marker, **look))
-        keys.append(Key(name, f"{name} calibration", colour, marker))
+        keys.append(LegendEntry(name, f"{name} calibration", colour, marker))
     lines = [("", "@which"), ("confidence", "@x{0.0 %}"), ("right", "@y{0.0 %}")]
-    hover(plot, [*lines, ("images", "@images")], renderers=dots)
+    add_hover(plot, [*lines, ("images", "@images")], renderers=dots)
     plot.xaxis.axis_label, plot.yaxis.axis_label = "confidence", "share that is right"
     for axis in plot.axis:
         axis.formatter = NumeralTickFormatter(format="0 %")
         axis.ticker = BasicTicker(desired_num_ticks=5)
         axis.bounds = (0, 1)
-    return drawn(plot, target, title, note, keys)
+    return to_chart(plot, element_id, title, note, keys)

@@ -9,25 +9,25 @@ from pathlib import Path
 from PIL import Image, features
 
 from featurize.cache import FeatureCache
-from featurize.errors import ImageUnreadable
-from featurize.images import FORMATS, decode, read
+from featurize.errors import ImageUnreadableError
+from featurize.images import FORMATS, decode_image, read_image_file
 
-CARD, DOT = 112, 48
+GALLERY_PIXELS, MAP_PIXELS = 112, 48
 """Pixels of a picture in a gallery, and of one shown at a point of the map."""
-QUALITY = {CARD: 75, DOT: 60}
+QUALITY = {GALLERY_PIXELS: 75, MAP_PIXELS: 60}
 # Half of JPEG's size at 48 pixels, where JPEG's tables alone are longer than the picture.
-FORMAT = "WEBP" if features.check("webp") else "JPEG"
+IMAGE_FORMAT = "WEBP" if features.check("webp") else "JPEG"
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """A ``data:`` URL of a square picture, `side` pixels wide."""
 
     url: str
     side: int
 
 
-class Pictures:
+class Thumbnails:
     """Opens images of one folder and makes them small; what it cannot open it counts.
 
     Parameters
@@ -46,54 +46,54 @@ class Pictures:
     def __init__(self, cache: FeatureCache, folder: str | os.PathLike[str] | None) -> None:
         self._cache = cache
         self._folder = None if folder is None else Path(folder)
-        self._made: dict[tuple[int, int], Picture | None] = {}
+        self._thumbnails: dict[tuple[int, int], Thumbnail | None] = {}
         self.unreadable: set[int] = set()
 
     def __bool__(self) -> bool:
         return self._folder is not None
 
-    def card(self, row: int) -> Picture | None:
+    def gallery_thumbnail(self, row: int) -> Thumbnail | None:
         """The middle square of a row's image; None without a folder, or if it cannot be opened."""
-        return self._make(row, CARD)
+        return self._get_or_make(row, GALLERY_PIXELS)
 
-    def dot(self, row: int) -> str | None:
+    def map_thumbnail_url(self, row: int) -> str | None:
         """A smaller one, as a URL."""
-        found = self._make(row, DOT)
+        found = self._get_or_make(row, MAP_PIXELS)
         return None if found is None else found.url
 
-    def _make(self, row: int, side: int) -> Picture | None:
+    def _get_or_make(self, row: int, side: int) -> Thumbnail | None:
         if self._folder is None:
             return None
-        if (row, side) not in self._made:
+        if (row, side) not in self._thumbnails:
             small = None
             try:
-                small = thumbnail(self._folder / self._cache.paths[row], side)
-            except ImageUnreadable:
+                small = make_thumbnail(self._folder / self._cache.paths[row], side)
+            except ImageUnreadableError:
                 self.unreadable.add(row)
-            self._made[row, side] = small
-        return self._made[row, side]
+            self._thumbnails[row, side] = small
+        return self._thumbnails[row, side]
 
 
-def thumbnail(path: Path, side: int) -> Picture:
+def make_thumbnail(path: Path, side: int) -> Thumbnail:
     """The middle square of an image, shrunk to `side` pixels but never enlarged.
 
     Raises
     ------
     ImageUnreadable
     """
-    data = read(path).data
+    data = read_image_file(path).data
     quality = QUALITY[side]
-    side = min(side, _short_side(data) or side)
+    side = min(side, _read_short_side(data) or side)
     recipe: dict[str, object] = {"resize": side, "crop": side, "decode": "fast"}
-    pixels = decode(data, recipe | {"interpolation": "bicubic"})
+    pixels = decode_image(data, recipe | {"interpolation": "bicubic"})
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, FORMAT, quality=quality)
+    Image.fromarray(pixels).save(file, IMAGE_FORMAT, quality=quality)
     coded = base64.b64encode(file.getvalue()).decode()
-    return Picture(f"data:image/{FORMAT.lower()};base64,{coded}", side)
+    return Thumbnail(f"data:image/{IMAGE_FORMAT.lower()};base64,{coded}", side)
 
 
-def _short_side(data: bytes) -> int:
-    """The shorter side in pixels, from the header; 0 where `decode` will say what is wrong."""
+def _read_short_side(data: bytes) -> int:
+    """The shorter side in pixels, from the header; 0 where `decode_image` will say what is wrong."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return min(image.size)

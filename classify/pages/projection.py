@@ -8,14 +8,14 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from classify.features import Rows
-from classify.kept import digest, keep, recall
+from classify.features import FeatureRows
+from classify.kept import compute_digest, load_artifact, save_artifact
 from featurize.cache import FeatureCache
 
 MAX_POINTS = 1_000  # a picture for each is most of a megabyte; t-SNE takes three seconds
-VERSION = 1  # to be raised when points would lie elsewhere
-FEWEST = 20  # below it, t-SNE has no neighbours to speak of
-COMPONENTS, PERPLEXITY, ITERATIONS = 50, 30, 500
+PROJECTION_VERSION = 1  # to be raised when points would lie elsewhere
+MIN_TSNE_ROWS = 20  # below it, t-SNE has no neighbours to speak of
+PCA_COMPONENTS, TSNE_PERPLEXITY, TSNE_ITERATIONS = 50, 30, 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Projection:
     rows: np.ndarray
     pca: np.ndarray
     tsne: np.ndarray | None
-    explained: float
+    explained_variance_ratio: float
 
 
 class Projector:
@@ -68,37 +68,41 @@ class Projector:
         chosen = np.sort(rows[np.argsort(rank)[:MAX_POINTS]])
         prints = [self._cache.layer(name).fingerprint for name in layers]
         contents = self._cache.column("sha256")[chosen]
-        key = digest([VERSION, prints], contents)
-        kept = recall(self._cache, "map", key)
+        key = compute_digest([PROJECTION_VERSION, prints], contents)
+        kept = load_artifact(self._cache, "map", key)
         if kept is not None:
             with suppress(KeyError, TypeError):
-                explained = float(kept.about["explained"])
+                explained = float(kept.metadata["explained"])
                 return Projection(chosen, kept.arrays["pca"], kept.arrays.get("tsne"), explained)
-        found = _project(chosen, Rows.of_cache(self._cache, layers, chosen).take())
+        found = _compute_projection(
+            chosen, FeatureRows.from_cache(self._cache, layers, chosen).to_array()
+        )
         arrays = {"pca": found.pca}
         if found.tsne is not None:
             arrays["tsne"] = found.tsne
-        keep(self._cache, "map", key, arrays, {"explained": found.explained})
+        save_artifact(
+            self._cache, "map", key, arrays, {"explained": found.explained_variance_ratio}
+        )
         return found
 
 
-def _project(rows: np.ndarray, X: np.ndarray) -> Projection:
+def _compute_projection(rows: np.ndarray, X: np.ndarray) -> Projection:
     # As the heads see them: standardised. A column that is constant says nothing.
     X = X - X.mean(axis=0)
     spread = X.std(axis=0)
     X /= np.where(spread > 1e-6, spread, np.inf)
     if not X.any():  # all alike: every point at the origin
         return Projection(rows, np.zeros((len(rows), 2)), None, 0.0)
-    n = max(1, min(COMPONENTS, X.shape[1], len(rows) - 1))
+    n = max(1, min(PCA_COMPONENTS, X.shape[1], len(rows) - 1))
     pca = PCA(n, svd_solver="full" if X.shape[1] <= 512 else "randomized", random_state=0)
     found = pca.fit_transform(X)
     flat = np.zeros((len(rows), 2))
     flat[:, : min(n, 2)] = found[:, :2]
     tsne = None
-    if len(rows) >= FEWEST:
-        perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
+    if len(rows) >= MIN_TSNE_ROWS:
+        perplexity = min(TSNE_PERPLEXITY, (len(rows) - 1) / 3)
         start = flat / max(flat[:, 0].std(), 1e-12) * 1e-4
         tsne = TSNE(
-            perplexity=perplexity, init=start, max_iter=ITERATIONS, random_state=0, n_jobs=1
+            perplexity=perplexity, init=start, max_iter=TSNE_ITERATIONS, random_state=0, n_jobs=1
         ).fit_transform(found)
     return Projection(rows, flat, tsne, float(pca.explained_variance_ratio_[:2].sum()))

@@ -12,11 +12,20 @@ from classify.comparison import Comparison
 from classify.labels import TEST, TRAIN, VAL
 from featurize.cache import FeatureCache
 
-PACKAGES = ("headgraft", "numpy", "scipy", "scikit-learn", "h5py", "joblib", "pillow", "bokeh")
+REPORTED_PACKAGES = (
+    "headgraft",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "h5py",
+    "joblib",
+    "pillow",
+    "bokeh",
+)
 Facts = list[tuple[str, str]]
 
 
-def facts(
+def collect_provenance(
     cache: FeatureCache,
     comparison: Comparison,
     *,
@@ -35,11 +44,11 @@ def facts(
     seed : int, optional
         Of the held-out images and the folds.
     """
-    trained = len(comparison.results) - comparison.recalled
+    trained = len(comparison.results) - comparison.n_reused
     made: Facts = [
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", command or "called from Python"),
-        ("heads", f"{trained:,} trained, {comparison.recalled:,} found beside the cache"),
+        ("heads", f"{trained:,} trained, {comparison.n_reused:,} found beside the cache"),
     ]
     if seed is not None:
         made.append(("seed", f"{seed} (held-out images and folds)"))
@@ -47,14 +56,17 @@ def facts(
     made.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
     return {
         "This report": made,
-        "Feature cache": _cache(cache),
-        "Backbone": _backbone(cache),
-        "Packages": [(name, _version(name)) for name in PACKAGES]
+        "Feature cache": _describe_cache(cache),
+        "Backbone": _describe_backbone(cache),
+        "Packages": [(name, _find_version(name)) for name in REPORTED_PACKAGES]
         + [("Python", f"{platform.python_version()} on {platform.system()}")],
-    } | {f"Task {task.name}": _task(task, sources.get(task.name)) for task in comparison.tasks}
+    } | {
+        f"Task {task.name}": _describe_task(task, sources.get(task.name))
+        for task in comparison.tasks
+    }
 
 
-def _cache(cache: FeatureCache) -> Facts:
+def _describe_cache(cache: FeatureCache) -> Facts:
     count = cache.counts
     return [
         ("file", str(cache.path)),
@@ -65,19 +77,25 @@ def _cache(cache: FeatureCache) -> Facts:
     ]
 
 
-def _backbone(cache: FeatureCache) -> Facts:
+def _describe_backbone(cache: FeatureCache) -> Facts:
     made = cache.extractor
     return [
         ("backbone", made.backbone),
         ("weights", made.weights),
         ("weights digest", f"sha256 {made.weights_sha256}"),
         ("precision", made.precision),
-        *((f"preprocessing: {name}", _text(value)) for name, value in made.preprocess.items()),
-        *((f"environment: {name}", _text(value)) for name, value in made.environment.items()),
+        *(
+            (f"preprocessing: {name}", _format_value(value))
+            for name, value in made.preprocess.items()
+        ),
+        *(
+            (f"environment: {name}", _format_value(value))
+            for name, value in made.environment.items()
+        ),
     ]
 
 
-def _task(task: Any, source: str | None) -> Facts:
+def _describe_task(task: Any, source: str | None) -> Facts:
     parts = [f"{int((task.split == part).sum()):,} {part}" for part in (TRAIN, VAL, TEST)]
     smallest = int(np.bincount(task.y, minlength=len(task.classes)).min())
     found = [("labels", source)] if source else []
@@ -89,13 +107,13 @@ def _task(task: Any, source: str | None) -> Facts:
     ]
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -11,12 +11,12 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from classify.pages.board import decimal, interval, percent
+from classify.pages.board import format_decimal, format_interval, format_percent
 from classify.pages.provenance import Facts
-from classify.pages.section import Section
+from classify.pages.section import TaskSection
 from featurize.layout import LayerInfo
 
-GENERATOR = "Headgraft report"
+GENERATOR_NAME = "Headgraft report"
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Page:
     """
 
     title: str
-    tasks: Sequence[Section]
+    tasks: Sequence[TaskSection]
     layers: Sequence[LayerInfo]
     provenance: Mapping[str, Facts]
-    pictured: bool
-    no_pictures: str
+    has_pictures: bool
+    pictures_hint: str
 
 
-def render(page: Page, pictures: Mapping[int, str]) -> str:
+def render_page(page: Page, pictures: Mapping[int, str]) -> str:
     """The page as HTML.
 
     Parameters
@@ -48,7 +48,7 @@ def render(page: Page, pictures: Mapping[int, str]) -> str:
     pictures : mapping of int to str
         ``data:`` URLs by row, for the maps.
     """
-    scripts = [_bokeh(), _own("page.js")]
+    scripts = [_read_bokeh_script(), _read_template("page.js")]
     names = Environment(
         loader=PackageLoader("classify.pages", ""),
         autoescape=True,
@@ -56,7 +56,11 @@ def render(page: Page, pictures: Mapping[int, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names.filters |= {"percent": percent, "interval": interval, "decimal": decimal}
+    names.filters |= {
+        "percent": format_percent,
+        "interval": format_interval,
+        "decimal": format_decimal,
+    }
     # Bokeh's JSON names a thing where it first stands: its order must not change.
     names.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     charts: dict[str, Any] = {
@@ -65,16 +69,16 @@ def render(page: Page, pictures: Mapping[int, str]) -> str:
     # Markup: our own files, and Bokeh's. Everything else is escaped, JSON in scripts too.
     return names.get_template("page.html").render(
         page=page,
-        generator=GENERATOR,
-        policy=_policy(scripts),
-        css=Markup(_own("page.css")),
+        generator=GENERATOR_NAME,
+        policy=_make_content_policy(scripts),
+        css=Markup(_read_template("page.css")),
         scripts=[Markup(script) for script in scripts],
         charts=charts,
         pictures={str(row): url for row, url in pictures.items()},
     )
 
 
-def _policy(scripts: Sequence[str]) -> str:
+def _make_content_policy(scripts: Sequence[str]) -> str:
     """Only these scripts run, pictures are inside the page, and nothing is fetched.
 
     Bokeh writes style elements of its own, so styles cannot be named by hash.
@@ -87,11 +91,11 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _own(name: str) -> str:
+def _read_template(name: str) -> str:
     return files("classify.pages").joinpath(name).read_text(encoding="utf-8")
 
 
-def _bokeh() -> str:
+def _read_bokeh_script() -> str:
     """The library alone: no widgets, no tables, no MathJax."""
     parts = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     script = "\n".join(parts)

@@ -1,17 +1,17 @@
 """How a cut backbone is run: an engine takes batches of pixels and gives batches of features.
 
 Which engine ran is not in the fingerprint: in float32 every one of them agrees with `eager` to
-`TOLERANCE`, and is held to it by a batch of two when it is opened.
+`ENGINE_RTOL`, and is held to it by a batch of two when it is opened.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featurize.engines.interface import (
+    CPU_ENGINES,
+    ENGINE_RTOL,
     ENGINES,
-    ON_PROCESSOR,
     PRECISIONS,
-    TOLERANCE,
     Engine,
     check_engine,
 )
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINES",
+    "ENGINE_RTOL",
     "PRECISIONS",
-    "TOLERANCE",
     "Engine",
     "check_device",
     "check_engine",
@@ -37,9 +37,9 @@ def check_device(device: str, precision: str) -> None:
     ------
     CallError
     """
-    from featurize.engines.eager import device_of
+    from featurize.engines.eager import resolve_device
 
-    device_of(device, precision)
+    resolve_device(device, precision)
 
 
 def open_engine(
@@ -64,20 +64,20 @@ def open_engine(
     EngineError
         If the engine cannot run this network.
     """
-    from featurize.engines.eager import Eager, device_of
+    from featurize.engines.eager import EagerEngine, resolve_device
 
     check_engine(name, device, precision)
-    device = device_of(_device_for(name, device), precision)
+    device = resolve_device(_choose_device(name, device), precision)
     module = backbone.cut(layers)
-    eager = Eager(module, backbone.preprocess, device=device, precision=precision)
+    eager = EagerEngine(module, backbone.preprocess, device=device, precision=precision)
     if name in ("auto", "eager"):
         return eager
-    from featurize.engines.opening import opened
+    from featurize.engines.opening import open_verified_engine
 
-    return opened(name, eager, module, backbone.preprocess, precision)
+    return open_verified_engine(name, eager, module, backbone.preprocess, precision)
 
 
-def _device_for(name: str, device: str) -> str:
+def _choose_device(name: str, device: str) -> str:
     if device != "auto" or name in ("auto", "eager"):
         return device
-    return "cpu" if name in ON_PROCESSOR else "cuda"
+    return "cpu" if name in CPU_ENGINES else "cuda"

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featurize.engines.interface import Engine, missing_packages
+from featurize.engines.interface import Engine, find_missing_onnx_packages
 from featurize.errors import CallError, EngineError
 
 
 @dataclass(frozen=True)
-class Promise:
+class EngineProfile:
     """What an engine costs and brings, counted low: `benchmarks/engines.py` measures it.
 
     Attributes
@@ -20,18 +20,18 @@ class Promise:
         Its rate, in eager's.
     """
 
-    startup: float
-    speed: float
+    startup_seconds: float
+    speedup: float
 
 
-PROMISES = {
-    "onnxruntime": Promise(10.0, 1.1),
-    "compile": Promise(60.0, 1.1),
-    "cuda": Promise(90.0, 1.5),
+ENGINE_PROFILES = {
+    "onnxruntime": EngineProfile(10.0, 1.1),
+    "compile": EngineProfile(60.0, 1.1),
+    "cuda": EngineProfile(90.0, 1.5),
 }
 
 
-class Choice:
+class EngineSelector:
     """Which engine runs a task.
 
     Parameters
@@ -52,21 +52,21 @@ class Choice:
 
     def __init__(
         self,
-        asked: str,
+        requested: str,
         precision: str,
         open_named: Callable[[str], Engine],
         say: Callable[[str], None],
     ) -> None:
-        self.precision, self._open, self._say = precision, open_named, say
-        self.asked = asked
-        self.why = "few images" if asked == "auto" else "as asked for"
-        self._weighed = asked != "auto"
+        self.precision, self._open_engine, self._say = precision, open_named, say
+        self.requested = requested
+        self.reason = "few images" if requested == "auto" else "as asked for"
+        self._is_decided = requested != "auto"
 
-    def first(self) -> Engine:
+    def open_first(self) -> Engine:
         """The engine to begin with."""
-        return self._open("eager" if self.asked == "auto" else self.asked)
+        return self._open_engine("eager" if self.requested == "auto" else self.requested)
 
-    def better(self, now: Engine, seconds_each: float, left: int) -> Engine | None:
+    def upgrade(self, current: Engine, seconds_per_image: float, n_remaining: int) -> Engine | None:
         """An engine to go on with, where that pays; weighed once.
 
         Parameters
@@ -75,46 +75,46 @@ class Choice:
             What runs.
         seconds_each : float
             What an image takes in it, measured.
-        left : int
+        n_remaining : int
             Images still to come.
 
         Returns
         -------
         Engine, or None to stay
         """
-        if self._weighed:
+        if self._is_decided:
             return None
-        self._weighed = True
-        takes = left * seconds_each
-        self.why = f"{left:,} images take it about {takes:.0f} s"
-        for name in ("cuda",) if now.device != "cpu" else ("onnxruntime", "compile"):
-            promise = PROMISES[name]
-            if takes * (1 - 1 / promise.speed) < promise.startup:
-                self.why += f", {name} about {promise.startup:.0f} s to start"
+        self._is_decided = True
+        takes = n_remaining * seconds_per_image
+        self.reason = f"{n_remaining:,} images take it about {takes:.0f} s"
+        for name in ("cuda",) if current.device != "cpu" else ("onnxruntime", "compile"):
+            promise = ENGINE_PROFILES[name]
+            if takes * (1 - 1 / promise.speedup) < promise.startup_seconds:
+                self.reason += f", {name} about {promise.startup_seconds:.0f} s to start"
                 continue
             try:
-                engine = self._opened(name)
+                engine = self._open_if_possible(name)
             except (EngineError, CallError) as error:
                 self._say(f"not by the engine {name}: {error}")
-                self.why += f", {name} cannot be had"
+                self.reason += f", {name} cannot be had"
                 continue
-            self.why = f"{left:,} images would take eager about {takes:.0f} s"
-            self._say(f"going on with the engine {name}: {self.why}")
+            self.reason = f"{n_remaining:,} images would take eager about {takes:.0f} s"
+            self._say(f"going on with the engine {name}: {self.reason}")
             return engine
         return None
 
-    def _opened(self, name: str) -> Engine:
-        if lack := _lack(name, self.precision):
+    def _open_if_possible(self, name: str) -> Engine:
+        if lack := _find_obstacle(name, self.precision):
             raise EngineError(lack)
-        return self._open(name)
+        return self._open_engine(name)
 
 
-def _lack(name: str, precision: str) -> str:
+def _find_obstacle(name: str, precision: str) -> str:
     """What keeps an engine from being tried at all."""
     if name == "onnxruntime":
         if precision != "float32":
             return f"it computes in float32, not {precision}"
-        if missing := missing_packages():
+        if missing := find_missing_onnx_packages():
             return f"it needs {', '.join(missing)}: pip install 'headgraft[onnx]'"
     if name == "compile" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         return "it needs a C++ compiler"

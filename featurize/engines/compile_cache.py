@@ -10,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-_CODE = "torch._inductor.codecache"
-_ours: list[ModuleType] = []  # that, where we were the first to import it
+CACHE_DIR_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_CODECACHE_MODULE = "torch._inductor.codecache"
+_imported_here: list[ModuleType] = []  # that, where we were the first to import it
 
 
 def use_private_cache() -> dict[str, bool]:
@@ -29,21 +29,21 @@ def use_private_cache() -> dict[str, bool]:
         temporary files was when its code was imported. Where others have imported that before us
         it does without such headers, which takes minutes.
     """
-    named = Path(os.environ.get(VARIABLE, ""))
+    named = Path(os.environ.get(CACHE_DIR_VARIABLE, ""))
     torchs_own = named.name.startswith("torchinductor_")
     torchs_own = torchs_own and named.parent == Path(tempfile.gettempdir()).absolute()
     if not named.name or torchs_own:
-        os.environ[VARIABLE] = str(_folder())
-    if _CODE not in sys.modules:
-        before, tempfile.tempdir = tempfile.tempdir, os.environ[VARIABLE]
+        os.environ[CACHE_DIR_VARIABLE] = str(_make_private_folder())
+    if _CODECACHE_MODULE not in sys.modules:
+        before, tempfile.tempdir = tempfile.tempdir, os.environ[CACHE_DIR_VARIABLE]
         try:
-            _ours.append(import_module(_CODE))
+            _imported_here.append(import_module(_CODECACHE_MODULE))
         finally:
             tempfile.tempdir = before
-    return {"cpp_cache_precompile_headers": bool(_ours)}
+    return {"cpp_cache_precompile_headers": bool(_imported_here)}
 
 
-def _folder() -> Path:
+def _make_private_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
     ours = base / "headgraft"

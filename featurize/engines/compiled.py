@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from featurize.engines.compile_cache import use_private_cache
-from featurize.engines.eager import Arithmetic, batch_sizes
-from featurize.engines.prepared import Prepared
+from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.engines.prepared import PixelNetwork
 
 
-class Compiled:
+class TorchCompileEngine:
     """Runs a cut network through torch.compile (inductor, C++), on the processor.
 
     The kernels are made for one batch size when the first batch comes, which takes tens of
@@ -31,27 +31,27 @@ class Compiled:
 
     def __init__(self, module: nn.Module, preprocess: Mapping[str, Any], precision: str) -> None:
         self.precision = precision
-        self.batch_size, _ = batch_sizes(int(preprocess["crop"]), self.device)
+        self.batch_size, _ = choose_batch_sizes(int(preprocess["crop"]), self.device)
         private = use_private_cache()
-        prepared = Prepared(module, preprocess, packed=True)
+        prepared = PixelNetwork(module, preprocess, channels_last=True)
         # Freezing folds batch norm into the convolutions and packs weights for their kernels.
         self._run = torch.compile(prepared, dynamic=False, options={"freezing": True, **private})
 
     @property
-    def largest_batch(self) -> int:
+    def max_batch_size(self) -> int:
         """Another size would be compiled again."""
         return self.batch_size
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
         count = len(pixels)
-        with torch.inference_mode(), Arithmetic(self.device, self.precision):
-            outputs = self._run(torch.from_numpy(filled_up(pixels, self.batch_size)))
+        with torch.inference_mode(), precision_context(self.device, self.precision):
+            outputs = self._run(torch.from_numpy(pad_batch(pixels, self.batch_size)))
             # Copied: what the compiled code gives may be its own memory, used again.
             return [np.array(output[:count].float().numpy()) for output in outputs]
 
 
-def filled_up(pixels: np.ndarray, size: int) -> np.ndarray:
+def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
     """A batch with black images behind it, to `size`."""
     if len(pixels) >= size:
         return pixels

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from featurize import cores
-from featurize.engines.prepared import Prepared
+from featurize.engines.prepared import PixelNetwork
 from featurize.errors import CallError
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_PIXELS_A_BATCH = 32 * 224 * 224
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PIXELS_PER_BATCH = 32 * 224 * 224
 
 
-class Eager:
+class EagerEngine:
     """Runs a cut network with torch's own kernels.
 
     Parameters
@@ -36,27 +36,27 @@ class Eager:
     def __init__(
         self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
     ) -> None:
-        self.device = device_of(device, precision)
+        self.device = resolve_device(device, precision)
         self.precision = precision
         self.crop = int(preprocess["crop"])
-        self.module = Prepared(module, preprocess).to(self.device)
-        self.batch_size, self.largest_batch = batch_sizes(self.crop, self.device)
+        self.module = PixelNetwork(module, preprocess).to(self.device)
+        self.batch_size, self.max_batch_size = choose_batch_sizes(self.crop, self.device)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
-        with torch.inference_mode(), Arithmetic(self.device, self.precision):
+        with torch.inference_mode(), precision_context(self.device, self.precision):
             outputs = self.module(torch.from_numpy(pixels).to(self.device))
             return [output.float().cpu().numpy() for output in outputs]
 
 
-def batch_sizes(crop: int, device: str) -> tuple[int, int]:
+def choose_batch_sizes(crop: int, device: str) -> tuple[int, int]:
     """How many images at once to begin with, and at most, so that memory stays bounded."""
-    images = _PIXELS_A_BATCH // crop**2
+    images = _PIXELS_PER_BATCH // crop**2
     more = 1 if device == "cpu" else 4
     return more * min(max(images, 8), 256), more * min(max(4 * images, 8), 1024)
 
 
-def device_of(name: str, precision: str) -> str:
+def resolve_device(name: str, precision: str) -> str:
     """The device that a name means here.
 
     Raises
@@ -76,32 +76,32 @@ def device_of(name: str, precision: str) -> str:
     return name
 
 
-def threads() -> int:
+def count_compute_threads() -> int:
     """Threads for arithmetic: a physical core each, fewer where torch was told so."""
-    return min(torch.get_num_threads(), cores.physical())
+    return min(torch.get_num_threads(), cores.physical_cores())
 
 
-class Arithmetic:
+class precision_context:
     """Sets torch's switches for a precision, and its threads; puts them back as they were."""
 
     def __init__(self, device: str, precision: str) -> None:
         self.tf32 = precision == "tf32"
         self._autocast: AbstractContextManager[Any] = nullcontext()
-        if precision in _AUTOCAST:
-            self._autocast = torch.autocast(device.split(":")[0], _AUTOCAST[precision])
+        if precision in _AUTOCAST_DTYPES:
+            self._autocast = torch.autocast(device.split(":")[0], _AUTOCAST_DTYPES[precision])
 
     def __enter__(self) -> None:
-        self._threads = torch.get_num_threads()
-        self._before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-        if threads() != self._threads:
-            torch.set_num_threads(threads())
+        self._saved_threads = torch.get_num_threads()
+        self._saved_flags = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+        if count_compute_threads() != self._saved_threads:
+            torch.set_num_threads(count_compute_threads())
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32
         self._autocast.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._autocast.__exit__(*error)
-        torch.set_float32_matmul_precision(self._before[0])
-        torch.backends.cudnn.allow_tf32 = self._before[1]
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        torch.set_float32_matmul_precision(self._saved_flags[0])
+        torch.backends.cudnn.allow_tf32 = self._saved_flags[1]
+        if torch.get_num_threads() != self._saved_threads:
+            torch.set_num_threads(self._saved_threads)

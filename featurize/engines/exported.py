@@ -10,11 +10,11 @@ import onnxruntime
 import torch
 from torch import nn
 
-from featurize.engines.eager import batch_sizes, threads
-from featurize.engines.prepared import Prepared
+from featurize.engines.eager import choose_batch_sizes, count_compute_threads
+from featurize.engines.prepared import PixelNetwork
 
 
-class Exported:
+class OnnxRuntimeEngine:
     """Runs a cut network by ONNX Runtime.
 
     The file is written for the moment of opening into a folder that nobody else can read; no
@@ -32,16 +32,16 @@ class Exported:
 
     def __init__(self, module: nn.Module, preprocess: Mapping[str, Any]) -> None:
         crop = int(preprocess["crop"])
-        self.batch_size, self.largest_batch = batch_sizes(crop, self.device)
+        self.batch_size, self.max_batch_size = choose_batch_sizes(crop, self.device)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
+        options.intra_op_num_threads = count_compute_threads()
         options.inter_op_num_threads = 1
         # A thread that waits by spinning takes its core from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory(prefix="headgraft-") as folder:
             file = Path(folder) / "cut.onnx"
-            _export(Prepared(module, preprocess), crop, file)
+            _export_onnx(PixelNetwork(module, preprocess), crop, file)
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
@@ -58,7 +58,7 @@ class Exported:
             raise
 
 
-def _export(prepared: Prepared, crop: int, file: Path) -> None:
+def _export_onnx(prepared: PixelNetwork, crop: int, file: Path) -> None:
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
     size = torch.export.Dim("batch", min=1, max=1 << 16)
     with torch.inference_mode():

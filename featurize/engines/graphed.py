@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from featurize.engines.compile_cache import use_private_cache
-from featurize.engines.compiled import filled_up
-from featurize.engines.eager import Arithmetic, batch_sizes
-from featurize.engines.prepared import Prepared
+from featurize.engines.compiled import pad_batch
+from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.engines.prepared import PixelNetwork
 
-PARTS = 4  # of a batch: while one is computed, the next is copied
+PARTS_PER_BATCH = 4  # of a batch: while one is computed, the next is copied
 
 
-class Graphed:
+class CudaGraphEngine:
     """Runs a cut network on one GPU, compiled (inductor) and replayed as CUDA graphs.
 
     A batch goes in parts of one fixed size. Each is laid as uint8 into pinned memory and copied by
@@ -37,51 +37,51 @@ class Graphed:
         self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
     ) -> None:
         self.device, self.precision = device, precision
-        self.batch_size, _ = batch_sizes(int(preprocess["crop"]), device)
+        self.batch_size, _ = choose_batch_sizes(int(preprocess["crop"]), device)
         private = use_private_cache()
-        prepared = Prepared(module, preprocess, packed=True).to(device)
+        prepared = PixelNetwork(module, preprocess, channels_last=True).to(device)
         # CUDA graphs: what the mode "reduce-overhead" is, to which no option may be added.
         self._run = torch.compile(
             prepared, dynamic=False, options={"triton.cudagraphs": True, **private}
         )
-        self._copies = torch.cuda.Stream(device)
-        self._places: list[_Place] = []
+        self._copy_stream = torch.cuda.Stream(device)
+        self._buffers: list[_PinnedBuffer] = []
 
     @property
-    def largest_batch(self) -> int:
+    def max_batch_size(self) -> int:
         """Another size would be compiled again."""
         return self.batch_size
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
-        size = -(-self.batch_size // PARTS)
-        if not self._places or len(self._places[0].pinned) != size:
+        size = -(-self.batch_size // PARTS_PER_BATCH)
+        if not self._buffers or len(self._buffers[0].pinned) != size:
             shape = (size, *pixels.shape[1:])
-            self._places = [_Place(shape, self.device) for _ in range(2)]
+            self._buffers = [_PinnedBuffer(shape, self.device) for _ in range(2)]
             # Their memory may have been somebody else's until just now.
-            self._copies.wait_stream(torch.cuda.current_stream(self.device))
+            self._copy_stream.wait_stream(torch.cuda.current_stream(self.device))
         parts: list[list[Tensor]] = []
         with (
             torch.cuda.device(self.device),
             torch.inference_mode(),
-            Arithmetic(self.device, self.precision),
+            precision_context(self.device, self.precision),
         ):
             for number, start in enumerate(range(0, len(pixels), size)):
-                place = self._places[number % 2]
-                place.take(filled_up(pixels[start : start + size], size), self._copies)
-                parts.append(self._compute(place))
+                place = self._buffers[number % 2]
+                place.upload(pad_batch(pixels[start : start + size], size), self._copy_stream)
+                parts.append(self._start_part(place))
             torch.cuda.synchronize(self.device)
         joined = (
             np.concatenate([part.numpy() for part in layer]) for layer in zip(*parts, strict=True)
         )
         return [layer[: len(pixels)] for layer in joined]
 
-    def _compute(self, place: "_Place") -> list[Tensor]:
+    def _start_part(self, place: "_PinnedBuffer") -> list[Tensor]:
         """Start on a part; its features arrive in pinned memory by the next synchronisation."""
         current = torch.cuda.current_stream(self.device)
         current.wait_event(place.copied)
         torch.compiler.cudagraph_mark_step_begin()
-        outputs = self._run(place.there)
+        outputs = self._run(place.on_device)
         place.used.record(current)
         found = []
         for output in outputs:  # copied before the next replay, in stream order, overwrites them
@@ -90,19 +90,19 @@ class Graphed:
         return found
 
 
-class _Place:
+class _PinnedBuffer:
     """Memory for one part: pinned on the host, and on the device."""
 
     def __init__(self, shape: tuple[int, ...], device: str) -> None:
         self.pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        self.there = torch.empty(shape, dtype=torch.uint8, device=device)
+        self.on_device = torch.empty(shape, dtype=torch.uint8, device=device)
         self.copied, self.used = torch.cuda.Event(), torch.cuda.Event()
 
-    def take(self, pixels: np.ndarray, stream: torch.cuda.Stream) -> None:
+    def upload(self, pixels: np.ndarray, stream: torch.cuda.Stream) -> None:
         """Copy pixels to the device, as soon as the part that was here is used up."""
         self.copied.synchronize()  # the pinned pixels have gone; an event not recorded is over
         self.pinned.copy_(torch.from_numpy(pixels))
         stream.wait_event(self.used)
         with torch.cuda.stream(stream):
-            self.there.copy_(self.pinned, non_blocking=True)
+            self.on_device.copy_(self.pinned, non_blocking=True)
             self.copied.record(stream)

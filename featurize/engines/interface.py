@@ -8,10 +8,10 @@ import numpy as np
 from featurize.errors import CallError
 
 ENGINES = ("auto", "eager", "compile", "onnxruntime", "cuda")
-ON_PROCESSOR = ("compile", "onnxruntime")
+CPU_ENGINES = ("compile", "onnxruntime")
 ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
-TOLERANCE = 1e-5  # distance to what eager gives for the same image, as a share of its norm
+ENGINE_RTOL = 1e-5  # distance to what eager gives for the same image, as a share of its norm
 
 
 class Engine(Protocol):
@@ -31,7 +31,7 @@ class Engine(Protocol):
     batch_size: int
 
     @property
-    def largest_batch(self) -> int: ...  # noqa: D102 - above
+    def max_batch_size(self) -> int: ...  # noqa: D102 - above
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch.
@@ -57,19 +57,19 @@ def check_engine(name: str, device: str, precision: str) -> None:
     """
     if name not in ENGINES:
         raise CallError(f"--engine is one of {', '.join(ENGINES)}, not {name!r}")
-    if name in ON_PROCESSOR and device.startswith("cuda"):
+    if name in CPU_ENGINES and device.startswith("cuda"):
         raise CallError(f"--engine {name} is for the processor; for a GPU use --engine cuda")
     if name == "cuda" and device == "cpu":
         raise CallError("--engine cuda is for GPUs; on the processor use --engine onnxruntime")
     if name == "onnxruntime":
         if precision != "float32":
             raise CallError(f"--engine onnxruntime computes in float32; {precision} needs another")
-        if lacking := missing_packages():
+        if lacking := find_missing_onnx_packages():
             raise CallError(
                 f"--engine onnxruntime needs {', '.join(lacking)}: pip install 'headgraft[onnx]'"
             )
 
 
-def missing_packages() -> list[str]:
+def find_missing_onnx_packages() -> list[str]:
     """What onnxruntime would need and is not installed."""
     return [package for package in ONNX_PACKAGES if find_spec(package) is None]

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from featurize.engines.eager import Eager
-from featurize.engines.interface import TOLERANCE, Engine
+from featurize.engines.eager import EagerEngine
+from featurize.engines.interface import ENGINE_RTOL, Engine
 from featurize.errors import EngineError
 
 
-def opened(
-    name: str, eager: Eager, module: nn.Module, preprocess: Mapping[str, Any], precision: str
+def open_verified_engine(
+    name: str, eager: EagerEngine, module: nn.Module, preprocess: Mapping[str, Any], precision: str
 ) -> Engine:
     """Make an engine, run a batch of two through it, and compare.
 
     Parameters
     ----------
     name : {"compile", "onnxruntime", "cuda"}
-    eager : Eager
+    eager : EagerEngine
         The same network.
     module : nn.Module
         The network that `eager` runs.
@@ -35,7 +35,7 @@ def opened(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compilers and exporters warn of their own insides
         try:
-            engine = _made(name, module, preprocess, eager.device, precision)
+            engine = _make_engine(name, module, preprocess, eager.device, precision)
             found = engine.run(pixels)
         except Exception as error:  # whatever a compiler or an exporter may raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -44,8 +44,8 @@ def opened(
                 "use --engine eager"
             ) from error
     if precision == "float32":
-        off = _difference(found, eager.run(pixels))
-        if not off <= TOLERANCE:
+        off = _max_relative_difference(found, eager.run(pixels))
+        if not off <= ENGINE_RTOL:
             raise EngineError(
                 f"the engine {name} gives other features for this network (by {off:.0e} of their "
                 "norm); use --engine eager"
@@ -53,23 +53,23 @@ def opened(
     return engine
 
 
-def _made(
+def _make_engine(
     name: str, module: nn.Module, preprocess: Mapping[str, Any], device: str, precision: str
 ) -> Engine:
     if name == "onnxruntime":
-        from featurize.engines.exported import Exported
+        from featurize.engines.exported import OnnxRuntimeEngine
 
-        return Exported(module, preprocess)
+        return OnnxRuntimeEngine(module, preprocess)
     if name == "compile":
-        from featurize.engines.compiled import Compiled
+        from featurize.engines.compiled import TorchCompileEngine
 
-        return Compiled(module, preprocess, precision)
-    from featurize.engines.graphed import Graphed
+        return TorchCompileEngine(module, preprocess, precision)
+    from featurize.engines.graphed import CudaGraphEngine
 
-    return Graphed(module, preprocess, device=device, precision=precision)
+    return CudaGraphEngine(module, preprocess, device=device, precision=precision)
 
 
-def _difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+def _max_relative_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
     """The largest distance between two rows, as a share of the row's norm."""
     rows = []
     for one, other in zip(found, expected, strict=True):

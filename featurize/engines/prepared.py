@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Prepared(nn.Module):
+class PixelNetwork(nn.Module):
     """A cut network that takes pixels.
 
     Parameters
@@ -28,21 +28,21 @@ class Prepared(nn.Module):
         self,
         network: nn.Module,
         preprocess: Mapping[str, Any],
-        packed: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network) if packed else network
+        self.network = copy.deepcopy(network) if channels_last else network
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1))
         self.eval()
-        if packed:
+        if channels_last:
             self.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """From uint8 (B, crop, crop, 3) to a tuple of (B, D), one a layer."""
-        return tuple(self.network(self.normalised(pixels)))
+        return tuple(self.network(self.normalise(pixels)))
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         """What the network takes: float32 (B, 3, crop, crop)."""
         # The channels stay last in memory: convolutions are up to twice as fast so.
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)

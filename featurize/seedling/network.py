@@ -18,7 +18,9 @@ PREPROCESS: dict[str, Any] = {
 """Shorter side to ``resize`` px (antialiased), centre ``crop``, to 0..1, ``(x - mean) / std``."""
 
 
-def conv_norm(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Sequential:
+def make_conv_norm(
+    in_channels: int, out_channels: int, size: int, stride: int = 1
+) -> nn.Sequential:
     """Make a convolution without bias followed by batch norm (Ioffe & Szegedy 2015).
 
     Parameters
@@ -39,7 +41,7 @@ def conv_norm(in_channels: int, out_channels: int, size: int, stride: int = 1) -
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut: the basic residual block.
 
     Parameters
@@ -56,13 +58,13 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = conv_norm(in_channels, out_channels, 3, stride)
+        self.first = make_conv_norm(in_channels, out_channels, 3, stride)
         # Never in place: a map that a user cuts out must not be overwritten by what follows it.
         self.relu1 = nn.ReLU(inplace=False)
-        self.second = conv_norm(out_channels, out_channels, 3)
+        self.second = make_conv_norm(out_channels, out_channels, 3)
         same = in_channels == out_channels and stride == 1
         self.shortcut: nn.Module = (
-            nn.Identity() if same else conv_norm(in_channels, out_channels, 1, stride)
+            nn.Identity() if same else make_conv_norm(in_channels, out_channels, 1, stride)
         )
         self.relu2 = nn.ReLU(inplace=False)
 
@@ -102,15 +104,15 @@ class Seedling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv_norm(3, 32, 3), nn.ReLU(inplace=False))
-        self.stage1 = nn.Sequential(Block(32, 32))
-        self.stage2 = nn.Sequential(Block(32, 64, stride=2), Block(64, 64))
-        self.stage3 = nn.Sequential(Block(64, 128, stride=2), Block(128, 128))
+        self.stem = nn.Sequential(make_conv_norm(3, 32, 3), nn.ReLU(inplace=False))
+        self.stage1 = nn.Sequential(BasicBlock(32, 32))
+        self.stage2 = nn.Sequential(BasicBlock(32, 64, stride=2), BasicBlock(64, 64))
+        self.stage3 = nn.Sequential(BasicBlock(64, 128, stride=2), BasicBlock(128, 128))
         # A wide vector costs little at 4x4 px and gives a linear head more to choose from.
         self.stage4 = nn.Sequential(
-            Block(128, 256, stride=2),
-            Block(256, 256),
-            conv_norm(256, self.dim, 1),
+            BasicBlock(128, 256, stride=2),
+            BasicBlock(256, 256),
+            make_conv_norm(256, self.dim, 1),
             nn.ReLU(inplace=False),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)

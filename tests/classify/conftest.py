@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_limits
 
 from featurize import run
 from featurize.cache import FeatureCache
-from featurize.fingerprint import fingerprint
+from featurize.fingerprint import compute_fingerprint
 from featurize.layout import Extractor, LayerInfo
-from featurize.lock import Lock
-from featurize.writer import CacheWriter, allocate
+from featurize.lock import WriteLock
+from featurize.writer import CacheWriter, allocate_cache
 
 if TYPE_CHECKING:
     from classify import FineTuneClassifier
@@ -55,7 +55,7 @@ def write_cache(
             array.shape[1],
             array.dtype.str,
             (8, 8),
-            fingerprint(
+            compute_fingerprint(
                 backbone=backbone,
                 weights_sha256=weights,
                 preprocess=recipe,
@@ -69,8 +69,10 @@ def write_cache(
     ]
     extractor = Extractor(backbone, "none", weights, recipe, "float32", {})
     numbers = np.arange(n)
-    allocate(path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests")
-    with Lock(path), CacheWriter(path) as writer:
+    allocate_cache(
+        path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests"
+    )
+    with WriteLock(path), CacheWriter(path) as writer:
         ok = np.setdiff1d(numbers, [*failed, *pending])
         hashes = np.array([list(sha256(p.encode()).digest()) for p in contents or paths], np.uint8)
         if len(ok):
@@ -78,7 +80,7 @@ def write_cache(
             writer.fill(ok, features, hashes[ok], ok, ok)
         if failed:
             bad = np.array(failed)
-            writer.fail(bad, np.ones(len(bad), np.uint8), hashes[bad], bad, bad)
+            writer.record_failures(bad, np.ones(len(bad), np.uint8), hashes[bad], bad, bad)
     return FeatureCache(path)
 
 

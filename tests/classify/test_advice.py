@@ -13,13 +13,13 @@ import pytest
 
 import featurize
 from classify import advise
-from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
-from classify.labels import read_table
-from classify.outcomes import Outcomes
-from classify.resampling import Estimate, means
-from classify.savings import saving_at
-from classify.similarity import Depths, by_depth
-from classify.size import Point, Size, trials
+from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
+from classify.labels import read_labels
+from classify.outcomes import HeldOutPredictions
+from classify.resampling import Estimate, bootstrap_means
+from classify.savings import measure_cut_cost
+from classify.similarity import LayerDepths, measure_depth_profile
+from classify.size import CurvePoint, DatasetSize, plan_curve
 from classify.tasks import make_task
 
 CLASSES = 3
@@ -64,8 +64,8 @@ def test_last_best_is_similar(situation):
     depth, _ = found.measured
     assert depth.cut.layer == "l3"
     assert depth.cut.gain.high < 0
-    assert depth.lower.layer == "l2"
-    assert list(depth.depths.share.values()) == [0.25, 0.5, 0.75, 1]
+    assert depth.lower_cut.layer == "l2"
+    assert list(depth.depths.relative.values()) == [0.25, 0.5, 0.75, 1]
 
 
 def test_an_earlier_layer_clearly_better_is_different(situation):
@@ -73,9 +73,9 @@ def test_an_earlier_layer_clearly_better_is_different(situation):
     assert (found.strategy, found.similarity) == ("truncated-probe", "different")
     assert (found.confident, found.layer) == (True, "l3")
     depth, _ = found.measured
-    assert not depth.idle  # l3 lies above 60 % of the depth
+    assert not depth.upper_layers_redundant  # l3 lies above 60 % of the depth
     assert depth.cut.gain.low > 0
-    assert depth.saved(depth.cut.gain) > 0.1
+    assert depth.error_reduction(depth.cut.gain) > 0.1
     assert "clearly better than at l4" in found.reasons[0]
 
 
@@ -88,8 +88,8 @@ def test_an_upper_part_that_adds_nothing_is_different(situation):
     assert (found.strategy, found.layer) == ("truncated-probe", "l2")
     assert found.confident
     depth, _ = found.measured
-    assert depth.idle
-    assert not depth.clear(depth.cut.gain)
+    assert depth.upper_layers_redundant
+    assert not depth.is_clear_gain(depth.cut.gain)
     assert "adds nothing" in found.reasons[0]
 
 
@@ -105,16 +105,16 @@ def test_a_slightly_better_layer_is_no_difference(situation):
     found = advise(*situation(layers, y=y), jobs=1)
     depth, _ = found.measured
     assert depth.cut.gain.low > 0
-    assert 0 < depth.saved(depth.cut.gain) < 0.1
+    assert 0 < depth.error_reduction(depth.cut.gain) < 0.1
     assert found.similarity == "similar"
 
 
 def test_large_by_count_and_by_class():
-    points = [Point(s, 1, Estimate(0.5, 0.4, 0.6)) for s in (0.125, 0.25, 0.5, 1.0)]
+    points = [CurvePoint(s, 1, Estimate(0.5, 0.4, 0.6)) for s in (0.125, 0.25, 0.5, 1.0)]
     still = Estimate(0, -0.01, 0.01)
 
     def size(images, classes, smallest=10):
-        return Size(images, classes, (smallest, images / classes), points, still)
+        return DatasetSize(images, classes, (smallest, images / classes), points, still)
 
     for images, classes, verdict, near in (
         (500, 10, "small", False),
@@ -135,12 +135,12 @@ def test_twenty_thousand_images_are_large(situation, best):
     cache, table = situation(layers if best == "last" else layers[::-1], y=y)
     found = advise(cache, table, jobs=1)
     _, count = found.measured
-    assert count.images == 20_160
-    assert count.per_class == (6720, 6720)
+    assert count.n_images == 20_160
+    assert count.images_per_class == (6720, 6720)
     assert found.strategy == ("finetune" if best == "last" else "retrain")
     assert found.layer == "l2"
     assert any("within a factor of 2" in reason for reason in found.reasons)
-    assert [p.images for p in count.curve] == [2016, 4032, 8064, 16128]
+    assert [p.n_images for p in count.curve] == [2016, 4032, 8064, 16128]
 
 
 # --- what must not mislead -----------------------------------------------------------------
@@ -158,25 +158,25 @@ def test_groups_are_honoured(situation):
     told = advise(cache, table, jobs=1)
     fooled = advise(cache, bare, jobs=1)
     assert fooled.similarity == "different"
-    assert fooled.measured[0].profile["l2"].value > 0.85
+    assert fooled.measured[0].accuracy_by_layer["l2"].value > 0.85
     assert told.similarity == "similar"
-    assert told.measured[0].profile["l2"].value < 0.6
-    assert told.measured[0].units == 48  # a fifth of 60 is held out for the test
+    assert told.measured[0].accuracy_by_layer["l2"].value < 0.6
+    assert told.measured[0].n_units == 48  # a fifth of 60 is held out for the test
 
 
 def test_the_learning_curve_nests_and_keeps_groups_whole(situation):
     group = np.repeat(np.arange(60), 6)
     cache, table = situation([0.1, 1], y=group % CLASSES, groups=[f"g{g}" for g in group])
-    task = make_task(cache, read_table(table))
-    planned = trials(task, 0)
-    assert [trial.share for trial in planned] == [0, 1, 2, 3] * 5
+    task = make_task(cache, read_labels(table))
+    planned = plan_curve(task, 0)
+    assert [trial.fraction_index for trial in planned] == [0, 1, 2, 3] * 5
     for i, trial in enumerate(planned):
-        assert not set(task.groups[trial.train]) & set(task.groups[trial.held])
+        assert not set(task.groups[trial.train]) & set(task.groups[trial.held_out])
         assert len(trial.train) == 6 * len(set(task.groups[trial.train]))
         assert set(task.y[trial.train]) == set(range(CLASSES))
-        if trial.share:
+        if trial.fraction_index:
             assert set(planned[i - 1].train) < set(trial.train)
-            assert list(planned[i - 1].held) == list(trial.held)
+            assert list(planned[i - 1].held_out) == list(trial.held_out)
 
 
 def test_images_of_one_group_are_worth_less():
@@ -184,8 +184,8 @@ def test_images_of_one_group_are_worth_less():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(10), 50)
     right = (rng.random(10) < 0.5)[group].astype(float)[:, None]
-    (alone,) = means(right, np.arange(500), (0, 1), 0)
-    (whole,) = means(right, group, (0, 1), 0)
+    (alone,) = bootstrap_means(right, np.arange(500), (0, 1), 0)
+    (whole,) = bootstrap_means(right, group, (0, 1), 0)
     assert alone.value == whole.value
     assert whole.high - whole.low > 5 * (alone.high - alone.low)
 
@@ -193,8 +193,8 @@ def test_images_of_one_group_are_worth_less():
 @pytest.mark.parametrize("agreeing", [10, 100])
 def test_agreement_is_no_certainty(agreeing):
     """The rule of three: of m that agree, up to 3 / m may not."""
-    (share,) = means(np.ones((agreeing, 1)), np.arange(agreeing), (0, 1), 0)
-    (difference,) = means(np.zeros((agreeing, 1)), np.arange(agreeing), (-1, 1), 0)
+    (share,) = bootstrap_means(np.ones((agreeing, 1)), np.arange(agreeing), (0, 1), 0)
+    (difference,) = bootstrap_means(np.zeros((agreeing, 1)), np.arange(agreeing), (-1, 1), 0)
     assert share.value == share.high == 1
     assert 1 - 4 / agreeing < share.low < 1 - 2 / agreeing
     assert difference.low < -1.5 / agreeing < 1.5 / agreeing < difference.high
@@ -206,7 +206,9 @@ def test_intervals_hold_the_truth():
     for _ in range(200):
         level = rng.beta(3, 2, 60)
         group = np.repeat(np.arange(60), 8)
-        (found,) = means((rng.random(480) < level[group])[:, None] * 1.0, group, (0, 1), 0)
+        (found,) = bootstrap_means(
+            (rng.random(480) < level[group])[:, None] * 1.0, group, (0, 1), 0
+        )
         held.append(found.low <= 0.6 <= found.high)
     assert 0.90 <= np.mean(held) <= 0.99
 
@@ -215,17 +217,19 @@ def test_the_best_of_many_equal_layers_is_not_better():
     """Chosen and scored on the same images it would be, by luck alone."""
     rng, naive, honest, clear = np.random.default_rng(7), [], [], []
     names = [f"l{i:02}" for i in range(20)]
-    depths = Depths({name: (i + 1) / 20 for i, name in enumerate(names)}, 20, "layers", "")
+    depths = LayerDepths({name: (i + 1) / 20 for i, name in enumerate(names)}, 20, "layers", "")
     for _ in range(60):
         hard = rng.random(200)  # the same images are hard for most layers
         answers = {
             name: answered(np.where(rng.random(200) < 0.6, hard, rng.random(200)) < 0.6)
             for name in names
         }
-        found = by_depth(depths, answers, None, np.arange(200), 0)
-        naive.append(found.profile[found.cut.layer].value - found.profile["l19"].value)
+        found = measure_depth_profile(depths, answers, None, np.arange(200), 0)
+        naive.append(
+            found.accuracy_by_layer[found.cut.layer].value - found.accuracy_by_layer["l19"].value
+        )
         honest.append(found.cut.gain.value)
-        clear.append(found.clear(found.cut.gain))
+        clear.append(found.is_clear_gain(found.cut.gain))
     assert np.mean(naive) > 0.04
     assert abs(np.mean(honest)) < 0.02
     assert np.mean(clear) <= 0.15  # of seven layers, half of that: docs/strategies.md
@@ -235,14 +239,16 @@ def answered(right):
     """Answers that are right where they are told to be."""
     n, none = len(right), np.zeros(len(right), np.float32)
     truth = np.zeros(n, np.int64)
-    return Outcomes(np.arange(n), truth, (~right).astype(np.int64), none, none, none, none)
+    return HeldOutPredictions(
+        np.arange(n), truth, (~right).astype(np.int64), none, none, none, none
+    )
 
 
 def test_few_images_do_not_tell_and_it_says_how_many_would(situation):
     strengths = [0.3, 1.1, 1.2, 1.5]
     few = advise(*situation(strengths, n=75, seed=5, name="few"), jobs=1)
     assert (few.confident, few.answer) == (False, "cannot tell yet")
-    assert all(0 < cost < 0.5 for cost in few.measured[0].costs.values())
+    assert all(0 < cost < 0.5 for cost in few.measured[0].costs_if_wrong.values())
     assert any("to be wrong costs a linear probe at most" in reason for reason in few.reasons)
     assert few.more_images > 60
     assert any(f"about {few.more_images:,} more images" in reason for reason in few.reasons)
@@ -260,7 +266,7 @@ def test_test_images_decide_nothing(situation, make_table, tmp_path):
         y[::5] = (y[::5] + turn) % CLASSES
         rows = list(zip(cache.paths, y, split, strict=True))
         table = make_table(tmp_path / "turned.csv", "path,label,split", rows)
-        told = advise(cache, table, jobs=1).to_json()
+        told = advise(cache, table, jobs=1).to_dict()
         found.append({k: v for k, v in told.items() if k != "seconds"})
     assert found[0] == found[1]
 
@@ -271,8 +277,8 @@ def test_the_users_validation_images_are_the_ones_judged(situation, make_table, 
     rows = [(p, i % CLASSES, s) for i, (p, s) in enumerate(zip(cache.paths, split, strict=True))]
     table = make_table(tmp_path / "v.csv", "path,label,split", rows)
     depth, count = advise(cache, table, jobs=1).measured
-    assert depth.images == split.count("val")
-    assert count.images == count.curve[-1].images == split.count("train")
+    assert depth.n_images == split.count("val")
+    assert count.n_images == count.curve[-1].n_images == split.count("train")
 
 
 # --- the learning curve --------------------------------------------------------------------
@@ -285,16 +291,16 @@ def test_a_head_that_still_gains(situation):
     _, count = advise(*situation([0.1, wide], y=y), jobs=1).measured
     accuracy = [point.accuracy.value for point in count.curve]
     assert accuracy == sorted(accuracy)
-    assert count.gaining
-    assert 0 < count.next_doubling <= count.doubling.value + 1e-12
-    assert [point.share for point in count.curve] == [0.125, 0.25, 0.5, 1]
-    assert [point.images for point in count.curve] == pytest.approx([72, 144, 288, 576], abs=3)
+    assert count.is_gaining
+    assert 0 < count.next_doubling_gain <= count.last_doubling_gain.value + 1e-12
+    assert [point.fraction for point in count.curve] == [0.125, 0.25, 0.5, 1]
+    assert [point.n_images for point in count.curve] == pytest.approx([72, 144, 288, 576], abs=3)
 
 
 def test_a_head_that_has_stopped_gaining(situation):
     _, count = advise(*situation([0.1, 1.5], n=3000), jobs=1).measured
-    assert not count.gaining
-    assert count.next_doubling < 0.01
+    assert not count.is_gaining
+    assert count.next_doubling_gain < 0.01
 
 
 def test_a_second_time_nothing_is_trained(situation):
@@ -315,7 +321,7 @@ def test_what_is_given_counts(situation):
     cache, table = situation([0.3, 0.8, 1.4, 2.4])
     found = advise(cache, table, size="large", similarity="different", jobs=1)
     assert (found.strategy, found.confident, found.layer) == ("retrain", True, "l4")
-    told = found.to_json()
+    told = found.to_dict()
     assert told["evidence"]["measured"] == {"similarity": "similar", "size": "small"}
     assert any("measured similar, but different was given" in r for r in found.reasons)
     assert any("counted small, but large was given" in r for r in found.reasons)
@@ -330,9 +336,9 @@ def test_joined_layers_are_offered_where_they_clearly_win(situation):
     y = np.arange(900) % 4
     halves = [drawn(y // 2, 2.5, rng, 3), drawn(y % 2, 2.5, rng, 3)]
     found = advise(*situation(halves, y=y), jobs=1)
-    assert "--layer l1,l2 " in found.offer
-    assert found.to_json()["evidence"]["joined"]["command"] == found.offer
-    assert advise(*situation([0.2, 2.0], name="d"), jobs=1).offer is None
+    assert "--layer l1,l2 " in found.joined_layers_command
+    assert found.to_dict()["evidence"]["joined"]["command"] == found.joined_layers_command
+    assert advise(*situation([0.2, 2.0], name="d"), jobs=1).joined_layers_command is None
 
 
 def test_commands_can_be_pasted(situation, tmp_path, monkeypatch):
@@ -367,8 +373,8 @@ def test_one_layer_says_how_to_get_more(situation):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (["a"] * 450, TooFewImages, "at least two classes"),
-        (["a", *["b", "c"] * 224, "b"], TooFewImages, r"single image to learn from \('a'\)"),
+        (["a"] * 450, TooFewImagesError, "at least two classes"),
+        (["a", *["b", "c"] * 224, "b"], TooFewImagesError, r"single image to learn from \('a'\)"),
         (["a", "b", ""] * 150, LabelError, "the label is empty"),
     ],
 )
@@ -384,14 +390,14 @@ def test_labels_that_cannot_be_learnt(situation, make_table, tmp_path, labels, e
 def test_classes_in_one_group_each_cannot_be_held_out(situation):
     y = np.arange(450) % CLASSES
     cache, table = situation([0.3, 2.0], y=y, groups=[f"g{k}" for k in y])
-    with pytest.raises(TooFewImages, match="every class lies in one group"):
+    with pytest.raises(TooFewImagesError, match="every class lies in one group"):
         advise(cache, table, jobs=1)
 
 
 def test_labels_of_missing_images(situation, make_table, tmp_path):
     cache, _ = situation([0.3, 2.0])
     table = make_table(tmp_path / "t.csv", "path,label", [("none.png", "a"), ("no.png", "b")])
-    with pytest.raises(UnknownPath, match="2 of 2 images"):
+    with pytest.raises(UnknownPathError, match="2 of 2 images"):
         advise(cache, table)
 
 
@@ -408,7 +414,7 @@ def test_depth_is_counted_among_the_stages_of_a_known_network(make_cache, make_t
     found = advise(cache, table, jobs=1)
     depth, _ = found.measured
     assert depth.depths.among == "the stages of resnet18"
-    assert depth.depths.share["layer2"] == 0.5
+    assert depth.depths.relative["layer2"] == 0.5
     assert any("the cache ends at" in notice and "layer4" in notice for notice in found.notices)
     assert any("cut to 8 pixels" in notice for notice in found.notices)
 
@@ -416,13 +422,13 @@ def test_depth_is_counted_among_the_stages_of_a_known_network(make_cache, make_t
 def test_what_a_cut_saves_is_measured(make_cache, tmp_path):
     arrays = {name: np.ones((2, 4), np.float32) for name in ("features.4", "features.12")}
     cache = make_cache(tmp_path / "c.h5", arrays, backbone="squeezenet1_1")
-    found = saving_at(cache, "features.4")
+    found = measure_cut_cost(cache, "features.4")
     assert 0.2 < found.macs < 0.3
     assert 0 < found.time < 1
     assert 0 < found.weights < found.macs  # the upper layers are the heavy ones
     assert found.dim == 4
     unknown = make_cache(tmp_path / "u.h5", arrays, backbone="mine")
-    assert saving_at(unknown, "features.4") is None
+    assert measure_cut_cost(unknown, "features.4") is None
 
 
 # --- the command ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from classify import automatic, load_head
-from classify.durations import seconds_of
+from classify.durations import parse_duration
 from classify.errors import CallError
 
 ADVICE = {
@@ -148,10 +148,10 @@ def test_bad_input_is_said_before_any_work(folder, command, tmp_path):
 
 
 def test_times_as_people_write_them():
-    assert [seconds_of(t) for t in ("90", "90s", "1.5m", "1h30m", None)] == [
+    assert [parse_duration(t) for t in ("90", "90s", "1.5m", "1h30m", None)] == [
         *(90.0, 90.0, 90.0, 5400.0),
         None,
     ]
     for text in ("", "1x", "m", "30m1"):
         with pytest.raises(CallError, match="1h30m"):
-            seconds_of(text)
+            parse_duration(text)

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 
 from classify import fit, load_head, save_head
 from classify.bias import calibrate
-from classify.calibration import temperature
+from classify.calibration import fit_temperature
 from classify.errors import CallError, HeadFileError
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.labels import LabelTable
-from classify.scorers import ABSENT
+from classify.scorers import UNSEEN_CLASS_SCORE
 
 
 def world(n, lacking, seed=0, spread=2.0):
@@ -27,7 +27,7 @@ def world(n, lacking, seed=0, spread=2.0):
 
 
 def loss(scores, y, found):
-    shift = 0 if found.shift is None else found.shift
+    shift = 0 if found.bias is None else found.bias
     logs = log_softmax((scores + shift) / found.temperature, axis=1)
     return -logs[np.arange(len(y)), y].mean()
 
@@ -38,7 +38,7 @@ def test_a_bias_and_a_slope_that_were_taken_away_are_found_at_any_scale(factor, 
     scores, y = world(20_000, np.array(lacking))
     found = calibrate(scores * factor, y)
     assert found.temperature == pytest.approx(factor, rel=0.04)
-    assert found.shift / found.temperature == pytest.approx(lacking, abs=0.1)
+    assert found.bias / found.temperature == pytest.approx(lacking, abs=0.1)
 
 
 def test_of_two_classes_it_is_platt_scaling():
@@ -48,7 +48,7 @@ def test_of_two_classes_it_is_platt_scaling():
     margin = scores[:, 1:] - scores[:, :1]
     plain = LogisticRegression(C=1e6, tol=1e-8).fit(margin, y)
     assert 1 / found.temperature == pytest.approx(plain.coef_[0, 0], rel=5e-3)
-    shift = (found.shift[1] - found.shift[0]) / found.temperature
+    shift = (found.bias[1] - found.bias[0]) / found.temperature
     assert shift == pytest.approx(plain.intercept_[0], rel=5e-3)
 
 
@@ -59,7 +59,7 @@ def test_where_scores_lie_does_not_matter():
     far = calibrate(scores / 1000 + [500, -500], y)
     assert far.temperature == pytest.approx(found.temperature / 1000, rel=1e-2)
     p, q = (
-        softmax((s + f.shift) / f.temperature, axis=1)
+        softmax((s + f.bias) / f.temperature, axis=1)
         for s, f in ((scores, found), (scores / 1000 + [500, -500], far))
     )
     assert q == pytest.approx(p, abs=5e-3)
@@ -70,21 +70,21 @@ def test_what_needs_no_bias_seldom_gets_one():
     for seed in range(40):
         scores, y = world(300, np.zeros(4), seed)
         found = calibrate(scores, y)
-        taken += found.shift is not None
-        if found.shift is None:
-            assert found.held is scores
-            assert found.temperature == temperature(scores, y)
+        taken += found.bias is not None
+        if found.bias is None:
+            assert found.decision_values is scores
+            assert found.temperature == fit_temperature(scores, y)
     assert taken <= 15
 
 
 def test_no_bias_where_each_of_its_images_had_to_vouch_for_itself():
     rng = np.random.default_rng(0)
     scores, y = rng.normal(size=(39, 4)), rng.integers(0, 4, 39)
-    assert calibrate(scores, y).shift is None  # under ten images a class
+    assert calibrate(scores, y).bias is None  # under ten images a class
     scores, y = world(200, np.array([2.0, -2.0]))
     one = calibrate(scores, y, np.zeros(200, int))  # all one unit: nothing to check it on
-    assert one.shift is None
-    assert calibrate(scores, y).shift is not None
+    assert one.bias is None
+    assert calibrate(scores, y).bias is not None
 
 
 def test_held_scores_have_not_seen_their_own_labels():
@@ -93,8 +93,8 @@ def test_held_scores_have_not_seen_their_own_labels():
     for seed in range(20):
         scores, y = world(300, np.array([1.0, 0.0, -1.0]), seed)
         found = calibrate(scores, y)
-        if found.shift is not None:
-            logs = log_softmax(found.held.astype(float) / found.temperature, axis=1)
+        if found.bias is not None:
+            logs = log_softmax(found.decision_values.astype(float) / found.temperature, axis=1)
             more.append(-logs[np.arange(300), y].mean() - loss(scores, y, found))
     assert len(more) >= 15
     assert np.mean(more) > 0.002
@@ -109,7 +109,7 @@ def test_images_of_one_unit_do_not_teach_each_other():
         unit, y = np.arange(8).repeat(40), rng.integers(0, 2, 8).repeat(40)
         scores = rng.normal(size=(320, 2))
         scores[np.arange(320), y] += 1
-        taken += [calibrate(scores, y, u).shift is not None for u in (unit, None)]
+        taken += [calibrate(scores, y, u).bias is not None for u in (unit, None)]
     assert taken[0] < 0.5 * taken[1]
 
 
@@ -121,19 +121,19 @@ def test_errors_beyond_chance_forbid_a_bias():
     p[np.arange(1000), y] += 0.4
     count = rng.multinomial(5, p / p.sum(axis=1, keepdims=True))
     found = calibrate(np.log(np.maximum(count / 5, 1e-12)), y)
-    assert found.shift is None
+    assert found.bias is None
 
 
 def test_absent_scores_stay_absent_and_a_class_without_images_is_left_alone():
     scores, y = world(900, np.array([2.0, 0.0, -2.0]))
     wide = np.concatenate([scores, scores[:, :1] - 1], axis=1)  # a fourth column, never true
-    wide[:300, 2] = ABSENT
+    wide[:300, 2] = UNSEEN_CLASS_SCORE
     truth = np.where((np.arange(900) < 300) & (y == 2), -1, y)
     found = calibrate(wide, truth)
-    assert (found.held[:300, 2] == ABSENT).all()
-    assert (found.held[300:, 2] != ABSENT).all()
-    assert found.shift[3] == 0
-    assert found.shift[:3].sum() == pytest.approx(0, abs=1e-9)
+    assert (found.decision_values[:300, 2] == UNSEEN_CLASS_SCORE).all()
+    assert (found.decision_values[300:, 2] != UNSEEN_CLASS_SCORE).all()
+    assert found.bias[3] == 0
+    assert found.bias[:3].sum() == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.filterwarnings("error")
@@ -150,7 +150,7 @@ def test_hopeless_scores_end_finite():
             warnings.simplefilter("error")
             found = calibrate(odd.astype(np.float32), truth)
         assert 0 < found.temperature < np.inf
-        assert found.shift is None or np.isfinite(found.shift).all()
+        assert found.bias is None or np.isfinite(found.bias).all()
     with pytest.raises(CallError, match="do not fit"):
         calibrate(scores, y[:-1])
     with pytest.raises(CallError, match="not finite"):
@@ -247,8 +247,10 @@ def test_scores_of_classes_a_model_does_not_know_take_no_offset(cache, table):
     from dataclasses import replace
 
     head, _ = fit(cache, table, "knn", "coarse")
-    X = Rows.of_cache(cache, ["coarse"], np.arange(20)).take()
+    X = FeatureRows.from_cache(cache, ["coarse"], np.arange(20)).to_array()
     plain = replace(head.scorer, n_classes=11)
     moved = replace(plain, offset=np.arange(11.0))
-    assert (moved.scores(X)[:, 10] == ABSENT).all()
-    assert moved.scores(X)[:, :10] == pytest.approx(plain.scores(X)[:, :10] + np.arange(10.0))
+    assert (moved.decision_values(X)[:, 10] == UNSEEN_CLASS_SCORE).all()
+    assert moved.decision_values(X)[:, :10] == pytest.approx(
+        plain.decision_values(X)[:, :10] + np.arange(10.0)
+    )

@@ -8,9 +8,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from classify import calibration
-from classify.calibration import outcomes, temperature
+from classify.calibration import fit_temperature, summarise_decision_values
 from classify.errors import CallError
-from classify.scorers import ABSENT
+from classify.scorers import UNSEEN_CLASS_SCORE
 
 
 def world(n, n_classes=4, seed=0):
@@ -29,14 +29,14 @@ def loss(scores, y, t):
 @pytest.mark.parametrize("factor", [1e-6, 0.3, 1.0, 7.0, 1e8])
 def test_the_temperature_of_probabilities_made_too_sure_is_found_at_any_scale(factor):
     scores, y = world(20_000)
-    assert temperature(scores * factor, y) == pytest.approx(factor, rel=0.04)
+    assert fit_temperature(scores * factor, y) == pytest.approx(factor, rel=0.04)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 20])
 def test_no_other_temperature_has_less_loss(n_classes):
     scores, y = world(300, n_classes)
     best = minimize_scalar(lambda t: loss(scores, y, np.exp(t)), bounds=(-9, 9), method="bounded")
-    t = temperature(scores, y)
+    t = fit_temperature(scores, y)
     assert t == pytest.approx(np.exp(best.x), rel=1e-3)
     assert loss(scores, y, t) <= best.fun + 1e-9
 
@@ -44,43 +44,43 @@ def test_no_other_temperature_has_less_loss(n_classes):
 def test_the_level_of_a_rows_scores_does_not_matter():
     scores, y = world(500)
     moved = scores + np.random.default_rng(1).normal(0, 1000, (500, 1))
-    assert temperature(moved, y) == pytest.approx(temperature(scores, y), rel=1e-4)
+    assert fit_temperature(moved, y) == pytest.approx(fit_temperature(scores, y), rel=1e-4)
 
 
 def test_all_right_ends_where_so_many_right_answers_leave_it():
     scores, _ = world(48)
     y = scores.argmax(axis=1)
-    t = temperature(scores, y)
+    t = fit_temperature(scores, y)
     assert softmax(scores / t, axis=1).max(axis=1).mean() == pytest.approx(49 / 50, rel=1e-4)
-    assert temperature(scores[:1], y[:1]) > t
+    assert fit_temperature(scores[:1], y[:1]) > t
 
 
 def test_scores_that_mislead_are_made_as_good_as_none():
     scores, _ = world(200)
-    t = temperature(scores, scores.argmin(axis=1))
+    t = fit_temperature(scores, scores.argmin(axis=1))
     assert softmax(scores / t, axis=1) == pytest.approx(0.25, abs=1e-2)
 
 
 def test_nothing_to_learn_from_leaves_scores_as_they_are():
-    assert temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1
-    assert temperature(np.ones((5, 3)), np.arange(5) % 3) == 1
-    assert temperature(np.ones((5, 1)), np.zeros(5, int)) == 1
-    assert temperature(np.eye(3), np.full(3, -1)) == 1
+    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1
+    assert fit_temperature(np.ones((5, 3)), np.arange(5) % 3) == 1
+    assert fit_temperature(np.ones((5, 1)), np.zeros(5, int)) == 1
+    assert fit_temperature(np.eye(3), np.full(3, -1)) == 1
 
 
 def test_truths_without_a_column_are_left_out():
     scores, y = world(400)
     some = np.where(np.arange(400) < 100, -1, y)
-    assert temperature(scores, some) == temperature(scores[100:], y[100:])
+    assert fit_temperature(scores, some) == fit_temperature(scores[100:], y[100:])
 
 
 def test_a_class_that_a_fold_lacked_does_not_spoil_the_others():
     scores, y = world(400)
     lacking = scores.copy()
-    lacking[:100, 2] = ABSENT
+    lacking[:100, 2] = UNSEEN_CLASS_SCORE
     known = np.where((np.arange(400) < 100) & (y == 2), -1, y)
-    t = temperature(lacking, y)
-    assert t == temperature(lacking, known)
+    t = fit_temperature(lacking, y)
+    assert t == fit_temperature(lacking, known)
     assert 0.5 < t < 2
     found = told(lacking, y, temperature=3000.0)
     assert (found.calibrated_loss[:100][y[:100] == 2] == 100).all()
@@ -91,16 +91,16 @@ def test_extreme_float32_scores_give_a_finite_temperature(scale):
     scores, y = world(50)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        t = temperature((scores * scale).astype(np.float32), y)
-    assert t / scale == pytest.approx(temperature(scores, y), rel=1e-3)
+        t = fit_temperature((scores * scale).astype(np.float32), y)
+    assert t / scale == pytest.approx(fit_temperature(scores, y), rel=1e-3)
 
 
 def test_a_probability_of_zero_is_a_score_like_others():
     scores, y = world(300, 2)
     scores[0, 1 - y[0]] = -np.inf
-    assert 0.5 < temperature(scores, y) < 2
+    assert 0.5 < fit_temperature(scores, y) < 2
     scores[1, y[1]] = -np.inf
-    assert temperature(scores, y) > 10
+    assert fit_temperature(scores, y) > 10
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -108,33 +108,33 @@ def test_scores_that_are_no_numbers_are_refused(bad):
     scores, y = world(5)
     scores[3, 1] = bad
     with pytest.raises(CallError, match="not finite"):
-        temperature(scores, y)
+        fit_temperature(scores, y)
     with pytest.raises(CallError, match="not finite"):
         told(scores, y)
 
 
 def test_a_sample_of_many_rows_gives_nearly_the_same(monkeypatch):
     scores, y = world(4000)
-    whole = temperature(scores, y)
-    monkeypatch.setattr(calibration, "MAX_ROWS", 1000)
-    sampled = temperature(scores, y)
+    whole = fit_temperature(scores, y)
+    monkeypatch.setattr(calibration, "MAX_SAMPLE_ROWS", 1000)
+    sampled = fit_temperature(scores, y)
     assert sampled != whole
     assert sampled == pytest.approx(whole, rel=0.2)
-    assert sampled == temperature(scores, y)
+    assert sampled == fit_temperature(scores, y)
     with pytest.raises(CallError, match="do not fit"):
-        temperature(scores, y[:-1])
+        fit_temperature(scores, y[:-1])
 
 
 def told(scores, truth, classes=None, *, temperature=2.0, probabilistic=True):
     classes = np.arange(scores.shape[1]) if classes is None else np.array(classes)
     rows = np.arange(len(scores)) * 10
-    return outcomes(
+    return summarise_decision_values(
         rows, np.array(truth), scores, classes, temperature=temperature, probabilistic=probabilistic
     )
 
 
 def test_outcomes_are_those_of_the_softmax(monkeypatch):
-    monkeypatch.setattr(calibration, "BLOCK", 28)  # seven rows at a time
+    monkeypatch.setattr(calibration, "MAX_BLOCK_VALUES", 28)  # seven rows at a time
     scores, truth = world(100)
     found = told(scores, truth)
     each = np.arange(100)

@@ -9,14 +9,14 @@ from sklearn.model_selection import cross_val_predict
 
 from classify import nearest
 from classify import twins as twins_module
-from classify.calibration import outcomes, temperature
-from classify.checks import check, small_classes, suspects, twins
-from classify.features import Rows
+from classify.calibration import fit_temperature, summarise_decision_values
+from classify.checks import check_task, find_duplicates, find_label_issues, find_small_classes
+from classify.features import FeatureRows
 from classify.labels import LabelTable
-from classify.nearest import surprise
+from classify.nearest import expected_by_chance
 from classify.tasks import Task, make_task
-from classify.twins import looked_at
-from featurize.errors import UnknownLayer
+from classify.twins import count_compared
+from featurize.errors import UnknownLayerError
 
 
 def task_of(cache, labels, splits, groups=None) -> Task:
@@ -43,7 +43,7 @@ def world(make_cache, tmp_path_factory, digits):
 
 def test_planted_twins_are_found_and_few_others(world):
     task, cache, source = world
-    found = twins(cache, task)
+    found = find_duplicates(cache, task)
     pairs = {(t.row_test, t.row_train) for t in found}
     planted = {(600 + i, int(row)) for i, row in enumerate(source)}
     assert len(planted & pairs) >= 19
@@ -61,17 +61,17 @@ def test_cosines_are_of_features_centred_and_scaled_by_what_is_learnt_from(world
     X = cache.features("deep").astype(float)
     train = X[task.split != "test"]
     Z = (X - train.mean(axis=0)) / np.sqrt(train.var(axis=0) + train.var(axis=0).mean())
-    for t in twins(cache, task):
+    for t in find_duplicates(cache, task):
         a, b = Z[t.row_train], Z[t.row_test]
         assert t.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
 
 
 def test_blocks_make_no_difference(world, monkeypatch):
     task, cache, _ = world
-    whole = twins(cache, task)
+    whole = find_duplicates(cache, task)
     monkeypatch.setattr(nearest, "TEST_BLOCK", 37)
     monkeypatch.setattr(nearest, "TRAIN_BLOCK", 7)  # fewer than the neighbours looked for
-    parts = twins(cache, task)
+    parts = find_duplicates(cache, task)
     assert [(t.row_test, t.row_train) for t in parts] == [(t.row_test, t.row_train) for t in whole]
     assert [t.expected for t in parts] == pytest.approx([t.expected for t in whole], rel=1e-3)
 
@@ -79,16 +79,18 @@ def test_blocks_make_no_difference(world, monkeypatch):
 def test_digits_alone_are_alike_but_no_twins(cache, digits):
     for seed in range(5):
         table = LabelTable("t", "t.csv", list(cache.paths), [str(d) for d in digits[1]])
-        assert len(twins(cache, make_task(cache, table, seed=seed), layers="fine")) <= 1
+        assert len(find_duplicates(cache, make_task(cache, table, seed=seed), layers="fine")) <= 1
 
 
 def test_layers_are_the_deepest_or_those_named(world):
     task, cache, _ = world
-    assert twins(cache, task) == twins(cache, task, layers="deep")
-    assert twins(cache, task, layers="fine") != twins(cache, task)
-    assert twins(cache, task, layers=["fine", "deep"]) == twins(cache, task, layers="joined")
-    with pytest.raises(UnknownLayer):
-        twins(cache, task, layers="absent")
+    assert find_duplicates(cache, task) == find_duplicates(cache, task, layers="deep")
+    assert find_duplicates(cache, task, layers="fine") != find_duplicates(cache, task)
+    assert find_duplicates(cache, task, layers=["fine", "deep"]) == find_duplicates(
+        cache, task, layers="joined"
+    )
+    with pytest.raises(UnknownLayerError):
+        find_duplicates(cache, task, layers="absent")
 
 
 def copies(make_cache, path, X, same):
@@ -106,12 +108,12 @@ def test_the_same_bytes_are_found_first_whatever_their_features(make_cache, tmp_
     same = [(0, 1), (0, 9), (2, 4), (4, 7), (3, 5)]  # 2 and 4 are on one side, and 3 and 5
     cache = copies(make_cache, tmp_path / "c.h5", digits[0][:20], same)
     task = task_of(cache, ["a", "a", "b", "b", "a", "a", "b", "a", *"ab" * 6], halves(20))
-    found = [t for t in twins(cache, task) if t.same_bytes]
+    found = [t for t in find_duplicates(cache, task) if t.same_bytes]
     assert [(t.row_train, t.row_test) for t in found] == [(0, 1), (2, 7), (0, 9)]
     assert [t.same_label for t in found] == [True, False, False]
     assert {t.cosine for t in found} == {1}
     assert {t.expected for t in found} == {0}
-    assert twins(cache, task)[: len(found)] == found
+    assert find_duplicates(cache, task)[: len(found)] == found
 
 
 def test_a_test_image_has_one_twin_and_the_same_bytes_come_first(world, make_cache, tmp_path):
@@ -120,7 +122,7 @@ def test_a_test_image_has_one_twin_and_the_same_bytes_come_first(world, make_cac
     X[1] = X[0]
     # Row 1 is row 0 in bytes and features, row 601 another image by its bytes.
     other = copies(make_cache, tmp_path / "c.h5", X, [(0, 1), (4, 601)])
-    found = twins(other, task)
+    found = find_duplicates(other, task)
     assert [(t.row_train, t.row_test, t.same_bytes) for t in found[:2]] == [
         (0, 1, True),
         (4, 601, True),
@@ -132,7 +134,9 @@ def test_a_test_image_has_one_twin_and_the_same_bytes_come_first(world, make_cac
 def test_images_for_choices_count_as_learnt_from(make_cache, tmp_path, digits):
     cache = copies(make_cache, tmp_path / "c.h5", digits[0][:12], [(1, 2)])
     task = task_of(cache, "ab" * 6, ["train", "val", "test"] * 4)
-    assert [(t.row_train, t.row_test) for t in twins(cache, task) if t.same_bytes] == [(1, 2)]
+    assert [(t.row_train, t.row_test) for t in find_duplicates(cache, task) if t.same_bytes] == [
+        (1, 2)
+    ]
 
 
 def test_the_same_picture_in_another_file_is_found_however_few_there_are(make_cache, tmp_path):
@@ -140,7 +144,7 @@ def test_the_same_picture_in_another_file_is_found_however_few_there_are(make_ca
     X[5] = X[0]
     cache = make_cache(tmp_path / "c.h5", {"l": X})
     task = task_of(cache, "ababab", ["train"] * 4 + ["test"] * 2)
-    (twin,) = twins(cache, task)
+    (twin,) = find_duplicates(cache, task)
     assert (twin.row_train, twin.row_test, twin.same_bytes) == (0, 5, False)
     assert twin.cosine == pytest.approx(1, abs=1e-5)
     assert twin.expected == np.inf or twin.expected < 1
@@ -154,7 +158,7 @@ def test_near_copies_among_the_training_images_hide_no_twin(make_cache, tmp_path
     X = (X + rng.normal(0, 0.01, X.shape)).astype(np.float32)
     cache = make_cache(tmp_path / "c.h5", {"l": X})
     task = task_of(cache, "ab" * 430, ["train"] * 800 + ["test"] * 60)
-    found = {t.row_test for t in twins(cache, task)}
+    found = {t.row_test for t in find_duplicates(cache, task)}
     assert found >= set(range(800, 830))
     assert len(found) <= 31
 
@@ -162,12 +166,14 @@ def test_near_copies_among_the_training_images_hide_no_twin(make_cache, tmp_path
 def test_points_spread_evenly_surprise_as_often_as_is_said():
     rng = np.random.default_rng(0)
     train, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (3000, 2000))
-    _, _, expected = surprise(Rows.of_array(train), Rows.of_array(test))
+    _, _, expected = expected_by_chance(FeatureRows.from_array(train), FeatureRows.from_array(test))
     for level in (10, 100, 500):
         assert 0.5 * level < (expected <= level).sum() < 1.7 * level
     # The dimension does not have to be that of the features.
     wide = rng.normal(size=(8, 100)).astype(np.float32)
-    _, _, again = surprise(Rows.of_array(train @ wide), Rows.of_array(test @ wide))
+    _, _, again = expected_by_chance(
+        FeatureRows.from_array(train @ wide), FeatureRows.from_array(test @ wide)
+    )
     assert 50 < (again <= 100).sum() < 170
 
 
@@ -177,7 +183,9 @@ def test_features_that_hardly_vary_hardly_count():
     test[:20, 2:] = train[:20, 2:]  # twins but for what hardly varies
     train[:, :2] = 1e3 + 1e-3 * train[:, :2]
     test[:, :2] = 1e3 + 1e-3 * test[:, :2]
-    near, gap, expected = surprise(Rows.of_array(train), Rows.of_array(test))
+    near, gap, expected = expected_by_chance(
+        FeatureRows.from_array(train), FeatureRows.from_array(test)
+    )
     assert (near[:20] == np.arange(20)).all()
     assert (expected[:20] < 1e-2).all()
     assert gap[:20].max() < 1e-4
@@ -186,37 +194,42 @@ def test_features_that_hardly_vary_hardly_count():
 def test_images_all_alike_are_twins_and_no_trouble(make_cache, tmp_path):
     cache = make_cache(tmp_path / "c.h5", {"l": np.ones((40, 4), np.float32)})
     # Nothing varies, so that nothing can be compared.
-    assert twins(cache, task_of(cache, "ab" * 20, ["train", "train", "test", "test"] * 10)) == []
+    assert (
+        find_duplicates(cache, task_of(cache, "ab" * 20, ["train", "train", "test", "test"] * 10))
+        == []
+    )
     X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     X[20:] = X[20]
     cache = make_cache(tmp_path / "d.h5", {"l": X})
-    found = twins(cache, task_of(cache, "ab" * 20, ["train"] * 30 + ["test"] * 10))
+    found = find_duplicates(cache, task_of(cache, "ab" * 20, ["train"] * 30 + ["test"] * 10))
     assert [t.row_test for t in found] == list(range(30, 40))
 
 
 def test_without_a_test_there_are_no_twins(cache, digits):
     table = LabelTable("t", "t.csv", list(cache.paths), [str(d) for d in digits[1]])
     task = make_task(cache, table, test_size=0)
-    assert twins(cache, task) == []
-    assert check(cache, task, None).n_test == 0
+    assert find_duplicates(cache, task) == []
+    assert check_task(cache, task, None).n_test == 0
 
 
 def test_beyond_the_budget_a_sample_is_looked_at_and_that_is_said(world, monkeypatch):
     task, cache, _ = world
-    assert looked_at(cache, task) == 320
-    assert check(cache, task, None).notices == (
+    assert count_compared(cache, task) == 320
+    assert check_task(cache, task, None).notices == (
         "labels were not checked: no images were held out while learning",
     )
-    monkeypatch.setattr(twins_module, "MAX_WORK", 300 * 64 * 100)
-    assert looked_at(cache, task) == 100
-    found = twins(cache, task)
+    monkeypatch.setattr(twins_module, "MAX_MULTIPLICATIONS", 300 * 64 * 100)
+    assert count_compared(cache, task) == 100
+    found = find_duplicates(cache, task)
     assert 0 < len(found) < 20
-    assert found == twins(cache, task)
-    assert any("the features of 100 of them only" in n for n in check(cache, task, None).notices)
+    assert found == find_duplicates(cache, task)
+    assert any(
+        "the features of 100 of them only" in n for n in check_task(cache, task, None).notices
+    )
     # What 0.4 of the sample would have by chance, more than one of them all would.
     told = np.arange(100), np.ones(100), np.full(100, 0.4)
-    monkeypatch.setattr(twins_module, "surprise", lambda *_: told)
-    assert twins(cache, task) == []
+    monkeypatch.setattr(twins_module, "expected_by_chance", lambda *_: told)
+    assert find_duplicates(cache, task) == []
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +242,12 @@ def judged(cache, digits):
     given[wrong] = (given[wrong] + rng.integers(1, 10, 20)) % 10
     model = LogisticRegression(C=0.3, max_iter=500)
     scores = cross_val_predict(model, X, given, cv=5, method="decision_function")
-    answers = outcomes(
+    answers = summarise_decision_values(
         np.arange(600),
         given,
         scores,
         np.arange(10),
-        temperature=temperature(scores, given),
+        temperature=fit_temperature(scores, given),
         probabilistic=True,
     )
     task = task_of(cache, [str(d) for d in given], ["train"] * 600)
@@ -243,7 +256,7 @@ def judged(cache, digits):
 
 def test_planted_wrong_labels_are_found_and_lead_the_list(judged):
     task, answers, wrong, y = judged
-    found = suspects(task, answers)
+    found = find_label_issues(task, answers)
     rows = [s.row for s in found]
     assert set(wrong.tolist()) <= set(rows)
     assert len(set(wrong.tolist()) & set(rows[:20])) >= 16
@@ -268,43 +281,48 @@ def test_labels_are_ordered_by_how_much_likelier_the_other_is():
         np.arange(4),
     )
     scores = np.array([[0.0, 1.5], [9.0, 0.0], [3.0, 0.0], [9.0, 0.0]])
-    answers = outcomes(task.rows, task.y, scores, np.arange(2), temperature=1.0, probabilistic=True)
-    found = suspects(task, answers)
+    answers = summarise_decision_values(
+        task.rows, task.y, scores, np.arange(2), temperature=1.0, probabilistic=True
+    )
+    found = find_label_issues(task, answers)
     assert [(s.row, s.given, s.proposed) for s in found] == [(1, "b", "a"), (2, "b", "a")]
     assert found[1].margin == pytest.approx(np.tanh(1.5), rel=1e-5)
     p = np.array([[0.5, 0.01, 0.49], [0.85, 0.15, 0]])  # the margin is less where the odds are more
-    answers = outcomes(
+    answers = summarise_decision_values(
         task.rows[1:3], np.ones(2, int), np.log(p + 1e-9), np.array([0, 1, 2]), temperature=1.0,
         probabilistic=True,
     )  # fmt: skip
-    assert [(s.row, round(s.margin, 2)) for s in suspects(task, answers)] == [(1, 0.49), (2, 0.7)]
+    assert [(s.row, round(s.margin, 2)) for s in find_label_issues(task, answers)] == [
+        (1, 0.49),
+        (2, 0.7),
+    ]
     odds = np.log([4.9, 5.1])  # the least that is listed is five to one
     scores = np.stack([np.zeros(2), odds], axis=1)
-    answers = outcomes(
+    answers = summarise_decision_values(
         task.rows[[0, 3]], np.zeros(2, int), scores, np.arange(2), temperature=1.0,
         probabilistic=True,
     )  # fmt: skip
-    assert [s.row for s in suspects(task, answers)] == [3]
+    assert [s.row for s in find_label_issues(task, answers)] == [3]
 
 
 def test_a_class_that_was_not_taught_is_no_wrong_label():
     split = np.array(["train", "train", "test"])
     task = Task("t", ["a", "b", "new"], np.arange(3), np.arange(3), split, None, (), np.arange(3))
-    answers = outcomes(
+    answers = summarise_decision_values(
         np.arange(3), np.arange(3), np.array([[0, 9.0], [0, 9], [0, 9]]), np.arange(2),
         temperature=1.0, probabilistic=True,
     )  # fmt: skip
-    assert [s.row for s in suspects(task, answers)] == [0]
+    assert [s.row for s in find_label_issues(task, answers)] == [0]
 
 
 def test_without_calibrated_probabilities_no_label_is_doubted_and_that_is_said(cache, judged):
     task, answers, _, _ = judged
     scores = np.eye(10)[answers.predicted]
-    bare = outcomes(
+    bare = summarise_decision_values(
         answers.rows, answers.truth, scores, np.arange(10), temperature=None, probabilistic=True
     )
-    assert suspects(task, bare) == []
-    found = check(cache, task, bare)
+    assert find_label_issues(task, bare) == []
+    found = check_task(cache, task, bare)
     assert found.notices == ("labels were not checked: the head has no calibrated probabilities",)
     assert found.n_judged == 0
 
@@ -313,7 +331,7 @@ def test_small_classes_are_listed_with_what_follows(make_cache, tmp_path):
     labels = ["big"] * 12 + ["few"] * 9 + ["one"] + ["none"] * 2 + ["ten"] * 10
     cache = make_cache(tmp_path / "c.h5", {"l": np.eye(34, dtype=np.float32)})
     splits = ["train"] * 22 + ["test"] * 2 + ["train"] * 10
-    found = small_classes(task_of(cache, labels, splits))
+    found = find_small_classes(task_of(cache, labels, splits))
     assert [(s.label, s.n_train) for s in found] == [("none", 0), ("one", 1), ("few", 9)]
     assert "always counted as wrong" in found[0].problem
     assert "of one image only" in found[1].problem
@@ -324,16 +342,16 @@ def test_classes_of_one_group_or_without_validation_images_are_small(make_cache,
     cache = make_cache(tmp_path / "c.h5", {"l": np.eye(40, dtype=np.float32)})
     labels = ["a"] * 20 + ["b"] * 20
     groups = ["g"] * 20 + ["h", "i"] * 10
-    (found,) = small_classes(task_of(cache, labels, ["train"] * 40, groups))
+    (found,) = find_small_classes(task_of(cache, labels, ["train"] * 40, groups))
     assert (found.label, found.n_train) == ("a", 20)
     assert "of one group only" in found.problem
     splits = ["train"] * 39 + ["val"]
     groups[-1] = "j"
-    (found,) = small_classes(task_of(cache, labels, splits, groups))
+    (found,) = find_small_classes(task_of(cache, labels, splits, groups))
     assert (found.label, "no validation image" in found.problem) == ("a", True)
     splits = ["val", *["train"] * 38, "val"]
     groups[0] = "k"
-    assert small_classes(task_of(cache, labels, splits, groups)) == []
+    assert find_small_classes(task_of(cache, labels, splits, groups)) == []
 
 
 def test_everything_is_told_in_a_few_sentences_and_as_json(make_cache, tmp_path):
@@ -344,11 +362,11 @@ def test_everything_is_told_in_a_few_sentences_and_as_json(make_cache, tmp_path)
     scores = 5.0 * np.eye(10)[y]
     scores[:4] = 5.0 * np.eye(10)[(y[:4] + 1) % 10]
     train = np.flatnonzero(task.split == "train")
-    answers = outcomes(
+    answers = summarise_decision_values(
         train, y[train], scores[train], np.arange(10), temperature=1.0, probabilistic=True
     )
-    found = check(cache, task, answers)
-    same, doubted, small = found.lines()
+    found = check_task(cache, task, answers)
+    same, doubted, small = found.summary_lines()
     assert same.startswith("5 of 30 test images are, byte for byte, among those learnt from")
     assert "chosen by, 5 under another label, which makes the score too good" in same
     assert same.endswith(
@@ -358,7 +376,7 @@ def test_everything_is_told_in_a_few_sentences_and_as_json(make_cache, tmp_path)
     assert doubted.startswith("2 of 30 labels are worth a look")
     assert "'0000.png' ('0', looks like '1')" in doubted
     assert small.startswith("10 classes have fewer than 10 training images: ")
-    told = json.loads(json.dumps(found.to_json()))
+    told = json.loads(json.dumps(found.to_dict()))
     assert list(told) == ["twins", "suspects", "small_classes", "notices"]
     assert told["twins"][0] == {
         "train": "0000.png", "test": "0001.png", "cosine": 1.0, "same_bytes": True,
@@ -375,6 +393,6 @@ def test_nothing_found_is_nothing_told(make_cache, tmp_path):
     X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     cache = make_cache(tmp_path / "c.h5", {"l": X})
     task = task_of(cache, "ab" * 30, ["train"] * 40 + ["test"] * 20)
-    found = check(cache, task, None)
-    assert found.lines() == []
-    assert found.to_json()["twins"] == []
+    found = check_task(cache, task, None)
+    assert found.summary_lines() == []
+    assert found.to_dict()["twins"] == []

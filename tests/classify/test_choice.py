@@ -10,18 +10,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classify import HeadClassifier
-from classify.calibration import temperature
-from classify.choice import Step, choose
-from classify.heads import named
+from classify.calibration import fit_temperature
+from classify.choice import PathPoint, select_param
+from classify.heads import get_head_spec
 
 M = 16  # held-out images
 Y = np.zeros(M, int)
 
 
-def step(setting, mean, error=0.0, converged=True) -> Step:
+def step(setting, mean, error=0.0, converged=True) -> PathPoint:
     """A setting with that mean log loss, which differs by image."""
     losses = mean + error * np.sqrt(M) * np.tile([-1, 1], M // 2)
-    return Step(setting, np.stack([-np.log(np.expm1(losses)), np.zeros(M)], axis=1), converged)
+    return PathPoint(setting, np.stack([-np.log(np.expm1(losses)), np.zeros(M)], axis=1), converged)
 
 
 def walk(*losses, **options):
@@ -31,9 +31,9 @@ def walk(*losses, **options):
     def steps():
         for setting, loss in enumerate(losses):
             tried.append(setting)
-            yield loss if isinstance(loss, Step) else step(setting, loss, **options)
+            yield loss if isinstance(loss, PathPoint) else step(setting, loss, **options)
 
-    return choose(steps(), Y, "log"), len(tried)
+    return select_param(steps(), Y, "log"), len(tried)
 
 
 def test_it_ends_when_the_loss_has_risen_twice_in_a_row_and_asks_for_no_more():
@@ -57,16 +57,18 @@ def test_one_rise_or_standing_still_is_not_the_end():
 def test_the_least_mean_loss_is_taken_however_close_the_others_are(losses, chosen):
     choice, _ = walk(*losses, error=0.1)
     assert choice.setting == chosen
-    assert choice.scores == pytest.approx(step(chosen, losses[chosen], 0.1).scores)
+    assert choice.scores == pytest.approx(step(chosen, losses[chosen], 0.1).decision_values)
     assert choice.loss == pytest.approx(losses[chosen])
 
 
 def test_with_slack_the_strongest_that_is_near_the_least_is_taken():
     assert walk(2, 1.04, 1.0, 1.1)[0].setting == 2
     steps = (step(i, loss) for i, loss in enumerate((2, 1.2, 1.04, 1.0, 1.1)))
-    assert choose(steps, Y, "log", slack=0.05).setting == 2
+    assert select_param(steps, Y, "log", loss_tol=0.05).param == 2
     steps = (step(i, loss) for i, loss in enumerate((1.3, 1.26, 1.22, 1.0)))
-    assert choose(steps, Y, "log", slack=0.05).setting == 3  # near one that is no longer the least
+    assert (
+        select_param(steps, Y, "log", loss_tol=0.05).param == 3
+    )  # near one that is no longer the least
 
 
 def test_of_equal_losses_the_strongest_regularisation_is_taken():
@@ -88,9 +90,9 @@ def test_where_nothing_converges_it_is_the_strongest():
 
 
 def test_the_end_of_the_grid_is_told_where_the_loss_still_falls_there():
-    assert walk(3, 2, 1)[0].at_end
-    assert not walk(3, 1, 2)[0].at_end
-    assert not walk(1)[0].at_end
+    assert walk(3, 2, 1)[0].is_at_grid_edge
+    assert not walk(3, 1, 2)[0].is_at_grid_edge
+    assert not walk(1)[0].is_at_grid_edge
 
 
 def test_losses_are_what_the_heads_minimise():
@@ -101,10 +103,10 @@ def test_losses_are_what_the_heads_minimise():
     for loss, mean in {
         "log": log_loss(y, proba, labels=range(4)),
         "error": zero_one_loss(y, scores.argmax(axis=1)),
-        "calibrated": log_loss(y, softmax(scores / temperature(scores, y), axis=1)),
+        "calibrated": log_loss(y, softmax(scores / fit_temperature(scores, y), axis=1)),
         "hinge": (np.maximum(0, 1 - signs * scores) ** 2).sum(axis=1).mean(),
     }.items():
-        ((_, found),) = choose([Step(None, scores, True)], y, loss).path
+        ((_, found),) = select_param([PathPoint(None, scores, True)], y, loss).path
         assert found == pytest.approx(mean), loss
 
 
@@ -112,9 +114,9 @@ def test_losses_are_what_the_heads_minimise():
 def test_a_class_that_the_head_never_saw_costs_the_most(loss, most):
     scores = np.array([[0, -1e30, 5.0], [1, 1, 1]])  # sure of what it is not; all alike
     y = np.array([1, -1])
-    ((_, found),) = choose([Step(None, scores[1:], True)], y[1:], loss).path
+    ((_, found),) = select_param([PathPoint(None, scores[1:], True)], y[1:], loss).path
     assert found == most
-    ((_, found),) = choose([Step(None, scores[:1], True)], y[:1], loss).path
+    ((_, found),) = select_param([PathPoint(None, scores[:1], True)], y[:1], loss).path
     assert found <= 100  # one image cannot decide alone
 
 
@@ -130,14 +132,14 @@ def test_a_head_takes_what_scikit_learn_would_have_it_take(digits, name, kind):
     X, y = digits[0][:300, ::2], digits[1][:300]
     held = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
     means = []
-    for setting in named(name).grid:
+    for setting in get_head_spec(name).grid:
         scores = np.empty((len(y), 10))
         for train, out in held:
             model = make_pipeline(StandardScaler(), kind(setting)).fit(X[train], y[train])
             scores[out] = model.decision_function(X[out])
         if name == "ridge":  # its scores are no logarithms: made into them as well as can be
-            scores /= temperature(scores, y)
+            scores /= fit_temperature(scores, y)
         means.append(log_loss(y, softmax(scores, axis=1)))
     best = int(np.argmin(means))
     assert 0 < best < len(means) - 1
-    assert HeadClassifier(name, seed=0).fit(X, y).setting_ == named(name).grid[best]
+    assert HeadClassifier(name, seed=0).fit(X, y).setting_ == get_head_spec(name).grid[best]

@@ -32,7 +32,7 @@ from classify import (
     ShrunkLDAClassifier,
     SoftmaxClassifier,
 )
-from classify.weights import times
+from classify.weights import count_repeats
 
 ALL = (
     SoftmaxClassifier,
@@ -192,10 +192,10 @@ def test_held_out_rows_are_judged_by_their_weight():
 
 
 def test_weights_become_whole_numbers():
-    assert times(np.array([1.0, 3.0, 2.0])).tolist() == [1, 3, 2]
+    assert count_repeats(np.array([1.0, 3.0, 2.0])).tolist() == [1, 3, 2]
     weights = np.random.default_rng(0).uniform(0.1, 2, 1000)
     for given in (weights, 1e6 * weights, np.rint(1e6 * weights)):
-        found = times(given)
+        found = count_repeats(given)
         assert found.sum() == pytest.approx(8000, abs=1)
         assert np.abs(found - 8 * given / given.mean()).max() < 1
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from classify import compare, fit, grid, workers
-from classify.errors import CallError, UnknownHead
-from classify.heads import STANDARD
-from classify.kept import folder_of
+from classify.errors import CallError, UnknownHeadError
+from classify.heads import DEFAULT_HEADS
+from classify.kept import store_dir
 from classify.labels import LabelTable
-from classify.records import Record
-from classify.results import Result
-from classify.scores import holm
+from classify.records import HeadResult
+from classify.results import FitResult
+from classify.scores import apply_holm_correction
 
 
 def keys(records):
@@ -24,7 +24,7 @@ def keys(records):
 @pytest.fixture(scope="module")
 def found(cache, table, parity):
     seen = []
-    shutil.rmtree(folder_of(cache), ignore_errors=True)
+    shutil.rmtree(store_dir(cache), ignore_errors=True)
     result = compare(
         cache.path, [table, parity], jobs=2, progress=lambda *arguments: seen.append(arguments)
     )
@@ -36,7 +36,7 @@ def test_every_combination_once_in_the_order_asked_for(found):
     assert keys(result.records) == [
         (task, head, layer)
         for task in ("digit", "parity")
-        for head in STANDARD
+        for head in DEFAULT_HEADS
         for layer in ("fine", "coarse", "fine+coarse")
     ]
     assert [(done, total) for _, done, total in seen] == [(i, 30) for i in range(1, 31)]
@@ -62,7 +62,7 @@ def test_one_worker_gives_the_same(found, cache, table):
     alone = compare(cache, table, "softmax", "fine,coarse", jobs=1)
     for record, other in zip(alone.records, result.records, strict=False):
         assert unmarked(record) == unmarked(other)
-    assert "best_per_task" not in alone.to_json()
+    assert "best_per_task" not in alone.to_dict()
 
 
 def test_best_is_by_validation(found):
@@ -71,7 +71,7 @@ def test_best_is_by_validation(found):
         rows = [record for record in result.records if record.task == task]
         assert best.validation == max(record.validation for record in rows)
     assert result.best.validation == max(record.validation for record in result.records)
-    assert set(result.to_json()) == {"records", "best", "best_per_task"}
+    assert set(result.to_dict()) == {"records", "best", "best_per_task"}
 
 
 def stub(monkeypatch, scores):
@@ -80,15 +80,15 @@ def stub(monkeypatch, scores):
     def fake(cache, task, head, layers, options, lasting):
         validation, accuracy = scores[head.name, "+".join(layers)]
         joined = "+".join(layers)
-        record = Record(
+        record = HeadResult(
             task.name, head.name, joined, task.classes, 1, 1, accuracy, None, validation, None, 1,
             {}, None, "root-l2", "accuracy", validation, None, None, {}, 0,
         )  # fmt: skip
-        return None, Result(record, None, None, ())
+        return None, FitResult(record, None, None, ())
 
-    monkeypatch.setattr(grid, "graft", fake)
-    monkeypatch.setattr(grid, "keep_result", lambda *_: None)
-    monkeypatch.setattr(grid, "recall_result", lambda *_: None)
+    monkeypatch.setattr(grid, "fit_task", fake)
+    monkeypatch.setattr(grid, "save_result", lambda *_: None)
+    monkeypatch.setattr(grid, "load_result", lambda *_: None)
 
 
 def test_test_accuracy_never_decides(cache, table, monkeypatch):
@@ -99,7 +99,7 @@ def test_test_accuracy_never_decides(cache, table, monkeypatch):
 def test_ties_go_to_the_narrower_then_the_earlier(cache, table, monkeypatch):
     stub(
         monkeypatch,
-        {(h, k): (0.5, 0.5) for h in STANDARD for k in ("fine", "coarse", "fine+coarse")},
+        {(h, k): (0.5, 0.5) for h in DEFAULT_HEADS for k in ("fine", "coarse", "fine+coarse")},
     )
     best = compare(cache, table, layers="joined,fine,coarse", jobs=1).best
     assert (best.head, best.layer) == ("softmax", "coarse")
@@ -150,7 +150,7 @@ def test_notices_name_their_task(cache, monkeypatch):
 
 
 def test_wrong_calls_fail_before_any_work(cache, table):
-    with pytest.raises(UnknownHead, match="did you mean 'softmax'"):
+    with pytest.raises(UnknownHeadError, match="did you mean 'softmax'"):
         compare("nowhere.h5", table, "linear-svm,sofmax")
     with pytest.raises(CallError, match="nothing to compare"):
         compare(cache, [], "softmax")
@@ -173,9 +173,9 @@ def test_what_was_trained_is_not_trained_again(found, cache, table, parity, monk
         raise AssertionError("trained again")
 
     result, _ = found
-    monkeypatch.setattr(grid, "graft", never)
+    monkeypatch.setattr(grid, "fit_task", never)
     again = compare(cache, [table, parity], jobs=1)
-    assert again.recalled == len(again.records) == 30
+    assert again.n_reused == len(again.records) == 30
     assert again.records == result.records
     for one, other in zip(again.results, result.results, strict=True):
         assert (one.test.predicted == other.test.predicted).all()
@@ -188,10 +188,10 @@ def test_what_was_trained_is_not_trained_again(found, cache, table, parity, monk
 
 def test_damaged_results_are_trained_again(found, cache, table):
     result, _ = found
-    for path in folder_of(cache).glob("result-*"):
+    for path in store_dir(cache).glob("result-*"):
         path.write_bytes(path.read_bytes()[:-10])
     again = compare(cache, table, "ncm", "fine", jobs=1)
-    assert again.recalled == 0
+    assert again.n_reused == 0
     old = next(r for r in result.records if (r.task, r.head, r.layer) == ("digit", "ncm", "fine"))
     assert again.best.accuracy == old.accuracy
 
@@ -217,9 +217,9 @@ def test_equal_heads_are_called_worse_seldom():
     for _ in range(200):
         p_values = rng.random(29)
         some += (p_values < 0.05).any()
-        told += any(holm(p_values))
+        told += any(apply_holm_correction(p_values))
     assert some > 140
     assert told <= 16
-    assert holm([0.001, 0.2, 0.02, 0.03]) == [True, False, False, False]
-    assert holm([0.001, 0.2, 0.012, 0.02]) == [True, False, True, True]
-    assert holm([]) == []
+    assert apply_holm_correction([0.001, 0.2, 0.02, 0.03]) == [True, False, False, False]
+    assert apply_holm_correction([0.001, 0.2, 0.012, 0.02]) == [True, False, True, True]
+    assert apply_holm_correction([]) == []

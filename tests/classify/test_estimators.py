@@ -51,7 +51,7 @@ class Addressed(CachedFeatures):
 @pytest.mark.filterwarnings("ignore")  # the checks' own data gives warnings on purpose
 @parametrize_with_checks(
     [HeadClassifier(name) for name in ("softmax", "rbf-svm", "ncm", "knn")],
-    expected_failed_checks=lambda it: {} if HEADS[it.head].weighted else UNWEIGHTED,
+    expected_failed_checks=lambda it: {} if HEADS[it.head].uses_class_weight else UNWEIGHTED,
 )
 def test_scikit_learns_own_checks(estimator, check):
     """Of each way of training one; the classes of linear heads go through them too."""

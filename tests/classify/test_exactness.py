@@ -9,17 +9,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from classify import training
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.heads import HEADS
-from classify.kept import folder_of
-from classify.minimised import Problem, minimise
-from classify.moments import Moments
-from classify.solved import class_sums, solve
-from classify.spectrum import Spectrum
-from classify.splits import folding, shared
-from classify.statistics import _recent, spectra
-from classify.training import Lesson, train
-from classify.weights import weigh
+from classify.kept import store_dir
+from classify.minimised import Problem, fit_linear
+from classify.moments import GramStats
+from classify.solved import fit_closed_form, sum_classes
+from classify.spectrum import PrincipalBasis
+from classify.splits import plan_content_folds, plan_folds
+from classify.statistics import _recent, compute_fold_bases
+from classify.training import TrainingSet, train
+from classify.weights import resolve_class_weights
 
 
 def world(n, dim, classes, seed=0):
@@ -37,20 +37,20 @@ def case(request):
 
 
 def whole(X, y, classes):
-    folds = folding(y, 0)
+    folds = plan_folds(y, 0)
     n_parts = int(folds.part.max()) + 1
-    sums = class_sums(Rows.of_array(X), y, classes, folds.part, n_parts)
-    return spectra(None, (), Rows.of_array(X), folds), sums, folds
+    sums = sum_classes(FeatureRows.from_array(X), y, classes, folds.part, n_parts)
+    return compute_fold_bases(None, (), FeatureRows.from_array(X), folds), sums, folds
 
 
 @pytest.mark.parametrize("alpha", [0.1, 10, 1000])
 def test_ridge_is_ridge(case, alpha):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = solve("ridge", basis[-1], sums.without(), [alpha])
+    (found,) = fit_closed_form("ridge", basis[-1], sums.without(), [alpha])
     plain = RidgeClassifier(alpha=alpha).fit(Z, y)
     expected = plain.decision_function(Z)
-    scores = found.scores(X)
+    scores = found.decision_values(X)
     ours = scores[:, 1] if classes == 2 else scores
     assert np.abs(ours - expected).max() < 1e-4
     assert (scores.argmax(axis=1) == plain.predict(Z)).all()
@@ -60,7 +60,7 @@ def test_ridge_is_ridge(case, alpha):
 def test_lda_is_its_formula(case, shrinkage):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = solve("lda", basis[-1], sums.without(), [shrinkage])
+    (found,) = fit_closed_form("lda", basis[-1], sums.without(), [shrinkage])
     means = np.stack([Z[y == k].mean(axis=0) for k in range(classes)])
     spread = (Z - means[y]).T @ (Z - means[y]) / len(y)
     dim = Z.shape[1]
@@ -68,25 +68,25 @@ def test_lda_is_its_formula(case, shrinkage):
     coef = np.linalg.solve(shrunk, means.T)
     prior = np.log(np.bincount(y) / len(y))
     expected = Z @ coef - 0.5 * (means.T * coef).sum(axis=0) + prior
-    assert np.abs(found.scores(X) - expected).max() < 2e-3 * np.abs(expected).max()
+    assert np.abs(found.decision_values(X) - expected).max() < 2e-3 * np.abs(expected).max()
 
 
 def test_ncm_is_the_nearest_centroid(case):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = solve("ncm", basis[-1], sums.without(), [None])
-    assert (found.scores(X).argmax(axis=1) == NearestCentroid().fit(Z, y).predict(Z)).all()
+    (found,) = fit_closed_form("ncm", basis[-1], sums.without(), [None])
+    assert (found.decision_values(X).argmax(axis=1) == NearestCentroid().fit(Z, y).predict(Z)).all()
 
 
 def test_a_fold_is_all_parts_but_its_own(case):
     X, y, classes, _ = case
     basis, sums, folds = whole(X, y, classes)
     train_rows, held = folds.folds[0]
-    (found,) = solve("ridge", basis[0], sums.without(0), [10.0])
+    (found,) = fit_closed_form("ridge", basis[0], sums.without(0), [10.0])
     ready = StandardScaler().fit(X[train_rows].astype(np.float64))
     plain = RidgeClassifier(alpha=10.0).fit(ready.transform(X[train_rows]), y[train_rows])
     expected = plain.decision_function(ready.transform(X[held]))
-    scores = found.scores(X[held])
+    scores = found.decision_values(X[held])
     assert np.abs((scores[:, 1] if classes == 2 else scores) - expected).max() < 1e-4
 
 
@@ -106,12 +106,12 @@ def squared_hinge(scores, y, weights):
 @pytest.mark.parametrize("case", [(900, 40, 5), (120, 200, 3)], indirect=True, ids=["tall", "wide"])
 def test_no_minimum_of_scikit_learns_is_lower(case, C, balanced, loss):
     X, y, classes, Z = case
-    rows, weight = Rows.of_array(X), "balanced" if balanced else None
-    spectrum = spectra(None, (), rows, folding(y, 0))[-1]
-    each = weigh(weight, np.arange(classes), y)
+    rows, weight = FeatureRows.from_array(X), "balanced" if balanced else None
+    spectrum = compute_fold_bases(None, (), rows, plan_folds(y, 0))[-1]
+    each = resolve_class_weights(weight, np.arange(classes), y)
     weights = np.ones(len(y)) if each is None else each[y]
-    problem = Problem(rows, weights, spectrum, rows.at(np.zeros(0, np.intp)))
-    found, flat = minimise(loss, C, problem, y, classes)
+    problem = Problem(rows, weights, spectrum, rows.subset(np.zeros(0, np.intp)))
+    found, flat = fit_linear(loss, C, problem, y, classes)
     assert flat
     if loss == "log":
         plain = LogisticRegression(C=C, tol=1e-9, max_iter=20_000, class_weight=weight)
@@ -128,7 +128,7 @@ def test_no_minimum_of_scikit_learns_is_lower(case, C, balanced, loss):
     ours, theirs = (objective(m.coef, m.intercept) for m in (found, Plain(plain)))
     # Beside what there was to gain: where all is fitted, next to nothing is left to compare.
     assert ours - theirs < 1e-6 * objective(0 * found.coef, 0 * found.intercept)
-    assert np.abs(found.scores(X) - (Z @ found.coef.T + found.intercept)).max() < 1e-4
+    assert np.abs(found.decision_values(X) - (Z @ found.coef.T + found.intercept)).max() < 1e-4
 
 
 class Plain:
@@ -139,15 +139,17 @@ class Plain:
 @pytest.mark.parametrize("name", ["softmax", "linear-svm", "ridge", "rbf-svm"])
 def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     X, y = world(900, 40, 5)
-    rows, folds = Rows.of_array(X), folding(y, 0)
-    lesson = Lesson(rows, y, 5, folds, spectra(None, (), rows, folds))
-    monkeypatch.setattr("classify.vectors.MOST_ROWS", 0)  # by landmarks, in memory too
-    monkeypatch.setattr("classify.kernels.LANDMARKS", 100)
+    rows, folds = FeatureRows.from_array(X), plan_folds(y, 0)
+    lesson = TrainingSet(rows, y, 5, folds, compute_fold_bases(None, (), rows, folds))
+    monkeypatch.setattr("classify.vectors.MAX_EXACT_ROWS", 0)  # by landmarks, in memory too
+    monkeypatch.setattr("classify.kernels.MAX_LANDMARKS", 100)
     plain = train(HEADS[name], lesson)
-    monkeypatch.setattr(training, "IN_MEMORY", 1000)
+    monkeypatch.setattr(training, "MAX_IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("classify.features.BLOCK_BYTES", 4 * 40 * 480)
     blocks = train(HEADS[name], lesson)
-    agree = plain.scorer.scores(X).argmax(axis=1) == blocks.scorer.scores(X).argmax(axis=1)
+    agree = plain.scorer.decision_values(X).argmax(axis=1) == blocks.scorer.decision_values(
+        X
+    ).argmax(axis=1)
     assert agree.mean() > 0.9  # C is chosen on one fold, and may be another
     if name != "ridge":
         assert any("gone through in blocks" in notice for notice in blocks.notices)
@@ -157,22 +159,22 @@ def test_a_class_that_a_fold_lacks_is_no_obstacle():
     X, y = world(60, 10, 3)
     y[:] = y % 2
     y[0] = 2  # one image: in no fold's held-out part
-    rows, folds = Rows.of_array(X), folding(y, 0)
-    lesson = Lesson(rows, y, 3, folds, spectra(None, (), rows, folds))
+    rows, folds = FeatureRows.from_array(X), plan_folds(y, 0)
+    lesson = TrainingSet(rows, y, 3, folds, compute_fold_bases(None, (), rows, folds))
     for name in HEADS:
-        assert train(HEADS[name], lesson).scorer.scores(X).shape == (60, 3)
+        assert train(HEADS[name], lesson).scorer.decision_values(X).shape == (60, 3)
 
 
 def test_statistics_are_kept_and_renewed(make_cache, tmp_path, monkeypatch):
     X, y = world(900, 8, 3)
     cache = make_cache(tmp_path / "c.h5", {"l": X})
-    rows = Rows.of_cache(cache, ["l"], np.arange(800))
-    folds = shared(y[:800], cache.column("sha256")[:800])
-    first = spectra(cache, ["l"], rows, folds)
-    fresh = spectra(None, (), rows, folds)
+    rows = FeatureRows.from_cache(cache, ["l"], np.arange(800))
+    folds = plan_content_folds(y[:800], cache.column("sha256")[:800])
+    first = compute_fold_bases(cache, ["l"], rows, folds)
+    fresh = compute_fold_bases(None, (), rows, folds)
     for one, other in zip(first, fresh, strict=True):
         assert np.allclose(one.values, other.values)
-    kinds = sorted(path.name.partition("-")[0] for path in folder_of(cache).iterdir())
+    kinds = sorted(path.name.partition("-")[0] for path in store_dir(cache).iterdir())
     assert kinds == ["spectra"]
 
     def never(*_, **__):
@@ -180,15 +182,17 @@ def test_statistics_are_kept_and_renewed(make_cache, tmp_path, monkeypatch):
 
     _recent.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(Moments, "of", never)
-        patch.setattr(Spectrum, "of_gram", never)
-        again = spectra(cache, ["l"], rows, folds)
+        patch.setattr(GramStats, "of", never)
+        patch.setattr(PrincipalBasis, "from_gram", never)
+        again = compute_fold_bases(cache, ["l"], rows, folds)
         assert all(np.array_equal(a.vectors, b.vectors) for a, b in zip(first, again, strict=True))
-        fewer = Rows.of_cache(cache, ["l"], np.arange(790))
+        fewer = FeatureRows.from_cache(cache, ["l"], np.arange(790))
         with pytest.raises(AssertionError, match="computed again"):
-            spectra(cache, ["l"], fewer, shared(y[:790], cache.column("sha256")[:790]))
-    for path in folder_of(cache).iterdir():
+            compute_fold_bases(
+                cache, ["l"], fewer, plan_content_folds(y[:790], cache.column("sha256")[:790])
+            )
+    for path in store_dir(cache).iterdir():
         path.write_bytes(path.read_bytes()[:-20])
     _recent.clear()
-    repaired = spectra(cache, ["l"], rows, folds)
+    repaired = compute_fold_bases(cache, ["l"], rows, folds)
     assert np.allclose(repaired[-1].values, first[-1].values)

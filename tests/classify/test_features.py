@@ -13,15 +13,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
 from classify.cached import CachedFeatures
-from classify.errors import CallError, UnknownPath
-from classify.features import Rows, layer_names, layer_sets, open_cache
-from featurize.errors import RowNotReady, UnknownLayer
+from classify.errors import CallError, UnknownPathError
+from classify.features import FeatureRows, open_cache, resolve_layer_sets, resolve_layers
+from featurize.errors import RowNotReadyError, UnknownLayerError
 
 
 def test_joined_layers_stand_side_by_side(cache, digits):
     pixels, _ = digits
     rows = np.array([5, 0, 599])
-    joined = Rows.of_cache(cache, ["coarse", "fine"], rows).take()
+    joined = FeatureRows.from_cache(cache, ["coarse", "fine"], rows).to_array()
     assert joined.dtype == np.float32
     assert joined.shape == (3, 80)
     assert (joined[:, 16:] == pixels[rows]).all()
@@ -29,33 +29,33 @@ def test_joined_layers_stand_side_by_side(cache, digits):
 
 def test_half_precision_becomes_single(make_cache, tmp_path, digits):
     half = make_cache(tmp_path / "half.h5", {"fine": digits[0].astype(np.float16)})
-    assert Rows.of_cache(half, ["fine"], np.arange(3)).take().dtype == np.float32
+    assert FeatureRows.from_cache(half, ["fine"], np.arange(3)).to_array().dtype == np.float32
 
 
 def test_layer_options(cache):
-    assert layer_names(cache) == ("coarse",)
-    assert layer_names(cache, "fine") == ("fine",)
+    assert resolve_layers(cache) == ("coarse",)
+    assert resolve_layers(cache, "fine") == ("fine",)
     for both in ("fine,coarse", "fine+coarse", "joined", ["fine", "coarse"], ("fine", "coarse")):
-        assert layer_names(cache, both) == ("fine", "coarse")
-    with pytest.raises(UnknownLayer, match="no layer 'deep'; it has fine, coarse"):
-        layer_names(cache, "fine,deep")
+        assert resolve_layers(cache, both) == ("fine", "coarse")
+    with pytest.raises(UnknownLayerError, match="no layer 'deep'; it has fine, coarse"):
+        resolve_layers(cache, "fine,deep")
     with pytest.raises(CallError, match="once each, not fine, fine"):
-        layer_names(cache, "fine,fine")
+        resolve_layers(cache, "fine,fine")
     with pytest.raises(CallError, match="not none"):
-        layer_names(cache, [])
+        resolve_layers(cache, [])
 
 
 def test_layer_sets(cache, make_cache, tmp_path, digits):
     each = [("fine",), ("coarse",)]
-    assert layer_sets(cache, "each,joined") == [*each, ("fine", "coarse")]
-    assert layer_sets(cache, "coarse") == [("coarse",)]
-    assert layer_sets(cache, ["fine", "fine+coarse", "joined", "each"]) == [
+    assert resolve_layer_sets(cache, "each,joined") == [*each, ("fine", "coarse")]
+    assert resolve_layer_sets(cache, "coarse") == [("coarse",)]
+    assert resolve_layer_sets(cache, ["fine", "fine+coarse", "joined", "each"]) == [
         ("fine",),
         ("fine", "coarse"),
         ("coarse",),
     ]
     single = make_cache(tmp_path / "one.h5", {"only": digits[0]})
-    assert layer_sets(single, "each,joined") == [("only",)]
+    assert resolve_layer_sets(single, "each,joined") == [("only",)]
 
 
 def test_an_unchanged_cache_is_looked_at_once_and_a_changed_one_again(cache, tmp_path):
@@ -81,17 +81,19 @@ def test_paths_become_rows_in_their_order(cache, digits):
 
 def test_unknown_paths_layers_and_shapes_are_refused(cache):
     features = CachedFeatures(cache.path)
-    with pytest.raises(UnknownPath, match=r"1 of 2 images are not in .*'x\.png'; its paths look"):
+    with pytest.raises(
+        UnknownPathError, match=r"1 of 2 images are not in .*'x\.png'; its paths look"
+    ):
         features.transform(["0001.png", "x.png"])
     with pytest.raises(CallError, match=r"shape \(n,\), not \(1, 2\)"):
         features.transform([["0001.png", "0002.png"]])
-    with pytest.raises(UnknownLayer):
+    with pytest.raises(UnknownLayerError):
         CachedFeatures(cache.path, "deep").fit()
 
 
 def test_rows_without_features_are_refused(make_cache, tmp_path):
     cache = make_cache(tmp_path / "c.h5", {"l": np.eye(3, dtype=np.float32)}, failed=(1,))
-    with pytest.raises(RowNotReady):
+    with pytest.raises(RowNotReadyError):
         CachedFeatures(cache).transform(["0001.png"])
 
 
@@ -127,7 +129,9 @@ def test_a_path_may_be_written_in_other_ways(cache, digits, write):
 
 @pytest.mark.parametrize("path", ["/elsewhere/0001.png", "/0001.png", "../0001.png", "", 7, None])
 def test_paths_of_other_folders_are_refused(cache, path):
-    with pytest.raises(UnknownPath, match=r"below /images\. Give paths of that folder; `featurize"):
+    with pytest.raises(
+        UnknownPathError, match=r"below /images\. Give paths of that folder; `featurize"
+    ):
         CachedFeatures(cache).transform(np.array([path], object))
 
 

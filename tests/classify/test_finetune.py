@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from classify import SoftmaxClassifier, fit, save_head
-from classify.descent import Course
-from classify.errors import CallError, HeadMismatch
-from classify.nets import Net, deepest
-from classify.sides import parted
+from classify.descent import TrainConfig
+from classify.errors import CallError, HeadMismatchError
+from classify.nets import FineTuneNetwork, find_last_weighted_stage
+from classify.sides import split_validation
 from featurize import FeatureCache, load_backbone
-from featurize.backbones import SEEDLING_WEIGHTS
+from featurize.backbones import SEEDLING_WEIGHTS_PATH
 
 # Without the counters of batches, which nothing reads.
-PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS).items() if not k.endswith("_tracked")}
+PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS_PATH).items() if not k.endswith("_tracked")}
 
 
 def equal(one, other) -> bool:
@@ -90,19 +90,21 @@ def test_earlier_stages_learn_more_slowly(tuner, pictured):
 
 
 def test_weights_decay_and_biases_do_not():
-    net = Net(load_backbone("seedling"), "all", 3, "linear")
-    for (name, parameter), group in zip(net.tuned().items(), net.groups(1, 0.7, 0.02), strict=True):
+    net = FineTuneNetwork(load_backbone("seedling"), "all", 3, "linear")
+    for (name, parameter), group in zip(
+        net.trainable_parameters().items(), net.groups(1, 0.7, 0.02), strict=True
+    ):
         assert group["params"] == [parameter]
         assert group["weight_decay"] == (0.02 if parameter.ndim > 1 else 0), name
 
 
 def test_the_rate_rises_and_then_falls_as_a_cosine():
-    course = Course(epochs=10, batch_size=8, learning_rate=1)
-    rates = [course.rate_at(step, 200, 20) for step in range(200)]
+    course = TrainConfig(epochs=10, batch_size=8, learning_rate=1)
+    rates = [course.compute_lr_scale(step, 200, 20) for step in range(200)]
     assert rates[:20] == pytest.approx(np.arange(1, 21) / 20)
     angle = np.pi * np.arange(180) / 180
     assert rates[20:] == pytest.approx((1 + np.cos(angle)) / 2)
-    assert [course.rate_at(step, 2, 1) for step in range(2)] == [1, 1]
+    assert [course.compute_lr_scale(step, 2, 1) for step in range(2)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +120,8 @@ def test_the_rate_rises_and_then_falls_as_a_cosine():
 def test_last_is_the_deepest_stage_that_has_weights(name, layer):
     recipe = {"resize": 64, "crop": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
     backbone = load_backbone(name, preprocess=recipe, frozen_weights=False)
-    assert deepest(backbone) == layer
-    assert Net(backbone, layer, 2, "linear").tuned()
+    assert find_last_weighted_stage(backbone) == layer
+    assert FineTuneNetwork(backbone, layer, 2, "linear").trainable_parameters()
 
 
 # --- where it starts -----------------------------------------------------------------------
@@ -130,7 +132,7 @@ def test_it_starts_as_the_linear_probe(tuner, pictured):
     model = tuner(maps=True, learning_rate=1e-30).fit(pictured.paths, pictured.labels)
     assert model.images_run_ == 60 + 6  # an epoch and the last judgement; none for the start
     cache = FeatureCache(pictured.cache)
-    training, _ = parted(
+    training, _ = split_validation(
         np.unique(pictured.labels, return_inverse=True)[1], list("179"), *[None] * 2, 0
     )
     X = np.asarray(cache.features("stage4"))
@@ -173,7 +175,7 @@ def test_heads_of_something_else_are_refused(tuner, pictured):
         )[0],
     }
     for message, given in cases.items():
-        with pytest.raises(HeadMismatch, match=message):
+        with pytest.raises(HeadMismatchError, match=message):
             tuner(init_head=given).fit(pictured.paths, pictured.labels)
     with pytest.raises(CallError, match="mlp cannot start from a head"):
         tuner(init_head=head, classifier="mlp").fit(pictured.paths, pictured.labels)
@@ -234,7 +236,7 @@ def test_groups_stay_on_one_side():
     rng = np.random.default_rng(0)
     for seed in range(20):
         y, groups = rng.integers(0, 3, 90), rng.integers(0, 25, 90)
-        training, held = parted(y, list("abc"), groups, None, seed)
+        training, held = split_validation(y, list("abc"), groups, None, seed)
         assert (training ^ held).all()
         assert held.any()
         assert not set(groups[training]) & set(groups[held])

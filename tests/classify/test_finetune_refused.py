@@ -9,14 +9,14 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from classify import FineTuneClassifier, finetune
 from classify.errors import (
     CallError,
-    Diverged,
-    HeadMismatch,
+    DivergedError,
+    HeadMismatchError,
     OutputError,
-    TooFewImages,
-    UnknownPath,
+    TooFewImagesError,
+    UnknownPathError,
 )
 from featurize import FeatureCache, run
-from featurize.errors import BackboneError, UnknownLayer
+from featurize.errors import BackboneError, UnknownLayerError
 
 NUMBERS = "it hands in numbers; this classifier takes image paths"
 EXEMPT = dict.fromkeys(
@@ -84,13 +84,15 @@ def test_it_is_cloned_scored_and_searched(tuner, pictured):
 
 def test_labels_that_nothing_can_be_learnt_from(tuner, pictured):
     paths, model = pictured.paths, tuner()
-    with pytest.raises(TooFewImages, match="every training image has the label 'x'"):
+    with pytest.raises(TooFewImagesError, match="every training image has the label 'x'"):
         model.fit(paths, ["x"] * 60)
-    with pytest.raises(TooFewImages, match=r"1 of 4 classes .* \('8'\).*: add images, or take"):
+    with pytest.raises(
+        TooFewImagesError, match=r"1 of 4 classes .* \('8'\).*: add images, or take"
+    ):
         model.fit(paths, ["8", *pictured.labels[1:]])
-    with pytest.raises(TooFewImages, match="mark some as val in a split column"):
+    with pytest.raises(TooFewImagesError, match="mark some as val in a split column"):
         model.fit(paths, pictured.labels, groups=pictured.labels)
-    with pytest.raises(TooFewImages, match="class '7' has validation images only"):
+    with pytest.raises(TooFewImagesError, match="class '7' has validation images only"):
         model.fit(paths, pictured.labels, validation=np.array(pictured.labels) == "7")
     with pytest.raises(CallError, match="59 paths do not go with 60 labels"):
         model.fit(paths[1:], pictured.labels)
@@ -103,7 +105,7 @@ def test_labels_that_nothing_can_be_learnt_from(tuner, pictured):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tune": "stage5"}, UnknownLayer, "no layer 'stage5'"),
+        ({"tune": "stage5"}, UnknownLayerError, "no layer 'stage5'"),
         ({"tune": "pool"}, CallError, "nothing from 'pool' on has weights to tune"),
         ({"augment": "flip"}, CallError, "flips, crops, none, not 'flip'"),
         ({"batch_norm": "on"}, CallError, "frozen or trained, not 'on'"),
@@ -111,8 +113,12 @@ def test_labels_that_nothing_can_be_learnt_from(tuner, pictured):
         ({"epochs": 0}, CallError, "epochs is 1 or more, not 0"),
         ({"mixup": -1}, CallError, "mixup is 0 or above"),
         ({"learning_rate": 0}, CallError, "above 0, not 0"),
-        ({"learning_rate": 1e30}, Diverged, "Lower --learning-rate"),
-        ({"learning_rate": 1e30, "batch_size": 64}, Diverged, "validation loss is nan after epoch"),
+        ({"learning_rate": 1e30}, DivergedError, "Lower --learning-rate"),
+        (
+            {"learning_rate": 1e30, "batch_size": 64},
+            DivergedError,
+            "validation loss is nan after epoch",
+        ),
     ],
 )
 def test_options_that_cannot_be(options, error, message, tuner, pictured):
@@ -124,9 +130,11 @@ def test_a_cache_that_does_not_serve(tuner, pictured, make_cache, tmp_path):
     cache = FeatureCache(pictured.cache)
     source = {"backbone": "seedling", "preprocess": dict(cache.extractor.preprocess)}
     wrong = make_cache(tmp_path / "w.h5", {"stage4": np.ones((60, 512), "<f4")}, **source)
-    with pytest.raises(HeadMismatch, match="made with another weights"):
+    with pytest.raises(HeadMismatchError, match="made with another weights"):
         tuner(maps=True, cache=wrong.path).fit(pictured.paths, pictured.labels)
-    with pytest.raises(UnknownPath, match=r"1 of 60 images are not in .*'x\.png'.*featurize run"):
+    with pytest.raises(
+        UnknownPathError, match=r"1 of 60 images are not in .*'x\.png'.*featurize run"
+    ):
         tuner(maps=True).fit(["x.png", *pictured.paths[1:]], pictured.labels)
 
 
@@ -147,9 +155,9 @@ def test_two_tensors_that_cross_need_another_cut(tuner, pictured, tmp_path):
     run(pictured.images, path, backbone="seedling", layers="stage2", device="cpu")
     with pytest.raises(BackboneError, match="choose the beginning of a stage"):
         tuner(tune="stage3.1.second", cache=path).fit(pictured.paths, pictured.labels)
-    with pytest.raises(UnknownLayer, match=r"2\.0 MB for 60 images; .*--layers stage3:none"):
+    with pytest.raises(UnknownLayerError, match=r"2\.0 MB for 60 images; .*--layers stage3:none"):
         tuner(cache=path).fit(pictured.paths, pictured.labels)
-    with pytest.raises(UnknownLayer, match=r"to start from; .*--layers stage4:avg"):
+    with pytest.raises(UnknownLayerError, match=r"to start from; .*--layers stage4:avg"):
         tuner(cache=path, tune="all").fit(pictured.paths, pictured.labels)
 
 

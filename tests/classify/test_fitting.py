@@ -6,10 +6,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import fit, minimised
-from classify.errors import CallError, UnknownHead
-from classify.features import Rows
-from classify.heads import HEADS, named
-from classify.labels import LabelTable, read_table
+from classify.errors import CallError, UnknownHeadError
+from classify.features import FeatureRows
+from classify.heads import HEADS, get_head_spec
+from classify.labels import LabelTable, read_labels
 from classify.tasks import make_task
 
 
@@ -28,12 +28,12 @@ def test_the_record_says_what_was_done(cache, table):
     assert (record.task, record.head, record.layer) == ("digit", "softmax", "fine+coarse")
     assert record.classes == [str(digit) for digit in range(10)]
     assert (record.n_train, record.n_test) == (480, 120)
-    assert record.C in named("softmax").grid
+    assert record.C in get_head_spec("softmax").grid
     assert record.validation > 0.9
     assert record.accuracy > 0.9
     assert record.accuracy_ci[0] < record.accuracy < record.accuracy_ci[1]
     assert record.seconds > 0
-    assert head.record == record.to_json()
+    assert head.record == record.to_dict()
     assert head.notices == ()
 
 
@@ -46,9 +46,9 @@ def test_the_default_layer_is_the_deepest_or_all_of_them(cache, table):
 @pytest.mark.parametrize("name", list(HEADS))
 def test_the_accuracy_is_that_of_the_head_on_the_test_rows(cache, table, name):
     head, record = fit(cache, table, name, "coarse")
-    task = make_task(cache, read_table(table))
+    task = make_task(cache, read_labels(table))
     test = task.split == "test"
-    found = head.predict(Rows.of_cache(cache, ["coarse"], task.rows[test]).take())
+    found = head.predict(FeatureRows.from_cache(cache, ["coarse"], task.rows[test]).to_array())
     truth = np.array(task.classes)[task.y[test]]
     assert record.accuracy == (found == truth).mean()
 
@@ -75,7 +75,7 @@ def test_val_images_choose_and_are_never_trained_on(cache, thirds):
     y, split = thirds
     head, record = fit(cache, with_split(cache, y, split), layer="coarse", prepare="standardise")
     train, val = (np.flatnonzero(split == part) for part in ("train", "val"))
-    X = Rows.of_cache(cache, ["coarse"], np.arange(450)).take()
+    X = FeatureRows.from_cache(cache, ["coarse"], np.arange(450)).to_array()
     ready = StandardScaler().fit(X[train])
 
     def plain(C):
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_validated_c_is_the_middle_and_it_says_so(cache):
     table = LabelTable("t", "t.csv", cache.paths[:3], ["a", "b", "c"])
     head, record = fit(cache, table, layer="coarse")
     assert record.validation is None
-    middle = named("softmax").grid[len(named("softmax").grid) // 2]
+    middle = get_head_spec("softmax").grid[len(get_head_spec("softmax").grid) // 2]
     assert middle == record.C
     assert any(f"nothing to validate with, so C = {middle:g} was not" in n for n in head.notices)
 
@@ -153,12 +153,12 @@ def test_folder_names_are_the_labels_where_no_table_is_given(make_cache, tmp_pat
 
 
 def test_an_unknown_head_is_refused_before_the_cache_is_looked_for():
-    with pytest.raises(UnknownHead):
+    with pytest.raises(UnknownHeadError):
         fit("nowhere.h5", head="forest")
 
 
 def test_an_unconverged_fit_is_a_notice(cache, table, monkeypatch):
-    monkeypatch.setattr(minimised, "MAX_STEPS", 2)
+    monkeypatch.setattr(minimised, "MAX_ITER", 2)
     head, _ = fit(cache, table, layer="coarse")
     assert any("settings left out: a fit did not converge" in notice for notice in head.notices)
     assert any("the final fit with C = " in notice for notice in head.notices)
@@ -183,7 +183,7 @@ def test_a_class_weight_lifts_a_small_class(make_cache, tmp_path):
 
 def test_more_scores_stand_beside_the_accuracy(cache, table):
     _, record = fit(cache, table, layer="coarse")
-    told = record.to_json()
+    told = record.to_dict()
     for name in ("balanced_accuracy", "macro_f1", "log_loss", "calibration_error"):
         low, high = told[f"{name}_ci"]
         assert low <= told[name] <= high

@@ -3,7 +3,7 @@
 import pytest
 
 from classify.errors import CallError, LabelError
-from classify.labels import from_folders, read_table
+from classify.labels import labels_from_folders, read_labels
 from classify.tasks import make_task
 
 TWO = ("cat", "dog")
@@ -58,15 +58,15 @@ def tree(*patterns: str) -> list[str]:
 )
 def test_layouts_that_can_be_read_in_one_way(patterns, label, split, parts):
     paths = tree(*patterns)
-    found = from_folders(paths)
+    found = labels_from_folders(paths)
     assert found.paths == paths
     assert found.labels == [path.split("/")[label - 1] for path in paths]
     words = f"labels: 2 classes from folder level {label}"
     if split is None:
         assert found.splits is None
-        assert found.told == words
+        assert found.notice == words
     else:
-        assert found.told.startswith(f"{words}; split from level {split}: {parts}")
+        assert found.notice.startswith(f"{words}; split from level {split}: {parts}")
         named = [path.split("/")[split - 1].lower().replace("-", "") for path in paths]
         kinds = {"tr": "train", "va": "val", "de": "val", "te": "test", "ev": "test", "ho": "test"}
         kinds |= {"seg_tr": "train", "seg_te": "test"}
@@ -99,7 +99,7 @@ def test_layouts_that_can_be_read_in_one_way(patterns, label, split, parts):
 )
 def test_layouts_that_can_be_read_in_two_ways_are_refused_with_the_way_out(patterns, why):
     with pytest.raises(LabelError) as caught:
-        from_folders(tree(*patterns))
+        labels_from_folders(tree(*patterns))
     assert why in str(caught.value)
     assert "--labels-level 1: " in str(caught.value)
     assert "--labels T.csv" in str(caught.value)
@@ -138,8 +138,8 @@ def test_layouts_that_can_be_read_in_two_ways_are_refused_with_the_way_out(patte
 )
 def test_a_level_that_is_given_settles_it(patterns, level, told):
     paths = tree(*patterns)
-    found = from_folders(paths, level)
-    assert found.told == told
+    found = labels_from_folders(paths, level)
+    assert found.notice == told
     deep = [path for path in paths if path.count("/") >= level]
     assert found.paths == deep
     assert found.labels == [path.split("/")[level - 1] for path in deep]
@@ -149,14 +149,14 @@ def test_a_level_that_is_given_settles_it(patterns, level, told):
 
 def test_a_level_that_no_image_has_or_that_is_none_is_refused():
     with pytest.raises(LabelError, match=r"no image lies in 3 folders.*--labels-level 2: 'cat'"):
-        from_folders(tree("train/{}", "test/{}"), 3)
+        labels_from_folders(tree("train/{}", "test/{}"), 3)
     with pytest.raises(CallError, match="1 for the topmost folder, not 0"):
-        from_folders(tree("{}"), 0)
+        labels_from_folders(tree("{}"), 0)
 
 
 def test_a_class_that_is_a_vehicle_stays_a_class():
     paths = [f"{name}/{i}.jpg" for name in ("bus", "car", "train") for i in range(2)]
-    found = from_folders(paths)
+    found = labels_from_folders(paths)
     assert set(found.labels) == {"bus", "car", "train"}
     assert found.splits is None
 
@@ -165,15 +165,15 @@ def test_a_table_is_split_by_folders_below_a_lone_one_and_within_classes(tmp_pat
     for patterns in (["d/Train/{}", "d/Test/{}"], ["{}/train", "{}/test"]):
         rows = "".join(f"{path},{i % 2}\n" for i, path in enumerate(tree(*patterns)))
         (tmp_path / "t.csv").write_text("path,label\n" + rows)
-        found = read_table(tmp_path / "t.csv")
+        found = read_labels(tmp_path / "t.csv")
         assert sorted(found.splits) == ["test"] * 4 + ["train"] * 4
-        assert found.told.startswith("split from folder level 2: 4 train")
+        assert found.notice.startswith("split from folder level 2: 4 train")
 
 
 def test_folders_that_look_the_same_and_are_not_are_refused():
     paths = ["train/caf\u00e9/1.jpg", "train/tea/1.jpg", "test/cafe\u0301/1.jpg", "test/tea/1.jpg"]
     with pytest.raises(LabelError, match=r"'caf\\xe9' and 'cafe\\u0301' look the same"):
-        from_folders(paths)
+        labels_from_folders(paths)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_level_beside_a_table_is_refused(scenes, run_cli, tmp_path):
 
 
 def test_the_parts_of_a_split_are_those_that_were_trained_and_tested(scenes):
-    task = make_task(scenes, from_folders(scenes.paths, 3))
+    task = make_task(scenes, labels_from_folders(scenes.paths, 3))
     assert task.classes == ["cat", "dog"]
     assert (task.split == "train").sum() == 24
     assert (task.split == "test").sum() == 8

@@ -15,13 +15,13 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import HeadClassifier, fit, load_head, save_head
 from classify.errors import CallError, HeadFileError
-from classify.features import Rows
-from classify.heads import HEADS, STANDARD
+from classify.features import FeatureRows
+from classify.heads import DEFAULT_HEADS, HEADS
 from classify.labels import LabelTable
-from classify.minimised import Problem, minimise
-from classify.scorers import Linear, Perceptron
-from classify.splits import folding
-from classify.statistics import _recent, spectra
+from classify.minimised import Problem, fit_linear
+from classify.scorers import LinearModel, MLPModel
+from classify.splits import plan_folds
+from classify.statistics import _recent, compute_fold_bases
 from featurize.cache import FeatureCache
 
 
@@ -47,9 +47,12 @@ def test_where_zero_is_makes_no_difference(head, away):
     moved = HeadClassifier(head).fit(far, y)
     assert moved.setting_ == near.setting_
     assert (moved.predict(far) == near.predict(X)).mean() > 0.995
-    if HEADS[head].way != "minimised":
+    if HEADS[head].solver != "minimised":
         close = 1e-3 if head == "rbf-svm" else 1e-5  # libsvm ends there
-        assert np.abs(moved.scorer_.scores(far) - near.scorer_.scores(X)).max() < close
+        assert (
+            np.abs(moved.scorer_.decision_values(far) - near.scorer_.decision_values(X)).max()
+            < close
+        )
     else:  # which end where their gradient is flat: not at one point, but at one height
         ours, theirs = minimum(moved, far, y), minimum(near, X, y)
         assert abs(ours / theirs - 1) < 1e-6
@@ -57,7 +60,7 @@ def test_where_zero_is_makes_no_difference(head, away):
 
 def minimum(fitted: HeadClassifier, X, y) -> float:
     """The height at which a fit ended, of what it minimises."""
-    kind, scores = HEADS[fitted.head], fitted.scorer_.scores(X).astype(np.float64)
+    kind, scores = HEADS[fitted.head], fitted.scorer_.decision_values(X).astype(np.float64)
     if kind.loss == "log":
         losses = logsumexp(scores, axis=1) - scores[np.arange(len(y)), y]
     else:
@@ -72,11 +75,11 @@ def test_fits_converge_far_from_zero_and_beside_columns_nearly_constant(loss):
     X[:, 0] = 5 + 1e-4 * np.sign(X[:, 0])
     for away in (0, 1e4):
         Z = (X + np.float32(away)).astype(np.float32)
-        rows = Rows.of_array(Z)
-        spectrum = spectra(None, (), rows, folding(y, 0))[-1]
-        problem = Problem(rows, np.ones(len(y)), spectrum, rows.at(np.zeros(0, np.intp)))
+        rows = FeatureRows.from_array(Z)
+        spectrum = compute_fold_bases(None, (), rows, plan_folds(y, 0))[-1]
+        problem = Problem(rows, np.ones(len(y)), spectrum, rows.subset(np.zeros(0, np.intp)))
         for C in (1e-4, 1e-2, 1, 100):
-            assert minimise(loss, C, problem, y, 4)[1]
+            assert fit_linear(loss, C, problem, y, 4)[1]
 
 
 def test_columns_nearly_constant_count_as_in_scikit_learn():
@@ -89,7 +92,7 @@ def test_columns_nearly_constant_count_as_in_scikit_learn():
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
     accuracy = theirs.fit(X[train].astype(np.float64), y[train]).score(X[test], y[test])
     assert accuracy > 0.6
-    for head in STANDARD:
+    for head in DEFAULT_HEADS:
         ours = HeadClassifier(head).fit(X[train], y[train]).score(X[test], y[test])
         assert ours > accuracy - 0.04, head
 
@@ -125,7 +128,7 @@ def test_no_row_that_is_not_learnt_from_moves_a_head(make_cache, tmp_path, head,
     sane, other = found
     assert sane.settings == other.settings
     assert sane.temperature == other.temperature
-    if isinstance(sane.scorer, Linear):
+    if isinstance(sane.scorer, LinearModel):
         assert all(np.array_equal(a, vars(other.scorer)[k]) for k, a in vars(sane.scorer).items())
     assert np.array_equal(sane.scores(X), other.scores(X))
 
@@ -181,17 +184,17 @@ ONES = {"mean": np.zeros(3), "scale": np.ones(3), "coef": np.ones((2, 3)), "inte
 LAYERED = ONES | {"hidden": np.ones((2, 3)), "bias": np.zeros(2), "coef": np.ones((2, 2))}
 
 
-@pytest.mark.parametrize("kind", [Linear, Perceptron])
+@pytest.mark.parametrize("kind", [LinearModel, MLPModel])
 @pytest.mark.parametrize("value", [0, -1, 1e-45, np.nan, np.inf])
 def test_a_scale_that_nothing_can_be_divided_by_is_refused(kind, value):
-    arrays = ONES if kind is Linear else LAYERED
+    arrays = ONES if kind is LinearModel else LAYERED
     with pytest.raises(CallError, match="scale is not"):
         kind(**arrays | {"scale": np.array([1, value, 1], np.float32)})
 
 
-@pytest.mark.parametrize("kind", [Linear, Perceptron])
+@pytest.mark.parametrize("kind", [LinearModel, MLPModel])
 def test_scores_too_large_are_said_to_be_so(kind):
-    arrays = ONES if kind is Linear else LAYERED
+    arrays = ONES if kind is LinearModel else LAYERED
     scorer = kind(**arrays | {"coef": 3e38 * arrays["coef"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -206,7 +209,7 @@ def test_a_hostile_head_is_refused_or_says_so(cache, parity, tmp_path, run_cli):
     for name, array in (("scale", 1e-45), ("coef", 3e38)):
         path = tmp_path / f"{name}.head"
         hostile = np.full(getattr(scorer, name).shape, array, np.float32)
-        bad = object.__new__(Linear)
+        bad = object.__new__(LinearModel)
         vars(bad).update(vars(scorer) | {name: hostile})
         save_head(replace(fit_head, scorer=bad), path)
         if name == "scale":
@@ -232,10 +235,12 @@ def test_no_layer_is_given_anothers_spectrum(make_cache, tmp_path):
     X, y = world(300, 12, 3)
     layers = {"a": X[:, :6], "b": X[:, 6:], "c": X}
     cache = Alike(make_cache(tmp_path / "c.h5", layers).path)
-    folds = folding(y, 0)
+    folds = plan_folds(y, 0)
     for _ in range(2):  # computed, then recalled
         for name, features in layers.items():
-            found = spectra(cache, [name], Rows.of_cache(cache, [name], np.arange(300)), folds)
+            found = compute_fold_bases(
+                cache, [name], FeatureRows.from_cache(cache, [name], np.arange(300)), folds
+            )
             Z = StandardScaler().fit_transform(features.astype(np.float64))
             assert np.allclose(found[-1].values, eigh(Z.T @ Z, eigvals_only=True))
 

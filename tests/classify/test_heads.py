@@ -5,40 +5,40 @@ import pytest
 from sklearn.linear_model import Perceptron
 
 from classify import cli, fit
-from classify.errors import UnknownHead
-from classify.heads import HEADS, STANDARD, named
+from classify.errors import UnknownHeadError
+from classify.heads import DEFAULT_HEADS, HEADS, get_head_spec
 
 
 def test_heads_are_found_by_name_or_nearly():
     assert set(HEADS) == {"softmax", "linear-svm", "rbf-svm", "ridge", "lda", "ncm", "knn"}
-    assert all(named(name).name == name for name in HEADS)
+    assert all(get_head_spec(name).name == name for name in HEADS)
     with pytest.raises(
-        UnknownHead, match=r"no head 'sofmax', only softmax.*did you mean 'softmax'"
+        UnknownHeadError, match=r"no head 'sofmax', only softmax.*did you mean 'softmax'"
     ):
-        named("sofmax")
-    with pytest.raises(UnknownHead, match=r"as package\.module:Class$"):
-        named("forest")
+        get_head_spec("sofmax")
+    with pytest.raises(UnknownHeadError, match=r"as package\.module:Class$"):
+        get_head_spec("forest")
 
 
 def test_the_command_line_names_them_all():
-    assert cli.KINDS.split(", ")[:-1] == list(HEADS)
-    assert cli.STANDARD.split(",") == list(STANDARD)
+    assert cli.HEAD_NAMES.split(", ")[:-1] == list(HEADS)
+    assert cli.DEFAULT_HEADS.split(",") == list(DEFAULT_HEADS)
 
 
 @pytest.mark.parametrize("name", sorted(set(HEADS) - {"ncm"}))
 def test_grids_go_from_strong_to_weak(name):
-    grid = np.array(named(name).grid)
+    grid = np.array(get_head_spec(name).grid)
     rising = name not in ("ridge", "lda", "knn")  # there more is stronger
     assert (np.diff(grid) > 0).all() if rising else (np.diff(grid) < 0).all()
 
 
 def test_the_softmax_path_has_twenty_values():
-    assert len(named("softmax").grid) == 20
+    assert len(get_head_spec("softmax").grid) == 20
 
 
 def test_any_scikit_learn_classifier_is_a_head(cache, table):
     head, record = fit(cache, table, "sklearn.linear_model:Perceptron")
-    assert isinstance(head.scorer.model["classify"], Perceptron)
+    assert isinstance(head.scorer.estimator["classify"], Perceptron)
     assert record.head == "sklearn.linear_model:Perceptron"
     assert record.C is None
     assert record.accuracy > 0.6
@@ -55,5 +55,5 @@ def test_any_scikit_learn_classifier_is_a_head(cache, table):
     ],
 )
 def test_what_is_no_classifier_is_refused(name, message):
-    with pytest.raises(UnknownHead, match=message):
-        named(name)
+    with pytest.raises(UnknownHeadError, match=message):
+        get_head_spec(name)

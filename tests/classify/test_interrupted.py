@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from classify.comparison import compare
-from classify.kept import folder_of
+from classify.kept import store_dir
 from featurize.cache import FeatureCache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -54,7 +54,7 @@ def report(done) -> dict[str, object]:
 
 def results(cache) -> dict[str, tuple[int, int]]:
     """The results that are kept, and when which file was written."""
-    found = folder_of(cache).glob("result-*.safetensors")
+    found = store_dir(cache).glob("result-*.safetensors")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 
@@ -122,12 +122,12 @@ def test_ctrl_c_ends_it_with_status_3_and_the_workers_too(mine, line, run_cli, u
     )
     assert "Traceback" not in err
     until(lambda: not at_work(process.pid))
-    assert not list(folder_of(mine).glob("*.tmp"))
+    assert not list(store_dir(mine).glob("*.tmp"))
     rerun_and_compare(mine, line, run_cli, unbroken)
 
 
 def test_what_a_worker_was_writing_when_it_was_ended_goes(mine, table):
-    folder = folder_of(mine)
+    folder = store_dir(mine)
     folder.mkdir()
     ours, another_s = (folder / f"result-0.safetensors.{pid}.1.tmp" for pid in (os.getpid(), 1))
     ours.write_bytes(b"half")
@@ -153,10 +153,10 @@ def test_a_kill_loses_only_what_was_at_work(mine, line, run_cli, unbroken, group
 ENDED_AT_ONCE = """
 import os, time
 from joblib import delayed
-from classify.workers import working
+from classify.workers import run_parallel
 from featurize import signals
-signals.watch()
-with working([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=2) as done:
+signals.install_handlers()
+with run_parallel([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=2) as done:
     next(done)
     os._exit(3)
 """

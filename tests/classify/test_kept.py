@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 import featurize
 from classify import compare, statistics
-from classify.kept import MAX_BYTES, folder_of
+from classify.kept import MAX_FILE_BYTES, store_dir
 from classify.labels import LabelTable
 from featurize.cache import FeatureCache
 
@@ -44,7 +44,7 @@ def said(found):
 
 
 def kept(cache, kind="*") -> dict[str, int]:
-    return {p.name: p.stat().st_mtime_ns for p in folder_of(cache).glob(f"{kind}-*.safetensors")}
+    return {p.name: p.stat().st_mtime_ns for p in store_dir(cache).glob(f"{kind}-*.safetensors")}
 
 
 # --- never stale ---------------------------------------------------------------------------
@@ -95,13 +95,13 @@ def test_a_changed_image_renews_everything_and_changed_back_finds_it_again(home,
     ImageOps.invert(Image.open(image)).save(image)
     cache = embed(home, 1)
     again = compared(cache, table)
-    assert again.recalled == 0
+    assert again.n_reused == 0
     assert said(again) == said(compared(clone(cache, home / "fresh"), table))
     assert len(kept(cache)) == 2 * len(before)
     assert {name: kept(cache)[name] for name in before} == before
     draw(image, digits[0][3])
     back = compared(embed(home, 1), table)
-    assert back.recalled == CELLS
+    assert back.n_reused == CELLS
     assert back.records == first.records
 
 
@@ -115,7 +115,7 @@ def test_a_grown_cache_is_another(home, digits):
     cache = embed(home, 41)
     grown = odd_or_even(cache, digits)
     found = compared(cache, grown)
-    assert found.recalled == 0
+    assert found.n_reused == 0
     assert {record.n_train + record.n_test for record in found.records} == {N + 41}
     assert said(found) == said(compared(clone(cache, home / "fresh"), grown))
     # The labels of before over the cache of now: other rows of it, the same images.
@@ -135,7 +135,7 @@ def test_a_changed_label_renews_results_and_leaves_the_statistics(cache, digits,
     before = kept(mine)
     other = odd_or_even(mine, digits, flipped=["0005.png"])
     found = compared(mine, other, "ridge")
-    assert found.recalled == 0
+    assert found.n_reused == 0
     assert said(found) == said(compared(clone(cache, tmp_path / "fresh"), other, "ridge"))
     assert {name: kept(mine)[name] for name in before} == before
     assert len(kept(mine)) > len(before)
@@ -183,7 +183,9 @@ DAMAGE = {
     "text": lambda path: path.write_text("accuracy: 1.0\n" * 100),
     "a pickle": lambda path: path.write_bytes(pickle.dumps(Bomb(path.parents[1] / "mark"))),
     "a header of petabytes": lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"),
-    "larger than memory": lambda path: os.truncate(path, MAX_BYTES + 1),  # a hole, not a disk full
+    "larger than memory": lambda path: os.truncate(
+        path, MAX_FILE_BYTES + 1
+    ),  # a hole, not a disk full
     "an unknown type": odd_type,
     "a folder": folder,
     "a link to itself": loop,
@@ -198,14 +200,14 @@ def test_damaged_files_count_as_not_there(cache, digits, tmp_path, damage):
     names = set(kept(mine))
     assert {name.partition("-")[0] for name in names} == {"spectra", "copies", "result"}
     for name in names:
-        damage(folder_of(mine) / name)
+        damage(store_dir(mine) / name)
     again = compared(mine, table, "ridge")
-    assert again.recalled == 0
+    assert again.n_reused == 0
     assert said(again) == said(first)
     assert not (tmp_path / "mark").exists()
-    assert not list(folder_of(mine).glob("*.tmp"))
+    assert not list(store_dir(mine).glob("*.tmp"))
     if damage is not folder:  # which is nothing to be replaced by a file
-        assert compared(mine, table, "ridge").recalled == 3
+        assert compared(mine, table, "ridge").n_reused == 3
 
 
 def test_a_pipe_is_not_waited_for(cache, parity, tmp_path, run_cli):
@@ -213,8 +215,8 @@ def test_a_pipe_is_not_waited_for(cache, parity, tmp_path, run_cli):
     options = ("compare", mine.path, "--labels", parity, "--heads", "ridge", "--json")
     first = run_cli(*options)
     for name in kept(mine):
-        (folder_of(mine) / name).unlink()
-        os.mkfifo(folder_of(mine) / name)
+        (store_dir(mine) / name).unlink()
+        os.mkfifo(store_dir(mine) / name)
     again = run_cli(*options)
     assert again.returncode == 0
     assert (
@@ -312,12 +314,12 @@ def test_what_cannot_be_is_not_believed(cache, digits, tmp_path, kind):
     for change in LIES[kind]:
         names = kept(mine, kind)
         for name in names:
-            lie(folder_of(mine) / name, change)
+            lie(store_dir(mine) / name, change)
         if kind != "result":  # else it is found, and the statistics are not asked for
             for name in kept(mine, "result"):
-                (folder_of(mine) / name).unlink()
+                (store_dir(mine) / name).unlink()
         again = compared(mine, table, "ridge")
-        assert again.recalled == 0
+        assert again.n_reused == 0
         assert said(again) == said(first)
 
 
@@ -329,17 +331,17 @@ def test_no_flipped_byte_is_taken(cache, digits, tmp_path, kind):
     rng = np.random.default_rng(0)
     for bit in (1, 1, 1, 16, 16, 64):  # low bits of numbers leave them possible
         for name in kept(mine, kind):
-            path = folder_of(mine) / name
+            path = store_dir(mine) / name
             content = bytearray(path.read_bytes())
             start = 8 + int.from_bytes(content[:8], "little")
             content[int(rng.integers(start, len(content)))] ^= bit
             path.write_bytes(content)
         if kind == "spectra":  # else results are found, and these are not asked for
             for name in kept(mine, "result"):
-                (folder_of(mine) / name).unlink()
+                (store_dir(mine) / name).unlink()
         before = kept(mine, kind)
         again = compared(mine, table, "ridge")
-        assert again.recalled == 0
+        assert again.n_reused == 0
         assert said(again) == said(first)
         after = kept(mine, kind)
         assert all(after[name] != before[name] for name in before)  # each was written anew
@@ -350,12 +352,12 @@ def test_a_result_of_before_without_a_checksum_is_found(cache, digits, tmp_path)
     table = odd_or_even(mine, digits)
     first = compared(mine, table, "ridge")
     for name in kept(mine, "result"):
-        with safe_open(folder_of(mine) / name, "np") as file:
+        with safe_open(store_dir(mine) / name, "np") as file:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = {k: v for k, v in file.metadata().items() if k != "crc32"}
-        save_file(arrays, folder_of(mine) / name, metadata)
+        save_file(arrays, store_dir(mine) / name, metadata)
     again = compared(mine, table, "ridge")
-    assert again.recalled == 3
+    assert again.n_reused == 3
     assert said(again) == said(first)
 
 
@@ -363,13 +365,13 @@ def test_results_under_each_others_names_are_not_taken_for_each_other(cache, dig
     mine = clone(cache, tmp_path)
     table = odd_or_even(mine, digits)
     first = compared(mine, table, "ridge")
-    one, two, three = (folder_of(mine) / name for name in sorted(kept(mine, "result")))
+    one, two, three = (store_dir(mine) / name for name in sorted(kept(mine, "result")))
     one.rename(tmp_path / "aside")
     two.rename(one)
     three.rename(two)
     (tmp_path / "aside").rename(three)
     again = compared(mine, table, "ridge")
-    assert again.recalled == 0
+    assert again.n_reused == 0
     assert said(again) == said(first)
 
 
@@ -397,20 +399,20 @@ def test_a_read_only_folder_is_read_and_left_alone(cache, parity, tmp_path, run_
         mine.path.parent.chmod(0o755)
     assert run_cli(*options).returncode == 0
     names = kept(mine)
-    folder_of(mine).chmod(0o555)
+    store_dir(mine).chmod(0o555)
     try:
         done = run_cli(*options, "--heads", "ridge,knn,lda", preexec_fn=without_powers)
         assert done.returncode == 0, done.stderr
         assert "6 of them had been trained before" in done.stdout
         assert kept(mine) == names
     finally:
-        folder_of(mine).chmod(0o755)
+        store_dir(mine).chmod(0o755)
 
 
 def test_where_no_folder_can_be_made_nothing_is_kept(cache, digits, tmp_path):
     mine = clone(cache, tmp_path)
-    folder_of(mine).write_text("mine")
+    store_dir(mine).write_text("mine")
     table = odd_or_even(mine, digits)
     first = compared(mine, table, "ridge")
-    assert (first.recalled, compared(mine, table, "ridge").recalled) == (0, 0)
-    assert folder_of(mine).read_text() == "mine"
+    assert (first.n_reused, compared(mine, table, "ridge").n_reused) == (0, 0)
+    assert store_dir(mine).read_text() == "mine"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from classify.errors import LabelError
-from classify.labels import MAX_TABLE_BYTES, from_folders, read_table
+from classify.labels import MAX_TABLE_BYTES, labels_from_folders, read_labels
 
 
 def table(tmp_path: Path, text: str | bytes) -> Path:
@@ -15,7 +15,7 @@ def table(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_reads_text_as_it_stands(tmp_path):
-    found = read_table(table(tmp_path, "path,label\na/1.png,01\n./b 2.png, 1 \n\n"))
+    found = read_labels(table(tmp_path, "path,label\na/1.png,01\n./b 2.png, 1 \n\n"))
     assert found.name == "birds"
     assert found.paths == ["a/1.png", "b 2.png"]
     assert found.labels == ["01", "1"]
@@ -26,7 +26,7 @@ def test_reads_text_as_it_stands(tmp_path):
 def test_columns_in_any_order_quotes_bom_and_windows_lines(tmp_path):
     text = '\ufeffgroup,label,split,extra,path\r\nann,"cat, big",Validation,x,"a,1.png"\r\n'
     text += "bob,dog,train,,b.png\r\neve,dog,TEST,,c.png\r\n"
-    found = read_table(table(tmp_path, text))
+    found = read_labels(table(tmp_path, text))
     assert found.paths == ["a,1.png", "b.png", "c.png"]
     assert found.labels == ["cat, big", "dog", "dog"]
     assert found.splits == ["val", "train", "test"]
@@ -35,8 +35,8 @@ def test_columns_in_any_order_quotes_bom_and_windows_lines(tmp_path):
 
 def test_another_column_may_hold_the_labels(tmp_path):
     path = table(tmp_path, "path,label,species\na.png,x,owl\n")
-    assert read_table(path, "species").labels == ["owl"]
-    assert read_table(path, "species", name="mine").name == "mine"
+    assert read_labels(path, "species").labels == ["owl"]
+    assert read_labels(path, "species", name="mine").name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_another_column_may_hold_the_labels(tmp_path):
 )
 def test_refuses_with_file_line_and_column(tmp_path, text, message):
     with pytest.raises(LabelError, match=message) as caught:
-        read_table(table(tmp_path, text))
+        read_labels(table(tmp_path, text))
     assert str(tmp_path / "birds.csv") in str(caught.value)
 
 
@@ -79,23 +79,23 @@ def test_refuses_a_file_too_large_to_be_a_table_without_reading_it(tmp_path):
     with open(path, "r+b") as file:
         file.truncate(MAX_TABLE_BYTES + 1)  # sparse
     with pytest.raises(LabelError, match="larger than 1 GB"):
-        read_table(path)
+        read_labels(path)
 
 
 def test_a_missing_table_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"label table .*none\.csv does not exist"):
-        read_table(tmp_path / "none.csv")
+        read_labels(tmp_path / "none.csv")
 
 
 def test_folders_are_labels():
-    found = from_folders(["cat/1.png", "cat/deep/2.png", "dog/1.png", "train/3.png"])
+    found = labels_from_folders(["cat/1.png", "cat/deep/2.png", "dog/1.png", "train/3.png"])
     assert found.labels == ["cat", "cat", "dog", "train"]
     assert found.splits is None
 
 
 def test_top_folders_that_are_all_splits_are_the_split():
     paths = ["train/cat/1.png", "train/cat/deep/2.png", "valid/dog/3.png", "test/dog/4.png"]
-    found = from_folders(paths)
+    found = labels_from_folders(paths)
     assert found.labels == ["cat", "cat", "dog", "dog"]
     assert found.splits == ["train", "train", "val", "test"]
 
@@ -105,13 +105,13 @@ def test_top_folders_that_are_all_splits_are_the_split():
 )
 def test_top_folders_are_no_split_without_train_or_with_another_name(paths, tmp_path):
     rows = "".join(f"{path},{label}\n" for label, path in enumerate(paths))
-    assert read_table(table(tmp_path, "path,label\n" + rows)).splits is None
+    assert read_labels(table(tmp_path, "path,label\n" + rows)).splits is None
 
 
 def test_a_table_without_split_column_is_split_by_its_top_folders(tmp_path):
-    found = read_table(table(tmp_path, "path,label\ntrain/1,x\nvalidation/2,y\n"))
+    found = read_labels(table(tmp_path, "path,label\ntrain/1,x\nvalidation/2,y\n"))
     assert found.splits == ["train", "val"]
-    assert found.told == "split from folder level 1: 1 train, 1 val (validation)"
+    assert found.notice == "split from folder level 1: 1 train, 1 val (validation)"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_table_without_split_column_is_split_by_its_top_folders(tmp_path):
 )
 def test_images_outside_every_label_folder_need_a_table(paths, where):
     with pytest.raises(LabelError, match=f"lies directly in .*{where}.*--labels"):
-        from_folders(paths)
+        labels_from_folders(paths)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_images_outside_every_label_folder_need_a_table(paths, where):
 )
 def test_what_cannot_be_seen_is_said(tmp_path, text, message):
     with pytest.raises(LabelError, match=message):
-        read_table(table(tmp_path, text))
+        read_labels(table(tmp_path, text))
 
 
 def test_labels_that_look_different_may_be_near_each_other(tmp_path):
     text = "path,label\na,cat\nb,Cat\nc,cats\nd,c a t\ne,\u2764\ufe0f\u200d\U0001f525\n"
-    assert len(set(read_table(table(tmp_path, text)).labels)) == 5
+    assert len(set(read_labels(table(tmp_path, text)).labels)) == 5
 
 
 def test_what_is_long_is_not_quoted_whole(tmp_path):
@@ -162,5 +162,5 @@ def test_what_is_long_is_not_quoted_whole(tmp_path):
         "path,label,split\na,b," + "x" * 100_000 + "\n",
     ):
         with pytest.raises(LabelError) as caught:
-            read_table(table(tmp_path, text))
+            read_labels(table(tmp_path, text))
         assert len(str(caught.value)) < 600

@@ -10,7 +10,7 @@ from sklearn import metrics as theirs
 from classify import compare, fit
 from classify.errors import CallError, LabelError
 from classify.labels import LabelTable
-from classify.metrics import NAMES, Metric, metric_of
+from classify.metrics import METRIC_NAMES, SelectionMetric, resolve_metric
 
 CLASSES = ["a", "b", "c"]
 
@@ -33,13 +33,15 @@ def test_they_are_scikit_learns():
         "auroc": theirs.roc_auc_score(y, proba, multi_class="ovr"),
         "average_precision": theirs.average_precision_score(np.eye(3)[y], proba),
     }
-    for name in NAMES:
-        assert Metric(name).of(scores, y, CLASSES, 2.0) == pytest.approx(expected[name]), name
+    for name in METRIC_NAMES:
+        assert SelectionMetric(name).compute(scores, y, CLASSES, 2.0) == pytest.approx(
+            expected[name]
+        ), name
 
 
 def test_of_two_classes_they_rank_by_how_much_greater_a_score_is():
     scores, y = scored(2)
-    assert Metric("auroc").of(scores, y, ["a", "b"]) == pytest.approx(
+    assert SelectionMetric("auroc").compute(scores, y, ["a", "b"]) == pytest.approx(
         theirs.roc_auc_score(y, scores[:, 1] - scores[:, 0])
     )
 
@@ -47,23 +49,23 @@ def test_of_two_classes_they_rank_by_how_much_greater_a_score_is():
 def test_a_class_that_is_not_known_is_wrong_everywhere_and_ranked_nowhere():
     scores, y = scored()
     y[:50] = -1
-    assert Metric("accuracy").of(scores, y, CLASSES) < Metric("accuracy").of(
+    assert SelectionMetric("accuracy").compute(scores, y, CLASSES) < SelectionMetric(
+        "accuracy"
+    ).compute(scores[50:], y[50:], CLASSES)
+    assert SelectionMetric("log_loss").compute(scores, y, CLASSES) > 25
+    assert SelectionMetric("auroc").compute(scores, y, CLASSES) == SelectionMetric("auroc").compute(
         scores[50:], y[50:], CLASSES
     )
-    assert Metric("log_loss").of(scores, y, CLASSES) > 25
-    assert Metric("auroc").of(scores, y, CLASSES) == Metric("auroc").of(
-        scores[50:], y[50:], CLASSES
-    )
-    assert Metric("auroc").of(scores[:9], np.zeros(9, int), CLASSES) is None
-    assert Metric("accuracy").of(scores[:0], y[:0], CLASSES) is None
+    assert SelectionMetric("auroc").compute(scores[:9], np.zeros(9, int), CLASSES) is None
+    assert SelectionMetric("accuracy").compute(scores[:0], y[:0], CLASSES) is None
 
 
 def test_costs_are_of_what_is_taken_for_what(tmp_path):
     (tmp_path / "c.csv").write_text("truth,predicted,cost\na,b,10\nb,a,0.5\n")
-    metric = metric_of(str(tmp_path / "c.csv"))
+    metric = resolve_metric(str(tmp_path / "c.csv"))
     scores = np.eye(3)[[0, 1, 0, 2]] * 5
-    assert metric.of(scores, np.array([0, 0, 1, 1]), CLASSES) == (0 + 10 + 0.5 + 1) / 4
-    assert metric.of(scores[:1], np.array([-1]), CLASSES) == 1
+    assert metric.compute(scores, np.array([0, 0, 1, 1]), CLASSES) == (0 + 10 + 0.5 + 1) / 4
+    assert metric.compute(scores[:1], np.array([-1]), CLASSES) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,14 @@ def test_costs_are_of_what_is_taken_for_what(tmp_path):
 def test_a_table_of_costs_that_is_none_is_refused(tmp_path, text, said):
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(LabelError, match=said):
-        metric_of(str(tmp_path / "c.csv"))
+        resolve_metric(str(tmp_path / "c.csv"))
 
 
 def test_what_is_no_metric_is_refused():
     with pytest.raises(CallError, match="did you mean 'balanced_accuracy'"):
-        metric_of("balanced-acuracy")
+        resolve_metric("balanced-acuracy")
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        metric_of("costs.csv")
+        resolve_metric("costs.csv")
 
 
 @pytest.fixture
@@ -123,8 +125,8 @@ def test_boards_are_ranked_by_it(uneven, metric):
         record.validation_metric * sign for record in found.records
     )
     again = compare(cache, table, "lda,ncm,ridge", "each", metric=metric, jobs=1)
-    assert again.recalled == len(again.records)
-    assert compare(cache, table, "lda", "each", jobs=1).recalled == 0
+    assert again.n_reused == len(again.records)
+    assert compare(cache, table, "lda", "each", jobs=1).n_reused == 0
 
 
 def test_the_command_line_takes_it(uneven, run_cli, tmp_path):

@@ -13,13 +13,13 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import fit, load_head, neighbours, save_head
 from classify.errors import HeadFileError
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.heads import HEADS
-from classify.kept import folder_of
-from classify.neighbours import SMOOTHING, held_out, nearest, nearest_kept
-from classify.scorers import ABSENT, SMOOTHED, Fitted
-from classify.splits import folding, shared
-from classify.training import Lesson, train
+from classify.kept import store_dir
+from classify.neighbours import SMOOTHING, cross_val_path, find_neighbours, load_or_find_neighbours
+from classify.scorers import SMOOTHING_ATTR, UNSEEN_CLASS_SCORE, SklearnModel
+from classify.splits import plan_content_folds, plan_folds
+from classify.training import TrainingSet, train
 
 KNN = HEADS["knn"]
 
@@ -39,62 +39,72 @@ def by_hand(k, X, y):
 @pytest.mark.parametrize("n", [400, 90], ids=["many", "fewer than k"])
 def test_every_k_is_scikit_learns(n):
     X, y = world(n)
-    folds = folding(y, 0)
-    steps = list(held_out(KNN.grid, nearest(Rows.of_array(X), folds), y, folds, 4))
-    assert [step.setting for step in steps] == list(KNN.grid)
+    folds = plan_folds(y, 0)
+    steps = list(
+        cross_val_path(KNN.grid, find_neighbours(FeatureRows.from_array(X), folds), y, folds, 4)
+    )
+    assert [step.param for step in steps] == list(KNN.grid)
     for step in steps:
         expected = []
         for rows, held in folds.folds:
-            plain, k = by_hand(int(step.setting), X[rows], y[rows]), min(step.setting, len(rows))
+            plain, k = by_hand(int(step.param), X[rows], y[rows]), min(step.param, len(rows))
             more = SMOOTHING / 4
             expected.append((k * plain.predict_proba(X[held]) + more) / (k + SMOOTHING))
-        assert np.allclose(np.exp(step.scores), np.concatenate(expected), rtol=1e-5)
+        assert np.allclose(np.exp(step.decision_values), np.concatenate(expected), rtol=1e-5)
 
 
 def test_the_final_head_counts_as_its_folds_did():
     X, y = world()
     unseen = world(seed=1)[0]
-    found = neighbours.fit(10.0, X.copy(), y, 4)
+    found = neighbours.fit_neighbours(10.0, X.copy(), y, 4)
     plain = by_hand(10, X, y)
     expected = (10 * plain.predict_proba(unseen) + SMOOTHING / 4) / (10 + SMOOTHING)
-    assert np.allclose(np.exp(found.scores(unseen)), expected, rtol=1e-5)
-    assert (found.scores(unseen).argmax(axis=1) == plain.predict(unseen)).all()
+    assert np.allclose(np.exp(found.decision_values(unseen)), expected, rtol=1e-5)
+    assert (found.decision_values(unseen).argmax(axis=1) == plain.predict(unseen)).all()
 
 
 def test_a_class_that_a_fold_lacks_can_never_win():
     X, y = world()
-    folds = folding(y, 0)
-    one = folds.only(0)
+    folds = plan_folds(y, 0)
+    one = folds.select_fold(0)
     y = np.where(one.part == 1, np.where(y == 2, 1, y), y)  # class 2 is in the held-out part alone
-    (step, *_) = held_out((5.0,), nearest(Rows.of_array(X), one), y, one, 4)
-    assert (step.scores[:, 2] == ABSENT).all()
+    (step, *_) = cross_val_path((5.0,), find_neighbours(FeatureRows.from_array(X), one), y, one, 4)
+    assert (step.decision_values[:, 2] == UNSEEN_CLASS_SCORE).all()
 
 
 def test_it_is_found_once_for_all_tasks(make_cache, tmp_path, monkeypatch):
     X, y = world()
     cache = make_cache(tmp_path / "c.h5", {"l": X})
-    rows = Rows.of_cache(cache, ["l"], np.arange(400))
-    folds = shared(y, cache.column("sha256"))
-    first = nearest_kept(cache, ["l"], rows, folds)
-    (path,) = folder_of(cache).glob("neighbours-*")
+    rows = FeatureRows.from_cache(cache, ["l"], np.arange(400))
+    folds = plan_content_folds(y, cache.column("sha256"))
+    first = load_or_find_neighbours(cache, ["l"], rows, folds)
+    (path,) = store_dir(cache).glob("neighbours-*")
 
     def never(*_, **__):
         raise AssertionError("found again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(neighbours, "nearest", never)
-        again = nearest_kept(cache, ["l"], rows, shared(y % 2, cache.column("sha256")))
+        patch.setattr(neighbours, "find_neighbours", never)
+        again = load_or_find_neighbours(
+            cache, ["l"], rows, plan_content_folds(y % 2, cache.column("sha256"))
+        )
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
         others = np.arange(390)
         for some, parts in (
-            (Rows.of_cache(cache, ["l"], others), shared(y[:390], cache.column("sha256")[:390])),
-            (rows, folds.only(1)),
-            (rows, dataclasses.replace(folds, held_by=[held[1:] for held in folds.held_by])),
+            (
+                FeatureRows.from_cache(cache, ["l"], others),
+                plan_content_folds(y[:390], cache.column("sha256")[:390]),
+            ),
+            (rows, folds.select_fold(1)),
+            (
+                rows,
+                dataclasses.replace(folds, val_indices=[held[1:] for held in folds.val_indices]),
+            ),
         ):
             with pytest.raises(AssertionError, match="found again"):
-                nearest_kept(cache, ["l"], some, parts)
+                load_or_find_neighbours(cache, ["l"], some, parts)
     path.write_bytes(path.read_bytes()[:-20])
-    mended = nearest_kept(cache, ["l"], rows, folds)
+    mended = load_or_find_neighbours(cache, ["l"], rows, folds)
     assert all(np.array_equal(a, b) for a, b in zip(first, mended, strict=True))
 
 
@@ -102,16 +112,16 @@ def test_it_is_found_once_for_all_tasks(make_cache, tmp_path, monkeypatch):
 def test_what_is_kept_is_not_believed(make_cache, tmp_path, what):
     X, y = world()
     cache = make_cache(tmp_path / "c.h5", {"l": X})
-    rows, folds = Rows.of_cache(cache, ["l"], np.arange(400)), folding(y, 0)
-    first = nearest_kept(cache, ["l"], rows, folds)
-    (path,) = folder_of(cache).glob("neighbours-*")
+    rows, folds = FeatureRows.from_cache(cache, ["l"], np.arange(400)), plan_folds(y, 0)
+    first = load_or_find_neighbours(cache, ["l"], rows, folds)
+    (path,) = store_dir(cache).glob("neighbours-*")
     with safe_open(path, "np") as file:
         about = {k: v for k, v in file.metadata().items() if k != "crc32"}
     arrays = load_file(path)
     if what == "beyond":
         arrays["0"][0, 0] = 400
     elif what == "held out":
-        arrays["0"][0, 0] = folds.held_by[0][0]
+        arrays["0"][0, 0] = folds.val_indices[0][0]
     elif what == "kind":
         arrays["0"] = arrays["0"].astype(np.float32)
     elif what == "shape":
@@ -119,7 +129,7 @@ def test_what_is_kept_is_not_believed(make_cache, tmp_path, what):
     else:
         arrays["9"] = arrays.pop("0")
     save_file(arrays, path, about)
-    again = nearest_kept(cache, ["l"], rows, folds)
+    again = load_or_find_neighbours(cache, ["l"], rows, folds)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -132,18 +142,18 @@ def test_a_further_task_finds_nothing(make_cache, make_table, tmp_path, monkeypa
         for name, of in (("four", y), ("two", y % 2))
     ]
     plain = [fit(cache, table, "knn")[1].accuracy for table in tables]
-    monkeypatch.setattr(neighbours, "nearest", None)
+    monkeypatch.setattr(neighbours, "find_neighbours", None)
     assert [fit(cache, table, "knn")[1].accuracy for table in tables] == plain
 
 
 def test_training_without_a_cache_finds_the_same(make_cache, tmp_path):
     X, y = world()
     cache = make_cache(tmp_path / "c.h5", {"l": X})
-    rows, folds = Rows.of_cache(cache, ["l"], np.arange(400)), folding(y, 0)
-    near = nearest_kept(cache, ["l"], rows, folds)
-    one = train(KNN, Lesson(rows, y, 4, folds))
-    other = train(KNN, Lesson(rows, y, 4, folds, nearest=lambda *_: near))
-    assert one.choice.path == other.choice.path
+    rows, folds = FeatureRows.from_cache(cache, ["l"], np.arange(400)), plan_folds(y, 0)
+    near = load_or_find_neighbours(cache, ["l"], rows, folds)
+    one = train(KNN, TrainingSet(rows, y, 4, folds))
+    other = train(KNN, TrainingSet(rows, y, 4, folds, find_neighbours=lambda *_: near))
+    assert one.selected.path == other.selected.path
 
 
 @pytest.fixture
@@ -155,17 +165,17 @@ def saved(cache, table, tmp_path):
 
 def test_smoothing_is_saved_with_the_head(cache, saved):
     head, path = saved
-    X = Rows.of_cache(cache, ["fine"], np.arange(600)).take()
+    X = FeatureRows.from_cache(cache, ["fine"], np.arange(600)).to_array()
     assert np.exp(head.scores(X)).min() > 1e-4
     assert np.array_equal(load_head(path).scores(X), head.scores(X))
 
 
 def test_heads_saved_before_count_as_they_did(cache, saved):
     head, path = saved
-    X = Rows.of_cache(cache, ["fine"], np.arange(600)).take()
-    model = skops.io.loads(skops.io.dumps(head.scorer.model), trusted=[])
-    delattr(model["classify"], SMOOTHED)
-    save_head(dataclasses.replace(head, scorer=Fitted(model, 64, 10)), path)
+    X = FeatureRows.from_cache(cache, ["fine"], np.arange(600)).to_array()
+    model = skops.io.loads(skops.io.dumps(head.scorer.estimator), trusted=[])
+    delattr(model["classify"], SMOOTHING_ATTR)
+    save_head(dataclasses.replace(head, scorer=SklearnModel(model, 64, 10)), path)
     expected = np.log(np.maximum(model.predict_proba(X), 1e-12))
     assert np.allclose(load_head(path).scores(X), expected)
 
@@ -173,8 +183,8 @@ def test_heads_saved_before_count_as_they_did(cache, saved):
 @pytest.mark.parametrize("value", [-1.0, 0, np.nan, "two", np.ones(10)])
 def test_a_tampered_smoothing_is_refused(saved, value):
     head, path = saved
-    model = skops.io.loads(skops.io.dumps(head.scorer.model), trusted=[])
-    setattr(model["classify"], SMOOTHED, value)
-    save_head(dataclasses.replace(head, scorer=Fitted(model, 64, 10)), path)
+    model = skops.io.loads(skops.io.dumps(head.scorer.estimator), trusted=[])
+    setattr(model["classify"], SMOOTHING_ATTR, value)
+    save_head(dataclasses.replace(head, scorer=SklearnModel(model, 64, 10)), path)
     with pytest.raises(HeadFileError, match="smoothed by what is no number"):
         load_head(path)

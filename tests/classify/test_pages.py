@@ -19,11 +19,11 @@ from classify.errors import CallError, OutputError
 from featurize.cache import FeatureCache
 
 pytest.importorskip("bokeh")
-from classify.pages import check_page, write_report
-from classify.pages.depth import depth
-from classify.pages.figures import plain
-from classify.pages.matrices import MAX_SHOWN, confusion
-from classify.pages.pictures import CARD, thumbnail
+from classify.pages import check_report_path, write_report
+from classify.pages.depth import chart_depth
+from classify.pages.figures import clean_label
+from classify.pages.matrices import MAX_MATRIX_CLASSES, chart_confusion
+from classify.pages.pictures import GALLERY_PIXELS, make_thumbnail
 from classify.pages.projection import MAX_POINTS, Projector
 
 HOSTILE = "a/<img src=x onerror=alert(1)>.png"
@@ -151,7 +151,7 @@ def test_hostile_names_are_text_everywhere(page):
 def test_pictures_are_small_and_each_point_has_one(world, page):
     cache, images, _ = world
     assert len(page.json("pictures")) == N
-    picture = thumbnail(images / cache.paths[0], CARD)
+    picture = make_thumbnail(images / cache.paths[0], GALLERY_PIXELS)
     assert picture.side == 9  # never enlarged
     assert len(picture.url) < 1000
 
@@ -236,25 +236,25 @@ def test_an_older_report_is_replaced_and_nothing_else(world, tmp_path):
 
 def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
     with pytest.raises(OutputError, match="no folder"):
-        check_page(tmp_path / "absent" / "r.html")
+        check_report_path(tmp_path / "absent" / "r.html")
     with pytest.raises(OutputError, match="it is a folder"):
-        check_page(tmp_path)
+        check_report_path(tmp_path)
     with pytest.raises(CallError, match="--images"):
-        check_page(tmp_path / "r.html", tmp_path / "absent")
+        check_report_path(tmp_path / "r.html", tmp_path / "absent")
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("classify.pages.find_spec", lambda name: None)
     with pytest.raises(CallError, match=r"pip install 'headgraft\[report\]'"):
-        check_page(tmp_path / "r.html")
+        check_report_path(tmp_path / "r.html")
 
 
 def test_many_classes_show_the_most_confused(world):
     K = 1000
     counts = np.diag(np.full(K, 5))
     counts[7, 900] = 40
-    chart = confusion(counts, [f"class {k}" for k in range(K)], "c")
-    assert f"the {MAX_SHOWN} of 1,000 classes" in chart.note
+    chart = chart_confusion(counts, [f"class {k}" for k in range(K)], "c")
+    assert f"the {MAX_MATRIX_CLASSES} of 1,000 classes" in chart.note
     assert "40 of all 40" in chart.note
     assert "class 900" in json.dumps(chart.item)
     assert len(json.dumps(chart.item)) < 200_000
@@ -281,7 +281,7 @@ def test_embeddings_all_alike_are_no_error(tmp_path, make_cache):
 
 def test_joined_layers_stand_apart(world):
     cache, _, found = world
-    chart = depth(found.records, tuple(cache.layers), "test", "d")
+    chart = chart_depth(found.records, tuple(cache.layers), "test", "d")
     assert [key.label for key in chart.keys] == ["ridge", "ncm"]
     text = json.dumps(chart.item, ensure_ascii=False)
     assert text.index('"shallow"') < text.index('"all 2 joined"')
@@ -289,6 +289,6 @@ def test_joined_layers_stand_apart(world):
 
 def test_no_name_is_taken_for_a_formula():
     for name in ("$$x$$", r"\(x\)", r"\[x\]"):
-        assert not any(mark in plain(name) for mark in ("$$", r"\(", r"\["))
-    assert plain("a\n b") == "a b"
-    assert len(plain("x" * 99, 20)) == 20
+        assert not any(mark in clean_label(name) for mark in ("$$", r"\(", r"\["))
+    assert clean_label("a\n b") == "a b"
+    assert len(clean_label("x" * 99, 20)) == 20

@@ -17,11 +17,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from classify import fit, load_head, predict, save_head
-from classify.errors import CallError, HeadFileError, HeadMismatch, OutputError
-from classify.features import Rows
+from classify.errors import CallError, HeadFileError, HeadMismatchError, OutputError
+from classify.features import FeatureRows
 from classify.heads import HEADS
 from classify.labels import LabelTable
-from featurize.errors import UnknownLayer
+from featurize.errors import UnknownLayerError
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_loaded_head_is_the_one_that_was_saved(cache, request, tmp_path, name,
     head, record = fit(cache, request.getfixturevalue(labels), name, layer)
     save_head(head, tmp_path / "h")
     loaded = load_head(tmp_path / "h")
-    X = Rows.of_cache(cache, record.layer.split("+"), np.arange(600)).take()
+    X = FeatureRows.from_cache(cache, record.layer.split("+"), np.arange(600)).to_array()
     assert np.array_equal(loaded.scores(X), head.scores(X))
     assert loaded.decision_function(X).shape == ((600,) if labels == "parity" else (600, 10))
     assert (loaded.predict(X) == head.predict(X)).all()
@@ -106,7 +106,7 @@ def test_a_head_fits_its_cache_and_no_other(saved, cache, make_cache, tmp_path, 
         backbone="resnet50",
         preprocess={**head.source.preprocess, "resize": 9, "crop": 7},
     )
-    with pytest.raises(HeadMismatch) as caught:
+    with pytest.raises(HeadMismatchError) as caught:
         head.check_against(other)
     for words in (
         "backbone is pixels in the head, resnet50 in the cache",
@@ -115,7 +115,7 @@ def test_a_head_fits_its_cache_and_no_other(saved, cache, make_cache, tmp_path, 
     ):
         assert words in str(caught.value)
     assert "weights_sha256" not in str(caught.value)
-    with pytest.raises(UnknownLayer):
+    with pytest.raises(UnknownLayerError):
         head.check_against(make_cache(tmp_path / "no.h5", {"stem": coarse}))
 
 
@@ -123,7 +123,9 @@ def test_only_the_fingerprint_differing_is_still_a_mismatch(saved, cache):
     head = load_head(saved)
     (layer,) = head.source.layers
     source = dataclasses.replace(head.source, layers=(dataclasses.replace(layer, fingerprint="g"),))
-    with pytest.raises(HeadMismatch, match=r"coarse fingerprint is g in the head, [0-9a-f]{12}"):
+    with pytest.raises(
+        HeadMismatchError, match=r"coarse fingerprint is g in the head, [0-9a-f]{12}"
+    ):
         dataclasses.replace(head, source=source).check_against(cache)
 
 
@@ -264,7 +266,7 @@ def test_objects_that_are_not_scikit_learns_are_never_built(saved, tmp_path, mon
 
 def test_an_object_of_another_width_is_refused(cache, table, saved, tmp_path):
     head, _ = fit(cache, table, "knn", "fine")
-    data = skops.io.dumps(head.scorer.model)
+    data = skops.io.dumps(head.scorer.estimator)
     with pytest.raises(HeadFileError, match="does not belong to its layers"):
         load_head(with_object(saved, tmp_path / "h", data))
 

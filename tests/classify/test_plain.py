@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from classify import fit
 from classify.errors import CallError
-from classify.scorers import Perceptron
+from classify.scorers import MLPModel
 
 LINEAR = ("softmax", "linear-svm", "ridge", "lda", "ncm")
 
@@ -67,7 +67,7 @@ def test_it_can_be_dumped_and_loaded(cache, table, digits):
 def test_other_heads_are_what_scikit_learn_trained(cache, table, digits, head):
     fitted, _ = fit(cache, table, head, "fine")
     plain = fitted.to_sklearn()
-    assert plain is not fitted.scorer.model
+    assert plain is not fitted.scorer.estimator
     found = np.array(fitted.classes)[plain.predict(digits[0].astype(float))]
     assert (found == fitted.predict(digits[0])).mean() > 0.995
 
@@ -75,7 +75,7 @@ def test_other_heads_are_what_scikit_learn_trained(cache, table, digits, head):
 def test_a_hidden_layer_has_no_counterpart(cache, table):
     fitted, _ = fit(cache, table, "ncm", "fine")
     one = fitted.scorer
-    hidden = Perceptron(one.mean, one.scale, np.ones((3, 64)), np.ones(3), np.ones((10, 3)),
+    hidden = MLPModel(one.mean, one.scale, np.ones((3, 64)), np.ones(3), np.ones((10, 3)),
                         np.ones(10))  # fmt: skip
     with pytest.raises(CallError, match="hidden layer"):
         replace(fitted, scorer=hidden).to_sklearn()

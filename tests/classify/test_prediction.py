@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from classify import evaluate, fit, predict, save_head
-from classify.errors import CallError, HeadMismatch
+from classify.errors import CallError, HeadMismatchError
 from classify.labels import LabelTable
 from featurize import FeatureCache, run
-from featurize.errors import CacheReplaced
+from featurize.errors import CacheReplacedError
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_cache_that_is_overwritten_meanwhile_is_an_error(world, tmp_path):
     assert other.stat().st_size == (tmp_path / "c.h5").stat().st_size
     (tmp_path / "c.h5").write_bytes(other.read_bytes())
     for work in (lambda: fit(cache), lambda: evaluate(head, cache)):
-        with pytest.raises(CacheReplaced, match="open it again"):
+        with pytest.raises(CacheReplacedError, match="open it again"):
             work()
 
 
@@ -112,7 +112,7 @@ def test_other_weights_are_refused_before_any_image_is_read(world, tmp_path):
 
     home, head, _ = world
     other = replace(head, source=replace(head.source, weights_sha256="0" * 64))
-    with pytest.raises(HeadMismatch, match="are not those that this head was trained on"):
+    with pytest.raises(HeadMismatchError, match="are not those that this head was trained on"):
         predict(other, home / "images")
     from_file = replace(head, source=replace(head.source, weights="mine.safetensors"))
     with pytest.raises(CallError, match=r"came from the weights file mine\.safetensors"):
@@ -213,6 +213,6 @@ def test_a_large_crop_is_said_before_the_work(world, tmp_path):
     home, head, _ = world
     large = replace(head.source, preprocess=dict(head.source.preprocess) | {"crop": 1040})
     image, said = next((home / "images" / "one").iterdir()), []
-    with pytest.raises(HeadMismatch):  # the features are others
+    with pytest.raises(HeadMismatchError):  # the features are others
         predict(replace(head, source=large), image, say=said.append)
     assert "images of 1,040 x 1,040 pixels, which is 22 times the work" in said[0]

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from classify import CachedFeatures, RootL2, compare, evaluate, fit, load_head, predict, save_head
 from classify.errors import CallError, HeadFileError
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.heads import HEADS
 from classify.labels import LabelTable
 from classify.preparation import root_l2
@@ -61,10 +61,10 @@ def test_a_row_is_prepared_the_same_whatever_stands_beside_it():
 def test_features_are_not_changed_in_place(signed):
     _, _, _, wide = signed
     X = wide.copy()
-    rows = Rows.of_array(X).prepared("root-l2")
-    rows.take()
+    rows = FeatureRows.from_array(X).with_preparation("root-l2")
+    rows.to_array()
     assert np.array_equal(X, wide)
-    assert np.array_equal(Rows.of_array(X).take(), wide)
+    assert np.array_equal(FeatureRows.from_array(X).to_array(), wide)
 
 
 @parametrize_with_checks([RootL2()])
@@ -117,7 +117,7 @@ def test_neighbours_are_those_of_prepared_features(signed):
     ]
     votes = np.array([np.bincount(task.y[learnt][row], minlength=3) for row in near])
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
-    said = fitted.scorer.model.predict(root_l2(wide))  # before what the calibration adds
+    said = fitted.scorer.estimator.predict(root_l2(wide))  # before what the calibration adds
     assert (said == votes.argmax(axis=1))[clear].all()
 
 
@@ -230,7 +230,7 @@ def test_without_a_layer_what_validates_best_is_taken(signed):
     cache, table, _, _ = signed
     head, record = fit(cache, table, "lda")
     found = compare(cache, table, "lda", "wide,joined", jobs=1)
-    assert found.recalled == 2
+    assert found.n_reused == 2
     losses = {r.record.layer: r.validation.calibrated_loss.mean() for r in found.results}
     assert record.layer == min(losses, key=losses.get)
     (said,) = [n for n in head.notices if "choices of layers" in n]
@@ -250,7 +250,7 @@ def test_where_nothing_can_be_validated_it_is_the_deepest(make_cache, tmp_path):
 
 def test_of_very_many_images_only_the_deepest_is_tried_and_it_says_so(signed, monkeypatch):
     cache, table, _, _ = signed
-    monkeypatch.setattr("classify.fitting.MOST_JOINED", 1000)
+    monkeypatch.setattr("classify.fitting.MAX_JOINED_VALUES", 1000)
     head, record = fit(cache, table, "lda")
     assert record.layer == "wide"
     assert any("only wide, the deepest layer, was tried" in n for n in head.notices)
@@ -258,7 +258,7 @@ def test_of_very_many_images_only_the_deepest_is_tried_and_it_says_so(signed, mo
 
 def test_a_choice_that_cannot_be_trained_is_left_out_with_a_word(signed, monkeypatch):
     cache, table, _, _ = signed
-    monkeypatch.setattr("classify.moments.MAX_BYTES", 8 * 5 * 45**2)
+    monkeypatch.setattr("classify.moments.MAX_SOLVER_BYTES", 8 * 5 * 45**2)
     task = make_task(cache, table)
     assert len(task.rows) > 46  # so that it is a matter of Gram matrices
     head, record = fit(cache, table, "lda")
@@ -267,11 +267,11 @@ def test_a_choice_that_cannot_be_trained_is_left_out_with_a_word(signed, monkeyp
 
 
 def test_the_network_starts_from_heads_that_end_as_it_does(signed):
-    from classify.errors import HeadMismatch
-    from classify.starts import check_head
+    from classify.errors import HeadMismatchError
+    from classify.starts import check_init_head
 
     cache, table, _, _ = signed
     head, _ = fit(cache, table, "softmax", "wide")
-    with pytest.raises(HeadMismatch, match="--prepare standardise"):
-        check_head(head, None, ("wide", "avg"), head.classes)
+    with pytest.raises(HeadMismatchError, match="--prepare standardise"):
+        check_init_head(head, None, ("wide", "avg"), head.classes)
     assert replace(head, prepare="standardise").prepare == "standardise"

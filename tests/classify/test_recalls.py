@@ -7,35 +7,37 @@ import pytest
 
 from classify import evaluate, fit, save_head
 from classify.labels import LabelTable
-from classify.outcomes import Outcomes
-from classify.recalls import recalls
-from classify.records import wilson
-from classify.scores import share
+from classify.outcomes import HeldOutPredictions
+from classify.recalls import compute_class_recall
+from classify.records import wilson_interval
+from classify.scores import estimate_proportion
 
 
 def answers(truth, predicted):
     truth, none = np.array(truth), np.full(len(truth), np.nan, np.float32)
-    return Outcomes(np.arange(len(truth)), truth, np.array(predicted), none, none, none, none)
+    return HeldOutPredictions(
+        np.arange(len(truth)), truth, np.array(predicted), none, none, none, none
+    )
 
 
 def test_each_class_has_its_share_its_interval_and_its_count_the_worst_first():
     truth = [0] * 4 + [2] * 10 + [1] * 5
-    found = recalls(
+    found = compute_class_recall(
         answers(truth, [0, 0, 0, 1] + [2] * 2 + [0] * 8 + [1] * 5), ["a", "b", "c", "d"],
         np.arange(19),
     )  # fmt: skip
     assert list(found) == ["c", "a", "b"]
     assert [found[name]["value"] for name in found] == [0.2, 0.75, 1.0]
-    assert found["c"] == {"value": 0.2, "ci": list(wilson(2, 10)), "n": 10}
+    assert found["c"] == {"value": 0.2, "ci": list(wilson_interval(2, 10)), "n": 10}
     assert json.loads(json.dumps(found)) == found
 
 
 def test_images_of_one_unit_count_as_one():
     truth, unit = np.zeros(100, int), np.arange(10).repeat(10)
     right = (unit < 6).astype(int)
-    found = recalls(answers(truth, 1 - right), ["a", "b"], unit)["a"]
-    assert found["ci"] == list(share(right == 1, unit)[1])
-    low, high = wilson(60, 100)
+    found = compute_class_recall(answers(truth, 1 - right), ["a", "b"], unit)["a"]
+    assert found["ci"] == list(estimate_proportion(right == 1, unit)[1])
+    low, high = wilson_interval(60, 100)
     assert found["ci"][1] - found["ci"][0] > 1.8 * (high - low)
 
 
@@ -56,7 +58,7 @@ def test_fit_and_evaluate_tell_the_same(cache, grouped, tmp_path, digits):
     mean = np.mean([it["value"] for it in record.recall.values()])
     assert mean == pytest.approx(record.scores["balanced_accuracy"])
     found, _ = evaluate(head, cache, grouped)
-    assert found["recall"] == record.recall == record.to_json()["recall"]
+    assert found["recall"] == record.recall == record.to_dict()["recall"]
     assert head.record["recall"] == record.recall
     save_head(head, tmp_path / "h")
     _, untested = fit(cache, LabelTable("t", "t.csv",

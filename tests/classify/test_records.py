@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classify.errors import CallError
-from classify.records import Record, wilson
+from classify.records import HeadResult, wilson_interval
 
 KEYS = "task head layer classes n_train n_test accuracy accuracy_ci validation C seconds"
 
@@ -24,40 +24,47 @@ KEYS = "task head layer classes n_train n_test accuracy accuracy_ci validation C
     ],
 )
 def test_wilson_agrees_with_published_intervals(correct, n, low, high):
-    assert wilson(correct, n) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+    assert wilson_interval(correct, n) == (
+        pytest.approx(low, abs=6e-5),
+        pytest.approx(high, abs=6e-5),
+    )
 
 
 def test_wilson_covers_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = [
         low <= 0.9 <= high
-        for low, high in (wilson(int(k), 50) for k in rng.binomial(50, 0.9, 4000))
+        for low, high in (wilson_interval(int(k), 50) for k in rng.binomial(50, 0.9, 4000))
     ]
     assert 0.93 < np.mean(hits) < 0.98
 
 
 def test_wilson_levels_widen():
-    assert wilson(5, 10, 0.5)[0] > wilson(5, 10, 0.95)[0] > wilson(5, 10, 0.99)[0]
+    assert (
+        wilson_interval(5, 10, 0.5)[0]
+        > wilson_interval(5, 10, 0.95)[0]
+        > wilson_interval(5, 10, 0.99)[0]
+    )
 
 
 @pytest.mark.parametrize(("correct", "n"), [(-1, 5), (6, 5), (0, 0)])
 def test_wilson_refuses_impossible_counts(correct, n):
     with pytest.raises(CallError, match=f"no interval for {correct} of {n}"):
-        wilson(correct, n)
+        wilson_interval(correct, n)
 
 
 def test_wilson_refuses_impossible_levels():
     for level in (0.0, 1.0, math.nan):
         with pytest.raises(CallError, match="at level"):
-            wilson(1, 2, level)
+            wilson_interval(1, 2, level)
 
 
 def test_a_record_is_flat_json_with_these_keys():
-    record = Record(
+    record = HeadResult(
         "t", "softmax", "a+b", ["x", "y"], 8, 2, 0.5, (0.1, 0.9), None, None, 0.1, {"C": 0.1}, None,
         "root-l2", "accuracy", None, None, 1.5, {"macro_f1": 0.5, "macro_f1_ci": (0.1, 0.9)}, 1.0,
     )  # fmt: skip
-    found = record.to_json()
+    found = record.to_dict()
     assert set(KEYS.split()) < set(found)
     assert list(found)[: len(KEYS.split()) - 3] == KEYS.split()[:-3]
     assert json.loads(json.dumps(found)) == found

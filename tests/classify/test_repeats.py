@@ -14,14 +14,14 @@ import pytest
 from scipy.stats import t
 
 from classify import cli, compare
-from classify.draws import Wanted, plan
-from classify.errors import CallError, TooFewImages
-from classify.kept import folder_of
-from classify.labels import LabelTable, read_table
-from classify.records import wilson
-from classify.repetition import corrected, crossed
-from classify.splits import test_folds as draw_folds
-from classify.splits import turns
+from classify.draws import DrawSpec, plan_draws
+from classify.errors import CallError, TooFewImagesError
+from classify.kept import store_dir
+from classify.labels import LabelTable, read_labels
+from classify.records import wilson_interval
+from classify.repetition import average_over_draws, average_over_splits
+from classify.splits import draw_class_ranks
+from classify.splits import draw_test_folds as draw_folds
 from featurize.cache import FeatureCache
 
 HEADS = "softmax,linear-svm,rbf-svm,ridge,lda,ncm,knn"
@@ -66,7 +66,7 @@ def test_each_run_is_the_comparison_of_its_seed(splits, own, table):
     assert [run["seed"] for run in splits.rows[0].runs] == [0, 1, 2, 3]
     for seed in (0, 3):
         alone = compare(own, table, "ridge,ncm", "coarse,fine", seed=seed, jobs=1)
-        assert alone.recalled == len(alone.records) == 4
+        assert alone.n_reused == len(alone.records) == 4
         for record in alone.records:
             run = row_of(splits, record.head, record.layer).runs[seed]
             assert run["accuracy"] == record.accuracy
@@ -121,7 +121,7 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
 
     def watched(head, lesson):
         key = frozenset(
-            frozenset(lesson.rows.rows[held].tolist()) for held in lesson.folding.held_by
+            frozenset(lesson.rows.rows[held].tolist()) for held in lesson.fold_plan.val_indices
         )
         seen.setdefault(head.name, []).append(key)
         return train(head, lesson)
@@ -131,7 +131,7 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
         seen.clear()
         tested = [
             tuple(draw.task.rows[draw.task.split == "test"])
-            for draw in plan(own, labels, Wanted.of(3, None, None, 0), 0.2).draws
+            for draw in plan_draws(own, labels, DrawSpec.from_options(3, None, None, 0), 0.2).draws
         ]
         assert len(set(tested)) == 3
         compare(own, labels, HEADS, "coarse", repeats=3, prepare="root-l2", jobs=1)
@@ -146,7 +146,7 @@ def test_several_tasks_and_notices(own, table, parity):
     found = compare(own, [table, parity], "ncm,ridge", "coarse", repeats=2, jobs=1)
     assert set(found.best_per_task) == {"digit", "parity"}
     assert [row.task for row in found.rows] == ["digit", "digit", "parity", "parity"]
-    assert found.heads == 8
+    assert found.n_heads == 8
     tiny = LabelTable("tiny", "t", own.paths[:40], ["a", "b"] * 19 + ["a", "c"])
     found = compare(own, tiny, "softmax", "coarse", repeats=2, jobs=1)
     assert found.notices
@@ -163,8 +163,8 @@ def test_progress_counts_all_trainings(own, table):
 
 def test_draws_leave_no_spectra_beside_the_cache(splits, own):
     """A hundred draws would leave a hundred times what a comparison keeps."""
-    assert list(folder_of(own).glob("result-*"))
-    assert not list(folder_of(own).glob("spectra-*"))
+    assert list(store_dir(own).glob("result-*"))
+    assert not list(store_dir(own).glob("spectra-*"))
 
 
 # --- the intervals -------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_the_corrected_interval_holds_the_truth():
                 test[rng.permutation(np.flatnonzero(y == k))[:10]] = True
             values.append((nearest_mean(X[~test], y[~test], X[test]) == y[test]).mean())
         values = np.array(values)
-        found = corrected(values, 0.25, 1 / 20).estimate
+        found = average_over_splits(values, 0.25, 1 / 20).estimate
         held += found.low <= expected <= found.high
         half = t.ppf(0.975, 9) * values.std(ddof=1) / np.sqrt(10)
         plain += abs(values.mean() - expected) <= half
@@ -226,16 +226,16 @@ def test_the_interval_over_shots_holds_the_truth(pool, tests):
         for _ in range(5):
             some = np.concatenate([rng.permutation(np.flatnonzero(y == k))[:10] for k in (0, 1)])
             answers.append(nearest_mean(X[some], y[some], tested) == said)
-        found = crossed(np.array(answers), np.arange(tests), 20 / (pool - 20)).estimate
+        found = average_over_draws(np.array(answers), np.arange(tests), 20 / (pool - 20)).estimate
         held += found.low <= expected <= found.high
     assert held >= 0.92 * 300
 
 
 def test_draws_that_agree_are_no_certainty():
-    found = corrected(np.ones(5), 0.25, 1 / 20)
+    found = average_over_splits(np.ones(5), 0.25, 1 / 20)
     assert found.estimate.low < 0.99
     assert found.estimate.value == 1
-    same = crossed(np.zeros((5, 30)), np.arange(30), 0.1)
+    same = average_over_draws(np.zeros((5, 30)), np.arange(30), 0.1)
     assert same.estimate.low < 0 < same.estimate.high
     assert same.p_value == 1
 
@@ -250,9 +250,9 @@ def test_every_image_is_tested_once(folded):
         assert all(run["n_train"] + run["n_test"] == 600 for run in row.runs)
         right = round(sum(run["n_test"] * run["accuracy"] for run in row.runs))
         assert row.accuracy == pytest.approx(right / 600)
-        assert row.accuracy_ci == pytest.approx(wilson(right, 600))
+        assert row.accuracy_ci == pytest.approx(wilson_interval(right, 600))
         assert row.n_train == 480
-    assert "not that of training images" in folded.covers
+    assert "not that of training images" in folded.interval_note
     assert row_of(folded, "ncm").worse
 
 
@@ -290,17 +290,17 @@ def test_groups_are_tested_whole_and_count_as_one(own, digits):
     labels = LabelTable(
         "g", "g", list(own.paths), list(map(str, digits[1])), groups=list(map(str, group))
     )
-    planned = plan(own, labels, Wanted.of(None, None, 4, 0), 0.2)
+    planned = plan_draws(own, labels, DrawSpec.from_options(None, None, 4, 0), 0.2)
     tested = [set(d.task.units[d.task.split == "test"]) for d in planned.draws]
     assert sum(map(len, tested)) == len(set().union(*tested)) == 60
     found = compare(own, labels, "ncm", "coarse", folds=4, jobs=1)
     low, high = found.rows[0].accuracy_ci
-    assert (low, high) != pytest.approx(wilson(round(found.rows[0].accuracy * 600), 600))
+    assert (low, high) != pytest.approx(wilson_interval(round(found.rows[0].accuracy * 600), 600))
 
 
 def test_repeated_folds_are_corrected_over_all_of_them(folded, own, table):
     found = compare(own, table, "ridge,ncm", "coarse", folds=5, repeats=2, jobs=1)
-    assert found.recalled == 10  # those of the first seed
+    assert found.n_reused == 10  # those of the first seed
     for row in found.rows:
         values = accuracies(row)
         assert [(run["seed"], run["fold"]) for run in row.runs] == [
@@ -308,7 +308,7 @@ def test_repeated_folds_are_corrected_over_all_of_them(folded, own, table):
         ]
         half = t.ppf(0.975, 9) * np.sqrt((1 / 10 + 1 / 4) * values.var(ddof=1))
         assert row.accuracy_ci == pytest.approx((values.mean() - half, values.mean() + half))
-    assert "training images as well as that of test images" in found.covers
+    assert "training images as well as that of test images" in found.interval_note
 
 
 def test_a_class_of_one_image_is_said_to_be_always_wrong(own):
@@ -328,8 +328,8 @@ def test_so_many_images_of_each_class_and_the_same_test_images(few, own, table):
         assert {run["n_train"] for run in row.runs} == {10 * row.shots}
         assert {run["n_test"] for run in row.runs} == {120}
         assert row.accuracy == pytest.approx(accuracies(row).mean())
-    planned = plan(own, read_table(table), Wanted.of(3, "1,4", None, 7), 0.2)
-    whole = planned.whole
+    planned = plan_draws(own, read_labels(table), DrawSpec.from_options(3, "1,4", None, 7), 0.2)
+    whole = planned.task
     tested, drawn = whole.rows[whole.split == "test"], {}
     for draw in planned.draws:
         task = draw.task
@@ -381,7 +381,7 @@ def test_a_split_of_the_user_s_gives_pool_and_test(own, digits):
     """Validation images are labels beyond the shots: they are not used."""
     split = ["train", "val", "test"] * 200
     labels = LabelTable("s", "s", list(own.paths), list(map(str, digits[1])), split)
-    planned = plan(own, labels, Wanted.of(2, "3", None, 0), 0.2)
+    planned = plan_draws(own, labels, DrawSpec.from_options(2, "3", None, 0), 0.2)
     for draw in planned.draws:
         named = {row: split[row] for row in draw.task.rows}
         assert set(named.values()) == {"train", "test"}
@@ -399,7 +399,7 @@ def test_what_belongs_to_test_images_is_not_drawn(make_cache, tmp_path):
     cache = make_cache(tmp_path / "c.h5", {"l": X}, contents=contents)
     split = ["train"] * 30 + ["test"] * 30
     labels = LabelTable("s", "s", list(cache.paths), ["a", "b"] * 30, split)
-    planned = plan(cache, labels, Wanted.of(2, "15", None, 0), 0.2)
+    planned = plan_draws(cache, labels, DrawSpec.from_options(2, "15", None, 0), 0.2)
     assert all(1 not in draw.task.rows for draw in planned.draws)
     assert any("1 training images belong together with test images" in n for n in planned.notices)
     assert any("1 class ('b') with fewer than 15 training images" in n for n in planned.notices)
@@ -409,15 +409,16 @@ def test_a_copy_is_drawn_only_after_all_others():
     y = np.zeros(12, int)
     unit = np.array([0] * 6 + [1, 2, 3, 4, 5, 6])
     for seed in range(20):
-        turn = turns(y, seed, unit)
+        turn = draw_class_ranks(y, seed, unit)
         assert sorted(turn) == list(range(12))
         assert len(set(unit[turn < 7])) == 7
     y = np.random.default_rng(0).integers(0, 4, 200)
-    turn = turns(y, 3, np.arange(200))
+    turn = draw_class_ranks(y, 3, np.arange(200))
     for k in range(4):
         assert sorted(turn[y == k]) == list(range((y == k).sum()))
     first = {
-        int(np.flatnonzero((turns(y, s, np.arange(200)) == 0) & (y == 0))[0]) for s in range(40)
+        int(np.flatnonzero((draw_class_ranks(y, s, np.arange(200)) == 0) & (y == 0))[0])
+        for s in range(40)
     }
     assert len(first) > 15
 
@@ -455,7 +456,7 @@ def test_a_split_of_the_user_s_cannot_be_repeated(own, digits):
 
 def test_a_fold_that_leaves_one_class_is_refused(own):
     labels = LabelTable("s", "s.csv", own.paths[:9], ["a"] * 8 + ["b"])
-    with pytest.raises(TooFewImages, match="leaves training images of one class only"):
+    with pytest.raises(TooFewImagesError, match="leaves training images of one class only"):
         compare(own, labels, "ncm", "coarse", folds=3)
 
 
@@ -469,7 +470,7 @@ def test_json(run_cli, own, table, splits):
     told = json.loads(done.stdout)
     assert (told["kind"], told["seeds"], told["folds"]) == ("splits", [0, 1, 2, 3], None)
     assert "training images as well as" in told["intervals"]
-    assert told["rows"] == json.loads(json.dumps([row.to_json() for row in splits.rows]))
+    assert told["rows"] == json.loads(json.dumps([row.to_dict() for row in splits.rows]))
     assert told["best_per_task"]["digit"] in told["rows"]
     assert {"accuracy_ci", "difference_ci", "p_value", "distinguishable", "worse", "runs"} <= set(
         told["rows"][0]
@@ -554,15 +555,15 @@ def test_a_kill_loses_only_what_was_at_work(cache, table, run_cli, tmp_path):
         start_new_session=True,
     )  # fmt: skip
     end = time.monotonic() + 120
-    while len(list(folder_of(mine).glob("result-*"))) < 3 and process.poll() is None:
+    while len(list(store_dir(mine).glob("result-*"))) < 3 and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
-    before = {p: p.stat().st_mtime_ns for p in folder_of(mine).glob("result-*.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in store_dir(mine).glob("result-*.safetensors")}
     assert 3 <= len(before) < 16
     done = run_cli("compare", mine.path, *line)
     assert done.returncode == 0, done.stderr
-    after = {p: p.stat().st_mtime_ns for p in folder_of(mine).glob("result-*.safetensors")}
+    after = {p: p.stat().st_mtime_ns for p in store_dir(mine).glob("result-*.safetensors")}
     assert len(after) == 16  # 2 numbers of images, 8 draws
     assert {path: after[path] for path in before} == before

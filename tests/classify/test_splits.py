@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.splits import count_units, folds, hold_out
+from classify.splits import count_units, hold_out, iter_folds
 
 
 def test_holds_out_the_same_share_of_every_class(digits):
@@ -56,7 +56,7 @@ def test_a_class_in_one_group_is_never_held_out():
 
 def test_folds_are_five_stratified_and_cover_everything_once(digits):
     _, y = digits
-    found = list(folds(y, 0))
+    found = list(iter_folds(y, 0))
     assert len(found) == 5
     assert sorted(np.concatenate([held for _, held in found])) == list(range(len(y)))
     for train, held in found:
@@ -66,25 +66,25 @@ def test_folds_are_five_stratified_and_cover_everything_once(digits):
 
 @pytest.mark.parametrize(("smallest", "expected"), [(2, 2), (3, 3), (9, 5)])
 def test_fewer_folds_for_a_smaller_class(smallest, expected):
-    assert len(list(folds(np.repeat([0, 1], [20, smallest]), 0))) == expected
+    assert len(list(iter_folds(np.repeat([0, 1], [20, smallest]), 0))) == expected
 
 
 def test_a_class_of_one_image_stays_in_training():
     y = np.array([0] * 6 + [1] * 6 + [2])
-    found = list(folds(y, 0))
+    found = list(iter_folds(y, 0))
     assert all(12 in train for train, _ in found)
     assert not any(12 in held for _, held in found)
 
 
 def test_no_folds_where_no_class_can_be_validated():
-    assert list(folds(np.array([0, 1, 2]), 0)) == []
-    assert list(folds(np.repeat([0, 1], 5), 0, np.repeat([0, 1], 5))) == []
+    assert list(iter_folds(np.array([0, 1, 2]), 0)) == []
+    assert list(iter_folds(np.repeat([0, 1], 5), 0, np.repeat([0, 1], 5))) == []
 
 
 def test_folds_never_tear_a_group():
     rng = np.random.default_rng(1)
     y, groups = rng.integers(0, 3, 300), rng.integers(0, 20, 300)
-    found = list(folds(y, 0, groups))
+    found = list(iter_folds(y, 0, groups))
     assert len(found) == 5
     for train, held in found:
         assert not set(groups[train]) & set(groups[held])
@@ -94,7 +94,7 @@ def test_folds_never_tear_a_group():
 def test_an_image_never_validated_is_not_trained_on_while_its_group_is():
     y = np.array([0, 1] * 6 + [2])
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0])
-    for train, held in folds(y, 0, groups):
+    for train, held in iter_folds(y, 0, groups):
         assert (12 in train) != (0 in held)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.errors import CallError, LabelError, TooFewImages, UnknownPath
+from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
 from classify.labels import LabelTable
 from classify.tasks import make_task
 
@@ -45,7 +45,7 @@ def test_the_order_of_the_table_does_not_matter(cache, digits):
 def test_images_absent_from_the_cache_are_counted_and_the_first_three_named(small):
     table = LabelTable("t", "t.csv", [f"x{i}.png" for i in range(5)] + ["0000.png"], list("ababab"))
     message = r"5 of 6 images of t\.csv are not in .*'x0\.png', 'x1\.png', 'x2\.png', \.\.\.;"
-    with pytest.raises(UnknownPath, match=message):
+    with pytest.raises(UnknownPathError, match=message):
         make_task(small(), table)
 
 
@@ -78,14 +78,16 @@ def test_groups_are_numbered_and_held_out_whole(small):
 
 
 def test_one_class_is_refused(small):
-    with pytest.raises(TooFewImages, match=r"every training image of t\.csv has the label 'a'"):
+    with pytest.raises(
+        TooFewImagesError, match=r"every training image of t\.csv has the label 'a'"
+    ):
         make_task(small(10), labelled("a" * 10))
 
 
 def test_no_training_images_are_refused(small):
-    with pytest.raises(TooFewImages, match="no training images"):
+    with pytest.raises(TooFewImagesError, match="no training images"):
         make_task(small(4), labelled("abab", splits=["test"] * 4))
-    with pytest.raises(TooFewImages, match="no training images"):
+    with pytest.raises(TooFewImagesError, match="no training images"):
         make_task(small(4, failed=(0, 1), pending=(2, 3)), labelled("abab"))
 
 

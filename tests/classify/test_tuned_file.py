@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from classify import evaluate, finetune, fit, load_head, predict, save_head
 from classify.cli import app
-from classify.errors import CallError, HeadMismatch, TooFewImages
+from classify.errors import CallError, HeadMismatchError, TooFewImagesError
 from featurize import FeatureCache, load_backbone, run
 from featurize.errors import BackboneError
 
@@ -69,11 +69,13 @@ def test_the_record_says_what_was_done(tuned, pictured):
     record = made.record
     assert (record.strategy, record.tune, record.classifier) == ("finetune", "stage4", "linear")
     assert (record.n_train, record.n_validation, record.n_test) == (43, 5, 12)
-    assert record.accuracy == pytest.approx((made.answers.predicted == made.answers.truth).mean())
+    assert record.accuracy == pytest.approx(
+        (made.predictions.predicted == made.predictions.truth).mean()
+    )
     assert record.accuracy > 0.6
     assert record.accuracy_ci[0] < record.accuracy <= record.accuracy_ci[1]
     assert made.notices == ["labels: 3 classes from folder level 1"]
-    json.dumps(record.to_json(), allow_nan=False)
+    json.dumps(record.to_dict(), allow_nan=False)
 
 
 def test_it_may_be_called_anything(tuned, pictured, tmp_path, monkeypatch):
@@ -105,7 +107,7 @@ def test_its_cache_serves_its_head(tuned, tuned_cache, pictured):
     assert any("48 images are left out: the head was trained on them" in text for text in notices)
     from_images, from_cache = predict(head, pictured.images), predict(head, tuned_cache)
     assert (from_images.labels == from_cache.labels).all()
-    with pytest.raises(HeadMismatch, match="weights_sha256 is"):
+    with pytest.raises(HeadMismatchError, match="weights_sha256 is"):
         evaluate(head, pictured.cache)
 
 
@@ -215,7 +217,9 @@ def test_a_class_that_cannot_be_read_at_all(pictured, tmp_path):
     shutil.copytree(pictured.images, tmp_path / "images")
     for path in (tmp_path / "images" / "7").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(TooFewImages, match=r"no image of class '7' .* can be read \(7/.*not an im"):
+    with pytest.raises(
+        TooFewImagesError, match=r"no image of class '7' .* can be read \(7/.*not an im"
+    ):
         finetune(tmp_path / "images", tmp_path / "M", **OPTIONS)
 
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from classify import compare, evaluate, fit, fitting, nearest, units
-from classify.features import Rows
+from classify.features import FeatureRows
 from classify.labels import LabelTable
-from classify.nearest import near_copies
-from classify.records import wilson
-from classify.splits import folds, hold_out, shared
+from classify.nearest import find_near_copies
+from classify.records import wilson_interval
+from classify.splits import hold_out, iter_folds, plan_content_folds
 from classify.tasks import make_task
-from classify.units import copies_in, joined, same_bytes
+from classify.units import find_copies, link_same_bytes, number_units
 from featurize import FeatureCache
 
 
@@ -39,17 +39,17 @@ def twice(make_cache, tmp_path):
 
 
 def test_groups_and_copies_are_joined_through_each_other():
-    unit = joined(np.array([7, 7, 3, 4, 5, 6]), 6, np.array([[1, 2], [4, 5]]))
+    unit = number_units(np.array([7, 7, 3, 4, 5, 6]), 6, np.array([[1, 2], [4, 5]]))
     assert unit[0] == unit[1] == unit[2]
     assert unit[4] == unit[5]
     assert len(np.unique(unit)) == 3
-    assert joined(np.arange(6), 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
-    assert joined(None, 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert number_units(np.arange(6), 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert number_units(None, 6, np.zeros((0, 2), int)).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_same_bytes_are_linked_to_the_first_of_them():
     contents = np.array([[1] * 32, [2] * 32, [1] * 32, [3] * 32, [1] * 32], np.uint8)
-    assert same_bytes(contents).tolist() == [[0, 2], [0, 4]]
+    assert link_same_bytes(contents).tolist() == [[0, 2], [0, 4]]
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +66,21 @@ def planted():
 
 def test_near_copies_are_found_and_digits_that_are_alike_are_not(planted):
     X, of = planted
-    pairs = near_copies(Rows.of_array(X))
-    unit = joined(None, len(X), pairs)
+    pairs = find_near_copies(FeatureRows.from_array(X))
+    unit = number_units(None, len(X), pairs)
     n = len(X) - len(of)
     assert (unit[n:] == unit[of]).all()
     assert len(np.unique(unit)) >= n - 1  # nothing else, or one pair
-    assert len(np.unique(joined(None, n, near_copies(Rows.of_array(X[:n]))))) == n
+    assert (
+        len(np.unique(number_units(None, n, find_near_copies(FeatureRows.from_array(X[:n]))))) == n
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 40, 100])
 def test_a_few_images_are_no_copies_of_each_other(planted, n):
     X, _ = planted
-    assert not len(near_copies(Rows.of_array(X[:n])))
-    assert not len(near_copies(Rows.of_array(np.eye(n, dtype=np.float32))))
+    assert not len(find_near_copies(FeatureRows.from_array(X[:n])))
+    assert not len(find_near_copies(FeatureRows.from_array(np.eye(n, dtype=np.float32))))
 
 
 def test_features_that_tell_no_images_apart_tell_no_copies_either(make_cache, tmp_path):
@@ -102,7 +104,7 @@ def test_what_is_scored_may_stand_alone_where_others_do_not(make_cache, tmp_path
     split = ["train"] * 120 + ["test"] * 40
     table = LabelTable("t", "t.csv", list(cache.paths), labels, split)
     head, record = fit(cache, table, "ncm")
-    assert record.accuracy_ci == wilson(round(40 * record.accuracy), 40)
+    assert record.accuracy_ci == wilson_interval(round(40 * record.accuracy), 40)
     found, _ = evaluate(head, cache, table)
     assert tuple(found["accuracy_ci"]) == record.accuracy_ci
 
@@ -110,40 +112,40 @@ def test_what_is_scored_may_stand_alone_where_others_do_not(make_cache, tmp_path
 def test_blank_images_are_copies():
     X = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
     X[50:80] = 0.5
-    unit = joined(None, 200, near_copies(Rows.of_array(X)))
+    unit = number_units(None, 200, find_near_copies(FeatureRows.from_array(X)))
     assert len(np.unique(unit[50:80])) == 1
     assert len(np.unique(unit)) == 171
 
 
 def test_blocks_make_no_difference(planted, monkeypatch):
     X, _ = planted
-    whole = near_copies(Rows.of_array(X))
+    whole = find_near_copies(FeatureRows.from_array(X))
     monkeypatch.setattr(nearest, "TEST_BLOCK", 311)
     monkeypatch.setattr(nearest, "TRAIN_BLOCK", 97)
-    assert (near_copies(Rows.of_array(X)) == whole).all()
+    assert (find_near_copies(FeatureRows.from_array(X)) == whole).all()
 
 
 def test_an_image_far_from_all_others_moves_nothing(planted):
     X, _ = planted
-    before = near_copies(Rows.of_array(X))
+    before = find_near_copies(FeatureRows.from_array(X))
     for far in (1e4, 1e10):
         with_it = np.concatenate([X, np.full((1, 64), far, np.float32)])
-        assert (near_copies(Rows.of_array(with_it)) == before).all()
+        assert (find_near_copies(FeatureRows.from_array(with_it)) == before).all()
 
 
 def test_of_very_many_images_only_the_bytes_are_compared(twice, monkeypatch):
     cache, _ = twice
-    monkeypatch.setattr(units, "MOST_WORK", 1e6)
-    monkeypatch.setattr(units, "near_copies", lambda rows: pytest.fail("looked at"))
-    found = copies_in(cache, np.arange(600))
-    assert (len(found.same), len(found.near)) == (300, 0)
+    monkeypatch.setattr(units, "MAX_MULTIPLICATIONS", 1e6)
+    monkeypatch.setattr(units, "find_near_copies", lambda rows: pytest.fail("looked at"))
+    found = find_copies(cache, np.arange(600))
+    assert (len(found.exact), len(found.near)) == (300, 0)
 
 
 @pytest.mark.parametrize("links", [[[0, 600]], [[-1, 3]], [[0.5, 1]], [[0, 1, 2]], [0, 1]])
 def test_what_is_kept_is_believed_where_it_can_be_true(twice, links):
     cache, _ = twice
     rows = np.arange(600)
-    good = copies_in(cache, rows)
+    good = find_copies(cache, rows)
     (path,) = cache.path.with_name("twice.h5.kept").glob("copies-*")
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -151,7 +153,7 @@ def test_what_is_kept_is_believed_where_it_can_be_true(twice, links):
     with safe_open(path, "np") as file:
         about = file.metadata()
     save_file({"links": np.array(links)}, path, {k: v for k, v in about.items() if k != "crc32"})
-    assert (copies_in(cache, rows).near == good.near).all()
+    assert (find_copies(cache, rows).near == good.near).all()
 
 
 # --- splits and folds ------------------------------------------------------------------------
@@ -164,9 +166,9 @@ def test_no_split_and_no_fold_tears_copies(twice):
         task = make_task(cache, table, seed=seed)
         assert sides(task.units, task.split == "test", task.split != "test") == 0
         assert (task.split == "test").sum() == pytest.approx(120, abs=6)
-        for train, held in folds(task.y, seed, task.units):
+        for train, held in iter_folds(task.y, seed, task.units):
             assert sides(task.units, train, held) == 0
-    assert shared(task.y, contents, 0, task.units) is None  # too many belong together
+    assert plan_content_folds(task.y, contents, 0, task.units) is None  # too many belong together
 
 
 def test_a_few_copies_leave_the_split_as_it_is_but_for_them():
@@ -179,11 +181,11 @@ def test_a_few_copies_leave_the_split_as_it_is_but_for_them():
         plain, found = hold_out(y, 0.2, seed), hold_out(y, 0.2, seed, unit)
         assert sides(unit, found, ~found) == 0
         assert (plain != found).sum() <= 30
-        held = [part for _, part in folds(y, seed, unit)]
+        held = [part for _, part in iter_folds(y, seed, unit)]
         assert sorted(np.concatenate(held)) == list(range(1000))
         assert max(map(len, held)) < 220
-        by_content = shared(y, contents, seed, unit)
-        for part in [*held, *by_content.held_by]:
+        by_content = plan_content_folds(y, contents, seed, unit)
+        for part in [*held, *by_content.val_indices]:
             assert sides(unit, part, np.setdiff1d(np.arange(1000), part)) == 0
 
 
@@ -201,11 +203,11 @@ def test_seeds_move_the_folds_that_contents_decide():
     rng = np.random.default_rng(0)
     contents = rng.integers(0, 256, (1000, 32), np.uint8)
     y = rng.integers(0, 2, 1000)
-    first = shared(y, contents).part
+    first = plan_content_folds(y, contents).part
     head = contents[:, :8].copy().view("<u8")[:, 0]
     assert (first == head % 5).all()  # as before: what was kept of it is found again
     for seed in range(1, 6):
-        part = shared(y, contents, seed).part
+        part = plan_content_folds(y, contents, seed).part
         together = (part[:, None] == part) & (first[:, None] == first)
         assert together.mean() == pytest.approx(1 / 25, abs=0.01)
 
@@ -215,7 +217,7 @@ def test_every_head_of_a_task_sees_the_same_folds(cache, table, twice, monkeypat
     train = fitting.train
 
     def watched(head, lesson):
-        folds_of.setdefault(head.name, []).append(lesson.folding.part.tobytes())
+        folds_of.setdefault(head.name, []).append(lesson.fold_plan.part.tobytes())
         return train(head, lesson)
 
     monkeypatch.setattr(fitting, "train", watched)

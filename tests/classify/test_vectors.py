@@ -12,11 +12,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from classify import fit, kernels, load_head, save_head, vectors
-from classify.features import Rows
-from classify.heads import HEADS, Head
-from classify.scorers import ABSENT, Fitted
-from classify.splits import Folding, folding
-from classify.training import Lesson, train
+from classify.features import FeatureRows
+from classify.heads import HEADS, HeadSpec
+from classify.scorers import UNSEEN_CLASS_SCORE, SklearnModel
+from classify.splits import FoldPlan, plan_folds
+from classify.training import TrainingSet, train
 
 RBF = HEADS["rbf-svm"]
 
@@ -40,30 +40,30 @@ def test_it_is_scikit_learns_svc(classes, weight):
     X, y = X[(y != 1) | (np.arange(len(y)) % 3 == 0)], y[(y != 1) | (np.arange(len(y)) % 3 == 0)]
     unseen = world(seed=1)[0]
     for C, times in ((0.3, 1 / 4), (10, 1)):
-        found, gamma, fine = vectors.fit(C, times, X.copy(), y, classes, weight)
+        found, gamma, fine = vectors.fit_exact_svm(C, times, X.copy(), y, classes, weight)
         plain = by_hand(C, gamma, X, y, weight)
         assert fine
         assert gamma == pytest.approx(times / X.shape[1], rel=1e-6)
-        scores, decided = found.scores(unseen), plain.decision_function(unseen)
+        scores, decided = found.decision_values(unseen), plain.decision_function(unseen)
         assert np.allclose(scores[:, 1] - scores[:, 0] if classes == 2 else scores, decided, 1e-5)
         assert (scores.argmax(axis=1) == plain.predict(unseen)).all()
-        assert (found.model.predict(unseen) == plain.predict(unseen)).all()
+        assert (found.estimator.predict(unseen) == plain.predict(unseen)).all()
 
 
 def test_held_out_scores_are_those_of_svc_on_each_fold():
     """By way of one matrix of distances, which is shared by all machines of a fold."""
     X, y = world()
-    folds = folding(y, 0).folds
-    walks = vectors.held_out(RBF.grid, RBF.widths, X, y, folds, 4, None)
-    assert [len(walk) for walk in walks] == [len(RBF.grid)] * len(RBF.widths)
-    for times, walk in zip(RBF.widths, walks, strict=True):
+    folds = plan_folds(y, 0).folds
+    walks = vectors.cross_val_paths(RBF.grid, RBF.gamma_factors, X, y, folds, 4, None)
+    assert [len(walk) for walk in walks] == [len(RBF.grid)] * len(RBF.gamma_factors)
+    for times, walk in zip(RBF.gamma_factors, walks, strict=True):
         for step in walk[::3]:
             expected = []
             for rows, held in folds:
-                gamma = times * vectors.width(StandardScaler().fit_transform(X[rows]))
-                plain = by_hand(step.setting, gamma, X[rows], y[rows])
+                gamma = times * vectors.compute_gamma_scale(StandardScaler().fit_transform(X[rows]))
+                plain = by_hand(step.param, gamma, X[rows], y[rows])
                 expected.append(plain.decision_function(X[held]))
-            assert np.allclose(step.scores, np.concatenate(expected), atol=2e-3)
+            assert np.allclose(step.decision_values, np.concatenate(expected), atol=2e-3)
 
 
 def test_the_width_is_what_scikit_learn_calls_scale():
@@ -71,8 +71,8 @@ def test_the_width_is_what_scikit_learn_calls_scale():
     X[:, 3] = 7
     Z = StandardScaler().fit_transform(X)
     model = SVC().fit(Z, np.arange(len(Z)) % 2)
-    assert vectors.width(Z) == pytest.approx(model._gamma, rel=1e-5)
-    assert vectors.width(np.zeros((3, 4))) == 1
+    assert vectors.compute_gamma_scale(Z) == pytest.approx(model._gamma, rel=1e-5)
+    assert vectors.compute_gamma_scale(np.zeros((3, 4))) == 1
 
 
 def test_width_and_C_are_chosen_together():
@@ -81,14 +81,14 @@ def test_width_and_C_are_chosen_together():
     radius, angle = rng.permutation(np.arange(300) % 6), rng.uniform(0, 2 * np.pi, 300)
     X = (radius + 1)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     y = radius % 2
-    lesson = Lesson(Rows.of_array(X.astype(np.float32)), y, 2, folding(y, 0))
+    lesson = TrainingSet(FeatureRows.from_array(X.astype(np.float32)), y, 2, plan_folds(y, 0))
     found = train(RBF, lesson)
-    assert found.further["gamma"] > 1.5 * RBF.widths[0] / 2
-    assert found.setting in RBF.grid
-    model = found.scorer.model["classify"]
-    assert (model.C, model.gamma) == (found.setting, found.further["gamma"])
-    wide = Head(**vars(RBF) | {"widths": RBF.widths[:1]})
-    assert train(wide, lesson).choice.path[-1][1] > found.choice.path[-1][1]
+    assert found.extra_params["gamma"] > 1.5 * RBF.gamma_factors[0] / 2
+    assert found.param in RBF.grid
+    model = found.scorer.estimator["classify"]
+    assert (model.C, model.gamma) == (found.param, found.extra_params["gamma"])
+    wide = HeadSpec(**vars(RBF) | {"widths": RBF.gamma_factors[:1]})
+    assert train(wide, lesson).selected.path[-1][1] > found.selected.path[-1][1]
 
 
 def test_both_are_told_by_name_and_saved(cache, table, tmp_path):
@@ -97,24 +97,24 @@ def test_both_are_told_by_name_and_saved(cache, table, tmp_path):
     save_head(head, tmp_path / "h")
     again = load_head(tmp_path / "h")
     assert again.settings == record.settings
-    X = Rows.of_cache(cache, ["fine"], np.arange(600)).take()
+    X = FeatureRows.from_cache(cache, ["fine"], np.arange(600)).to_array()
     assert np.array_equal(again.scores(X), head.scores(X))
 
 
 def test_a_class_that_a_fold_lacks_can_never_win():
     X, y = world()
     folds = [(np.flatnonzero(y != 2), np.flatnonzero(y == 2))]
-    for walk in vectors.held_out((1.0,), (1.0,), X, y, folds, 4, None):
-        assert (walk[0].scores[:, 2] == ABSENT).all()
-        assert (walk[0].scores.argmax(axis=1) != 2).all()
+    for walk in vectors.cross_val_paths((1.0,), (1.0,), X, y, folds, 4, None):
+        assert (walk[0].decision_values[:, 2] == UNSEEN_CLASS_SCORE).all()
+        assert (walk[0].decision_values.argmax(axis=1) != 2).all()
 
 
 def test_a_machine_that_takes_too_long_is_left_and_told(monkeypatch):
     X, y = world()
-    monkeypatch.setattr(vectors, "MAX_STEPS", 2)
+    monkeypatch.setattr(vectors, "MAX_SVC_ITER", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        found = train(RBF, Lesson(Rows.of_array(X), y, 4, folding(y, 0)))
+        found = train(RBF, TrainingSet(FeatureRows.from_array(X), y, 4, plan_folds(y, 0)))
     assert any("left out: a fit did not converge" in notice for notice in found.notices)
     assert any("the final fit with C" in notice for notice in found.notices)
 
@@ -123,36 +123,38 @@ def test_a_machine_that_takes_too_long_is_left_and_told(monkeypatch):
 def test_beyond_a_size_some_rows_stand_for_all(monkeypatch, limit, value):
     X, y = world()
     monkeypatch.setattr(vectors, limit, value)
-    monkeypatch.setattr(kernels, "LANDMARKS", 60)
-    found = train(RBF, Lesson(Rows.of_array(X), y, 4, folding(y, 0)))
+    monkeypatch.setattr(kernels, "MAX_LANDMARKS", 60)
+    found = train(RBF, TrainingSet(FeatureRows.from_array(X), y, 4, plan_folds(y, 0)))
     assert found.notices[0].startswith("not all pairs of 240 images of 4 classes")
-    kernel = found.scorer.model[-2]
+    kernel = found.scorer.estimator[-2]
     assert kernel.components_.shape == (60, 12)
-    times = kernel.gamma / vectors.width(StandardScaler().fit_transform(X))
-    assert np.isclose(times, RBF.widths, rtol=1e-5).any()
-    assert found.further == {"gamma": kernel.gamma}
-    assert (found.scorer.scores(X).argmax(axis=1) == y).mean() > 0.8
+    times = kernel.gamma / vectors.compute_gamma_scale(StandardScaler().fit_transform(X))
+    assert np.isclose(times, RBF.gamma_factors, rtol=1e-5).any()
+    assert found.extra_params == {"gamma": kernel.gamma}
+    assert (found.scorer.decision_values(X).argmax(axis=1) == y).mean() > 0.8
 
 
 def test_without_validation_the_middle_is_taken():
     X, y = world()
-    found = train(RBF, Lesson(Rows.of_array(X), y, 4, Folding(np.zeros(240, np.int16), [])))
-    assert found.choice is None
-    assert found.setting == RBF.grid[3]
-    assert found.further["gamma"] == pytest.approx(RBF.widths[1] / 12, rel=1e-5)
+    found = train(
+        RBF, TrainingSet(FeatureRows.from_array(X), y, 4, FoldPlan(np.zeros(240, np.int16), []))
+    )
+    assert found.selected is None
+    assert found.param == RBF.grid[3]
+    assert found.extra_params["gamma"] == pytest.approx(RBF.gamma_factors[1] / 12, rel=1e-5)
 
 
 def test_heads_saved_before_open_and_score_as_they_did(cache, table, tmp_path):
     """Up to version 0.1: 300 landmarks of standardised rows, and linear machines behind them."""
     head, _ = fit(cache, table, "rbf-svm", "fine", prepare="standardise")
-    X = Rows.of_cache(cache, ["fine"], np.arange(600)).take()
+    X = FeatureRows.from_cache(cache, ["fine"], np.arange(600)).to_array()
     y = np.arange(600) % 10
     kernel = Nystroem(gamma=1 / 64, n_components=300, random_state=0)
     old = make_pipeline(StandardScaler(), kernel).fit(X.astype(np.float64))
     machine = LinearSVC(dual=False).fit(old.transform(X.astype(np.float64)), y)
     old.steps.append(("svm", machine))
     expected = old.decision_function(X.astype(np.float64))
-    before = head.__class__(**vars(head) | {"scorer": Fitted(old, 64, 10)})
+    before = head.__class__(**vars(head) | {"scorer": SklearnModel(old, 64, 10)})
     save_head(before, tmp_path / "old")
     assert np.allclose(load_head(tmp_path / "old").scores(X), expected, rtol=1e-6, atol=1e-6)
     assert skops.io.get_untrusted_types(data=skops.io.dumps(old)) == []

@@ -16,8 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from featurize import layout, writer
-from featurize.decoders import Decoders
-from featurize.fingerprint import fingerprint
+from featurize.decoders import DecoderPool
+from featurize.fingerprint import compute_fingerprint
 from featurize.layout import Extractor, LayerInfo
 
 RECIPE = {
@@ -72,7 +72,7 @@ def allocate():
     def info(name, dim, dtype="<f4"):
         layer, _, pool = name.partition("@")
         found = LayerInfo(layer, pool or "avg", dim, dtype, (dim, 2, 2), "")
-        decided = fingerprint(
+        decided = compute_fingerprint(
             **{key: getattr(extractor, key) for key in ("backbone", "weights_sha256")},
             **{key: getattr(extractor, key) for key in ("preprocess", "precision")},
             **{key: getattr(found, key) for key in ("layer", "pool", "dtype")},
@@ -82,7 +82,9 @@ def allocate():
     def allocate(path, layers=(("layer3@max", 8), ("layer4", 4)), paths=PATHS):
         stat = np.arange(len(paths)) + 100, np.arange(len(paths)) + 10**18
         infos = [info(*layer) for layer in layers]
-        writer.allocate(path, extractor, infos, paths, *stat, root="/photos", created_by="tests")
+        writer.allocate_cache(
+            path, extractor, infos, paths, *stat, root="/photos", created_by="tests"
+        )
         return path
 
     return allocate
@@ -112,7 +114,7 @@ def small(allocate, fill, tmp_path_factory):
     with writer.CacheWriter(path) as into:
         fill(into, [0, 1, 2])
         digests = np.array([[7] * 32, [0] * 32], np.uint8)
-        into.fail(np.array([3, 4]), np.array([3, 7]), digests, np.zeros(2), np.zeros(2))
+        into.record_failures(np.array([3, 4]), np.array([3, 7]), digests, np.zeros(2), np.zeros(2))
     return path.read_bytes()
 
 
@@ -126,14 +128,16 @@ def cache(small, tmp_path):
 @pytest.fixture
 def in_processes(monkeypatch):
     """Runs decode in processes, as on a machine of many cores with a GPU."""
-    begin, consider = Decoders.__init__, Decoders.consider
+    begin, consider = DecoderPool.__init__, DecoderPool.use_processes_if_worth
 
     def begin_so(self, recipe):
         begin(self, recipe)
         consider(self, "cuda", 16, 1_000_000)
 
-    monkeypatch.setattr(Decoders, "__init__", begin_so)
-    monkeypatch.setattr(Decoders, "consider", lambda self, device, cores, left: None)
+    monkeypatch.setattr(DecoderPool, "__init__", begin_so)
+    monkeypatch.setattr(
+        DecoderPool, "use_processes_if_worth", lambda self, device, cores, left: None
+    )
 
 
 @pytest.fixture
@@ -215,7 +219,7 @@ class Tape:
 
     def writes(self, path):
         """Writes and syncs to a cache: names of the arrays touched, and ``sync``."""
-        extents = layout.read(path).extents
+        extents = layout.read_layout(path).extents
         file = self.number(path.stat().st_ino)
         found = []
         for event in self.events:
@@ -293,7 +297,7 @@ def tape(monkeypatch, tmp_path):
     names = ("open", "ftruncate", "pwrite", "fsync", "replace", "unlink")
     real = {name: getattr(os, name) for name in names}
     fallocate = getattr(os, "posix_fallocate", None)
-    sync = writer._sync
+    sync = writer._fdatasync
 
     def start(folder=tmp_path):
         tape = Tape(folder)
@@ -350,7 +354,7 @@ def tape(monkeypatch, tmp_path):
 
         monkeypatch.setattr(os, "open", opened)
         monkeypatch.setattr(os, "ftruncate", resized)
-        monkeypatch.setattr(writer, "_sync", synced(sync))
+        monkeypatch.setattr(writer, "_fdatasync", synced(sync))
         monkeypatch.setattr(os, "pwrite", pwrite)
         monkeypatch.setattr(os, "fsync", synced(real["fsync"]))
         monkeypatch.setattr(os, "replace", rename)

@@ -20,7 +20,7 @@ from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
 from featurize.errors import BackboneError, CallError
-from featurize.families import DIMS, FAMILIES, family_of, parse_layers
+from featurize.families import EMBEDDING_DIMS, FAMILIES, find_family, parse_layers
 
 RECIPE = {"resize": 18, "crop": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -205,7 +205,7 @@ def check_family(name: str, scenes: Path, tmp_path: Path, side: int | None) -> N
     save({key: tensor.contiguous() for key, tensor in net.state_dict().items()}, file)
 
     backbone = load_backbone(name, str(file), **options)
-    stages = list(family_of(name).stages)
+    stages = list(find_family(name).stages)
     vit, swin = name.startswith("vit"), name.startswith("swin")
     asked = [(stage, "max") for stage in stages] + parse_layers("auto", None, name)
     asked += [(stages[-1], "avg")] if vit else []
@@ -225,7 +225,7 @@ def check_family(name: str, scenes: Path, tmp_path: Path, side: int | None) -> N
             wanted = pooled(expected[stage], pool, channels_last=swin, tokens=vit).numpy()
             assert worst(cache.features(dataset, [row]), wanted) < 1e-4, (path, dataset)
     last, pool = parse_layers("last", None, name)[0]
-    assert cache.layers[last if pool == "avg" else f"{last}@{pool}"].dim == DIMS[name]
+    assert cache.layers[last if pool == "avg" else f"{last}@{pool}"].dim == EMBEDDING_DIMS[name]
 
     cut = backbone.cut(asked)
     x = torch.randn(2, 3, backbone.preprocess["crop"], backbone.preprocess["crop"])
@@ -285,7 +285,7 @@ def test_vgg_agrees_with_torchvision(scenes, tmp_path):
     backbone = Backbone(net, name="vgg11", preprocess=recipe)
     run(scenes, tmp_path / "c.h5", backbone=backbone, layers="auto,features.0:max,features.3:max")
     cache = FeatureCache(tmp_path / "c.h5")
-    stages = [*family_of("vgg11").stages, "features.0", "features.3"]
+    stages = [*find_family("vgg11").stages, "features.0", "features.3"]
     transforms = models.VGG11_Weights.IMAGENET1K_V1.transforms(
         resize_size=100, crop_size=96, mean=recipe["mean"], std=recipe["std"]
     )
@@ -448,9 +448,9 @@ def on_meta(name: str) -> nn.Module:
 def test_every_classification_network_of_torchvision_is_known():
     named = models.list_models(module=models)
     assert len(named) > 70
-    assert [name for name in named if family_of(name) is None] == []
-    assert set(DIMS) == {*named, "seedling"}
-    unused = [p for p in FAMILIES if not any(FAMILIES[p] is family_of(n) for n in DIMS)]
+    assert [name for name in named if find_family(name) is None] == []
+    assert set(EMBEDDING_DIMS) == {*named, "seedling"}
+    unused = [p for p in FAMILIES if not any(FAMILIES[p] is find_family(n) for n in EMBEDDING_DIMS)]
     assert unused == []
 
 
@@ -464,7 +464,7 @@ def test_stages_exist_and_dims_are_those_of_the_classifier():
         else:
             net = on_meta(name)
         modules = dict(net.named_modules())
-        missing = {s for s in family_of(name).stages if s not in modules}
+        missing = {s for s in find_family(name).stages if s not in modules}
         if name.startswith("densenet"):
             missing.discard("relu")  # an operation, checked above against its values
         classifier = [m for m in modules.values() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
@@ -472,7 +472,7 @@ def test_stages_exist_and_dims_are_those_of_the_classifier():
             dim = classifier.in_features
         else:  # SqueezeNet
             dim = classifier.in_channels
-        if missing or DIMS[name] != dim:
+        if missing or EMBEDDING_DIMS[name] != dim:
             wrong.append((name, missing, dim))
     assert wrong == []
 
@@ -500,13 +500,13 @@ def test_preprocessing_is_that_of_the_weights():
 
 
 def test_every_preprocessing_of_torchvision_is_understood():
-    from featurize.recipe import checked_recipe
+    from featurize.recipe import check_preprocess
 
     for name in models.list_models(module=models):
         for entry in models.get_model_weights(name):
             official = entry.transforms()
             assert official.antialias is True
-            checked_recipe(
+            check_preprocess(
                 {
                     "resize": official.resize_size[0],
                     "crop": official.crop_size[0],
@@ -574,10 +574,10 @@ def test_unknown_names_are_answered_with_the_nearest(name, weights, message):
 def test_seedling_is_inside():
     backbone = load_backbone("seedling")
     assert len(backbone.weights_sha256) == 64
-    assert list(family_of("seedling").stages) == ["stage1", "stage2", "stage3", "stage4"]
+    assert list(find_family("seedling").stages) == ["stage1", "stage2", "stage3", "stage4"]
     with torch.inference_mode():
         (found,) = backbone.cut([("stage4", "avg")])(torch.randn(2, 3, 32, 32))
-    assert found.shape == (2, DIMS["seedling"])
+    assert found.shape == (2, EMBEDDING_DIMS["seedling"])
 
 
 def test_a_file_may_name_its_backbone(scenes, tmp_path):

@@ -210,7 +210,7 @@ def folder(plain, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)  # eight images each
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
 
 
 def neighbours_agree(found: FeatureCache, plain: Path) -> bool:
@@ -723,7 +723,7 @@ def test_the_unexpected_is_exit_1(folder, tmp_path, cli, monkeypatch):
     def broken(*_arguments, **_options):
         raise ZeroDivisionError("of a bug of ours")
 
-    monkeypatch.setattr("featurize.images.find", broken)
+    monkeypatch.setattr("featurize.images.list_images", broken)
     line = ("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     done = cli(*line)
     assert done.exit_code == 1

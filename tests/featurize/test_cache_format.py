@@ -18,15 +18,15 @@ import pytest
 import featurize
 from featurize import FeatureCache, images, layout, writer
 from featurize.errors import (
-    CacheBusy,
+    CacheBusyError,
     CacheFormatError,
-    CacheReplaced,
-    DiskFull,
-    FingerprintMismatch,
-    RowNotReady,
+    CacheReplacedError,
+    DiskFullError,
+    FingerprintMismatchError,
+    RowNotReadyError,
 )
-from featurize.fingerprint import canonical_json, fingerprint, weights_digest
-from featurize.lock import Lock
+from featurize.fingerprint import canonical_json, compute_fingerprint, hash_weight_arrays
+from featurize.lock import WriteLock
 from featurize.writer import CacheWriter
 
 FIRST_RELEASE = Path(__file__).parent / "data" / "first-release.h5"
@@ -197,7 +197,7 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
     """Listed as one picture, read as another, and the first put back, with its time."""
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     place, other = folder / NAMES[0], draw(tmp_path / "other", ["x.png"], seed=9) / "x.png"
-    kept, state, real = place.read_bytes(), place.stat(), images.read
+    kept, state, real = place.read_bytes(), place.stat(), images.read_image_file
 
     def read(name):
         if os.fsdecode(name) != str(place):
@@ -210,14 +210,14 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
             place.write_bytes(kept)
             os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
 
-    monkeypatch.setattr(images, "read", read)
+    monkeypatch.setattr(images, "read_image_file", read)
     featurize.run(folder, path, backbone=toy, layers="0")
     found = FeatureCache(path)
-    assert found.column("sha256")[0].tobytes() == images.digest(other.read_bytes())
+    assert found.column("sha256")[0].tobytes() == images.compute_sha256(other.read_bytes())
     assert found.column("mtime_ns")[0] == state.st_mtime_ns + 5
-    monkeypatch.setattr(images, "read", real)
+    monkeypatch.setattr(images, "read_image_file", real)
     assert featurize.run(folder, path, backbone=toy).computed == 1
-    assert FeatureCache(path).column("sha256")[0].tobytes() == images.digest(kept)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == images.compute_sha256(kept)
 
 
 def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
@@ -233,7 +233,7 @@ def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
     place.write_bytes(second)
     os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
     featurize.run(folder, path, backbone=toy)
-    assert FeatureCache(path).column("sha256")[0].tobytes() == images.digest(second)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == images.compute_sha256(second)
 
 
 def test_c7_status(cache, cli):
@@ -248,7 +248,7 @@ def test_c7_status(cache, cli):
 
     alter(cache, change)
     assert "status of row 1 is not 0, 1 or 2" in cli("verify", cache).stdout
-    with pytest.raises(RowNotReady):
+    with pytest.raises(RowNotReadyError):
         FeatureCache(cache).features("layer4", [1])
 
 
@@ -267,7 +267,7 @@ def test_c8_unknown_codes_are_failures(cache, cli):
     assert FeatureCache(cache).failures["c/4.png"] == "permission denied"
     assert FeatureCache(cache).failures["b/ö.png"] == "reason 77"
     assert cli("verify", cache).exit_code == 0
-    with pytest.raises(RowNotReady):
+    with pytest.raises(RowNotReadyError):
         FeatureCache(cache).features("layer4", [3])
 
 
@@ -281,7 +281,7 @@ def test_c8_the_systems_faults_are_tried_again(toy, draw, tmp_path):
     with CacheWriter(path) as into:  # as if the file had been repaired without a trace
         row = np.array([FeatureCache(path).row_of["a/bad.png"]])
         now = FeatureCache(path).column("size")[row], FeatureCache(path).column("mtime_ns")[row]
-        into.fail(row, np.array([4]), np.zeros((1, 32)), *now)
+        into.record_failures(row, np.array([4]), np.zeros((1, 32)), *now)
     draw(folder, ["a/x.png"]).joinpath("a/x.png").rename(folder / "a" / "later.data")
     os.utime(folder / "a" / "later.data", ns=(0, 0))
     assert featurize.run(folder, path, backbone=toy).failures == {"a/bad.png": "too large"}
@@ -639,12 +639,12 @@ def test_c17_every_field_counts():
     }
     others = [{**fields, name: "x"} for name in fields if name != "preprocess"]
     others.append({**fields, "preprocess": {"crop": 9}})
-    found = {fingerprint(**chosen) for chosen in (fields, *others)}
+    found = {compute_fingerprint(**chosen) for chosen in (fields, *others)}
     assert len(found) == 8
 
 
 def test_c17_nothing_else_counts(folder, ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     other = tmp_path / "other.h5"
     options = {"engine": "eager", "device": "cpu", "layers": "stage1,stage2,stem:max"}
     featurize.run(folder, other, backbone="seedling", **options)
@@ -688,13 +688,13 @@ def test_c18_file_formats_agree(tmp_path):
 
 def test_c18_what_counts():
     weights = {"b": np.ones((2, 3), "f4"), "a": np.arange(3)}
-    same = weights_digest(weights)
-    assert weights_digest(dict(reversed(weights.items()))) == same
-    assert weights_digest({**weights, "b": np.ones((2, 3), "f2")}) == same
-    assert weights_digest({**weights, "b": np.ones((3, 2), "f4").T}) == same
-    assert weights_digest({**weights, "x.num_batches_tracked": np.ones(1)}) == same
+    same = hash_weight_arrays(weights)
+    assert hash_weight_arrays(dict(reversed(weights.items()))) == same
+    assert hash_weight_arrays({**weights, "b": np.ones((2, 3), "f2")}) == same
+    assert hash_weight_arrays({**weights, "b": np.ones((3, 2), "f4").T}) == same
+    assert hash_weight_arrays({**weights, "x.num_batches_tracked": np.ones(1)}) == same
     for other in ({"b": np.ones((3, 2), "f4")}, {"c": np.ones(1)}, {"a": np.arange(3) + 1}):
-        assert weights_digest({**weights, **other}) != same
+        assert hash_weight_arrays({**weights, **other}) != same
 
 
 @pytest.mark.parametrize(
@@ -719,7 +719,7 @@ def test_c19_other_extractors_are_refused(ran, ran_bytes, folder, tmp_path, opti
     (tmp_path / "r.json").write_text(json.dumps(recipe))
     places = {"{other}": str(tmp_path / "o.safetensors"), "{recipe}": str(tmp_path / "r.json")}
     options = {name: places.get(value, value) for name, value in options.items()}
-    with pytest.raises(FingerprintMismatch, match=field):
+    with pytest.raises(FingerprintMismatchError, match=field):
         featurize.run(folder, ran, **options)
     assert ran.read_bytes() == ran_bytes
     written = {path.name for path in tmp_path.glob("ran*")}
@@ -756,7 +756,7 @@ def test_c20_where_there_is_no_room_nothing_is_left(allocate, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskFull, match=r"c\.h5"):
+    with pytest.raises(DiskFullError, match=r"c\.h5"):
         allocate(tmp_path / "c.h5")
     assert os.listdir(tmp_path) == []
 
@@ -773,7 +773,7 @@ def test_c20_what_a_killed_run_left_is_removed(draw, toy, tmp_path):
 def outside(path):
     """A file's bytes between its arrays."""
     data = bytearray(path.read_bytes())
-    for extent in layout.read(path).extents.values():
+    for extent in layout.read_layout(path).extents.values():
         size = extent.row_bytes * extent.shape[0]
         data[extent.offset : extent.offset + size] = bytes(size)
     return data
@@ -785,7 +785,9 @@ def test_c21_only_arrays_change(allocate, fill, draw, toy, tmp_path):
     for shift in (0, 5):
         with CacheWriter(path) as into:
             fill(into, np.arange(5), shift)
-            into.fail(np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1))
+            into.record_failures(
+                np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1)
+            )
     assert outside(path) == before
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "ran.h5"
     featurize.run(folder, path, backbone=toy, layers="2")
@@ -801,10 +803,13 @@ def test_c22_rows_then_sync_then_marks(allocate, fill, tape, tmp_path):
     with CacheWriter(path) as into:
         fill(into, [0, 1])
         fill(into, [4])
-        into.fail(np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1))
+        into.record_failures(np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1))
         written = recorder.writes(path)
         assert not {"sync", "images/status"} & set(written)
-        assert set(written) == set(layout.read(path).extents) - {"images/path", "images/status"}
+        assert set(written) == set(layout.read_layout(path).extents) - {
+            "images/path",
+            "images/status",
+        }
         into.flush()
         assert recorder.writes(path)[len(written) :] == ["sync", *["images/status"] * 2]
     assert recorder.writes(path)[-1] == "sync"  # of the marks
@@ -828,14 +833,14 @@ def test_c22_one_sync_a_second(allocate, fill, tape, tmp_path, monkeypatch):
 
 def test_c22_after_a_failed_sync_nothing_is_marked(allocate, fill, tmp_path, monkeypatch):
     path = allocate(tmp_path / "c.h5")
-    real, fails = writer._sync, [OSError(5, "Input/output error")]
+    real, fails = writer._fdatasync, [OSError(5, "Input/output error")]
 
     def sync(fd):
         if fails:  # as Linux does it: told once, and then the pages count as written
             raise fails.pop()
         real(fd)
 
-    monkeypatch.setattr(writer, "_sync", sync)
+    monkeypatch.setattr(writer, "_fdatasync", sync)
     with pytest.raises(OSError), CacheWriter(path) as into:  # noqa: PT012
         fill(into, [0, 1])
         into.flush()
@@ -888,15 +893,15 @@ def test_c24_the_next_run_computes_what_is_pending(draw, toy, tmp_path):
 
 def test_c25_one_writer(cache, draw, toy, tmp_path):
     folder = draw(tmp_path / "photos", NAMES)
-    with Lock(cache) as lock:
+    with WriteLock(cache) as lock:
         assert lock.path == tmp_path / "photos.h5.lock"
-        with pytest.raises(CacheBusy, match=r"another process is writing to .*photos\.h5;"):
+        with pytest.raises(CacheBusyError, match=r"another process is writing to .*photos\.h5;"):
             featurize.run(folder, cache, backbone=toy)
         assert FeatureCache(cache).features("layer4", [0]).shape == (1, 4)  # readers need none
         with h5py.File(cache) as file:
             assert file["images/status"][0] == 1
     assert lock.path.read_bytes() == b""
-    with Lock(cache):
+    with WriteLock(cache):
         pass
 
 
@@ -936,7 +941,9 @@ def test_c26_where_locks_do_not_reach_the_other_host(draw, toy, tmp_path, monkey
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", be_second)
-    with pytest.raises(CacheBusy, match=r"c\.h5\.part is gone: .*another host.*Nothing is lost"):
+    with pytest.raises(
+        CacheBusyError, match=r"c\.h5\.part is gone: .*another host.*Nothing is lost"
+    ):
         featurize.run(folder, path, backbone=toy, layers="2,0")
     monkeypatch.undo()
     assert featurize.run(folder, path, backbone=toy, layers="2,0").computed == 0
@@ -944,7 +951,7 @@ def test_c26_where_locks_do_not_reach_the_other_host(draw, toy, tmp_path, monkey
 
 
 def test_c26_a_part_begun_for_others_is_a_source(draw, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)  # batches of 8
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # batches of 8
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     featurize.run(folder, path, backbone=toy, layers="2")
     before = path.read_bytes()
@@ -973,9 +980,9 @@ def test_c26_a_part_begun_for_others_is_a_source(draw, toy, tmp_path, monkeypatc
 def test_c27_no_row_that_is_not_marked(cache):
     found = FeatureCache(cache)
     for rows in ([3], [5], [0, 4], None):
-        with pytest.raises(RowNotReady, match="pending or failed"):
+        with pytest.raises(RowNotReadyError, match="pending or failed"):
             found.features("layer4", rows)
-    with pytest.raises(RowNotReady):
+    with pytest.raises(RowNotReadyError):
         found.features("layer4", [-1])  # counted from the end: the pending one
     with pytest.raises(IndexError):
         found.features("layer4", [6])
@@ -1010,10 +1017,10 @@ def test_c28_readers_while_it_is_filled(allocate, fill, tmp_path):
     path = allocate(tmp_path / "c.h5")
     reader = FeatureCache(path)
     mapped = reader.mapped("layer4")
-    with Lock(path), CacheWriter(path) as into:
+    with WriteLock(path), CacheWriter(path) as into:
         for row in range(6):
             values = fill(into, [row])["layer4"]
-            with pytest.raises(RowNotReady):
+            with pytest.raises(RowNotReadyError):
                 reader.features("layer4", [row])
             into.flush()
             assert reader.counts["ok"] == row + 1
@@ -1175,7 +1182,7 @@ def test_c32_what_is_informative_may_be_nonsense(cache, toy, draw, tmp_path, val
     except CacheFormatError:
         return
     assert found.verify() == []
-    with pytest.raises(FingerprintMismatch):  # the toy's weights are not those of `cache`
+    with pytest.raises(FingerprintMismatchError):  # the toy's weights are not those of `cache`
         featurize.run(draw(tmp_path / "photos", NAMES), cache, backbone=toy)
 
 
@@ -1209,7 +1216,7 @@ def test_c32_a_pipe_is_not_waited_for(tmp_path):
 def test_c32_cut_short(small, cache):
     ends = {
         end
-        for extent in layout.read(cache).extents.values()
+        for extent in layout.read_layout(cache).extents.values()
         for start in (extent.offset, extent.offset + extent.row_bytes * extent.shape[0])
         for end in (start - 1, start, start + 1)
     }
@@ -1221,7 +1228,7 @@ def test_c32_cut_short(small, cache):
 
 
 def test_c32_cut_short_with_a_forged_end(small, cache):
-    last = max(extent.offset for extent in layout.read(cache).extents.values())
+    last = max(extent.offset for extent in layout.read_layout(cache).extents.values())
     for end in (last, last + 1, len(small) - 1):
         data = bytearray(small[:end])
         assert data[40:48] == len(small).to_bytes(8, "little")  # HDF5's own note of the end
@@ -1233,7 +1240,7 @@ def test_c32_cut_short_with_a_forged_end(small, cache):
 @pytest.mark.parametrize("offset", [2**63 - 8, 2**64 - 2, 2**40, 94_300, 0, 4096])
 def test_c32_arrays_elsewhere(small, cache, offset):
     # Outside the file: refused. Inside it, over others: numbers, be they what they are.
-    extent = layout.read(cache).extents["features/layer4"]
+    extent = layout.read_layout(cache).extents["features/layer4"]
     here = extent.offset.to_bytes(8, "little") + (96).to_bytes(8, "little")
     assert small.count(here) == 1
     data = bytearray(small.replace(here, offset.to_bytes(8, "little") + here[8:]))
@@ -1276,7 +1283,7 @@ resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 name = sys.argv[1]
 sound = Path(name).read_bytes()
 meta = np.frombuffer(sound, np.uint8) != 0
-for extent in layout.read(name).extents.values():
+for extent in layout.read_layout(name).extents.values():
     meta[extent.offset : extent.offset + extent.row_bytes * extent.shape[0]] = False
 meta = np.flatnonzero(meta)
 for seed in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -1429,7 +1436,7 @@ def test_c37_other_columns_are_refused(cache, change):
 
 def flipped(path, name, row, byte=0):
     """Turn one bit of a row over, where it lies on disk."""
-    extent = layout.read(path).extents[name]
+    extent = layout.read_layout(path).extents[name]
     with open(path, "r+b") as file:
         file.seek(extent.offset + row * extent.row_bytes + byte)
         (before,) = file.read(1)
@@ -1535,7 +1542,7 @@ def test_c38_an_old_cache_is_completed_and_grown_with_nothing_computed(draw, toy
 )
 def test_c39_no_byte_is_two_things(cache, pair):
     """The address of one array is set to that of another, in the file's own bytes."""
-    extents = layout.read(cache).extents
+    extents = layout.read_layout(cache).extents
     moved, onto = (extents[name] for name in pair)
     size = (moved.row_bytes * moved.shape[0]).to_bytes(8, "little")
     here, there = (extent.offset.to_bytes(8, "little") + size for extent in (moved, onto))
@@ -1592,7 +1599,7 @@ def test_c41_an_overwritten_file_is_noticed(cache, allocate, fill, tmp_path):
         lambda: reader.column("sha256"),
     )
     for read in reads:
-        with pytest.raises(CacheReplaced, match=r"overwritten or cut short .* open it again"):
+        with pytest.raises(CacheReplacedError, match=r"overwritten or cut short .* open it again"):
             read()
     assert FeatureCache(cache).features("layer4").shape == (6, 4)
 
@@ -1600,15 +1607,15 @@ def test_c41_an_overwritten_file_is_noticed(cache, allocate, fill, tmp_path):
 def test_c41_a_file_cut_short_is_an_error_and_no_crash(cache, tmp_path):
     code = (
         "import sys, os\nfrom featurize import FeatureCache\n"
-        "from featurize.errors import CacheReplaced\n"
+        "from featurize.errors import CacheReplacedError\n"
         "reader = FeatureCache(sys.argv[1])\nreader.features('layer4', [0])\n"
         "os.truncate(sys.argv[1], reader._extents['features/layer4'].offset)\n"
         "for rows in ([0, 1, 2], None):\n"
         "    try: reader.features('layer4', rows)\n"
-        "    except CacheReplaced as error: print(error)\n"
+        "    except CacheReplacedError as error: print(error)\n"
         "reader._seal = reader._sealed()  # cut between the look and the read\n"
         "try: reader.stored('layer4', __import__('numpy').arange(3))\n"
-        "except CacheReplaced as error: print(error)\n"
+        "except CacheReplacedError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, cache], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -1623,7 +1630,7 @@ import h5py, numpy, torch, featurize
 for name in sys.argv[3].split():
     delattr(os, name)
 import featurize.writer as writer
-assert writer._sync is getattr(os, "fdatasync", os.fsync)
+assert writer._fdatasync is getattr(os, "fdatasync", os.fsync)
 done = featurize.run(sys.argv[1], sys.argv[2], backbone="seedling", layers="stem:max,stage1")
 assert (done.computed, done.failed) == (6, 1), done
 """
@@ -1643,7 +1650,7 @@ def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
 
 def test_c36_the_order_stays_without_pwrite(cache, fill, monkeypatch):
     monkeypatch.delattr(os, "pwrite")
-    status = layout.read(cache).extents["images/status"].offset
+    status = layout.read_layout(cache).extents["images/status"].offset
     real, log, place = (os.lseek, os.write), [], [0]
 
     def seek(fd, offset, whence):
@@ -1656,7 +1663,7 @@ def test_c36_the_order_stays_without_pwrite(cache, fill, monkeypatch):
 
     monkeypatch.setattr(os, "lseek", seek)
     monkeypatch.setattr(os, "write", write)
-    monkeypatch.setattr(writer, "_sync", lambda fd: log.append("sync"))
+    monkeypatch.setattr(writer, "_fdatasync", lambda fd: log.append("sync"))
     with CacheWriter(cache) as into:
         values = fill(into, [5])
     assert log == [*["row"] * (len(log) - 3), "sync", "mark", "sync"]
@@ -1675,7 +1682,7 @@ def test_c36_a_full_disk_without_reserved_space(allocate, fill, tmp_path, monkey
         return real(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    full = pytest.raises(DiskFull, match=r"no room to write .*c\.h5")
+    full = pytest.raises(DiskFullError, match=r"no room to write .*c\.h5")
     with full, CacheWriter(path) as into:
         for row in range(6):
             fill(into, [row])
@@ -1696,10 +1703,10 @@ def locking(fd, mode, count):
 
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 real, sys.platform = sys.platform, "win32"
-from featurize.lock import Lock
-with Lock(Path(sys.argv[1])):
+from featurize.lock import WriteLock
+with WriteLock(Path(sys.argv[1])):
     try:
-        Lock(Path(sys.argv[1])).__enter__()
+        WriteLock(Path(sys.argv[1])).__enter__()
     except OSError as error:
         assert type(error).__name__ == "CacheBusy"
         sys.platform = real

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from featurize.engines.compile_cache import VARIABLE, use_private_cache
+from featurize.engines.compile_cache import CACHE_DIR_VARIABLE, use_private_cache
 
 
 @pytest.fixture
 def home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, "")
+    monkeypatch.delenv(CACHE_DIR_VARIABLE)
     return tmp_path / "cache"
 
 
 def chosen():
     use_private_cache()
-    return Path(os.environ[VARIABLE])
+    return Path(os.environ[CACHE_DIR_VARIABLE])
 
 
 def test_it_is_the_users_own(home):
@@ -29,7 +29,7 @@ def test_it_is_the_users_own(home):
 
 
 def test_one_that_the_user_named_stays(home, monkeypatch, tmp_path):
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "named"))
     assert chosen() == tmp_path / "named"
     assert not home.exists()
 
@@ -40,7 +40,7 @@ def test_the_one_that_torch_names_itself_is_not_the_users(home, monkeypatch, tmp
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     assert Path(cache_dir()).parent == tmp_path
-    assert Path(os.environ[VARIABLE]).parent == tmp_path
+    assert Path(os.environ[CACHE_DIR_VARIABLE]).parent == tmp_path
     assert chosen() == home / "headgraft" / "inductor"
 
 

@@ -10,7 +10,7 @@ from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
 from featurize.costs import layer_costs
-from featurize.families import DIMS, family_of
+from featurize.families import EMBEDDING_DIMS, find_family
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = ["layer", "shape", "dim", "cost", "macs"]
@@ -60,8 +60,8 @@ def test_shapes_and_dims_of_squeezenet(squeezenet):
     assert squeezenet["features.4"].shape == [128, 55, 55]
     assert squeezenet["features.4"].dim == 128
     assert squeezenet["features.12"].shape == [512, 13, 13]
-    assert squeezenet["features.12"].dim == DIMS["squeezenet1_1"]
-    assert set(family_of("squeezenet1_1").stages) <= set(squeezenet)
+    assert squeezenet["features.12"].dim == EMBEDDING_DIMS["squeezenet1_1"]
+    assert set(find_family("squeezenet1_1").stages) <= set(squeezenet)
 
 
 def test_shares_ascend_to_the_whole(squeezenet):
@@ -130,7 +130,7 @@ def test_the_verb_prints_one_json_object(cli):
     assert all(list(layer) == KEYS for layer in found["layers"])
     by_name = {layer["layer"]: layer for layer in found["layers"]}
     assert {"stage1", "stage2", "stage3", "stage4"} <= set(by_name)
-    assert by_name["stage4"]["dim"] == by_name["stage4"]["shape"][0] == DIMS["seedling"]
+    assert by_name["stage4"]["dim"] == by_name["stage4"]["shape"][0] == EMBEDDING_DIMS["seedling"]
     assert all(isinstance(n, int) for layer in found["layers"] for n in layer["shape"])
     for key in ("cost", "macs"):
         shares = [layer[key] for layer in found["layers"]]

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
-from featurize.errors import BackboneError, CallError, UnknownLayer
+from featurize.errors import BackboneError, CallError, UnknownLayerError
 
 RECIPE = {"resize": 34, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -282,10 +282,10 @@ def test_a_network_that_takes_no_such_images_is_refused():
 )
 def test_an_unknown_layer_is_answered_with_the_nearest(asked, suggested, folder, tmp_path):
     backbone = load_backbone("squeezenet1_1", frozen_weights=False)
-    with pytest.raises(UnknownLayer, match=rf"no layer '{asked}' \(did you mean '{suggested}"):
+    with pytest.raises(UnknownLayerError, match=rf"no layer '{asked}' \(did you mean '{suggested}"):
         backbone.cut([(asked, "avg")])
     backbone = load_backbone("seedling")
-    with pytest.raises(UnknownLayer, match="did you mean 'stage4'"):
+    with pytest.raises(UnknownLayerError, match="did you mean 'stage4'"):
         run(folder, tmp_path / "c.h5", backbone=backbone, layers="stage5")
     assert not (tmp_path / "c.h5").exists()
 
@@ -308,7 +308,7 @@ def test_impossible_layers_are_refused(layers, pool, error, message, folder, tmp
 def test_last_needs_a_known_family(folder, tmp_path):
     backbone = wrapped(nn.Sequential(nn.Conv2d(3, 4, 3)), name="mine")
     for layers in (None, "last", "auto"):
-        with pytest.raises(UnknownLayer, match="name its layers instead"):
+        with pytest.raises(UnknownLayerError, match="name its layers instead"):
             run(folder, tmp_path / "c.h5", backbone=backbone, layers=layers)
 
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from featurize import FeatureCache, decoders, images, run
-from featurize.decoders import Decoders, decode_alone
-from featurize.errors import FeaturizeError, ImageUnreadable
+from featurize.decoders import DecoderPool, decode_in_process
+from featurize.errors import FeaturizeError, ImageUnreadableError
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -38,8 +38,8 @@ def children() -> set[int]:
 @pytest.fixture
 def apart():
     """Decoders that use processes."""
-    made = Decoders(RECIPE)
-    made.consider("cuda", 16, 1_000_000)
+    made = DecoderPool(RECIPE)
+    made.use_processes_if_worth("cuda", 16, 1_000_000)
     yield made
     made.close()
 
@@ -49,19 +49,19 @@ def test_pixels_are_the_same_to_the_bit(apart):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(apart.decode, data))
     for pixels, content in zip(found, data, strict=True):
-        np.testing.assert_array_equal(pixels, images.decode(content, RECIPE))
+        np.testing.assert_array_equal(pixels, images.decode_image(content, RECIPE))
 
 
 @pytest.mark.parametrize(
     "data", [b"no image", photo()[:5000], photo(form="PNG")[:5000]], ids=["none", "jpeg", "png"]
 )
 def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
-    with pytest.raises(ImageUnreadable) as there:
+    with pytest.raises(ImageUnreadableError) as there:
         apart.decode(data)
-    with pytest.raises(ImageUnreadable) as here:
-        images.decode(data, RECIPE)
+    with pytest.raises(ImageUnreadableError) as here:
+        images.decode_image(data, RECIPE)
     assert there.value.reason == here.value.reason
-    np.testing.assert_array_equal(apart.decode(photo()), images.decode(photo(), RECIPE))
+    np.testing.assert_array_equal(apart.decode(photo()), images.decode_image(photo(), RECIPE))
 
 
 @needs_proc
@@ -70,10 +70,10 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
     apart.decode(photo(0))
     (process,) = children() - before
     os.kill(process, signal.SIGKILL)
-    with pytest.raises(ImageUnreadable) as found:
+    with pytest.raises(ImageUnreadableError) as found:
         apart.decode(photo(1))
     assert found.value.reason in images.TRANSIENT  # a later run tries it again
-    np.testing.assert_array_equal(apart.decode(photo(2)), images.decode(photo(2), RECIPE))
+    np.testing.assert_array_equal(apart.decode(photo(2)), images.decode_image(photo(2), RECIPE))
     apart.close()
     assert children() == before
 
@@ -90,8 +90,8 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
 )
 def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, processes):
     before = children()
-    made = Decoders(RECIPE)
-    made.consider(device, cores, left)
+    made = DecoderPool(RECIPE)
+    made.use_processes_if_worth(device, cores, left)
     made.decode(photo())
     assert len(children() - before) == processes
     made.close()
@@ -99,7 +99,7 @@ def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, proce
 
 
 def test_a_process_that_does_not_start_is_an_error(apart, monkeypatch):
-    monkeypatch.setattr(decoders, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(decoders, "WORKER_CODE", "raise SystemExit(1)")
     with pytest.raises(FeaturizeError, match="did not start"):
         apart.decode(photo())
 
@@ -119,22 +119,22 @@ def test_a_run_has_the_same_features_and_leaves_nobody(draw, toy, tmp_path, requ
 STOPPED = """
 import signal, sys
 from featurize import run
-from featurize.errors import Interrupted
-from featurize.decoders import Decoders, decode_alone
+from featurize.errors import RunInterruptedError
+from featurize.decoders import DecoderPool, decode_in_process
 from featurize.engines import eager
 signal.signal(signal.SIGINT, signal.default_int_handler)
-begin, consider = Decoders.__init__, Decoders.consider
+begin, consider = DecoderPool.__init__, DecoderPool.consider
 def begin_so(self, recipe):
     begin(self, recipe)
     consider(self, "cuda", 16, 1_000_000)
-Decoders.__init__, Decoders.consider = begin_so, lambda *_: None
-eager._PIXELS_A_BATCH = 0  # eight images each
+DecoderPool.__init__, DecoderPool.consider = begin_so, lambda *_: None
+eager._PIXELS_PER_BATCH = 0  # eight images each
 def report(measure):
     if measure.done:
         print("going", flush=True)
 try:
     run(sys.argv[1], sys.argv[2], backbone="seedling", engine="eager", report=report)
-except Interrupted as error:
+except RunInterruptedError as error:
     print(error, file=sys.stderr)
     raise SystemExit(3)
 """
@@ -183,21 +183,25 @@ def child(monkeypatch):
         lines = f"""
 import os, signal, time, numpy as np
 from featurize import images, memory
-from featurize.errors import ImageUnreadable
+from featurize.errors import ImageUnreadableError
 def decode(data, recipe):
     {what}
     return np.zeros((56, 56, 3), np.uint8)
-images.decode = decode
-serve("""
-        monkeypatch.setattr(decoders, "CHILD", decoders.CHILD.replace("\nserve(", lines))
+images.decode_image = decode
+worker_main("""
+        monkeypatch.setattr(
+            decoders, "WORKER_CODE", decoders.WORKER_CODE.replace("\nworker_main(", lines)
+        )
 
     return child
 
 
 def test_alone_has_the_same_pixels_and_reasons():
-    np.testing.assert_array_equal(decode_alone(photo(), RECIPE), images.decode(photo(), RECIPE))
-    with pytest.raises(ImageUnreadable) as found:
-        decode_alone(photo()[:5000], RECIPE)
+    np.testing.assert_array_equal(
+        decode_in_process(photo(), RECIPE), images.decode_image(photo(), RECIPE)
+    )
+    with pytest.raises(ImageUnreadableError) as found:
+        decode_in_process(photo()[:5000], RECIPE)
     assert found.value.reason == images.DAMAGED
 
 
@@ -206,20 +210,20 @@ def test_alone_has_the_same_pixels_and_reasons():
 )
 def test_an_image_that_ends_a_process_of_its_own(what, child):
     child(what)
-    with pytest.raises(ImageUnreadable, match="ended the process") as found:
-        decode_alone(photo(), RECIPE)
+    with pytest.raises(ImageUnreadableError, match="ended the process") as found:
+        decode_in_process(photo(), RECIPE)
     assert found.value.reason == images.ENDED_PROCESS
     assert found.value.reason not in images.TRANSIENT
 
 
 def test_an_image_that_never_ends_is_bounded_alone(child):
     child("while True: pass")
-    with pytest.raises(ImageUnreadable) as found:
-        decode_alone(photo(), RECIPE, processor=1)
+    with pytest.raises(ImageUnreadableError) as found:
+        decode_in_process(photo(), RECIPE, cpu_seconds=1)
     assert found.value.reason == images.ENDED_PROCESS
     child("time.sleep(1000)")  # as on a machine that sleeps: nobody's fault
-    with pytest.raises(ImageUnreadable, match="no answer within 1 s") as found:
-        decode_alone(photo(), RECIPE, waiting=1)
+    with pytest.raises(ImageUnreadableError, match="no answer within 1 s") as found:
+        decode_in_process(photo(), RECIPE, wall_seconds=1)
     assert found.value.reason == images.READ_ERROR
 
 
@@ -231,8 +235,8 @@ def test_alone_the_system_takes_it_first_and_it_leaves_no_core_file(child):
         "core = resource.getrlimit(resource.RLIMIT_CORE); "
         'raise ImageUnreadable("", 7 if first and core == (0, 0) else 8)'
     )
-    with pytest.raises(ImageUnreadable) as found:
-        decode_alone(photo(), RECIPE)
+    with pytest.raises(ImageUnreadableError) as found:
+        decode_in_process(photo(), RECIPE)
     assert found.value.reason == 7
 
 
@@ -240,13 +244,13 @@ def test_a_slow_image_is_not_waited_for_at_the_end(apart, child):
     child("time.sleep(1000)")
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(apart.decode, photo()) for _ in range(3)]
-        while len(apart._all) < 3:
+        while len(apart._workers) < 3:
             time.sleep(0.01)
         start = time.monotonic()
         apart.close()
         assert time.monotonic() - start < 5
         for future in waiting:
-            with pytest.raises(ImageUnreadable):
+            with pytest.raises(ImageUnreadableError):
                 future.result(timeout=5)
         with pytest.raises(FeaturizeError, match="ended"):
             pool.submit(apart.decode, photo()).result(timeout=60)
@@ -277,13 +281,13 @@ ORPHANED = """
 import sys, threading
 from featurize import decoders
 if sys.argv[1] == "decoding":
-    line = "import time; images.decode = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
+    line = "import time; images.decode_image = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
 else:
     line = "import time; time.sleep(1000)"
 imports = "from featurize import images"
-decoders.CHILD = decoders.CHILD.replace("\\nserve(", f"\\n{imports}; {line}\\nserve(")
+decoders.WORKER_CODE = decoders.WORKER_CODE.replace("\\nworker_main(", f"\\n{imports}; {line}\\nworker_main(")
 recipe = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
-made = decoders.Decoders(recipe)
+made = decoders.DecoderPool(recipe)
 made.consider("cuda", 16, 1_000_000)
 print("going", flush=True)
 made.decode(b"image")

@@ -17,18 +17,18 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, FeatureCache, cores, load_backbone, run
-from featurize.batches import Batches
-from featurize.engines import ENGINES, TOLERANCE, choice, open_engine
-from featurize.engines.choice import Choice, Promise
-from featurize.engines.interface import missing_packages
+from featurize.batches import BatchRunner
+from featurize.engines import ENGINE_RTOL, ENGINES, choice, open_engine
+from featurize.engines.choice import EngineProfile, EngineSelector
+from featurize.engines.interface import find_missing_onnx_packages
 from featurize.errors import CallError, EngineError
 from featurize.families import parse_layers
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 NO_ONNX = "onnxruntime, onnx or onnxscript is not installed"
-needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=NO_ONNX)
-NEVER = Promise(float("inf"), 2.0)
-AT_ONCE = Promise(0.0, 2.0)
+needs_onnx = pytest.mark.skipif(bool(find_missing_onnx_packages()), reason=NO_ONNX)
+NEVER = EngineProfile(float("inf"), 2.0)
+AT_ONCE = EngineProfile(0.0, 2.0)
 
 
 def worst(found: np.ndarray, expected: np.ndarray) -> float:
@@ -54,7 +54,7 @@ def check(backbone: Backbone, layers: list[tuple[str, str]], name: str, counts) 
         found = engine.run(pixels)
         kept = [array.copy() for array in found]
         for layer, one, other in zip(layers, found, eager.run(pixels), strict=True):
-            assert worst(one, other) <= TOLERANCE, (layer, count)
+            assert worst(one, other) <= ENGINE_RTOL, (layer, count)
         engine.run(noise(2, backbone.preprocess["crop"])[::-1].copy())
         # What was handed out stays as it is, and so do the pixels.
         assert all(np.array_equal(one, other) for one, other in zip(found, kept, strict=True))
@@ -118,7 +118,7 @@ def test_onnxruntime_runs_the_shipped_backbone():
     "name", ["resnet18", "mobilenet_v3_small", "densenet121", "swin_t", "vit_b_32", "convnext_tiny"]
 )
 def test_families_agree_with_eager(name, engine):
-    if engine == "onnxruntime" and missing_packages():
+    if engine == "onnxruntime" and find_missing_onnx_packages():
         pytest.skip(NO_ONNX)
     torch.manual_seed(0)
     layers = parse_layers("auto", None, name) + parse_layers("auto", "none", name)
@@ -128,7 +128,7 @@ def test_families_agree_with_eager(name, engine):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "compile"])
 def test_real_weights_on_photographs_agree(engine, photos, squeezenet_weights, tmp_path):
-    if engine == "onnxruntime" and missing_packages():
+    if engine == "onnxruntime" and find_missing_onnx_packages():
         pytest.skip(NO_ONNX)
     layers = "auto,features.12:max,features.4:none"
     options = {"backbone": "squeezenet1_1", "weights": str(squeezenet_weights), "layers": layers}
@@ -137,7 +137,7 @@ def test_real_weights_on_photographs_agree(engine, photos, squeezenet_weights, t
         assert (done.computed, done.engine, done.engine_why) == (12, name, "as asked for")
     eager, other = FeatureCache(tmp_path / "eager.h5"), FeatureCache(tmp_path / f"{engine}.h5")
     for layer, info in eager.layers.items():
-        assert worst(other.features(layer), eager.features(layer)) <= TOLERANCE
+        assert worst(other.features(layer), eager.features(layer)) <= ENGINE_RTOL
         assert other.layers[layer].fingerprint == info.fingerprint
 
 
@@ -149,7 +149,7 @@ def folder(draw, tmp_path):
 @needs_onnx
 def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
     """Incomplete last batch, a broken image, a cache begun by another engine."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)  # eight images each
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
     (folder / "bad.jpg").write_text("no image")
     for engine in ("eager", "onnxruntime"):
         done = run(
@@ -159,7 +159,7 @@ def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
     one, other = FeatureCache(tmp_path / "eager.h5"), FeatureCache(tmp_path / "onnxruntime.h5")
     rows = np.flatnonzero(one.status == 1)
     name = "norm@none"
-    assert worst(other.features(name, rows), one.features(name, rows)) <= TOLERANCE
+    assert worst(other.features(name, rows), one.features(name, rows)) <= ENGINE_RTOL
     done = run(folder, tmp_path / "eager.h5", backbone=small, layers="head", engine="onnxruntime")
     assert done.computed == 70
     assert run(folder, tmp_path / "eager.h5", backbone=small, engine="eager").computed == 0
@@ -169,11 +169,11 @@ def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
 def test_other_features_are_noticed(small, monkeypatch):
     from featurize.engines import exported
 
-    through = exported.Exported.run
+    through = exported.OnnxRuntimeEngine.run
     monkeypatch.setattr(
-        exported.Exported,
+        exported.OnnxRuntimeEngine,
         "run",
-        lambda engine, pixels: [x * (1 + 10 * TOLERANCE) for x in through(engine, pixels)],
+        lambda engine, pixels: [x * (1 + 10 * ENGINE_RTOL) for x in through(engine, pixels)],
     )
     with pytest.raises(EngineError, match=r"gives other features .*; use --engine eager"):
         open_engine(small, [("head", "avg")], name="onnxruntime", device="cpu")
@@ -196,8 +196,8 @@ def test_auto_keeps_a_small_job_eager(folder, tmp_path):
 @needs_onnx
 def test_auto_changes_where_it_pays(folder, small, tmp_path, monkeypatch):
     """In the middle of a run: rows of either engine stand in one cache, and agree."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
-    monkeypatch.setattr(choice, "PROMISES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=small, layers="second", say=said.append)
     assert (done.computed, done.engine) == (70, "onnxruntime")
@@ -206,20 +206,22 @@ def test_auto_changes_where_it_pays(folder, small, tmp_path, monkeypatch):
     assert done.images_per_second > 0
     run(folder, tmp_path / "d.h5", backbone=small, layers="second", engine="eager")
     left, right = FeatureCache(tmp_path / "c.h5"), FeatureCache(tmp_path / "d.h5")
-    assert worst(left.features("second"), right.features("second")) <= TOLERANCE
+    assert worst(left.features("second"), right.features("second")) <= ENGINE_RTOL
 
 
 def test_auto_weighs_start_up_against_the_images_left(monkeypatch):
     monkeypatch.setattr(
-        choice, "PROMISES", {"onnxruntime": Promise(10, 2.0), "compile": Promise(60, 1.5)}
+        choice,
+        "ENGINE_PROFILES",
+        {"onnxruntime": EngineProfile(10, 2.0), "compile": EngineProfile(60, 1.5)},
     )
-    monkeypatch.setattr(choice, "_lack", lambda *_: "")
+    monkeypatch.setattr(choice, "_find_obstacle", lambda *_: "")
     for left, expected in ((1, None), (199, None), (201, "onnxruntime")):
-        weighing = Choice("auto", "float32", Stub, print)
-        found = weighing.better(weighing.first(), 0.1, left)
+        weighing = EngineSelector("auto", "float32", Stub, print)
+        found = weighing.upgrade(weighing.open_first(), 0.1, left)
         assert (found and found.name) == expected, left
-        assert weighing.better(Stub(), 0.1, 10**9) is None  # once
-    assert Choice("compile", "float32", Stub, print).better(Stub(), 9, 9) is None
+        assert weighing.upgrade(Stub(), 0.1, 10**9) is None  # once
+    assert EngineSelector("compile", "float32", Stub, print).upgrade(Stub(), 9, 9) is None
 
 
 class Unexportable(nn.Module):
@@ -237,8 +239,8 @@ def odd() -> Backbone:
 
 @needs_onnx
 def test_auto_falls_back_and_says_so(folder, odd, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
-    monkeypatch.setattr(choice, "PROMISES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=odd, layers="0,1", say=said.append)
     assert (done.computed, done.engine) == (70, "eager")
@@ -255,8 +257,8 @@ def test_missing_packages_are_named(folder, tmp_path, cli, monkeypatch):
     assert done.exit_code == 2
     assert "needs no_such_package: pip install 'headgraft[onnx]'" in done.stderr
     assert not (tmp_path / "c.h5").exists()
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
-    monkeypatch.setattr(choice, "PROMISES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     done = cli(*line, "--json")
     found = json.loads(done.stdout)
     assert (found["computed"], found["engine"]) == (70, "eager")
@@ -311,11 +313,11 @@ class Stub:
 def through(stub, count, monkeypatch):
     """Pass so many images in batches of the size asked for; what came out, in order."""
     monkeypatch.setattr("time.perf_counter", lambda: stub.clock)
-    batches = Batches(Choice("eager", "float32", lambda _: stub, print))
+    batches = BatchRunner(EngineSelector("eager", "float32", lambda _: stub, print))
     pixels = noise(count, 2)
     found, start = [], 0
     while start < count:
-        found.append(batches.run(pixels[start : start + batches.size])[0])
+        found.append(batches.run(pixels[start : start + batches.batch_size])[0])
         start += len(found[-1])
     assert np.array_equal(np.concatenate(found)[:, 0], pixels[:, 0, 0, 0])
     return batches
@@ -361,7 +363,7 @@ def test_a_run_out_of_memory_loses_no_row(folder, small, tmp_path, monkeypatch):
     from featurize.engines import eager
 
     run(folder, tmp_path / "plain.h5", backbone=small, layers="head", engine="eager")
-    through_torch = eager.Eager.run
+    through_torch = eager.EagerEngine.run
 
     def cramped(engine, pixels):
         if len(pixels) > 3:
@@ -372,7 +374,7 @@ def test_a_run_out_of_memory_loses_no_row(folder, small, tmp_path, monkeypatch):
     done = run(folder, tmp_path / "cramped.h5", backbone=small, layers="head")
     assert (done.computed, done.failed) == (70, 0)
     plain, found = FeatureCache(tmp_path / "plain.h5"), FeatureCache(tmp_path / "cramped.h5")
-    assert worst(found.features("head"), plain.features("head")) <= TOLERANCE
+    assert worst(found.features("head"), plain.features("head")) <= ENGINE_RTOL
     assert found.verify() == []
 
 
@@ -382,19 +384,19 @@ def test_a_run_out_of_memory_loses_no_row(folder, small, tmp_path, monkeypatch):
 def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(cores, "CPUS", tmp_path / "cpus")
-    monkeypatch.setattr(cores, "GROUPS", tmp_path / "groups")
-    assert (cores.allowed(), cores.physical()) == (8, 8)
+    monkeypatch.setattr(cores, "CPU_ROOT", tmp_path / "cpus")
+    monkeypatch.setattr(cores, "CGROUP_ROOT", tmp_path / "groups")
+    assert (cores.usable_cores(), cores.physical_cores()) == (8, 8)
     for number in range(8):  # two logical cores each
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(f"{number // 2},{number // 2 + 32}\n")
-    assert (cores.allowed(), cores.physical()) == (8, 4)
+    assert (cores.usable_cores(), cores.physical_cores()) == (8, 4)
     (tmp_path / "groups").mkdir()
     for limit, expected in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
         (tmp_path / "groups" / "cpu.max").write_text(limit + "\n")
-        assert cores.physical() == expected
-    assert cores.allowed() == 1
+        assert cores.physical_cores() == expected
+    assert cores.usable_cores() == 1
 
 
 # --- on a GPU --------------------------------------------------------------------------------
@@ -412,7 +414,7 @@ def test_cuda_agrees_with_eager(precision, small):
         for layer, one, other in zip(
             EVERY_POOL, engine.run(pixels), eager.run(pixels), strict=True
         ):
-            limit = TOLERANCE if precision == "float32" else 5e-2
+            limit = ENGINE_RTOL if precision == "float32" else 5e-2
             assert worst(one, other) <= limit, (layer, count)
 
 

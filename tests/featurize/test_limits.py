@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from featurize import FeatureCache, images
-from featurize.errors import ImageUnreadable
+from featurize.errors import ImageUnreadableError
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")
@@ -40,8 +40,8 @@ def wide_webp(side: int) -> bytes:
 
 
 def reason_of(data: bytes) -> int:
-    with pytest.raises(ImageUnreadable) as found:
-        images.decode(data, RECIPE)
+    with pytest.raises(ImageUnreadableError) as found:
+        images.decode_image(data, RECIPE)
     return found.value.reason
 
 
@@ -53,7 +53,7 @@ import json, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from featurize import footprint, images, memory
-from featurize.errors import ImageUnreadable
+from featurize.errors import ImageUnreadableError
 def now(what):
     line = next(n for n in open("/proc/self/status") if n.startswith(what))
     return 1024 * int(line.split()[1])
@@ -61,8 +61,8 @@ def leave(count):
     resource.setrlimit(resource.RLIMIT_AS, (now("VmSize") + count, resource.RLIM_INFINITY))
 def tried(data, recipe):
     try:
-        return images.decode(data, recipe).shape
-    except ImageUnreadable as error:
+        return images.decode_image(data, recipe).shape
+    except ImageUnreadableError as error:
         return error.reason, str(error)
 recipe = json.loads(sys.argv[1])
 files = [Path(name).read_bytes() for name in sys.argv[2:]]
@@ -133,11 +133,11 @@ def test_what_an_image_takes_is_known_beforehand(paths):
         found[path.name] = measured(
             """
 claims = []
-claim = memory.claim
+claim = memory.reserve
 def noted(count, what):
     claims.append(count)
     return claim(count, what)
-memory.claim = noted
+memory.reserve = noted
 before = now("VmHWM")
 shape = tried(files[0], recipe)
 print(json.dumps([now("VmHWM") - before, max(claims), shape]))
@@ -186,7 +186,7 @@ def test_what_cannot_fit_is_not_tried(tmp_path):
 def test_memory_that_is_short_is_not_the_images_fault(left, paths):
     """Also where a library says no more than that it failed, as when nobody looks beforehand."""
     script = f"leave({left} << 20); print(json.dumps([tried(data, recipe) for data in files]))"
-    blind = "memory._check = lambda *_: None\n"
+    blind = "memory._require_available = lambda *_: None\n"
     for found in (measured(script, paths), measured(blind + script, paths)):
         wrong = {
             path.name: outcome
@@ -200,7 +200,7 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
 def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
     """Only what fails twice is recorded."""
     data = coded(Image.new("RGB", (60, 60), (90, 120, 30)), "JPEG")
-    whole, load, fail = images.decode(data, RECIPE), ImageFile.ImageFile.load, [2]
+    whole, load, fail = images.decode_image(data, RECIPE), ImageFile.ImageFile.load, [2]
 
     def short(image):
         fail[0] -= 1
@@ -209,11 +209,11 @@ def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
         return load(image)
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
-    with pytest.raises(ImageUnreadable) as caught:
-        images.decode(data, RECIPE)
+    with pytest.raises(ImageUnreadableError) as caught:
+        images.decode_image(data, RECIPE)
     assert caught.value.reason == images.NO_MEMORY
     fail[0] = 1
-    assert (images.decode(data, RECIPE) == whole).all()
+    assert (images.decode_image(data, RECIPE) == whole).all()
 
 
 SHORT = """
@@ -368,7 +368,7 @@ SOUND = {
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_what_is_large_but_sound_is_read(kind):
-    assert images.decode(SOUND[kind](), RECIPE).shape == (56, 56, 3)
+    assert images.decode_image(SOUND[kind](), RECIPE).shape == (56, 56, 3)
 
 
 @pytest.mark.parametrize("most", [1, 3, 100, 254, 256, 1023, 4095, 65534, 65535])
@@ -380,7 +380,7 @@ def test_ppm_of_any_range_has_pillows_pixels(most):
         numbers = rng.integers(0, min(most + 9, 65536), 80 * 64 * bands)
         stored = numbers.astype(np.uint8 if most < 256 else ">u2").tobytes()
         data = b"%s 80 64 %d\n" % (form, most) + stored
-        found = images.decode(data, {**RECIPE, "crop": 64})
+        found = images.decode_image(data, {**RECIPE, "crop": 64})
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(image.convert("RGB").crop((8, 0, 72, 64)))
         np.testing.assert_array_equal(found, expected)
@@ -395,7 +395,7 @@ def test_exif_that_is_all_too_long_is_left_aside():
     )
     data = coded(Image.new("RGB", (64, 64), (255, 0, 0)), "PNG", exif=exif)
     start = time.process_time()
-    assert images.decode(data, RECIPE)[0, 0].tolist() == [255, 0, 0]
+    assert images.decode_image(data, RECIPE)[0, 0].tolist() == [255, 0, 0]
     assert time.process_time() - start < 5
 
 
@@ -410,7 +410,7 @@ def test_a_file_is_read_with_its_size_and_time(tmp_path):
         stamp = now - age * 10**9
         os.utime(path, ns=(stamp, stamp))
         # Young files may change once more within a tick of their clock: they are looked at again.
-        assert images.read(path) == (b"image", 5, stamp if kept else 0)
+        assert images.read_image_file(path) == (b"image", 5, stamp if kept else 0)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
@@ -429,11 +429,11 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fstat", changed)
     for left[0] in (1, 2):
         path.write_bytes(b"old, and longer")
-        assert images.read(path) == (b"new", 3, 10**18)
+        assert images.read_image_file(path) == (b"new", 3, 10**18)
     left[0] = 100
     path.write_bytes(b"old")
-    with pytest.raises(ImageUnreadable, match="changes while it is read") as found:
-        images.read(path)
+    with pytest.raises(ImageUnreadableError, match="changes while it is read") as found:
+        images.read_image_file(path)
     assert found.value.reason in images.TRANSIENT
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from featurize import FeatureCache, images, run
 from featurize.errors import CallError
-from featurize.patterns import Patterns
+from featurize.patterns import GlobFilter
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="PATH_MAX and /proc are Linux's")
 
@@ -73,7 +73,7 @@ def test_a_path_longer_than_the_system_takes_costs_itself_alone(folder, descend,
     (line,) = [line for line in said if "passed over" in line]
     assert "file name too long" in line
     assert len(line) < 1000
-    assert images.find(folder).unlisted[0].startswith("d" * 200)
+    assert images.list_images(folder).unlisted[0].startswith("d" * 200)
 
 
 @LINUX
@@ -96,12 +96,12 @@ def test_a_folder_that_fails_costs_itself_alone(code, folder, draw, monkeypatch)
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    found = images.find(folder)
+    found = images.list_images(folder)
     assert found.paths == ["a.png", "b.png", "c.png"]
-    assert found.passed_over == [f"passed over broken/: the folder cannot be listed: {words}"]
+    assert found.skipped == [f"passed over broken/: the folder cannot be listed: {words}"]
     assert found.unlisted == ("broken",)
     with pytest.raises(CallError, match=rf"cannot list .*broken: {words}"):
-        images.find(folder / "broken")
+        images.list_images(folder / "broken")
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -112,17 +112,17 @@ def test_a_bomb_of_links_is_as_large_as_it_looks(folder, follow):
             (folder / f"{k}" / name).symlink_to(f"../{k + 1}")
     (folder / "24").mkdir()
     (folder / "24" / "d.png").write_bytes((folder / "a.png").read_bytes())
-    found = images.find(folder, follow=follow)
+    found = images.list_images(folder, follow=follow)
     assert found.paths == ["24/d.png", "a.png", "b.png", "c.png"]
-    assert len(found.passed_over) == 4  # three by name, the others by number
-    assert "45 more" in found.passed_over[-1]
+    assert len(found.skipped) == 4  # three by name, the others by number
+    assert "45 more" in found.skipped[-1]
 
 
 def test_where_everything_is_passed_over_the_reason_is_given(folder, tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.png").symlink_to(folder / "a.png")
     with pytest.raises(CallError, match=r"no image in .*leads out of the folder; `--follow`"):
-        images.find(tmp_path / "links")
+        images.list_images(tmp_path / "links")
 
 
 # --- odd names -----------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def test_names_are_utf8_whatever_the_locale(draw, tmp_path):
     ],
 )
 def test_what_a_pattern_matches(pattern, path, matches):
-    assert Patterns(include=[pattern]).take(path) is matches
-    assert Patterns(exclude=[pattern]).take(path) is not matches
+    assert GlobFilter(include=[pattern]).accepts(path) is matches
+    assert GlobFilter(exclude=[pattern]).accepts(path) is not matches
 
 
 def test_patterns_agree_with_all_ways_to_match(tmp_path):
@@ -195,10 +195,10 @@ def test_patterns_agree_with_all_ways_to_match(tmp_path):
 
     for length in (2, 3, 4):
         for pattern in itertools.product(["a", "b", "*", "**"], repeat=length):
-            taken = Patterns(["/".join(pattern)])
+            taken = GlobFilter(["/".join(pattern)])
             for depth in (1, 2, 3, 4, 5):
                 for path in itertools.product("ab", repeat=depth):
-                    assert taken.take("/".join(path)) is simple(pattern, path), (pattern, path)
+                    assert taken.accepts("/".join(path)) is simple(pattern, path), (pattern, path)
 
 
 @pytest.mark.parametrize("pattern", ["", "/a", "a/", "a//b", "../a", "a/./b", "a\0", "x" * 5000])
@@ -210,9 +210,9 @@ def test_what_is_no_pattern(pattern, folder, tmp_path):
 
 
 def test_a_pattern_may_be_as_nasty_as_it_likes():
-    nasty = Patterns(["*a" * 500 + "b", "/".join(["**", "a"] * 500) + "/b"])
-    assert not nasty.take("a" * 255)
-    assert not nasty.take("a/" * 1000 + "c")
+    nasty = GlobFilter(["*a" * 500 + "b", "/".join(["**", "a"] * 500) + "/b"])
+    assert not nasty.accepts("a" * 255)
+    assert not nasty.accepts("a/" * 1000 + "c")
 
 
 def test_a_run_takes_the_images_that_are_asked_for(draw, tmp_path, command):
@@ -244,11 +244,11 @@ def test_a_run_takes_the_images_that_are_asked_for(draw, tmp_path, command):
 
 def test_where_no_image_is_left(folder):
     with pytest.raises(CallError, match=r"none of the 3 images .* is left by --include"):
-        images.find(folder, include=["*.jpg"])
+        images.list_images(folder, include=["*.jpg"])
 
 
 def test_a_listing_says_how_it_was_made(folder):
-    found = images.find(folder, ["*.png"], ["b.*"], follow=True)
+    found = images.list_images(folder, ["*.png"], ["b.*"], follow=True)
     assert found.paths == ["a.png", "c.png"]
     assert (found.include, found.exclude, found.follow) == (("*.png",), ("b.*",), True)
-    Image.open(os.fsdecode(found.place(1))).close()
+    Image.open(os.fsdecode(found.full_path(1))).close()

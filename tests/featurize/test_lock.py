@@ -9,8 +9,8 @@ import pytest
 
 import featurize
 from featurize import lock
-from featurize.errors import CacheBusy, OutputError
-from featurize.lock import Lock
+from featurize.errors import CacheBusyError, OutputError
+from featurize.lock import WriteLock
 
 
 def refusing(number):
@@ -22,10 +22,13 @@ def refusing(number):
 
 def test_only_a_held_lock_is_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", refusing(errno.EWOULDBLOCK))
-    with pytest.raises(CacheBusy, match="another process is writing"), Lock(tmp_path / "c.h5"):
+    with (
+        pytest.raises(CacheBusyError, match="another process is writing"),
+        WriteLock(tmp_path / "c.h5"),
+    ):
         pass
     monkeypatch.setattr(lock.fcntl, "flock", refusing(errno.EIO))
-    with pytest.raises(OutputError, match="Input/output error"), Lock(tmp_path / "c.h5"):
+    with pytest.raises(OutputError, match="Input/output error"), WriteLock(tmp_path / "c.h5"):
         pass
 
 
@@ -74,6 +77,6 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path):
     """What a link of that name points to is somebody else's."""
     other = tmp_path / "other"
     (tmp_path / "c.h5.lock").symlink_to(other)
-    with pytest.raises(OutputError), Lock(tmp_path / "c.h5"):
+    with pytest.raises(OutputError), WriteLock(tmp_path / "c.h5"):
         pass
     assert not other.exists()

@@ -7,8 +7,8 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from featurize import Backbone
-from featurize.errors import BackboneError, UnknownLayer
-from featurize.parts import above, depths, entrance
+from featurize.errors import BackboneError, UnknownLayerError
+from featurize.parts import extract_upper_part, find_boundary_layer, find_parameter_depths
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 NETWORKS = {
@@ -59,14 +59,14 @@ def test_both_parts_together_are_the_network_to_the_bit(name, layer, before, las
     backbone = made(name)
     if layer in ("layer4.0.conv2", "features.denseblock1.denselayer2"):
         with pytest.raises(BackboneError, match=r"2 tensors cross into the part from .* \("):
-            entrance(backbone.network, layer)
+            find_boundary_layer(backbone.network, layer)
         return
-    door = entrance(backbone.network, layer)
+    door = find_boundary_layer(backbone.network, layer)
     assert before is None or door.depth == backbone.network.layer(before).depth
     with torch.inference_mode():
         (whole,) = backbone.cut([last])(x)
         (entering,) = backbone.cut([(door.name, "none")])(x)
-        upper = above(backbone.network, layer, last)
+        upper = extract_upper_part(backbone.network, layer, last)
         found = upper(entering.reshape(len(x), *door.map_shape))
     assert torch.equal(found, whole)
     assert whole.std() > 0
@@ -74,7 +74,7 @@ def test_both_parts_together_are_the_network_to_the_bit(name, layer, before, las
 
 def test_a_part_holds_what_lies_in_it_and_shares_its_weights():
     backbone = made("resnet")
-    upper = above(backbone.network, "layer4", ("layer4", "avg"))
+    upper = extract_upper_part(backbone.network, "layer4", ("layer4", "avg"))
     names = {name.split(".")[0] for name in upper.state_dict()}
     assert names == {"layer4"}
     ours = dict(backbone.network.module.named_parameters())
@@ -83,7 +83,7 @@ def test_a_part_holds_what_lies_in_it_and_shares_its_weights():
 
 def test_depth_follows_the_order_of_computation():
     backbone = made("resnet")
-    found = depths(backbone.network)
+    found = find_parameter_depths(backbone.network)
     assert set(found) >= {name for name, _ in backbone.network.module.named_parameters()}
     order = ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.bn2.bias", "layer4.0.conv2.weight"]
     assert [*map(found.get, order)] == sorted(map(found.get, order))
@@ -94,8 +94,8 @@ def test_depth_follows_the_order_of_computation():
 def test_what_cannot_be_parted_is_refused():
     network = made("resnet").network
     with pytest.raises(BackboneError, match="nothing that could be cached lies before 'conv1'"):
-        entrance(network, "conv1")
-    with pytest.raises(UnknownLayer, match=r"no layer 'layer33' \(did you mean 'layer3'\?\)"):
-        entrance(network, "layer33")
+        find_boundary_layer(network, "conv1")
+    with pytest.raises(UnknownLayerError, match=r"no layer 'layer33' \(did you mean 'layer3'\?\)"):
+        find_boundary_layer(network, "layer33")
     with pytest.raises(BackboneError, match="'layer4' lies above 'layer3'"):
-        above(network, "layer4", ("layer3", "avg"))
+        extract_upper_part(network, "layer4", ("layer3", "avg"))

@@ -20,9 +20,9 @@ from torch import nn
 
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
 from featurize import images as images_module
-from featurize.measure import STAGES, Measure
-from featurize.progress import duration, line
-from featurize.text import in_bytes
+from featurize.measure import STAGES, RunStats
+from featurize.progress import format_duration, format_progress
+from featurize.text import format_bytes
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = {
@@ -66,11 +66,11 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
     code = (
         "import sys\n"
         "import featurize.progress as progress\n"
-        "class Eager(progress.Live):\n"
+        "class Eager(progress.ProgressLine):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
         "        self._every = 0.0  # at every image\n"
-        "progress.Live = Eager\n"
+        "progress.ProgressLine = Eager\n"
         "from featurize.__main__ import main\n"
         "main()\n"
     )
@@ -112,9 +112,9 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
 def test_the_line_holds_done_rate_time_left_and_shares(folder, tmp_path, toy):
     seen, lines = [], []
 
-    def report(measure: Measure) -> None:
+    def report(measure: RunStats) -> None:
         seen.append((measure.done, measure.total, measure.seconds_left))
-        lines.append(line(measure))
+        lines.append(format_progress(measure))
 
     run(folder, tmp_path / "c.h5", backbone=toy, layers="2", report=report)
     assert all(LINE.match(text) for text in lines), lines[0]
@@ -127,12 +127,12 @@ def test_the_line_holds_done_rate_time_left_and_shares(folder, tmp_path, toy):
 
 
 def test_figures_as_people_write_them():
-    assert [duration(s) for s in (None, 0.2, 9.4, 59.4, 61, 309, 7509)] == [
+    assert [format_duration(s) for s in (None, 0.2, 9.4, 59.4, 61, 309, 7509)] == [
         *("-", "0 s", "9 s", "59 s", "1:01", "5:09", "2:05:09"),
     ]
-    assert [duration(s) for s in (59.5, 59.9, 3599.7)] == ["1:00", "1:00", "1:00:00"]
+    assert [format_duration(s) for s in (59.5, 59.9, 3599.7)] == ["1:00", "1:00", "1:00:00"]
     shown = ["0 bytes", "999 bytes", "3.2 MB", "1.0 TB"]
-    assert [in_bytes(n) for n in (0, 999, 3.2e6, 1e12)] == shown
+    assert [format_bytes(n) for n in (0, 999, 3.2e6, 1e12)] == shown
 
 
 def test_a_sentence_says_what_bounded_the_run(folder, tmp_path, cli):
@@ -170,19 +170,19 @@ def test_the_bound_is_decoding_where_it_is(tmp_path, toy):
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_can_be_the_bound(stage):
     """The figures of a measurement, and the stage they speak of."""
-    measure = Measure(workers=2)
+    measure = RunStats(workers=2)
     measure.images_run = 9
-    measure.seconds |= {"read": 0.1, "decode": 0.2, "run": 1.0, "write": 0.1}
+    measure.stage_seconds |= {"read": 0.1, "decode": 0.2, "run": 1.0, "write": 0.1}
     if stage == "write":
-        measure.waited["output"] = 9.0
+        measure.wait_seconds["output"] = 9.0
     elif stage != "run":
-        measure.waited["input"] = 5.0
-        measure.seconds[stage] = 9.0
-    assert measure.bound == stage
-    assert sum(measure.shares.values()) == pytest.approx(1)
+        measure.wait_seconds["input"] = 5.0
+        measure.stage_seconds[stage] = 9.0
+    assert measure.bottleneck == stage
+    assert sum(measure.stage_shares.values()) == pytest.approx(1)
     assert {"read": "files", "decode": "Decoding", "run": "network", "write": "Writing"}[
         stage
-    ] in measure.verdict()
+    ] in measure.describe_bottleneck()
 
 
 def test_nothing_that_was_computed_is_no_bound(folder, tmp_path, toy):
@@ -306,7 +306,7 @@ def test_run_with_a_network_of_ones_own(folder, tmp_path):
     assert isinstance(done, Summary)
     assert (done.rows, done.computed, done.layers) == (40, 40, ["body", "head"])
     assert any("mine, weights own" in text for text in said)
-    assert isinstance(reports[-1], Measure)
+    assert isinstance(reports[-1], RunStats)
     pixels = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.iterdir())])
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
     with torch.inference_mode():
@@ -317,7 +317,7 @@ def test_run_with_a_network_of_ones_own(folder, tmp_path):
         off = np.linalg.norm(cache.features(name) - wanted.numpy(), axis=1)
         assert (off <= 1e-5 * np.linalg.norm(wanted.numpy(), axis=1)).all()
     assert cache.extractor.backbone == "mine"
-    assert done.as_dict()["rows"] == 40
+    assert done.to_dict()["rows"] == 40
 
 
 def test_half_precision_is_stored_but_not_computed(folder, tmp_path, toy):
@@ -352,7 +352,7 @@ class Counting:
     def __init__(self, monkeypatch, hold: threading.Event | None = None) -> None:
         self.lock = threading.Lock()
         self.decoded = self.used = self.most = 0
-        decode = images_module.decode
+        decode = images_module.decode_image
 
         def counted(*arguments):
             pixels = decode(*arguments)
@@ -361,10 +361,10 @@ class Counting:
                 self.most = max(self.most, self.decoded - self.used)
             return pixels
 
-        monkeypatch.setattr("featurize.images.decode", counted)
+        monkeypatch.setattr("featurize.images.decode_image", counted)
         from featurize.engines import eager
 
-        through = eager.Eager.run
+        through = eager.EagerEngine.run
 
         def observed(engine, pixels):
             if hold is not None:
@@ -380,7 +380,7 @@ class Counting:
 @pytest.mark.parametrize("count", [150, 600])
 def test_images_are_decoded_a_bounded_number_ahead(count, draw, tmp_path, toy, monkeypatch):
     """Whatever their number: a few batches, and one image a decoding thread."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)  # eight images each
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
     counting = Counting(monkeypatch)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(count)])
     done = run(folder, tmp_path / "c.h5", backbone=toy, layers="2")
@@ -392,7 +392,7 @@ def test_images_are_decoded_a_bounded_number_ahead(count, draw, tmp_path, toy, m
 
 def test_a_network_that_stands_still_stops_the_decoding(draw, tmp_path, toy, monkeypatch):
     """Decoding waits for it, at the same bound, however long that takes."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     hold = threading.Event()
     counting = Counting(monkeypatch, hold)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(400)])
@@ -420,7 +420,7 @@ def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monke
     """A disk that is behind stops the network."""
     from featurize.writer import CacheWriter
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     go, through, written = threading.Event(), [], []
     counting = Counting(monkeypatch)
     fill = CacheWriter.fill
@@ -453,19 +453,21 @@ def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monke
 
 
 def test_ctrl_c_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
-    from featurize.errors import Interrupted
+    from featurize.errors import RunInterruptedError
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(100)])
     calls = []
 
-    def report(measure: Measure) -> None:
+    def report(measure: RunStats) -> None:
         calls.append(measure.done)
         if len(calls) == 50:
             raise KeyboardInterrupt
 
     alive = threading.active_count()
-    with pytest.raises(Interrupted, match=r"rows are done and kept.*The same command goes on"):
+    with pytest.raises(
+        RunInterruptedError, match=r"rows are done and kept.*The same command goes on"
+    ):
         run(folder, tmp_path / "c.h5", backbone=toy, layers="2", report=report)
     assert threading.active_count() == alive
     kept = FeatureCache(tmp_path / "c.h5").counts["ok"]
@@ -478,9 +480,9 @@ def test_ctrl_c_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
 def test_an_error_in_the_network_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
     from featurize.engines import eager
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(60)])
-    through, calls = eager.Eager.run, []
+    through, calls = eager.EagerEngine.run, []
 
     def breaks(engine, pixels):
         calls.append(len(pixels))

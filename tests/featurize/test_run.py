@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, FeatureCache, run
-from featurize.errors import CacheFormatError, CallError, FingerprintMismatch
-from featurize.growth import part_of
+from featurize.errors import CacheFormatError, CallError, FingerprintMismatchError
+from featurize.growth import partial_path
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -129,7 +129,7 @@ def test_added_and_removed_images(folder, cache, backbone, tmp_path):
     Image.new("RGB", (20, 20), "red").save(folder / "b" / "new.png")
     done = run(folder, cache, backbone=backbone)
     assert (done.rows, done.computed, done.reused) == (20, 1, 19)
-    assert not part_of(cache).exists()
+    assert not partial_path(cache).exists()
     same_as_fresh(cache, folder, backbone, tmp_path)
 
 
@@ -192,11 +192,11 @@ def test_interrupted_growth_is_gone_on_with(folder, cache, backbone, tmp_path, m
         if len(calls) == 12:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)  # batches of 8
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # batches of 8
     with pytest.raises(Exception, match="The same command goes on") as stopped:
         run(folder, cache, backbone=backbone, layers="0", report=stop_after_first)
     assert type(stopped.value).__name__ == "Interrupted"
-    kept = FeatureCache(part_of(cache)).counts["ok"]
+    kept = FeatureCache(partial_path(cache)).counts["ok"]
     assert kept >= 8
     assert FeatureCache(cache).counts["ok"] == 20  # still whole, as it was
     done = run(folder, cache, backbone=backbone, layers="0")
@@ -218,11 +218,13 @@ def test_another_network_is_refused(folder, cache, backbone):
     run(folder, cache, backbone=backbone, layers="2")
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2))
     other = Backbone(network, name="toy", preprocess={**RECIPE, "resize": 9})
-    with pytest.raises(FingerprintMismatch, match=r"weights_sha256 is .*preprocess\.resize is 8"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"weights_sha256 is .*preprocess\.resize is 8"
+    ):
         run(folder, cache, backbone=other)
-    with pytest.raises(FingerprintMismatch, match="backbone is 'toy', asked for 'seedling'"):
+    with pytest.raises(FingerprintMismatchError, match="backbone is 'toy', asked for 'seedling'"):
         run(folder, cache, backbone="seedling")
-    with pytest.raises(FingerprintMismatch, match="dtype is 'float32', asked for 'float16'"):
+    with pytest.raises(FingerprintMismatchError, match="dtype is 'float32', asked for 'float16'"):
         run(folder, cache, backbone=backbone, dtype="float16")
     with pytest.raises(CallError, match="continue it from Python"):
         run(folder, cache, layers="0")
@@ -325,7 +327,7 @@ def test_what_a_row_to_be_looked_at_holds_is_not_computed_again(
     killed = cache
     run(folder, cache, backbone=backbone, layers="0")
     if growing:
-        killed = part_of(cache)
+        killed = partial_path(cache)
         run(folder, tmp_path / "grown.h5", backbone=backbone, layers="0,2")
         shutil.copy(tmp_path / "grown.h5", killed)
     with h5py.File(killed, "r+") as file:

@@ -64,13 +64,13 @@ def said(stream, text):
 # One picture is decoded without end: as bad as one can be.
 ENDLESS = """
 from featurize import images
-real = images.decode
+real = images.decode_image
 def decode(data, recipe):
     if data.startswith(b"endless"):
         print("decoding", flush=True)
         while True: threading.Event().wait(60)
     return real(data, recipe)
-images.decode = decode
+images.decode_image = decode
 """
 
 
@@ -103,11 +103,11 @@ def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sig
 
 def test_while_the_network_runs_without_end(folder, tmp_path):
     prepare = """
-from featurize.batches import Batches
+from featurize.batches import BatchRunner
 def run(self, pixels):
     print("running", flush=True)
     threading.Event().wait()
-Batches.run = run
+BatchRunner.run = run
 """
     (folder / "a" / "07.png").unlink()
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
@@ -128,7 +128,7 @@ class Swallows:
 def find(*_, **__):
     Swallows()
     while True: pass
-job.images.find = find
+job.images.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "swallowing")
@@ -151,7 +151,7 @@ def deaf(*_, **__):
     while True:
         try: find()
         except BaseException: pass
-job.images.find = deaf
+job.images.list_images = deaf
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "deaf")
@@ -185,7 +185,7 @@ from featurize import job
 def find(*_, **__):
     print("full", file=sys.stderr, flush=True)
     while True: print("x" * 1000)
-job.images.find = find
+job.images.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stderr, "full")
@@ -207,7 +207,7 @@ def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
     """It is finished when all others are: it waits for them."""
     folder = draw(tmp_path / "photos", [f"{k:03}.png" for k in range(200)])
     slow, path = (folder / "003.png").read_bytes(), tmp_path / "c.h5"
-    real, waited = images.decode, []
+    real, waited = images.decode_image, []
 
     def decode(data, recipe):
         if data == slow:
@@ -218,7 +218,7 @@ def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
             waited.append(True)
         return real(data, recipe)
 
-    monkeypatch.setattr(images, "decode", decode)
+    monkeypatch.setattr(images, "decode_image", decode)
     done = featurize.run(folder, path, backbone=toy, layers="0")
     assert (done.computed, waited) == (200, [True])
 
@@ -245,11 +245,11 @@ def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path)
     module.write_text(
         "import os, signal, sys, importlib.abc\n"
         "def arm(images):\n"
-        "    real = images.decode\n"
+        "    real = images.decode_image\n"
         "    def decode(data, recipe):\n"
         "        if data == b'bomb': os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return real(data, recipe)\n"
-        "    images.decode = decode\n"
+        "    images.decode_image = decode\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name != 'featurize.decoders': return None\n"

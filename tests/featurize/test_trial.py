@@ -11,15 +11,15 @@ import time
 import pytest
 
 from featurize import FeatureCache, layout, trial
-from featurize.errors import CacheFormatError, CacheUnreachable
+from featurize.errors import CacheFormatError, CacheUnreachableError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 
 
 def test_outcomes():
-    assert trial.outcome_of(lambda: None) == trial.ENDED
-    assert trial.outcome_of(lambda: 1 / 0) == trial.ENDED
-    assert trial.outcome_of(lambda: os.kill(os.getpid(), signal.SIGKILL)) == trial.CRASHED
+    assert trial.probe_in_child(lambda: None) == trial.COMPLETED
+    assert trial.probe_in_child(lambda: 1 / 0) == trial.COMPLETED
+    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == trial.CRASHED
 
 
 def loop():
@@ -28,25 +28,25 @@ def loop():
 
 
 def test_a_loop_is_cut_off_by_its_processor_time(monkeypatch):
-    monkeypatch.setattr(trial, "CPU_SECONDS", 1)
-    assert trial.outcome_of(loop) == trial.CRASHED
+    monkeypatch.setattr(trial, "MAX_CPU_SECONDS", 1)
+    assert trial.probe_in_child(loop) == trial.CRASHED
 
 
 def test_a_slow_disk_is_not_damage(cache, monkeypatch):
     """Waiting takes no processor time: only the clock ends it, far later, and says so."""
-    monkeypatch.setattr(trial, "CPU_SECONDS", 1)
-    assert trial.outcome_of(lambda: time.sleep(1.5)) == trial.ENDED
-    monkeypatch.setattr(trial, "WALL_SECONDS", 0.5)
-    assert trial.outcome_of(lambda: time.sleep(60)) == trial.UNANSWERED
-    monkeypatch.setattr(layout, "_look", lambda _: time.sleep(60))
-    with pytest.raises(CacheUnreachable, match=r"did not answer within .* It may be sound"):
+    monkeypatch.setattr(trial, "MAX_CPU_SECONDS", 1)
+    assert trial.probe_in_child(lambda: time.sleep(1.5)) == trial.COMPLETED
+    monkeypatch.setattr(trial, "MAX_WALL_SECONDS", 0.5)
+    assert trial.probe_in_child(lambda: time.sleep(60)) == trial.TIMED_OUT
+    monkeypatch.setattr(layout, "_check_and_parse", lambda _: time.sleep(60))
+    with pytest.raises(CacheUnreachableError, match=r"did not answer within .* It may be sound"):
         FeatureCache(cache)
 
 
 def test_signals_of_the_terminal_are_not_damage(monkeypatch):
     """Ctrl-C reaches the child too: it must not look as if the file had ended it."""
-    assert trial.outcome_of(lambda: os.kill(os.getpid(), signal.SIGINT)) == trial.ENDED
-    assert trial.outcome_of(lambda: os.kill(os.getpid(), signal.SIGTERM)) == trial.ENDED
+    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGINT)) == trial.COMPLETED
+    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == trial.COMPLETED
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
@@ -71,8 +71,8 @@ def test_errors_of_the_system_are_passed_on(cache, monkeypatch, error, match):
     def look(_):
         raise error
 
-    monkeypatch.setattr(layout, "_look", look)
-    with pytest.raises(CacheUnreachable, match=match):
+    monkeypatch.setattr(layout, "_check_and_parse", look)
+    with pytest.raises(CacheUnreachableError, match=match):
         FeatureCache(cache)
 
 
@@ -80,7 +80,7 @@ def test_an_address_that_cannot_be_is_damage(cache, monkeypatch):
     def look(_):
         raise OSError("unable to seek, errno = 22, error message = 'Invalid argument'")
 
-    monkeypatch.setattr(layout, "_look", look)
+    monkeypatch.setattr(layout, "_check_and_parse", look)
     with pytest.raises(CacheFormatError, match="is damaged"):
         FeatureCache(cache)
 
@@ -90,12 +90,12 @@ def test_too_few_descriptors(cache):
     """As with `ulimit -n`: the command says what is lacking, and of the cache nothing bad."""
     code = (
         "import sys, os\nfrom featurize import FeatureCache\n"
-        "from featurize.errors import CacheUnreachable\n"
+        "from featurize.errors import CacheUnreachableError\n"
         "held = [os.open(os.devnull, os.O_RDONLY)]\n"
         "try:\n    while True: held.append(os.dup(held[0]))\n"
         "except OSError: pass\n"
         "try: FeatureCache(sys.argv[1])\n"
-        "except (CacheUnreachable, OSError) as error: print(type(error).__name__, error)\n"
+        "except (CacheUnreachableError, OSError) as error: print(type(error).__name__, error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, cache],
@@ -114,8 +114,8 @@ def test_a_disk_that_fails_while_a_cache_is_open(cache, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "preadv", preadv)
-    with pytest.raises(CacheUnreachable, match=r"c?.*\.h5 cannot be read: Input/output error"):
+    with pytest.raises(CacheUnreachableError, match=r"c?.*\.h5 cannot be read: Input/output error"):
         reader.features("layer4", [0])
     monkeypatch.setattr(os, "pread", preadv)
-    with pytest.raises(CacheUnreachable, match="Input/output error"):
+    with pytest.raises(CacheUnreachableError, match="Input/output error"):
         reader.check_unchanged()

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import models
 
 from featurize import FeatureCache, load_backbone, run
-from featurize.errors import BackboneError, CallError, FingerprintMismatch
+from featurize.errors import BackboneError, CallError, FingerprintMismatchError
 
 NAME = "resnet18"
 
@@ -436,7 +436,7 @@ def test_one_cache_goes_on_with_either_file(tensors, images, tmp_path):
     assert (done.computed, done.layers) == (3, ["layer1", "layer4"])
     assert np.array_equal(FeatureCache(cache).features("layer1", [0, 1]), before)
     save_file({k: v.float() + 1 for k, v in half.items()}, tmp_path / "w.safetensors")
-    with pytest.raises(FingerprintMismatch, match="weights_sha256 is"):
+    with pytest.raises(FingerprintMismatchError, match="weights_sha256 is"):
         run(images, cache, weights=str(tmp_path / "w.safetensors"))
 
 

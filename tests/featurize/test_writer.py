@@ -12,9 +12,9 @@ import pytest
 
 import featurize
 from featurize import FeatureCache, images, layout, writer
-from featurize.errors import CacheBusy, DiskFull
+from featurize.errors import CacheBusyError, DiskFullError
 from featurize.layout import MARKED, PENDING
-from featurize.lock import Lock
+from featurize.lock import WriteLock
 from featurize.writer import CacheWriter
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
@@ -23,8 +23,8 @@ NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 @pytest.fixture
 def often(monkeypatch):
     """Batches of 8, a sync after each."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_A_BATCH", 0)
-    monkeypatch.setattr(writer, "SYNC_SECONDS", 0)
+    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr(writer, "SYNC_INTERVAL_SECONDS", 0)
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def truth(toy, tmp_path_factory):
 HOLD = """
 import sys
 from pathlib import Path
-from featurize.lock import Lock
-with Lock(Path(sys.argv[1])):
+from featurize.lock import WriteLock
+with WriteLock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -101,11 +101,11 @@ def test_readers_and_dry_runs_do_not_wait(cache, holder, cli):
 
 
 def test_a_killed_writer_holds_no_lock(cache, holder):
-    with pytest.raises(CacheBusy):
-        Lock(cache).__enter__()
+    with pytest.raises(CacheBusyError):
+        WriteLock(cache).__enter__()
     holder.kill()
     holder.wait()
-    with Lock(cache):
+    with WriteLock(cache):
         assert FeatureCache(cache).counts["ok"] == 3
 
 
@@ -115,8 +115,8 @@ def test_the_lock_outlives_a_growth(photos, path, toy, draw):
 
     def second(_):
         if not refused:
-            with pytest.raises(CacheBusy):
-                Lock(path).__enter__()
+            with pytest.raises(CacheBusyError):
+                WriteLock(path).__enter__()
             refused.append(True)
 
     draw(photos, ["new.png"], seed=1)
@@ -128,7 +128,7 @@ def test_a_call_that_is_refused_gives_the_lock_back(photos, path, toy):
     for _ in range(2):
         with pytest.raises(featurize.FeaturizeError, match="nonsense"):
             featurize.run(photos, path, backbone=toy, layers="nonsense")
-    with Lock(path):
+    with WriteLock(path):
         pass
 
 
@@ -139,7 +139,7 @@ import os, resource, sys
 from pathlib import Path
 import numpy as np
 from featurize import writer
-from featurize.errors import DiskFull
+from featurize.errors import DiskFullError
 from featurize.layout import Extractor, LayerInfo
 
 path, full = Path(sys.argv[1]), 0
@@ -150,14 +150,14 @@ zeros = np.zeros(200, np.int64)
 for limit in (2048, 4096, 10_000, 30_000, 200_000, 400_000, 417_792):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        writer.allocate(path, extractor, [info], names, zeros, zeros, root="", created_by="")
-    except DiskFull as error:
+        writer.allocate_cache(path, extractor, [info], names, zeros, zeros, root="", created_by="")
+    except DiskFullError as error:
         assert str(path) in str(error), error
         assert os.listdir(path.parent) == [], limit
         full += 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert full == 7, full
-writer.allocate(path, extractor, [info], names, zeros, zeros, root="", created_by="")
+writer.allocate_cache(path, extractor, [info], names, zeros, zeros, root="", created_by="")
 print(path.stat().st_size)
 """
 
@@ -178,7 +178,9 @@ def test_too_little_room_is_said_before_anything_is_written(photos, path, toy, m
     usage = shutil.disk_usage(path.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     recorder = tape()
-    with pytest.raises(DiskFull, match=r"needs .* kB but 1\.0 kB are free on its disk; free some"):
+    with pytest.raises(
+        DiskFullError, match=r"needs .* kB but 1\.0 kB are free on its disk; free some"
+    ):
         featurize.run(photos, path, backbone=toy, layers="2")
     assert recorder.events == []
     assert not path.exists()
@@ -193,7 +195,7 @@ def test_no_room_to_grow_leaves_the_cache(photos, path, toy, monkeypatch, truth)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full, raising=False)
-        with pytest.raises(DiskFull):
+        with pytest.raises(DiskFullError):
             featurize.run(photos, path, backbone=toy, layers="0")
     assert path.read_bytes() == before
     assert set(os.listdir(path.parent)) == {"photos", "c.h5", "c.h5.lock"}
@@ -220,7 +222,7 @@ def test_a_disk_that_fills_up(photos, path, toy, often, monkeypatch, truth, shar
         patch.setattr(os, "pwrite", pwrite)
         featurize.run(photos, path.with_name("whole.h5"), backbone=toy, layers="2")
         used, room = [0], [int(share * used[0])]
-        with pytest.raises(DiskFull, match=r"no room to write .*c\.h5: .*; free some space"):
+        with pytest.raises(DiskFullError, match=r"no room to write .*c\.h5: .*; free some space"):
             featurize.run(photos, path, backbone=toy, layers="2")
     assert not path.with_name("c.h5.tmp").exists()
     marked = truth(path, photos) if path.exists() else 0
@@ -242,7 +244,7 @@ def test_a_failed_sync_marks_nothing(
         featurize.run(photos, path, backbone=toy, layers="2")
         draw(photos, NAMES[:30], seed=1)
     recorder = tape()
-    real, count = writer._sync, [0]
+    real, count = writer._fdatasync, [0]
 
     def sync(fd):
         count[0] += 1
@@ -251,7 +253,7 @@ def test_a_failed_sync_marks_nothing(
             raise OSError(errno.EIO, "Input/output error")
         real(fd)
 
-    monkeypatch.setattr(writer, "_sync", sync)
+    monkeypatch.setattr(writer, "_fdatasync", sync)
     with pytest.raises(OSError, match="Input/output error"):
         featurize.run(photos, path, backbone=toy, layers="2")
     in_order(recorder, path)
@@ -265,7 +267,7 @@ def in_order(recorder, path):
 
     What a failed sync should have covered may be lost, so it can never be marked.
     """
-    extents = layout.read(path).extents
+    extents = layout.read_layout(path).extents
     file = recorder.number(path.stat().st_ino)
     ours = [event for event in recorder.events if event.file == file]
     begun = []
@@ -347,12 +349,12 @@ def test_images_changed_to_the_same_content(photos, path, toy, draw, truth, ofte
     """The copies wait for the row that computes their content, not for what it held before."""
     featurize.run(photos, path, backbone=toy, layers="2")
     changed = NAMES[3], NAMES[7], NAMES[35]
-    sound = {name: {images.digest((photos / name).read_bytes())} for name in changed}
+    sound = {name: {images.compute_sha256((photos / name).read_bytes())} for name in changed}
     draw(photos, changed[:1], seed=1)
     for name in changed[1:]:
         shutil.copy(photos / changed[0], photos / name)
     for name in changed:
-        sound[name].add(images.digest((photos / name).read_bytes()))
+        sound[name].add(images.compute_sha256((photos / name).read_bytes()))
 
     def stop(measure):
         if stopped and measure.done:
@@ -374,4 +376,4 @@ def test_a_writer_reads_back_what_it_wrote(cache, fill):
     with CacheWriter(cache) as into:
         values = fill(into, [5, 0])
         for name, written in values.items():
-            assert np.array_equal(into.rows(f"features/{name}", np.array([5, 0])), written)
+            assert np.array_equal(into.read_rows(f"features/{name}", np.array([5, 0])), written)

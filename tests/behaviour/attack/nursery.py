@@ -49,7 +49,7 @@ def often() -> None:
 
     assert hasattr(writer, "SYNC_SECONDS")
     assert hasattr(eager, "_PIXELS_A_BATCH")
-    writer.SYNC_SECONDS, eager._PIXELS_A_BATCH = 0.01, 0
+    writer.SYNC_INTERVAL_SECONDS, eager._PIXELS_PER_BATCH = 0.01, 0
 
 
 def begin(order: Order) -> None:

@@ -20,8 +20,8 @@ CODE = """
 import json, resource, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-from featurize.errors import ImageUnreadable
-from featurize.images import decode
+from featurize.errors import ImageUnreadableError
+from featurize.images import decode_image
 recipe = {"resize": 32, "crop": 32, "interpolation": "bilinear", "decode": sys.argv[2]}
 recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
 if sys.platform == "linux":  # two gigabytes more, however many there are
@@ -30,9 +30,9 @@ if sys.platform == "linux":  # two gigabytes more, however many there are
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 began = time.process_time()
 try:
-    pixels = decode(Path(sys.argv[1]).read_bytes(), recipe)
+    pixels = decode_image(Path(sys.argv[1]).read_bytes(), recipe)
     said = str(pixels.shape)
-except ImageUnreadable as error:
+except ImageUnreadableError as error:
     said = f"refused: {error}"
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 print(json.dumps({"said": said, "seconds": time.process_time() - began, "peak": peak}))

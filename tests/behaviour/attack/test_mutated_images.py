@@ -18,8 +18,8 @@ import json, resource, signal, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 import numpy as np
-from featurize.errors import ImageUnreadable
-from featurize.images import decode
+from featurize.errors import ImageUnreadableError
+from featurize.images import decode_image
 from tests.behaviour.attack.mutating import mutated
 from tests.behaviour.attack.sources import sources
 
@@ -36,10 +36,10 @@ for number in range(first, first + count):
     signal.alarm(30)
     began = time.monotonic()
     try:
-        pixels = decode(data, recipe)
+        pixels = decode_image(data, recipe)
         assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
         told["pixels"] += 1
-    except ImageUnreadable as error:
+    except ImageUnreadableError as error:
         assert 1 <= error.reason <= 12, error.reason
         told["refused"] += 1
     told["slowest"] = max(told["slowest"], time.monotonic() - began)
