@@ -17,9 +17,9 @@ import numpy as np
 from machine import describe
 
 from classify import LabelTable, advise
-from classify.fitting import resolve_labels
-from classify.outcomes import HeldOutPredictions
-from classify.similarity import LayerDepths, measure_depth_profile
+from classify.experiments.fit import resolve_labels
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
 from featurize import FeatureCache
 
 

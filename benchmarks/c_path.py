@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from classify.features import FeatureRows
-from classify.heads import HEADS
-from classify.splits import plan_folds
-from classify.statistics import compute_fold_bases
-from classify.training import TrainingSet, train
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS
+from classify.data.splits import plan_folds
+from classify.solvers.gram_cache import compute_fold_bases
+from classify.training.train import TrainingSet, train
 
 
 def walked(X, y, folds, grid):

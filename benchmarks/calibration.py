@@ -27,14 +27,14 @@ from sklearn.svm import LinearSVC
 from strategies import RECIPE, cifar
 from threadpoolctl import threadpool_limits
 
-from classify.bias import calibrate
-from classify.calibration import fit_temperature, summarise_decision_values
-from classify.features import FeatureRows
-from classify.heads import get_head_spec
-from classify.scores import calibration_error
-from classify.splits import plan_folds
-from classify.statistics import compute_fold_bases
-from classify.training import TrainingSet, train
+from classify.evaluation.calibration import calibrate
+from classify.evaluation.temperature import fit_temperature, summarise_decision_values
+from classify.data.features import FeatureRows
+from classify.heads.registry import get_head_spec
+from classify.evaluation.metrics import calibration_error
+from classify.data.splits import plan_folds
+from classify.solvers.gram_cache import compute_fold_bases
+from classify.training.train import TrainingSet, train
 from featurize import FeatureCache, run
 
 LAYER = "features.12"

@@ -14,8 +14,8 @@ from features import BUILD, real
 from machine import describe
 
 from classify import compare
-from classify.labels import TEST, LabelTable, read_labels
-from classify.scores import compare_paired, estimate_proportion
+from classify.data.labels import TEST, LabelTable, read_labels
+from classify.evaluation.metrics import compare_paired, estimate_proportion
 from featurize import FeatureCache, run
 
 DRAWS = 400

@@ -12,7 +12,7 @@ import numpy as np
 from machine import describe
 
 from featurize import load_backbone
-from featurize.costs import layer_costs
+from featurize.backbones.profiling import layer_costs
 from featurize.engines import open_engine
 
 CUTS = {

@@ -19,8 +19,11 @@ from photos import megabytes, photos
 from PIL import Image
 from table import show
 
-from featurize import cores, decoders, images, memory
-from featurize.decoders import DecoderPool
+from featurize.system import cpu
+from featurize.images import workers
+from featurize.images import decoding as image_decoding
+from featurize.system import memory
+from featurize.images.workers import DecoderPool
 
 RECIPE = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
 AT_ONCE = 8  # images a process is handed at a time, so that handing over is not what is timed
@@ -28,9 +31,9 @@ AT_ONCE = 8  # images a process is handed at a time, so that handing over is not
 
 def pixels_of(path: Path, decoder: str) -> np.ndarray:
     """What a decoding thread of a run does."""
-    data = images.read_image_file(path).data
-    images.compute_sha256(data)
-    return images.decode_image(data, {**RECIPE, "decode": decoder})
+    data = image_decoding.read_image_file(path).data
+    image_decoding.compute_sha256(data)
+    return image_decoding.decode_image(data, {**RECIPE, "decode": decoder})
 
 
 def rate(pool: Executor, paths: list[Path], decoder: str, seconds: float) -> float:
@@ -50,26 +53,26 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
     the thread's own process. What does hold the lock is done in full.
     """
     tiny, large = photos(1, (8, 8)) / "0" / "00000.jpg", Image.new("RGB", (341, 256))
-    opening = images.read_image_file(tiny).data
+    opening = image_decoding.read_image_file(tiny).data
     decoding = DecoderPool(RECIPE)
     if apart:
         decoding.use_processes_if_worth("cuda", threads, 10**9)
 
     def work(_: int) -> None:
-        data = images.read_image_file(photo).data
-        images.compute_sha256(data)
+        data = image_decoding.read_image_file(photo).data
+        image_decoding.compute_sha256(data)
         if apart:
             decoding.decode(data)
             return
-        images.decode_image(opening, {**RECIPE, "resize": 8, "crop": 8, "decode": "exact"})
+        image_decoding.decode_image(opening, {**RECIPE, "resize": 8, "crop": 8, "decode": "exact"})
         np.asarray(large.crop((58, 16, 282, 240)))
         time.sleep(seconds)
 
     count = 500 * threads
     sleep = f"time.sleep({seconds}) or np.zeros((224, 224, 3), np.uint8)"
-    given, decoders.WORKER_CODE = decoders.WORKER_CODE, decoders.WORKER_CODE.replace(
+    given, workers.WORKER_CODE = workers.WORKER_CODE, workers.WORKER_CODE.replace(
         "\nworker_main",
-        "\nimport time, numpy as np, featurize.images as images"
+        "\nimport time, numpy as np, featurize.images.decoding as images"
         f"\nimages.decode_image = lambda data, recipe: {sleep}\nserve",
     )  # fmt: skip
     try:
@@ -79,7 +82,7 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
             list(pool.map(work, range(count)))
             return count / (time.perf_counter() - start)
     finally:
-        decoders.WORKER_CODE = given
+        workers.WORKER_CODE = given
         decoding.close()
 
 
@@ -99,8 +102,8 @@ def main() -> None:
         for decoder in ("exact", "fast"):
             found: dict[str, list[float]] = {"threads": [], "processes": []}
             with (
-                ThreadPoolExecutor(cores.usable_cores()) as threads,
-                ProcessPoolExecutor(cores.usable_cores()) as processes,
+                ThreadPoolExecutor(cpu.usable_cores()) as threads,
+                ProcessPoolExecutor(cpu.usable_cores()) as processes,
             ):
                 for _ in range(given.rounds):
                     for name, pool in (("threads", threads), ("processes", processes)):
@@ -111,7 +114,7 @@ def main() -> None:
             })  # fmt: skip
             exact = rows[-1 if decoder == "exact" else -2]
             rows[-1]["x exact"] = rows[-1]["threads"] / exact["threads"]
-    show(f"Decoding alone, images/s on {cores.usable_cores()} cores", rows,
+    show(f"Decoding alone, images/s on {cpu.usable_cores()} cores", rows,
          "The limit: 4 times exact for fast, on photographs of 12 megapixels.")  # fmt: skip
     rows = []
     for ms in (2, 4, 8):

@@ -30,10 +30,12 @@ from photos import megabytes, photos
 from spent import core_seconds
 from table import Row, show
 
-from featurize import cores, images, load_backbone, run
+from featurize import load_backbone, run
+from featurize.system import cpu
+from featurize.images import decoding
 from featurize.engines import Engine, open_engine
 from featurize.errors import RunInterruptedError
-from featurize.measure import RunStats
+from featurize.pipeline.stats import RunStats
 
 RIVALS = ("naive", "timm", "img2vec_pytorch", "embetter", "thingsvision")
 SLOWER = ("img2vec_pytorch", "embetter")
@@ -54,15 +56,15 @@ def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Spe
 
     def one(path: Path) -> None:
         if time.perf_counter() < end:
-            data = images.read_image_file(path).data
-            images.compute_sha256(data)
-            images.decode_image(data, recipe)
+            data = decoding.read_image_file(path).data
+            decoding.compute_sha256(data)
+            decoding.decode_image(data, recipe)
             done.append(1)
 
     done: list[int] = []
     spent, start = core_seconds(), time.perf_counter()
     end = start + seconds
-    with ThreadPoolExecutor(cores.usable_cores()) as pool:
+    with ThreadPoolExecutor(cpu.usable_cores()) as pool:
         list(pool.map(one, paths * 20))
     taken, spent = time.perf_counter() - start, core_seconds() - spent
     return Speed(len(done) / taken, spent / len(done))

@@ -16,7 +16,7 @@ from table import show
 
 from featurize import load_backbone
 from featurize.engines import Engine, open_engine
-from featurize.families import find_family
+from featurize.backbones.families import find_family
 
 
 def turns(engines: dict[str, Engine], passes: int, count: int | None = None) -> dict[str, float]:

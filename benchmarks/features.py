@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from classify.features import FeatureRows
-from classify.fitting import resolve_labels
-from classify.tasks import make_task
+from classify.data.features import FeatureRows
+from classify.experiments.fit import resolve_labels
+from classify.data.tasks import make_task
 from featurize import run
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import compute_fingerprint
-from featurize.layout import Extractor, LayerInfo
-from featurize.lock import WriteLock
-from featurize.writer import CacheWriter, allocate_cache
+from featurize.cache.format import Extractor, LayerInfo
+from featurize.cache.lock import WriteLock
+from featurize.cache.writer import CacheWriter, allocate_cache
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 REAL = Path(os.environ.get("HEADGRAFT_REAL", "/nonexistent"))

@@ -16,11 +16,11 @@ from machine import describe
 from strategies import BUILD, REAL, RECIPE, cifar, extracted
 
 from classify import FineTuneClassifier, fit
-from classify.labels import LabelTable, labels_from_folders
-from classify.records import wilson_interval
-from classify.tuning import finetune
+from classify.data.labels import LabelTable, labels_from_folders
+from classify.heads.record import wilson_interval
+from classify.finetuning.run import finetune
 from featurize import FeatureCache, layer_costs, load_backbone, run
-from featurize.families import parse_layers
+from featurize.backbones.families import parse_layers
 
 NET = {
     "backbone": "squeezenet1_1",

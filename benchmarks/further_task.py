@@ -14,13 +14,13 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from classify.features import FeatureRows
-from classify.fitting import resolve_labels
-from classify.heads import HEADS
-from classify.splits import plan_content_folds
-from classify.statistics import _recent, compute_fold_bases
-from classify.tasks import make_task
-from classify.training import TrainingSet, train
+from classify.data.features import FeatureRows
+from classify.experiments.fit import resolve_labels
+from classify.heads.registry import HEADS
+from classify.data.splits import plan_content_folds
+from classify.solvers.gram_cache import _recent, compute_fold_bases
+from classify.data.tasks import make_task
+from classify.training.train import TrainingSet, train
 
 
 def main() -> None:

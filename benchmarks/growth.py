@@ -39,13 +39,14 @@ def once(folder: str, cache: str) -> None:
     """One run in this process; prints what it took."""
     import torch
 
-    from featurize import Backbone, images, run
+    from featurize import Backbone, run
+    from featurize.images import decoding
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, stride=2))
     backbone = Backbone(net, name="tiny", preprocess=RECIPE)
     start = time.perf_counter()
-    images.list_images(folder)
+    decoding.list_images(folder)
     listing = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = run(folder, cache, backbone=backbone, layers="0")

@@ -26,17 +26,18 @@ from sklearn.svm import SVC
 from strategies import RECIPE, cifar, made
 from threadpoolctl import threadpool_limits
 
-from classify import neighbours, vectors
-from classify.calibration import fit_temperature
-from classify.features import FeatureRows
-from classify.fitting import resolve_labels
-from classify.heads import HEADS
-from classify.splits import FoldPlan, plan_folds
-from classify.statistics import compute_fold_bases
-from classify.tasks import make_task
-from classify.training import TrainingSet, TrainResult, train
+from classify.solvers import neighbours
+from classify.solvers import rbf_svm
+from classify.evaluation.temperature import fit_temperature
+from classify.data.features import FeatureRows
+from classify.experiments.fit import resolve_labels
+from classify.heads.registry import HEADS
+from classify.data.splits import FoldPlan, plan_folds
+from classify.solvers.gram_cache import compute_fold_bases
+from classify.data.tasks import make_task
+from classify.training.train import TrainingSet, TrainResult, train
 from featurize import run
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 
 LAYERS = "features.9,features.12"
 SETS = {  # which images, which layer, how many of them are learnt from
@@ -115,7 +116,7 @@ def measure(name: str, layer: str, count: int) -> None:
     judge("rbf-svm", *timed(lambda: train(rbf, lesson)), y, X, truth)
     one = replace(rbf, gamma_factors=(1.0,))
     judge("  with gamma = scale alone", *timed(lambda: train(one, lesson)), y, X, truth)
-    with patch.object(vectors, "MAX_EXACT_ROWS", 0):
+    with patch.object(rbf_svm, "MAX_EXACT_ROWS", 0):
         judge("  by landmarks", *timed(lambda: train(rbf, lesson)), y, X, truth)
 
     judge("knn", *timed(lambda: train(knn, lesson)), y, X, truth)

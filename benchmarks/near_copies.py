@@ -12,8 +12,8 @@ from features import BUILD, REAL, real
 from machine import describe
 from PIL import Image, ImageEnhance
 
-from classify.features import FeatureRows
-from classify.nearest import find_near_copies
+from classify.data.features import FeatureRows
+from classify.data.near_copies import find_near_copies
 from featurize import FeatureCache, run
 
 IMAGES, PLANTED = 2000, 200

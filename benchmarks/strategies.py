@@ -93,7 +93,7 @@ KNOWN = {
 
 def run(name: str) -> dict[str, Any]:
     """All four strategies on one data set, or what they did before."""
-    from classify.automatic import auto
+    from classify.strategy.auto import auto
 
     kept = BUILD / f"{name}.json"
     if kept.exists():

@@ -11,27 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.advice import advise
-    from classify.automatic import auto
-    from classify.cached import CachedFeatures
-    from classify.classifiers import (
-        LinearSVMClassifier,
-        NearestMeanClassifier,
-        RidgeHeadClassifier,
-        ShrunkLDAClassifier,
-        SoftmaxClassifier,
-    )
-    from classify.comparison import compare
+    from classify.strategy.advise import advise
+    from classify.strategy.auto import auto
+    from classify.training.cached_features import CachedFeatures
+    from classify.training.linear_heads import LinearSVMClassifier, NearestMeanClassifier, RidgeHeadClassifier, ShrunkLDAClassifier, SoftmaxClassifier
+    from classify.experiments.compare import compare
     from classify.errors import ClassifyError
-    from classify.estimators import HeadClassifier
-    from classify.finetuning import FineTuneClassifier
-    from classify.fitted import FittedHead
-    from classify.fitting import fit
-    from classify.pages import write_report
-    from classify.persist import load_head, save_head
-    from classify.prediction import evaluate, predict
-    from classify.preparation import RootL2
-    from classify.tuning import finetune
+    from classify.training.estimators import HeadClassifier
+    from classify.finetuning.estimator import FineTuneClassifier
+    from classify.heads.fitted import FittedHead
+    from classify.experiments.fit import fit
+    from classify.report.write import write_report
+    from classify.heads.io import load_head, save_head
+    from classify.heads.inference import evaluate, predict
+    from classify.data.preparation import RootL2
+    from classify.finetuning.run import finetune
 
     __version__: str
 

@@ -13,14 +13,15 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 def main() -> None:
     """Run the command line; signals are watched before anything else is imported."""
-    from featurize import entry, signals
+    from featurize.system import startup
+    from featurize.system import signals
 
-    entry.prepare_process()
+    startup.prepare_process()
     signals.run_main(_run)
 
 
 def _run() -> None:
-    from classify.cli import app
+    from classify.cli.app import app
 
     app(prog_name="classify")
 

@@ -9,10 +9,10 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
-from classify.features import FeatureRows
+from classify.data.features import FeatureRows
 from classify.scaling import fit_and_scale
-from classify.scorers import LinearModel, SklearnModel
-from classify.vectors import compute_gamma_scale
+from classify.heads.models import LinearModel, SklearnModel
+from classify.solvers.rbf_svm import compute_gamma_scale
 
 MAX_LANDMARKS = 1000  # twice as many were no better on CIFAR-10, and five times as slow to map
 MAX_SCALING_ROWS = 20_000  # rows whose statistics scale the features
@@ -56,7 +56,7 @@ def fit_rbf_map(rows: FeatureRows, gamma_factor: float, seed: int = 0) -> Pipeli
     rows : FeatureRows
         Training rows; landmarks and statistics come from at most `MAX_SCALING_ROWS` of them.
     gamma_factor : float
-        Gamma, as a multiple of `classify.vectors.compute_gamma_scale`.
+        Gamma, as a multiple of `classify.solvers.rbf_svm.compute_gamma_scale`.
 
     Returns
     -------

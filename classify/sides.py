@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from classify.errors import CallError, TooFewImagesError
-from classify.splits import hold_out
+from classify.data.splits import hold_out
 
 VALIDATION_FRACTION = 0.1  # of the images, for the early stop
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.features import FeatureRows
+from classify.data.features import FeatureRows
 
 SCALE_COLUMNS, SCALE_GLOBAL, SCALE_NONE = "columns", "whole", "none"
 MIN_EIGENVALUE_RATIO = 1e-10  # of the greatest eigenvalue: below this a direction is rounding

@@ -3,14 +3,14 @@
 import numpy as np
 from torch import Tensor
 
-from classify.entering import dataset_name
-from classify.fitted import FeatureSource, FittedHead, HeadLayer
-from classify.nets import FineTuneNetwork
-from classify.preparation import STANDARDISE
-from classify.scorers import LinearModel
-from classify.splits import hash_prefixes
-from featurize import weights as weights_files
-from featurize.backbones import Backbone
+from classify.finetuning.activations import dataset_name
+from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.finetuning.network import FineTuneNetwork
+from classify.data.preparation import STANDARDISE
+from classify.heads.models import LinearModel
+from classify.data.splits import hash_prefixes
+from featurize.backbones import weights as weights_files
+from featurize.backbones.backbone import Backbone
 from featurize.fingerprint import compute_fingerprint
 
 WEIGHTS_NAME = "fine-tuned"

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from featurize.errors import FeaturizeError
 
 if TYPE_CHECKING:
-    from featurize.backbones import Backbone, load_backbone
-    from featurize.cache import FeatureCache
-    from featurize.checking import verify
-    from featurize.costs import layer_costs
-    from featurize.estimate import Estimate
-    from featurize.exporting import export
-    from featurize.job import run
-    from featurize.summary import Summary
+    from featurize.backbones.backbone import Backbone, load_backbone
+    from featurize.cache.reader import FeatureCache
+    from featurize.extraction.verify import verify
+    from featurize.backbones.profiling import layer_costs
+    from featurize.extraction.dry_run import Estimate
+    from featurize.extraction.export import export
+    from featurize.extraction.run import run
+    from featurize.extraction.summary import Summary
 
 __version__ = "0.1.0"
 

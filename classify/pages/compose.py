@@ -4,13 +4,13 @@ import os
 import shlex
 from collections.abc import Mapping
 
-from classify.advice import Advice
-from classify.comparison import Comparison
-from classify.pages.pictures import Thumbnails
-from classify.pages.provenance import collect_provenance
-from classify.pages.render import Page, render_page
-from classify.pages.section import build_sections
-from featurize.cache import FeatureCache
+from classify.strategy.advise import Advice
+from classify.experiments.compare import Comparison
+from classify.report.thumbnails import Thumbnails
+from classify.report.provenance import collect_provenance
+from classify.report.page import Page, render_page
+from classify.report.sections import build_sections
+from featurize.cache.reader import FeatureCache
 
 
 def build_page(
@@ -23,7 +23,7 @@ def build_page(
     seed: int | None,
     advice: Mapping[str, Advice],
 ) -> str:
-    """A report as HTML; parameters as in `classify.pages.write_report`."""
+    """A report as HTML; parameters as in `classify.report.write.write_report`."""
     pictures = Thumbnails(cache, images)
     tasks = list(build_sections(cache, comparison, pictures, advice))
     rows = {row for task in tasks for row in task.map_rows}

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from featurize.seedling.network import PREPROCESS, Seedling
+from featurize.backbones.seedling.network import PREPROCESS, Seedling
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 Array = NDArray[np.float32]

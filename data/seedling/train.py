@@ -27,7 +27,7 @@ from views import look
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from featurize.seedling.network import PREPROCESS, Seedling
+from featurize.backbones.seedling.network import PREPROCESS, Seedling
 
 VERSION = "1"
 TAUGHT = {"stage2": 0.25, "stage3": 0.5, "stage4": 1.0}

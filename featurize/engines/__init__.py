@@ -7,17 +7,10 @@ Which engine ran is not in the fingerprint: in float32 every one of them agrees 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featurize.engines.interface import (
-    CPU_ENGINES,
-    ENGINE_RTOL,
-    ENGINES,
-    PRECISIONS,
-    Engine,
-    check_engine,
-)
+from featurize.engines.base import CPU_ENGINES, ENGINE_RTOL, ENGINES, PRECISIONS, Engine, check_engine
 
 if TYPE_CHECKING:
-    from featurize.backbones import Backbone
+    from featurize.backbones.backbone import Backbone
 
 __all__ = [
     "ENGINES",
@@ -72,7 +65,7 @@ def open_engine(
     eager = EagerEngine(module, backbone.preprocess, device=device, precision=precision)
     if name in ("auto", "eager"):
         return eager
-    from featurize.engines.opening import open_verified_engine
+    from featurize.engines.factory import open_verified_engine
 
     return open_verified_engine(name, eager, module, backbone.preprocess, precision)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurize import cores
-from featurize.engines.prepared import PixelNetwork
+from featurize.system import cpu
+from featurize.backbones.pixel_network import PixelNetwork
 from featurize.errors import CallError
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,7 +78,7 @@ def resolve_device(name: str, precision: str) -> str:
 
 def count_compute_threads() -> int:
     """Threads for arithmetic: a physical core each, fewer where torch was told so."""
-    return min(torch.get_num_threads(), cores.physical_cores())
+    return min(torch.get_num_threads(), cpu.physical_cores())
 
 
 class precision_context:

@@ -14,13 +14,13 @@ import pytest
 import featurize
 from classify import advise
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
-from classify.labels import read_labels
-from classify.outcomes import HeldOutPredictions
-from classify.resampling import Estimate, bootstrap_means
-from classify.savings import measure_cut_cost
-from classify.similarity import LayerDepths, measure_depth_profile
-from classify.size import CurvePoint, DatasetSize, plan_curve
-from classify.tasks import make_task
+from classify.data.labels import read_labels
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.bootstrap import Estimate, bootstrap_means
+from classify.strategy.cut_cost import measure_cut_cost
+from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
+from classify.strategy.learning_curve import CurvePoint, DatasetSize, plan_curve
+from classify.data.tasks import make_task
 
 CLASSES = 3
 

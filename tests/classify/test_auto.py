@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from classify import automatic, load_head
+from classify import load_head
+from classify.strategy import auto as auto_module
 from classify.durations import parse_duration
 from classify.errors import CallError
 
@@ -87,7 +88,7 @@ def test_each_strategy_is_carried_out_and_saved(auto, folder, command, situation
 def test_a_probe_of_either_kind_takes_what_validates_best(folder, similarity):
     place = folder.parent
     options = {"backbone": "seedling", "cache": place / "c.h5", "similarity": similarity}
-    found = automatic.auto(folder, place / similarity, **options)
+    found = auto_module.auto(folder, place / similarity, **options)
     kind = {"similar": "linear-probe", "different": "truncated-probe"}[similarity]
     mine = [one for one in found.candidates if one.strategy == kind]
     assert "stage1+stage2+stage3+stage4" in [one.what for one in mine]

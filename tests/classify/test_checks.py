@@ -7,15 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from classify import nearest
-from classify import twins as twins_module
-from classify.calibration import fit_temperature, summarise_decision_values
-from classify.checks import check_task, find_duplicates, find_label_issues, find_small_classes
-from classify.features import FeatureRows
-from classify.labels import LabelTable
-from classify.nearest import expected_by_chance
-from classify.tasks import Task, make_task
-from classify.twins import count_compared
+from classify.data import near_copies
+from classify.checks import duplicates as twins_module
+from classify.evaluation.temperature import fit_temperature, summarise_decision_values
+from classify.checks.summary import check_task, find_duplicates, find_label_issues, find_small_classes
+from classify.data.features import FeatureRows
+from classify.data.labels import LabelTable
+from classify.data.near_copies import expected_by_chance
+from classify.data.tasks import Task, make_task
+from classify.checks.duplicates import count_compared
 from featurize.errors import UnknownLayerError
 
 
@@ -69,8 +69,8 @@ def test_cosines_are_of_features_centred_and_scaled_by_what_is_learnt_from(world
 def test_blocks_make_no_difference(world, monkeypatch):
     task, cache, _ = world
     whole = find_duplicates(cache, task)
-    monkeypatch.setattr(nearest, "TEST_BLOCK", 37)
-    monkeypatch.setattr(nearest, "TRAIN_BLOCK", 7)  # fewer than the neighbours looked for
+    monkeypatch.setattr(near_copies, "TEST_BLOCK", 37)
+    monkeypatch.setattr(near_copies, "TRAIN_BLOCK", 7)  # fewer than the neighbours looked for
     parts = find_duplicates(cache, task)
     assert [(t.row_test, t.row_train) for t in parts] == [(t.row_test, t.row_train) for t in whole]
     assert [t.expected for t in parts] == pytest.approx([t.expected for t in whole], rel=1e-3)

@@ -10,9 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classify import HeadClassifier
-from classify.calibration import fit_temperature
-from classify.choice import PathPoint, select_param
-from classify.heads import get_head_spec
+from classify.evaluation.temperature import fit_temperature
+from classify.solvers.selection import PathPoint, select_param
+from classify.heads.registry import get_head_spec
 
 M = 16  # held-out images
 Y = np.zeros(M, int)

@@ -32,7 +32,7 @@ from classify import (
     ShrunkLDAClassifier,
     SoftmaxClassifier,
 )
-from classify.weights import count_repeats
+from classify.training.class_weights import count_repeats
 
 ALL = (
     SoftmaxClassifier,

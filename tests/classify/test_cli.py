@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from classify import cli, load_head
+from classify import load_head
+from classify.cli import app as app_module
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # starting workers would take longest
         monkeypatch.delenv("COLUMNS", raising=False)
         with pytest.raises(SystemExit) as ended:
-            cli.app(prog_name="classify")
+            app_module.app(prog_name="classify")
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -31,7 +32,7 @@ def test_help_loads_nothing_heavy(run_cli):
     assert "fit" in done.stdout
     assert "compare" in done.stdout
     code = (
-        "import sys; from classify.cli import app\n"
+        "import sys; from classify.cli.app import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'sklearn', 'h5py', 'numpy'} & set(sys.modules)"
@@ -192,7 +193,7 @@ def test_the_unexpected_is_status_1_and_says_how_to_see_more(call, cache, tmp_pa
     def broken(*_, **__):
         raise RuntimeError("the sky fell")
 
-    monkeypatch.setattr("classify.fitting.fit", broken)
+    monkeypatch.setattr("classify.experiments.fit.fit", broken)
     status, out, err = call("fit", cache.path, "-o", tmp_path / "h")
     assert (status, out) == (1, "")
     assert err == "error: unexpected RuntimeError: the sky fell; --debug shows the traceback\n"

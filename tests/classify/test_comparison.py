@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from classify import compare, fit, grid, workers
+from classify import compare, fit
+from classify.experiments import grid
+from classify.experiments import workers
 from classify.errors import CallError, UnknownHeadError
-from classify.heads import DEFAULT_HEADS
-from classify.kept import store_dir
-from classify.labels import LabelTable
-from classify.records import HeadResult
-from classify.results import FitResult
-from classify.scores import apply_holm_correction
+from classify.heads.registry import DEFAULT_HEADS
+from classify.store import store_dir
+from classify.data.labels import LabelTable
+from classify.heads.record import HeadResult
+from classify.experiments.results import FitResult
+from classify.evaluation.metrics import apply_holm_correction
 
 
 def keys(records):

@@ -10,8 +10,8 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from sklearn.utils.validation import check_array
 
 from classify import CachedFeatures, HeadClassifier
-from classify.features import open_cache
-from classify.heads import HEADS
+from classify.data.features import open_cache
+from classify.heads.registry import HEADS
 
 UNWEIGHTED = {
     "check_class_weight_classifiers": "class means and neighbours have no use for class weights",

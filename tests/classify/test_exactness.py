@@ -8,18 +8,18 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from classify import training
-from classify.features import FeatureRows
-from classify.heads import HEADS
-from classify.kept import store_dir
-from classify.minimised import Problem, fit_linear
-from classify.moments import GramStats
-from classify.solved import fit_closed_form, sum_classes
+from classify.training import train as train_module
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS
+from classify.store import store_dir
+from classify.solvers.lbfgs import Problem, fit_linear
+from classify.solvers.gram import GramStats
+from classify.solvers.closed_form import fit_closed_form, sum_classes
 from classify.spectrum import PrincipalBasis
-from classify.splits import plan_content_folds, plan_folds
-from classify.statistics import _recent, compute_fold_bases
-from classify.training import TrainingSet, train
-from classify.weights import resolve_class_weights
+from classify.data.splits import plan_content_folds, plan_folds
+from classify.solvers.gram_cache import _recent, compute_fold_bases
+from classify.training.train import TrainingSet, train
+from classify.training.class_weights import resolve_class_weights
 
 
 def world(n, dim, classes, seed=0):
@@ -141,11 +141,11 @@ def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     X, y = world(900, 40, 5)
     rows, folds = FeatureRows.from_array(X), plan_folds(y, 0)
     lesson = TrainingSet(rows, y, 5, folds, compute_fold_bases(None, (), rows, folds))
-    monkeypatch.setattr("classify.vectors.MAX_EXACT_ROWS", 0)  # by landmarks, in memory too
+    monkeypatch.setattr("classify.solvers.rbf_svm.MAX_EXACT_ROWS", 0)  # by landmarks, in memory too
     monkeypatch.setattr("classify.kernels.MAX_LANDMARKS", 100)
     plain = train(HEADS[name], lesson)
-    monkeypatch.setattr(training, "MAX_IN_MEMORY_BYTES", 1000)
-    monkeypatch.setattr("classify.features.BLOCK_BYTES", 4 * 40 * 480)
+    monkeypatch.setattr(train_module, "MAX_IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("classify.data.features.BLOCK_BYTES", 4 * 40 * 480)
     blocks = train(HEADS[name], lesson)
     agree = plain.scorer.decision_values(X).argmax(axis=1) == blocks.scorer.decision_values(
         X

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from classify import SoftmaxClassifier, fit, save_head
-from classify.descent import TrainConfig
+from classify.finetuning.trainer import TrainConfig
 from classify.errors import CallError, HeadMismatchError
-from classify.nets import FineTuneNetwork, find_last_weighted_stage
+from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
 from classify.sides import split_validation
 from featurize import FeatureCache, load_backbone
-from featurize.backbones import SEEDLING_WEIGHTS_PATH
+from featurize.backbones.backbone import SEEDLING_WEIGHTS_PATH
 
 # Without the counters of batches, which nothing reads.
 PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS_PATH).items() if not k.endswith("_tracked")}

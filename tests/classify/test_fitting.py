@@ -5,12 +5,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from classify import fit, minimised
+from classify import fit
+from classify.solvers import lbfgs
 from classify.errors import CallError, UnknownHeadError
-from classify.features import FeatureRows
-from classify.heads import HEADS, get_head_spec
-from classify.labels import LabelTable, read_labels
-from classify.tasks import make_task
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS, get_head_spec
+from classify.data.labels import LabelTable, read_labels
+from classify.data.tasks import make_task
 
 
 def with_split(cache, y, split) -> LabelTable:
@@ -158,7 +159,7 @@ def test_an_unknown_head_is_refused_before_the_cache_is_looked_for():
 
 
 def test_an_unconverged_fit_is_a_notice(cache, table, monkeypatch):
-    monkeypatch.setattr(minimised, "MAX_ITER", 2)
+    monkeypatch.setattr(lbfgs, "MAX_ITER", 2)
     head, _ = fit(cache, table, layer="coarse")
     assert any("settings left out: a fit did not converge" in notice for notice in head.notices)
     assert any("the final fit with C = " in notice for notice in head.notices)

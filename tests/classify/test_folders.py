@@ -3,8 +3,8 @@
 import pytest
 
 from classify.errors import CallError, LabelError
-from classify.labels import labels_from_folders, read_labels
-from classify.tasks import make_task
+from classify.data.labels import labels_from_folders, read_labels
+from classify.data.tasks import make_task
 
 TWO = ("cat", "dog")
 

@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import HeadClassifier, fit, load_head, save_head
 from classify.errors import CallError, HeadFileError
-from classify.features import FeatureRows
-from classify.heads import DEFAULT_HEADS, HEADS
-from classify.labels import LabelTable
-from classify.minimised import Problem, fit_linear
-from classify.scorers import LinearModel, MLPModel
-from classify.splits import plan_folds
-from classify.statistics import _recent, compute_fold_bases
-from featurize.cache import FeatureCache
+from classify.data.features import FeatureRows
+from classify.heads.registry import DEFAULT_HEADS, HEADS
+from classify.data.labels import LabelTable
+from classify.solvers.lbfgs import Problem, fit_linear
+from classify.heads.models import LinearModel, MLPModel
+from classify.data.splits import plan_folds
+from classify.solvers.gram_cache import _recent, compute_fold_bases
+from featurize.cache.reader import FeatureCache
 
 
 def world(n=400, dim=12, classes=4, seed=0):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from classify.comparison import compare
-from classify.kept import store_dir
-from featurize.cache import FeatureCache
+from classify.experiments.compare import compare
+from classify.store import store_dir
+from featurize.cache.reader import FeatureCache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 HEADS = "softmax,ridge,lda,ncm,knn"
@@ -153,8 +153,8 @@ def test_a_kill_loses_only_what_was_at_work(mine, line, run_cli, unbroken, group
 ENDED_AT_ONCE = """
 import os, time
 from joblib import delayed
-from classify.workers import run_parallel
-from featurize import signals
+from classify.experiments.workers import run_parallel
+from featurize.system import signals
 signals.install_handlers()
 with run_parallel([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=2) as done:
     next(done)

@@ -17,10 +17,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import featurize
-from classify import compare, statistics
-from classify.kept import MAX_FILE_BYTES, store_dir
-from classify.labels import LabelTable
-from featurize.cache import FeatureCache
+from classify import compare
+from classify.solvers import gram_cache
+from classify.store import MAX_FILE_BYTES, store_dir
+from classify.data.labels import LabelTable
+from featurize.cache.reader import FeatureCache
 
 N = 200
 HEADS, CELLS = "softmax,ridge,knn", 9  # on each of two layers and on both
@@ -33,7 +34,7 @@ def clone(cache, folder) -> FeatureCache:
 
 
 def compared(cache, table, heads=HEADS):
-    statistics._recent.clear()  # as in another process
+    gram_cache._recent.clear()  # as in another process
     return compare(cache.path, table, heads, jobs=1)
 
 

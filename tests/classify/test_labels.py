@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from classify.errors import LabelError
-from classify.labels import MAX_TABLE_BYTES, labels_from_folders, read_labels
+from classify.data.labels import MAX_TABLE_BYTES, labels_from_folders, read_labels
 
 
 def table(tmp_path: Path, text: str | bytes) -> Path:

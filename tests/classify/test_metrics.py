@@ -9,8 +9,8 @@ from sklearn import metrics as theirs
 
 from classify import compare, fit
 from classify.errors import CallError, LabelError
-from classify.labels import LabelTable
-from classify.metrics import METRIC_NAMES, SelectionMetric, resolve_metric
+from classify.data.labels import LabelTable
+from classify.evaluation.selection_metric import METRIC_NAMES, SelectionMetric, resolve_metric
 
 CLASSES = ["a", "b", "c"]
 

@@ -11,15 +11,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from classify import fit, load_head, neighbours, save_head
+from classify import fit, load_head, save_head
+from classify.solvers import neighbours
 from classify.errors import HeadFileError
-from classify.features import FeatureRows
-from classify.heads import HEADS
-from classify.kept import store_dir
-from classify.neighbours import SMOOTHING, cross_val_path, find_neighbours, load_or_find_neighbours
-from classify.scorers import SMOOTHING_ATTR, UNSEEN_CLASS_SCORE, SklearnModel
-from classify.splits import plan_content_folds, plan_folds
-from classify.training import TrainingSet, train
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS
+from classify.store import store_dir
+from classify.solvers.neighbours import SMOOTHING, cross_val_path, find_neighbours, load_or_find_neighbours
+from classify.heads.models import SMOOTHING_ATTR, UNSEEN_CLASS_SCORE, SklearnModel
+from classify.data.splits import plan_content_folds, plan_folds
+from classify.training.train import TrainingSet, train
 
 KNN = HEADS["knn"]
 

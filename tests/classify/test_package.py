@@ -33,13 +33,13 @@ def test_version_is_the_distributions():
 
 def test_importing_the_package_or_the_command_line_loads_nothing_heavy():
     assert python(f"import sys, classify; print({HEAVY} & set(sys.modules))") == "set()"
-    assert python(f"import sys, classify.cli; print({HEAVY} & set(sys.modules))") == "set()"
+    assert python(f"import sys, classify.cli.app; print({HEAVY} & set(sys.modules))") == "set()"
 
 
 def test_a_head_is_fitted_from_a_cache_without_torch(cache, table, tmp_path):
     code = f"""
 import sys
-import classify.comparison, classify.fitting
+import classify.experiments.compare, classify.experiments.fit
 from classify import CachedFeatures, compare, fit, load_head, save_head
 head, record = fit({str(cache.path)!r}, {str(table)!r}, layer="coarse")
 save_head(head, {str(tmp_path / "h")!r})

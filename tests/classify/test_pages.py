@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.comparison import Comparison, compare
+from classify.experiments.compare import Comparison, compare
 from classify.errors import CallError, OutputError
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 
 pytest.importorskip("bokeh")
-from classify.pages import check_report_path, write_report
-from classify.pages.depth import chart_depth
-from classify.pages.figures import clean_label
-from classify.pages.matrices import MAX_MATRIX_CLASSES, chart_confusion
-from classify.pages.pictures import GALLERY_PIXELS, make_thumbnail
-from classify.pages.projection import MAX_POINTS, Projector
+from classify.report.write import check_report_path, write_report
+from classify.report.charts.depth import chart_depth
+from classify.report.charts.base import clean_label
+from classify.report.charts.confusion import MAX_MATRIX_CLASSES, chart_confusion
+from classify.report.thumbnails import GALLERY_PIXELS, make_thumbnail
+from classify.report.projection import MAX_POINTS, Projector
 
 HOSTILE = "a/<img src=x onerror=alert(1)>.png"
 LABELS = ["</script><b>'\"", "<!--&amp;", "$$x$$"]
@@ -244,7 +244,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("classify.pages.find_spec", lambda name: None)
+    monkeypatch.setattr("classify.report.write.find_spec", lambda name: None)
     with pytest.raises(CallError, match=r"pip install 'headgraft\[report\]'"):
         check_report_path(tmp_path / "r.html")
 

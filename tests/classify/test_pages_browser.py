@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.comparison import compare
+from classify.experiments.compare import compare
 
 pytest.importorskip("bokeh")
-from classify.pages import write_report
+from classify.report.write import write_report
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

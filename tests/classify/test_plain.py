@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from classify import fit
 from classify.errors import CallError
-from classify.scorers import MLPModel
+from classify.heads.models import MLPModel
 
 LINEAR = ("softmax", "linear-svm", "ridge", "lda", "ncm")
 
@@ -59,7 +59,7 @@ def test_what_takes_a_classifier_takes_it(cache, parity, digits):
 def test_it_can_be_dumped_and_loaded(cache, table, digits):
     io = pytest.importorskip("skops.io")
     plain = fit(cache, table, "softmax", "fine")[0].to_sklearn()
-    again = io.loads(io.dumps(plain), trusted=["classify.preparation.RootL2"])
+    again = io.loads(io.dumps(plain), trusted=["classify.data.preparation.RootL2"])
     assert (again.predict(digits[0]) == plain.predict(digits[0])).all()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from classify import evaluate, fit, predict, save_head
 from classify.errors import CallError, HeadMismatchError
-from classify.labels import LabelTable
+from classify.data.labels import LabelTable
 from featurize import FeatureCache, run
 from featurize.errors import CacheReplacedError
 

@@ -14,11 +14,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from classify import CachedFeatures, RootL2, compare, evaluate, fit, load_head, predict, save_head
 from classify.errors import CallError, HeadFileError
-from classify.features import FeatureRows
-from classify.heads import HEADS
-from classify.labels import LabelTable
-from classify.preparation import root_l2
-from classify.tasks import make_task
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS
+from classify.data.labels import LabelTable
+from classify.data.preparation import root_l2
+from classify.data.tasks import make_task
 
 
 def prepared_by_hand(X, *widths):
@@ -250,7 +250,7 @@ def test_where_nothing_can_be_validated_it_is_the_deepest(make_cache, tmp_path):
 
 def test_of_very_many_images_only_the_deepest_is_tried_and_it_says_so(signed, monkeypatch):
     cache, table, _, _ = signed
-    monkeypatch.setattr("classify.fitting.MAX_JOINED_VALUES", 1000)
+    monkeypatch.setattr("classify.experiments.fit.MAX_JOINED_VALUES", 1000)
     head, record = fit(cache, table, "lda")
     assert record.layer == "wide"
     assert any("only wide, the deepest layer, was tried" in n for n in head.notices)
@@ -258,7 +258,7 @@ def test_of_very_many_images_only_the_deepest_is_tried_and_it_says_so(signed, mo
 
 def test_a_choice_that_cannot_be_trained_is_left_out_with_a_word(signed, monkeypatch):
     cache, table, _, _ = signed
-    monkeypatch.setattr("classify.moments.MAX_SOLVER_BYTES", 8 * 5 * 45**2)
+    monkeypatch.setattr("classify.solvers.gram.MAX_SOLVER_BYTES", 8 * 5 * 45**2)
     task = make_task(cache, table)
     assert len(task.rows) > 46  # so that it is a matter of Gram matrices
     head, record = fit(cache, table, "lda")
@@ -268,7 +268,7 @@ def test_a_choice_that_cannot_be_trained_is_left_out_with_a_word(signed, monkeyp
 
 def test_the_network_starts_from_heads_that_end_as_it_does(signed):
     from classify.errors import HeadMismatchError
-    from classify.starts import check_init_head
+    from classify.finetuning.head_transfer import check_init_head
 
     cache, table, _, _ = signed
     head, _ = fit(cache, table, "softmax", "wide")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from classify import evaluate, fit, save_head
-from classify.labels import LabelTable
-from classify.outcomes import HeldOutPredictions
-from classify.recalls import compute_class_recall
-from classify.records import wilson_interval
-from classify.scores import estimate_proportion
+from classify.data.labels import LabelTable
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.recall import compute_class_recall
+from classify.heads.record import wilson_interval
+from classify.evaluation.metrics import estimate_proportion
 
 
 def answers(truth, predicted):

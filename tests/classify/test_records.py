@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classify.errors import CallError
-from classify.records import HeadResult, wilson_interval
+from classify.heads.record import HeadResult, wilson_interval
 
 KEYS = "task head layer classes n_train n_test accuracy accuracy_ci validation C seconds"
 

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from classify import cli, compare
-from classify.draws import DrawSpec, plan_draws
+from classify import compare
+from classify.cli import app as app_module
+from classify.experiments.draws import DrawSpec, plan_draws
 from classify.errors import CallError, TooFewImagesError
-from classify.kept import store_dir
-from classify.labels import LabelTable, read_labels
-from classify.records import wilson_interval
-from classify.repetition import average_over_draws, average_over_splits
-from classify.splits import draw_class_ranks
-from classify.splits import draw_test_folds as draw_folds
-from featurize.cache import FeatureCache
+from classify.store import store_dir
+from classify.data.labels import LabelTable, read_labels
+from classify.heads.record import wilson_interval
+from classify.evaluation.repeated import average_over_draws, average_over_splits
+from classify.data.splits import draw_class_ranks
+from classify.data.splits import draw_test_folds as draw_folds
+from featurize.cache.reader import FeatureCache
 
 HEADS = "softmax,linear-svm,rbf-svm,ridge,lda,ncm,knn"
 
@@ -114,10 +115,10 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
     groups = LabelTable(
         "grouped", "g", paths, [str(g % 3) for g in sizes], groups=list(map(str, sizes))
     )
-    from classify import fitting
+    from classify.experiments import fit as fit_module
 
     seen = {}
-    train = fitting.train
+    train = fit_module.train
 
     def watched(head, lesson):
         key = frozenset(
@@ -126,7 +127,7 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
         seen.setdefault(head.name, []).append(key)
         return train(head, lesson)
 
-    monkeypatch.setattr(fitting, "train", watched)
+    monkeypatch.setattr(fit_module, "train", watched)
     for labels in (halves, groups):
         seen.clear()
         tested = [
@@ -486,7 +487,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # starting workers would take longest
         monkeypatch.delenv("COLUMNS", raising=False)
         with pytest.raises(SystemExit) as ended:
-            cli.app(prog_name="classify")
+            app_module.app(prog_name="classify")
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out.splitlines(), err
 

@@ -16,18 +16,10 @@ from sklearn.metrics import (
     log_loss,
 )
 
-from classify.calibration import summarise_decision_values
+from classify.evaluation.temperature import summarise_decision_values
 from classify.errors import CallError
-from classify.resampling import MetricSums, equal_mass_bins, sign_flip_test
-from classify.scores import (
-    Metrics,
-    calibration_error,
-    compare_paired,
-    compute_confusion_matrix,
-    compute_metrics,
-    estimate_proportion,
-    reliability_curve,
-)
+from classify.evaluation.bootstrap import MetricSums, equal_mass_bins, sign_flip_test
+from classify.evaluation.metrics import Metrics, calibration_error, compare_paired, compute_confusion_matrix, compute_metrics, estimate_proportion, reliability_curve
 
 
 def world(n, n_classes=4, seed=0, *, heat=1.0, probabilistic=True, temperature=None):
@@ -168,7 +160,7 @@ def test_large_tests_are_resampled_less_often_but_not_seldom(monkeypatch):
     seen = []
     inner = MetricSums.compute
     monkeypatch.setattr(MetricSums, "scores", lambda self, w: seen.append(len(w)) or inner(self, w))
-    monkeypatch.setattr("classify.scores.MAX_DRAWS", 400_000)
+    monkeypatch.setattr("classify.evaluation.metrics.MAX_DRAWS", 400_000)
     for n, resamples in ((100, 1000), (1000, 400), (10_000, 200)):
         seen.clear()
         compute_metrics(world(n), 4)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.splits import count_units, hold_out, iter_folds
+from classify.data.splits import count_units, hold_out, iter_folds
 
 
 def test_holds_out_the_same_share_of_every_class(digits):

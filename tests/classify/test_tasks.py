@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
-from classify.labels import LabelTable
-from classify.tasks import make_task
+from classify.data.labels import LabelTable
+from classify.data.tasks import make_task
 
 
 def labelled(labels, **more) -> LabelTable:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from classify import evaluate, finetune, fit, load_head, predict, save_head
-from classify.cli import app
+from classify.cli.app import app
 from classify.errors import CallError, HeadMismatchError, TooFewImagesError
 from featurize import FeatureCache, load_backbone, run
 from featurize.errors import BackboneError

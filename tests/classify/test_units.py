@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify import compare, evaluate, fit, fitting, nearest, units
-from classify.features import FeatureRows
-from classify.labels import LabelTable
-from classify.nearest import find_near_copies
-from classify.records import wilson_interval
-from classify.splits import hold_out, iter_folds, plan_content_folds
-from classify.tasks import make_task
-from classify.units import find_copies, link_same_bytes, number_units
+from classify import compare, evaluate, fit
+from classify.experiments import fit as fit_module
+from classify.data import near_copies
+from classify.data import units
+from classify.data.features import FeatureRows
+from classify.data.labels import LabelTable
+from classify.data.near_copies import find_near_copies
+from classify.heads.record import wilson_interval
+from classify.data.splits import hold_out, iter_folds, plan_content_folds
+from classify.data.tasks import make_task
+from classify.data.units import find_copies, link_same_bytes, number_units
 from featurize import FeatureCache
 
 
@@ -120,8 +123,8 @@ def test_blank_images_are_copies():
 def test_blocks_make_no_difference(planted, monkeypatch):
     X, _ = planted
     whole = find_near_copies(FeatureRows.from_array(X))
-    monkeypatch.setattr(nearest, "TEST_BLOCK", 311)
-    monkeypatch.setattr(nearest, "TRAIN_BLOCK", 97)
+    monkeypatch.setattr(near_copies, "TEST_BLOCK", 311)
+    monkeypatch.setattr(near_copies, "TRAIN_BLOCK", 97)
     assert (find_near_copies(FeatureRows.from_array(X)) == whole).all()
 
 
@@ -214,13 +217,13 @@ def test_seeds_move_the_folds_that_contents_decide():
 
 def test_every_head_of_a_task_sees_the_same_folds(cache, table, twice, monkeypatch):
     folds_of: dict[str, list[bytes]] = {}
-    train = fitting.train
+    train = fit_module.train
 
     def watched(head, lesson):
         folds_of.setdefault(head.name, []).append(lesson.fold_plan.part.tobytes())
         return train(head, lesson)
 
-    monkeypatch.setattr(fitting, "train", watched)
+    monkeypatch.setattr(fit_module, "train", watched)
     names = ("softmax", "linear-svm", "rbf-svm", "ridge", "lda", "ncm", "knn")
     for some, labels in ((cache, table), twice):
         folds_of.clear()

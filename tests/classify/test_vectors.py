@@ -11,12 +11,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from classify import fit, kernels, load_head, save_head, vectors
-from classify.features import FeatureRows
-from classify.heads import HEADS, HeadSpec
-from classify.scorers import UNSEEN_CLASS_SCORE, SklearnModel
-from classify.splits import FoldPlan, plan_folds
-from classify.training import TrainingSet, train
+from classify import fit, kernels, load_head, save_head
+from classify.solvers import rbf_svm
+from classify.data.features import FeatureRows
+from classify.heads.registry import HEADS, HeadSpec
+from classify.heads.models import UNSEEN_CLASS_SCORE, SklearnModel
+from classify.data.splits import FoldPlan, plan_folds
+from classify.training.train import TrainingSet, train
 
 RBF = HEADS["rbf-svm"]
 
@@ -40,7 +41,7 @@ def test_it_is_scikit_learns_svc(classes, weight):
     X, y = X[(y != 1) | (np.arange(len(y)) % 3 == 0)], y[(y != 1) | (np.arange(len(y)) % 3 == 0)]
     unseen = world(seed=1)[0]
     for C, times in ((0.3, 1 / 4), (10, 1)):
-        found, gamma, fine = vectors.fit_exact_svm(C, times, X.copy(), y, classes, weight)
+        found, gamma, fine = rbf_svm.fit_exact_svm(C, times, X.copy(), y, classes, weight)
         plain = by_hand(C, gamma, X, y, weight)
         assert fine
         assert gamma == pytest.approx(times / X.shape[1], rel=1e-6)
@@ -54,13 +55,13 @@ def test_held_out_scores_are_those_of_svc_on_each_fold():
     """By way of one matrix of distances, which is shared by all machines of a fold."""
     X, y = world()
     folds = plan_folds(y, 0).folds
-    walks = vectors.cross_val_paths(RBF.grid, RBF.gamma_factors, X, y, folds, 4, None)
+    walks = rbf_svm.cross_val_paths(RBF.grid, RBF.gamma_factors, X, y, folds, 4, None)
     assert [len(walk) for walk in walks] == [len(RBF.grid)] * len(RBF.gamma_factors)
     for times, walk in zip(RBF.gamma_factors, walks, strict=True):
         for step in walk[::3]:
             expected = []
             for rows, held in folds:
-                gamma = times * vectors.compute_gamma_scale(StandardScaler().fit_transform(X[rows]))
+                gamma = times * rbf_svm.compute_gamma_scale(StandardScaler().fit_transform(X[rows]))
                 plain = by_hand(step.param, gamma, X[rows], y[rows])
                 expected.append(plain.decision_function(X[held]))
             assert np.allclose(step.decision_values, np.concatenate(expected), atol=2e-3)
@@ -71,8 +72,8 @@ def test_the_width_is_what_scikit_learn_calls_scale():
     X[:, 3] = 7
     Z = StandardScaler().fit_transform(X)
     model = SVC().fit(Z, np.arange(len(Z)) % 2)
-    assert vectors.compute_gamma_scale(Z) == pytest.approx(model._gamma, rel=1e-5)
-    assert vectors.compute_gamma_scale(np.zeros((3, 4))) == 1
+    assert rbf_svm.compute_gamma_scale(Z) == pytest.approx(model._gamma, rel=1e-5)
+    assert rbf_svm.compute_gamma_scale(np.zeros((3, 4))) == 1
 
 
 def test_width_and_C_are_chosen_together():
@@ -104,14 +105,14 @@ def test_both_are_told_by_name_and_saved(cache, table, tmp_path):
 def test_a_class_that_a_fold_lacks_can_never_win():
     X, y = world()
     folds = [(np.flatnonzero(y != 2), np.flatnonzero(y == 2))]
-    for walk in vectors.cross_val_paths((1.0,), (1.0,), X, y, folds, 4, None):
+    for walk in rbf_svm.cross_val_paths((1.0,), (1.0,), X, y, folds, 4, None):
         assert (walk[0].decision_values[:, 2] == UNSEEN_CLASS_SCORE).all()
         assert (walk[0].decision_values.argmax(axis=1) != 2).all()
 
 
 def test_a_machine_that_takes_too_long_is_left_and_told(monkeypatch):
     X, y = world()
-    monkeypatch.setattr(vectors, "MAX_SVC_ITER", 2)
+    monkeypatch.setattr(rbf_svm, "MAX_SVC_ITER", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         found = train(RBF, TrainingSet(FeatureRows.from_array(X), y, 4, plan_folds(y, 0)))
@@ -122,13 +123,13 @@ def test_a_machine_that_takes_too_long_is_left_and_told(monkeypatch):
 @pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS", 200), ("MOST_CLASSES", 3)])
 def test_beyond_a_size_some_rows_stand_for_all(monkeypatch, limit, value):
     X, y = world()
-    monkeypatch.setattr(vectors, limit, value)
+    monkeypatch.setattr(rbf_svm, limit, value)
     monkeypatch.setattr(kernels, "MAX_LANDMARKS", 60)
     found = train(RBF, TrainingSet(FeatureRows.from_array(X), y, 4, plan_folds(y, 0)))
     assert found.notices[0].startswith("not all pairs of 240 images of 4 classes")
     kernel = found.scorer.estimator[-2]
     assert kernel.components_.shape == (60, 12)
-    times = kernel.gamma / vectors.compute_gamma_scale(StandardScaler().fit_transform(X))
+    times = kernel.gamma / rbf_svm.compute_gamma_scale(StandardScaler().fit_transform(X))
     assert np.isclose(times, RBF.gamma_factors, rtol=1e-5).any()
     assert found.extra_params == {"gamma": kernel.gamma}
     assert (found.scorer.decision_values(X).argmax(axis=1) == y).mean() > 0.8

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from featurize import layout, writer
-from featurize.decoders import DecoderPool
+from featurize.cache import format as cache_format
+from featurize.cache import writer
+from featurize.images.workers import DecoderPool
 from featurize.fingerprint import compute_fingerprint
-from featurize.layout import Extractor, LayerInfo
+from featurize.cache.format import Extractor, LayerInfo
 
 RECIPE = {
     **{"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact"},
@@ -143,7 +144,7 @@ def in_processes(monkeypatch):
 @pytest.fixture
 def cli():
     """Call the command in this process: a result with exit_code, stdout and stderr."""
-    from featurize.cli import app
+    from featurize.cli.app import app
 
     before = signal.getsignal(signal.SIGTERM)
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -219,7 +220,7 @@ class Tape:
 
     def writes(self, path):
         """Writes and syncs to a cache: names of the arrays touched, and ``sync``."""
-        extents = layout.read_layout(path).extents
+        extents = cache_format.read_layout(path).extents
         file = self.number(path.stat().st_ino)
         found = []
         for event in self.events:

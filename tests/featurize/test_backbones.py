@@ -20,7 +20,7 @@ from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
 from featurize.errors import BackboneError, CallError
-from featurize.families import EMBEDDING_DIMS, FAMILIES, find_family, parse_layers
+from featurize.backbones.families import EMBEDDING_DIMS, FAMILIES, find_family, parse_layers
 
 RECIPE = {"resize": 18, "crop": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -500,7 +500,7 @@ def test_preprocessing_is_that_of_the_weights():
 
 
 def test_every_preprocessing_of_torchvision_is_understood():
-    from featurize.recipe import check_preprocess
+    from featurize.images.preprocess import check_preprocess
 
     for name in models.list_models(module=models):
         for entry in models.get_model_weights(name):

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 import featurize
-from featurize import FeatureCache, images, layout, writer
+from featurize import FeatureCache
+from featurize.images import decoding
+from featurize.cache import format as cache_format
+from featurize.cache import writer
 from featurize.errors import (
     CacheBusyError,
     CacheFormatError,
@@ -26,8 +29,8 @@ from featurize.errors import (
     RowNotReadyError,
 )
 from featurize.fingerprint import canonical_json, compute_fingerprint, hash_weight_arrays
-from featurize.lock import WriteLock
-from featurize.writer import CacheWriter
+from featurize.cache.lock import WriteLock
+from featurize.cache.writer import CacheWriter
 
 FIRST_RELEASE = Path(__file__).parent / "data" / "first-release.h5"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cache-format.md"
@@ -197,7 +200,7 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
     """Listed as one picture, read as another, and the first put back, with its time."""
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     place, other = folder / NAMES[0], draw(tmp_path / "other", ["x.png"], seed=9) / "x.png"
-    kept, state, real = place.read_bytes(), place.stat(), images.read_image_file
+    kept, state, real = place.read_bytes(), place.stat(), decoding.read_image_file
 
     def read(name):
         if os.fsdecode(name) != str(place):
@@ -210,14 +213,14 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
             place.write_bytes(kept)
             os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
 
-    monkeypatch.setattr(images, "read_image_file", read)
+    monkeypatch.setattr(decoding, "read_image_file", read)
     featurize.run(folder, path, backbone=toy, layers="0")
     found = FeatureCache(path)
-    assert found.column("sha256")[0].tobytes() == images.compute_sha256(other.read_bytes())
+    assert found.column("sha256")[0].tobytes() == decoding.compute_sha256(other.read_bytes())
     assert found.column("mtime_ns")[0] == state.st_mtime_ns + 5
-    monkeypatch.setattr(images, "read_image_file", real)
+    monkeypatch.setattr(decoding, "read_image_file", real)
     assert featurize.run(folder, path, backbone=toy).computed == 1
-    assert FeatureCache(path).column("sha256")[0].tobytes() == images.compute_sha256(kept)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == decoding.compute_sha256(kept)
 
 
 def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
@@ -233,12 +236,12 @@ def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
     place.write_bytes(second)
     os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
     featurize.run(folder, path, backbone=toy)
-    assert FeatureCache(path).column("sha256")[0].tobytes() == images.compute_sha256(second)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == decoding.compute_sha256(second)
 
 
 def test_c7_status(cache, cli):
     codes = {int(code): meaning for code, meaning, _ in table(7)}
-    assert set(codes) == {layout.PENDING, layout.MARKED, layout.FAILED}
+    assert set(codes) == {cache_format.PENDING, cache_format.MARKED, cache_format.FAILED}
     assert codes[0].startswith("pending")
     assert FeatureCache(cache).status.tolist() == [1, 1, 1, 2, 2, 0]
     assert FeatureCache(cache).counts == {"ok": 3, "failed": 2, "pending": 1}
@@ -253,9 +256,9 @@ def test_c7_status(cache, cli):
 
 
 def test_c8_reasons(cache, cli):
-    assert {int(code): reason for code, reason, _ in table(8)} == images.REASONS
+    assert {int(code): reason for code, reason, _ in table(8)} == decoding.REASONS
     system = {int(code) for code, _, fault in table(8) if fault == "the system"}
-    assert system == images.TRANSIENT
+    assert system == decoding.TRANSIENT
     assert FeatureCache(cache).column("reason").tolist() == [0, 0, 0, 3, 7, 0]
 
 
@@ -773,7 +776,7 @@ def test_c20_what_a_killed_run_left_is_removed(draw, toy, tmp_path):
 def outside(path):
     """A file's bytes between its arrays."""
     data = bytearray(path.read_bytes())
-    for extent in layout.read_layout(path).extents.values():
+    for extent in cache_format.read_layout(path).extents.values():
         size = extent.row_bytes * extent.shape[0]
         data[extent.offset : extent.offset + size] = bytes(size)
     return data
@@ -806,7 +809,7 @@ def test_c22_rows_then_sync_then_marks(allocate, fill, tape, tmp_path):
         into.record_failures(np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1))
         written = recorder.writes(path)
         assert not {"sync", "images/status"} & set(written)
-        assert set(written) == set(layout.read_layout(path).extents) - {
+        assert set(written) == set(cache_format.read_layout(path).extents) - {
             "images/path",
             "images/status",
         }
@@ -1082,7 +1085,7 @@ def test_c31_the_first_release_is_read():
     assert found.paths == ["a/1.png", "a/2.png", "b/3.png", "b/ö.png", "c/4.png", "c/5.png"]
     assert found.status.tolist() == [1, 1, 1, 2, 2, 0]
     assert found.failures == {"b/ö.png": "truncated or damaged", "c/4.png": "permission denied"}
-    assert found.extractor == layout.Extractor(
+    assert found.extractor == cache_format.Extractor(
         "toy",
         "V1",
         "5" * 64,
@@ -1216,7 +1219,7 @@ def test_c32_a_pipe_is_not_waited_for(tmp_path):
 def test_c32_cut_short(small, cache):
     ends = {
         end
-        for extent in layout.read_layout(cache).extents.values()
+        for extent in cache_format.read_layout(cache).extents.values()
         for start in (extent.offset, extent.offset + extent.row_bytes * extent.shape[0])
         for end in (start - 1, start, start + 1)
     }
@@ -1228,7 +1231,7 @@ def test_c32_cut_short(small, cache):
 
 
 def test_c32_cut_short_with_a_forged_end(small, cache):
-    last = max(extent.offset for extent in layout.read_layout(cache).extents.values())
+    last = max(extent.offset for extent in cache_format.read_layout(cache).extents.values())
     for end in (last, last + 1, len(small) - 1):
         data = bytearray(small[:end])
         assert data[40:48] == len(small).to_bytes(8, "little")  # HDF5's own note of the end
@@ -1240,7 +1243,7 @@ def test_c32_cut_short_with_a_forged_end(small, cache):
 @pytest.mark.parametrize("offset", [2**63 - 8, 2**64 - 2, 2**40, 94_300, 0, 4096])
 def test_c32_arrays_elsewhere(small, cache, offset):
     # Outside the file: refused. Inside it, over others: numbers, be they what they are.
-    extent = layout.read_layout(cache).extents["features/layer4"]
+    extent = cache_format.read_layout(cache).extents["features/layer4"]
     here = extent.offset.to_bytes(8, "little") + (96).to_bytes(8, "little")
     assert small.count(here) == 1
     data = bytearray(small.replace(here, offset.to_bytes(8, "little") + here[8:]))
@@ -1436,7 +1439,7 @@ def test_c37_other_columns_are_refused(cache, change):
 
 def flipped(path, name, row, byte=0):
     """Turn one bit of a row over, where it lies on disk."""
-    extent = layout.read_layout(path).extents[name]
+    extent = cache_format.read_layout(path).extents[name]
     with open(path, "r+b") as file:
         file.seek(extent.offset + row * extent.row_bytes + byte)
         (before,) = file.read(1)
@@ -1542,7 +1545,7 @@ def test_c38_an_old_cache_is_completed_and_grown_with_nothing_computed(draw, toy
 )
 def test_c39_no_byte_is_two_things(cache, pair):
     """The address of one array is set to that of another, in the file's own bytes."""
-    extents = layout.read_layout(cache).extents
+    extents = cache_format.read_layout(cache).extents
     moved, onto = (extents[name] for name in pair)
     size = (moved.row_bytes * moved.shape[0]).to_bytes(8, "little")
     here, there = (extent.offset.to_bytes(8, "little") + size for extent in (moved, onto))
@@ -1629,7 +1632,7 @@ import os, sys, types
 import h5py, numpy, torch, featurize
 for name in sys.argv[3].split():
     delattr(os, name)
-import featurize.writer as writer
+import featurize.cache.writer as writer
 assert writer._fdatasync is getattr(os, "fdatasync", os.fsync)
 done = featurize.run(sys.argv[1], sys.argv[2], backbone="seedling", layers="stem:max,stage1")
 assert (done.computed, done.failed) == (6, 1), done
@@ -1650,7 +1653,7 @@ def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
 
 def test_c36_the_order_stays_without_pwrite(cache, fill, monkeypatch):
     monkeypatch.delattr(os, "pwrite")
-    status = layout.read_layout(cache).extents["images/status"].offset
+    status = cache_format.read_layout(cache).extents["images/status"].offset
     real, log, place = (os.lseek, os.write), [], [0]
 
     def seek(fd, offset, whence):
@@ -1703,7 +1706,7 @@ def locking(fd, mode, count):
 
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 real, sys.platform = sys.platform, "win32"
-from featurize.lock import WriteLock
+from featurize.cache.lock import WriteLock
 with WriteLock(Path(sys.argv[1])):
     try:
         WriteLock(Path(sys.argv[1])).__enter__()

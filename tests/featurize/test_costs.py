@@ -9,8 +9,8 @@ from torch import nn
 from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
-from featurize.costs import layer_costs
-from featurize.families import EMBEDDING_DIMS, find_family
+from featurize.backbones.profiling import layer_costs
+from featurize.backbones.families import EMBEDDING_DIMS, find_family
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = ["layer", "shape", "dim", "cost", "macs"]
@@ -118,7 +118,7 @@ def test_measuring_changes_no_network(toy):
 @pytest.fixture
 def one_at_a_time(monkeypatch):
     """The command with a batch of one: what it says does not depend on it."""
-    monkeypatch.setattr("featurize.costs.layer_costs.__defaults__", (1,))
+    monkeypatch.setattr("featurize.backbones.profiling.layer_costs.__defaults__", (1,))
 
 
 @pytest.mark.usefixtures("one_at_a_time")

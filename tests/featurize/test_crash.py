@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import featurize
-from featurize import FeatureCache, writer
-from featurize.layout import FAILED, MARKED
+from featurize import FeatureCache
+from featurize.cache import writer
+from featurize.cache.format import FAILED, MARKED
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(24)]
 BIG = 64  # a write of so many bytes is also cut in half
@@ -267,7 +268,7 @@ def test_a_power_cut_after_any_write(record, state):
 SERVER = """
 import json, os, signal, sys
 import torch
-import featurize.__main__, featurize.cli
+import featurize.__main__, featurize.cli.app
 from featurize import backbones, job, writer
 from featurize.engines import eager
 

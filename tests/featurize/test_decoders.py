@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize import FeatureCache, decoders, images, run
-from featurize.decoders import DecoderPool, decode_in_process
+from featurize import FeatureCache, run
+from featurize.images import workers
+from featurize.images import decoding as image_decoding
+from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.errors import FeaturizeError, ImageUnreadableError
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
@@ -49,7 +51,7 @@ def test_pixels_are_the_same_to_the_bit(apart):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(apart.decode, data))
     for pixels, content in zip(found, data, strict=True):
-        np.testing.assert_array_equal(pixels, images.decode_image(content, RECIPE))
+        np.testing.assert_array_equal(pixels, image_decoding.decode_image(content, RECIPE))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
     with pytest.raises(ImageUnreadableError) as there:
         apart.decode(data)
     with pytest.raises(ImageUnreadableError) as here:
-        images.decode_image(data, RECIPE)
+        image_decoding.decode_image(data, RECIPE)
     assert there.value.reason == here.value.reason
-    np.testing.assert_array_equal(apart.decode(photo()), images.decode_image(photo(), RECIPE))
+    np.testing.assert_array_equal(apart.decode(photo()), image_decoding.decode_image(photo(), RECIPE))
 
 
 @needs_proc
@@ -72,8 +74,8 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
     os.kill(process, signal.SIGKILL)
     with pytest.raises(ImageUnreadableError) as found:
         apart.decode(photo(1))
-    assert found.value.reason in images.TRANSIENT  # a later run tries it again
-    np.testing.assert_array_equal(apart.decode(photo(2)), images.decode_image(photo(2), RECIPE))
+    assert found.value.reason in image_decoding.TRANSIENT  # a later run tries it again
+    np.testing.assert_array_equal(apart.decode(photo(2)), image_decoding.decode_image(photo(2), RECIPE))
     apart.close()
     assert children() == before
 
@@ -99,7 +101,7 @@ def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, proce
 
 
 def test_a_process_that_does_not_start_is_an_error(apart, monkeypatch):
-    monkeypatch.setattr(decoders, "WORKER_CODE", "raise SystemExit(1)")
+    monkeypatch.setattr(workers, "WORKER_CODE", "raise SystemExit(1)")
     with pytest.raises(FeaturizeError, match="did not start"):
         apart.decode(photo())
 
@@ -120,7 +122,7 @@ STOPPED = """
 import signal, sys
 from featurize import run
 from featurize.errors import RunInterruptedError
-from featurize.decoders import DecoderPool, decode_in_process
+from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.engines import eager
 signal.signal(signal.SIGINT, signal.default_int_handler)
 begin, consider = DecoderPool.__init__, DecoderPool.consider
@@ -190,7 +192,7 @@ def decode(data, recipe):
 images.decode_image = decode
 worker_main("""
         monkeypatch.setattr(
-            decoders, "WORKER_CODE", decoders.WORKER_CODE.replace("\nworker_main(", lines)
+            workers, "WORKER_CODE", workers.WORKER_CODE.replace("\nworker_main(", lines)
         )
 
     return child
@@ -198,11 +200,11 @@ worker_main("""
 
 def test_alone_has_the_same_pixels_and_reasons():
     np.testing.assert_array_equal(
-        decode_in_process(photo(), RECIPE), images.decode_image(photo(), RECIPE)
+        decode_in_process(photo(), RECIPE), image_decoding.decode_image(photo(), RECIPE)
     )
     with pytest.raises(ImageUnreadableError) as found:
         decode_in_process(photo()[:5000], RECIPE)
-    assert found.value.reason == images.DAMAGED
+    assert found.value.reason == image_decoding.DAMAGED
 
 
 @pytest.mark.parametrize(
@@ -212,19 +214,19 @@ def test_an_image_that_ends_a_process_of_its_own(what, child):
     child(what)
     with pytest.raises(ImageUnreadableError, match="ended the process") as found:
         decode_in_process(photo(), RECIPE)
-    assert found.value.reason == images.ENDED_PROCESS
-    assert found.value.reason not in images.TRANSIENT
+    assert found.value.reason == image_decoding.ENDED_PROCESS
+    assert found.value.reason not in image_decoding.TRANSIENT
 
 
 def test_an_image_that_never_ends_is_bounded_alone(child):
     child("while True: pass")
     with pytest.raises(ImageUnreadableError) as found:
         decode_in_process(photo(), RECIPE, cpu_seconds=1)
-    assert found.value.reason == images.ENDED_PROCESS
+    assert found.value.reason == image_decoding.ENDED_PROCESS
     child("time.sleep(1000)")  # as on a machine that sleeps: nobody's fault
     with pytest.raises(ImageUnreadableError, match="no answer within 1 s") as found:
         decode_in_process(photo(), RECIPE, wall_seconds=1)
-    assert found.value.reason == images.READ_ERROR
+    assert found.value.reason == image_decoding.READ_ERROR
 
 
 @needs_proc

@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featurize import Backbone, FeatureCache, cores, load_backbone, run
-from featurize.batches import BatchRunner
-from featurize.engines import ENGINE_RTOL, ENGINES, choice, open_engine
-from featurize.engines.choice import EngineProfile, EngineSelector
-from featurize.engines.interface import find_missing_onnx_packages
+from featurize import Backbone, FeatureCache, load_backbone, run
+from featurize.system import cpu
+from featurize.engines.batching import BatchRunner
+from featurize.engines import ENGINE_RTOL, ENGINES, open_engine
+from featurize.engines import auto as auto_engine
+from featurize.engines.auto import EngineProfile, EngineSelector
+from featurize.engines.base import find_missing_onnx_packages
 from featurize.errors import CallError, EngineError
-from featurize.families import parse_layers
+from featurize.backbones.families import parse_layers
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 NO_ONNX = "onnxruntime, onnx or onnxscript is not installed"
@@ -167,11 +169,11 @@ def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
 
 @needs_onnx
 def test_other_features_are_noticed(small, monkeypatch):
-    from featurize.engines import exported
+    from featurize.engines import onnx_runtime
 
-    through = exported.OnnxRuntimeEngine.run
+    through = onnx_runtime.OnnxRuntimeEngine.run
     monkeypatch.setattr(
-        exported.OnnxRuntimeEngine,
+        onnx_runtime.OnnxRuntimeEngine,
         "run",
         lambda engine, pixels: [x * (1 + 10 * ENGINE_RTOL) for x in through(engine, pixels)],
     )
@@ -197,7 +199,7 @@ def test_auto_keeps_a_small_job_eager(folder, tmp_path):
 def test_auto_changes_where_it_pays(folder, small, tmp_path, monkeypatch):
     """In the middle of a run: rows of either engine stand in one cache, and agree."""
     monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
-    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=small, layers="second", say=said.append)
     assert (done.computed, done.engine) == (70, "onnxruntime")
@@ -211,11 +213,11 @@ def test_auto_changes_where_it_pays(folder, small, tmp_path, monkeypatch):
 
 def test_auto_weighs_start_up_against_the_images_left(monkeypatch):
     monkeypatch.setattr(
-        choice,
+        auto_engine,
         "ENGINE_PROFILES",
         {"onnxruntime": EngineProfile(10, 2.0), "compile": EngineProfile(60, 1.5)},
     )
-    monkeypatch.setattr(choice, "_find_obstacle", lambda *_: "")
+    monkeypatch.setattr(auto_engine, "_find_obstacle", lambda *_: "")
     for left, expected in ((1, None), (199, None), (201, "onnxruntime")):
         weighing = EngineSelector("auto", "float32", Stub, print)
         found = weighing.upgrade(weighing.open_first(), 0.1, left)
@@ -240,7 +242,7 @@ def odd() -> Backbone:
 @needs_onnx
 def test_auto_falls_back_and_says_so(folder, odd, tmp_path, monkeypatch):
     monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
-    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=odd, layers="0,1", say=said.append)
     assert (done.computed, done.engine) == (70, "eager")
@@ -251,14 +253,14 @@ def test_auto_falls_back_and_says_so(folder, odd, tmp_path, monkeypatch):
 
 
 def test_missing_packages_are_named(folder, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr("featurize.engines.interface.ONNX_PACKAGES", ("json", "no_such_package"))
+    monkeypatch.setattr("featurize.engines.base.ONNX_PACKAGES", ("json", "no_such_package"))
     line = ("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     done = cli(*line, "--engine", "onnxruntime")
     assert done.exit_code == 2
     assert "needs no_such_package: pip install 'headgraft[onnx]'" in done.stderr
     assert not (tmp_path / "c.h5").exists()
     monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
-    monkeypatch.setattr(choice, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
+    monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     done = cli(*line, "--json")
     found = json.loads(done.stdout)
     assert (found["computed"], found["engine"]) == (70, "eager")
@@ -384,19 +386,19 @@ def test_a_run_out_of_memory_loses_no_row(folder, small, tmp_path, monkeypatch):
 def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(cores, "CPU_ROOT", tmp_path / "cpus")
-    monkeypatch.setattr(cores, "CGROUP_ROOT", tmp_path / "groups")
-    assert (cores.usable_cores(), cores.physical_cores()) == (8, 8)
+    monkeypatch.setattr(cpu, "CPU_ROOT", tmp_path / "cpus")
+    monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "groups")
+    assert (cpu.usable_cores(), cpu.physical_cores()) == (8, 8)
     for number in range(8):  # two logical cores each
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(f"{number // 2},{number // 2 + 32}\n")
-    assert (cores.usable_cores(), cores.physical_cores()) == (8, 4)
+    assert (cpu.usable_cores(), cpu.physical_cores()) == (8, 4)
     (tmp_path / "groups").mkdir()
     for limit, expected in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1)):
         (tmp_path / "groups" / "cpu.max").write_text(limit + "\n")
-        assert cores.physical_cores() == expected
-    assert cores.usable_cores() == 1
+        assert cpu.physical_cores() == expected
+    assert cpu.usable_cores() == 1
 
 
 # --- on a GPU --------------------------------------------------------------------------------

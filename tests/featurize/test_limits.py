@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from featurize import FeatureCache, images
+from featurize import FeatureCache
+from featurize.images import decoding
 from featurize.errors import ImageUnreadableError
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
@@ -41,7 +42,7 @@ def wide_webp(side: int) -> bytes:
 
 def reason_of(data: bytes) -> int:
     with pytest.raises(ImageUnreadableError) as found:
-        images.decode_image(data, RECIPE)
+        decoding.decode_image(data, RECIPE)
     return found.value.reason
 
 
@@ -52,7 +53,9 @@ HEAD = """
 import json, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from featurize import footprint, images, memory
+from featurize.images import footprint
+from featurize.images import decoding
+from featurize.system import memory
 from featurize.errors import ImageUnreadableError
 def now(what):
     line = next(n for n in open("/proc/self/status") if n.startswith(what))
@@ -61,7 +64,7 @@ def leave(count):
     resource.setrlimit(resource.RLIMIT_AS, (now("VmSize") + count, resource.RLIM_INFINITY))
 def tried(data, recipe):
     try:
-        return images.decode_image(data, recipe).shape
+        return decoding.decode_image(data, recipe).shape
     except ImageUnreadableError as error:
         return error.reason, str(error)
 recipe = json.loads(sys.argv[1])
@@ -176,7 +179,7 @@ def test_what_cannot_fit_is_not_tried(tmp_path):
     ((reason, text),) = measured(
         "leave(2 << 30); print(json.dumps([tried(files[0], recipe)]))", [path]
     )
-    assert reason == images.NO_MEMORY
+    assert reason == decoding.NO_MEMORY
     assert "13,000 x 13,000 pixels need" in text
     assert "MB are free" in text
 
@@ -191,7 +194,7 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
         wrong = {
             path.name: outcome
             for path, outcome in zip(paths, found, strict=True)
-            if outcome != [56, 56, 3] and outcome[0] != images.NO_MEMORY
+            if outcome != [56, 56, 3] and outcome[0] != decoding.NO_MEMORY
         }
         assert wrong == {}
         assert any(outcome != [56, 56, 3] for outcome in found)
@@ -200,7 +203,7 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
 def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
     """Only what fails twice is recorded."""
     data = coded(Image.new("RGB", (60, 60), (90, 120, 30)), "JPEG")
-    whole, load, fail = images.decode_image(data, RECIPE), ImageFile.ImageFile.load, [2]
+    whole, load, fail = decoding.decode_image(data, RECIPE), ImageFile.ImageFile.load, [2]
 
     def short(image):
         fail[0] -= 1
@@ -210,10 +213,10 @@ def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
     with pytest.raises(ImageUnreadableError) as caught:
-        images.decode_image(data, RECIPE)
-    assert caught.value.reason == images.NO_MEMORY
+        decoding.decode_image(data, RECIPE)
+    assert caught.value.reason == decoding.NO_MEMORY
     fail[0] = 1
-    assert (images.decode_image(data, RECIPE) == whole).all()
+    assert (decoding.decode_image(data, RECIPE) == whole).all()
 
 
 SHORT = """
@@ -347,7 +350,7 @@ ENDLESS = {
 def test_what_would_take_ages_is_too_large(kind):
     data = ENDLESS[kind]()
     start = time.process_time()
-    assert reason_of(data) == images.TOO_LARGE
+    assert reason_of(data) == decoding.TOO_LARGE
     assert time.process_time() - start < 5  # ages are not begun
 
 
@@ -368,7 +371,7 @@ SOUND = {
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_what_is_large_but_sound_is_read(kind):
-    assert images.decode_image(SOUND[kind](), RECIPE).shape == (56, 56, 3)
+    assert decoding.decode_image(SOUND[kind](), RECIPE).shape == (56, 56, 3)
 
 
 @pytest.mark.parametrize("most", [1, 3, 100, 254, 256, 1023, 4095, 65534, 65535])
@@ -380,11 +383,11 @@ def test_ppm_of_any_range_has_pillows_pixels(most):
         numbers = rng.integers(0, min(most + 9, 65536), 80 * 64 * bands)
         stored = numbers.astype(np.uint8 if most < 256 else ">u2").tobytes()
         data = b"%s 80 64 %d\n" % (form, most) + stored
-        found = images.decode_image(data, {**RECIPE, "crop": 64})
+        found = decoding.decode_image(data, {**RECIPE, "crop": 64})
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(image.convert("RGB").crop((8, 0, 72, 64)))
         np.testing.assert_array_equal(found, expected)
-        assert reason_of(data[:-1]) == images.DAMAGED
+        assert reason_of(data[:-1]) == decoding.DAMAGED
 
 
 def test_exif_that_is_all_too_long_is_left_aside():
@@ -395,7 +398,7 @@ def test_exif_that_is_all_too_long_is_left_aside():
     )
     data = coded(Image.new("RGB", (64, 64), (255, 0, 0)), "PNG", exif=exif)
     start = time.process_time()
-    assert images.decode_image(data, RECIPE)[0, 0].tolist() == [255, 0, 0]
+    assert decoding.decode_image(data, RECIPE)[0, 0].tolist() == [255, 0, 0]
     assert time.process_time() - start < 5
 
 
@@ -410,7 +413,7 @@ def test_a_file_is_read_with_its_size_and_time(tmp_path):
         stamp = now - age * 10**9
         os.utime(path, ns=(stamp, stamp))
         # Young files may change once more within a tick of their clock: they are looked at again.
-        assert images.read_image_file(path) == (b"image", 5, stamp if kept else 0)
+        assert decoding.read_image_file(path) == (b"image", 5, stamp if kept else 0)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
@@ -429,12 +432,12 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fstat", changed)
     for left[0] in (1, 2):
         path.write_bytes(b"old, and longer")
-        assert images.read_image_file(path) == (b"new", 3, 10**18)
+        assert decoding.read_image_file(path) == (b"new", 3, 10**18)
     left[0] = 100
     path.write_bytes(b"old")
     with pytest.raises(ImageUnreadableError, match="changes while it is read") as found:
-        images.read_image_file(path)
-    assert found.value.reason in images.TRANSIENT
+        decoding.read_image_file(path)
+    assert found.value.reason in decoding.TRANSIENT
 
 
 # --- what libraries write ------------------------------------------------------------------

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 import featurize
-from featurize import lock
+from featurize.cache import lock
 from featurize.errors import CacheBusyError, OutputError
-from featurize.lock import WriteLock
+from featurize.cache.lock import WriteLock
 
 
 def refusing(number):

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
-from featurize import images as images_module
-from featurize.measure import STAGES, RunStats
-from featurize.progress import format_duration, format_progress
+from featurize.images import decoding as images_module
+from featurize.pipeline.stats import STAGES, RunStats
+from featurize.cli.progress import format_duration, format_progress
 from featurize.text import format_bytes
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -65,7 +65,7 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
     # A child, so that its stderr can be a real terminal of its own.
     code = (
         "import sys\n"
-        "import featurize.progress as progress\n"
+        "import featurize.cli.progress as progress\n"
         "class Eager(progress.ProgressLine):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
@@ -361,7 +361,7 @@ class Counting:
                 self.most = max(self.most, self.decoded - self.used)
             return pixels
 
-        monkeypatch.setattr("featurize.images.decode_image", counted)
+        monkeypatch.setattr("featurize.images.decoding.decode_image", counted)
         from featurize.engines import eager
 
         through = eager.EagerEngine.run
@@ -418,7 +418,7 @@ def test_a_network_that_stands_still_stops_the_decoding(draw, tmp_path, toy, mon
 
 def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monkeypatch):
     """A disk that is behind stops the network."""
-    from featurize.writer import CacheWriter
+    from featurize.cache.writer import CacheWriter
 
     monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
     go, through, written = threading.Event(), [], []

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from featurize import images, pixels
+from featurize.images import decoding
+from featurize.images import transforms
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -73,12 +74,12 @@ def test_strips_are_the_whole_image_to_the_bit(mode, orientation, monkeypatch):
         data = drawn(mode, width, height, orientation, k)
         expected = plain(data, recipe)
         for strip in (1, 300, 1111, 5000, 1 << 22):  # from a row at a time to all at once
-            monkeypatch.setattr(pixels, "STRIP_PIXELS", strip)
-            np.testing.assert_array_equal(images.decode_image(data, recipe), expected)
+            monkeypatch.setattr(transforms, "STRIP_PIXELS", strip)
+            np.testing.assert_array_equal(decoding.decode_image(data, recipe), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "PA", "CMYK", "I;16", "1"])
 def test_an_image_of_several_strips(mode):
     recipe = {"resize": 256, "crop": 224, "interpolation": "bilinear", "decode": "exact"}
     data = drawn(mode, 2601, 3333, 6, 0)
-    np.testing.assert_array_equal(images.decode_image(data, recipe), plain(data, recipe))
+    np.testing.assert_array_equal(decoding.decode_image(data, recipe), plain(data, recipe))

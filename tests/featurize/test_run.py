@@ -16,7 +16,7 @@ from torch import nn
 
 from featurize import Backbone, FeatureCache, run
 from featurize.errors import CacheFormatError, CallError, FingerprintMismatchError
-from featurize.growth import partial_path
+from featurize.extraction.grow import partial_path
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import featurize
-from featurize import FeatureCache, images
+from featurize import FeatureCache
+from featurize.images import decoding
 
 LIMIT = 3.0  # seconds, as README promises
 BIN = Path(sys.executable).parent
@@ -63,14 +64,14 @@ def said(stream, text):
 
 # One picture is decoded without end: as bad as one can be.
 ENDLESS = """
-from featurize import images
-real = images.decode_image
+from featurize.images import decoding
+real = decoding.decode_image
 def decode(data, recipe):
     if data.startswith(b"endless"):
         print("decoding", flush=True)
         while True: threading.Event().wait(60)
     return real(data, recipe)
-images.decode_image = decode
+decoding.decode_image = decode
 """
 
 
@@ -103,7 +104,7 @@ def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sig
 
 def test_while_the_network_runs_without_end(folder, tmp_path):
     prepare = """
-from featurize.batches import BatchRunner
+from featurize.engines.batching import BatchRunner
 def run(self, pixels):
     print("running", flush=True)
     threading.Event().wait()
@@ -119,7 +120,7 @@ BatchRunner.run = run
 def test_where_the_interrupt_is_swallowed(folder, tmp_path):
     """In a destructor Python drops it: then it is raised again."""
     prepare = """
-from featurize import job
+from featurize.extraction import run as extraction_run
 class Swallows:
     def __del__(self):
         print("swallowing", flush=True)
@@ -128,7 +129,7 @@ class Swallows:
 def find(*_, **__):
     Swallows()
     while True: pass
-job.images.list_images = find
+extraction_run.images.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "swallowing")
@@ -140,7 +141,7 @@ def test_where_the_main_thread_hears_nothing(folder, tmp_path):
     """In a call that does not return to Python the watching thread ends the process."""
     prepare = """
 import ctypes
-from featurize import job
+from featurize.extraction import run as extraction_run
 def find(*_, **__):
     print("deaf", flush=True)
     while True: ctypes.CDLL(None).usleep(60_000_000)
@@ -151,7 +152,7 @@ def deaf(*_, **__):
     while True:
         try: find()
         except BaseException: pass
-job.images.list_images = deaf
+extraction_run.images.list_images = deaf
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "deaf")
@@ -181,11 +182,11 @@ os.register_at_fork(before=before)
 def test_while_nobody_reads_what_it_says(folder, tmp_path):
     """Its output waits for a reader, with a lock that whoever flushes would wait for too."""
     prepare = """
-from featurize import job
+from featurize.extraction import run as extraction_run
 def find(*_, **__):
     print("full", file=sys.stderr, flush=True)
     while True: print("x" * 1000)
-job.images.list_images = find
+extraction_run.images.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stderr, "full")
@@ -207,7 +208,7 @@ def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
     """It is finished when all others are: it waits for them."""
     folder = draw(tmp_path / "photos", [f"{k:03}.png" for k in range(200)])
     slow, path = (folder / "003.png").read_bytes(), tmp_path / "c.h5"
-    real, waited = images.decode_image, []
+    real, waited = decoding.decode_image, []
 
     def decode(data, recipe):
         if data == slow:
@@ -218,7 +219,7 @@ def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
             waited.append(True)
         return real(data, recipe)
 
-    monkeypatch.setattr(images, "decode_image", decode)
+    monkeypatch.setattr(decoding, "decode_image", decode)
     done = featurize.run(folder, path, backbone=toy, layers="0")
     assert (done.computed, waited) == (200, [True])
 
@@ -252,7 +253,7 @@ def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path)
         "    images.decode_image = decode\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'featurize.decoders': return None\n"
+        "        if name != 'featurize.images.workers': return None\n"
         "        sys.meta_path.remove(self)\n"
         "        from featurize import images\n"
         "        arm(images)\n"

@@ -10,16 +10,18 @@ import time
 
 import pytest
 
-from featurize import FeatureCache, layout, trial
+from featurize import FeatureCache
+from featurize.cache import format as cache_format
+from featurize.cache import crash_guard
 from featurize.errors import CacheFormatError, CacheUnreachableError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 
 
 def test_outcomes():
-    assert trial.probe_in_child(lambda: None) == trial.COMPLETED
-    assert trial.probe_in_child(lambda: 1 / 0) == trial.COMPLETED
-    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == trial.CRASHED
+    assert crash_guard.probe_in_child(lambda: None) == crash_guard.COMPLETED
+    assert crash_guard.probe_in_child(lambda: 1 / 0) == crash_guard.COMPLETED
+    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == crash_guard.CRASHED
 
 
 def loop():
@@ -28,25 +30,25 @@ def loop():
 
 
 def test_a_loop_is_cut_off_by_its_processor_time(monkeypatch):
-    monkeypatch.setattr(trial, "MAX_CPU_SECONDS", 1)
-    assert trial.probe_in_child(loop) == trial.CRASHED
+    monkeypatch.setattr(crash_guard, "MAX_CPU_SECONDS", 1)
+    assert crash_guard.probe_in_child(loop) == crash_guard.CRASHED
 
 
 def test_a_slow_disk_is_not_damage(cache, monkeypatch):
     """Waiting takes no processor time: only the clock ends it, far later, and says so."""
-    monkeypatch.setattr(trial, "MAX_CPU_SECONDS", 1)
-    assert trial.probe_in_child(lambda: time.sleep(1.5)) == trial.COMPLETED
-    monkeypatch.setattr(trial, "MAX_WALL_SECONDS", 0.5)
-    assert trial.probe_in_child(lambda: time.sleep(60)) == trial.TIMED_OUT
-    monkeypatch.setattr(layout, "_check_and_parse", lambda _: time.sleep(60))
+    monkeypatch.setattr(crash_guard, "MAX_CPU_SECONDS", 1)
+    assert crash_guard.probe_in_child(lambda: time.sleep(1.5)) == crash_guard.COMPLETED
+    monkeypatch.setattr(crash_guard, "MAX_WALL_SECONDS", 0.5)
+    assert crash_guard.probe_in_child(lambda: time.sleep(60)) == crash_guard.TIMED_OUT
+    monkeypatch.setattr(cache_format, "_check_and_parse", lambda _: time.sleep(60))
     with pytest.raises(CacheUnreachableError, match=r"did not answer within .* It may be sound"):
         FeatureCache(cache)
 
 
 def test_signals_of_the_terminal_are_not_damage(monkeypatch):
     """Ctrl-C reaches the child too: it must not look as if the file had ended it."""
-    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGINT)) == trial.COMPLETED
-    assert trial.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == trial.COMPLETED
+    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGINT)) == crash_guard.COMPLETED
+    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == crash_guard.COMPLETED
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
@@ -71,7 +73,7 @@ def test_errors_of_the_system_are_passed_on(cache, monkeypatch, error, match):
     def look(_):
         raise error
 
-    monkeypatch.setattr(layout, "_check_and_parse", look)
+    monkeypatch.setattr(cache_format, "_check_and_parse", look)
     with pytest.raises(CacheUnreachableError, match=match):
         FeatureCache(cache)
 
@@ -80,7 +82,7 @@ def test_an_address_that_cannot_be_is_damage(cache, monkeypatch):
     def look(_):
         raise OSError("unable to seek, errno = 22, error message = 'Invalid argument'")
 
-    monkeypatch.setattr(layout, "_check_and_parse", look)
+    monkeypatch.setattr(cache_format, "_check_and_parse", look)
     with pytest.raises(CacheFormatError, match="is damaged"):
         FeatureCache(cache)
 

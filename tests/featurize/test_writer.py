@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import featurize
-from featurize import FeatureCache, images, layout, writer
+from featurize import FeatureCache
+from featurize.images import decoding
+from featurize.cache import format as cache_format
+from featurize.cache import writer
 from featurize.errors import CacheBusyError, DiskFullError
-from featurize.layout import MARKED, PENDING
-from featurize.lock import WriteLock
-from featurize.writer import CacheWriter
+from featurize.cache.format import MARKED, PENDING
+from featurize.cache.lock import WriteLock
+from featurize.cache.writer import CacheWriter
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 
@@ -64,7 +67,7 @@ def truth(toy, tmp_path_factory):
 HOLD = """
 import sys
 from pathlib import Path
-from featurize.lock import WriteLock
+from featurize.cache.lock import WriteLock
 with WriteLock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -138,9 +141,9 @@ LIMITED = """
 import os, resource, sys
 from pathlib import Path
 import numpy as np
-from featurize import writer
+from featurize.cache import writer
 from featurize.errors import DiskFullError
-from featurize.layout import Extractor, LayerInfo
+from featurize.cache.format import Extractor, LayerInfo
 
 path, full = Path(sys.argv[1]), 0
 extractor = Extractor("toy", "V1", "5" * 64, {}, "float32", {})
@@ -267,7 +270,7 @@ def in_order(recorder, path):
 
     What a failed sync should have covered may be lost, so it can never be marked.
     """
-    extents = layout.read_layout(path).extents
+    extents = cache_format.read_layout(path).extents
     file = recorder.number(path.stat().st_ino)
     ours = [event for event in recorder.events if event.file == file]
     begun = []
@@ -349,12 +352,12 @@ def test_images_changed_to_the_same_content(photos, path, toy, draw, truth, ofte
     """The copies wait for the row that computes their content, not for what it held before."""
     featurize.run(photos, path, backbone=toy, layers="2")
     changed = NAMES[3], NAMES[7], NAMES[35]
-    sound = {name: {images.compute_sha256((photos / name).read_bytes())} for name in changed}
+    sound = {name: {decoding.compute_sha256((photos / name).read_bytes())} for name in changed}
     draw(photos, changed[:1], seed=1)
     for name in changed[1:]:
         shutil.copy(photos / changed[0], photos / name)
     for name in changed:
-        sound[name].add(images.compute_sha256((photos / name).read_bytes()))
+        sound[name].add(decoding.compute_sha256((photos / name).read_bytes()))
 
     def stop(measure):
         if stopped and measure.done:

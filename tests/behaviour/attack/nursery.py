@@ -29,10 +29,10 @@ def load() -> None:
     invalidate_caches()
     names = (
         *("torch", "torchvision", "sklearn.ensemble", "skops.io", "bokeh.plotting", "jinja2"),
-        *("featurize.cli", "featurize.job", "featurize.checking", "featurize.exporting"),
-        *("featurize.backbones", "featurize.costs", "featurize.engines.eager", "classify.cli"),
-        *("classify.comparison", "classify.pages.compose", "classify.advice", "classify.persist"),
-        *("classify.tuning", "classify.automatic", "classify.prediction", "classify.tables"),
+        *("featurize.cli.app", "featurize.extraction.run", "featurize.extraction.verify", "featurize.extraction.export"),
+        *("featurize.backbones.backbone", "featurize.backbones.profiling", "featurize.engines.eager", "classify.cli.app"),
+        *("classify.experiments.compare", "classify.report.write.compose", "classify.strategy.advise", "classify.heads.io"),
+        *("classify.finetuning.run", "classify.strategy.auto", "classify.heads.inference", "classify.cli.tables"),
         *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),
     )
     for name in names:
@@ -44,7 +44,7 @@ def load() -> None:
 
 def often() -> None:
     """Mark rows after every small batch, so that a kill can fall between two marks."""
-    from featurize import writer
+    from featurize.cache import writer
     from featurize.engines import eager
 
     assert hasattr(writer, "SYNC_SECONDS")

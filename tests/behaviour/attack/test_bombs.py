@@ -21,7 +21,7 @@ import json, resource, sys, time, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 from featurize.errors import ImageUnreadableError
-from featurize.images import decode_image
+from featurize.images.decoding import decode_image
 recipe = {"resize": 32, "crop": 32, "interpolation": "bilinear", "decode": sys.argv[2]}
 recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
 if sys.platform == "linux":  # two gigabytes more, however many there are

@@ -19,7 +19,7 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import numpy as np
 from featurize.errors import ImageUnreadableError
-from featurize.images import decode_image
+from featurize.images.decoding import decode_image
 from tests.behaviour.attack.mutating import mutated
 from tests.behaviour.attack.sources import sources
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from featurize import seedling
+from featurize.backbones import seedling
 
 from .starting import Starter
 from .world import NETWORK, classes

@@ -1,0 +1,1 @@
+"""What to look at before believing a score: duplicates, wrong labels, small classes."""

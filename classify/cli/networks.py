@@ -1,0 +1,212 @@
+"""The verbs that train a network: `finetune`, `auto`. Thin, as those of `cli`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from classify.cli.console import handle_errors, show_json, show_notices, stage_progress
+from classify.cli.options import ClassWeight, Column, Debug, Json, Labels, LabelsLevel, Seed, Similarity, Size, TestSize
+from featurize.system import signals
+
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="M", help="Where to save network and classifier, one file."
+    ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="As for `featurize run`; that of --cache if there is."),
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="As for `featurize run`, or none: random.")
+]
+Preprocess = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE.json", help="As for `featurize run`.")
+]
+MaxTime = Annotated[
+    str | None, typer.Option(metavar="1h30m", help="Begin no epoch that would end later.")
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to train.")]
+Epochs = Annotated[int, typer.Option(help="At most.")]
+BatchSize = Annotated[int, typer.Option(help="Images a step.")]
+LearningRate = Annotated[
+    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch.")
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="flips|crops|none",
+        help="Random crops and mirroring; crops alone, for what has a left and a right.",
+    ),
+]
+
+
+def finetune(
+    images: Images,
+    output: Output,
+    labels: Labels = None,
+    column: Column = "label",
+    labels_level: LabelsLevel = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    preprocess: Preprocess = None,
+    tune: Annotated[
+        str,
+        typer.Option(
+            metavar="last|LAYER|all", help="From this layer on; last is the deepest stage."
+        ),
+    ] = "all",
+    classifier: Annotated[
+        str | None,
+        typer.Option(metavar="linear|mlp", help="The new classifier; linear if not given."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="C.h5",
+            help="Its last layer gives the start; with PREVIOUS:none the frozen part is not run.",
+        ),
+    ] = None,
+    init_head: Annotated[
+        str | None,
+        typer.Option(metavar="H|random", help="Start from this head, or a random one."),
+    ] = None,
+    epochs: Epochs = 15,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = None,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a lower validation loss before it stops.")
+    ] = 5,
+    augment: Augment = "flips",
+    mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = 0.0,
+    batch_norm: Annotated[
+        str | None,
+        typer.Option(metavar="frozen|trained", help="Frozen, except from random weights."),
+    ] = None,
+    class_weight: ClassWeight = None,
+    device: Device = "auto",
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    max_time: MaxTime = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the network too, from a linear probe on; killed, it goes on when called again."""
+    with handle_errors(debug):
+        from classify.durations import parse_duration
+
+        limit = parse_duration(max_time)
+        with stage_progress("loading torch") as stages:
+            signals.import_uninterrupted("torchvision")
+            from classify.finetuning.run import finetune as tune_backbone
+
+            found = tune_backbone(
+                images,
+                output,
+                labels,
+                backbone=backbone,
+                weights=weights,
+                preprocess=preprocess,
+                cache=cache,
+                tune=tune,
+                classifier=classifier,
+                column=column,
+                labels_level=labels_level,
+                test_size=test_size,
+                seed=seed,
+                max_seconds=limit,
+                say=stages.say,
+                report=stages.training,
+                init_head=init_head,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                patience=patience,
+                augment=augment,
+                mixup=mixup,
+                batch_norm=batch_norm,
+                class_weight=class_weight,
+                device=device,
+            )
+            from classify.finetuning.distributed import is_main_process
+
+        if not is_main_process():
+            return
+        show_notices(found.notices)
+        if json:
+            show_json(found.record.to_dict())
+        else:
+            from classify.cli.tables import show_finetune
+
+            show_finetune(found.record, str(output))
+
+
+def auto(
+    images: Images,
+    output: Output,
+    labels: Labels = None,
+    column: Column = "label",
+    labels_level: LabelsLevel = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    preprocess: Preprocess = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="C.h5", help="Where the features go; else M.h5.")
+    ] = None,
+    size: Size = None,
+    similarity: Similarity = None,
+    epochs: Epochs = 15,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = None,
+    augment: Augment = "flips",
+    device: Device = "auto",
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    max_time: MaxTime = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Featurize, advise, and carry out what is advised; what else was tried stands beside it.
+
+    With --max-time the strategies that were not advised are tried too, as far as the time goes.
+    """
+    with handle_errors(debug):
+        from classify.durations import parse_duration
+
+        limit = parse_duration(max_time)
+        with stage_progress("loading torch") as stages:
+            from classify.strategy.auto import auto as do_it
+
+            found = do_it(
+                images,
+                output,
+                labels,
+                backbone=backbone,
+                weights=weights,
+                preprocess=preprocess,
+                cache=cache,
+                size=size,
+                similarity=similarity,
+                column=column,
+                labels_level=labels_level,
+                test_size=test_size,
+                seed=seed,
+                max_seconds=limit,
+                device=device,
+                say=stages.say,
+                watch=stages,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                augment=augment,
+            )
+        show_notices(found.notices)
+        if json:
+            show_json(found.to_dict())
+        else:
+            from classify.cli.tables import show_auto
+
+            show_auto(found, str(output))

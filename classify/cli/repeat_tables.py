@@ -1,0 +1,136 @@
+"""How a comparison over several draws looks on stdout."""
+
+from rich.table import Table
+from rich.text import Text
+
+from classify.cli.console import format_number, make_console, make_text
+from classify.experiments.repeats import HeadSummary, RepeatedComparison
+from classify.evaluation.metrics import Difference
+from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE
+
+
+def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) -> None:
+    """A table for each task, best first, and what its intervals cover.
+
+    Parameters
+    ----------
+    all_layers : str
+        As in `classify.cli.tables.show_comparison`.
+    """
+    screen = make_console(stderr=False)
+    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
+    for task in comparison.tasks:
+        rows = [row for row in comparison.rows if row.task == task.name]
+        best = comparison.best_per_task.get(task.name)
+        drawn = _build_few_shot_table if comparison.shots else _build_draws_table
+        screen.print(drawn(comparison, rows, best, joined))
+    screen.print(
+        f"{comparison.n_heads:,} heads from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}",
+        style="bold",
+    )
+    if comparison.n_reused:
+        screen.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    screen.print(
+        "* best by validation; ~ not distinguishable from it; < worse, allowing for the number of "
+        f"heads. {comparison.interval_note}",
+        style="dim",
+    )
+    for name, best in comparison.best_per_task.items():
+        low, high = best.accuracy_ci
+        shots = "" if best.shots is None else f", {best.shots} images of each class"
+        screen.print(
+            make_text(
+                f"Best by validation, {name}: {best.head} on {joined.get(best.layer, best.layer)}"
+                f"{shots}; test {best.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})."
+            )
+        )
+
+
+def _describe_draws(found: RepeatedComparison) -> str:
+    count, seeds = len(found.seeds), f"seeds {found.seeds[0]} to {found.seeds[-1]}"
+    if found.shots:
+        least, most = found.shots[0], found.shots[-1]
+        images = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        return f"{count} draws of {images} images of each class"
+    if found.folds is None:
+        return f"{count} random splits ({seeds})"
+    return f"{found.folds} folds" if count == 1 else f"{count} times {found.folds} folds ({seeds})"
+
+
+def _build_draws_table(
+    found: RepeatedComparison,
+    rows: list[HeadSummary],
+    best: HeadSummary | None,
+    joined: dict[str, str],
+) -> Table:
+    one = rows[0]
+    counts = f"{one.n_train:,} training and {one.n_test:,} test images"
+    table = _new_table(f"{one.task}: {_describe_draws(found)}, {counts}", "head", "layer")
+    for heading in ("val", "test", "95 % CI", "sd", "best ahead by"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda r: (r is not best, -(r.validation or 0))):
+        low, high = row.accuracy_ci
+        table.add_row(
+            *_format_head(row, best, joined),
+            format_number(row.validation),
+            format_number(row.accuracy),
+            f"{format_number(low)}–{format_number(high)}",
+            format_number(row.accuracy_std),
+            "" if row.difference is None else _format_difference(row.difference),
+            style="bold green" if row is best else None,
+        )
+    return table
+
+
+def _build_few_shot_table(
+    found: RepeatedComparison,
+    rows: list[HeadSummary],
+    best: HeadSummary | None,
+    joined: dict[str, str],
+) -> Table:
+    """A line for each head on each choice of layers, a column for each number of images."""
+    lines: dict[tuple[str, str], list[HeadSummary]] = {}
+    for row in rows:
+        lines.setdefault((row.head, row.layer), []).append(row)
+    title = f"{rows[0].task}: {rows[0].n_test:,} test images, {_describe_draws(found)}"
+    table = _new_table(title, "head", "layer")
+    for shots in found.shots:
+        table.add_column(f"{shots}", justify="right", no_wrap=True)
+    last = -1  # the most shots: what the best is chosen by
+    for line in sorted(lines.values(), key=lambda it: (it[last] is not best, -it[last].accuracy)):
+        table.add_row(
+            *_format_head(line[last], best, joined),
+            *(f"{_get_mark(row)}{row.accuracy:.3f}±{_compute_half_width(row):.3f}" for row in line),
+            style="bold green" if line[last] is best else None,
+        )
+    return table
+
+
+def _compute_half_width(row: HeadSummary) -> float:
+    """Half of an interval; the longer part, where an end of the scale cuts the other off."""
+    low, high = row.accuracy_ci
+    return max(row.accuracy - low, high - row.accuracy)
+
+
+def _format_difference(difference: Difference) -> str:
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+
+
+def _new_table(title: str, *names: str) -> Table:
+    table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
+    for heading in ("", names[0]):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(names[1])
+    return table
+
+
+def _format_head(
+    row: HeadSummary, best: HeadSummary | None, joined: dict[str, str]
+) -> tuple[str, Text, Text]:
+    layer = joined.get(row.layer, row.layer)
+    return "*" if row is best else _get_mark(row), make_text(row.head), make_text(layer)
+
+
+def _get_mark(row: HeadSummary) -> str:
+    alike = row.difference is not None and not row.difference.distinguishable
+    return "<" if row.worse else "~" if alike else ""

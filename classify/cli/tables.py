@@ -1,0 +1,312 @@
+"""How results look on stdout: a few lines for a fit, tables for a comparison or an advice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from classify.strategy.advise import Advice
+from classify.checks.summary import DataChecks
+from classify.experiments.compare import Comparison
+from classify.cli.console import format_number, make_console, make_text
+from classify.evaluation.recall import ClassRecalls
+from classify.heads.record import HeadResult, rank_results
+from classify.evaluation.bootstrap import Estimate
+from classify.strategy.cut_cost import CutCost
+from classify.strategy.strategies import DESCRIPTIONS, SIMILARITIES, SIZES, STRATEGIES, describe_similarity
+
+# What fits into 80 columns.
+TABLE_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+MAX_LISTED_CLASSES = 20  # that are listed
+NO_IMAGE_READ = "no image was read, no forward pass made."
+
+
+def show_fit(record: HeadResult, saved: str) -> None:
+    """The result of one fit, in a few lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    validation = "not validated"
+    if record.validation is not None:
+        validation = f"{record.validation:.3f} right in validation"
+    table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row("head", make_text(f"{record.head} on {record.layer}"))
+    table.add_row("chosen", make_text(f"{format_settings(record)}, {validation}"))
+    table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
+    table.add_row("test", make_text(_format_test_accuracy(record), "bold"))
+    table.add_row("saved", make_text(saved))
+    screen = make_console(stderr=False)
+    screen.print(table)
+    if record.recall is not None:
+        _show_recall(record.recall)
+    screen.print(f"One head in {record.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+
+
+def _show_recall(recall: ClassRecalls) -> None:
+    """How much of each class is found; of many classes, the worst."""
+    table = Table(**TABLE_STYLE)
+    table.add_column("class")
+    for heading in ("found", "95 % interval", "test images"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, it in list(recall.items())[:MAX_LISTED_CLASSES]:
+        low, high = it["ci"]
+        table.add_row(
+            make_text(label), format_number(it["value"]), f"{low:.3f} to {high:.3f}", f"{it['n']:,}"
+        )
+    screen = make_console(stderr=False)
+    screen.print(table)
+    if len(recall) > MAX_LISTED_CLASSES:
+        line = f"The worst {MAX_LISTED_CLASSES} of {len(recall):,} classes; --json lists them all."
+        screen.print(line, style="dim")
+
+
+def format_settings(record: HeadResult) -> str:
+    """The chosen setting: ``C = 0.01``."""
+    return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items()) or "-"
+
+
+def _format_test_accuracy(record: Any) -> str:
+    if record.accuracy_ci is None:
+        return "not scored: no test images"
+    low, high = record.accuracy_ci
+    return f"{record.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def show_finetune(record: Any, saved: str) -> None:
+    """The result of a fine-tuning (a `classify.finetuning.run.FineTuneRecord`), in a few lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    used = f"{record.n_train:,} training, {record.n_validation:,} validation"
+    table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
+    table.add_row(
+        "strategy", make_text(f"{record.strategy}: {record.backbone}, {record.tune} tuned")
+    )
+    table.add_row("images", f"{used}, {record.n_test:,} test")
+    best = f"best after {record.best_epoch}, {record.validation:.3f} right in validation"
+    table.add_row("epochs", f"{record.epochs}, {best}")
+    table.add_row("test", make_text(_format_test_accuracy(record), "bold"))
+    table.add_row("saved", make_text(saved))
+    screen = make_console(stderr=False)
+    screen.print(table)
+    passes = f"{record.images_run:,} images went through the network"
+    screen.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
+
+
+def show_auto(result: Any, saved: str) -> None:
+    """What `classify.auto` tried (an `Automatic`), the chosen one first."""
+    table = Table(**TABLE_STYLE)
+    for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
+        table.add_column(title)
+    for title in ("epochs", "s"):
+        table.add_column(title, justify="right")
+    for i, one in enumerate(result.candidates):
+        low, high = one.accuracy_ci or (None, None)
+        ahead = "" if one.behind is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.behind)
+        table.add_row(
+            one.strategy,
+            make_text(one.what),
+            format_number(one.validation),
+            format_number(one.accuracy),
+            f"{format_number(low)} to {format_number(high)}",
+            ahead,
+            str(one.epochs),
+            f"{one.seconds:.0f}",
+            style="bold" if i == 0 else "",
+        )
+    screen, advice = make_console(stderr=False), result.advice
+    sure = "" if advice.confident else ", though the evidence is thin"
+    screen.print(f"{advice.size} and {advice.similarity}{sure}: {advice.strategy}")
+    screen.print(table)
+    screen.print(make_text(f"saved: {saved}; features: {result.summary.cache}"))
+    screen.print(f"{result.seconds:.0f} s in all.", style="dim")
+
+
+def show_comparison(
+    comparison: Comparison, checks: Mapping[str, DataChecks], all_layers: str
+) -> None:
+    """A table for each task, best first, what it took, and what to look at in the data.
+
+    Parameters
+    ----------
+    checks : mapping of str to DataChecks
+        By task.
+    all_layers : str
+        The layers of the cache as a record joins them; too long to be repeated in each row.
+    """
+    screen = make_console(stderr=False)
+    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
+    for task, best in comparison.best_per_task.items():
+        rows = [record for record in comparison.records if record.task == task]
+        screen.print(_build_leaderboard(rows, best, joined))
+    count = len(comparison.records)
+    heads = "One head" if count == 1 else f"{count:,} heads"
+    screen.print(
+        f"{heads} from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}", style="bold"
+    )
+    if comparison.n_reused:
+        screen.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    screen.print(
+        "* best by validation, whose val is the highest of several and so rather too high; ~ not "
+        "distinguishable from it on these test images; < worse, allowing for the number of heads. "
+        "Intervals leave out the variance of training.",
+        style="dim",
+    )
+    lines = [
+        f"{task}: {line}" for task, checked in checks.items() for line in checked.summary_lines()
+    ]
+    for line in lines:
+        screen.print(make_text(line, "yellow"))
+    if lines:
+        screen.print("--json lists them all, `classify report` shows them.", style="dim")
+    for task, best in comparison.best_per_task.items():
+        name = f"{best.head} on {joined.get(best.layer, best.layer)}"
+        screen.print(
+            make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
+        )
+
+
+def _get_mark(record: HeadResult) -> str:
+    return "<" if record.worse else "~" if record.distinguishable is False else ""
+
+
+def _build_leaderboard(
+    records: list[HeadResult], best: HeadResult, joined: dict[str, str]
+) -> Table:
+    title = (
+        f"{best.task}: {len(best.classes):,} classes, "
+        f"{best.n_train:,} training and {best.n_test:,} test images"
+    )
+    table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
+    for heading in ("", "head"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("layer")
+    by = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
+    for heading in (*by, "val", "test", "95 % CI", "chosen", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in rank_results(records, best):
+        low, high = record.accuracy_ci or (None, None)
+        table.add_row(
+            "*" if record is best else _get_mark(record),
+            make_text(record.head),
+            make_text(joined.get(record.layer, record.layer)),
+            *(format_number(record.validation_metric) for _ in by),
+            format_number(record.validation),
+            format_number(record.accuracy),
+            f"{format_number(low)}–{format_number(high)}" if low is not None else "-",
+            make_text(format_settings(record).replace(" = ", " ")),
+            f"{record.seconds:.1f}",
+            style="bold green" if record is best else None,
+        )
+    return table
+
+
+def show_evaluation(metrics: dict[str, Any]) -> None:
+    """The scores of a saved head, each with its interval."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("task", make_text(metrics["task"]))
+    table.add_row("head", make_text(f"{metrics['head']} on {metrics['layer']}"))
+    table.add_row("images", f"{metrics['n_test']:,}")
+    for name, value in metrics.items():
+        interval = metrics.get(f"{name}_ci")
+        if isinstance(value, float) and interval is not None:
+            low, high = interval
+            row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
+            table.add_row(make_text(name.replace("_", " ")), row)
+    make_console(stderr=False).print(table)
+    _show_recall(metrics["recall"])
+
+
+def show_advice(advice: Advice, saving: CutCost | None) -> None:
+    """The strategy among the four, the evidence, and the commands.
+
+    Parameters
+    ----------
+    saving : CutCost, or None
+        What cutting the network saves, where that was measured.
+    """
+    screen = make_console(stderr=False)
+    screen.print(make_text(f"{advice.task}: {advice.strategy}", "bold green"))
+    screen.print(make_text(f"{DESCRIPTIONS[advice.strategy]}; layer {advice.layer}"))
+    sure = "" if advice.confident else " as far as can be told yet: see below"
+    screen.print(
+        make_text(
+            f"The data are {advice.size}, and {describe_similarity(advice.similarity)}{sure}."
+        )
+    )
+    screen.print(_build_strategy_table(advice))
+    screen.print(_build_depth_table(advice))
+    screen.print(_build_curve_table(advice))
+    if saving is not None:
+        screen.print(
+            make_text(
+                f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
+                f"machine, {saving.macs:.0%} of its arithmetic, and {saving.weights:.0%} of its "
+                "bytes."
+            )
+        )
+    for reason in advice.reasons:
+        screen.print(make_text(f"- {reason}."))
+    for strategy, command in advice.commands.items():
+        screen.print()
+        screen.print(make_text(f"{strategy}: {DESCRIPTIONS[strategy]}", "bold"))
+        # A command that was broken into lines could not be pasted.
+        screen.print(make_text(f"  {command}"), soft_wrap=True)
+        if strategy == advice.strategy and advice.joined_layers_command is not None:
+            screen.print(make_text("or a probe on all layers joined, which validate better"))
+            screen.print(make_text(f"  {advice.joined_layers_command}"), soft_wrap=True)
+    screen.print(f"\nMeasured in {advice.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+
+
+def _build_strategy_table(advice: Advice) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", *SIMILARITIES):
+        table.add_column(heading)
+    for size in SIZES:
+        names = [STRATEGIES[size, likeness] for likeness in SIMILARITIES]
+        cells = [
+            make_text(f"> {n}", "bold green") if n == advice.strategy else make_text(n)
+            for n in names
+        ]
+        table.add_row(size, *cells)
+    return table
+
+
+def _build_depth_table(advice: Advice) -> Table:
+    by_depth, _ = advice.measured
+    table = _new_estimate_table(
+        f"Accuracy by depth, among {by_depth.depths.among}", "layer", "depth"
+    )
+    for layer, accuracy in by_depth.accuracy_by_layer.items():
+        mark = "*" if layer == advice.layer else ""
+        depth = f"{by_depth.depths.relative[layer]:.0%}"
+        table.add_row(mark, make_text(layer), depth, *_format_estimate(accuracy))
+    return table
+
+
+def _build_curve_table(advice: Advice) -> Table:
+    _, by_count = advice.measured
+    table = _new_estimate_table("Learning curve on the last layer", "images", "share")
+    for point in by_count.curve:
+        table.add_row(
+            "", f"{point.n_images:,}", f"{point.fraction:.0%}", *_format_estimate(point.accuracy)
+        )
+    return table
+
+
+def _new_estimate_table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=make_text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    for heading in ("", headings[0]):
+        table.add_column(heading)
+    for heading in (headings[1], "validation", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _format_estimate(found: Estimate) -> tuple[str, str]:
+    return format_number(found.value), f"{format_number(found.low)} to {format_number(found.high)}"

@@ -1,0 +1,1 @@
+"""Labels, tasks, splits, folds, and features by row."""

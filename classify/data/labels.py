@@ -1,0 +1,279 @@
+"""Label tables: which image has which label, from a CSV file or from folder names."""
+
+import csv
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from classify.errors import CallError, LabelError
+from classify.data.folder_labels import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
+from featurize.text import is_invisible
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VAL",
+    "LabelTable",
+    "labels_from_folders",
+    "read_given_labels",
+    "read_labels",
+]
+
+MAX_TABLE_BYTES = 1 << 30
+MAX_SUGGESTED_COLUMNS = 1000  # columns beyond which no mistyped name is looked for
+MAX_LISTED = 8  # columns in a message
+MAX_CELL_CHARS = 100  # characters of a cell in a message
+SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A label for each of some images. Over a cache it becomes a task.
+
+    Attributes
+    ----------
+    name : str
+        What the task is called: the file's name without its suffix, or ``folders``.
+    source : str
+        Where it comes from, for messages.
+    paths : list of str
+        POSIX, relative to the image folder, each once.
+    labels : list of str
+        Text as written: ``01`` stays ``01``.
+    splits : list of str, or None
+        ``train``, ``val`` or ``test`` for each path, where the table or the folders say so.
+    groups : list of str, or None
+        What must not be torn apart by a split: a patient, a writer, a scene.
+    told : str, or None
+        What was taken for what, where folder names say it.
+    """
+
+    name: str
+    source: str
+    paths: list[str]
+    labels: list[str]
+    splits: list[str] | None = None
+    groups: list[str] | None = None
+    notice: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def labels_from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
+    """Label images by their folders, see `classify.data.folder_labels.infer_folder_labels`.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        As in a feature cache.
+    level : int, optional
+        Which folder names the label, 1 for the topmost; found out if not given.
+
+    Raises
+    ------
+    CallError, LabelError
+    """
+    found = infer_folder_labels(paths, level)
+    named = [i for i, label in enumerate(found.labels or ()) if label]
+    labels = [found.labels[i] for i in named] if found.labels else []
+    _check_lookalikes("the folder names", "label", dict.fromkeys(labels, 0))
+    return LabelTable(
+        "folders",
+        "the folder names",
+        [paths[i] for i in named],
+        labels,
+        None if found.splits is None else [found.splits[i] for i in named],
+        notice=found.notice,
+    )
+
+
+def read_given_labels(
+    labels: LabelTable | str | os.PathLike[str] | None, column: str, level: int | None
+) -> LabelTable | None:
+    """The label table that is given, read where it is a path; None where folders name the labels.
+
+    Raises
+    ------
+    CallError
+        If a table is given, and a level of folders as well.
+    FileNotFoundError, LabelError
+    """
+    if labels is None:
+        return None
+    if level is not None:
+        raise CallError("--labels-level is for labels from folder names; leave it or --labels out")
+    return labels if isinstance(labels, LabelTable) else read_labels(labels, column)
+
+
+def read_labels(
+    path: str | os.PathLike[str], column: str = "label", *, name: str | None = None
+) -> LabelTable:
+    """Read a label table: CSV with a header, ``path,label[,split][,group]`` in any order.
+
+    Parameters
+    ----------
+    path : path
+        UTF-8, with or without a byte order mark.
+    column : str
+        The column that holds the labels.
+    name : str, optional
+        What to call the task; the file's name without its suffix if not given.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    LabelError
+        If it is not such a table. The message names the line and the column.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"label table {path} does not exist")
+    if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
+        raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = [field.strip() for field in next(reader, [])]
+            if "\0" in "".join(header[:MAX_LISTED]):
+                raise LabelError(_describe_encoding_error(path, "it holds NUL characters"))
+            wanted = _find_columns(path, header, column)
+            records = list(_iter_records(path, reader, len(header), wanted))
+        except UnicodeDecodeError as error:
+            where = f"after line {reader.line_num}: {error.reason}"
+            raise LabelError(_describe_encoding_error(path, where)) from error
+        except csv.Error as error:
+            raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
+    if not records:
+        raise LabelError(f"{path} has a header but no images below it")
+    lines, *rest = map(list, zip(*records, strict=True))
+    columns = dict(zip(wanted, rest, strict=True))
+    for use in ("label", "group"):
+        first: dict[str, int] = {}
+        for text, line in zip(columns.get(use, ()), lines, strict=False):
+            first.setdefault(text, line)
+        _check_lookalikes(str(path), use, first)
+    paths, splits, told = columns["path"], columns.get("split"), None
+    if splits is None and (found := infer_folder_split(paths)):
+        splits, told = found.splits, found.notice
+    # A name that the locale cannot decode is UTF-8 all the same, or is spelt out.
+    name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
+    return LabelTable(name, str(path), paths, columns["label"], splits, columns.get("group"), told)
+
+
+def _describe_encoding_error(path: Path, where: str) -> str:
+    """That a table is not UTF-8, and what makes it so."""
+    with open(path, "rb") as file:
+        begins = file.read(4)
+    known = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+    known |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    guess = next((name for mark, name in known.items() if begins.startswith(mark)), "latin1")
+    if guess == "latin1" and b"\0" in begins:
+        guess = "utf-16le" if begins.endswith(b"\0") else "utf-16be"
+    return (
+        f"{path} is not UTF-8 ({where}); convert it, for example: "
+        f"iconv -f {guess} -t utf-8 {path} > utf8.csv"
+    )
+
+
+def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
+    """Refuse texts that look the same and are not: they would be two classes.
+
+    Parameters
+    ----------
+    first : mapping of str to int
+        The line of the table that each text is first on; 0 where there are no lines.
+    """
+    seen: dict[str, str] = {}
+    for text, line in first.items():
+        looks = " ".join(_strip_invisible(text).split())
+        if not looks:
+            raise LabelError(f"{source}{_format_line(line)}: the {use} {text!a} is invisible")
+        other = seen.setdefault(looks, text)
+        if other != text:
+            raise LabelError(
+                f"{source}: the {use}s {_quote_ascii(other)}{_format_line(first[other])} and "
+                f"{_quote_ascii(text)}{_format_line(line)} look the same and are not; write both in one way"
+            )
+
+
+def _strip_invisible(text: str) -> str:
+    """A text as it looks: composed, without what shows as nothing."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFC", text) if not is_invisible(c))
+
+
+def _quote_ascii(text: str) -> str:
+    return ascii(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")
+
+
+def _format_line(number: int) -> str:
+    return f" (line {number:,})" if number else ""
+
+
+def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
+    """The position of each column we use: path, label, and split and group if present."""
+    wanted = {}
+    for use, title in (("path", "path"), ("label", column), ("split", "split"), ("group", "group")):
+        if header.count(title) > 1:
+            raise LabelError(f"{path}, line 1: column {title!r} is there twice")
+        if title in header:
+            wanted[use] = header.index(title)
+        elif use in ("path", "label"):
+            near = get_close_matches(title, header[:MAX_SUGGESTED_COLUMNS], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            option = "; name the column with --column" if use == "label" and not near else ""
+            there = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
+            there += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
+            raise LabelError(f"{path}, line 1: no column {title!r}, only {there}{hint}{option}")
+    return wanted
+
+
+def _iter_records(
+    file: Path, reader: Iterator[list[str]], width: int, wanted: dict[str, int]
+) -> Iterator[list[Any]]:
+    first_line: dict[str, int] = {}
+    for row in reader:
+        if not row:
+            continue  # a blank line
+        line: int = reader.line_num  # type: ignore[attr-defined]
+        where = f"{file}, line {line}"
+        if len(row) != width:
+            raise LabelError(f"{where}: {len(row)} fields where the header has {width}")
+        values = {use: row[position] for use, position in wanted.items()}
+        # Spaces around a label cannot be seen; those of a path may be in the file's name.
+        values |= {use: text.strip() for use, text in values.items() if use != "path"}
+        for use, text in values.items():
+            if not text.strip():
+                raise LabelError(f"{where}: the {use} is empty")
+            if "\0" in text:
+                raise LabelError(f"{where}: the {use} {_quote_cell(text)} holds a NUL character")
+        path = values["path"] = values["path"].removeprefix("./")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise LabelError(
+                f"{where}: path {_quote_cell(path)} is not relative to, and in, the image folder"
+            )
+        if path in first_line:
+            raise LabelError(
+                f"{where}: path {_quote_cell(path)} is there already, on line {first_line[path]}; "
+                "an image has one label"
+            )
+        first_line[path] = line
+        if "split" in values:
+            if values["split"].lower() not in SPLIT_ALIASES:
+                raise LabelError(
+                    f"{where}: split {_quote_cell(values['split'])} is none of {', '.join(SPLIT_ALIASES)}"
+                )
+            values["split"] = SPLIT_ALIASES[values["split"].lower()]
+        yield [line, *values.values()]
+
+
+def _quote_cell(text: str) -> str:
+    """A cell in quotes."""
+    return repr(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")

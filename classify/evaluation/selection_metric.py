@@ -1,0 +1,184 @@
+"""By which number settings are chosen and heads are ranked."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+
+from classify.errors import CallError, LabelError
+from classify.heads.record import LOWER_IS_BETTER
+
+METRIC_NAMES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "log_loss",
+    "auroc",
+    "average_precision",
+)
+COST = "cost"
+COST_COLUMNS = ("truth", "predicted", "cost")
+MAX_COST_BYTES = 64 << 20  # of a table of costs
+
+
+@dataclass(frozen=True)
+class SelectionMetric:
+    """One number that says how good a head's scores are.
+
+    Attributes
+    ----------
+    name : str
+        One of `METRIC_NAMES`, or ``cost``.
+    costs : mapping of (str, str) to float
+        What it costs to take a class for another: truth, then prediction. 1 for a pair that is not
+        there, and 0 for a right answer.
+    """
+
+    name: str = "accuracy"
+    costs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.name in LOWER_IS_BETTER else 1
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return self.name.replace("_", " ").replace("auroc", "AUROC")
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse costs of classes that a task has not: CallError."""
+        unknown = {name for pair in self.costs for name in pair} - {*classes}
+        if unknown:
+            raise CallError(
+                f"the costs name {sorted(unknown)[0]!r}, which is no class of this task, whose "
+                f"classes are {', '.join(map(repr, [*classes][:5]))}"
+            )
+
+    def compute(
+        self,
+        decision_values: np.ndarray,
+        y: np.ndarray,
+        classes: Sequence[str],
+        temperature: float | None = 1.0,
+    ) -> float | None:
+        """What some scores are worth.
+
+        Parameters
+        ----------
+        decision_values : float array of shape (n, K)
+            The greatest wins.
+        y : int array of shape (n,)
+            Positions in `classes`; -1 for a class that is not among them.
+        classes : list of str
+        temperature : float, optional
+            For probabilities, softmax(scores / temperature).
+
+        Returns
+        -------
+        float, or None
+            None where there is nothing to be measured: no images; for ``auroc`` and
+            ``average_precision``, which are means over classes, no class with and without images.
+        """
+        if not len(y):
+            return None
+        predicted = decision_values.argmax(axis=1)
+        if self.name == "accuracy":
+            return float((predicted == y).mean())
+        if self.name == "balanced_accuracy":
+            return float(recall_score(y, predicted, labels=np.unique(y), average="macro"))
+        if self.name == "macro_f1":
+            return float(
+                f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)
+            )
+        if self.name == COST:
+            return float(self._cost_matrix(classes)[y, predicted].mean())
+        proba = softmax(decision_values.astype(np.float64) / (temperature or 1), axis=1)
+        if self.name == "log_loss":
+            own = np.where(y < 0, 0.0, proba[np.arange(len(y)), y])
+            return float(-np.log(np.maximum(own, np.exp(-100))).mean())
+        return self._compute_ranking(decision_values if decision_values.shape[1] == 2 else proba, y)
+
+    def _cost_matrix(self, classes: Sequence[str]) -> np.ndarray:
+        """Costs by truth, whose last row is for a class that is not among them, and prediction."""
+        found = np.array(
+            [[self.costs.get((t, p), float(t != p)) for p in classes] for t in classes]
+        )
+        return np.concatenate([found, found.max(axis=0, keepdims=True)])
+
+    def _compute_ranking(self, values: np.ndarray, y: np.ndarray) -> float | None:
+        values, y = values[y >= 0], y[y >= 0]
+        if values.shape[1] == 2:  # how much greater the second is: one ranking for both classes
+            values = np.stack([values[:, 0] - values[:, 1], values[:, 1] - values[:, 0]], axis=1)
+        measure = roc_auc_score if self.name == "auroc" else average_precision_score
+        there = [k for k in range(values.shape[1]) if 0 < (y == k).sum() < len(y)]
+        found = [measure(y == k, values[:, k]) for k in there]
+        return float(np.mean(found)) if found else None
+
+
+ACCURACY = SelectionMetric()
+
+
+def resolve_metric(metric: str | None) -> SelectionMetric:
+    """The metric that an option means: one of `METRIC_NAMES`, or the path of a table of costs.
+
+    Raises
+    ------
+    CallError
+        If there is no such metric.
+    LabelError
+        If the table has not the columns ``truth``, ``predicted`` and ``cost``, a cost is no number
+        from 0 on, or a pair is there twice.
+    """
+    name = "accuracy" if metric is None else metric.replace("-", "_")
+    if name in METRIC_NAMES:
+        return SelectionMetric(name)
+    if not (metric or "").endswith(".csv"):
+        near = get_close_matches(name, METRIC_NAMES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise CallError(
+            f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with the "
+            f"columns {', '.join(COST_COLUMNS)}{hint}"
+        )
+    return SelectionMetric(COST, _read_costs(Path(metric or "")))
+
+
+def _read_costs(path: Path) -> dict[tuple[str, str], float]:
+    if not path.exists():
+        raise FileNotFoundError(f"the table of costs {path} does not exist")
+    if not path.is_file() or path.stat().st_size > MAX_COST_BYTES:
+        raise LabelError(f"{path} is no file, or larger than {MAX_COST_BYTES >> 20} MB: not costs")
+    found: dict[tuple[str, str], float] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            if set(reader.fieldnames or ()) != set(COST_COLUMNS):
+                raise LabelError(
+                    f"{path}: a table of costs has the columns {', '.join(COST_COLUMNS)}"
+                )
+            for line in reader:
+                pair, cost = (str(line["truth"]), str(line["predicted"])), _parse_cost(line["cost"])
+                where = f"{path}, line {reader.line_num}"
+                if cost is None:
+                    raise LabelError(f"{where}: {line['cost']!r} is no cost: a number from 0 on")
+                if pair in found:
+                    raise LabelError(f"{where}: {pair[0]!r} taken for {pair[1]!r} is there twice")
+                found[pair] = cost
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
+    return found
+
+
+def _parse_cost(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None

@@ -1,0 +1,1 @@
+"""Many heads on tasks: fit, compare, repeat."""

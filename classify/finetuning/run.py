@@ -1,0 +1,301 @@
+"""`finetune`: a folder of images and labels in, a tuned backbone with its classifier out."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classify.evaluation.temperature import summarise_decision_values
+from classify.finetuning.checkpoint import check_checkpoint_path
+from classify.finetuning.distributed import is_main_process
+from classify.finetuning.trainer import ProgressCallback
+from classify.errors import UnknownPathError
+from classify.finetuning.datasets import DecodedImages
+from classify.data.features import CacheOrPath, open_cache
+from classify.finetuning.estimator import FineTuneClassifier
+from classify.heads.fitted import FittedHead
+from classify.data.labels import TEST, VAL, LabelTable, labels_from_folders, read_given_labels
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.heads.io import check_head_file, save_head
+from classify.evaluation.metrics import compute_metrics
+from classify.data.tasks import check_test_size, describe_leaking_copies, encode_and_split, find_labelled_rows
+from classify.data.units import Copies, find_copies, find_file_copies
+from featurize.cache.reader import FeatureCache
+from featurize.images.decoding import list_images
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FineTuneRecord:
+    """How fine-tuning went.
+
+    Attributes
+    ----------
+    strategy : str
+        ``finetune``, or ``retrain`` where everything was trained with a classifier of choice.
+    task, backbone, tune, classifier : str
+    classes : list of str
+    n_train, n_validation, n_test : int
+        Images trained on, stopped by, and scored on.
+    accuracy : float, or None
+        On the test images; None if there are none.
+    accuracy_ci : (float, float), or None
+    validation : float
+        Accuracy on the validation part, after the best epoch.
+    epochs, best_epoch : int
+    history : list of dict
+    images_run : int
+        Images that went through the network to train it and to stop it.
+    scores : dict
+        More of the test, as in a `Record`.
+    seconds : float
+    """
+
+    strategy: str
+    task: str
+    backbone: str
+    tune: str
+    classifier: str
+    classes: list[str]
+    n_train: int
+    n_validation: int
+    n_test: int
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    validation: float
+    epochs: int
+    best_epoch: int
+    history: list[dict[str, Any]]
+    images_run: int
+    scores: dict[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a flat dict of what JSON knows."""
+        found = asdict(self)
+        found |= found.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuneResult:
+    """What `finetune` made.
+
+    Attributes
+    ----------
+    head : FittedHead
+    record : FineTuneRecord
+    answers : HeldOutPredictions, or None
+        What it said of the test images, by row of the cache; where there is none, the images' order
+        by path counts.
+    notices : list of str
+        What a user should know.
+    """
+
+    head: FittedHead
+    record: FineTuneRecord
+    predictions: HeldOutPredictions | None
+    notices: list[str]
+
+
+def finetune(
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    labels: LabelTable | str | os.PathLike[str] | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    cache: CacheOrPath | None = None,
+    tune: str = "all",
+    classifier: str | None = None,
+    column: str = "label",
+    labels_level: int | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    say: Say = lambda _: None,
+    report: ProgressCallback = lambda _: None,
+    **options: Any,
+) -> FineTuneResult:
+    """Tune a backbone to labelled images, save it with its classifier, and score both.
+
+    Interrupted, it goes on after its last epoch when called again: until it is done, that lies
+    beside the output as ``OUTPUT.part``.
+
+    Parameters
+    ----------
+    images : path
+        A folder.
+    output : path
+        A safetensors file, which is a head (`predict`, `evaluate`) and a backbone (`featurize`).
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    backbone, weights, preprocess : optional
+        As in `featurize.load_backbone`; those of the cache, if there is one and they are not given.
+    cache : path or FeatureCache, optional
+        Of the same images. Its last layer gives the classifier to start from; with the maps that
+        enter the tuned part (``PREVIOUS:none``) the frozen part is not run at all.
+    tune : str
+        ``all``, ``last`` (the deepest stage), or a layer.
+    classifier : {"linear", "mlp"}, optional
+        Linear if not given. With `tune` ``all``, to choose one is the strategy ``retrain``.
+    column, labels_level, test_size, seed
+        As in `fit`: the same images are held out.
+    max_seconds : float, optional
+        No epoch is begun that would end later.
+    say, report : callable
+        Told what is done, and how training goes.
+    **options
+        Others of `FineTuneClassifier`.
+
+    Returns
+    -------
+    Tuned
+
+    Raises
+    ------
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    started = time.monotonic()
+    if not is_main_process():
+        say, report = _ignore_report, _ignore_report
+    check_head_file(output)
+    unfinished = check_checkpoint_path(f"{output}.part")
+    check_test_size(test_size)
+    if not Path(images).is_dir():
+        raise NotADirectoryError(f"{images} is no folder of images")
+    opened = None if cache is None else open_cache(cache)
+    if opened is not None and backbone is None:
+        made = opened.extractor
+        backbone, preprocess = made.backbone, preprocess or made.preprocess
+        weights = weights or made.environment.get("weights_file") or made.weights
+    table, position, rows, copies, notices = _match_labels_to_images(
+        images, read_given_labels(labels, column, labels_level), labels_level, opened
+    )
+    task = encode_and_split(table, position, rows, copies, test_size, seed, notices)
+    classes, y, split = task.classes, task.y, task.split
+    paths = np.array([table.paths[i] for i in position], object)
+    notices = [*task.notices, *describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))]
+    names = np.array(classes, object)[y]
+    dev, test = np.flatnonzero(split != TEST), np.flatnonzero(split == TEST)
+    model = FineTuneClassifier(
+        backbone or "resnet50",
+        root=images,
+        weights=weights,
+        preprocess=preprocess,
+        tune=tune,
+        classifier=classifier or "linear",
+        cache=opened,
+        seed=seed,
+        **options,
+    )
+    model.fit(
+        paths[dev],
+        names[dev],
+        groups=task.units[dev],
+        validation=split[dev] == VAL if (split == VAL).any() else None,
+        checkpoint=unfinished,
+        deadline=None if max_seconds is None else started + max_seconds,
+        say=say,
+        report=report,
+    )
+    failures = dict(model.failures_)
+    answers, scores = None, {}
+    if len(test):
+        pixels = DecodedImages(images, paths[test].tolist(), model.head_.source.preprocess)
+        failures |= pixels.failures
+        if pixels.is_readable.any():
+            answers = _predict_test_images(model, pixels, rows[test], y[test], classes)
+            unit = task.units_for(answers.rows)
+            scores = asdict(compute_metrics(answers, len(classes), unit, seed=seed))
+    notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
+    best = min(model.history_, key=lambda epoch: epoch.validation_loss)
+    retrained = tune == "all" and (classifier is not None or weights == "none")
+    record = FineTuneRecord(
+        strategy="retrain" if retrained else "finetune",
+        task=table.name,
+        backbone=model.head_.source.backbone,
+        tune=tune,
+        classifier=model.classifier,
+        classes=list(model.head_.classes),
+        n_train=model.n_train_,
+        n_validation=len(dev) - len(model.failures_) - model.n_train_,
+        n_test=0 if answers is None else len(answers),
+        accuracy=scores.pop("accuracy", None),
+        accuracy_ci=scores.pop("accuracy_ci", None),
+        validation=best.validation,
+        epochs=len(model.history_),
+        best_epoch=best.number,
+        history=[epoch.to_dict() for epoch in model.history_],
+        images_run=model.images_run_,
+        scores=scores,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    head = replace(model.head_, task=table.name, record=record.to_dict())
+    if is_main_process():
+        save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+    return FineTuneResult(replace(head, network=Path(output).absolute()), record, answers, notices)
+
+
+def _ignore_report(_: object) -> None:
+    """One of several processes speaks for all."""
+
+
+def _match_labels_to_images(
+    images: str | os.PathLike[str],
+    given: LabelTable | None,
+    level: int | None,
+    cache: FeatureCache | None,
+) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
+    """The table, which of its lines are used, a row number for each, and which are copies.
+
+    Without a cache there are no features: then only files with the same bytes are known.
+    """
+    if cache is not None:
+        table = given or labels_from_folders(cache.paths, level)
+        rows, position, notices = find_labelled_rows(cache, table)
+        return table, position, rows, find_copies(cache, rows), notices
+    found = list_images(images)
+    table = given or labels_from_folders(found.paths, level)
+    absent = sorted(set(table.paths) - set(found.paths))
+    if absent:
+        listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
+        raise UnknownPathError(
+            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
+            f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
+        )
+    position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
+    notices = [sentence for sentence in (table.notice, *found.skipped) if sentence]
+    paths = [table.paths[i] for i in position]
+    at = dict(zip(found.paths, range(len(found.paths)), strict=True))
+    copies = find_file_copies(images, paths, found.sizes[[at[path] for path in paths]])
+    return table, position, np.arange(len(position)), copies, notices
+
+
+def _predict_test_images(
+    model: FineTuneClassifier,
+    decoded: DecodedImages,
+    rows: np.ndarray,
+    y: np.ndarray,
+    classes: list[str],
+) -> HeldOutPredictions:
+    """What the model says of test images, those that cannot be read left out."""
+    readable = np.flatnonzero(decoded.is_readable)
+    known = np.array([classes.index(name) for name in model.head_.classes])
+    return summarise_decision_values(
+        rows[readable],
+        y[readable],
+        model.scores_of(decoded)[readable],
+        known,
+        temperature=model.head_.temperature,
+        probabilistic=True,
+    )

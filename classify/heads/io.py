@@ -1,0 +1,364 @@
+"""Save and load heads: one safetensors file of arrays with JSON beside them. No pickle.
+
+A linear head is four arrays, one with a hidden layer six. A network that was fine-tuned with its
+head lies in the same file, its tensors as ``network.NAME``; that file is a backbone as well. Other
+heads are scikit-learn objects, which skops turns into bytes and back, and an array of what is added
+to their scores; of objects only what skops itself trusts is ever built. Loading runs no code from
+the file and believes nothing in it before it is checked.
+
+Version 1.1 adds the preparation of features. Where that is ``root-l2`` the scale is one number, and
+the bytes of a scikit-learn object have another name: a release that knows of no preparation refuses
+such a file, and reads all others. So it does where there is something to add to an object's scores.
+"""
+
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+from sklearn.pipeline import Pipeline
+
+from classify.errors import HeadFileError, OutputError
+from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.outputs import check_output, open_output
+from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
+from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
+
+FORMAT = "headgraft-head"
+VERSION = (1, 1)
+MAX_FILE_BYTES = 4 << 30  # a file with a network in it
+MAX_UNPACKED_BYTES = 1 << 30
+NETWORK_PREFIX = "network."
+ESTIMATOR_KEYS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
+OFFSET_KEY, SEEN_KEY = "offset", "seen"
+HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
+LAYER_DTYPES = ("<f4", "<f2")
+MAX_CLASS_NAME_CHARS = 131_072  # of a class's name, as of a cell of a CSV table
+TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
+
+
+def save_head(
+    head: FittedHead,
+    path: str | os.PathLike[str],
+    network: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a head to one file; an older head there is replaced at once or not at all.
+
+    Parameters
+    ----------
+    path : path
+    network : mapping of str to array, optional
+        The tensors of the network that was fine-tuned with it. A head that was loaded together with
+        its network takes that along.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, or something that is not a head is there already.
+    """
+    path = check_head_file(path)
+    source = asdict(head.source)
+    about = {name: getattr(head, name) for name in HEAD_FIELDS}
+    about |= source | {"settings": dict(head.settings), "record": dict(head.record)}
+    metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
+    metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
+    arrays = _to_arrays(head) | {SEEN_KEY: head.seen.astype(np.uint64)}
+    arrays |= (
+        _read_network_tensors(head)
+        if network is None
+        else {NETWORK_PREFIX + k: v for k, v in network.items()}
+    )
+    content = save(arrays, metadata)
+    with open_output(path) as file:
+        file.write(content)
+
+
+def check_head_file(path: str | os.PathLike[str]) -> Path:
+    """Refuse a place where a head cannot be saved, before any work is done for it.
+
+    Returns
+    -------
+    Path
+        Where to save it.
+
+    Raises
+    ------
+    OutputError
+        If the folder is missing or closed, or the file there is not a head.
+    """
+    return check_output(path, _is_head_file, "a head")
+
+
+def _is_head_file(path: Path) -> bool:
+    try:
+        with safe_open(path, "np") as file:
+            return bool((file.metadata() or {}).get("format") == FORMAT)
+    except Exception:  # whatever it is, it is no head
+        return False
+
+
+def load_head(path: str | os.PathLike[str]) -> FittedHead:
+    """Read a head that `save_head` wrote.
+
+    Returns
+    -------
+    FittedHead
+        It predicts as the scikit-learn estimator did that it was made from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    HeadFileError
+        If it is not a head, is damaged, or is of a newer version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"head {path} does not exist; make one with `classify fit`")
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise HeadFileError(
+            f"{path} is no file, or one of over {MAX_FILE_BYTES >> 30} GB: not a head"
+        )
+    try:
+        with safe_open(path, "np") as file:
+            _check_unique_keys(path)
+            head = _read_head(file)
+            tuned = any(name.startswith(NETWORK_PREFIX) for name in file.keys())  # noqa: SIM118
+            return replace(head, network=path.absolute()) if tuned else head
+    except HeadFileError as error:
+        raise HeadFileError(f"{path}: {error}") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # hostile bytes make the parsers raise anything
+        raise HeadFileError(f"{path} is not a head, or is damaged: {error}") from error
+
+
+def _check_unique_keys(path: Path) -> None:
+    """Refuse a header with a name twice: which of the two counts would be up to the reader."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        _parse_json(file.read(length))
+
+
+def _parse_json(text: str | bytes) -> Any:
+    return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
+
+
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise HeadFileError("a name is there twice")
+    return found
+
+
+def _read_head(file: Any) -> FittedHead:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise HeadFileError("is not a head (no format entry of ours)")
+    version = metadata.get("version", "")
+    if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) > VERSION[0]:
+        raise HeadFileError(f"version {version!r} is unknown to this Headgraft; upgrade it")
+
+    def value(name: str, fits: Callable[[Any], bool]) -> Any:
+        if name not in metadata:
+            raise HeadFileError(f"{name} is missing")
+        found = _parse_json(metadata[name])
+        if not fits(found):
+            raise HeadFileError(f"{name} is not what it should be")
+        return found
+
+    texts = {name: value(name, _is_text) for name in TEXT_FIELDS}
+    classes = value("classes", _is_class_list)
+    probabilistic = value("probabilistic", lambda x: isinstance(x, bool))
+    heat = value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
+    settings = value("settings", _is_number_dict)
+    layers = tuple(HeadLayer(**layer) for layer in value("layers", _is_layer_list))
+    preprocess = value("preprocess", lambda x: isinstance(x, dict))
+    record = value("record", lambda x: isinstance(x, dict))
+
+    prepare = STANDARDISE  # as before there was a choice
+    if "prepare" in metadata:
+        prepare = value("prepare", lambda x: x in PREPARATIONS)
+    K, dim = len(classes), sum(layer.dim for layer in layers)
+    names = {name for name in file.keys() if not name.startswith(NETWORK_PREFIX)} - {SEEN_KEY}  # noqa: SIM118
+    kept = ESTIMATOR_KEYS[prepare]
+    if kept in names and names <= {kept, OFFSET_KEY}:
+        scorer: LinearModel | MLPModel | SklearnModel = _read_sklearn_model(file, kept, K, dim)
+    else:
+        scorer = _read_array_model(file, names, K, dim, prepare)
+    head, task = texts.pop("head"), texts.pop("task")
+    source = FeatureSource(**texts, preprocess=preprocess, layers=layers)
+    return FittedHead(
+        head,
+        classes,
+        prepare,
+        scorer,
+        probabilistic,
+        heat,
+        settings,
+        task,
+        source,
+        record,
+        _read_seen(file),
+    )
+
+
+def _read_array_model(
+    file: Any, names: set[str], K: int, dim: int, prepare: str
+) -> LinearModel | MLPModel:
+    shapes: dict[str, tuple[int, ...]]
+    one = (1,) if prepare == ROOT_L2 else (dim,)
+    shapes = {"mean": (dim,), "scale": one, "coef": (K, dim), "intercept": (K,)}
+    kind: type[LinearModel] | type[MLPModel] = LinearModel
+    if "hidden" in names:
+        units = int(file.get_slice("hidden").get_shape()[0])
+        shapes |= {"hidden": (units, dim), "bias": (units,), "coef": (K, units)}
+        kind = MLPModel
+    if names != set(shapes):
+        raise HeadFileError(
+            f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
+        )
+    arrays = {name: _read_array(file, name, shapes[name]) for name in shapes}
+    arrays["scale"] = np.broadcast_to(arrays["scale"], dim).copy()
+    scorer = kind(**arrays)
+    if not (scorer.scale > 0).all():
+        raise HeadFileError("scale is not positive everywhere")
+    return scorer
+
+
+def _read_seen(file: Any) -> np.ndarray:
+    if SEEN_KEY not in file.keys():  # noqa: SIM118 - the file is no mapping
+        raise HeadFileError("it does not say which images it was trained on")
+    view = file.get_slice(SEEN_KEY)
+    if view.get_dtype() != "U64" or len(view.get_shape()) != 1:
+        raise HeadFileError("the list of images it was trained on is not one of 64-bit numbers")
+    return np.asarray(file.get_tensor(SEEN_KEY))
+
+
+def _to_arrays(head: FittedHead) -> dict[str, np.ndarray]:
+    if not isinstance(head.scorer, SklearnModel):
+        arrays = {field.name: getattr(head.scorer, field.name) for field in fields(head.scorer)}
+        if head.prepare == ROOT_L2:
+            arrays["scale"] = arrays["scale"][:1]
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    unknown = load_skops_function("get_untrusted_types")(
+        data=load_skops_function("dumps")(head.scorer.estimator)
+    )
+    if unknown:
+        raise OutputError(
+            f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
+            "not be loaded again, as only scikit-learn's own kinds are"
+        )
+    arrays = {
+        ESTIMATOR_KEYS[head.prepare]: np.frombuffer(
+            load_skops_function("dumps")(head.scorer.estimator), np.uint8
+        )
+    }
+    return arrays if head.scorer.offset is None else arrays | {OFFSET_KEY: head.scorer.offset}
+
+
+def _read_network_tensors(head: FittedHead) -> dict[str, np.ndarray]:
+    if head.network is None:
+        return {}
+    with safe_open(head.network, "np") as file:
+        return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK_PREFIX)}  # noqa: SIM118
+
+
+def _read_sklearn_model(file: Any, name: str, n_classes: int, dim: int) -> SklearnModel:
+    """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
+    data = np.asarray(file.get_tensor(name)).tobytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED_BYTES:
+            raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB")
+    unknown = load_skops_function("get_untrusted_types")(data=data)
+    if unknown:
+        raise HeadFileError(f"it holds {', '.join(unknown[:3])}, which is not loaded from a file")
+    model = load_skops_function("loads")(data, trusted=[])
+    known = np.asarray(getattr(model, "classes_", None))
+    if not isinstance(model, Pipeline) or not np.array_equal(known, np.arange(n_classes)):
+        raise HeadFileError("the classifier in it does not belong to its classes")
+    if getattr(model, "n_features_in_", None) != dim:
+        raise HeadFileError("the classifier in it does not belong to its layers")
+    added = getattr(model[-1], SMOOTHING_ATTR, 1)
+    if not (_is_number(added) and added > 0):
+        raise HeadFileError("its neighbours' counts are smoothed by what is no number")
+    offset = _read_array(file, OFFSET_KEY, (n_classes,)) if OFFSET_KEY in file.keys() else None  # noqa: SIM118
+    return SklearnModel(model, dim, n_classes, offset)
+
+
+def load_skops_function(name: str) -> Callable[..., Any]:
+    """A function of skops.io, an extra that linear heads do without.
+
+    Raises
+    ------
+    OutputError
+        If it is not installed.
+    """
+    try:
+        return getattr(import_module("skops.io"), name)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise OutputError(
+            "heads that are not linear are saved by skops: pip install 'headgraft[skops]', or "
+            "use softmax, linear-svm, ridge, lda or ncm"
+        ) from error
+
+
+def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    view = file.get_slice(name)
+    if tuple(view.get_shape()) != shape or view.get_dtype() not in ("F32", "F64"):
+        raise HeadFileError(
+            f"array {name} is {view.get_dtype()} of shape {tuple(view.get_shape())}, "
+            f"not F32 or F64 of shape {shape}"
+        )
+    array = np.asarray(file.get_tensor(name))
+    if not np.isfinite(array).all():
+        raise HeadFileError(f"array {name} is not finite")
+    return array
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_number_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(x) for x in value.values())
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can write halves of characters, which no file and no terminal takes.
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_class_list(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 2
+        and all(_is_text(name) and len(name) <= MAX_CLASS_NAME_CHARS for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_layer_list(value: Any) -> bool:
+    texts = {"name", "layer", "pool", "dtype", "fingerprint"}
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(layer, dict)
+            and layer.keys() == texts | {"dim"}
+            and all(_is_text(layer[name]) for name in texts)
+            and layer["dtype"] in LAYER_DTYPES
+            and type(layer["dim"]) is int
+            and layer["dim"] > 0
+            for layer in value
+        )
+    )

@@ -1,0 +1,146 @@
+"""What is said of a head once it is trained: its record, and how sure its accuracy is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+from classify.errors import CallError
+
+LOWER_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """How one head did on one task.
+
+    Attributes
+    ----------
+    task, head : str
+    layer : str
+        Joined layers as ``a+b``.
+    classes : list of str
+        Those the head knows.
+    n_train, n_test : int
+        Images it was trained on (the last time, with the chosen C), and scored on.
+    accuracy : float, or None
+        On the test images; None if there are none.
+    accuracy_ci : (float, float), or None
+        95 % interval, see `classify.evaluation.metrics.estimate_proportion`. It covers the draw of test images, not of
+        training images.
+    validation : float, or None
+        Accuracy on the images that the setting was chosen by, each held out of the training; None
+        if no class could be validated.
+    validation_ci : (float, float), or None
+    C : float, or None
+        None for a head without a C.
+    settings : dict of str to float
+        What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``.
+    class_weight : str, or None
+        ``balanced``, or None.
+    prepare : str
+        How the features were prepared: ``root-l2`` or ``standardise``.
+    metric : str
+        What settings are chosen and heads ranked by: ``accuracy``, or as `classify.fit` was told.
+    validation_metric, test_metric : float, or None
+        It, on the images that the setting was chosen by, and on the test images.
+    temperature : float, or None
+        What the scores are divided by for calibrated probabilities, from the held-out scores.
+    recall : dict, or None
+        By class with test images, the least first: the share of them that is found, as ``value``,
+        ``ci`` (95 %) and ``n``, see `classify.evaluation.recall`.
+    bias : list of float, or None
+        What was added to the scores of each class, from the held-out scores too; its mean is 0. It
+        is part of the head, and decides with it. None where temperature alone is as good, or where
+        the classes are to count alike.
+    scores : dict of str to number, interval or None
+        More of the test: ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``calibration_error``
+        and the last two after calibration, each with its interval.
+    seconds : float
+        For reading features, choosing, training and scoring.
+    distinguishable : bool, or None
+        In a comparison: whether its test accuracy differs from that of the task's best head by more
+        than chance, image by image. None for the best itself. Each by itself: the best of all stays
+        among those that do not differ in 95 of 100 comparisons, and of 20 that are as good about
+        one differs by chance.
+    worse : bool, or None
+        In a comparison: whether it is worse than that head by more than chance, allowing for the
+        number of heads (Holm's correction). None for the best itself.
+    """
+
+    task: str
+    head: str
+    layer: str
+    classes: list[str]
+    n_train: int
+    n_test: int
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    validation: float | None
+    validation_ci: tuple[float, float] | None
+    C: float | None
+    settings: dict[str, float]
+    class_weight: str | None
+    prepare: str
+    metric: str
+    validation_metric: float | None
+    test_metric: float | None
+    temperature: float | None
+    scores: dict[str, Any]
+    seconds: float
+    distinguishable: bool | None = None
+    worse: bool | None = None
+    recall: dict[str, dict[str, Any]] | None = None
+    bias: list[float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a flat dict of what JSON knows."""
+        found = asdict(self)
+        found |= found.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def rank_results(results: Sequence[HeadResult], best: HeadResult) -> list[HeadResult]:
+    """A task's records, the best first and the others by the metric on validation images."""
+    sign = -1 if best.metric in LOWER_IS_BETTER else 1
+
+    def rank(record: HeadResult) -> tuple[bool, float]:
+        value = record.validation_metric
+        return record is not best, math.inf if value is None else -sign * value
+
+    return sorted(results, key=rank)
+
+
+def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The score interval for a share, good for small n and near 0 and 1.
+
+    E. B. Wilson (1927), "Probable inference, the law of succession, and statistical
+    inference", Journal of the American Statistical Association 22, 209-212.
+
+    Parameters
+    ----------
+    correct, n : int
+        So many of so many.
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    CallError
+        If `correct` is not from 0 to `n`, `n` is not positive or `level` not between 0 and 1.
+    """
+    if not (0 <= correct <= n and n > 0 and 0 < level < 1):
+        raise CallError(f"no interval for {correct} of {n} at level {level}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrink = correct / n, 1 + z * z / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Exactly 0 and 1 at the ends, whatever rounding does.
+    low = 0.0 if correct == 0 else (centre - half) / shrink
+    high = 1.0 if correct == n else (centre + half) / shrink
+    return low, high

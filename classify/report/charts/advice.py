@@ -1,0 +1,112 @@
+"""The advice: the four strategies with the one that fits, and the evidence for it."""
+
+from dataclasses import dataclass
+
+from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
+
+from classify.strategy.advise import Advice
+from classify.report.charts.base import COLOURS, Chart, add_hover, clean_label, make_slot_range, new_figure, set_tick_labels, to_chart
+from classify.evaluation.bootstrap import Estimate
+from classify.strategy.strategies import DESCRIPTIONS, SIMILARITIES, SIZES, STRATEGIES, describe_similarity
+
+
+@dataclass(frozen=True)
+class AdviceSection:
+    """What the page says of an advice.
+
+    Attributes
+    ----------
+    likeness, means : str
+        Similarity and strategy in words.
+    rows : list of (str, list of str)
+        Sizes, and the strategies for each similarity.
+    charts : list of Chart
+        Accuracy by depth, and the learning curve.
+    commands : list of (str, str)
+    """
+
+    advice: Advice
+    similarity_text: str
+    description: str
+    headings: tuple[str, ...]
+    strategy_rows: list[tuple[str, list[str]]]
+    charts: list[Chart]
+    commands: list[tuple[str, str]]
+
+
+def advice_section(advice: Advice, id: str) -> AdviceSection:
+    """Prepare an advice for the page; ids of its charts begin with `id`."""
+    commands = list(advice.commands.items())
+    if advice.joined_layers_command is not None:
+        commands.append(("all layers joined, which validate better", advice.joined_layers_command))
+    return AdviceSection(
+        advice=advice,
+        similarity_text=describe_similarity(advice.similarity),
+        description=DESCRIPTIONS[advice.strategy],
+        headings=SIMILARITIES,
+        strategy_rows=[(size, [STRATEGIES[size, like] for like in SIMILARITIES]) for size in SIZES],
+        charts=[_chart_depth(advice, f"{id}-depth"), _chart_curve(advice, f"{id}-curve")],
+        commands=commands,
+    )
+
+
+def _chart_depth(advice: Advice, id: str) -> Chart:
+    found, _ = advice.measured
+    names = list(found.accuracy_by_layer)
+    depths = [f"{found.depths.relative[name]:.0%}" for name in names]
+    labels = [f"{name} ({share})" for name, share in zip(names, depths, strict=True)]
+    note = (
+        f"A linear head (lda) out of fold, by depth among {clean_label(found.depths.among)}; bars are "
+        f"95 % intervals. The square is {clean_label(advice.layer)}, where the head goes."
+    )
+    chosen = [name == advice.layer for name in names]
+    return _chart_estimates(
+        id, "Accuracy by depth", note, labels, list(found.accuracy_by_layer.values()), chosen
+    )
+
+
+def _chart_curve(advice: Advice, id: str) -> Chart:
+    found, _ = advice.measured
+    _, size = advice.measured
+    labels = [f"{point.n_images:,} ({point.fraction:.0%})" for point in size.curve]
+    note = (
+        f"A linear head (lda) on {clean_label(found.last_layer)}, by the number of images it learns from, "
+        "always asked the same held-out images."
+    )
+    points = [point.accuracy for point in size.curve]
+    return _chart_estimates(id, "Learning curve", note, labels, points, [False] * len(points))
+
+
+def _chart_estimates(
+    id: str, title: str, note: str, labels: list[str], points: list[Estimate], chosen: list[bool]
+) -> Chart:
+    low, high = min(p.low for p in points), max(p.high for p in points)
+    room = max(0.02, 0.08 * (high - low))
+    y_range = Range1d(start=max(0, low - room), end=min(1, high + room))
+    plot = new_figure(260, x_range=make_slot_range(len(points)), y_range=y_range)
+    source = ColumnDataSource(
+        {
+            "x": list(range(len(points))),
+            "y": [p.value for p in points],
+            "low": [p.low for p in points],
+            "high": [p.high for p in points],
+            "name": [clean_label(label, 80) for label in labels],
+            "size": [14 if it else 8 for it in chosen],
+            "marker": ["square" if it else "circle" for it in chosen],
+        }
+    )
+    plot.line("x", "y", source=source, line_width=2, color=COLOURS[0])
+    dots = plot.scatter(
+        "x", "y", source=source, size="size", marker="marker", color=COLOURS[0], name="points"
+    )
+    plot.segment("x", "low", "x", "high", source=source, line_width=1.5, color=COLOURS[0])
+    add_hover(
+        plot,
+        [("", "@name"), ("right", "@y{0.0 %}"), ("95 %", "@low{0.0 %} to @high{0.0 %}")],
+        renderers=[dots],
+    )
+    set_tick_labels(plot.xaxis[0], labels, 26)
+    plot.xaxis.major_label_orientation = 0.7
+    plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.xgrid.visible = False
+    return to_chart(plot, id, title, note, [])

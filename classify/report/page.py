@@ -1,0 +1,103 @@
+"""One HTML file out of everything: templates, scripts, and the policy that lets no others run."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from classify.report.leaderboard import format_decimal, format_interval, format_percent
+from classify.report.provenance import Facts
+from classify.report.sections import TaskSection
+from featurize.cache.format import LayerInfo
+
+GENERATOR_NAME = "Headgraft report"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows.
+
+    Attributes
+    ----------
+    pictured : bool
+        Whether there was a folder to make pictures from.
+    no_pictures : str
+        How to get them.
+    """
+
+    title: str
+    tasks: Sequence[TaskSection]
+    layers: Sequence[LayerInfo]
+    provenance: Mapping[str, Facts]
+    has_pictures: bool
+    pictures_hint: str
+
+
+def render_page(page: Page, pictures: Mapping[int, str]) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    page : Page
+    pictures : mapping of int to str
+        ``data:`` URLs by row, for the maps.
+    """
+    scripts = [_read_bokeh_script(), _read_template("page.js")]
+    names = Environment(
+        loader=PackageLoader("classify.report.write", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names.filters |= {
+        "percent": format_percent,
+        "interval": format_interval,
+        "decimal": format_decimal,
+    }
+    # Bokeh's JSON names a thing where it first stands: its order must not change.
+    names.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    charts: dict[str, Any] = {
+        chart.id: chart.item for task in page.tasks for chart in task.charts if chart.item
+    }
+    # Markup: our own files, and Bokeh's. Everything else is escaped, JSON in scripts too.
+    return names.get_template("page.html").render(
+        page=page,
+        generator=GENERATOR_NAME,
+        policy=_make_content_policy(scripts),
+        css=Markup(_read_template("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        charts=charts,
+        pictures={str(row): url for row, url in pictures.items()},
+    )
+
+
+def _make_content_policy(scripts: Sequence[str]) -> str:
+    """Only these scripts run, pictures are inside the page, and nothing is fetched.
+
+    Bokeh writes style elements of its own, so styles cannot be named by hash.
+    """
+    hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    allowed = " ".join(f"'sha256-{code}'" for code in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _read_template(name: str) -> str:
+    return files("classify.report.write").joinpath(name).read_text(encoding="utf-8")
+
+
+def _read_bokeh_script() -> str:
+    """The library alone: no widgets, no tables, no MathJax."""
+    parts = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
+    script = "\n".join(parts)
+    # Neither may stand in a script element: the one would end it, the other hide its end.
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")

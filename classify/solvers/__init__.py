@@ -1,0 +1,1 @@
+"""How the parameters of one head are found on arrays."""

@@ -1,0 +1,106 @@
+"""Label-free statistics: all that ridge, LDA and class means need to know of features.
+
+One pass over the rows gives their count, sum and Gram matrix, part by part. Without one part they
+are the sum of the others, so folds cost no further pass. Nothing is ever subtracted: a row that
+is left out moves no digit of what remains.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from classify.errors import CallError
+from classify.data.features import FeatureRows
+
+MAX_SOLVER_BYTES = 4 << 30
+ORIGIN_SAMPLE_ROWS = 255  # rows whose median the features are taken from
+
+
+@dataclass(frozen=True, eq=False)
+class GramStats:
+    """Count, sum and Gram matrix of each of P parts of some rows.
+
+    Attributes
+    ----------
+    origin : float64 array of shape (D,)
+        Is subtracted from the features first: of numbers far from zero beside their spread, the
+        squares would hold little of the spread.
+    count : float64 array of shape (P,)
+        The sum of the weights.
+    total : float64 array of shape (P, D)
+    gram : float64 array of shape (P, D, D)
+        About the origin.
+    """
+
+    origin: np.ndarray
+    count: np.ndarray
+    total: np.ndarray
+    gram: np.ndarray
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: FeatureRows,
+        part: np.ndarray | None = None,
+        n_parts: int = 1,
+        weights: np.ndarray | None = None,
+    ) -> "GramStats":
+        """Gather them in one pass, in memory that does not grow with the rows.
+
+        Parameters
+        ----------
+        rows : FeatureRows
+            n of them.
+        part : int array of shape (n,), optional
+            Which part each row belongs to, from 0; all to one if not given.
+        n_parts : int
+            P.
+        weights : float array of shape (n,), optional
+            1 each if not given.
+
+        Raises
+        ------
+        CallError
+            If the features are too wide for their Gram matrices to fit into memory.
+        """
+        width = rows.dim
+        part = np.zeros(len(rows), np.intp) if part is None else part
+        if 8 * n_parts * width**2 > MAX_SOLVER_BYTES:
+            raise CallError(
+                f"features of {width:,} columns are too wide for ridge and lda on {len(rows):,} "
+                "images; use another head, fewer layers, or a pool that is not `none`"
+            )
+        some = np.linspace(0, len(rows) - 1, min(ORIGIN_SAMPLE_ROWS, len(rows))).astype(np.intp)
+        origin = np.median(rows.subset(some).to_array(), axis=0).astype(
+            np.float64
+        )  # no one row moves it
+        count, total = np.zeros(n_parts), np.zeros((n_parts, width))
+        gram = np.zeros((n_parts, width, width))
+        for where, block in rows.iter_blocks():
+            for p in np.unique(part[where]):
+                mine = part[where] == p
+                x = block[mine] - origin
+                w = np.ones(len(x)) if weights is None else weights[where][mine]
+                scaled = x if weights is None else x * w[:, None]
+                count[p] += w.sum()
+                total[p] += w @ x
+                gram[p] += scaled.T @ x
+        return cls(origin, count, total, gram)
+
+    def compute_centred(self, exclude: int | None = None) -> tuple[float, np.ndarray, np.ndarray]:
+        """Count, mean (D,) and centred Gram matrix (D, D) of all parts but one, or of all."""
+        count, total, gram = (
+            sum_parts(array, exclude) for array in (self.count, self.total, self.gram)
+        )
+        mean = total / count
+        gram -= count * np.outer(mean, mean)
+        return float(count), self.origin + mean, gram
+
+
+def sum_parts(array: np.ndarray, exclude: int | None) -> np.ndarray:
+    """The sum of parts (P, ...) but one, or of all: (...)."""
+    found = np.zeros(array.shape[1:])
+    for p, each in enumerate(array):
+        if p != exclude:
+            found += each
+    return found

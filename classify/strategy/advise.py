@@ -1,0 +1,361 @@
+"""Which of the four strategies a task asks for, with the evidence: `advise`."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from classify.experiments.compare import Comparison, compare
+from classify.errors import ClassifyError, TooFewImagesError
+from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
+from classify.experiments.fit import LabelsLike, can_join_layers, resolve_labels
+from classify.experiments.grid import HeadProgressCallback
+from classify.data.labels import TEST, VAL, LabelTable
+from classify.strategy.explain import explain_depth, explain_size
+from classify.heads.record import HeadResult
+from classify.experiments.results import FitResult
+from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
+from classify.strategy.learning_curve import ADVICE_HEAD, CurveFit, DatasetSize, measure_learning_curve, plan_curve
+from classify.strategy.strategies import STRATEGIES, check_size_and_similarity, probe_command, strategy_commands
+from classify.data.tasks import Task, make_task
+from featurize.cache.reader import FeatureCache
+from featurize.backbones.families import EMBEDDING_DIMS
+
+MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A strategy for a task, and why.
+
+    Attributes
+    ----------
+    task : str
+    strategy : str
+        ``linear-probe``, ``truncated-probe``, ``finetune`` or ``retrain``.
+    size : str
+        ``small`` or ``large``.
+    similarity : str
+        ``similar`` or ``different``, whichever is given or likelier: what the strategy goes by.
+    answer : str
+        The same where that is given, or measured closely enough to tell; else ``cannot tell yet``.
+    confident : bool
+        Whether it is one of the two.
+    layer : str
+        Where to put the head: the last layer, or for the truncated probe the best cut.
+    best_layers : list of str
+        That layer alone, or all of them joined where these validate better: what a probe takes.
+    more_images : int, or None
+        About how many more images would make it sure; 0 if it is, None if no number of them would.
+    reasons : list of str
+        The evidence in sentences.
+    commands : dict of str to str
+        What to run, for each of the four strategies.
+    offer : str, or None
+        The command that trains a head on `best_layers`, where that is not `layer`.
+    measured : (DepthProfile, Size)
+        Accuracy by depth; how many images, and the learning curve.
+    notices : list of str
+        What a user should know.
+    seconds : float
+    """
+
+    task: str
+    strategy: str
+    size: str
+    similarity: str
+    answer: str
+    confident: bool
+    layer: str
+    best_layers: list[str]
+    more_images: int | None
+    reasons: list[str]
+    commands: dict[str, str]
+    joined_layers_command: str | None
+    measured: tuple[DepthProfile, DatasetSize]
+    notices: list[str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as what JSON knows; the evidence under ``evidence``."""
+        depth, count = (found.to_dict() for found in self.measured)
+        measured = {"similarity": depth.pop("measured"), "size": count.pop("measured")}
+        if depth["joined"] is not None:
+            depth["joined"]["command"] = (
+                self.joined_layers_command if len(self.best_layers) > 1 else None
+            )
+        thresholds = depth.pop("thresholds") | count.pop("thresholds")
+        return {
+            "task": self.task,
+            "strategy": self.strategy,
+            "size": self.size,
+            "similarity": self.similarity,
+            "answer": self.answer,
+            "confident": self.confident,
+            "layer": self.layer,
+            "best_layers": self.best_layers,
+            "more_images": self.more_images,
+            "evidence": depth
+            | count
+            | {"thresholds": thresholds, "measured": measured, "reasons": self.reasons},
+            "commands": self.commands,
+            "seconds": self.seconds,
+        }
+
+
+def advise(
+    cache: CacheOrPath,
+    labels: LabelsLike = None,
+    *,
+    size: str | None = None,
+    similarity: str | None = None,
+    column: str = "label",
+    labels_level: int | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: HeadProgressCallback | None = None,
+) -> Advice:
+    """Measure which strategy a task asks for: the size of the data by its likeness to the source.
+
+    Test images are not looked at. The rule is in ``docs/strategies.md``. What is measured is kept
+    beside the cache, and shared with `compare`.
+
+    Parameters
+    ----------
+    cache : path or FeatureCache
+        With several layers: ``featurize run ... --layers auto``.
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    size, similarity : str, optional
+        ``small`` or ``large``, ``similar`` or ``different``: what is known better than measured. It
+        is measured all the same.
+    column, labels_level, test_size, seed
+        As in `classify.fit`.
+    jobs, progress
+        As in `classify.compare`.
+
+    Returns
+    -------
+    Advice
+
+    Raises
+    ------
+    CallError
+        If the cache has one layer only.
+    TooFewImages
+        If there are not two classes, or a class has a single image.
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    started = time.perf_counter()
+    check_size_and_similarity(size, similarity)
+    cache = open_cache(cache)
+    LayerDepths.from_cache(cache)  # refused before anything is trained
+    table = resolve_labels(cache, labels, column, labels_level)
+    task = make_task(cache, table, test_size=test_size, seed=seed)
+    planned = _plan_checked_curve(task, table.source, seed)
+    layers = choose_layer_option(cache, task)
+    heads = len(resolve_layer_sets(cache, layers))
+    total = heads + len(planned)
+    latest: list[HeadResult] = []
+
+    def compared(record: HeadResult, done: int, _: int) -> None:
+        latest.append(record)
+        if progress is not None:
+            progress(record, done, total)
+
+    def drawn(done: int) -> None:
+        if progress is not None:
+            progress(latest[-1], heads + done, total)
+
+    found = compare(
+        cache,
+        table,
+        ADVICE_HEAD,
+        layers,
+        test_size=test_size,
+        seed=seed,
+        jobs=jobs,
+        progress=compared,
+    )
+    likeness = _measure_profile(cache, task, found.results, seed)
+    amount = measure_learning_curve(
+        cache, task, likeness.last_layer, planned, seed=seed, jobs=jobs, on_progress=drawn
+    )
+    options = _command_options(labels, column, labels_level, test_size, seed)
+    told = _make_advice(cache, task, likeness, amount, options, size, similarity)
+    seconds = round(time.perf_counter() - started, 3)
+    return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
+
+
+def advise_from_comparison(
+    cache: FeatureCache,
+    comparison: Comparison,
+    tables: Sequence[str | os.PathLike[str]] = (),
+    *,
+    column: str = "label",
+    labels_level: int | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> tuple[dict[str, Advice], list[str]]:
+    """Advise on the tasks of a comparison that has trained LDA on every single layer.
+
+    Then the learning curve alone is missing, which takes less than one of the layers did.
+
+    Parameters
+    ----------
+    tables : sequence of path
+        Where the tasks' labels come from, for the commands; none for folder names.
+    column, labels_level, test_size, seed
+        As the comparison had them.
+
+    Returns
+    -------
+    advice : dict of str to Advice
+        By the task's name.
+    notices : list of str
+        Why a task has none.
+    """
+    found: dict[str, Advice] = {}
+    notices = []
+    sources: list[LabelsLike] = [*tables] or [None]
+    for task, source in zip(comparison.tasks, sources, strict=True):
+        results = [
+            result
+            for result in comparison.results
+            if (result.record.task, result.record.head) == (task.name, ADVICE_HEAD)
+            and result.record.class_weight is None
+        ]
+        if len(cache.layers) < 2 or not set(cache.layers) <= {r.record.layer for r in results}:
+            continue
+        try:
+            planned = _plan_checked_curve(task, task.name, seed)
+            likeness = _measure_profile(cache, task, results, seed)
+        except ClassifyError as error:
+            notices.append(f"{task.name}: no advice on the strategy: {error}")
+            continue
+        amount = measure_learning_curve(cache, task, likeness.last_layer, planned, seed=seed)
+        options = _command_options(source, column, labels_level, test_size, seed)
+        found[task.name] = _make_advice(cache, task, likeness, amount, options)
+    return found, notices
+
+
+def _make_advice(
+    cache: FeatureCache,
+    task: Task,
+    profile: DepthProfile,
+    dataset_size: DatasetSize,
+    options: list[str],
+    size: str | None = None,
+    similarity: str | None = None,
+) -> Advice:
+    chosen = (size or dataset_size.verdict, similarity or profile.verdict)
+    strategy = STRATEGIES[chosen]
+    layer = profile.best_cut_layer if strategy == "truncated-probe" else profile.last_layer
+    best = [*cache.layers] if profile.is_joined_better(layer) else [layer]
+    more = profile.images_needed(dataset_size.n_images)
+    return Advice(
+        task=task.name,
+        strategy=strategy,
+        size=chosen[0],
+        similarity=chosen[1],
+        answer=similarity or profile.answer,
+        confident=similarity is not None or profile.is_confident,
+        layer=layer,
+        best_layers=best,
+        more_images=0 if similarity is not None else more,
+        reasons=[
+            *explain_depth(profile, similarity, more, layer),
+            *explain_size(dataset_size, size),
+        ],
+        commands=strategy_commands(cache, profile.last_layer, profile.best_cut_layer, options),
+        joined_layers_command=None if best == [layer] else probe_command(cache, best, options),
+        measured=(profile, dataset_size),
+        notices=list(_iter_caveats(cache, profile)),
+        seconds=0.0,
+    )
+
+
+def choose_layer_option(cache: FeatureCache, task: Task) -> str:
+    """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
+    return "each,joined" if can_join_layers(cache, task) else "each"
+
+
+def _measure_profile(
+    cache: FeatureCache, task: Task, results: Sequence[FitResult], seed: int
+) -> DepthProfile:
+    """The answers of validation, never of the test, by layer."""
+    answers = {
+        result.record.layer: result.validation
+        for result in results
+        if result.validation is not None
+    }
+    each = {name: answers[name] for name in cache.layers}
+    rows = next(iter(each.values())).rows
+    unit = task.units_for(rows)
+    joined = answers.get("+".join(cache.layers))
+    return measure_depth_profile(LayerDepths.from_cache(cache), each, joined, unit, seed)
+
+
+def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
+    """The learning curve's heads; refuses classes that cannot be both learnt from and held out."""
+    count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
+    alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
+    if alone and not (task.split == VAL).any():
+        names = ", ".join(map(repr, alone[:3])) + (", ..." if len(alone) > 3 else "")
+        raise TooFewImagesError(
+            f"{source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
+            f"to learn from ({names}), which cannot be held out as well; add images of them, or "
+            "leave them out of the label table"
+        )
+    planned = plan_curve(task, seed)
+    if not planned:
+        raise TooFewImagesError(
+            f"{source}: every class lies in one group, so nothing can be held out to measure "
+            "on; add images of other groups, or correct the group column"
+        )
+    return planned
+
+
+def _iter_caveats(cache: FeatureCache, found: DepthProfile) -> Iterator[str]:
+    depths, made = found.depths, cache.extractor
+    crop = made.preprocess["crop"]
+    if made.backbone in EMBEDDING_DIMS and made.backbone != "seedling" and crop < MIN_USUAL_CROP:
+        yield (
+            f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "
+            "from which its last layers suffer first: with the weights' own preprocessing the data "
+            "may be more similar to the source than they seem here"
+        )
+    if depths.missing_last_layer:
+        yield (
+            f"the cache ends at {found.last_layer}, the network at {depths.missing_last_layer}; `last` means the "
+            "former here. Add the rest with `featurize run ... --layers auto`"
+        )
+    if found.lower_cut is None:
+        yield (
+            "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
+            "the upper part adds anything. Add them with `featurize run ... --layers auto`"
+        )
+
+
+def _command_options(
+    labels: LabelsLike, column: str, level: int | None, test_size: float, seed: int
+) -> list[str]:
+    """What was asked of `advise`, for the commands it prints."""
+    words = []
+    if labels is not None:
+        words += [
+            "--labels",
+            labels.source if isinstance(labels, LabelTable) else os.fspath(labels),
+        ]
+    for name, value, usual in (
+        ("--column", column, "label"),
+        ("--labels-level", level, None),
+        ("--test-size", test_size, 0.2),
+        ("--seed", seed, 0),
+    ):
+        words += [name, str(value)] if value != usual else []
+    return words

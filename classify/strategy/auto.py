@@ -1,0 +1,333 @@
+"""`auto`: embed the images, ask for advice, carry it out, and check it by the outcome."""
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from classify.strategy.advise import Advice, advise
+from classify.experiments.compare import compare
+from classify.experiments.fit import can_join_layers, fit, resolve_labels
+from classify.data.labels import LabelTable
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.heads.io import check_head_file, save_head
+from classify.heads.record import HeadResult
+from classify.experiments.results import FitResult
+from classify.evaluation.metrics import compare_paired
+from classify.strategy.strategies import check_size_and_similarity
+from classify.data.tasks import Task, make_task
+from featurize.cache.reader import FeatureCache
+
+if TYPE_CHECKING:
+    from classify.finetuning.trainer import TrainProgress
+    from classify.finetuning.run import FineTuneResult
+    from featurize.pipeline.stats import RunStats
+    from featurize.extraction.summary import Summary
+
+MessageCallback = Callable[[str], None]
+PROBE_HEAD = "softmax"
+NETWORK_STRATEGIES = ("finetune", "retrain")
+RETRAIN_CLASSIFIER = "mlp"
+
+
+class AutoProgress(Protocol):
+    """What is told how the stages of `auto` go."""
+
+    def run(self, measure: "RunStats") -> None:
+        """Of embedding."""
+
+    def heads(self, record: HeadResult, done: int, total: int) -> None:
+        """Of the comparison behind the advice."""
+
+    def training(self, step: "TrainProgress") -> None:
+        """Of fine-tuning."""
+
+
+class SilentProgress:
+    """Tells nobody."""
+
+    def run(self, measure: "RunStats") -> None:
+        """Nothing."""
+
+    def heads(self, record: HeadResult, done: int, total: int) -> None:
+        """Nothing."""
+
+    def training(self, step: "TrainProgress") -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One strategy, carried out.
+
+    Attributes
+    ----------
+    strategy : str
+    what : str
+        The layer of a probe, or what was tuned.
+    validation : float, or None
+        Accuracy on images held out of the training.
+    accuracy : float, or None
+        On the test images, the same for all candidates.
+    accuracy_ci : (float, float), or None
+    behind : (float, float, float), or None
+        The chosen one's accuracy less this one's, with its 95 % interval, image by image.
+    epochs : int
+        0 for a probe.
+    images_run : int
+        Images that went through the network, or a part of it: for the cache, or in training.
+    seconds : float
+        Without making the cache.
+    """
+
+    strategy: str
+    what: str
+    validation: float | None
+    accuracy: float | None
+    accuracy_ci: tuple[float, float] | None
+    behind: tuple[float, float, float] | None
+    epochs: int
+    images_run: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class AutoResult:
+    """What `auto` did.
+
+    Attributes
+    ----------
+    summary : HeadSummary
+        Of the cache.
+    advice : Advice
+    candidates : list of Candidate
+        What was tried, the chosen one first.
+    notices : list of str
+    seconds : float
+    """
+
+    summary: "Summary"
+    advice: Advice
+    candidates: list[Candidate]
+    notices: list[str]
+    seconds: float
+
+    @property
+    def chosen(self) -> Candidate:
+        """The one that was saved: the advised strategy."""
+        return self.candidates[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the cache's summary, of the advice, and of the chosen candidate."""
+        about: dict[str, Any] = self.summary.to_dict() | self.advice.to_dict()
+        chosen = asdict(self.chosen)
+        about |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
+        found = about | {"candidates": [asdict(one) for one in self.candidates]}
+        return found | {"seconds": self.seconds}
+
+
+def auto(
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    labels: LabelTable | str | os.PathLike[str] | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    preprocess: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    size: str | None = None,
+    similarity: str | None = None,
+    column: str = "label",
+    labels_level: int | None = None,
+    test_size: float = 0.2,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    device: str = "auto",
+    say: MessageCallback = lambda _: None,
+    watch: AutoProgress | None = None,
+    **options: Any,
+) -> AutoResult:
+    """Make a classifier of labelled images by the strategy that their features advise.
+
+    The probes cost next to nothing once the cache is there, so all of them are tried; where a probe
+    is advised, of either kind, it takes all layers joined if these validate better. Of the two
+    strategies that train the network, the one that is advised, and with `max_seconds` as many
+    others as there is time for. What is saved is what was advised: to choose by the test images
+    would spoil it. The candidates stand beside each other, so that it shows where the advice was
+    wrong.
+
+    Parameters
+    ----------
+    images : path
+    output : path
+        A head, or a tuned network with its classifier: `predict` takes either.
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    backbone, weights, preprocess : str, optional
+        As in `featurize.run`.
+    cache : path, optional
+        Where the features go; ``OUTPUT.h5`` if not given. It is kept.
+    size, similarity : str, optional
+        Override the advice, as in `advise`.
+    column, labels_level, test_size, seed
+        As in `fit`; every candidate has the same test images.
+    max_seconds : float, optional
+        No epoch is begun that would end later, and no further candidate.
+    device : str
+    say : callable
+        Told what is done.
+    watch : AutoProgress, optional
+        Told how each stage goes.
+    **options
+        Of `FineTuneClassifier`.
+
+    Raises
+    ------
+    ClassifyError, FeaturizeError, FileNotFoundError
+    """
+    from featurize import run
+
+    started, watch = time.monotonic(), watch or SilentProgress()
+    check_head_file(output)
+    check_size_and_similarity(size, similarity)
+    where = Path(cache or f"{output}.h5")
+    made = run(
+        images,
+        where,
+        backbone=backbone,
+        weights=weights,
+        preprocess=preprocess,
+        layers="auto",
+        device=device,
+        report=watch.run,
+        say=say,
+    )
+    opened = FeatureCache(where)
+    same: dict[str, Any] = {"column": column, "labels_level": labels_level}
+    same |= {"test_size": test_size, "seed": seed}
+    advice = advise(
+        opened,
+        labels,
+        size=size,
+        similarity=similarity,
+        progress=watch.heads,
+        **same,
+    )
+    say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
+    table = resolve_labels(opened, labels, column, labels_level)
+    task = make_task(opened, table, test_size=test_size, seed=seed)
+    tried = _fit_probes(opened, labels, task, advice, same)
+    notices = list(advice.notices)
+    if advice.strategy not in NETWORK_STRATEGIES:
+        head, _ = fit(opened, labels, PROBE_HEAD, tried[0][0].what.split("+"), **same)
+        save_head(head, output)
+        notices += head.notices
+    for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advice.strategy):
+        spent = time.monotonic() - started
+        if strategy != advice.strategy and (max_seconds is None or spent > max_seconds):
+            continue
+        from classify.finetuning.run import finetune  # torch, which a probe does without
+
+        with _choose_output(output, keep=strategy == advice.strategy) as target:
+            found = finetune(
+                images,
+                target,
+                labels,
+                cache=opened,
+                classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
+                max_seconds=None if max_seconds is None else max_seconds - spent,
+                device=device,
+                say=say,
+                report=watch.training,
+                **same,
+                **options,
+            )
+        tried.append((_make_network_candidate(found), found.predictions))
+        notices += found.notices
+    tried.sort(key=lambda one: one[0].strategy != advice.strategy)
+    against = tried[0][1]
+    candidates = [_add_difference(one, answers, against, task, seed) for one, answers in tried]
+    # Each strategy says what it was trained on, and the advice did for the task.
+    said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
+    notices = [n for n in dict.fromkeys(notices) if f"{advice.task}: {n}" not in said]
+    seconds = round(time.monotonic() - started, 3)
+    return AutoResult(cast("Summary", made), advice, candidates, notices, seconds)
+
+
+def _fit_probes(
+    cache: FeatureCache, labels: Any, task: Task, advice: Advice, shared_options: dict[str, Any]
+) -> list[tuple[Candidate, HeldOutPredictions | None]]:
+    """Linear heads on the last layer, on the best cut, and on all layers joined."""
+    last, everything = cache.layer().name, "+".join(cache.layers)
+    wanted = {last: "linear-probe", advice.measured[0].best_cut_layer: "truncated-probe"}
+    if can_join_layers(cache, task):  # a probe of either kind may take them
+        wanted[everything] = (
+            "linear-probe" if advice.strategy in NETWORK_STRATEGIES else advice.strategy
+        )
+    found = compare(cache, labels, PROBE_HEAD, list(wanted), **shared_options)
+    # Those of the advised kind first, and of them the one with the lowest log loss.
+    results = sorted(found.results, key=_validation_loss)
+    results.sort(key=lambda result: wanted[result.record.layer] != advice.strategy)
+    return [(_make_probe_candidate(wanted[r.record.layer], r, cache), r.test) for r in results]
+
+
+def _validation_loss(result: FitResult) -> float:
+    return math.inf if result.validation is None else result.validation.calibrated_log_loss
+
+
+def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache) -> Candidate:
+    record = result.record
+    return Candidate(
+        strategy=strategy,
+        what=record.layer,
+        validation=record.validation,
+        accuracy=record.accuracy,
+        accuracy_ci=record.accuracy_ci,
+        behind=None,
+        epochs=0,
+        images_run=cache.counts["ok"],
+        seconds=record.seconds,
+    )
+
+
+def _make_network_candidate(found: "FineTuneResult") -> Candidate:
+    record = found.record
+    return Candidate(
+        strategy=record.strategy,
+        what=f"{record.tune}, {record.classifier}",
+        validation=record.validation,
+        accuracy=record.accuracy,
+        accuracy_ci=record.accuracy_ci,
+        behind=None,
+        epochs=record.epochs,
+        images_run=record.images_run,
+        seconds=record.seconds,
+    )
+
+
+def _add_difference(
+    candidate: Candidate,
+    predictions: HeldOutPredictions | None,
+    chosen: HeldOutPredictions | None,
+    task: Task,
+    seed: int,
+) -> Candidate:
+    if predictions is None or chosen is None or predictions is chosen:
+        return candidate
+    difference = compare_paired(chosen, predictions, task.units_for(chosen.rows), seed=seed)
+    return replace(candidate, behind=(difference.value, difference.low, difference.high))
+
+
+@contextmanager
+def _choose_output(output: str | os.PathLike[str], *, keep: bool) -> Iterator[Path]:
+    """Where a trained network goes: the output, or, tried beside it only, nowhere for long."""
+    if keep:
+        yield Path(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="headgraft-") as folder:
+        yield Path(folder) / "tried.safetensors"

@@ -1,0 +1,119 @@
+"""The evidence for an advice, in sentences."""
+
+from collections.abc import Iterator
+
+from classify.evaluation.bootstrap import Estimate
+from classify.strategy.depth_profile import DIFFERENT, EQUAL_MARGIN, MIN_ERROR_REDUCTION, SIMILAR, CutCandidate, DepthProfile
+from classify.strategy.learning_curve import MIN_LARGE_IMAGES, MIN_LARGE_PER_CLASS, NEAR_FACTOR, DatasetSize
+
+NEGLIGIBLE_GAIN = (
+    0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
+)
+
+
+def explain_depth(
+    profile: DepthProfile, given: str | None, images_needed: int | None, layer: str
+) -> Iterator[str]:
+    """What accuracy by depth says.
+
+    Parameters
+    ----------
+    given : str, or None
+        The similarity that the user knows better.
+    images_needed : int, or None
+        Images that would make it sure.
+    layer : str
+        Where the strategy puts the head.
+    """
+    yield f"{profile.answer}: {_explain_verdict(profile)}"
+    if given is not None and given != profile.answer:
+        yield f"measured {profile.answer}, but {given} was given"
+    elif given is None and not profile.is_confident:
+        yield _explain_uncertainty(images_needed)
+        similar, different = (
+            100 * profile.costs_if_wrong[answer] for answer in (SIMILAR, DIFFERENT)
+        )
+        yield (
+            f"to be wrong costs a linear probe at most {similar:.1f} points of accuracy if the "
+            f"data are taken for similar, and {different:.1f} if for different"
+        )
+    if profile.joined_gain is not None and profile.is_joined_better(layer):
+        yield (
+            f"all {len(profile.accuracy_by_layer)} layers joined validate better than {layer}, and a probe of "
+            f"either kind takes them: beside {profile.last_layer} {_format_gain(profile, profile.joined_gain)}"
+        )
+
+
+def _explain_verdict(found: DepthProfile) -> str:
+    cut, lower = found.cut, found.lower_cut
+    if found.is_clear_gain(cut.gain):
+        return (
+            f"cut at {_format_cut(found, cut)} it is clearly better than at {found.last_layer}: "
+            f"{_format_gain(found, cut.gain)}"
+        )
+    best = (
+        f"no earlier layer is clearly better than {found.last_layer} (at least {MIN_ERROR_REDUCTION:.0%} fewer errors, "
+        f"and no chance): cut at the best, {_format_cut(found, cut)}, {_format_gain(found, cut.gain)}"
+    )
+    if lower is None:
+        return best
+    low = f"cut at {_format_cut(found, lower)}, {_format_gain(found, lower.gain)}"
+    if found.upper_layers_redundant:
+        return (
+            f"the upper part of the network adds nothing (a low cut has at most {EQUAL_MARGIN:.0%} more "
+            f"errors): {low}"
+        )
+    return f"{best}; and the upper part is of use: {low}"
+
+
+def _explain_uncertainty(images_needed: int | None) -> str:
+    if images_needed is None:
+        return (
+            "this is as near to the threshold as can be: no reasonable number of images would "
+            "tell, and either strategy will do about as well"
+        )
+    return f"the intervals are too wide to be sure; about {images_needed:,} more images would do"
+
+
+def explain_size(dataset_size: DatasetSize, given: str | None) -> Iterator[str]:
+    """What the counts and the learning curve say; `given` is a size the user knows better."""
+    yield (
+        f"{dataset_size.verdict}: {dataset_size.n_images:,} images to learn from, {dataset_size.images_per_class[1]:,.0f} of a "
+        f"class (the smallest: {dataset_size.images_per_class[0]:,}); large begins at {MIN_LARGE_IMAGES:,}, and "
+        f"{MIN_LARGE_PER_CLASS} of a class"
+    )
+    if given is not None and given != dataset_size.verdict:
+        yield f"counted {dataset_size.verdict}, but {given} was given"
+    elif given is None and dataset_size.is_near_threshold:
+        yield (
+            f"that is within a factor of {NEAR_FACTOR} of where large begins: the neighbouring strategy "
+            "is worth a try"
+        )
+    change = f"brought {_format_points(dataset_size.last_doubling_gain)}"
+    if dataset_size.is_gaining:
+        yield (
+            f"the head still gains from images: the last doubling {change}, twice as many "
+            f"would bring about {100 * dataset_size.next_doubling_gain:+.1f}"
+        )
+    elif dataset_size.last_doubling_gain.high > NEGLIGIBLE_GAIN:
+        yield f"whether the head still gains from images cannot be told: the last doubling {change}"
+    else:
+        yield (
+            f"the head has stopped gaining from images: the last doubling {change}; more "
+            "is to be had from the features than from further images"
+        )
+
+
+def _format_cut(found: DepthProfile, cut: CutCandidate) -> str:
+    return f"{cut.layer} ({found.depths.relative[cut.layer]:.0%} of the depth)"
+
+
+def _format_gain(found: DepthProfile, gain: Estimate) -> str:
+    saved = found.error_reduction(gain)
+    return f"{abs(saved):.0%} {'fewer' if saved >= 0 else 'more'} errors, {_format_points(gain)}"
+
+
+def _format_points(found: Estimate) -> str:
+    """A difference of accuracies, in points of a hundred."""
+    value, low, high = (100 * end for end in (found.value, found.low, found.high))
+    return f"{value:+.1f} points of accuracy (95 % interval {low:+.1f} to {high:+.1f})"

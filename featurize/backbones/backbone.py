@@ -1,0 +1,266 @@
+"""Backbones: a frozen network, its weights and its preprocessing, cut at its layers."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torchvision.models import get_model_builder, get_model_weights, list_models
+
+from featurize.system import memory
+from featurize.backbones import weights as weights_files
+from featurize.backbones.graph import Layer, LayerGraph
+from featurize.errors import BackboneError, CallError, UnknownWeightsError
+from featurize.backbones.families import DEFAULT_WEIGHTS, find_family
+from featurize.names import did_you_mean, is_file_path, read_backbone_name
+from featurize.images.preprocess import check_preprocess
+
+SEEDLING = "seedling"
+SEEDLING_WEIGHTS_PATH = Path(__file__).with_name("seedling") / "seedling.safetensors"
+
+
+class Backbone:
+    """A frozen network together with its weights and its preprocessing.
+
+    `load_backbone` makes one by name; this constructor takes a network of your own.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes a float batch (B, 3, H, W). It is copied; yours is not touched.
+    name : str
+        What the cache calls it. It is part of the fingerprint.
+    preprocess : mapping
+        ``resize`` (of the shorter side) and ``crop`` in pixels, ``mean`` and ``std`` (three
+        numbers each, of values in 0..1), optionally ``interpolation`` (``bilinear``) and
+        ``decode`` (``exact``).
+
+    Attributes
+    ----------
+    weights : str
+        Where the weights came from.
+    weights_sha256 : str
+        Their digest.
+
+    Raises
+    ------
+    BackboneError
+        If the network can be cut nowhere.
+    CallError
+        If the preprocessing is incomplete.
+
+    Examples
+    --------
+    >>> recipe = dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3)
+    >>> Backbone(network, name="mine", preprocess=recipe)
+    """
+
+    def __init__(self, network: nn.Module, *, name: str, preprocess: Mapping[str, Any]) -> None:
+        # Of the copy: what becomes of the caller's network later must not reach the cache.
+        copied = copy.deepcopy(network)
+        self._set_up(copied, name, preprocess, "own", dict(copied.state_dict()))
+
+    def _set_up(
+        self,
+        network: nn.Module,
+        name: str,
+        preprocess: Mapping[str, Any],
+        weights: str,
+        tensors: dict[str, Tensor] | None,
+    ) -> None:
+        memory.retain_freed_memory()
+        self.name = name
+        self.preprocess = check_preprocess(preprocess)
+        self.weights = weights
+        self._tensors = tensors
+        self._weights_sha256 = ""
+        network.requires_grad_(False).eval()
+        self.network = LayerGraph(network, self.preprocess["crop"], find_family(name))
+
+    @classmethod
+    def _from_parts(cls, *parts: Any) -> "Backbone":
+        backbone = cls.__new__(cls)
+        backbone._set_up(*parts)
+        return backbone
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.name!r}, weights={self.weights!r})"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights, over the sorted tensors."""
+        if not self._weights_sha256 and self._tensors is not None:
+            self._weights_sha256 = weights_files.hash_state_dict(self._tensors)
+        return self._weights_sha256
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Every place the network can be cut at, by name, shallowest first."""
+        return {name: layer for name, layer in self.network.layers.items() if layer.usable}
+
+    def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
+        """The part of the network that computes these layers, its weights in place.
+
+        Parameters
+        ----------
+        layers : sequence of (layer, pool)
+
+        Returns
+        -------
+        nn.Module
+            From a normalised float batch (B, 3, crop, crop) to a tuple of (B, D).
+
+        Raises
+        ------
+        UnknownLayer, BackboneError
+            If a layer does not exist or is not understood, or the weights do not fit.
+        """
+        module = self.network.cut(layers)
+        if self._tensors is not None:
+            places = set(self.network.module.state_dict())
+            weights_files.load_into(module, self._tensors, places, f"the weights {self.weights}")
+        return module
+
+
+def list_backbones() -> list[str]:
+    """Every backbone known by name."""
+    return [SEEDLING, *list_models(module=torchvision.models)]
+
+
+def load_backbone(
+    name: str,
+    weights: str | None = None,
+    *,
+    preprocess: str | Mapping[str, Any] | None = None,
+    decode: str | None = None,
+    frozen_weights: bool = True,
+) -> Backbone:
+    """Load a backbone by name.
+
+    Parameters
+    ----------
+    name : str
+        A torchvision classification network, or ``seedling``; or a ``.safetensors`` file whose
+        metadata names its ``backbone``.
+    weights : str, optional
+        A name torchvision knows (``IMAGENET1K_V1``, the default) or a local ``.safetensors`` or
+        ``.pth`` file.
+    preprocess : str or mapping, optional
+        A weights name whose preprocessing to take, or ``resize``, ``crop``, ``mean``, ``std``,
+        as they are or in a JSON file. Not given, it comes with the weights; a file without
+        metadata gets that of the network's ``IMAGENET1K_V1``.
+    decode : {"exact", "fast"}, optional
+        That of the preprocessing, or exact, if not given.
+    frozen_weights : bool
+        False leaves the network as it is initialised: enough to look at its layers.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such network, or its weights cannot be had.
+    CallError
+        If the preprocessing cannot be read.
+    """
+    metadata: dict[str, str] = {}
+    if is_file_path(name):
+        if weights is not None:
+            raise CallError("--backbone names a file; then --weights has no place")
+        weights, name = name, read_backbone_name(weights_files.read_weights(Path(name))[1])
+        if not name:
+            raise BackboneError(
+                f"{weights} does not say which network it is for; "
+                f"use --backbone NAME --weights {weights}"
+            )
+    if name not in list_backbones():
+        raise BackboneError(
+            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; `featurize backbones` lists them"
+        )
+    tensors: dict[str, Tensor] | None = None
+    if weights is not None and is_file_path(weights):
+        tensors, metadata = weights_files.read_weights(Path(weights))
+        recipe = weights_files.read_preprocess(metadata)
+        label = Path(weights).name
+    else:
+        recipe, label = None, weights or get_default_weights(name)
+        entry = _get_weights_entry(name, label)
+        if frozen_weights and name == SEEDLING:
+            tensors, _ = weights_files.read_weights(SEEDLING_WEIGHTS_PATH)
+        elif frozen_weights:
+            tensors = weights_files.fetch_weights(entry)
+        if preprocess is None:
+            preprocess = label
+    if preprocess is not None:
+        recipe = _resolve_preprocess(name, preprocess)
+    recipe = recipe or _resolve_preprocess(name, get_default_weights(name))
+    network = _build_network(name, recipe["crop"])
+    recipe = {**recipe, "decode": decode or recipe.get("decode", "exact")}
+    return Backbone._from_parts(network, name, recipe, label, tensors)
+
+
+def get_default_weights(name: str) -> str:
+    """The weights a named backbone gets when none are named."""
+    if name == SEEDLING:
+        return "V1"
+    known = [entry.name for entry in get_model_weights(name)]
+    return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in known else known[0]
+
+
+def list_weights(name: str) -> list[str]:
+    """Every weights name of a named backbone."""
+    return ["V1"] if name == SEEDLING else [entry.name for entry in get_model_weights(name)]
+
+
+def _get_weights_entry(name: str, label: str) -> Any:
+    if label not in list_weights(name):
+        raise UnknownWeightsError(
+            f"{name} has no weights {label!r}{did_you_mean(label, list_weights(name))}; it has "
+            f"{', '.join(list_weights(name))}, or give a .safetensors or .pth file"
+        )
+    return None if name == SEEDLING else get_model_weights(name)[label]
+
+
+def _build_network(name: str, size: int) -> nn.Module:
+    if name == SEEDLING:
+        from featurize.backbones.seedling.network import Seedling
+
+        return Seedling()
+    more: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights expect the re-normalisation that this turns on.
+        more = {"transform_input": True, "init_weights": False, "aux_logits": False}
+    if name.startswith("vit_"):
+        more = {"image_size": size}  # they have a position for each patch
+    network: nn.Module = get_model_builder(name)(weights=None, **more)
+    return network
+
+
+def _resolve_preprocess(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(preprocess, str):
+        return dict(check_preprocess(preprocess))
+    if preprocess.endswith(".json"):
+        try:
+            recipe = json.loads(Path(preprocess).read_text())
+        except (OSError, ValueError) as error:
+            raise CallError(f"--preprocess {preprocess} cannot be read: {error}") from error
+        return dict(check_preprocess(recipe))
+    if name == SEEDLING:
+        from featurize.backbones.seedling.network import PREPROCESS
+
+        return dict(PREPROCESS)
+    official = _get_weights_entry(name, preprocess).transforms()
+    return {
+        "resize": official.resize_size[0],
+        "crop": official.crop_size[0],
+        "interpolation": official.interpolation.value,
+        "mean": list(official.mean),
+        "std": list(official.std),
+    }
+
+
+def collect_versions() -> dict[str, str]:
+    """What computed the features; kept in the cache for information."""
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__}

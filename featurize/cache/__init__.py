@@ -1,0 +1,1 @@
+"""The feature cache: its format, its reader, its one writer."""

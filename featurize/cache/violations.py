@@ -1,0 +1,245 @@
+"""What breaks a clause of docs/cache-format.md, as far as a file's layout shows it."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featurize.errors import CallError
+from featurize.fingerprint import compute_fingerprint
+from featurize.images.preprocess import PREPROCESS_KEYS, check_preprocess
+
+FORMAT_NAME = "headgraft-feature-cache"
+FORMAT_VERSION = (1, 1)
+SUPPORTED_FEATURES: frozenset[str] = frozenset()
+PAGE_BYTES = 4096
+MAX_OBJECTS = 10_000  # far above any real cache; bounds the walk through a hostile file
+CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
+CHECKSUM_DTYPE = "<u4"
+COLUMN_DTYPES = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1", "reason": "u1"}
+EXTRACTOR_TEXT_ATTRS = ("backbone", "weights", "weights_sha256", "precision")
+
+
+def make_dataset_name(layer: str, pool: str) -> str:
+    """What the array of a layer is called: the layer, or ``LAYER@POOL`` where that is not avg."""
+    return layer if pool == "avg" else f"{layer}@{pool}"
+
+
+def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
+    """Say in which ways an open HDF5 file breaks the specification; nothing if it does not."""
+    if file.attrs.get("format") != FORMAT_NAME:
+        yield "is HDF5 but not a feature cache (no format attribute of ours)"
+        return
+    yield from _find_version_violations(file)
+    places: list[tuple[int, int, str]] = []
+    dangerous = list(_find_unsafe_objects(file, places))
+    yield from dangerous
+    if dangerous:
+        return  # nothing below may be touched
+    missing = [name for name in ("extractor", "images", "features") if name not in file]
+    if missing:
+        yield f"group missing: {', '.join(missing)}"
+        return
+    for name in (*EXTRACTOR_TEXT_ATTRS, "preprocess"):
+        if not isinstance(file["extractor"].attrs.get(name), str):
+            yield f"extractor: attribute {name} is missing or not text"
+    yield from _find_preprocess_violations(file["extractor"].attrs.get("preprocess"))
+    n_rows = file.attrs.get("n_rows")
+    if not isinstance(n_rows, (int, np.integer)) or n_rows < 1:
+        yield "attribute n_rows is missing or not a positive number"
+        return
+    yield from _find_column_violations(file, int(n_rows), file_bytes)
+    yield from _find_feature_violations(file, int(n_rows), file_bytes)
+    yield from _find_checksum_violations(file, int(n_rows), file_bytes)
+    yield from _find_overlaps(places)
+
+
+def _find_version_violations(file: Any) -> Iterator[str]:
+    version, required = file.attrs.get("format_version"), file.attrs.get("required_features")
+    if not isinstance(version, str) or not re.fullmatch(r"[1-9]\d{0,8}\.\d{1,9}", version):
+        yield f"format_version {version!r} is not two numbers, as in 1.0"
+        return
+    if int(version.split(".")[0]) > FORMAT_VERSION[0]:
+        yield f"format version {version} is newer than this Headgraft; upgrade it"
+        return
+    try:
+        needed = json.loads(required) if isinstance(required, str) else None
+    except ValueError:
+        needed = None
+    if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
+        yield f"required_features is {required!r}, not a JSON list of names"
+        return
+    unknown = sorted(set(needed) - SUPPORTED_FEATURES)
+    if unknown:
+        yield f"needs features unknown to this Headgraft ({', '.join(unknown)}); upgrade it"
+
+
+def _find_preprocess_violations(text: object) -> Iterator[str]:
+    try:
+        recipe = json.loads(text) if isinstance(text, str) else None
+        if not isinstance(recipe, dict) or not recipe.keys() >= PREPROCESS_KEYS:
+            raise ValueError("it lacks a field")
+        check_preprocess(recipe)
+    except (CallError, ValueError) as error:
+        yield f"extractor: preprocess is not a whole recipe: {error}"
+
+
+def _find_unsafe_objects(file: Any, places: list[tuple[int, int, str]]) -> Iterator[str]:
+    """Everything in the file that would lead out of it or is not plain numbers and text.
+
+    `places` receives where each object and each array begins and ends, and what it is called.
+    """
+    groups, seen, count = [file], {h5py.h5o.get_info(file.id).addr}, 0
+    while groups:
+        group = groups.pop()
+        yield from _find_unsafe_attributes(group)
+        for name in group:
+            count += 1
+            where = f"{group.name.rstrip('/')}/{name}"
+            if count > MAX_OBJECTS:
+                yield "more objects than any cache has"
+                return
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                yield f"{where} is a link; a cache has none"
+                continue
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                yield f"{where} is a second name for another object"
+                continue
+            seen.add(address)
+            places.append((address, address + 1, f"the header of {where}"))
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset):
+                yield from _find_unsafe_attributes(item)
+                yield from _find_unsafe_storage(item, where)
+                if (start := item.id.get_offset()) is not None:
+                    places.append((start, start + item.id.get_storage_size(), where))
+            else:
+                yield f"{where} is a stored type; a cache has none"
+
+
+def _find_unsafe_attributes(item: Any) -> Iterator[str]:
+    for name in item.attrs:
+        kind = item.attrs.get_id(name).dtype
+        text = h5py.check_string_dtype(kind) is not None
+        if not text and (kind.kind not in "iufb" or kind.metadata):
+            yield f"attribute {name} of {item.name} is neither numbers nor text"
+
+
+def _find_unsafe_storage(dataset: Any, where: str) -> Iterator[str]:
+    plist = dataset.id.get_create_plist()
+    if plist.get_layout() == h5py.h5d.VIRTUAL:
+        yield f"{where} is a virtual dataset"
+    elif plist.get_layout() == h5py.h5d.CONTIGUOUS and plist.get_external_count():
+        yield f"{where} lies in another file"
+    if dataset.dtype.kind not in "iufbS" or h5py.check_dtype(ref=dataset.dtype):
+        yield f"{where} is neither numbers nor fixed-width text"
+
+
+def _find_column_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
+    images = file["images"]
+    for name in ("path", *COLUMN_DTYPES):
+        if not isinstance(images.get(name), h5py.Dataset):
+            yield f"column images/{name} is missing"
+            continue
+        dataset = images[name]
+        shape = (n_rows, 32) if name == "sha256" else (n_rows,)
+        if dataset.shape != shape:
+            yield f"images/{name} has shape {dataset.shape}, not {shape}"
+        if name == "path":
+            text = h5py.check_string_dtype(dataset.dtype)
+            if text is None or text.length is None or text.encoding != "utf-8":
+                yield "images/path is not fixed-width UTF-8"
+        elif dataset.dtype != np.dtype(COLUMN_DTYPES[name]):
+            yield f"images/{name} is {dataset.dtype}, not {np.dtype(COLUMN_DTYPES[name])}"
+        yield from _find_extent_violations(dataset, file_bytes)
+
+
+def _find_feature_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
+    if not len(file["features"]):
+        yield "there are no features in it"
+    for name, dataset in file["features"].items():
+        where = f"features/{name}"
+        if not isinstance(dataset, h5py.Dataset):
+            yield f"{where} is not a dataset"
+            continue
+        if dataset.ndim != 2 or dataset.shape[0] != n_rows or dataset.shape[1] < 1:
+            yield f"{where} has shape {dataset.shape}, not ({n_rows}, D)"
+        if dataset.dtype.str not in ("<f4", "<f2"):
+            yield f"{where} is {dataset.dtype}, not little-endian float32 or float16"
+        attrs = dataset.attrs
+        if not all(isinstance(attrs.get(key), str) for key in ("layer", "pool", "fingerprint")):
+            yield f"{where}: attribute layer, pool or fingerprint is missing or not text"
+        elif name != make_dataset_name(attrs["layer"], attrs["pool"]):
+            yield f"{where} holds {attrs['layer']} pooled by {attrs['pool']}: the wrong name"
+        shape = attrs.get("map_shape")
+        if not isinstance(shape, np.ndarray) or shape.dtype.kind not in "iu" or shape.ndim != 1:
+            yield f"{where}: attribute map_shape is missing or not whole numbers"
+        yield from _find_fingerprint_violations(file["extractor"].attrs, dataset, where)
+        yield from _find_extent_violations(dataset, file_bytes)
+        if (dataset.id.get_offset() or 0) % PAGE_BYTES:
+            yield f"{where} is not aligned to {PAGE_BYTES} bytes"
+
+
+def _find_fingerprint_violations(made: Any, dataset: Any, where: str) -> Iterator[str]:
+    """Whether what is said of a layer is what its fingerprint was made of."""
+    attrs = dataset.attrs
+    try:
+        stands = compute_fingerprint(
+            backbone=made["backbone"],
+            weights_sha256=made["weights_sha256"],
+            preprocess=json.loads(made["preprocess"]),
+            layer=attrs["layer"],
+            pool=attrs["pool"],
+            precision=made["precision"],
+            dtype=dataset.dtype.str,
+        )
+    except (KeyError, TypeError, ValueError):
+        return  # what is missing has been said
+    if stands != attrs.get("fingerprint"):
+        yield (
+            f"{where}: its fingerprint is not that of backbone, weights_sha256, preprocess, "
+            "layer, pool, precision and dtype as they stand here; one of them was altered"
+        )
+
+
+def _find_checksum_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
+    group = file.get(CHECKSUMS_GROUP, {})
+    if not hasattr(group, "items"):
+        yield f"{CHECKSUMS_GROUP} is not a group"
+        return
+    for name, dataset in group.items():
+        where = f"{CHECKSUMS_GROUP}/{name}"
+        if not isinstance(dataset, h5py.Dataset) or name not in file["features"]:
+            yield f"{where} is not the column of a layer"
+            continue
+        if dataset.shape != (n_rows, 2) or dataset.dtype != np.dtype(CHECKSUM_DTYPE):
+            yield f"{where} is {dataset.dtype} of shape {dataset.shape}, not uint32 ({n_rows}, 2)"
+        yield from _find_extent_violations(dataset, file_bytes)
+
+
+def _find_overlaps(places: list[tuple[int, int, str]]) -> Iterator[str]:
+    """Bytes of the file that are said to be two things."""
+    end, owner = 0, ""
+    for start, stop, where in sorted(places):
+        if start < end:
+            yield f"{where} lies on the bytes of {owner}"
+        if stop > end:
+            end, owner = stop, where
+
+
+def _find_extent_violations(dataset: Any, file_bytes: int) -> Iterator[str]:
+    plist = dataset.id.get_create_plist()
+    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
+        yield f"{dataset.name} is not contiguous and unfiltered"
+        return
+    offset = dataset.id.get_offset()
+    if offset is None:
+        yield f"{dataset.name} has no space in the file"
+    elif offset + dataset.size * dataset.dtype.itemsize > file_bytes:
+        yield f"{dataset.name} reaches beyond the end of the file: it was cut short"

@@ -1,0 +1,114 @@
+"""How many images an engine gets at once: more while that pays, fewer where memory ends."""
+
+import re
+import time
+
+import numpy as np
+
+from featurize.engines.auto import EngineSelector
+from featurize.engines.base import Engine
+from featurize.errors import EngineError
+
+TRIALS_PER_SIZE = 3  # batches of one size, the fastest of which counts
+MAX_TIME_RATIO = 0.95  # a larger batch pays where an image takes less than this share of its time
+MAX_FEATURE_BYTES = 64 << 20  # of features in one batch: a few of them wait to be written
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+class BatchRunner:
+    """Runs an engine on batches of the size that suits it.
+
+    Parameters
+    ----------
+    choice : EngineSelector
+        Opens the engine, and a better one when it is known how fast the first is.
+
+    Attributes
+    ----------
+    engine : Engine
+    size : int
+        Images the next batch should have.
+    seconds : float
+        What the last batch took.
+    """
+
+    def __init__(self, selector: EngineSelector) -> None:
+        self._selector = selector
+        self._use_engine(selector.open_first())
+
+    def _use_engine(self, engine: Engine) -> None:
+        self.engine = engine
+        self.batch_size, self.last_seconds = engine.batch_size, 0.0
+        self._is_growing = True
+        self._trial_seconds: list[float] = []  # seconds an image, at this size
+        self._seconds_at_half_size = float("inf")  # the same at half of it
+        self._n_runs = 0
+
+    @property
+    def reason(self) -> str:
+        """Why this engine, in a few words."""
+        return self._selector.reason
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Embed a batch; in parts, where memory does not hold it at once.
+
+        Raises
+        ------
+        EngineError
+            If it does not hold one image.
+        """
+        start = time.perf_counter()
+        features = self._run_within_memory(pixels)
+        self.last_seconds = time.perf_counter() - start
+        self._n_runs += 1
+        if self._is_growing and len(pixels) == self.batch_size:
+            self._trial_seconds.append(self.last_seconds / len(pixels))
+            if len(self._trial_seconds) == TRIALS_PER_SIZE:
+                self._maybe_grow(sum(array.nbytes for array in features))
+        return features
+
+    def maybe_upgrade(self, n_remaining: int) -> bool:
+        """Change to a better engine where that pays for the images left; say whether it did."""
+        if self._n_runs != 2 or not self._trial_seconds:
+            return False  # the first batch pays for eager's own start-up
+        engine = self._selector.upgrade(self.engine, min(self._trial_seconds), n_remaining)
+        if engine is not None:
+            self._use_engine(engine)
+        return engine is not None
+
+    def _maybe_grow(self, result_bytes: int) -> None:
+        each = min(self._trial_seconds)
+        if each > MAX_TIME_RATIO * self._seconds_at_half_size:
+            self._set_batch_size(self.batch_size // 2)
+            self._is_growing = False
+            return
+        self._seconds_at_half_size, self._trial_seconds = each, []
+        if 2 * self.batch_size > self.engine.max_batch_size or 2 * result_bytes > MAX_FEATURE_BYTES:
+            self._is_growing = False
+        else:
+            self._set_batch_size(2 * self.batch_size)
+
+    def _set_batch_size(self, size: int) -> None:
+        self.batch_size = self.engine.batch_size = size
+
+    def _run_within_memory(self, pixels: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self.engine.run(pixels)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(pixels) == 1:
+                raise EngineError(
+                    f"not enough memory on {self.engine.device} for one image: {error}. Use "
+                    "--device cpu, or a smaller network or crop"
+                ) from error
+        # Outside of the handler: the error holds on to what was allocated.
+        half = len(pixels) // 2
+        self._set_batch_size(min(half, self.batch_size))
+        self._is_growing = False
+        parts = [self._run_within_memory(part) for part in (pixels[:half], pixels[half:])]
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None

@@ -1,0 +1,141 @@
+"""Hand the features to anything else."""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+
+from featurize.cache.reader import FeatureCache
+from featurize.errors import CallError, FeaturizeError, OutputError
+from featurize.files import atomic_write, check_target, to_write_error
+from featurize.cache.format import MARKED
+
+ROWS_PER_BLOCK = 8192
+
+
+def export(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    layers: list[str] | None = None,
+) -> int:
+    """Write the marked rows of a cache to a ``.npz`` or ``.parquet`` file.
+
+    The ``.npz`` holds ``path`` (text, (n,)) and one array (n, D) a layer, under the layer's
+    name. The ``.parquet`` has a column ``path`` and one of fixed-size lists a layer.
+
+    Parameters
+    ----------
+    layers : list of str, optional
+        Dataset names; all of them if not given.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    CallError
+        If the suffix is neither, or pyarrow is missing for parquet.
+    OutputError
+        If it cannot be written, or something that is not an export is there already.
+    UnknownLayer, FileNotFoundError, CacheFormatError
+    """
+    target = Path(output)
+    if target.suffix not in _FORMATS:
+        raise CallError(f"-o {target} has to end in .npz or .parquet")
+    is_own, write = (
+        (_is_exported_npz, _write_npz)
+        if target.suffix == ".npz"
+        else (_is_exported_parquet, _write_parquet)
+    )
+    target = check_target(target, is_own, f"an exported {target.suffix}", OutputError)
+    cache = FeatureCache(path)
+    names = [cache.layer(name).name for name in layers or cache.layers]
+    rows = np.flatnonzero(cache.status == MARKED)
+    try:
+        with atomic_write(target) as file:
+            write(cache, names, rows, file)
+    except FeaturizeError:
+        raise
+    except OSError as error:
+        raise to_write_error(error, target) from error
+    return len(rows)
+
+
+def _is_exported_npz(path: Path) -> bool:
+    """Whether a file is one of ours: its first member is the paths, others are arrays too."""
+    try:
+        with ZipFile(path) as file:
+            members = file.namelist()
+    except (BadZipFile, OSError, ValueError):
+        return False
+    return members[:1] == ["path.npy"] and all(name.endswith(".npy") for name in members)
+
+
+def _is_exported_parquet(path: Path) -> bool:
+    """Whether a file is one of ours: a column of paths, then columns of lists of one length."""
+    pa, pq = _import_pyarrow()
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, ValueError):  # pyarrow's own errors are of these kinds
+        return False
+    lists = all(pa.types.is_fixed_size_list(field.type) for field in list(schema)[1:])
+    return bool(schema.names[:1] == ["path"] and lists)
+
+
+def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]) -> None:
+    with ZipFile(file, "w", allowZip64=True) as archive:
+        with archive.open("path.npy", "w", force_zip64=True) as member:
+            paths = np.array([cache.paths[row] for row in rows], str)
+            np.lib.format.write_array(member, paths, allow_pickle=False)
+        for name in names:
+            info = cache.layers[name]
+            header = {"descr": info.dtype, "fortran_order": False, "shape": (len(rows), info.dim)}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for start in range(0, len(rows), ROWS_PER_BLOCK):
+                    member.write(
+                        cache.features(name, rows[start : start + ROWS_PER_BLOCK]).tobytes()
+                    )
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise CallError(
+            "parquet needs pyarrow: pip install 'headgraft[parquet]', or export to .npz"
+        ) from error
+    return pa, pq
+
+
+def _write_parquet(
+    cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]
+) -> None:
+    pa, pq = _import_pyarrow()
+    fields = [pa.field("path", pa.string())]
+    for name in names:
+        info = cache.layers[name]
+        number = pa.float32() if info.dtype == "<f4" else pa.float16()
+        fields.append(pa.field(name, pa.list_(number, info.dim)))
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(file, schema) as table:
+        for start in range(0, len(rows), ROWS_PER_BLOCK):
+            some = rows[start : start + ROWS_PER_BLOCK]
+            columns = [pa.array([cache.paths[row] for row in some])]
+            for name in names:
+                flat = np.ascontiguousarray(cache.features(name, some)).reshape(-1)
+                columns.append(
+                    pa.FixedSizeListArray.from_arrays(pa.array(flat), cache.layers[name].dim)
+                )
+            table.write_table(pa.table(columns, schema=schema))
+
+
+_FORMATS = {
+    ".npz": (_is_exported_npz, _write_npz),
+    ".parquet": (_is_exported_parquet, _write_parquet),
+}

@@ -1,0 +1,185 @@
+"""Load what computes features, only when there is something to compute."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurize.system import signals
+from featurize.cache.reader import FeatureCache
+from featurize.engines import Engine, check_device, open_engine
+from featurize.engines.auto import EngineSelector
+from featurize.errors import CallError
+from featurize.fingerprint import compute_fingerprint
+from featurize.cache.format import Extractor, LayerInfo
+from featurize.names import is_file_path
+from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor, hash_file
+
+if TYPE_CHECKING:
+    from featurize.backbones.backbone import Backbone
+
+
+class ExtractionSetup:
+    """The backbone, extractor and engines of one run, made when first needed.
+
+    Parameters
+    ----------
+    wanted : ResolvedOptions
+    own : Backbone, optional
+        A backbone made in Python, instead of one by name.
+    cache : FeatureCache, optional
+        What it makes has to agree with this.
+    say : callable
+        Told what was chosen.
+    """
+
+    def __init__(
+        self,
+        resolved: ResolvedOptions,
+        custom_backbone: "Backbone | None",
+        cache: FeatureCache | None,
+        say: Callable[[str], None],
+        *,
+        frozen_weights: bool = True,
+    ) -> None:
+        self.frozen_weights = frozen_weights
+        self.resolved, self.custom_backbone, self.cache, self.say = (
+            resolved,
+            custom_backbone,
+            cache,
+            say,
+        )
+
+    def with_initial_weights(self) -> "ExtractionSetup":
+        """The same with the network as it is initialised, for looking at and timing."""
+        return ExtractionSetup(
+            self.resolved, self.custom_backbone, None, lambda _: None, frozen_weights=False
+        )
+
+    @cached_property
+    def backbone(self) -> "Backbone":
+        """The backbone; loading it takes seconds, and perhaps a download.
+
+        Raises
+        ------
+        BackboneError
+            If it cannot be had.
+        FingerprintMismatch
+            If it is another than the cache's.
+        """
+        check_device(self.resolved.device, self.resolved.precision)
+        backbone = self.custom_backbone or self._load_backbone()
+        recipe = backbone.preprocess
+        self.say(
+            f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
+            f"{recipe['resize']}, centre {recipe['crop']} x {recipe['crop']}, "
+            f"{recipe['interpolation']}"
+        )
+        if self.cache is not None:
+            made = self._make_extractor(backbone)
+            check_extractor(self.cache, made, self.resolved.dtype)
+        return backbone
+
+    def _load_backbone(self) -> "Backbone":
+        signals.import_uninterrupted("torchvision")
+        from featurize.backbones.backbone import load_backbone
+
+        wanted = self.resolved
+        if wanted.weights == "own":
+            raise CallError(
+                f"the cache was made with a network of its own ({wanted.backbone}); "
+                "continue it from Python: featurize.run(..., backbone=Backbone(...))"
+            )
+        if wanted.weights and is_file_path(wanted.weights) and not Path(wanted.weights).is_file():
+            raise CallError(
+                f"the weights file {wanted.weights} is gone; say where it is with --weights FILE"
+            )
+        return load_backbone(
+            wanted.backbone,
+            wanted.weights,
+            preprocess=wanted.preprocess,
+            decode=wanted.decode,
+            frozen_weights=self.frozen_weights,
+        )
+
+    @property
+    def extractor(self) -> Extractor:
+        """What goes into the cache about it."""
+        return self._make_extractor(self.backbone)
+
+    def _make_extractor(self, backbone: "Backbone") -> Extractor:
+        from featurize.backbones.backbone import collect_versions
+
+        environment = collect_versions()
+        file = self._weights_file
+        if file is not None:
+            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file)}
+        return Extractor(
+            backbone=backbone.name,
+            weights=backbone.weights,
+            weights_sha256=backbone.weights_sha256,
+            preprocess=backbone.preprocess,
+            precision=self.resolved.precision,
+            environment=environment,
+        )
+
+    @property
+    def _weights_file(self) -> str | None:
+        for name in (self.resolved.weights, self.resolved.backbone):
+            if self.custom_backbone is None and name is not None and is_file_path(name):
+                return str(Path(name).resolve())
+        return None
+
+    def describe_layers(self, layers: Sequence[tuple[str, str]]) -> list[LayerInfo]:
+        """Describe layers as the cache does, shallowest first.
+
+        Raises
+        ------
+        UnknownLayer, BackboneError
+            If one does not exist or cannot be pooled so; also if the weights do not fit.
+        """
+        from featurize.backbones.pooling import pooled_dim
+
+        network, extractor = self.backbone.network, self.extractor
+        found = sorted((network.layer(name).depth, name, pool) for name, pool in layers)
+        infos = []
+        for _, name, pool in found:
+            layer = network.layer(name)
+            infos.append(
+                LayerInfo(
+                    layer=name,
+                    pool=pool,
+                    dim=pooled_dim(layer.axis_order, pool, layer.map_shape),
+                    dtype=DTYPES[self.resolved.dtype],
+                    map_shape=layer.map_shape,
+                    fingerprint=self._compute_fingerprint(extractor, name, pool),
+                )
+            )
+        self.backbone.cut(layers)  # weights that do not fit are refused before a file is made
+        return infos
+
+    def _compute_fingerprint(self, extractor: Extractor, layer: str, pool: str) -> str:
+        return compute_fingerprint(
+            backbone=extractor.backbone,
+            weights_sha256=extractor.weights_sha256,
+            preprocess=extractor.preprocess,
+            layer=layer,
+            pool=pool,
+            precision=extractor.precision,
+            dtype=DTYPES[self.resolved.dtype],
+        )
+
+    def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
+        """The choice of an engine for these layers, by the number of images."""
+        wanted, pairs = self.resolved, [(info.layer, info.pool) for info in layers]
+
+        def opened(name: str) -> Engine:
+            return open_engine(
+                self.backbone,
+                pairs,
+                name=name,
+                device=wanted.device,
+                precision=wanted.precision,
+            )
+
+        return EngineSelector(wanted.engine, wanted.precision, opened, self.say)

@@ -1,0 +1,141 @@
+"""Check a cache against its specification and, where they are at hand, against its images."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurize import __version__
+from featurize.images import decoding
+from featurize.cache.reader import FeatureCache, find_cache_violations
+from featurize.errors import CallError, ImageUnreadableError
+from featurize.extraction.grow import add_checksums
+from featurize.cache.format import MARKED
+from featurize.extraction.setup import ExtractionSetup
+from featurize.extraction.options import Options, resolve_options
+
+if TYPE_CHECKING:
+    from featurize.backbones.backbone import Backbone
+
+SAMPLE_SIZE = 32
+# Another machine's arithmetic, float16 storage, reduced precision: (relative to the row's norm).
+RELATIVE_TOLERANCE = {"<f4": 1e-3, "<f2": 5e-3}
+LOW_PRECISION_TOLERANCE = 5e-2
+
+
+def verify(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    backbone: "Backbone | None" = None,
+    weights: str | None = None,
+    fill: bool = False,
+    seed: int = 0,
+) -> list[str]:
+    """Find what is wrong with a cache.
+
+    Parameters
+    ----------
+    path : path
+        The cache.
+    folder : path, optional
+        Its images. With them every marked row is hashed again, and a random sample embedded.
+    backbone : Backbone, optional
+        For a cache that was made with a network of your own.
+    weights : str, optional
+        Where the weights file is now.
+    fill : bool
+        Where nothing is wrong, make checksums for rows that have none, of their numbers as they
+        stand.
+
+    Returns
+    -------
+    list of str
+        Problems; empty where there are none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such cache.
+    CallError, BackboneError, FingerprintMismatch
+        If the backbone cannot be had again, or is another.
+    CacheBusy, DiskFull, OutputError
+        If checksums cannot be written.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
+    found = find_cache_violations(path)
+    if not found and folder is not None:
+        found = _check_against_images(path, folder, backbone, weights, seed)
+    if fill and not found:
+        add_checksums(Path(path), created_by=f"headgraft {__version__}")
+    return found
+
+
+def _check_against_images(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    backbone: "Backbone | None",
+    weights: str | None,
+    seed: int,
+) -> list[str]:
+    found, cache, root = [], FeatureCache(path), Path(folder)
+    if not root.is_dir():
+        raise CallError(f"{root} is no folder; give the one that holds the images")
+    sha256 = cache.column("sha256")
+    sound = []
+    for row in np.flatnonzero(cache.status == MARKED).tolist():
+        problem = _find_row_problem(cache.paths[row], sha256[row].tobytes(), root)
+        if problem:
+            found.append(problem)
+        else:
+            sound.append(row)
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE_SIZE])
+    return found + _compare_with_fresh_pass(cache, sample, root, backbone, weights)
+
+
+def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
+    try:
+        digest = decoding.compute_sha256(decoding.read_image_file(decoding.join_path(root, path)).data)
+    except ImageUnreadableError as error:
+        if error.reason == decoding.VANISHED:
+            return f"{path} is in the cache but not in {root}"
+        return str(error)
+    if digest != recorded:
+        return f"{path} has other bytes than the cache recorded; `featurize run` recomputes it"
+    return ""
+
+
+def _compare_with_fresh_pass(
+    cache: FeatureCache,
+    rows: np.ndarray,
+    root: Path,
+    backbone: "Backbone | None",
+    weights: str | None,
+) -> list[str]:
+    if not len(rows):
+        return []
+    wanted = resolve_options(Options(weights=weights), cache, backbone.name if backbone else None)
+    loader = ExtractionSetup(wanted, backbone, cache, lambda _: None)
+    infos = list(cache.layers.values())
+    engine = loader.make_engine_selector(infos).open_first()
+    recipe = dict(cache.extractor.preprocess)
+    places = [decoding.join_path(root, cache.paths[row]) for row in rows]
+    pixels = np.stack(
+        [decoding.decode_image(decoding.read_image_file(place).data, recipe) for place in places]
+    )
+    found = []
+    for info, fresh in zip(infos, engine.run(pixels), strict=True):
+        stored = cache.features(info.name, rows).astype(np.float32)
+        norm = np.linalg.norm(fresh, axis=1)
+        error = np.linalg.norm(stored - fresh, axis=1) / np.maximum(norm, 1e-12)
+        low = cache.extractor.precision != "float32"
+        limit = LOW_PRECISION_TOLERANCE if low else RELATIVE_TOLERANCE[info.dtype]
+        for k in np.flatnonzero(error > limit):
+            found.append(
+                f"features/{info.name} of {cache.paths[rows[k]]} differ from a fresh pass "
+                f"by {error[k]:.1e} of their norm"
+            )
+    return found

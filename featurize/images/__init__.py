@@ -1,0 +1,1 @@
+"""One image: read, checked, decoded, prepared for a network."""

@@ -1,0 +1,1 @@
+"""Images to rows: decode ahead, run in batches, write behind."""

@@ -1,0 +1,1 @@
+"""Where images come from: what lists them, under a path and with a stamp."""
