@@ -17,7 +17,7 @@ import numpy as np
 from machine import describe
 
 from classify import LabelTable, advise
-from classify.experiments.fit import resolve_labels
+from classify.data.labels import resolve_labels
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
 from featurize import FeatureCache

@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from classify.data.features import FeatureRows
+from classify.data.folds import plan_folds
 from classify.heads.registry import HEADS
-from classify.data.splits import plan_folds
 from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.train import TrainingSet, train
 

@@ -27,12 +27,13 @@ from sklearn.svm import LinearSVC
 from strategies import RECIPE, cifar
 from threadpoolctl import threadpool_limits
 
-from classify.evaluation.calibration import calibrate
-from classify.evaluation.temperature import fit_temperature, summarise_decision_values
 from classify.data.features import FeatureRows
-from classify.heads.registry import get_head_spec
+from classify.data.folds import plan_folds
+from classify.evaluation.calibration import calibrate
 from classify.evaluation.metrics import calibration_error
-from classify.data.splits import plan_folds
+from classify.evaluation.predictions import summarise_decision_values
+from classify.evaluation.temperature import fit_temperature
+from classify.heads.registry import get_head_spec
 from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.train import TrainingSet, train
 from featurize import FeatureCache, run

@@ -13,7 +13,7 @@ from machine import describe
 
 from featurize import load_backbone
 from featurize.backbones.profiling import layer_costs
-from featurize.engines import open_engine
+from featurize.engines.factory import open_engine
 
 CUTS = {
     "squeezenet1_1": ["features.4", "features.7", "features.10", "features.12"],

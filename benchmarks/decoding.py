@@ -19,11 +19,10 @@ from photos import megabytes, photos
 from PIL import Image
 from table import show
 
-from featurize.system import cpu
-from featurize.images import workers
 from featurize.images import decoding as image_decoding
-from featurize.system import memory
+from featurize.images import reading, workers
 from featurize.images.workers import DecoderPool
+from featurize.system import cpu, memory
 
 RECIPE = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
 AT_ONCE = 8  # images a process is handed at a time, so that handing over is not what is timed
@@ -31,8 +30,8 @@ AT_ONCE = 8  # images a process is handed at a time, so that handing over is not
 
 def pixels_of(path: Path, decoder: str) -> np.ndarray:
     """What a decoding thread of a run does."""
-    data = image_decoding.read_image_file(path).data
-    image_decoding.compute_sha256(data)
+    data = reading.read_image_file(path).data
+    reading.compute_sha256(data)
     return image_decoding.decode_image(data, {**RECIPE, "decode": decoder})
 
 
@@ -53,14 +52,14 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
     the thread's own process. What does hold the lock is done in full.
     """
     tiny, large = photos(1, (8, 8)) / "0" / "00000.jpg", Image.new("RGB", (341, 256))
-    opening = image_decoding.read_image_file(tiny).data
+    opening = reading.read_image_file(tiny).data
     decoding = DecoderPool(RECIPE)
     if apart:
         decoding.use_processes_if_worth("cuda", threads, 10**9)
 
     def work(_: int) -> None:
-        data = image_decoding.read_image_file(photo).data
-        image_decoding.compute_sha256(data)
+        data = reading.read_image_file(photo).data
+        reading.compute_sha256(data)
         if apart:
             decoding.decode(data)
             return
@@ -73,7 +72,7 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
     given, workers.WORKER_CODE = workers.WORKER_CODE, workers.WORKER_CODE.replace(
         "\nworker_main",
         "\nimport time, numpy as np, featurize.images.decoding as images"
-        f"\nimages.decode_image = lambda data, recipe: {sleep}\nserve",
+        f"\nimages.decode_image = lambda data, recipe: {sleep}\nworker_main",
     )  # fmt: skip
     try:
         with ThreadPoolExecutor(threads) as pool:

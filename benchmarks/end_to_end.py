@@ -31,11 +31,12 @@ from spent import core_seconds
 from table import Row, show
 
 from featurize import load_backbone, run
-from featurize.system import cpu
-from featurize.images import decoding
-from featurize.engines import Engine, open_engine
+from featurize.engines.base import Engine
+from featurize.engines.factory import open_engine
 from featurize.errors import RunInterruptedError
+from featurize.images import decoding, reading
 from featurize.pipeline.stats import RunStats
+from featurize.system import cpu
 
 RIVALS = ("naive", "timm", "img2vec_pytorch", "embetter", "thingsvision")
 SLOWER = ("img2vec_pytorch", "embetter")
@@ -56,8 +57,8 @@ def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Spe
 
     def one(path: Path) -> None:
         if time.perf_counter() < end:
-            data = decoding.read_image_file(path).data
-            decoding.compute_sha256(data)
+            data = reading.read_image_file(path).data
+            reading.compute_sha256(data)
             decoding.decode_image(data, recipe)
             done.append(1)
 

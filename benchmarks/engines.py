@@ -15,8 +15,9 @@ from networks import NETWORKS, weights_file
 from table import show
 
 from featurize import load_backbone
-from featurize.engines import Engine, open_engine
 from featurize.backbones.families import find_family
+from featurize.engines.base import Engine
+from featurize.engines.factory import open_engine
 
 
 def turns(engines: dict[str, Engine], passes: int, count: int | None = None) -> dict[str, float]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from classify.data.features import FeatureRows
-from classify.experiments.fit import resolve_labels
+from classify.data.labels import resolve_labels
 from classify.data.tasks import make_task
 from featurize import run
-from featurize.cache.reader import FeatureCache
-from featurize.fingerprint import compute_fingerprint
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.lock import WriteLock
+from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter, allocate_cache
+from featurize.fingerprint import compute_fingerprint
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 REAL = Path(os.environ.get("HEADGRAFT_REAL", "/nonexistent"))

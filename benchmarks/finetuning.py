@@ -17,7 +17,7 @@ from strategies import BUILD, REAL, RECIPE, cifar, extracted
 
 from classify import FineTuneClassifier, fit
 from classify.data.labels import LabelTable, labels_from_folders
-from classify.heads.record import wilson_interval
+from classify.evaluation.metrics import wilson_interval
 from classify.finetuning.run import finetune
 from featurize import FeatureCache, layer_costs, load_backbone, run
 from featurize.backbones.families import parse_layers

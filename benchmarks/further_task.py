@@ -15,11 +15,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from classify.data.features import FeatureRows
-from classify.experiments.fit import resolve_labels
-from classify.heads.registry import HEADS
-from classify.data.splits import plan_content_folds
-from classify.solvers.gram_cache import _recent, compute_fold_bases
+from classify.data.folds import plan_content_folds
+from classify.data.labels import resolve_labels
 from classify.data.tasks import make_task
+from classify.heads.registry import HEADS
+from classify.solvers.gram_cache import _recent, compute_fold_bases
 from classify.training.train import TrainingSet, train
 
 

@@ -19,6 +19,8 @@ from photos import BUILD
 from plot import lines
 from table import show
 
+from featurize.sources import folder as folder_source
+
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
@@ -40,13 +42,12 @@ def once(folder: str, cache: str) -> None:
     import torch
 
     from featurize import Backbone, run
-    from featurize.images import decoding
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, stride=2))
     backbone = Backbone(net, name="tiny", preprocess=RECIPE)
     start = time.perf_counter()
-    decoding.list_images(folder)
+    folder_source.list_images(folder)
     listing = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = run(folder, cache, backbone=backbone, layers="0")

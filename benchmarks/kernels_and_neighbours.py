@@ -26,15 +26,14 @@ from sklearn.svm import SVC
 from strategies import RECIPE, cifar, made
 from threadpoolctl import threadpool_limits
 
-from classify.solvers import neighbours
-from classify.solvers import rbf_svm
-from classify.evaluation.temperature import fit_temperature
 from classify.data.features import FeatureRows
-from classify.experiments.fit import resolve_labels
-from classify.heads.registry import HEADS
-from classify.data.splits import FoldPlan, plan_folds
-from classify.solvers.gram_cache import compute_fold_bases
+from classify.data.folds import FoldPlan, plan_folds
+from classify.data.labels import resolve_labels
 from classify.data.tasks import make_task
+from classify.evaluation.temperature import fit_temperature
+from classify.heads.registry import HEADS
+from classify.solvers import neighbours, rbf_svm
+from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.train import TrainingSet, TrainResult, train
 from featurize import run
 from featurize.cache.reader import FeatureCache

@@ -11,21 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.data.preparation import RootL2
+    from classify.errors import ClassifyError
+    from classify.experiments.compare import compare
+    from classify.experiments.fit import fit
+    from classify.finetuning.estimator import FineTuneClassifier
+    from classify.finetuning.run import finetune
+    from classify.heads.fitted import FittedHead
+    from classify.heads.inference import evaluate, predict
+    from classify.heads.io import load_head, save_head
+    from classify.report.write import write_report
     from classify.strategy.advise import advise
     from classify.strategy.auto import auto
     from classify.training.cached_features import CachedFeatures
-    from classify.training.linear_heads import LinearSVMClassifier, NearestMeanClassifier, RidgeHeadClassifier, ShrunkLDAClassifier, SoftmaxClassifier
-    from classify.experiments.compare import compare
-    from classify.errors import ClassifyError
     from classify.training.estimators import HeadClassifier
-    from classify.finetuning.estimator import FineTuneClassifier
-    from classify.heads.fitted import FittedHead
-    from classify.experiments.fit import fit
-    from classify.report.write import write_report
-    from classify.heads.io import load_head, save_head
-    from classify.heads.inference import evaluate, predict
-    from classify.data.preparation import RootL2
-    from classify.finetuning.run import finetune
+    from classify.training.linear_heads import (
+        LinearSVMClassifier,
+        NearestMeanClassifier,
+        RidgeHeadClassifier,
+        ShrunkLDAClassifier,
+        SoftmaxClassifier,
+    )
 
     __version__: str
 
@@ -55,27 +61,27 @@ __all__ = [
 
 # Imported when first used: `import classify` and `classify --help` stay quick.
 _HOMES = {
-    "CachedFeatures": "cached",
+    "CachedFeatures": "training.cached_features",
     "ClassifyError": "errors",
-    "FineTuneClassifier": "finetuning",
-    "FittedHead": "fitted",
-    "HeadClassifier": "estimators",
-    "LinearSVMClassifier": "classifiers",
-    "NearestMeanClassifier": "classifiers",
-    "RidgeHeadClassifier": "classifiers",
-    "RootL2": "preparation",
-    "ShrunkLDAClassifier": "classifiers",
-    "SoftmaxClassifier": "classifiers",
-    "advise": "advice",
-    "auto": "automatic",
-    "compare": "comparison",
-    "evaluate": "prediction",
-    "finetune": "tuning",
-    "fit": "fitting",
-    "load_head": "persist",
-    "predict": "prediction",
-    "save_head": "persist",
-    "write_report": "pages",
+    "FineTuneClassifier": "finetuning.estimator",
+    "FittedHead": "heads.fitted",
+    "HeadClassifier": "training.estimators",
+    "LinearSVMClassifier": "training.linear_heads",
+    "NearestMeanClassifier": "training.linear_heads",
+    "RidgeHeadClassifier": "training.linear_heads",
+    "RootL2": "data.preparation",
+    "ShrunkLDAClassifier": "training.linear_heads",
+    "SoftmaxClassifier": "training.linear_heads",
+    "advise": "strategy.advise",
+    "auto": "strategy.auto",
+    "compare": "experiments.compare",
+    "evaluate": "heads.inference",
+    "finetune": "finetuning.run",
+    "fit": "experiments.fit",
+    "load_head": "heads.io",
+    "predict": "heads.inference",
+    "save_head": "heads.io",
+    "write_report": "report.write",
 }
 
 

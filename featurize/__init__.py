@@ -7,13 +7,13 @@ from featurize.errors import FeaturizeError
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone, load_backbone
-    from featurize.cache.reader import FeatureCache
-    from featurize.extraction.verify import verify
     from featurize.backbones.profiling import layer_costs
+    from featurize.cache.reader import FeatureCache
     from featurize.extraction.dry_run import Estimate
     from featurize.extraction.export import export
     from featurize.extraction.run import run
     from featurize.extraction.summary import Summary
+    from featurize.extraction.verify import verify
 
 __version__ = "0.1.0"
 
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backbone": "backbones",
-    "Estimate": "estimate",
-    "FeatureCache": "cache",
-    "Summary": "summary",
-    "export": "exporting",
-    "layer_costs": "costs",
-    "load_backbone": "backbones",
-    "run": "job",
-    "verify": "checking",
+    "Backbone": "backbones.backbone",
+    "Estimate": "extraction.dry_run",
+    "FeatureCache": "cache.reader",
+    "Summary": "extraction.summary",
+    "export": "extraction.export",
+    "layer_costs": "backbones.profiling",
+    "load_backbone": "backbones.backbone",
+    "run": "extraction.run",
+    "verify": "extraction.verify",
 }
 
 

@@ -13,8 +13,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 def main() -> None:
     """Run the command line; signals are watched before anything else is imported."""
-    from featurize.system import startup
-    from featurize.system import signals
+    from featurize.system import signals, startup
 
     startup.prepare_process()
     signals.run_main(_run_app)

@@ -2,6 +2,12 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from classify.errors import CallError
+
+_SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 
 # Control characters, DEL, the other line ends, and what turns the direction of writing around.
 _UNSAFE = re.compile(
@@ -53,3 +59,37 @@ def format_bytes(n_bytes: float) -> str:
 def is_invisible(character: str) -> bool:
     """Whether a character shows as nothing at all: a zero-width space, a mark of direction."""
     return unicodedata.category(character) in ("Cf", "Cc")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)``, or nothing where nothing known is near."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def format_duration(seconds: float | None) -> str:
+    """``2:05:09``, ``5:09`` or ``9 s``; a dash where unknown."""
+    if seconds is None:
+        return "-"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def parse_duration(text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m`` or ``1h30m`` as seconds; None where nothing is given.
+
+    Raises
+    ------
+    CallError
+    """
+    if text is None:
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise CallError(f"a time is written as 90s, 30m or 1h30m, not {text!r}")
+    return sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in parts)

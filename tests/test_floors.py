@@ -113,7 +113,9 @@ def test_every_module_has_a_floor(package):
     known = HOUSES[package][0]
     inside = {name for name in FILES if name.startswith(package + ".")}
     unknown = {n for n in inside if n not in known and n.rpartition(".")[0] not in known}
-    assert unknown - {"featurize.backbones.seedling", "featurize.backbones.seedling.network"} == set()
+    assert (
+        unknown - {"featurize.backbones.seedling", "featurize.backbones.seedling.network"} == set()
+    )
     assert set(known) <= inside
 
 

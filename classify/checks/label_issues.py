@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.data.labels import TRAIN
-from classify.evaluation.predictions import HeldOutPredictions
+from classify.data.folder_labels import TRAIN
 from classify.data.tasks import Task
+from classify.evaluation.predictions import HeldOutPredictions
 
 MIN_PROBABILITY_RATIO = 5.0  # so many times likelier than the given label
 

@@ -11,8 +11,39 @@ from typing import Annotated
 import typer
 
 from classify.cli import networks
-from classify.cli.console import EXIT_INCOMPLETE, handle_errors, open_csv_stdout, progress_bar, show_json, show_notices, spinner
-from classify.cli.options import DEFAULT_HEADS, HEAD_NAMES, Cache, ClassWeight, Column, Debug, Folds, HeadFile, Heads, Json, Labels, LabelsLevel, Layers, MetricOption, Prepare, Repeats, Seed, Shots, Similarity, Size, Tables, TestSize
+from classify.cli.console import (
+    EXIT_INCOMPLETE,
+    handle_errors,
+    open_csv_stdout,
+    progress_bar,
+    show_json,
+    show_notices,
+    spinner,
+)
+from classify.cli.options import (
+    DEFAULT_HEADS,
+    HEAD_NAMES,
+    Cache,
+    ClassWeight,
+    Column,
+    Debug,
+    Folds,
+    HeadFile,
+    Heads,
+    Json,
+    Labels,
+    LabelsLevel,
+    Layers,
+    MetricOption,
+    Prepare,
+    Repeats,
+    Seed,
+    Shots,
+    Similarity,
+    Size,
+    Tables,
+    TestSize,
+)
 
 app = typer.Typer(
     name="classify",
@@ -126,9 +157,9 @@ def compare(
     """
     with handle_errors(debug):
         with spinner("reading the cache"):
+            from classify.data.features import open_cache
             from classify.experiments.compare import Comparison, check_data
             from classify.experiments.compare import compare as compare_heads
-            from classify.data.features import open_cache
 
             opened = open_cache(cache)
         with progress_bar() as progress:
@@ -234,10 +265,10 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with handle_errors(debug):
-        from classify.outputs import open_output
-        from classify.heads.io import load_head
         from classify.heads.inference import check_predictions_file
         from classify.heads.inference import predict as predict_images
+        from classify.heads.io import load_head
+        from classify.store import open_output
         from featurize.cli.progress import ProgressLine
 
         if output == Path("/dev/stdout"):
@@ -276,8 +307,8 @@ def evaluate(
     """Score a saved head on labelled images that it was not trained on."""
     with handle_errors(debug):
         with spinner("scoring"):
-            from classify.heads.io import load_head
             from classify.heads.inference import evaluate as evaluate_head
+            from classify.heads.io import load_head
 
             found, notices = evaluate_head(
                 load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
@@ -315,10 +346,10 @@ def report(
     """Compare heads, and show it as one HTML page that needs no network."""
     with handle_errors(debug):
         with spinner("reading the cache"):
-            from classify.strategy.advise import advise_from_comparison
-            from classify.experiments.compare import compare as compare_heads
             from classify.data.features import open_cache
+            from classify.experiments.compare import compare as compare_heads
             from classify.report.write import check_report_path, write_report
+            from classify.strategy.advise import advise_from_comparison
 
             check_report_path(output, images)
             opened = open_cache(cache)

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from classify.errors import ClassifyError
 from classify.heads.record import HeadResult
-from featurize.system import signals
 from featurize.errors import FeaturizeError, RunInterruptedError
+from featurize.system import signals
 from featurize.text import to_printable
 
 INPUT_ERRORS = (

@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from classify.cli.console import handle_errors, show_json, show_notices, stage_progress
-from classify.cli.options import ClassWeight, Column, Debug, Json, Labels, LabelsLevel, Seed, Similarity, Size, TestSize
+from classify.cli.options import (
+    ClassWeight,
+    Column,
+    Debug,
+    Json,
+    Labels,
+    LabelsLevel,
+    Seed,
+    Similarity,
+    Size,
+    TestSize,
+)
 from featurize.system import signals
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
@@ -96,7 +107,7 @@ def finetune(
 ) -> None:
     """Train the network too, from a linear probe on; killed, it goes on when called again."""
     with handle_errors(debug):
-        from classify.durations import parse_duration
+        from featurize.text import parse_duration
 
         limit = parse_duration(max_time)
         with stage_progress("loading torch") as stages:
@@ -174,7 +185,7 @@ def auto(
     With --max-time the strategies that were not advised are tried too, as far as the time goes.
     """
     with handle_errors(debug):
-        from classify.durations import parse_duration
+        from featurize.text import parse_duration
 
         limit = parse_duration(max_time)
         with stage_progress("loading torch") as stages:

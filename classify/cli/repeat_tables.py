@@ -4,9 +4,9 @@ from rich.table import Table
 from rich.text import Text
 
 from classify.cli.console import format_number, make_console, make_text
-from classify.experiments.repeats import HeadSummary, RepeatedComparison
-from classify.evaluation.metrics import Difference
 from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE
+from classify.evaluation.paired import Difference
+from classify.experiments.repeats import HeadSummary, RepeatedComparison
 
 
 def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) -> None:

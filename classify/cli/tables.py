@@ -6,15 +6,21 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from classify.strategy.advise import Advice
 from classify.checks.summary import DataChecks
-from classify.experiments.compare import Comparison
 from classify.cli.console import format_number, make_console, make_text
-from classify.evaluation.recall import ClassRecalls
-from classify.heads.record import HeadResult, rank_results
 from classify.evaluation.bootstrap import Estimate
+from classify.evaluation.recall import ClassRecalls
+from classify.experiments.compare import Comparison
+from classify.heads.record import HeadResult, rank_results
+from classify.strategy.advise import Advice
 from classify.strategy.cut_cost import CutCost
-from classify.strategy.strategies import DESCRIPTIONS, SIMILARITIES, SIZES, STRATEGIES, describe_similarity
+from classify.strategy.strategies import (
+    DESCRIPTIONS,
+    SIMILARITIES,
+    SIZES,
+    STRATEGIES,
+    describe_similarity,
+)
 
 # What fits into 80 columns.
 TABLE_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}

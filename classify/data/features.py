@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from classify.errors import CallError
 from classify.data.preparation import ROOT_L2, root_l2
+from classify.errors import CallError
 from featurize.cache.reader import FeatureCache
 
 BLOCK_BYTES = 8 << 20

@@ -6,11 +6,13 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from classify.errors import CallError, LabelError
 from classify.data.folder_labels import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
+from classify.errors import CallError, LabelError
+from featurize.cache.reader import FeatureCache
 from featurize.text import is_invisible
 
 __all__ = [
@@ -62,6 +64,9 @@ class LabelTable:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+LabelsLike = LabelTable | str | PathLike[str] | None
 
 
 def labels_from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
@@ -277,3 +282,10 @@ def _iter_records(
 def _quote_cell(text: str) -> str:
     """A cell in quotes."""
     return repr(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")
+
+
+def resolve_labels(
+    cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
+) -> LabelTable:
+    """The label table meant by an option: a path is read, none means the folder names."""
+    return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classify.data.folder_labels import TEST, TRAIN, VAL
+from classify.data.labels import LabelTable
+from classify.data.splits import hold_out
+from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
-from classify.data.labels import TEST, TRAIN, VAL, LabelTable
-from classify.data.splits import count_units, hold_out
-from classify.data.units import Copies, find_copies
-from featurize.cache.reader import FeatureCache
 from featurize.cache.format import FAILED, MARKED
+from featurize.cache.reader import FeatureCache
 
 NO_TEST_NOTICE = "there are no test images, so no test accuracy"
 

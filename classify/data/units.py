@@ -13,13 +13,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from classify.data.features import FeatureRows
-from classify.store import compute_digest, load_artifact, save_artifact
 from classify.data.near_copies import find_near_copies
+from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
-from featurize.images.decoding import compute_sha256 as digest_of
-from featurize.images.decoding import read_image_file
+from featurize.images.reading import compute_sha256 as digest_of
+from featurize.images.reading import read_image_file
 from featurize.sources.folder import join_path
+
+MIN_UNITS_PER_IMAGE = 0.9  # units an image, from which on images are drawn one by one
 
 VERSION = 1
 MAX_MEAN_COPIES = 10  # images a set of copies, on average: then what looks the same is no copy
@@ -172,3 +174,16 @@ def number_units(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.nda
     graph = coo_array((np.ones(len(links), bool), links.T), (n, n))
     unit: np.ndarray = connected_components(graph, directed=False)[1]
     return unit.astype(np.intp)
+
+
+def is_mostly_singletons(unit: np.ndarray) -> bool:
+    """Whether nearly every image is a unit of its own: then units need no care."""
+    return len(np.unique(unit)) >= MIN_UNITS_PER_IMAGE * len(unit)
+
+
+def count_units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
+    """How often each class can be torn apart: its images, or the units they are in."""
+    if unit is None:
+        return np.bincount(y)
+    n_units = int(unit.max(initial=0)) + 1
+    return np.bincount(np.unique(y * n_units + unit) // n_units)

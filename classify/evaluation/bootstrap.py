@@ -231,3 +231,11 @@ class MetricSums:
             gaps = np.abs(sums[:, start + 1 : start + 1 + MAX_BINS])
             found.append(gaps.sum(axis=1) / total)
         return np.stack(found, axis=1)
+
+
+def renumber_units(unit: np.ndarray | None) -> np.ndarray | None:
+    """Units numbered from 0; None where every image stands alone."""
+    if unit is None:
+        return None
+    found, which = np.unique(unit, return_inverse=True)
+    return None if len(found) == len(unit) else which

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.evaluation.temperature import SEARCH_SPAN, fit_temperature, sample_rows, subtract_row_max
-from classify.heads.models import UNSEEN_CLASS_SCORE
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE, sample_rows, subtract_row_max
+from classify.evaluation.temperature import SEARCH_SPAN, fit_temperature
 
 N_PARTS = 5
 BIAS_PRIOR_STD = 2.0  # standard deviation of a bias, in log odds, before any image is seen

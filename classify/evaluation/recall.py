@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.metrics import estimate_proportion
+from classify.evaluation.predictions import HeldOutPredictions
 
 ClassRecalls = dict[str, dict[str, Any]]
 """By class: ``value``, ``ci`` and ``n``, its images."""

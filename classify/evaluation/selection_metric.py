@@ -12,7 +12,8 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from classify.errors import CallError, LabelError
-from classify.heads.record import LOWER_IS_BETTER
+
+LOWER_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
 
 METRIC_NAMES = (
     "accuracy",

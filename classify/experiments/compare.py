@@ -9,19 +9,19 @@ from typing import Any, overload
 import numpy as np
 
 from classify.checks.summary import DataChecks, check_task
-from classify.experiments.draws import DrawSpec
-from classify.errors import CallError
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets, total_dim
-from classify.experiments.fit import LabelsLike, make_fit_options, resolve_labels
-from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
-from classify.heads.registry import DEFAULT_HEADS, get_head_spec
-from classify.data.labels import LabelTable
+from classify.data.labels import LabelsLike, LabelTable, resolve_labels
+from classify.data.tasks import Task, make_task
+from classify.errors import CallError
+from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
-from classify.heads.record import HeadResult
+from classify.experiments.draws import DrawSpec
+from classify.experiments.fit import make_fit_options
+from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
 from classify.experiments.repeats import RepeatedComparison, compare_over_draws
 from classify.experiments.results import FitResult
-from classify.evaluation.metrics import apply_holm_correction, compare_paired
-from classify.data.tasks import Task, make_task
+from classify.heads.record import HeadResult
+from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from featurize.cache.reader import FeatureCache
 
 

@@ -4,33 +4,40 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from os import PathLike
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from classify.evaluation.calibration import Calibration, calibrate
-from classify.evaluation.temperature import fit_temperature, summarise_decision_values
-from classify.solvers.selection import SelectionLoss
-from classify.errors import CallError
-from classify.data.features import CacheOrPath, FeatureRows, open_cache, resolve_layer_sets, resolve_layers, total_dim
-from classify.heads.fitted import FeatureSource, FittedHead
-from classify.heads.registry import HeadSpec, get_head_spec
-from classify.data.labels import TEST, VAL, LabelTable, labels_from_folders, read_given_labels
-from classify.evaluation.selection_metric import ACCURACY, SelectionMetric, resolve_metric
-from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
-from classify.evaluation.predictions import HeldOutPredictions
+from classify.data.features import (
+    CacheOrPath,
+    FeatureRows,
+    open_cache,
+    resolve_layer_sets,
+    resolve_layers,
+    total_dim,
+)
+from classify.data.folder_labels import TEST, VAL
+from classify.data.folds import FoldPlan, hash_prefixes, plan_content_folds, plan_folds
+from classify.data.labels import LabelsLike, resolve_labels
 from classify.data.preparation import check_preparation, list_preparations
-from classify.evaluation.recall import ClassRecalls, compute_class_recall
-from classify.heads.record import HeadResult
-from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
-from classify.heads.models import add_offset
-from classify.evaluation.metrics import compute_metrics, estimate_proportion
-from classify.data.splits import FoldPlan, hash_prefixes, plan_content_folds, plan_folds
-from classify.solvers.gram_cache import compute_fold_bases
 from classify.data.tasks import Task, describe_leaking_copies, make_task
-from classify.training.train import TrainingSet, TrainResult, limit_folds, train
+from classify.errors import CallError
+from classify.evaluation.calibration import Calibration, calibrate
+from classify.evaluation.metrics import compute_metrics, estimate_proportion
+from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
+from classify.evaluation.recall import ClassRecalls, compute_class_recall
+from classify.evaluation.selection_metric import ACCURACY, SelectionMetric, resolve_metric
+from classify.evaluation.temperature import fit_temperature
+from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
+from classify.heads.fitted import FeatureSource, FittedHead
+from classify.heads.models import add_offset
+from classify.heads.record import HeadResult
+from classify.heads.registry import HeadSpec, get_head_spec
+from classify.solvers.gram_cache import compute_fold_bases
+from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
+from classify.solvers.selection import SelectionLoss
 from classify.training.class_weights import resolve_class_weights
+from classify.training.train import TrainingSet, TrainResult, limit_folds, train
 from featurize.cache.reader import FeatureCache
 
 MAX_JOINED_VALUES = 1 << 26
@@ -38,7 +45,6 @@ MAX_JOINED_VALUES = 1 << 26
 it that would take longer than all else."""
 MAX_DECISION_VALUES = 20_000_000  # on the test images, held at once for a metric of all of them
 _NO_HASHES = np.zeros(0, np.uint64)
-LabelsLike = LabelTable | str | PathLike[str] | None
 
 
 def fit(
@@ -226,13 +232,6 @@ def check_class_weight(class_weight: str | None) -> None:
     """Refuse what is neither None nor ``balanced``: CallError."""
     if class_weight not in (None, "balanced"):
         raise CallError(f"the class weight is balanced or nothing, not {class_weight!r}")
-
-
-def resolve_labels(
-    cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
-) -> LabelTable:
-    """The label table meant by an option: a path is read, none means the folder names."""
-    return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)
 
 
 def fit_task(

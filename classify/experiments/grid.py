@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from joblib import delayed
 
-from classify.errors import CallError
 from classify.data.features import open_cache, total_dim
+from classify.data.tasks import Task
+from classify.errors import CallError
 from classify.experiments.fit import fit_task
+from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
+from classify.experiments.workers import run_parallel
+from classify.heads.record import HeadResult
 from classify.heads.registry import get_head_spec
 from classify.store import remove_partial
-from classify.heads.record import HeadResult
-from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
-from classify.data.tasks import Task
-from classify.experiments.workers import run_parallel
 from featurize.cache.reader import FeatureCache
 
 HeadProgressCallback = Callable[[HeadResult, int, int], None]

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from classify.experiments.draws import Draw, DrawPlan, DrawSpec, plan_draws
-from classify.errors import CallError
 from classify.data.features import total_dim
-from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
-from classify.data.labels import TEST, LabelTable
-from classify.heads.record import HeadResult
-from classify.evaluation.repeated import RepeatedMean, average_over_draws, average_over_splits
-from classify.experiments.results import FitOptions, FitResult
-from classify.evaluation.metrics import Difference, Interval, apply_holm_correction, compare_correctness, estimate_proportion
+from classify.data.folder_labels import TEST
+from classify.data.labels import LabelTable
 from classify.data.tasks import Task
+from classify.errors import CallError
+from classify.evaluation.metrics import Interval, estimate_proportion
+from classify.evaluation.paired import Difference, apply_holm_correction, compare_correctness
+from classify.evaluation.repeated import RepeatedMean, average_over_draws, average_over_splits
+from classify.experiments.draws import Draw, DrawPlan, DrawSpec, plan_draws
+from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
+from classify.experiments.results import FitOptions, FitResult
+from classify.heads.record import HeadResult
 from featurize.cache.reader import FeatureCache
 
 INTERVAL_NOTES = {

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from classify.store import compute_digest, load_artifact, save_artifact
-from classify.data.labels import TEST
-from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
-from classify.evaluation.predictions import HeldOutPredictions
-from classify.heads.record import HeadResult
+from classify.data.folder_labels import TEST
 from classify.data.tasks import Task
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
+from classify.heads.record import HeadResult
+from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
 RESULT_VERSION = 3

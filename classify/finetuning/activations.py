@@ -7,10 +7,10 @@ import numpy as np
 
 from classify.errors import HeadMismatchError, UnknownPathError
 from featurize.backbones.backbone import Backbone
-from featurize.cache.reader import FeatureCache
-from featurize.errors import BackboneError, UnknownLayerError
 from featurize.backbones.families import parse_layers
 from featurize.backbones.partition import find_boundary_layer
+from featurize.cache.reader import FeatureCache
+from featurize.errors import BackboneError, UnknownLayerError
 from featurize.text import format_bytes
 
 

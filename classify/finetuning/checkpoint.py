@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from classify.outputs import check_output, open_output
+from classify.store import check_output, open_output
 
 FORMAT = "headgraft-training"
 MAX_HEADER_BYTES = 100 << 20  # as in safetensors

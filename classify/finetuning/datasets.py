@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from classify.finetuning.activations import CachedActivations
 from classify.errors import CallError
-from featurize.images import decoding
+from classify.finetuning.activations import CachedActivations
 from featurize.errors import ImageUnreadableError
+from featurize.images import decoding, reading, reasons
+from featurize.sources import folder
 
 MAX_PIXEL_BYTES = 2 << 30
 """Bytes of decoded pixels that are held; beyond, images are decoded anew each time."""
@@ -78,16 +79,16 @@ class DecodedImages:
             for i, error in enumerate(pool.map(self._decode_image, range(len(paths)))):
                 if error is not None:
                     self.is_readable[i] = False
-                    self.failures[self.paths[i]] = decoding.REASONS[error.reason]
+                    self.failures[self.paths[i]] = reasons.REASONS[error.reason]
                 report(i + 1, len(paths))
 
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
-            data = decoding.read_image_file(decoding.join_path(self.root, self.paths[i])).data
+            data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
             pixels = decoding.decode_image(data, dict(self.preprocess))
         except ImageUnreadableError as error:
             return error
-        self.sha256[i] = np.frombuffer(decoding.compute_sha256(data), np.uint8)
+        self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
         if self._cached_pixels is not None:
             self._cached_pixels[i] = pixels
         return None
@@ -104,7 +105,7 @@ class DecodedImages:
         """Image i: uint8 (side, side, 3)."""
         if self._cached_pixels is not None:
             return np.asarray(self._cached_pixels[i])
-        data = decoding.read_image_file(decoding.join_path(self.root, self.paths[i])).data
+        data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
         return decoding.decode_image(data, dict(self.preprocess))
 
 

@@ -10,21 +10,27 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classify.finetuning import trainer
-from classify.evaluation.temperature import fit_temperature
-from classify.finetuning.checkpoint import check_checkpoint_path, load_checkpoint
-from classify.finetuning.distributed import Distributed, init_distributed
-from classify.finetuning.trainer import ProgressCallback, TrainConfig, TrainProgress
-from classify.finetuning.activations import find_activations
-from classify.errors import CallError, TooFewImagesError
-from classify.finetuning.datasets import ActivationDataset, DecodedImages, ImageDataset
 from classify.data.features import CacheOrPath, check_paths, open_cache
+from classify.data.splits import split_validation
+from classify.errors import CallError, TooFewImagesError
+from classify.evaluation.temperature import fit_temperature
+from classify.finetuning import trainer
+from classify.finetuning.activations import find_activations
+from classify.finetuning.checkpoint import check_checkpoint_path, load_checkpoint
+from classify.finetuning.datasets import ActivationDataset, DecodedImages, ImageDataset
+from classify.finetuning.distributed import Distributed, init_distributed
+from classify.finetuning.head_transfer import (
+    RANDOM_INIT,
+    check_init_head,
+    extract_state_dict,
+    init_classifier,
+    resolve_init_head,
+    to_fitted_head,
+)
+from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
+from classify.finetuning.trainer import ProgressCallback, TrainConfig, TrainProgress
 from classify.heads.fitted import FittedHead
 from classify.store import compute_digest
-from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
-from classify.sides import split_validation
-from classify.finetuning.head_transfer import RANDOM_INIT, check_init_head, init_classifier, resolve_init_head
-from classify.tuned import extract_state_dict, to_fitted_head
 from featurize.backbones.backbone import Backbone, load_backbone
 from featurize.engines.eager import resolve_device
 

@@ -5,23 +5,29 @@ from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from classify.finetuning.distributed import Distributed
-from classify.finetuning.trainer import ProgressCallback, run_inference
-from classify.finetuning.activations import dataset_name, find_rows
-from classify.errors import HeadMismatchError
-from classify.finetuning.datasets import ActivationDataset, ImageDataset
 from classify.data.features import FeatureRows
-from classify.heads.fitted import FittedHead
-from classify.heads.registry import get_head_spec
-from classify.training.training_set import make_training_set
-from classify.finetuning.network import FineTuneNetwork
-from classify.heads.io import load_head
+from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
+from classify.errors import HeadMismatchError
+from classify.finetuning.activations import dataset_name, find_rows
+from classify.finetuning.datasets import ActivationDataset, ImageDataset
+from classify.finetuning.distributed import Distributed
+from classify.finetuning.network import FineTuneNetwork
+from classify.finetuning.trainer import ProgressCallback, run_inference
+from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.heads.io import load_head
 from classify.heads.models import LinearModel
+from classify.heads.registry import get_head_spec
 from classify.training.train import train
+from classify.training.training_set import make_training_set
+from featurize.backbones import weights as weights_files
 from featurize.backbones.backbone import Backbone
 from featurize.cache.reader import FeatureCache
+from featurize.fingerprint import compute_fingerprint
+
+WEIGHTS_NAME = "fine-tuned"
 
 SOFTMAX = get_head_spec("softmax")
 PROBE_LOSS_SLACK = 0.1
@@ -149,3 +155,64 @@ def init_classifier(
 def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def extract_state_dict(net: FineTuneNetwork, backbone: Backbone) -> dict[str, Tensor]:
+    """The tuned network's tensors, on the processor, named as those of the whole network."""
+    net.use_images()
+    net.cpu().eval().requires_grad_(False)
+    places = backbone.network.module.state_dict()
+    return {k: tensor.clone() for k, tensor in net.trunk.state_dict().items() if k in places}
+
+
+def to_fitted_head(
+    net: FineTuneNetwork,
+    backbone: Backbone,
+    classes: list[str],
+    *,
+    temperature: float,
+    train_sha256: np.ndarray,
+) -> FittedHead:
+    """The classifier as a head on the tuned network's embeddings.
+
+    Parameters
+    ----------
+    net : FineTuneNetwork
+        Trained.
+    classes : list of str
+    temperature : float
+    train_sha256 : uint8 array of shape (n, 32)
+        SHA-256 of each image it was trained on, or stopped by.
+    """
+    scorer, (layer, pool) = net.classifier.to_model(), net.last_layer
+    sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
+    printed = compute_fingerprint(
+        backbone=backbone.name,
+        weights_sha256=sha256,
+        preprocess=backbone.preprocess,
+        layer=layer,
+        pool=pool,
+        precision="float32",
+        dtype="<f4",
+    )
+    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, printed)
+    return FittedHead(
+        head="softmax" if isinstance(scorer, LinearModel) else "mlp",
+        classes=classes,
+        prepare=STANDARDISE,
+        scorer=scorer,
+        probabilistic=True,
+        temperature=temperature,
+        settings={},
+        task="",
+        source=FeatureSource(
+            backbone=backbone.name,
+            weights=WEIGHTS_NAME,
+            weights_sha256=sha256,
+            preprocess=backbone.preprocess,
+            precision="float32",
+            layers=(embedding,),
+        ),
+        record={},
+        seen=np.unique(hash_prefixes(train_sha256)),
+    )

@@ -10,23 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from classify.evaluation.temperature import summarise_decision_values
-from classify.finetuning.checkpoint import check_checkpoint_path
-from classify.finetuning.distributed import is_main_process
-from classify.finetuning.trainer import ProgressCallback
-from classify.errors import UnknownPathError
-from classify.finetuning.datasets import DecodedImages
 from classify.data.features import CacheOrPath, open_cache
-from classify.finetuning.estimator import FineTuneClassifier
-from classify.heads.fitted import FittedHead
-from classify.data.labels import TEST, VAL, LabelTable, labels_from_folders, read_given_labels
-from classify.evaluation.predictions import HeldOutPredictions
-from classify.heads.io import check_head_file, save_head
-from classify.evaluation.metrics import compute_metrics
-from classify.data.tasks import check_test_size, describe_leaking_copies, encode_and_split, find_labelled_rows
+from classify.data.folder_labels import TEST, VAL
+from classify.data.labels import LabelTable, labels_from_folders, read_given_labels
+from classify.data.tasks import (
+    check_test_size,
+    describe_leaking_copies,
+    encode_and_split,
+    find_labelled_rows,
+)
 from classify.data.units import Copies, find_copies, find_file_copies
+from classify.errors import UnknownPathError
+from classify.evaluation.metrics import compute_metrics
+from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
+from classify.finetuning.checkpoint import check_checkpoint_path
+from classify.finetuning.datasets import DecodedImages
+from classify.finetuning.distributed import is_main_process
+from classify.finetuning.estimator import FineTuneClassifier
+from classify.finetuning.trainer import ProgressCallback
+from classify.heads.fitted import FittedHead
+from classify.heads.io import check_head_file, save_head
 from featurize.cache.reader import FeatureCache
-from featurize.images.decoding import list_images
+from featurize.sources.folder import list_images
 
 Say = Callable[[str], None]
 

@@ -12,10 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
-from classify.finetuning.distributed import Distributed
 from classify.errors import CallError, DivergedError
-from classify.finetuning.datasets import ActivationDataset, EpochSampler, ImageDataset, make_dataloader
+from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
+from classify.finetuning.datasets import (
+    ActivationDataset,
+    EpochSampler,
+    ImageDataset,
+    make_dataloader,
+)
+from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 
 LAYER_DECAY = 0.7  # of the learning rate from one stage to the stage before it

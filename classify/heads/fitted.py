@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from classify.errors import CallError, HeadMismatchError
+from classify.data.folds import hash_prefixes
 from classify.data.preparation import ROOT_L2, root_l2_by_layer
+from classify.errors import CallError, HeadMismatchError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
-from classify.data.splits import hash_prefixes
 from featurize.cache.reader import FeatureCache
 
 if TYPE_CHECKING:

@@ -11,24 +11,23 @@ from typing import IO, Any
 
 import numpy as np
 
-from classify.evaluation.temperature import summarise_decision_values
-from classify.errors import CallError, HeadMismatchError
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
-from classify.heads.fitted import FittedHead
-from classify.experiments.fit import LabelsLike, resolve_labels
-from classify.data.labels import TEST
-from classify.evaluation.predictions import HeldOutPredictions
-from classify.outputs import check_output
-from classify.evaluation.recall import compute_class_recall
-from classify.evaluation.metrics import compute_metrics
+from classify.data.folder_labels import TEST
+from classify.data.labels import LabelsLike, resolve_labels
 from classify.data.tasks import check_groups, find_labelled_rows
 from classify.data.units import find_copies
-from featurize.system import signals
+from classify.errors import CallError, HeadMismatchError
+from classify.evaluation.metrics import compute_metrics
+from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
+from classify.evaluation.recall import compute_class_recall
+from classify.heads.fitted import FittedHead
+from classify.store import check_output
+from featurize.backbones.families import is_file_path
+from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError
-from featurize.images.decoding import IMAGE_SUFFIXES
-from featurize.cache.format import MARKED
-from featurize.names import is_file_path
+from featurize.sources.folder import IMAGE_SUFFIXES
+from featurize.system import signals
 from featurize.text import to_printable
 
 MAX_HEADER_BYTES = 1 << 20

@@ -27,11 +27,11 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from sklearn.pipeline import Pipeline
 
+from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.errors import HeadFileError, OutputError
 from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
-from classify.outputs import check_output, open_output
-from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
+from classify.store import check_output, open_output
 
 FORMAT = "headgraft-head"
 VERSION = (1, 1)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from classify.errors import CallError
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
 
-UNSEEN_CLASS_SCORE = -1e4  # the score of a class that a model was not trained on
 SMOOTHING_ATTR = "smoothing_"  # how much neighbours' counts are smoothed; heads of before lack it
 NOT_FINITE_MESSAGE = (
     "the scores are not finite numbers: either the features are not, or the head's are too large; "

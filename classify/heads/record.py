@@ -3,12 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
-from classify.errors import CallError
-
-LOWER_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
+from classify.evaluation.selection_metric import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -110,37 +107,3 @@ def rank_results(results: Sequence[HeadResult], best: HeadResult) -> list[HeadRe
         return record is not best, math.inf if value is None else -sign * value
 
     return sorted(results, key=rank)
-
-
-def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The score interval for a share, good for small n and near 0 and 1.
-
-    E. B. Wilson (1927), "Probable inference, the law of succession, and statistical
-    inference", Journal of the American Statistical Association 22, 209-212.
-
-    Parameters
-    ----------
-    correct, n : int
-        So many of so many.
-    level : float
-        Between 0 and 1.
-
-    Returns
-    -------
-    low, high : float
-
-    Raises
-    ------
-    CallError
-        If `correct` is not from 0 to `n`, `n` is not positive or `level` not between 0 and 1.
-    """
-    if not (0 <= correct <= n and n > 0 and 0 < level < 1):
-        raise CallError(f"no interval for {correct} of {n} at level {level}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, shrink = correct / n, 1 + z * z / n
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Exactly 0 and 1 at the ends, whatever rounding does.
-    low = 0.0 if correct == 0 else (centre - half) / shrink
-    high = 1.0 if correct == n else (centre + half) / shrink
-    return low, high

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.checks.summary import DuplicatePair, LabelIssue
+from classify.checks.duplicates import DuplicatePair
+from classify.checks.label_issues import LabelIssue
+from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.report.leaderboard import format_percent
 from classify.report.thumbnails import Thumbnail, Thumbnails
-from classify.data.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,10 +13,14 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from classify.experiments.compare import Comparison
 from classify.report.leaderboard import format_decimal, format_interval, format_percent
-from classify.report.provenance import Facts
-from classify.report.sections import TaskSection
+from classify.report.provenance import Facts, collect_provenance
+from classify.report.sections import TaskSection, build_sections
+from classify.report.thumbnails import Thumbnails
+from classify.strategy.advise import Advice
 from featurize.cache.format import LayerInfo
+from featurize.cache.reader import FeatureCache
 
 GENERATOR_NAME = "Headgraft report"
 
@@ -50,7 +56,7 @@ def render_page(page: Page, pictures: Mapping[int, str]) -> str:
     """
     scripts = [_read_bokeh_script(), _read_template("page.js")]
     names = Environment(
-        loader=PackageLoader("classify.report.write", ""),
+        loader=PackageLoader("classify.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -92,7 +98,7 @@ def _make_content_policy(scripts: Sequence[str]) -> str:
 
 
 def _read_template(name: str) -> str:
-    return files("classify.report.write").joinpath(name).read_text(encoding="utf-8")
+    return files("classify.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _read_bokeh_script() -> str:
@@ -101,3 +107,34 @@ def _read_bokeh_script() -> str:
     script = "\n".join(parts)
     # Neither may stand in a script element: the one would end it, the other hide its end.
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def build_page(
+    cache: FeatureCache,
+    comparison: Comparison,
+    *,
+    images: str | os.PathLike[str] | None,
+    command: str | None,
+    sources: Mapping[str, str] | None,
+    seed: int | None,
+    advice: Mapping[str, Advice],
+) -> str:
+    """A report as HTML; parameters as in `classify.report.write.write_report`."""
+    pictures = Thumbnails(cache, images)
+    tasks = list(build_sections(cache, comparison, pictures, advice))
+    rows = {row for task in tasks for row in task.map_rows}
+    dots = {
+        row: url for row in sorted(rows) if (url := pictures.map_thumbnail_url(row)) is not None
+    }
+    folder = shlex.quote(cache.root) if cache.root else "DIR"
+    page = Page(
+        title=cache.path.name,
+        tasks=tasks,
+        layers=list(cache.layers.values()),
+        provenance=collect_provenance(
+            cache, comparison, command=command, sources=sources or {}, seed=seed
+        ),
+        has_pictures=bool(pictures),
+        pictures_hint=f"For pictures, give the image folder: --images {folder}",
+    )
+    return render_page(page, dots)

@@ -4,26 +4,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from classify.strategy.advise import Advice
 from classify.checks.summary import DataChecks, SmallClass, check_task
-from classify.experiments.compare import Comparison
-from classify.data.labels import TEST, TRAIN, VAL
-from classify.evaluation.predictions import HeldOutPredictions
-from classify.report.charts.advice import AdviceSection, advice_section
-from classify.report.leaderboard import Headline, LeaderboardRow, build_leaderboard, format_decimal
-from classify.report.charts.depth import chart_depth
-from classify.report.charts.base import Chart
-from classify.report.galleries import Gallery, GalleryBuilder
-from classify.report.charts.embedding_map import chart_embedding_map
-from classify.report.charts.confusion import chart_confusion, chart_reliability
-from classify.report.thumbnails import Thumbnails
-from classify.report.projection import Projector
-from classify.evaluation.recall import compute_class_recall
-from classify.experiments.results import FitResult
+from classify.data.folder_labels import TEST, TRAIN, VAL
+from classify.data.tasks import Task
 from classify.evaluation.metrics import calibration_error
 from classify.evaluation.metrics import compute_confusion_matrix as count_confusions
 from classify.evaluation.metrics import reliability_curve as reliability_of
-from classify.data.tasks import Task
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.recall import compute_class_recall
+from classify.experiments.compare import Comparison
+from classify.experiments.results import FitResult
+from classify.report.charts.advice import AdviceSection, advice_section
+from classify.report.charts.base import Chart
+from classify.report.charts.confusion import chart_confusion
+from classify.report.charts.depth import chart_depth
+from classify.report.charts.embedding_map import chart_embedding_map
+from classify.report.charts.reliability import chart_reliability
+from classify.report.galleries import Gallery, GalleryBuilder
+from classify.report.leaderboard import Headline, LeaderboardRow, build_leaderboard, format_decimal
+from classify.report.projection import Projector
+from classify.report.thumbnails import Thumbnails
+from classify.strategy.advise import Advice
 from featurize.cache.reader import FeatureCache
 
 MAX_GALLERY_IMAGES = 300  # in all galleries of a report together

@@ -10,7 +10,8 @@ from PIL import Image, features
 
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
-from featurize.images.decoding import FORMATS, decode_image, read_image_file
+from featurize.images.decoding import FORMATS, decode_image
+from featurize.images.reading import read_image_file
 
 GALLERY_PIXELS, MAP_PIXELS = 112, 48
 """Pixels of a picture in a gallery, and of one shown at a point of the map."""

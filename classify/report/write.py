@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from classify.strategy.advise import Advice
-from classify.experiments.compare import Comparison
-from classify.errors import CallError
 from classify.data.features import CacheOrPath, open_cache
-from classify.outputs import check_output, open_output
+from classify.errors import CallError
+from classify.experiments.compare import Comparison
+from classify.store import check_output, open_output
+from classify.strategy.advise import Advice
 
 __all__ = ["check_report_path", "write_report"]
 
@@ -58,7 +58,7 @@ def write_report(
     FeaturizeError, FileNotFoundError
     """
     path = check_report_path(path, images)
-    from classify.pages.compose import build_page
+    from classify.report.page import build_page
 
     page = build_page(
         open_cache(cache),

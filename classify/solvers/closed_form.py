@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from classify.solvers.selection import PathPoint
-from classify.errors import CallError
 from classify.data.features import FeatureRows
-from classify.solvers.gram import MAX_SOLVER_BYTES, sum_parts
-from classify.heads.models import UNSEEN_CLASS_SCORE, LinearModel
-from classify.spectrum import PrincipalBasis
-from classify.data.splits import FoldPlan
+from classify.data.folds import FoldPlan
+from classify.errors import CallError
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
+from classify.heads.models import LinearModel
+from classify.solvers.gram import MAX_SOLVER_BYTES, PrincipalBasis, sum_parts
+from classify.solvers.selection import PathPoint
 
 MAX_VALUE_COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
 MAX_VALUES_IN_MEMORY = 16_000_000  # held at once, 64 MB

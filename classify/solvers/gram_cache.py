@@ -6,10 +6,9 @@ from dataclasses import fields
 import numpy as np
 
 from classify.data.features import FeatureRows
+from classify.data.folds import FoldPlan
+from classify.solvers.gram import SCALE_COLUMNS, SCALE_GLOBAL, GramStats, PrincipalBasis
 from classify.store import compute_digest, fingerprint_layers, load_artifact, save_artifact
-from classify.solvers.gram import GramStats
-from classify.spectrum import SCALE_COLUMNS, SCALE_GLOBAL, PrincipalBasis
-from classify.data.splits import FoldPlan
 from featurize.cache.reader import FeatureCache
 
 VERSION = 3

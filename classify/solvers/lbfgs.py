@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 from scipy.optimize import minimize
 
-from classify.solvers.selection import PathPoint
-from classify.errors import CallError
 from classify.data.features import FeatureRows
-from classify.solvers.gram import MAX_SOLVER_BYTES
-from classify.heads.models import UNSEEN_CLASS_SCORE, LinearModel
-from classify.spectrum import PrincipalBasis
+from classify.errors import CallError
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
+from classify.heads.models import LinearModel
+from classify.solvers.gram import MAX_SOLVER_BYTES, PrincipalBasis
+from classify.solvers.selection import PathPoint
 
 # The greatest entry of the gradient of the mean loss, in the round coordinates. To choose a setting
 # the first is enough: on 20,000 x 512 features it moved no test accuracy by more than 0.0004.

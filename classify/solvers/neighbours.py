@@ -6,12 +6,12 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import Pipeline
 
-from classify.solvers.selection import PathPoint
 from classify.data.features import FeatureRows
-from classify.store import compute_digest, fingerprint_layers, load_artifact, save_artifact
-from classify.scaling import fit_and_scale
+from classify.data.folds import FoldPlan
 from classify.heads.models import SMOOTHING_ATTR, SklearnModel, expand_to_all_classes, smooth_shares
-from classify.data.splits import FoldPlan
+from classify.solvers.selection import PathPoint
+from classify.solvers.sklearn_heads import fit_and_scale
+from classify.store import compute_digest, fingerprint_layers, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
 VERSION = 1

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
-from classify.solvers.selection import PathPoint
-from classify.heads.registry import ClassWeight, EstimatorFactory
-from classify.scaling import fit_and_scale
+from classify.data.folds import Folds
 from classify.heads.models import SklearnModel
-from classify.data.splits import Folds
+from classify.heads.registry import ClassWeight, EstimatorFactory
+from classify.solvers.selection import PathPoint
 
 
 def cross_val_point(
@@ -93,3 +93,29 @@ def fit_converged(model: Any, X: np.ndarray, y: np.ndarray) -> bool:
         if not issubclass(other.category, ConvergenceWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+
+
+def fit_and_scale(
+    X: np.ndarray, *, global_scale: bool = False
+) -> tuple[StandardScaler, np.ndarray]:
+    """Scale training features by their own statistics.
+
+    Parameters
+    ----------
+    X : float array of shape (n, D)
+        Scaled in place: give a copy.
+    global_scale : bool
+        Divide all columns by one number, the root of their mean variance: rows that are prepared
+        keep the proportions of their columns. Else each is divided by its own deviation.
+
+    Returns
+    -------
+    StandardScaler
+        Fitted, for the rows to come: it copies what it is given.
+    float array of shape (n, D)
+    """
+    scaler = StandardScaler(copy=False).fit(X)
+    if global_scale:
+        scaler.scale_[:] = np.sqrt(scaler.var_.mean()) or 1
+    X = scaler.transform(X)
+    return scaler.set_params(copy=True), X

@@ -8,21 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from classify.experiments.compare import Comparison, compare
-from classify.errors import ClassifyError, TooFewImagesError
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
-from classify.experiments.fit import LabelsLike, can_join_layers, resolve_labels
-from classify.experiments.grid import HeadProgressCallback
-from classify.data.labels import TEST, VAL, LabelTable
-from classify.strategy.explain import explain_depth, explain_size
-from classify.heads.record import HeadResult
-from classify.experiments.results import FitResult
-from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
-from classify.strategy.learning_curve import ADVICE_HEAD, CurveFit, DatasetSize, measure_learning_curve, plan_curve
-from classify.strategy.strategies import STRATEGIES, check_size_and_similarity, probe_command, strategy_commands
+from classify.data.folder_labels import TEST, VAL
+from classify.data.labels import LabelsLike, LabelTable, resolve_labels
 from classify.data.tasks import Task, make_task
-from featurize.cache.reader import FeatureCache
+from classify.errors import ClassifyError, TooFewImagesError
+from classify.experiments.compare import Comparison, compare
+from classify.experiments.fit import can_join_layers
+from classify.experiments.grid import HeadProgressCallback
+from classify.experiments.results import FitResult
+from classify.heads.record import HeadResult
+from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
+from classify.strategy.explain import explain_depth, explain_size
+from classify.strategy.learning_curve import (
+    ADVICE_HEAD,
+    CurveFit,
+    DatasetSize,
+    measure_learning_curve,
+    plan_curve,
+)
+from classify.strategy.strategies import (
+    STRATEGIES,
+    check_size_and_similarity,
+    probe_command,
+    strategy_commands,
+)
 from featurize.backbones.families import EMBEDDING_DIMS
+from featurize.cache.reader import FeatureCache
 
 MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
 

@@ -10,24 +10,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from classify.strategy.advise import Advice, advise
-from classify.experiments.compare import compare
-from classify.experiments.fit import can_join_layers, fit, resolve_labels
-from classify.data.labels import LabelTable
+from classify.data.labels import LabelTable, resolve_labels
+from classify.data.tasks import Task, make_task
+from classify.evaluation.paired import compare_paired
 from classify.evaluation.predictions import HeldOutPredictions
+from classify.experiments.compare import compare
+from classify.experiments.fit import can_join_layers, fit
+from classify.experiments.results import FitResult
 from classify.heads.io import check_head_file, save_head
 from classify.heads.record import HeadResult
-from classify.experiments.results import FitResult
-from classify.evaluation.metrics import compare_paired
+from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
-from classify.data.tasks import Task, make_task
 from featurize.cache.reader import FeatureCache
 
 if TYPE_CHECKING:
-    from classify.finetuning.trainer import TrainProgress
     from classify.finetuning.run import FineTuneResult
-    from featurize.pipeline.stats import RunStats
+    from classify.finetuning.trainer import TrainProgress
     from featurize.extraction.summary import Summary
+    from featurize.pipeline.stats import RunStats
 
 MessageCallback = Callable[[str], None]
 PROBE_HEAD = "softmax"

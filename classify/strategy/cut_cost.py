@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from classify.data.features import CacheOrPath, open_cache
-from featurize.system import signals
 from featurize.backbones.families import EMBEDDING_DIMS
+from featurize.system import signals
 
 BATCH_SIZE = 8  # images: a share of the time is wanted, and large networks take seconds an image
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from classify.errors import CallError
-from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
-from featurize.cache.reader import FeatureCache
+from classify.evaluation.predictions import HeldOutPredictions
 from featurize.backbones.families import find_family
+from featurize.cache.reader import FeatureCache
 
 SIMILAR, DIFFERENT, UNSURE = "similar", "different", "cannot tell yet"
 MIN_ERROR_REDUCTION = 0.1  # share of the last layer's errors that a clearly better cut spares

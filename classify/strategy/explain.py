@@ -3,8 +3,20 @@
 from collections.abc import Iterator
 
 from classify.evaluation.bootstrap import Estimate
-from classify.strategy.depth_profile import DIFFERENT, EQUAL_MARGIN, MIN_ERROR_REDUCTION, SIMILAR, CutCandidate, DepthProfile
-from classify.strategy.learning_curve import MIN_LARGE_IMAGES, MIN_LARGE_PER_CLASS, NEAR_FACTOR, DatasetSize
+from classify.strategy.depth_profile import (
+    DIFFERENT,
+    EQUAL_MARGIN,
+    MIN_ERROR_REDUCTION,
+    SIMILAR,
+    CutCandidate,
+    DepthProfile,
+)
+from classify.strategy.learning_curve import (
+    MIN_LARGE_IMAGES,
+    MIN_LARGE_PER_CLASS,
+    NEAR_FACTOR,
+    DatasetSize,
+)
 
 NEGLIGIBLE_GAIN = (
     0.02  # a doubling that may have brought so much is no sign that nothing is to be gained

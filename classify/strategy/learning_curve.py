@@ -8,16 +8,16 @@ import numpy as np
 from joblib import delayed
 
 from classify.data.features import FeatureRows
-from classify.heads.registry import get_head_spec
-from classify.store import compute_digest, load_artifact, save_artifact
-from classify.data.labels import TEST, TRAIN, VAL
+from classify.data.folder_labels import TEST, TRAIN, VAL
+from classify.data.folds import FoldPlan, iter_folds
 from classify.data.preparation import ROOT_L2
-from classify.evaluation.bootstrap import Estimate, bootstrap_means
-from classify.data.splits import FoldPlan, iter_folds
-from classify.solvers.gram_cache import compute_fold_bases
 from classify.data.tasks import Task
-from classify.training.train import TrainingSet, train
+from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.experiments.workers import run_parallel
+from classify.heads.registry import get_head_spec
+from classify.solvers.gram_cache import compute_fold_bases
+from classify.store import compute_digest, load_artifact, save_artifact
+from classify.training.train import TrainingSet, train
 from featurize.cache.reader import FeatureCache
 
 SMALL, LARGE = "small", "large"

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 
 from classify.errors import CallError
-from featurize.cache.reader import FeatureCache
 from featurize.backbones.families import DEFAULT_WEIGHTS
+from featurize.cache.reader import FeatureCache
 
 SIZES = ("small", "large")
 SIMILARITIES = ("similar", "different")

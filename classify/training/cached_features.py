@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from classify.errors import UnknownPathError
 from classify.data.features import CacheOrPath, FeatureRows, check_paths, open_cache, resolve_layers
+from classify.errors import UnknownPathError
 from featurize.cache.reader import FeatureCache
 
 

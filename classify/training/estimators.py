@@ -10,12 +10,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from classify.evaluation.temperature import fit_temperature
 from classify.errors import CallError
+from classify.evaluation.temperature import fit_temperature
 from classify.heads.registry import HeadSpec, get_head_spec
-from classify.training.training_set import make_training_set
-from classify.training.train import train
 from classify.training.class_weights import check_sample_weight
+from classify.training.train import train
+from classify.training.training_set import make_training_set
 
 
 class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

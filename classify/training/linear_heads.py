@@ -12,9 +12,9 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from classify.errors import CallError
-from classify.training.estimators import BaseHeadClassifier
-from classify.heads.registry import HEADS
 from classify.heads.models import LinearModel
+from classify.heads.registry import HEADS
+from classify.training.estimators import BaseHeadClassifier
 
 
 class BaseLinearClassifier(BaseHeadClassifier):

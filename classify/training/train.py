@@ -7,21 +7,15 @@ from typing import Any, cast
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from classify import kernels
-from classify.solvers import sklearn_heads
-from classify.solvers import lbfgs
-from classify.solvers import neighbours
-from classify.solvers import closed_form
-from classify.solvers import rbf_svm
-from classify.solvers.selection import PathPoint, SelectedParam, SelectionLoss, select_param
-from classify.errors import CallError
 from classify.data.features import FeatureRows
-from classify.heads.registry import EstimatorFactory, HeadSpec, Param
-from classify.solvers.lbfgs import Problem
-from classify.solvers.gram import GramStats
+from classify.data.folds import FoldPlan
+from classify.errors import CallError
 from classify.heads.models import LinearModel, SklearnModel
-from classify.spectrum import SCALE_NONE, PrincipalBasis
-from classify.data.splits import FoldPlan
+from classify.heads.registry import EstimatorFactory, HeadSpec, Param
+from classify.solvers import closed_form, lbfgs, neighbours, rbf_svm, sklearn_heads
+from classify.solvers.gram import SCALE_NONE, GramStats, PrincipalBasis
+from classify.solvers.lbfgs import Problem
+from classify.solvers.selection import PathPoint, SelectedParam, SelectionLoss, select_param
 
 MAX_IN_MEMORY_BYTES = 1 << 30
 """Bytes of float32 features up to which a copy of them may be made."""
@@ -150,7 +144,7 @@ def limit_folds(spec: HeadSpec, rows: FeatureRows, fold_plan: FoldPlan, n_classe
     if spec.solver == "minimised":
         lbfgs.check_solver_memory(n_classes, rows.dim, min(len(rows), rows.dim))
     if spec.solver == "kernel" and not _is_exact_svm_feasible(rows, len(rows), n_classes):
-        lbfgs.check_solver_memory(n_classes, kernels.MAX_LANDMARKS, kernels.MAX_LANDMARKS)
+        lbfgs.check_solver_memory(n_classes, rbf_svm.MAX_LANDMARKS, rbf_svm.MAX_LANDMARKS)
     if (
         spec.solver in ("minimised", "kernel")
         and rows.nbytes > MAX_IN_MEMORY_BYTES
@@ -255,9 +249,9 @@ def _train_nystroem_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResul
     trained = _fit_path(spec, training_set, problems, final)
     notice = (
         f"not all pairs of {len(folding.final_indices):,} images of {K:,} classes are compared: those "
-        f"with {kernels.MAX_LANDMARKS:,} of them take their place"
+        f"with {rbf_svm.MAX_LANDMARKS:,} of them take their place"
     )
-    scorer = kernels.to_sklearn_model(kernel, cast(LinearModel, trained.scorer), K)
+    scorer = rbf_svm.to_sklearn_model(kernel, cast(LinearModel, trained.scorer), K)
     further = {"gamma": float(kernel[-1].gamma)}
     return replace(trained, scorer=scorer, notices=[notice, *trained.notices], extra_params=further)
 
@@ -266,8 +260,8 @@ def _map_rows(
     training_set: TrainingSet, train_rows: np.ndarray, held: np.ndarray, gamma_factor: float
 ) -> tuple[Pipeline, Problem]:
     """A kernel map of some rows, and what is to be minimised behind it."""
-    kernel = kernels.fit_rbf_map(training_set.rows.subset(train_rows), gamma_factor)
-    mapped: FeatureRows = kernels.KernelRows(
+    kernel = rbf_svm.fit_rbf_map(training_set.rows.subset(train_rows), gamma_factor)
+    mapped: FeatureRows = rbf_svm.KernelRows(
         training_set.rows.parts, training_set.rows.rows, training_set.rows.is_root_l2, kernel
     )
     if (len(training_set.fold_plan.val_indices) + 1) * mapped.nbytes <= MAX_IN_MEMORY_BYTES:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import check_cv
 
-from classify.errors import CallError
 from classify.data.features import FeatureRows
-from classify.heads.registry import HeadSpec
-from classify.data.splits import MAX_FOLDS, FoldPlan, plan_folds
-from classify.solvers.gram_cache import compute_fold_bases
-from classify.training.train import TrainingSet, limit_folds
+from classify.data.folds import MAX_FOLDS, FoldPlan, plan_folds
 from classify.data.units import link_same_bytes, number_units
+from classify.errors import CallError
+from classify.heads.registry import HeadSpec
+from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.class_weights import count_repeats, resolve_class_weights
+from classify.training.train import TrainingSet, limit_folds
 
 
 def make_training_set(

@@ -11,13 +11,18 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from featurize.system import memory
 from featurize.backbones import weights as weights_files
+from featurize.backbones.families import (
+    DEFAULT_WEIGHTS,
+    find_family,
+    is_file_path,
+    read_backbone_name,
+)
 from featurize.backbones.graph import Layer, LayerGraph
 from featurize.errors import BackboneError, CallError, UnknownWeightsError
-from featurize.backbones.families import DEFAULT_WEIGHTS, find_family
-from featurize.names import did_you_mean, is_file_path, read_backbone_name
 from featurize.images.preprocess import check_preprocess
+from featurize.system import memory
+from featurize.text import did_you_mean
 
 SEEDLING = "seedling"
 SEEDLING_WEIGHTS_PATH = Path(__file__).with_name("seedling") / "seedling.safetensors"

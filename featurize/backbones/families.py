@@ -3,11 +3,15 @@
 No torch here, so that a finished cache is recognised without importing it.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featurize.errors import BackboneError, CallError, UnknownLayerError
-from featurize.names import did_you_mean
+from featurize.text import did_you_mean
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_BACKBONE = "resnet50"
@@ -183,3 +187,13 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
             default = family.last_pool if stage == family.last else "avg"
             found[stage, chosen or default] = None
     return list(found)
+
+
+def is_file_path(text: str) -> bool:
+    """Whether what was given for a backbone or for weights means a local file."""
+    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)
+
+
+def read_backbone_name(metadata: Mapping[str, str]) -> str:
+    """The network that a weights file is for, by its metadata; empty where it does not say."""
+    return metadata.get("backbone", "").strip('"')  # a fine-tuned head's metadata are JSON

@@ -3,8 +3,8 @@
 from torch import fx
 
 from featurize.backbones.graph import Layer, LayerGraph
-from featurize.errors import BackboneError
 from featurize.backbones.pooling import pool_maps, pooled_dim
+from featurize.errors import BackboneError
 
 
 def find_parameter_depths(network: LayerGraph) -> dict[str, int]:

@@ -11,9 +11,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featurize.cache.violations import CHECKSUM_DTYPE, CHECKSUMS_GROUP, EXTRACTOR_TEXT_ATTRS, FORMAT_NAME, FORMAT_VERSION, PAGE_BYTES
-from featurize.fingerprint import canonical_json
 from featurize.cache.format import Extractor, LayerInfo
+from featurize.cache.violations import (
+    CHECKSUM_DTYPE,
+    CHECKSUMS_GROUP,
+    EXTRACTOR_TEXT_ATTRS,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+)
+from featurize.fingerprint import canonical_json
 
 
 class SparseFile(io.RawIOBase):

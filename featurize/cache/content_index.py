@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.cache.reader import FeatureCache
 from featurize.cache.checksums import is_damaged
 from featurize.cache.format import PENDING
+from featurize.cache.reader import FeatureCache
 
 
 @dataclass(frozen=True)

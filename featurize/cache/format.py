@@ -18,7 +18,13 @@ import h5py
 import numpy as np
 
 from featurize.cache import crash_guard
-from featurize.cache.violations import CHECKSUMS_GROUP, COLUMN_DTYPES, EXTRACTOR_TEXT_ATTRS, find_violations, make_dataset_name
+from featurize.cache.violations import (
+    CHECKSUMS_GROUP,
+    COLUMN_DTYPES,
+    EXTRACTOR_TEXT_ATTRS,
+    find_violations,
+    make_dataset_name,
+)
 from featurize.errors import CacheFormatError, CacheReplacedError, CacheUnreachableError
 
 PENDING, MARKED, FAILED = 0, 1, 2

@@ -13,6 +13,7 @@ import numpy as np
 
 from featurize.cache import format as cache_format
 from featurize.cache.checksums import is_damaged, is_unchecked
+from featurize.cache.format import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
 from featurize.cache.violations import CHECKSUMS_GROUP
 from featurize.errors import (
     CacheFormatError,
@@ -20,8 +21,7 @@ from featurize.errors import (
     RowNotReadyError,
     UnknownLayerError,
 )
-from featurize.images.decoding import REASONS
-from featurize.cache.format import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
+from featurize.images.reasons import REASONS
 
 _NON_PLAIN_PATH = re.compile(
     r"(?:^|/)\.{0,2}(?:/|$)|\0"

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from featurize.cache import format as cache_format
-from featurize.system import signals
+from featurize.cache.builder import build_empty_file
 from featurize.cache.checksums import compute_checksums
+from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
 from featurize.cache.violations import CHECKSUMS_GROUP, PAGE_BYTES
 from featurize.errors import CacheReplacedError, DiskFullError, FeaturizeError
 from featurize.files import to_write_error
-from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
-from featurize.cache.builder import build_empty_file
+from featurize.system import signals
 from featurize.text import format_bytes
 
 SYNC_INTERVAL_SECONDS = 1.0

@@ -5,8 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
+from featurize.cli.console import (
+    EXIT_DONE,
+    EXIT_INCOMPLETE,
+    EXIT_WRONG_INPUT,
+    print_json,
+    print_stderr,
+    run_command,
+)
 from featurize.system import signals
-from featurize.cli.console import EXIT_DONE, EXIT_INCOMPLETE, EXIT_WRONG_INPUT, print_json, print_stderr, run_command
 from featurize.text import to_printable
 
 MAX_SHOWN_FAILURES = 20
@@ -112,9 +119,9 @@ def run(
     """Make a feature cache of IMAGES, or complete one. What is done is never done again."""
 
     def work() -> int:
+        from featurize.cli.progress import ProgressLine
         from featurize.extraction.dry_run import Estimate
         from featurize.extraction.run import run as run_job
-        from featurize.cli.progress import ProgressLine
 
         live = ProgressLine()
         try:
@@ -158,8 +165,7 @@ def run(
 
 
 def _show_estimate(estimate: Any) -> None:
-    from featurize.cli.progress import format_duration
-    from featurize.text import format_bytes
+    from featurize.text import format_bytes, format_duration
 
     print(f"{estimate.rows:,} images, {estimate.to_compute:,} of them to compute")
     print(
@@ -172,7 +178,7 @@ def _show_estimate(estimate: Any) -> None:
 
 
 def _show_summary(summary: Any) -> None:
-    from featurize.cli.progress import format_duration
+    from featurize.text import format_duration
 
     if summary.failures:
         print(f"{summary.failed:,} failed:")

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from featurize.system import signals
 from featurize.errors import FeaturizeError, RunInterruptedError
+from featurize.system import signals
 from featurize.text import to_printable
 
 EXIT_DONE, EXIT_UNEXPECTED, EXIT_WRONG_INPUT, EXIT_INCOMPLETE = 0, 1, 2, 3

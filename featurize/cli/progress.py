@@ -5,7 +5,7 @@ import sys
 import time
 
 from featurize.pipeline.stats import RunStats
-from featurize.text import to_printable
+from featurize.text import format_duration, to_printable
 
 
 class ProgressLine:
@@ -59,14 +59,3 @@ def format_progress(stats: RunStats) -> str:
         f"{stats.done:,} of {stats.total:,}  {stats.images_per_second:,.0f} images/s  "
         f"{format_duration(stats.seconds_left)} left  {shares}"
     )
-
-
-def format_duration(seconds: float | None) -> str:
-    """``2:05:09``, ``5:09`` or ``9 s``; a dash where unknown."""
-    if seconds is None:
-        return "-"
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

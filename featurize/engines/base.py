@@ -73,3 +73,12 @@ def check_engine(name: str, device: str, precision: str) -> None:
 def find_missing_onnx_packages() -> list[str]:
     """What onnxruntime would need and is not installed."""
     return [package for package in ONNX_PACKAGES if find_spec(package) is None]
+
+
+def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A batch with black images behind it, to `size`."""
+    if len(pixels) >= size:
+        return pixels
+    full = np.zeros((size, *pixels.shape[1:]), np.uint8)
+    full[: len(pixels)] = pixels
+    return full

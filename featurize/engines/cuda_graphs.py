@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featurize.engines.compile_cache import use_private_cache
-from featurize.engines.torch_compile import pad_batch
-from featurize.engines.eager import choose_batch_sizes, precision_context
 from featurize.backbones.pixel_network import PixelNetwork
+from featurize.engines.base import pad_batch
+from featurize.engines.compile_cache import use_private_cache
+from featurize.engines.eager import choose_batch_sizes, precision_context
 
 PARTS_PER_BATCH = 4  # of a batch: while one is computed, the next is copied
 

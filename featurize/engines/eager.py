@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurize.system import cpu
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.errors import CallError
+from featurize.system import cpu
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PIXELS_PER_BATCH = 32 * 224 * 224

@@ -1,5 +1,13 @@
 """Open an engine that needs preparation, and hold it to what `eager` gives."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from featurize.engines.base import CPU_ENGINES, Engine, check_engine
+
+if TYPE_CHECKING:
+    from featurize.backbones.backbone import Backbone
+
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from featurize.engines.base import ENGINE_RTOL
 from featurize.engines.eager import EagerEngine
-from featurize.engines.base import ENGINE_RTOL, Engine
 from featurize.errors import EngineError
 
 
@@ -77,3 +85,56 @@ def _max_relative_difference(found: list[np.ndarray], expected: list[np.ndarray]
         off = np.linalg.norm(one - other, axis=1) / np.maximum(norm, 1e-12)
         rows.append(off[np.isfinite(norm)])  # the others fail under any engine
     return float(np.concatenate(rows).max(initial=0.0))
+
+
+def check_device(device: str, precision: str) -> None:
+    """Refuse a device that is not there, before anything is loaded for it.
+
+    Raises
+    ------
+    CallError
+    """
+    from featurize.engines.eager import resolve_device
+
+    resolve_device(device, precision)
+
+
+def open_engine(
+    backbone: "Backbone",
+    layers: Sequence[tuple[str, str]],
+    *,
+    name: str = "eager",
+    device: str = "auto",
+    precision: str = "float32",
+) -> Engine:
+    """Make the engine that runs these layers of a backbone.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`; ``auto`` is `eager` here, to begin with (see `engines.choice`).
+
+    Raises
+    ------
+    CallError
+        If the engine, device or precision is unknown or cannot be had here.
+    EngineError
+        If the engine cannot run this network.
+    """
+    from featurize.engines.eager import EagerEngine, resolve_device
+
+    check_engine(name, device, precision)
+    device = resolve_device(_choose_device(name, device), precision)
+    module = backbone.cut(layers)
+    eager = EagerEngine(module, backbone.preprocess, device=device, precision=precision)
+    if name in ("auto", "eager"):
+        return eager
+    from featurize.engines.factory import open_verified_engine
+
+    return open_verified_engine(name, eager, module, backbone.preprocess, precision)
+
+
+def _choose_device(name: str, device: str) -> str:
+    if device != "auto" or name in ("auto", "eager"):
+        return device
+    return "cpu" if name in CPU_ENGINES else "cuda"

@@ -10,8 +10,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from featurize.engines.eager import choose_batch_sizes, count_compute_threads
 from featurize.backbones.pixel_network import PixelNetwork
+from featurize.engines.eager import choose_batch_sizes, count_compute_threads
 
 
 class OnnxRuntimeEngine:

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from featurize.backbones.pixel_network import PixelNetwork
+from featurize.engines.base import pad_batch
 from featurize.engines.compile_cache import use_private_cache
 from featurize.engines.eager import choose_batch_sizes, precision_context
-from featurize.backbones.pixel_network import PixelNetwork
 
 
 class TorchCompileEngine:
@@ -49,12 +50,3 @@ class TorchCompileEngine:
             outputs = self._run(torch.from_numpy(pad_batch(pixels, self.batch_size)))
             # Copied: what the compiled code gives may be its own memory, used again.
             return [np.array(output[:count].float().numpy()) for output in outputs]
-
-
-def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A batch with black images behind it, to `size`."""
-    if len(pixels) >= size:
-        return pixels
-    full = np.zeros((size, *pixels.shape[1:]), np.uint8)
-    full[: len(pixels)] = pixels
-    return full

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from featurize.images import decoding
 from featurize.cache import writer
-from featurize.engines.batching import BatchRunner
-from featurize.cache.reader import FeatureCache
-from featurize.errors import ImageUnreadableError
-from featurize.images.decoding import ImageListing
 from featurize.cache.format import PENDING
+from featurize.cache.reader import FeatureCache
+from featurize.engines.batching import BatchRunner
+from featurize.errors import ImageUnreadableError
+from featurize.extraction.changes import RetryPolicy, diff_listing
+from featurize.extraction.options import ResolvedOptions
 from featurize.extraction.setup import ExtractionSetup
-from featurize.extraction.options import ResolvedOptions, RetryPolicy, diff_listing
+from featurize.images import decoding, reading
+from featurize.sources.folder import ImageListing
 
 SAMPLE_SIZE = 16
 MIN_SPEEDUP = 1.5  # times as fast: from there on it is worth a word
@@ -80,7 +81,7 @@ def estimate_run(
         def decoded(row: int) -> np.ndarray | None:
             try:
                 return decoding.decode_image(
-                    decoding.read_image_file(listing.full_path(row)).data, recipe
+                    reading.read_image_file(listing.full_path(row)).data, recipe
                 )
             except ImageUnreadableError:
                 return None
@@ -121,7 +122,7 @@ def suggest_fast_decoding(listing: ImageListing, preprocess: dict[str, object]) 
     rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
     for row in rows:
         try:
-            data = decoding.read_image_file(listing.full_path(row)).data
+            data = reading.read_image_file(listing.full_path(row)).data
             pixels = {}
             for decoder in seconds:
                 start = time.perf_counter()

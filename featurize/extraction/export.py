@@ -7,10 +7,10 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import CallError, FeaturizeError, OutputError
 from featurize.files import atomic_write, check_target, to_write_error
-from featurize.cache.format import MARKED
 
 ROWS_PER_BLOCK = 8192
 

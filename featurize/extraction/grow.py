@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from featurize.cache import writer
-from featurize.cache.reader import FeatureCache
 from featurize.cache.checksums import compute_checksums, is_damaged, is_unchecked
 from featurize.cache.content_index import ContentIndex
-from featurize.errors import CacheBusyError, FeaturizeError, OutputError
-from featurize.images.decoding import ImageListing
 from featurize.cache.format import FAILED, MARKED, PENDING, LayerInfo
 from featurize.cache.lock import WriteLock
-from featurize.extraction.options import ListingDiff, RetryPolicy
+from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
+from featurize.errors import CacheBusyError, FeaturizeError, OutputError
+from featurize.extraction.changes import ListingDiff, RetryPolicy
+from featurize.sources.folder import ImageListing
 
 COPY_CHUNK_BYTES = 64 << 20
 

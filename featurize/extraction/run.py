@@ -10,28 +10,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurize import __version__
-from featurize.system import cpu
-from featurize.extraction import grow
-from featurize.images import decoding
-from featurize.system import signals
 from featurize.cache import writer
-from featurize.pipeline.prefetch import ExtractionJob
-from featurize.cache.reader import FeatureCache
 from featurize.cache.content_index import ContentIndex
-from featurize.errors import CacheFormatError, CallError, RunInterruptedError
-from featurize.extraction.dry_run import Estimate, estimate_run, suggest_fast_decoding
-from featurize.images.decoding import ImageListing
 from featurize.cache.format import PENDING, LayerInfo
-from featurize.pipeline.in_flight import in_flight_path
-from featurize.extraction.setup import ExtractionSetup
 from featurize.cache.lock import WriteLock
-from featurize.pipeline.stats import RunStats
-from featurize.sources.patterns import GlobFilter
-from featurize.pipeline.pipeline import process_rows
-from featurize.extraction.options import ListingDiff, Options, ResolvedOptions, RetryPolicy, diff_listing, find_pending_rows, is_same_extractor, refuse_mass_removal, resolve_options
-from featurize.extraction.summary import Summary
-from featurize.text import to_printable
+from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
+from featurize.errors import CacheFormatError, CallError, RunInterruptedError
+from featurize.extraction import grow
+from featurize.extraction.changes import (
+    ListingDiff,
+    RetryPolicy,
+    diff_listing,
+    find_pending_rows,
+    refuse_mass_removal,
+)
+from featurize.extraction.dry_run import Estimate, estimate_run, suggest_fast_decoding
+from featurize.extraction.options import (
+    Options,
+    ResolvedOptions,
+    is_same_extractor,
+    resolve_options,
+)
+from featurize.extraction.setup import ExtractionSetup
+from featurize.extraction.summary import Summary
+from featurize.pipeline.in_flight import in_flight_path
+from featurize.pipeline.pipeline import process_rows
+from featurize.pipeline.prefetch import ExtractionJob
+from featurize.pipeline.stats import RunStats
+from featurize.sources import folder as folder_source
+from featurize.sources.folder import ImageListing
+from featurize.sources.patterns import GlobFilter
+from featurize.system import cpu, signals
+from featurize.text import to_printable
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -149,7 +160,7 @@ def run(
     options.check()
     before = _open_if_exists(path)  # what is no cache is refused before a lock is put beside it
     taken = (_resolve_globs(include, before, "include"), _resolve_globs(exclude, before, "exclude"))
-    listing = decoding.list_images(folder, *taken, follow=follow)
+    listing = folder_source.list_images(folder, *taken, follow=follow)
     for sentence in listing.skipped:
         say(sentence)
     if before is not None:

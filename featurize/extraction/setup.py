@@ -5,15 +5,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurize.system import signals
-from featurize.cache.reader import FeatureCache
-from featurize.engines import Engine, check_device, open_engine
-from featurize.engines.auto import EngineSelector
-from featurize.errors import CallError
-from featurize.fingerprint import compute_fingerprint
+from featurize.backbones.families import is_file_path
 from featurize.cache.format import Extractor, LayerInfo
-from featurize.names import is_file_path
+from featurize.cache.reader import FeatureCache
+from featurize.engines.auto import EngineSelector
+from featurize.engines.base import Engine
+from featurize.engines.factory import check_device, open_engine
+from featurize.errors import CallError
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor, hash_file
+from featurize.fingerprint import compute_fingerprint
+from featurize.system import signals
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurize import __version__
-from featurize.images import decoding
+from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache, find_cache_violations
 from featurize.errors import CallError, ImageUnreadableError
 from featurize.extraction.grow import add_checksums
-from featurize.cache.format import MARKED
-from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.options import Options, resolve_options
+from featurize.extraction.setup import ExtractionSetup
+from featurize.images import decoding, reading, reasons
+from featurize.sources import folder
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -98,9 +99,9 @@ def _check_against_images(
 
 def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
     try:
-        digest = decoding.compute_sha256(decoding.read_image_file(decoding.join_path(root, path)).data)
+        digest = reading.compute_sha256(reading.read_image_file(folder.join_path(root, path)).data)
     except ImageUnreadableError as error:
-        if error.reason == decoding.VANISHED:
+        if error.reason == reasons.VANISHED:
             return f"{path} is in the cache but not in {root}"
         return str(error)
     if digest != recorded:
@@ -122,9 +123,9 @@ def _compare_with_fresh_pass(
     infos = list(cache.layers.values())
     engine = loader.make_engine_selector(infos).open_first()
     recipe = dict(cache.extractor.preprocess)
-    places = [decoding.join_path(root, cache.paths[row]) for row in rows]
+    places = [folder.join_path(root, cache.paths[row]) for row in rows]
     pixels = np.stack(
-        [decoding.decode_image(decoding.read_image_file(place).data, recipe) for place in places]
+        [decoding.decode_image(reading.read_image_file(place).data, recipe) for place in places]
     )
     found = []
     for info, fresh in zip(infos, engine.run(pixels), strict=True):

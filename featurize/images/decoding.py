@@ -5,64 +5,30 @@ One broken image is one failed row: whatever is wrong with a file comes out as
 """
 
 import ctypes
-import hashlib
 import io
-import os
-import stat
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from featurize.images import limits
-from featurize.images import footprint
-from featurize.system import memory
-from featurize.images import transforms
 from featurize.errors import ImageUnreadableError
-from featurize.sources.folder import IMAGE_SUFFIXES, ImageListing, join_path, list_images
-from featurize.images.reasons import DAMAGED, EMPTY, ENDED_PROCESS, NO_MEMORY, NO_PERMISSION, NOT_A_FILE, NOT_AN_IMAGE, NOT_FINITE, OK, READ_ERROR, REASONS, TOO_LARGE, TRANSIENT, UNSUPPORTED, VANISHED
-
-__all__ = [
-    "DAMAGED",
-    "EMPTY",
-    "ENDED_PROCESS",
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "MAX_FILE_BYTES",
-    "MAX_PIXELS",
-    "NOT_AN_IMAGE",
-    "NOT_A_FILE",
-    "NOT_FINITE",
-    "NO_MEMORY",
-    "NO_PERMISSION",
-    "OK",
-    "READ_ERROR",
-    "REASONS",
-    "TOO_LARGE",
-    "TRANSIENT",
-    "UNSUPPORTED",
-    "VANISHED",
-    "ImageFile",
-    "ImageListing",
-    "compute_sha256",
-    "decode_image",
-    "join_path",
-    "list_images",
-    "read_image_file",
-]
+from featurize.images import footprint, limits, transforms
+from featurize.images.reasons import (
+    DAMAGED,
+    NO_MEMORY,
+    NOT_AN_IMAGE,
+    TOO_LARGE,
+    UNSUPPORTED,
+)
+from featurize.system import memory
 
 # Pillow is asked for these readers and no others: some of the rest start other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM")
 # How files of these kinds begin; what else they lack makes them damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
-MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
-MTIME_GRANULARITY_NS = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick that slowly
-MAX_READ_ATTEMPTS = 3  # of a file that changes meanwhile
 
 _OUT_OF_MEMORY_TEXTS = (
     "out of memory",
@@ -70,80 +36,6 @@ _OUT_OF_MEMORY_TEXTS = (
     "decoder error -9",
     "cannot allocate",
 )
-
-
-class ImageFile(NamedTuple):
-    """A file as it was read.
-
-    Attributes
-    ----------
-    data : bytes
-        All of it.
-    size, mtime_ns : int
-        As they stood before and after. The time is 0 where it was so young that the file may
-        change once more without another time showing: it has to be looked at again.
-    """
-
-    data: bytes
-    size: int
-    mtime_ns: int
-
-
-def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
-    """Read one file whole, and as it stands at one moment.
-
-    Raises
-    ------
-    ImageUnreadable
-        If it cannot be read, is empty, is no regular file or is over a gigabyte, or if it changes
-        as fast as it is read.
-    """
-    name = os.fsdecode(path)
-    try:
-        # Without O_NONBLOCK a named pipe would hang the run for ever.
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            found = _read_stable(fd, name)
-        finally:
-            os.close(fd)
-    except ImageUnreadableError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageUnreadableError(f"{name} is gone", VANISHED) from error
-    except PermissionError as error:
-        raise ImageUnreadableError(f"{name} may not be read", NO_PERMISSION) from error
-    except MemoryError as error:
-        raise ImageUnreadableError(f"{name}: not enough memory to read it", NO_MEMORY) from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise ImageUnreadableError(f"{name} cannot be read: {error}", READ_ERROR) from error
-    if not found.data:
-        raise ImageUnreadableError(f"{name} is empty", EMPTY)
-    return found
-
-
-def _read_stable(fd: int, name: str) -> ImageFile:
-    before = os.fstat(fd)
-    for _ in range(MAX_READ_ATTEMPTS):
-        if not stat.S_ISREG(before.st_mode):
-            raise ImageUnreadableError(f"{name} is not a regular file", NOT_A_FILE)
-        if before.st_size > MAX_FILE_BYTES:
-            raise ImageUnreadableError(f"{name} has {before.st_size:,} bytes", TOO_LARGE)
-        now = time.time_ns()
-        with memory.reserve(before.st_size, name), open(fd, "rb", closefd=False) as file:
-            file.seek(0)
-            data = file.read(before.st_size + 1)
-        after = os.fstat(fd)
-        state = (after.st_size, after.st_mtime_ns)
-        if state == (before.st_size, before.st_mtime_ns) and len(data) == after.st_size:
-            young = after.st_mtime_ns > now - MTIME_GRANULARITY_NS
-            return ImageFile(data, after.st_size, 0 if young else after.st_mtime_ns)
-        before = after
-    raise ImageUnreadableError(f"{name} changes while it is read", READ_ERROR)
-
-
-def compute_sha256(data: bytes) -> bytes:
-    """SHA-256 of a file's bytes, 32 bytes long."""
-    return hashlib.sha256(data).digest()
 
 
 def decode_image(data: bytes, preprocess: dict[str, object]) -> np.ndarray:

@@ -9,7 +9,13 @@ from typing import Any
 from PIL import Image
 
 from featurize.images import limits
-from featurize.images.transforms import STRIP_BYTES, STRIP_PIXELS, compute_resized_size, find_transpose, is_opaque_rgb
+from featurize.images.transforms import (
+    STRIP_BYTES,
+    STRIP_PIXELS,
+    compute_resized_size,
+    find_transpose,
+    is_opaque_rgb,
+)
 
 _BASE_BYTES = 1 << 20
 _WEBP_PIXEL_BYTES = 13  # beside the image: canvas, the frame before, a copy for Pillow, alpha

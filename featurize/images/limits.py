@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from featurize.errors import ImageUnreadableError
-from featurize.images.transforms import is_scaled_ppm
 from featurize.images.reasons import TOO_LARGE
+from featurize.images.transforms import is_scaled_ppm
 
 MAX_SCANS = 500  # of a JPEG; a progressive one has about ten
 MAX_SEGMENTS, MAX_SEGMENT_BYTES = 20_000, 32 << 20  # before a JPEG's first scan

@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from featurize.images import decoding
-from featurize.system import memory
 from featurize.errors import FeaturizeError, ImageUnreadableError
+from featurize.images import decoding, reasons
+from featurize.system import memory
 
 MIN_PROCESS_CORES = 8  # from here on threads bring less than their cores could
 MIN_PROCESS_IMAGES = 10_000  # fewer are decoded before processes have started
@@ -170,10 +170,10 @@ def decode_in_process(
             raise
         if late.is_set():
             raise ImageUnreadableError(
-                f"no answer within {wall_seconds:,.0f} s", decoding.READ_ERROR
+                f"no answer within {wall_seconds:,.0f} s", reasons.READ_ERROR
             ) from error
         raise ImageUnreadableError(
-            decoding.REASONS[decoding.ENDED_PROCESS], decoding.ENDED_PROCESS
+            reasons.REASONS[reasons.ENDED_PROCESS], reasons.ENDED_PROCESS
         ) from error
     finally:
         watch.cancel()
@@ -237,9 +237,9 @@ class _DecodeWorker:
                     if pixels.size == np.prod(self._shape):
                         return pixels.reshape(self._shape)
                 elif answer:
-                    raise ImageUnreadableError(decoding.REASONS[answer[0]], answer[0])
+                    raise ImageUnreadableError(reasons.REASONS[answer[0]], answer[0])
                 self._end(0)
-        raise ImageUnreadableError("the process that decoded it ended", decoding.READ_ERROR)
+        raise ImageUnreadableError("the process that decoded it ended", reasons.READ_ERROR)
 
     def kill(self) -> None:
         """End it at once, whatever it does; whoever waits for it hears of it."""
@@ -308,7 +308,7 @@ def worker_main(options: dict[str, Any]) -> None:
         except ImageUnreadableError as error:
             target.write(bytes([error.reason]))
         except MemoryError:
-            target.write(bytes([decoding.NO_MEMORY]))
+            target.write(bytes([reasons.NO_MEMORY]))
         else:
             target.write(b"\0")
             target.write(np.ascontiguousarray(pixels).data)

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from featurize.system import signals
-from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage, Prefetcher
-from featurize.engines.batching import BatchRunner
-from featurize.pipeline.write_behind import BackgroundWriter
 from featurize.cache.content_index import ContentIndex
-from featurize.pipeline.stats import RunStats
 from featurize.cache.writer import CacheWriter
+from featurize.engines.batching import BatchRunner
+from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage, Prefetcher
+from featurize.pipeline.stats import RunStats
+from featurize.pipeline.write_behind import BackgroundWriter
+from featurize.system import signals
 
 
 def process_rows(

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.images import decoding
 from featurize.cache.content_index import ContentIndex, StoredRow
-from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.engines.auto import EngineSelector
 from featurize.errors import ImageUnreadableError
+from featurize.images import reading, reasons
+from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.pipeline.in_flight import InFlightLog
 from featurize.pipeline.stats import RunStats
+from featurize.sources import folder
 
 MAX_BATCHES_AHEAD = 2
 MAX_WAIT_SECONDS = 1.0  # seconds without an image, after which a batch is run as it is
@@ -47,7 +48,7 @@ class ExtractionJob:
         with other bytes is not computed but returned by `pump`.
     """
 
-    listing: decoding.ImageListing
+    listing: folder.ImageListing
     rows: np.ndarray
     preprocess: dict[str, object]
     layers: list[str]
@@ -66,7 +67,7 @@ class PrefetchedImage:
     mtime_ns: int
     digest: bytes = bytes(32)
     pixels: np.ndarray | None = None
-    reason: int = decoding.OK
+    reason: int = reasons.OK
     is_unchanged: bool = False
     is_changed: bool = False
     copy_of: int | StoredRow | None = None
@@ -150,8 +151,8 @@ class Prefetcher:
         item = PrefetchedImage(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
         start = time.perf_counter()
         try:
-            data, item.size, item.mtime_ns = decoding.read_image_file(listing.full_path(row))
-            item.digest = decoding.compute_sha256(data)
+            data, item.size, item.mtime_ns = reading.read_image_file(listing.full_path(row))
+            item.digest = reading.compute_sha256(data)
             item.read_seconds = time.perf_counter() - start
             recorded = b"" if task.recorded_sha256 is None else task.recorded_sha256[row].tobytes()
             if task.new_layers_only:

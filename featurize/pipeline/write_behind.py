@@ -6,13 +6,13 @@ import time
 
 import numpy as np
 
-from featurize.images import decoding
-from featurize.system import signals
-from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage
 from featurize.cache.content_index import StoredRow
 from featurize.cache.format import FAILED, PENDING
-from featurize.pipeline.stats import RunStats
 from featurize.cache.writer import SYNC_INTERVAL_SECONDS, CacheWriter
+from featurize.images import reasons
+from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage
+from featurize.pipeline.stats import RunStats
+from featurize.system import signals
 
 
 class BackgroundWriter:
@@ -106,16 +106,16 @@ class BackgroundWriter:
             self.writer.fill(rows, named, *about)
             self.stats.computed += len(rows)
         for k in np.flatnonzero(~finite):
-            self._write_failure(items[k], decoding.NOT_FINITE)
+            self._write_failure(items[k], reasons.NOT_FINITE)
 
     def _write_item(self, item: PrefetchedImage) -> None:
         rows, about = _to_columns([item])
         if item.is_unchanged:
             self.writer.update_stat(rows, *about[1:])
-        elif item.reason != decoding.OK:
+        elif item.reason != reasons.OK:
             self._write_failure(item, item.reason)
         elif isinstance(item.copy_of, StoredRow):
-            if item.copy_of.reason != decoding.OK:
+            if item.copy_of.reason != reasons.OK:
                 self._write_failure(item, item.copy_of.reason)
             else:
                 layers = self.writer.layout.layers

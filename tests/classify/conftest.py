@@ -16,11 +16,11 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from featurize import run
-from featurize.cache.reader import FeatureCache
-from featurize.fingerprint import compute_fingerprint
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.lock import WriteLock
+from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter, allocate_cache
+from featurize.fingerprint import compute_fingerprint
 
 if TYPE_CHECKING:
     from classify import FineTuneClassifier

@@ -13,14 +13,14 @@ import pytest
 
 import featurize
 from classify import advise
-from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
 from classify.data.labels import read_labels
-from classify.evaluation.predictions import HeldOutPredictions
+from classify.data.tasks import make_task
+from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
+from classify.evaluation.predictions import HeldOutPredictions
 from classify.strategy.cut_cost import measure_cut_cost
 from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
 from classify.strategy.learning_curve import CurvePoint, DatasetSize, plan_curve
-from classify.data.tasks import make_task
 
 CLASSES = 3
 

@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from classify import load_head
-from classify.strategy import auto as auto_module
-from classify.durations import parse_duration
 from classify.errors import CallError
+from classify.strategy import auto as auto_module
+from featurize.text import parse_duration
 
 ADVICE = {
     ("small", "similar"): "linear-probe",

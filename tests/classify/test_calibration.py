@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from classify.evaluation import temperature as temperature_module
-from classify.evaluation.temperature import fit_temperature, summarise_decision_values
 from classify.errors import CallError
-from classify.heads.models import UNSEEN_CLASS_SCORE
+from classify.evaluation import predictions
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE, summarise_decision_values
+from classify.evaluation.temperature import fit_temperature
 
 
 def world(n, n_classes=4, seed=0):
@@ -116,7 +116,7 @@ def test_scores_that_are_no_numbers_are_refused(bad):
 def test_a_sample_of_many_rows_gives_nearly_the_same(monkeypatch):
     scores, y = world(4000)
     whole = fit_temperature(scores, y)
-    monkeypatch.setattr(temperature_module, "MAX_SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(predictions, "MAX_SAMPLE_ROWS", 1000)
     sampled = fit_temperature(scores, y)
     assert sampled != whole
     assert sampled == pytest.approx(whole, rel=0.2)
@@ -134,7 +134,7 @@ def told(scores, truth, classes=None, *, temperature=2.0, probabilistic=True):
 
 
 def test_outcomes_are_those_of_the_softmax(monkeypatch):
-    monkeypatch.setattr(temperature_module, "MAX_BLOCK_VALUES", 28)  # seven rows at a time
+    monkeypatch.setattr(predictions, "MAX_BLOCK_VALUES", 28)  # seven rows at a time
     scores, truth = world(100)
     found = told(scores, truth)
     each = np.arange(100)

@@ -7,15 +7,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from classify.data import near_copies
 from classify.checks import duplicates as twins_module
-from classify.evaluation.temperature import fit_temperature, summarise_decision_values
-from classify.checks.summary import check_task, find_duplicates, find_label_issues, find_small_classes
+from classify.checks.duplicates import count_compared, find_duplicates
+from classify.checks.label_issues import find_label_issues
+from classify.checks.summary import check_task, find_small_classes
+from classify.data import near_copies
 from classify.data.features import FeatureRows
 from classify.data.labels import LabelTable
 from classify.data.near_copies import expected_by_chance
 from classify.data.tasks import Task, make_task
-from classify.checks.duplicates import count_compared
+from classify.evaluation.predictions import summarise_decision_values
+from classify.evaluation.temperature import fit_temperature
 from featurize.errors import UnknownLayerError
 
 

@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import HeadClassifier
 from classify.evaluation.temperature import fit_temperature
-from classify.solvers.selection import PathPoint, select_param
 from classify.heads.registry import get_head_spec
+from classify.solvers.selection import PathPoint, select_param
 
 M = 16  # held-out images
 Y = np.zeros(M, int)

@@ -8,18 +8,17 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from classify.training import train as train_module
 from classify.data.features import FeatureRows
+from classify.data.folds import plan_content_folds, plan_folds
 from classify.heads.registry import HEADS
-from classify.store import store_dir
-from classify.solvers.lbfgs import Problem, fit_linear
-from classify.solvers.gram import GramStats
 from classify.solvers.closed_form import fit_closed_form, sum_classes
-from classify.spectrum import PrincipalBasis
-from classify.data.splits import plan_content_folds, plan_folds
+from classify.solvers.gram import GramStats, PrincipalBasis
 from classify.solvers.gram_cache import _recent, compute_fold_bases
-from classify.training.train import TrainingSet, train
+from classify.solvers.lbfgs import Problem, fit_linear
+from classify.store import store_dir
+from classify.training import train as train_module
 from classify.training.class_weights import resolve_class_weights
+from classify.training.train import TrainingSet, train
 
 
 def world(n, dim, classes, seed=0):
@@ -142,7 +141,7 @@ def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     rows, folds = FeatureRows.from_array(X), plan_folds(y, 0)
     lesson = TrainingSet(rows, y, 5, folds, compute_fold_bases(None, (), rows, folds))
     monkeypatch.setattr("classify.solvers.rbf_svm.MAX_EXACT_ROWS", 0)  # by landmarks, in memory too
-    monkeypatch.setattr("classify.kernels.MAX_LANDMARKS", 100)
+    monkeypatch.setattr("classify.solvers.rbf_svm.MAX_LANDMARKS", 100)
     plain = train(HEADS[name], lesson)
     monkeypatch.setattr(train_module, "MAX_IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("classify.data.features.BLOCK_BYTES", 4 * 40 * 480)

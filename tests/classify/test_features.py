@@ -12,9 +12,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
-from classify.training.cached_features import CachedFeatures
-from classify.errors import CallError, UnknownPathError
 from classify.data.features import FeatureRows, open_cache, resolve_layer_sets, resolve_layers
+from classify.errors import CallError, UnknownPathError
+from classify.training.cached_features import CachedFeatures
 from featurize.errors import RowNotReadyError, UnknownLayerError
 
 

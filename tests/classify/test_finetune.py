@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from classify import SoftmaxClassifier, fit, save_head
-from classify.finetuning.trainer import TrainConfig
+from classify.data.splits import split_validation
 from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
-from classify.sides import split_validation
+from classify.finetuning.trainer import TrainConfig
 from featurize import FeatureCache, load_backbone
 from featurize.backbones.backbone import SEEDLING_WEIGHTS_PATH
 

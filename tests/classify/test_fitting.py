@@ -6,12 +6,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import fit
-from classify.solvers import lbfgs
-from classify.errors import CallError, UnknownHeadError
 from classify.data.features import FeatureRows
-from classify.heads.registry import HEADS, get_head_spec
 from classify.data.labels import LabelTable, read_labels
 from classify.data.tasks import make_task
+from classify.errors import CallError, UnknownHeadError
+from classify.heads.registry import HEADS, get_head_spec
+from classify.solvers import lbfgs
 
 
 def with_split(cache, y, split) -> LabelTable:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Perceptron
 
 from classify import fit
-from classify.cli import app as app_module
+from classify.cli import options
 from classify.errors import UnknownHeadError
 from classify.heads.registry import DEFAULT_HEADS, HEADS, get_head_spec
 
@@ -22,8 +22,8 @@ def test_heads_are_found_by_name_or_nearly():
 
 
 def test_the_command_line_names_them_all():
-    assert app_module.HEAD_NAMES.split(", ")[:-1] == list(HEADS)
-    assert app_module.DEFAULT_HEADS.split(",") == list(DEFAULT_HEADS)
+    assert options.HEAD_NAMES.split(", ")[:-1] == list(HEADS)
+    assert options.DEFAULT_HEADS.split(",") == list(DEFAULT_HEADS)
 
 
 @pytest.mark.parametrize("name", sorted(set(HEADS) - {"ncm"}))

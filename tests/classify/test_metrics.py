@@ -8,8 +8,8 @@ from scipy.special import softmax
 from sklearn import metrics as theirs
 
 from classify import compare, fit
-from classify.errors import CallError, LabelError
 from classify.data.labels import LabelTable
+from classify.errors import CallError, LabelError
 from classify.evaluation.selection_metric import METRIC_NAMES, SelectionMetric, resolve_metric
 
 CLASSES = ["a", "b", "c"]

@@ -12,14 +12,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classify import fit, load_head, save_head
-from classify.solvers import neighbours
-from classify.errors import HeadFileError
 from classify.data.features import FeatureRows
+from classify.data.folds import plan_content_folds, plan_folds
+from classify.errors import HeadFileError
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
+from classify.heads.models import SMOOTHING_ATTR, SklearnModel
 from classify.heads.registry import HEADS
+from classify.solvers import neighbours
+from classify.solvers.neighbours import (
+    SMOOTHING,
+    cross_val_path,
+    find_neighbours,
+    load_or_find_neighbours,
+)
 from classify.store import store_dir
-from classify.solvers.neighbours import SMOOTHING, cross_val_path, find_neighbours, load_or_find_neighbours
-from classify.heads.models import SMOOTHING_ATTR, UNSEEN_CLASS_SCORE, SklearnModel
-from classify.data.splits import plan_content_folds, plan_folds
 from classify.training.train import TrainingSet, train
 
 KNN = HEADS["knn"]

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.experiments.compare import Comparison, compare
 from classify.errors import CallError, OutputError
+from classify.experiments.compare import Comparison, compare
 from featurize.cache.reader import FeatureCache
 
 pytest.importorskip("bokeh")
-from classify.report.write import check_report_path, write_report
-from classify.report.charts.depth import chart_depth
 from classify.report.charts.base import clean_label
 from classify.report.charts.confusion import MAX_MATRIX_CLASSES, chart_confusion
-from classify.report.thumbnails import GALLERY_PIXELS, make_thumbnail
+from classify.report.charts.depth import chart_depth
 from classify.report.projection import MAX_POINTS, Projector
+from classify.report.thumbnails import GALLERY_PIXELS, make_thumbnail
+from classify.report.write import check_report_path, write_report
 
 HOSTILE = "a/<img src=x onerror=alert(1)>.png"
 LABELS = ["</script><b>'\"", "<!--&amp;", "$$x$$"]

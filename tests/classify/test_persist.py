@@ -17,10 +17,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from classify import fit, load_head, predict, save_head
-from classify.errors import CallError, HeadFileError, HeadMismatchError, OutputError
 from classify.data.features import FeatureRows
-from classify.heads.registry import HEADS
 from classify.data.labels import LabelTable
+from classify.errors import CallError, HeadFileError, HeadMismatchError, OutputError
+from classify.heads.registry import HEADS
 from featurize.errors import UnknownLayerError
 
 

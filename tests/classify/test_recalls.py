@@ -7,10 +7,9 @@ import pytest
 
 from classify import evaluate, fit, save_head
 from classify.data.labels import LabelTable
+from classify.evaluation.metrics import estimate_proportion, wilson_interval
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.recall import compute_class_recall
-from classify.heads.record import wilson_interval
-from classify.evaluation.metrics import estimate_proportion
 
 
 def answers(truth, predicted):

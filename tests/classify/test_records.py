@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from classify.errors import CallError
-from classify.heads.record import HeadResult, wilson_interval
+from classify.evaluation.metrics import wilson_interval
+from classify.heads.record import HeadResult
 
 KEYS = "task head layer classes n_train n_test accuracy accuracy_ci validation C seconds"
 

@@ -15,14 +15,14 @@ from scipy.stats import t
 
 from classify import compare
 from classify.cli import app as app_module
-from classify.experiments.draws import DrawSpec, plan_draws
-from classify.errors import CallError, TooFewImagesError
-from classify.store import store_dir
+from classify.data.folds import draw_class_ranks
+from classify.data.folds import draw_test_folds as draw_folds
 from classify.data.labels import LabelTable, read_labels
-from classify.heads.record import wilson_interval
+from classify.errors import CallError, TooFewImagesError
+from classify.evaluation.metrics import wilson_interval
 from classify.evaluation.repeated import average_over_draws, average_over_splits
-from classify.data.splits import draw_class_ranks
-from classify.data.splits import draw_test_folds as draw_folds
+from classify.experiments.draws import DrawSpec, plan_draws
+from classify.store import store_dir
 from featurize.cache.reader import FeatureCache
 
 HEADS = "softmax,linear-svm,rbf-svm,ridge,lda,ncm,knn"
@@ -118,14 +118,14 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
     from classify.experiments import fit as fit_module
 
     seen = {}
-    train = fit_module.train
+    real_train = fit_module.train
 
     def watched(head, lesson):
         key = frozenset(
             frozenset(lesson.rows.rows[held].tolist()) for held in lesson.fold_plan.val_indices
         )
         seen.setdefault(head.name, []).append(key)
-        return train(head, lesson)
+        return real_train(head, lesson)
 
     monkeypatch.setattr(fit_module, "train", watched)
     for labels in (halves, groups):

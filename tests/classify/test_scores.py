@@ -16,10 +16,18 @@ from sklearn.metrics import (
     log_loss,
 )
 
-from classify.evaluation.temperature import summarise_decision_values
 from classify.errors import CallError
 from classify.evaluation.bootstrap import MetricSums, equal_mass_bins, sign_flip_test
-from classify.evaluation.metrics import Metrics, calibration_error, compare_paired, compute_confusion_matrix, compute_metrics, estimate_proportion, reliability_curve
+from classify.evaluation.metrics import (
+    Metrics,
+    calibration_error,
+    compute_confusion_matrix,
+    compute_metrics,
+    estimate_proportion,
+    reliability_curve,
+)
+from classify.evaluation.paired import compare_paired
+from classify.evaluation.predictions import summarise_decision_values
 
 
 def world(n, n_classes=4, seed=0, *, heat=1.0, probabilistic=True, temperature=None):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from classify.data.splits import count_units, hold_out, iter_folds
+from classify.data.folds import iter_folds
+from classify.data.splits import hold_out
+from classify.data.units import count_units
 
 
 def test_holds_out_the_same_share_of_every_class(digits):

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from classify import compare, evaluate, fit
-from classify.experiments import fit as fit_module
-from classify.data import near_copies
-from classify.data import units
+from classify.data import near_copies, units
 from classify.data.features import FeatureRows
+from classify.data.folds import iter_folds, plan_content_folds
 from classify.data.labels import LabelTable
 from classify.data.near_copies import find_near_copies
-from classify.heads.record import wilson_interval
-from classify.data.splits import hold_out, iter_folds, plan_content_folds
+from classify.data.splits import hold_out
 from classify.data.tasks import make_task
 from classify.data.units import find_copies, link_same_bytes, number_units
+from classify.evaluation.metrics import wilson_interval
+from classify.experiments import fit as fit_module
 from featurize import FeatureCache
 
 
@@ -217,11 +217,11 @@ def test_seeds_move_the_folds_that_contents_decide():
 
 def test_every_head_of_a_task_sees_the_same_folds(cache, table, twice, monkeypatch):
     folds_of: dict[str, list[bytes]] = {}
-    train = fit_module.train
+    real_train = fit_module.train
 
     def watched(head, lesson):
         folds_of.setdefault(head.name, []).append(lesson.fold_plan.part.tobytes())
-        return train(head, lesson)
+        return real_train(head, lesson)
 
     monkeypatch.setattr(fit_module, "train", watched)
     names = ("softmax", "linear-svm", "rbf-svm", "ridge", "lda", "ncm", "knn")

@@ -11,12 +11,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from classify import fit, kernels, load_head, save_head
-from classify.solvers import rbf_svm
+from classify import fit, load_head, save_head
 from classify.data.features import FeatureRows
+from classify.data.folds import FoldPlan, plan_folds
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
+from classify.heads.models import SklearnModel
 from classify.heads.registry import HEADS, HeadSpec
-from classify.heads.models import UNSEEN_CLASS_SCORE, SklearnModel
-from classify.data.splits import FoldPlan, plan_folds
+from classify.solvers import rbf_svm
 from classify.training.train import TrainingSet, train
 
 RBF = HEADS["rbf-svm"]
@@ -120,11 +121,11 @@ def test_a_machine_that_takes_too_long_is_left_and_told(monkeypatch):
     assert any("the final fit with C" in notice for notice in found.notices)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS", 200), ("MOST_CLASSES", 3)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_EXACT_ROWS", 200), ("MAX_EXACT_CLASSES", 3)])
 def test_beyond_a_size_some_rows_stand_for_all(monkeypatch, limit, value):
     X, y = world()
     monkeypatch.setattr(rbf_svm, limit, value)
-    monkeypatch.setattr(kernels, "MAX_LANDMARKS", 60)
+    monkeypatch.setattr(rbf_svm, "MAX_LANDMARKS", 60)
     found = train(RBF, TrainingSet(FeatureRows.from_array(X), y, 4, plan_folds(y, 0)))
     assert found.notices[0].startswith("not all pairs of 240 images of 4 classes")
     kernel = found.scorer.estimator[-2]

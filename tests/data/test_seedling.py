@@ -80,7 +80,15 @@ def test_no_image_enters_the_training(watched):
     opened = {Path(name) for event, name in found["seen"] if event == "open"}
     strange = [path for path in opened if path.parent != output.parent and not harmless(path)]
     assert strange == []
-    readers = {"PIL", "cv2", "imageio", "sklearn", "torchvision", "h5py", "featurize.images.decoding"}
+    readers = {
+        "PIL",
+        "cv2",
+        "imageio",
+        "sklearn",
+        "torchvision",
+        "h5py",
+        "featurize.images.decoding",
+    }
     assert readers.isdisjoint(found["modules"])
 
 

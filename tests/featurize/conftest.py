@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from featurize.cache import format as cache_format
 from featurize.cache import writer
-from featurize.images.workers import DecoderPool
-from featurize.fingerprint import compute_fingerprint
 from featurize.cache.format import Extractor, LayerInfo
+from featurize.fingerprint import compute_fingerprint
+from featurize.images.workers import DecoderPool
 
 RECIPE = {
     **{"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact"},

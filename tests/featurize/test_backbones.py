@@ -19,8 +19,8 @@ from torch import nn
 from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
-from featurize.errors import BackboneError, CallError
 from featurize.backbones.families import EMBEDDING_DIMS, FAMILIES, find_family, parse_layers
+from featurize.errors import BackboneError, CallError
 
 RECIPE = {"resize": 18, "crop": 16, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 

@@ -723,7 +723,7 @@ def test_the_unexpected_is_exit_1(folder, tmp_path, cli, monkeypatch):
     def broken(*_arguments, **_options):
         raise ZeroDivisionError("of a bug of ours")
 
-    monkeypatch.setattr("featurize.images.decoding.list_images", broken)
+    monkeypatch.setattr("featurize.sources.folder.list_images", broken)
     line = ("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     done = cli(*line)
     assert done.exit_code == 1

@@ -17,9 +17,10 @@ import pytest
 
 import featurize
 from featurize import FeatureCache
-from featurize.images import decoding
 from featurize.cache import format as cache_format
 from featurize.cache import writer
+from featurize.cache.lock import WriteLock
+from featurize.cache.writer import CacheWriter
 from featurize.errors import (
     CacheBusyError,
     CacheFormatError,
@@ -29,8 +30,7 @@ from featurize.errors import (
     RowNotReadyError,
 )
 from featurize.fingerprint import canonical_json, compute_fingerprint, hash_weight_arrays
-from featurize.cache.lock import WriteLock
-from featurize.cache.writer import CacheWriter
+from featurize.images import reading, reasons
 
 FIRST_RELEASE = Path(__file__).parent / "data" / "first-release.h5"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cache-format.md"
@@ -200,7 +200,7 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
     """Listed as one picture, read as another, and the first put back, with its time."""
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     place, other = folder / NAMES[0], draw(tmp_path / "other", ["x.png"], seed=9) / "x.png"
-    kept, state, real = place.read_bytes(), place.stat(), decoding.read_image_file
+    kept, state, real = place.read_bytes(), place.stat(), reading.read_image_file
 
     def read(name):
         if os.fsdecode(name) != str(place):
@@ -213,14 +213,14 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
             place.write_bytes(kept)
             os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
 
-    monkeypatch.setattr(decoding, "read_image_file", read)
+    monkeypatch.setattr(reading, "read_image_file", read)
     featurize.run(folder, path, backbone=toy, layers="0")
     found = FeatureCache(path)
-    assert found.column("sha256")[0].tobytes() == decoding.compute_sha256(other.read_bytes())
+    assert found.column("sha256")[0].tobytes() == reading.compute_sha256(other.read_bytes())
     assert found.column("mtime_ns")[0] == state.st_mtime_ns + 5
-    monkeypatch.setattr(decoding, "read_image_file", real)
+    monkeypatch.setattr(reading, "read_image_file", real)
     assert featurize.run(folder, path, backbone=toy).computed == 1
-    assert FeatureCache(path).column("sha256")[0].tobytes() == decoding.compute_sha256(kept)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == reading.compute_sha256(kept)
 
 
 def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
@@ -236,7 +236,7 @@ def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
     place.write_bytes(second)
     os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
     featurize.run(folder, path, backbone=toy)
-    assert FeatureCache(path).column("sha256")[0].tobytes() == decoding.compute_sha256(second)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == reading.compute_sha256(second)
 
 
 def test_c7_status(cache, cli):
@@ -256,9 +256,9 @@ def test_c7_status(cache, cli):
 
 
 def test_c8_reasons(cache, cli):
-    assert {int(code): reason for code, reason, _ in table(8)} == decoding.REASONS
+    assert {int(code): reason for code, reason, _ in table(8)} == reasons.REASONS
     system = {int(code) for code, _, fault in table(8) if fault == "the system"}
-    assert system == decoding.TRANSIENT
+    assert system == reasons.TRANSIENT
     assert FeatureCache(cache).column("reason").tolist() == [0, 0, 0, 3, 7, 0]
 
 
@@ -1279,7 +1279,8 @@ DAMAGE = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from featurize import FeatureCache, layout
+from featurize import FeatureCache
+from featurize.cache import format as layout
 from featurize.errors import CacheFormatError
 
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))

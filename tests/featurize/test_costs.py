@@ -9,8 +9,8 @@ from torch import nn
 from torchvision import models
 
 from featurize import Backbone, FeatureCache, load_backbone, run
-from featurize.backbones.profiling import layer_costs
 from featurize.backbones.families import EMBEDDING_DIMS, find_family
+from featurize.backbones.profiling import layer_costs
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = ["layer", "shape", "dim", "cost", "macs"]

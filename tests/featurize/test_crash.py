@@ -269,7 +269,9 @@ SERVER = """
 import json, os, signal, sys
 import torch
 import featurize.__main__, featurize.cli.app
-from featurize import backbones, job, writer
+from featurize.backbones import backbone
+from featurize.cache import writer
+from featurize.extraction import run
 from featurize.engines import eager
 
 torch.set_num_threads(1)

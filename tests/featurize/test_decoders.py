@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from featurize import FeatureCache, run
-from featurize.images import workers
-from featurize.images import decoding as image_decoding
-from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.errors import FeaturizeError, ImageUnreadableError
+from featurize.images import decoding as image_decoding
+from featurize.images import reasons, workers
+from featurize.images.workers import DecoderPool, decode_in_process
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -63,7 +63,9 @@ def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
     with pytest.raises(ImageUnreadableError) as here:
         image_decoding.decode_image(data, RECIPE)
     assert there.value.reason == here.value.reason
-    np.testing.assert_array_equal(apart.decode(photo()), image_decoding.decode_image(photo(), RECIPE))
+    np.testing.assert_array_equal(
+        apart.decode(photo()), image_decoding.decode_image(photo(), RECIPE)
+    )
 
 
 @needs_proc
@@ -74,8 +76,10 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
     os.kill(process, signal.SIGKILL)
     with pytest.raises(ImageUnreadableError) as found:
         apart.decode(photo(1))
-    assert found.value.reason in image_decoding.TRANSIENT  # a later run tries it again
-    np.testing.assert_array_equal(apart.decode(photo(2)), image_decoding.decode_image(photo(2), RECIPE))
+    assert found.value.reason in reasons.TRANSIENT  # a later run tries it again
+    np.testing.assert_array_equal(
+        apart.decode(photo(2)), image_decoding.decode_image(photo(2), RECIPE)
+    )
     apart.close()
     assert children() == before
 
@@ -125,11 +129,11 @@ from featurize.errors import RunInterruptedError
 from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.engines import eager
 signal.signal(signal.SIGINT, signal.default_int_handler)
-begin, consider = DecoderPool.__init__, DecoderPool.consider
+begin, consider = DecoderPool.__init__, DecoderPool.use_processes_if_worth
 def begin_so(self, recipe):
     begin(self, recipe)
     consider(self, "cuda", 16, 1_000_000)
-DecoderPool.__init__, DecoderPool.consider = begin_so, lambda *_: None
+DecoderPool.__init__, DecoderPool.use_processes_if_worth = begin_so, lambda *_: None
 eager._PIXELS_PER_BATCH = 0  # eight images each
 def report(measure):
     if measure.done:
@@ -184,12 +188,13 @@ def child(monkeypatch):
     def child(what):
         lines = f"""
 import os, signal, time, numpy as np
-from featurize import images, memory
+from featurize.images import decoding
+from featurize.system import memory
 from featurize.errors import ImageUnreadableError
 def decode(data, recipe):
     {what}
     return np.zeros((56, 56, 3), np.uint8)
-images.decode_image = decode
+decoding.decode_image = decode
 worker_main("""
         monkeypatch.setattr(
             workers, "WORKER_CODE", workers.WORKER_CODE.replace("\nworker_main(", lines)
@@ -204,7 +209,7 @@ def test_alone_has_the_same_pixels_and_reasons():
     )
     with pytest.raises(ImageUnreadableError) as found:
         decode_in_process(photo()[:5000], RECIPE)
-    assert found.value.reason == image_decoding.DAMAGED
+    assert found.value.reason == reasons.DAMAGED
 
 
 @pytest.mark.parametrize(
@@ -214,19 +219,19 @@ def test_an_image_that_ends_a_process_of_its_own(what, child):
     child(what)
     with pytest.raises(ImageUnreadableError, match="ended the process") as found:
         decode_in_process(photo(), RECIPE)
-    assert found.value.reason == image_decoding.ENDED_PROCESS
-    assert found.value.reason not in image_decoding.TRANSIENT
+    assert found.value.reason == reasons.ENDED_PROCESS
+    assert found.value.reason not in reasons.TRANSIENT
 
 
 def test_an_image_that_never_ends_is_bounded_alone(child):
     child("while True: pass")
     with pytest.raises(ImageUnreadableError) as found:
         decode_in_process(photo(), RECIPE, cpu_seconds=1)
-    assert found.value.reason == image_decoding.ENDED_PROCESS
+    assert found.value.reason == reasons.ENDED_PROCESS
     child("time.sleep(1000)")  # as on a machine that sleeps: nobody's fault
     with pytest.raises(ImageUnreadableError, match="no answer within 1 s") as found:
         decode_in_process(photo(), RECIPE, wall_seconds=1)
-    assert found.value.reason == image_decoding.READ_ERROR
+    assert found.value.reason == reasons.READ_ERROR
 
 
 @needs_proc
@@ -281,16 +286,16 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
 
 ORPHANED = """
 import sys, threading
-from featurize import decoders
+from featurize.images import workers
 if sys.argv[1] == "decoding":
-    line = "import time; images.decode_image = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
+    line = "import time; decoding.decode_image = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
 else:
     line = "import time; time.sleep(1000)"
-imports = "from featurize import images"
-decoders.WORKER_CODE = decoders.WORKER_CODE.replace("\\nworker_main(", f"\\n{imports}; {line}\\nworker_main(")
+imports = "from featurize.images import decoding"
+workers.WORKER_CODE = workers.WORKER_CODE.replace("\\nworker_main(", f"\\n{imports}; {line}\\nworker_main(")
 recipe = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
-made = decoders.DecoderPool(recipe)
-made.consider("cuda", 16, 1_000_000)
+made = workers.DecoderPool(recipe)
+made.use_processes_if_worth("cuda", 16, 1_000_000)
 print("going", flush=True)
 made.decode(b"image")
 """

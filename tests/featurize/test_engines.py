@@ -17,14 +17,14 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, FeatureCache, load_backbone, run
-from featurize.system import cpu
-from featurize.engines.batching import BatchRunner
-from featurize.engines import ENGINE_RTOL, ENGINES, open_engine
+from featurize.backbones.families import parse_layers
 from featurize.engines import auto as auto_engine
 from featurize.engines.auto import EngineProfile, EngineSelector
-from featurize.engines.base import find_missing_onnx_packages
+from featurize.engines.base import ENGINE_RTOL, ENGINES, find_missing_onnx_packages
+from featurize.engines.batching import BatchRunner
+from featurize.engines.factory import open_engine
 from featurize.errors import CallError, EngineError
-from featurize.backbones.families import parse_layers
+from featurize.system import cpu
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 NO_ONNX = "onnxruntime, onnx or onnxscript is not installed"
@@ -372,7 +372,7 @@ def test_a_run_out_of_memory_loses_no_row(folder, small, tmp_path, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
         return through_torch(engine, pixels)
 
-    monkeypatch.setattr("featurize.engines.eager.Eager.run", cramped)
+    monkeypatch.setattr("featurize.engines.eager.EagerEngine.run", cramped)
     done = run(folder, tmp_path / "cramped.h5", backbone=small, layers="head")
     assert (done.computed, done.failed) == (70, 0)
     plain, found = FeatureCache(tmp_path / "plain.h5"), FeatureCache(tmp_path / "cramped.h5")
@@ -482,7 +482,7 @@ from statistics import median
 
 import numpy as np
 from featurize import load_backbone
-from featurize.engines import open_engine
+from featurize.engines.factory import open_engine
 
 backbone = load_backbone("resnet18", frozen_weights=False)
 engine = open_engine(backbone, [("layer4", "avg")], name="eager", device="cpu")

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from featurize import Backbone, FeatureCache, run
-from featurize.images import decoding
+from featurize.sources import folder as folder_source
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PLAIN = {"resize": 8, "crop": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
@@ -349,9 +349,9 @@ def test_links_are_followed_inside_the_folder(folder, tmp_path):
         found = pixels_of(root)
         assert set(found) == {"own.png", "file.png", "linked/deep/a.png"}
         assert np.array_equal(found["file.png"][0, 0], RED)
-    assert [line for line in decoding.list_images(folder).skipped if "linked again" in line] == [
-        "passed over linked again: it is a link to a folder that is listed already"
-    ]
+    assert [
+        line for line in folder_source.list_images(folder).skipped if "linked again" in line
+    ] == ["passed over linked again: it is a link to a folder that is listed already"]
 
 
 def test_links_that_lead_out_are_followed_where_that_is_asked_for(folder, tmp_path, command):

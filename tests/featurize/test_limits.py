@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from featurize import FeatureCache
-from featurize.images import decoding
 from featurize.errors import ImageUnreadableError
+from featurize.images import decoding, reading, reasons
 
 RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")
@@ -179,7 +179,7 @@ def test_what_cannot_fit_is_not_tried(tmp_path):
     ((reason, text),) = measured(
         "leave(2 << 30); print(json.dumps([tried(files[0], recipe)]))", [path]
     )
-    assert reason == decoding.NO_MEMORY
+    assert reason == reasons.NO_MEMORY
     assert "13,000 x 13,000 pixels need" in text
     assert "MB are free" in text
 
@@ -194,7 +194,7 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
         wrong = {
             path.name: outcome
             for path, outcome in zip(paths, found, strict=True)
-            if outcome != [56, 56, 3] and outcome[0] != decoding.NO_MEMORY
+            if outcome != [56, 56, 3] and outcome[0] != reasons.NO_MEMORY
         }
         assert wrong == {}
         assert any(outcome != [56, 56, 3] for outcome in found)
@@ -214,7 +214,7 @@ def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
     with pytest.raises(ImageUnreadableError) as caught:
         decoding.decode_image(data, RECIPE)
-    assert caught.value.reason == decoding.NO_MEMORY
+    assert caught.value.reason == reasons.NO_MEMORY
     fail[0] = 1
     assert (decoding.decode_image(data, RECIPE) == whole).all()
 
@@ -350,7 +350,7 @@ ENDLESS = {
 def test_what_would_take_ages_is_too_large(kind):
     data = ENDLESS[kind]()
     start = time.process_time()
-    assert reason_of(data) == decoding.TOO_LARGE
+    assert reason_of(data) == reasons.TOO_LARGE
     assert time.process_time() - start < 5  # ages are not begun
 
 
@@ -387,7 +387,7 @@ def test_ppm_of_any_range_has_pillows_pixels(most):
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(image.convert("RGB").crop((8, 0, 72, 64)))
         np.testing.assert_array_equal(found, expected)
-        assert reason_of(data[:-1]) == decoding.DAMAGED
+        assert reason_of(data[:-1]) == reasons.DAMAGED
 
 
 def test_exif_that_is_all_too_long_is_left_aside():
@@ -413,7 +413,7 @@ def test_a_file_is_read_with_its_size_and_time(tmp_path):
         stamp = now - age * 10**9
         os.utime(path, ns=(stamp, stamp))
         # Young files may change once more within a tick of their clock: they are looked at again.
-        assert decoding.read_image_file(path) == (b"image", 5, stamp if kept else 0)
+        assert reading.read_image_file(path) == (b"image", 5, stamp if kept else 0)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
@@ -432,12 +432,12 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fstat", changed)
     for left[0] in (1, 2):
         path.write_bytes(b"old, and longer")
-        assert decoding.read_image_file(path) == (b"new", 3, 10**18)
+        assert reading.read_image_file(path) == (b"new", 3, 10**18)
     left[0] = 100
     path.write_bytes(b"old")
     with pytest.raises(ImageUnreadableError, match="changes while it is read") as found:
-        decoding.read_image_file(path)
-    assert found.value.reason in decoding.TRANSIENT
+        reading.read_image_file(path)
+    assert found.value.reason in reasons.TRANSIENT
 
 
 # --- what libraries write ------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from featurize import FeatureCache, run
-from featurize.images import decoding
 from featurize.errors import CallError
+from featurize.sources import folder as folder_source
 from featurize.sources.patterns import GlobFilter
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="PATH_MAX and /proc are Linux's")
@@ -74,7 +74,7 @@ def test_a_path_longer_than_the_system_takes_costs_itself_alone(folder, descend,
     (line,) = [line for line in said if "passed over" in line]
     assert "file name too long" in line
     assert len(line) < 1000
-    assert decoding.list_images(folder).unlisted[0].startswith("d" * 200)
+    assert folder_source.list_images(folder).unlisted[0].startswith("d" * 200)
 
 
 @LINUX
@@ -97,12 +97,12 @@ def test_a_folder_that_fails_costs_itself_alone(code, folder, draw, monkeypatch)
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    found = decoding.list_images(folder)
+    found = folder_source.list_images(folder)
     assert found.paths == ["a.png", "b.png", "c.png"]
     assert found.skipped == [f"passed over broken/: the folder cannot be listed: {words}"]
     assert found.unlisted == ("broken",)
     with pytest.raises(CallError, match=rf"cannot list .*broken: {words}"):
-        decoding.list_images(folder / "broken")
+        folder_source.list_images(folder / "broken")
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -113,7 +113,7 @@ def test_a_bomb_of_links_is_as_large_as_it_looks(folder, follow):
             (folder / f"{k}" / name).symlink_to(f"../{k + 1}")
     (folder / "24").mkdir()
     (folder / "24" / "d.png").write_bytes((folder / "a.png").read_bytes())
-    found = decoding.list_images(folder, follow=follow)
+    found = folder_source.list_images(folder, follow=follow)
     assert found.paths == ["24/d.png", "a.png", "b.png", "c.png"]
     assert len(found.skipped) == 4  # three by name, the others by number
     assert "45 more" in found.skipped[-1]
@@ -123,7 +123,7 @@ def test_where_everything_is_passed_over_the_reason_is_given(folder, tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.png").symlink_to(folder / "a.png")
     with pytest.raises(CallError, match=r"no image in .*leads out of the folder; `--follow`"):
-        decoding.list_images(tmp_path / "links")
+        folder_source.list_images(tmp_path / "links")
 
 
 # --- odd names -----------------------------------------------------------------------------
@@ -245,11 +245,11 @@ def test_a_run_takes_the_images_that_are_asked_for(draw, tmp_path, command):
 
 def test_where_no_image_is_left(folder):
     with pytest.raises(CallError, match=r"none of the 3 images .* is left by --include"):
-        decoding.list_images(folder, include=["*.jpg"])
+        folder_source.list_images(folder, include=["*.jpg"])
 
 
 def test_a_listing_says_how_it_was_made(folder):
-    found = decoding.list_images(folder, ["*.png"], ["b.*"], follow=True)
+    found = folder_source.list_images(folder, ["*.png"], ["b.*"], follow=True)
     assert found.paths == ["a.png", "c.png"]
     assert (found.include, found.exclude, found.follow) == (("*.png",), ("b.*",), True)
     Image.open(os.fsdecode(found.full_path(1))).close()

@@ -9,8 +9,8 @@ import pytest
 
 import featurize
 from featurize.cache import lock
-from featurize.errors import CacheBusyError, OutputError
 from featurize.cache.lock import WriteLock
+from featurize.errors import CacheBusyError, OutputError
 
 
 def refusing(number):

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
+from featurize.cli.progress import format_progress
 from featurize.images import decoding as images_module
 from featurize.pipeline.stats import STAGES, RunStats
-from featurize.cli.progress import format_duration, format_progress
-from featurize.text import format_bytes
+from featurize.text import format_bytes, format_duration
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 KEYS = {
@@ -374,7 +374,7 @@ class Counting:
                 self.used += len(pixels)
             return features
 
-        monkeypatch.setattr("featurize.engines.eager.Eager.run", observed)
+        monkeypatch.setattr("featurize.engines.eager.EagerEngine.run", observed)
 
 
 @pytest.mark.parametrize("count", [150, 600])
@@ -491,7 +491,7 @@ def test_an_error_in_the_network_keeps_what_is_done(draw, tmp_path, toy, monkeyp
         return through(engine, pixels)
 
     with monkeypatch.context() as patched:
-        patched.setattr("featurize.engines.eager.Eager.run", breaks)
+        patched.setattr("featurize.engines.eager.EagerEngine.run", breaks)
         with pytest.raises(RuntimeError, match="the device is gone"):
             run(folder, tmp_path / "c.h5", backbone=toy, layers="2")
     assert FeatureCache(tmp_path / "c.h5").counts["ok"] == 24

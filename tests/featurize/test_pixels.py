@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from featurize.images import decoding
-from featurize.images import transforms
+from featurize.images import decoding, transforms
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

@@ -129,7 +129,7 @@ class Swallows:
 def find(*_, **__):
     Swallows()
     while True: pass
-extraction_run.images.list_images = find
+extraction_run.folder_source.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "swallowing")
@@ -152,7 +152,7 @@ def deaf(*_, **__):
     while True:
         try: find()
         except BaseException: pass
-extraction_run.images.list_images = deaf
+extraction_run.folder_source.list_images = deaf
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "deaf")
@@ -186,7 +186,7 @@ from featurize.extraction import run as extraction_run
 def find(*_, **__):
     print("full", file=sys.stderr, flush=True)
     while True: print("x" * 1000)
-extraction_run.images.list_images = find
+extraction_run.folder_source.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stderr, "full")
@@ -255,8 +255,8 @@ def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path)
         "    def find_spec(self, name, path, target=None):\n"
         "        if name != 'featurize.images.workers': return None\n"
         "        sys.meta_path.remove(self)\n"
-        "        from featurize import images\n"
-        "        arm(images)\n"
+        "        from featurize.images import decoding\n"
+        "        arm(decoding)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
     environment = os.environ | {"PYTHONPATH": str(module.parent)}

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from featurize import FeatureCache
-from featurize.cache import format as cache_format
 from featurize.cache import crash_guard
+from featurize.cache import format as cache_format
 from featurize.errors import CacheFormatError, CacheUnreachableError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
@@ -21,7 +21,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked
 def test_outcomes():
     assert crash_guard.probe_in_child(lambda: None) == crash_guard.COMPLETED
     assert crash_guard.probe_in_child(lambda: 1 / 0) == crash_guard.COMPLETED
-    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == crash_guard.CRASHED
+    assert (
+        crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        == crash_guard.CRASHED
+    )
 
 
 def loop():
@@ -47,8 +50,14 @@ def test_a_slow_disk_is_not_damage(cache, monkeypatch):
 
 def test_signals_of_the_terminal_are_not_damage(monkeypatch):
     """Ctrl-C reaches the child too: it must not look as if the file had ended it."""
-    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGINT)) == crash_guard.COMPLETED
-    assert crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == crash_guard.COMPLETED
+    assert (
+        crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGINT))
+        == crash_guard.COMPLETED
+    )
+    assert (
+        crash_guard.probe_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        == crash_guard.COMPLETED
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])

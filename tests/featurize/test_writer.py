@@ -12,13 +12,13 @@ import pytest
 
 import featurize
 from featurize import FeatureCache
-from featurize.images import decoding
 from featurize.cache import format as cache_format
 from featurize.cache import writer
-from featurize.errors import CacheBusyError, DiskFullError
 from featurize.cache.format import MARKED, PENDING
 from featurize.cache.lock import WriteLock
 from featurize.cache.writer import CacheWriter
+from featurize.errors import CacheBusyError, DiskFullError
+from featurize.images import reading
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 
@@ -352,12 +352,12 @@ def test_images_changed_to_the_same_content(photos, path, toy, draw, truth, ofte
     """The copies wait for the row that computes their content, not for what it held before."""
     featurize.run(photos, path, backbone=toy, layers="2")
     changed = NAMES[3], NAMES[7], NAMES[35]
-    sound = {name: {decoding.compute_sha256((photos / name).read_bytes())} for name in changed}
+    sound = {name: {reading.compute_sha256((photos / name).read_bytes())} for name in changed}
     draw(photos, changed[:1], seed=1)
     for name in changed[1:]:
         shutil.copy(photos / changed[0], photos / name)
     for name in changed:
-        sound[name].add(decoding.compute_sha256((photos / name).read_bytes()))
+        sound[name].add(reading.compute_sha256((photos / name).read_bytes()))
 
     def stop(measure):
         if stopped and measure.done:

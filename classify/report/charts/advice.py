@@ -4,10 +4,25 @@ from dataclasses import dataclass
 
 from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 
-from classify.strategy.advise import Advice
-from classify.report.charts.base import COLOURS, Chart, add_hover, clean_label, make_slot_range, new_figure, set_tick_labels, to_chart
 from classify.evaluation.bootstrap import Estimate
-from classify.strategy.strategies import DESCRIPTIONS, SIMILARITIES, SIZES, STRATEGIES, describe_similarity
+from classify.report.charts.base import (
+    COLOURS,
+    Chart,
+    add_hover,
+    clean_label,
+    make_slot_range,
+    new_figure,
+    set_tick_labels,
+    to_chart,
+)
+from classify.strategy.advise import Advice
+from classify.strategy.strategies import (
+    DESCRIPTIONS,
+    SIMILARITIES,
+    SIZES,
+    STRATEGIES,
+    describe_similarity,
+)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,19 @@ from collections.abc import Sequence
 
 from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 
-from classify.report.charts.base import COLOURS, MARKERS, Chart, LegendEntry, add_hover, clean_label, make_slot_range, new_figure, set_tick_labels, to_chart
 from classify.heads.record import HeadResult
+from classify.report.charts.base import (
+    COLOURS,
+    MARKERS,
+    Chart,
+    LegendEntry,
+    add_hover,
+    clean_label,
+    make_slot_range,
+    new_figure,
+    set_tick_labels,
+    to_chart,
+)
 
 
 def chart_depth(

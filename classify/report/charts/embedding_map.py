@@ -6,11 +6,20 @@ from dataclasses import replace
 import numpy as np
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
 
-from classify.evaluation.predictions import HeldOutPredictions
-from classify.report.leaderboard import format_percent
-from classify.report.charts.base import COLOURS, MARKERS, OTHER_COLOUR, Chart, LegendEntry, clean_label, new_figure, to_chart
-from classify.report.projection import Projection
 from classify.data.tasks import Task
+from classify.evaluation.predictions import HeldOutPredictions
+from classify.report.charts.base import (
+    COLOURS,
+    MARKERS,
+    OTHER_COLOUR,
+    Chart,
+    LegendEntry,
+    clean_label,
+    new_figure,
+    to_chart,
+)
+from classify.report.leaderboard import format_percent
+from classify.report.projection import Projection
 
 MAX_COLOURED_CLASSES = len(COLOURS)
 # Bokeh puts a column's text where @column stands, escaped; the page's script fills in @picture.

@@ -29,10 +29,30 @@ def load() -> None:
     invalidate_caches()
     names = (
         *("torch", "torchvision", "sklearn.ensemble", "skops.io", "bokeh.plotting", "jinja2"),
-        *("featurize.cli.app", "featurize.extraction.run", "featurize.extraction.verify", "featurize.extraction.export"),
-        *("featurize.backbones.backbone", "featurize.backbones.profiling", "featurize.engines.eager", "classify.cli.app"),
-        *("classify.experiments.compare", "classify.report.write.compose", "classify.strategy.advise", "classify.heads.io"),
-        *("classify.finetuning.run", "classify.strategy.auto", "classify.heads.inference", "classify.cli.tables"),
+        *(
+            "featurize.cli.app",
+            "featurize.extraction.run",
+            "featurize.extraction.verify",
+            "featurize.extraction.export",
+        ),
+        *(
+            "featurize.backbones.backbone",
+            "featurize.backbones.profiling",
+            "featurize.engines.eager",
+            "classify.cli.app",
+        ),
+        *(
+            "classify.experiments.compare",
+            "classify.report.write.compose",
+            "classify.strategy.advise",
+            "classify.heads.io",
+        ),
+        *(
+            "classify.finetuning.run",
+            "classify.strategy.auto",
+            "classify.heads.inference",
+            "classify.cli.tables",
+        ),
         *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),
     )
     for name in names:
