@@ -1,15 +1,18 @@
-"""The errors of stage 2: one small tree, every leaf also a builtin."""
+"""The errors of stage 2: one small tree, every leaf also a builtin.
+
+    ClassifyError (a HeadgraftError)
+    ├── CallError, LabelError, TooFewImagesError (ValueError)
+    ├── UnknownHeadError, UnknownPathError (KeyError)
+    ├── HeadFileError, HeadMismatchError (ValueError)
+    ├── OutputError (OSError)
+    └── DivergedError (ArithmeticError)
+"""
+
+from featurize.errors import HeadgraftError
 
 
-class ClassifyError(Exception):
-    """Base of everything ``classify`` raises on purpose.
-
-    The message says what happened, where, and what to do about it.
-    """
-
-    def __str__(self) -> str:
-        # KeyError would print its argument with quotes around it.
-        return str(self.args[0]) if self.args else ""
+class ClassifyError(HeadgraftError):
+    """Base of everything ``classify`` raises on purpose."""
 
 
 class CallError(ClassifyError, ValueError):

@@ -1,8 +1,25 @@
-"""The errors of stage 1: one small tree, every leaf also a builtin."""
+"""The errors of Headgraft: one small tree, every leaf also a builtin.
+
+    HeadgraftError
+    ├── FeaturizeError
+    │   ├── CallError (ValueError)
+    │   ├── CacheFormatError (ValueError)
+    │   ├── CacheUnreachableError, CacheReplacedError, CacheBusyError (OSError)
+    │   ├── FingerprintMismatchError (ValueError)
+    │   ├── DiskFullError, OutputError (OSError)
+    │   ├── RowNotReadyError (LookupError)
+    │   ├── UnknownLayerError (KeyError)
+    │   ├── BackboneError (ValueError)
+    │   │   └── UnknownWeightsError
+    │   ├── EngineError (RuntimeError)
+    │   ├── ImageUnreadableError (ValueError)
+    │   └── RunInterruptedError (RuntimeError)
+    └── ClassifyError, with leaves of its own: `classify.errors`
+"""
 
 
-class FeaturizeError(Exception):
-    """Base of everything ``featurize`` raises on purpose.
+class HeadgraftError(Exception):
+    """Base of everything that Headgraft raises on purpose.
 
     The message says what happened, where, and what to do about it.
     """
@@ -10,6 +27,10 @@ class FeaturizeError(Exception):
     def __str__(self) -> str:
         # KeyError would print its argument with quotes around it.
         return str(self.args[0]) if self.args else ""
+
+
+class FeaturizeError(HeadgraftError):
+    """Base of everything ``featurize`` raises on purpose."""
 
 
 class CallError(FeaturizeError, ValueError):

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from classify.errors import CallError
+from featurize.errors import CallError
 
 _SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from classify import load_head
-from classify.errors import CallError
+from featurize.errors import CallError
 from classify.strategy import auto as auto_module
 from featurize.text import parse_duration
 
