@@ -624,7 +624,7 @@ def test_a_cache_of_another_fingerprint_names_the_fields(options, field, spoiled
     assert recipe["resize"] == 32
     other = {key: value for key, value in recipe.items() if key != "decode"} | {"resize": 40}
     (tmp_path / "recipe.json").write_text(json.dumps(other))
-    shipped = Path(featurize.__file__).parent / "seedling" / "seedling.safetensors"
+    shipped = Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors"
     tensors = load_file(shipped)
     moved = {key: np.asarray(value + value.dtype.type(1)) for key, value in tensors.items()}
     save_file(moved, tmp_path / "other.safetensors")

@@ -32,8 +32,8 @@ from featurize.errors import (
 from featurize.fingerprint import canonical_json, compute_fingerprint, hash_weight_arrays
 from featurize.images import reading, reasons
 
-FIRST_RELEASE = Path(__file__).parent / "data" / "first-release.h5"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cache-format.md"
+FIRST_RELEASE = Path(__file__).parents[1] / "data" / "first-release.h5"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "cache-format.md"
 TEXT = DOCUMENT.read_text()
 NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png", "c/5.png", "c/6.png"]
 KINDS = {"text": str, "int64": np.int64}
@@ -661,7 +661,7 @@ def test_c17_nothing_else_counts(folder, ran, tmp_path, monkeypatch):
 def test_c18_digest_of_the_weights(ran):
     from safetensors.numpy import load_file
 
-    tensors = load_file(Path(featurize.__file__).parent / "seedling" / "seedling.safetensors")
+    tensors = load_file(Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors")
     whole = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if not name.endswith("num_batches_tracked"):
@@ -678,7 +678,7 @@ def test_c18_file_formats_agree(tmp_path):
 
     from featurize import load_backbone
 
-    shipped = Path(featurize.__file__).parent / "seedling" / "seedling.safetensors"
+    shipped = Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors"
     tensors = load_file(shipped)
     torch.save(tensors, tmp_path / "w.pth")
     save_file(dict(reversed(tensors.items())), tmp_path / "w.safetensors")
@@ -715,7 +715,7 @@ def test_c18_what_counts():
 def test_c19_other_extractors_are_refused(ran, ran_bytes, folder, tmp_path, options, field):
     from safetensors.numpy import load_file, save_file
 
-    tensors = load_file(Path(featurize.__file__).parent / "seedling" / "seedling.safetensors")
+    tensors = load_file(Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors")
     first = next(name for name, tensor in tensors.items() if tensor.dtype.kind == "f")
     save_file({**tensors, first: tensors[first] * 2}, tmp_path / "o.safetensors")
     recipe = {**FeatureCache(ran).extractor.preprocess, "crop": 16}
