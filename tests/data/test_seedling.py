@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "data" / "seedling" / "train.py"
 PROBE = ROOT / "data" / "seedling" / "probe.py"
-SHIPPED = ROOT / "featurize" / "seedling" / "seedling.safetensors"
+SHIPPED = ROOT / "featurize" / "backbones" / "seedling" / "seedling.safetensors"
 SMALL = {"steps": 3, "keep": 1, "batch": 16, "fresh": 8, "store": 128, "sample": 256, "dim": 32,
          "threads": 1}  # fmt: skip
 TINY = [f"--{option}={value}" for option, value in SMALL.items()]
