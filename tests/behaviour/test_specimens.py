@@ -90,7 +90,7 @@ def said(command: str, *arguments: object, status: int = 0) -> str:
 
 
 def labels_by(head, images) -> dict:
-    return plain(classify.predict(head, images, top=len(head.classes)).to_json())
+    return plain(classify.predict(head, images, top=len(head.classes)).to_dict())
 
 
 def about(head) -> dict:
@@ -293,7 +293,7 @@ def test_a_training_that_was_broken_off_goes_on(images, tmp_path, monkeypatch):
     told, trained = [], set()
     tuned = classify.finetune(
         images, "tuned.safetensors", SPECIMENS / "digit.csv",
-        say=told.append, report=lambda step: trained.add(step.what), **TUNED,
+        say=told.append, report=lambda step: trained.add(step.stage), **TUNED,
     )  # fmt: skip
     assert f"going on after epoch 2, from {tmp_path / 'tuned.safetensors.part'}" in told
     epochs = {what for what in trained if what.startswith("epoch")}
@@ -304,7 +304,7 @@ def test_a_training_that_was_broken_off_goes_on(images, tmp_path, monkeypatch):
     ]  # fmt: skip
 
     expected = EXPECTED["tuned"]["record"]
-    found = plain(tuned.record.to_json())
+    found = plain(tuned.record.to_dict())
     assert found.keys() == expected.keys()
     same(found["history"][:2], expected["history"][:2])  # these were read, not trained
     assert (found["n_train"], found["epochs"]) == (expected["n_train"], 4)
@@ -335,21 +335,21 @@ def kept(cache):
 def test_a_comparison_is_recalled(task, column, kept):
     table = SPECIMENS / f"{task}.csv"
     found = classify.compare(kept, [table], column=column, **COMPARED)
-    assert found.recalled == len(found.records) == 6
+    assert found.n_reused == len(found.records) == 6
     seconds = [record.seconds for record in found.records]
     assert seconds == [record["seconds"] for record in EXPECTED["compare"][task]["records"]]
-    same(plain(found.to_json()), EXPECTED["compare"][task])
+    same(plain(found.to_dict()), EXPECTED["compare"][task])
 
 
 def test_a_repeated_comparison_is_recalled(kept):
     found = classify.compare(kept, [SPECIMENS / "digit.csv"], "ncm", "stage2", repeats=2)
-    assert found.recalled == found.heads == 2
-    same(plain(found.to_json()), EXPECTED["repeats"])
+    assert found.n_reused == found.n_heads == 2
+    same(plain(found.to_dict()), EXPECTED["repeats"])
 
 
 def test_advice_is_recalled(kept, monkeypatch):
     monkeypatch.chdir(SPECIMENS)  # the commands that it offers name the files as they were given
-    told = json.dumps(classify.advise(kept, "digit.csv").to_json())
+    told = json.dumps(classify.advise(kept, "digit.csv").to_dict())
     root = featurize.FeatureCache(kept).root
     same(json.loads(told.replace(str(kept), kept.name).replace(root, "images")), EXPECTED["advice"])
 
@@ -368,7 +368,7 @@ def test_a_new_head_is_trained_from_what_was_kept(heads, options, kept):
     folder = kept.with_name("cache.h5.kept")
     before = set(folder.iterdir())
     found = classify.compare(kept, [SPECIMENS / "digit.csv"], heads, "stage2", **options)
-    assert found.recalled == 0
+    assert found.n_reused == 0
     (new,) = set(folder.iterdir()) - before
     assert new.name.startswith("result-")
     new.unlink()

@@ -243,11 +243,11 @@ def make_expected() -> None:
     told["compare"] = {}
     for task, column in (("digit", "label"), ("parity", "parity")):
         found = classify.compare("cache.h5", [f"{task}.csv"], column=column, **COMPARED)
-        told["compare"][task] = found.to_json()
+        told["compare"][task] = found.to_dict()
     told["repeats"] = classify.compare(
         "cache.h5", ["digit.csv"], "ncm", "stage2", repeats=2
-    ).to_json()
-    advice = json.dumps(classify.advise("cache.h5", "digit.csv").to_json())
+    ).to_dict()
+    advice = json.dumps(classify.advise("cache.h5", "digit.csv").to_dict())
     told["advice"] = json.loads(advice.replace(f"{os.getcwd()}/", ""))
     told["tuned"] = {"record": json.loads(Path("tuned.json").read_text())}
     for name in ("tuned", "tuned-mlp"):
@@ -276,7 +276,7 @@ def arithmetic() -> str:
 
 def said_by(head: Any, images: str) -> dict[str, Any]:
     """Every label of every image with its probability, best first."""
-    return classify.predict(head, images, top=len(head.classes)).to_json()
+    return classify.predict(head, images, top=len(head.classes)).to_dict()
 
 
 def about(head: Any) -> dict[str, Any]:
