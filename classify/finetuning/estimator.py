@@ -188,8 +188,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(y) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
         config = TrainConfig.from_options(self, from_scratch=self._is_from_scratch)
-        init_head = self._resolve_init_head()
-        parts = split_validation(y, self._class_names, groups, validation, self.seed)
+        init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
+        parts = split_validation(y, names, groups, validation, self.seed)
         path = None if checkpoint is None else check_checkpoint_path(checkpoint)
         with init_distributed(self.device) as distributed, seed_torch(self.seed):
             backbone = self._load_backbone()
@@ -236,7 +236,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_ = to_fitted_head(
             net,
             backbone,
-            self._class_names,
+            names,
             temperature=fit_temperature(scores, judged.y),
             train_sha256=np.concatenate([training.sha256, judged.sha256]),
         )
@@ -282,10 +282,6 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _is_from_scratch(self) -> bool:
         return self.weights == "none"
 
-    @property
-    def _class_names(self) -> list[str]:
-        return [str(name) for name in self.classes_]
-
     def _resolve_init_head(self) -> FittedHead | None:
         """The head to start from, once the options are known to go together."""
         if self._is_from_scratch and self.cache is not None:
@@ -320,7 +316,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             batch_norm=config.batch_norm,
         )
         if init_head is not None:
-            check_init_head(init_head, backbone, net.last_layer, self._class_names)
+            check_init_head(init_head, backbone, net.last_layer, [str(x) for x in self.classes_])
         return net
 
     def _make_datasets(
