@@ -15,10 +15,9 @@ import numpy as np
 from machine import describe
 from strategies import BUILD, REAL, RECIPE, cifar, extracted
 
-from classify import FineTuneClassifier, fit
+from classify import FineTuneClassifier, finetune, fit
 from classify.data.labels import LabelTable, labels_from_folders
 from classify.evaluation.metrics import wilson_interval
-from classify.finetuning.run import finetune
 from featurize import FeatureCache, layer_costs, load_backbone, run
 from featurize.backbones.families import parse_layers
 
@@ -47,8 +46,8 @@ def starts() -> None:
     print("\nvalidation accuracy by epoch, 500 images a class")
     for name, head in (("cached head", None), ("random head", "random")):
         found = finetune(folder, BUILD / "start.safetensors", cache=cache, init_head=head, epochs=8)
-        told = " ".join(f"{epoch['validation']:.3f}" for epoch in found.record.history)
-        print(f"{name:12} {told}   test {found.record.accuracy:.3f}", flush=True)
+        told = " ".join(f"{epoch['validation']:.3f}" for epoch in found.history)
+        print(f"{name:12} {told}   test {found.accuracy:.3f}", flush=True)
 
 
 def maps() -> None:
@@ -111,7 +110,7 @@ def few() -> None:
                            [whole.labels[i] for i in at],
                            [(whole.splits or [])[i] for i in at])  # fmt: skip
         probe = fit(cache, table)[1]
-        tuned = finetune(source, BUILD / "few.safetensors", table, cache=cache).record
+        tuned = finetune(source, BUILD / "few.safetensors", table, cache=cache)
         gaps.append((tuned.accuracy or 0) - (probe.accuracy or 0))
         print(
             f"draw {draw}: probe {probe.accuracy:.3f}, fine-tuned {tuned.accuracy:.3f}", flush=True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from classify.experiments.compare import compare
     from classify.experiments.fit import fit
     from classify.finetuning.estimator import FineTuneClassifier
-    from classify.finetuning.run import finetune
+    from classify.finetuning.run import FineTuneResult, finetune
     from classify.heads.fitted import FittedHead
     from classify.heads.inference import evaluate, predict
     from classify.heads.io import load_head, save_head
@@ -39,6 +39,7 @@ __all__ = [
     "CachedFeatures",
     "ClassifyError",
     "FineTuneClassifier",
+    "FineTuneResult",
     "FittedHead",
     "HeadClassifier",
     "LinearSVMClassifier",
@@ -64,6 +65,7 @@ _HOMES = {
     "CachedFeatures": "training.cached_features",
     "ClassifyError": "errors",
     "FineTuneClassifier": "finetuning.estimator",
+    "FineTuneResult": "finetuning.run",
     "FittedHead": "heads.fitted",
     "HeadClassifier": "training.estimators",
     "LinearSVMClassifier": "training.linear_heads",

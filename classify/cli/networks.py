@@ -18,6 +18,7 @@ from classify.cli.options import (
     Size,
     TestSize,
 )
+from classify.finetuning.config import TrainConfig
 from featurize.system import signals
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
@@ -85,14 +86,14 @@ def finetune(
         str | None,
         typer.Option(metavar="H|random", help="Start from this head, or a random one."),
     ] = None,
-    epochs: Epochs = 15,
-    batch_size: BatchSize = 32,
+    epochs: Epochs = TrainConfig.epochs,
+    batch_size: BatchSize = TrainConfig.batch_size,
     learning_rate: LearningRate = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower validation loss before it stops.")
-    ] = 5,
-    augment: Augment = "flips",
-    mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = 0.0,
+    ] = TrainConfig.patience,
+    augment: Augment = TrainConfig.augment,
+    mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = TrainConfig.mixup,
     batch_norm: Annotated[
         str | None,
         typer.Option(metavar="frozen|trained", help="Frozen, except from random weights."),
@@ -148,11 +149,11 @@ def finetune(
             return
         show_notices(found.notices)
         if json:
-            show_json(found.record.to_dict())
+            show_json(found.to_dict())
         else:
             from classify.cli.tables import show_finetune
 
-            show_finetune(found.record, str(output))
+            show_finetune(found, str(output))
 
 
 def auto(
@@ -169,10 +170,10 @@ def auto(
     ] = None,
     size: Size = None,
     similarity: Similarity = None,
-    epochs: Epochs = 15,
-    batch_size: BatchSize = 32,
+    epochs: Epochs = TrainConfig.epochs,
+    batch_size: BatchSize = TrainConfig.batch_size,
     learning_rate: LearningRate = None,
-    augment: Augment = "flips",
+    augment: Augment = TrainConfig.augment,
     device: Device = "auto",
     test_size: TestSize = 0.2,
     seed: Seed = 0,

@@ -80,7 +80,7 @@ def _format_test_accuracy(record: Any) -> str:
 
 
 def show_finetune(record: Any, saved: str) -> None:
-    """The result of a fine-tuning (a `classify.finetuning.run.FineTuneRecord`), in a few lines."""
+    """The result of a fine-tuning (a `FineTuneResult`), in a few lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()

@@ -1,7 +1,7 @@
-"""What a network is tuned on: images, cropped and flipped anew each time, or cached maps."""
+"""What a network is tuned on: images, augmented in every epoch, or cached activations."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,21 @@ import numpy as np
 import torch
 from joblib import cpu_count
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from classify.errors import CallError
-from classify.finetuning.activations import CachedActivations
-from featurize.errors import ImageUnreadableError
+from classify.errors import HeadMismatchError, UnknownPathError
+from featurize.backbones.backbone import Backbone
+from featurize.backbones.families import parse_layers
+from featurize.backbones.partition import find_boundary_layer
+from featurize.cache.reader import FeatureCache
+from featurize.errors import BackboneError, ImageUnreadableError, UnknownLayerError
 from featurize.images import decoding, reading, reasons
 from featurize.sources import folder
+from featurize.text import format_bytes
 
 MAX_PIXEL_BYTES = 2 << 30
 """Bytes of decoded pixels that are held; beyond, images are decoded anew each time."""
-AUGMENTATIONS = ("flips", "crops", "none")
 MIN_CROP_AREA = 0.35  # share of an image's area that a random crop keeps at least
 
 
@@ -140,8 +143,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         *,
         indices: np.ndarray | None = None,
     ) -> None:
-        if augment not in AUGMENTATIONS:
-            raise CallError(f"--augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
         self.images, self.y, self.crop, self.seed = pixels, y, crop, seed
         self.indices = np.arange(len(y)) if indices is None else indices
         steps: list[Any] = [v2.CenterCrop(crop)]
@@ -183,84 +184,187 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         )
 
 
+def read_image_dataset(
+    root: str | os.PathLike[str],
+    paths: np.ndarray,
+    y: np.ndarray,
+    preprocess: Mapping[str, Any],
+    augment: str,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> ImageDataset:
+    """Decode labelled images; those that cannot be read are left out. See `ImageDataset`."""
+    uncropped = augment != "none"
+    images = DecodedImages(root, paths.tolist(), preprocess, uncropped=uncropped, report=report)
+    readable = np.flatnonzero(images.is_readable)
+    return ImageDataset(images, y[readable], preprocess["crop"], augment, seed, indices=readable)
+
+
 class ActivationDataset(Dataset[tuple[Tensor, int]]):
-    """Cached maps with labels: what enters the tuned part, read where it lies.
+    """Cached activations with labels: what enters the tuned part, read where it lies.
 
     Parameters
     ----------
-    maps : CachedActivations
-        n of them.
+    memmap : float array of shape (N, C H W)
+        Memory map of the cache's layer.
+    rows : int array of shape (n,)
+        The row of each image in it.
+    shape : tuple of int
+        Of one image's activation, as the network has it.
+    paths : list of str
+    sha256 : uint8 array of shape (n, 32)
+        SHA-256 of each image's bytes.
     y : int array of shape (n,)
+        The class number of each image.
     """
 
-    def __init__(self, activations: CachedActivations, y: np.ndarray) -> None:
-        self.activations, self.y = activations, y
+    def __init__(
+        self,
+        memmap: np.ndarray,
+        rows: np.ndarray,
+        shape: tuple[int, ...],
+        paths: list[str],
+        sha256: np.ndarray,
+        y: np.ndarray,
+    ) -> None:
+        self.memmap, self.rows, self.shape = memmap, rows, shape
+        self.paths, self.sha256, self.y = paths, sha256, y
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """A map, float32, and its class number."""
+        """An activation, float32, and its class number."""
         i = item % len(self.y)
-        row = np.array(self.activations.memmap[self.activations.rows[i]], np.float32)
-        return torch.from_numpy(row.reshape(self.activations.shape)), int(self.y[i])
+        row = np.array(self.memmap[self.rows[i]], np.float32)
+        return torch.from_numpy(row.reshape(self.shape)), int(self.y[i])
 
-    @property
-    def paths(self) -> list[str]:
-        """Of the images."""
-        return self.activations.paths
-
-    @property
-    def sha256(self) -> np.ndarray:
-        """SHA-256 of each image's bytes: uint8 (n, 32)."""
-        return self.activations.sha256
+    def subset(self, positions: np.ndarray) -> "ActivationDataset":
+        """Select images by position, or by a mask."""
+        rows, sha256, y = (x[positions] for x in (self.rows, self.sha256, self.y))
+        paths = np.array(self.paths, object)[positions].tolist()
+        return ActivationDataset(self.memmap, rows, self.shape, paths, sha256, y)
 
     def without_augmentation(self, positions: np.ndarray) -> "ActivationDataset":
-        """Some of them."""
-        return ActivationDataset(self.activations.subset(positions), self.y[positions])
+        """Select images; activations are never augmented."""
+        return self.subset(positions)
 
 
-class EpochSampler(Sampler[int]):
-    """The items of one epoch in random order, or this process's share of them.
+def find_activations(
+    backbone: Backbone,
+    tune: str,
+    cache: FeatureCache | None,
+    paths: Sequence[str],
+    y: np.ndarray,
+    say: Callable[[str], None],
+) -> ActivationDataset | None:
+    """Find the cached activations that enter the tuned part, so that the rest need not run.
 
     Parameters
     ----------
-    n : int
-    epoch, seed : int
-    rank, world : int
-        Of several processes, each takes every world-th, the same number all.
+    tune : str
+        The layer that tuning begins at.
+    cache : FeatureCache, optional
+    paths : sequence of str
+        The images.
+    y : int array of shape (n,)
+        Their class numbers.
+    say : callable
+        Called with a sentence: which layer is used, or which to cache and what that takes.
+
+    Returns
+    -------
+    ActivationDataset, or None
+        None where there is no cache, or it has the last layer alone, which serves to start from.
+
+    Raises
+    ------
+    UnknownLayerError
+        If the cache has neither.
+    BackboneError
+        If more than one tensor enters, and the cache has no last layer either.
+    HeadMismatchError
+        If the cache was made by another network.
+    UnknownPathError, RowNotReadyError
+        If it lacks an image.
     """
+    if cache is not None:
+        _check_same_backbone(backbone, cache)
+    (last,) = parse_layers("last", None, backbone.name)
+    startable = cache is not None and dataset_name(*last) in cache.layers
+    if tune == "all":
+        if cache is not None and not startable:
+            raise UnknownLayerError(_format_missing_layer(cache, "to start from", ":".join(last)))
+        return None
+    try:
+        boundary = find_boundary_layer(backbone.network, tune)
+    except BackboneError as error:
+        if cache is not None and not startable:
+            raise
+        if cache is not None:
+            say(f"the part before {tune} runs in every epoch: {error}")
+        return None
+    wanted = f"{boundary.name}:none"
+    number = int(np.prod(boundary.map_shape))
+    takes = f"{format_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
+    if cache is None or dataset_name(boundary.name, "none") not in cache.layers:
+        if cache is not None and not startable:
+            raise UnknownLayerError(
+                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted)
+            )
+        say(
+            f"the part before {tune} runs again in every epoch; it need not, without crops and "
+            f"flips: featurize run ... --layers {wanted} ({takes}), then --cache"
+        )
+        return None
+    info = cache.layer(dataset_name(boundary.name, "none"))
+    say(f"training from the cached maps of {info.name}: the part before {tune} is not run")
+    rows = find_rows(cache, paths)
+    sha256 = cache.column("sha256")[rows]
+    memmap = cache.mapped(info.name)
+    return ActivationDataset(memmap, rows, boundary.map_shape, list(paths), sha256, y)
 
-    def __init__(self, n: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        order = np.random.default_rng((seed, epoch)).permutation(n)
-        share = order[rank::world_size][: n // world_size] if world_size > 1 else order
-        self.indices = (share + epoch * n).tolist()
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+def dataset_name(layer: str, pool: str) -> str:
+    """What a cache calls a layer under a pool."""
+    return layer if pool == "avg" else f"{layer}@{pool}"
 
 
-def make_dataloader(
-    dataset: ImageDataset | ActivationDataset,
-    batch_size: int,
-    device: str,
-    sampler: EpochSampler | None = None,
-) -> "DataLoader[tuple[Tensor, int]]":
-    """Batches of examples, in order if no other order is given.
+def find_rows(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
+    """The rows of images, all of which have to be there and marked: int (n,).
 
-    Worker processes help where a GPU waits, or where images are decoded anew each time.
+    Raises
+    ------
+    UnknownPathError, RowNotReadyError
     """
-    busy = isinstance(dataset, ImageDataset) and not dataset.images.is_in_memory
-    workers = min(8, cpu_count()) if busy or device != "cpu" else 0
-    return DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        pin_memory=device != "cpu",
-        # What is left over would make a batch whose step counts as much as a whole one's.
-        drop_last=sampler is not None and len(sampler) > 2 * batch_size,
+    absent = [path for path in paths if path not in cache.row_of]
+    if absent:
+        raise UnknownPathError(
+            f"{len(absent):,} of {len(paths):,} images are not in {cache.path} (first: "
+            f"{absent[0]!r}); add them with `featurize run`"
+        )
+    rows = np.array([cache.row_of[path] for path in paths], np.intp)
+    cache.check_ready(rows)
+    return rows
+
+
+def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
+    made = cache.extractor
+    for what, theirs, ours in (
+        ("backbone", made.backbone, backbone.name),
+        ("weights", made.weights_sha256, backbone.weights_sha256),
+        ("preprocessing", dict(made.preprocess), backbone.preprocess),
+    ):
+        if theirs != ours:
+            raise HeadMismatchError(
+                f"{cache.path} was made with another {what} ({made.backbone}, {made.weights}) than "
+                f"what is tuned ({backbone.name}, {backbone.weights}); give its --backbone, "
+                "--weights and --preprocess, or leave --cache out"
+            )
+
+
+def _format_missing_layer(cache: FeatureCache, what: str, layer: str) -> str:
+    return (
+        f"{cache.path} has {', '.join(cache.layers)}, not the layer {what}; add it with "
+        f"`featurize run IMAGES -o {cache.path} --layers {layer}`"
     )

@@ -1,7 +1,7 @@
 """Where a network is trained: one processor or GPU, or several, each in a process of its own.
 
-Several are started by torch's own launcher, ``torchrun --nproc-per-node 4 --no-python classify
-finetune ...``; this room only reads what it says.
+Several processes are started by torch's own launcher, ``torchrun --nproc-per-node 4 --no-python
+classify finetune ...``. It describes them in environment variables, which are read here.
 """
 
 import os
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import distributed, nn
+import torch.distributed as dist
+from torch import nn
 
 from featurize.engines.eager import resolve_device
 
@@ -23,8 +24,10 @@ class Distributed:
     Attributes
     ----------
     device : str
-    rank, world : int
-        This one's number, and how many there are.
+    rank : int
+        Number of this process, from 0.
+    world_size : int
+        Number of processes.
     """
 
     device: str
@@ -38,15 +41,15 @@ class Distributed:
         return torch.autocast("cuda", torch.bfloat16)
 
     def broadcast(self, value: bool) -> bool:
-        """What the lead decides, for all: one that stopped alone would leave the rest waiting."""
+        """The value of the main process: one that stopped alone would leave the rest waiting."""
         if self.world_size == 1:
             return value
-        told = torch.tensor(int(value), device=self.device)
-        distributed.broadcast(told, 0)
-        return bool(told)
+        shared = torch.tensor(int(value), device=self.device)
+        dist.broadcast(shared, 0)
+        return bool(shared)
 
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
-        """The network, its gradients averaged over the crew."""
+        """The network, with gradients averaged over all processes."""
         if self.world_size == 1:
             return net
         devices = None if self.device == "cpu" else [self.device]
@@ -55,32 +58,36 @@ class Distributed:
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[Distributed]:
-    """Join the processes that a launcher has started, or be one alone.
+    """Join the processes that a launcher has started, or be the only one.
+
+    Parameters
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
 
     Raises
     ------
     CallError
         If the device is not there.
     """
-    world = _world_size()
-    found = resolve_device(device, "float32")
-    if world == 1:
-        yield Distributed(found)
+    resolved = resolve_device(device, "float32")
+    if _read_world_size() == 1:
+        yield Distributed(resolved)
         return
-    if found == "cuda":
-        found = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(found)
-    distributed.init_process_group("gloo" if found == "cpu" else "nccl")
+    if resolved == "cuda":
+        resolved = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(resolved)
+    dist.init_process_group("gloo" if resolved == "cpu" else "nccl")
     try:
-        yield Distributed(found, distributed.get_rank(), world)
+        yield Distributed(resolved, dist.get_rank(), dist.get_world_size())
     finally:
-        distributed.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks for all."""
-    return _world_size() == 1 or os.environ.get("RANK", "0") == "0"
+    """Whether this process is the one that writes files and messages."""
+    return _read_world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
-def _world_size() -> int:
+def _read_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

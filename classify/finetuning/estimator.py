@@ -1,12 +1,10 @@
 """`FineTuneClassifier`: a backbone's weights trained too, as a scikit-learn classifier on paths."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -14,10 +12,15 @@ from classify.data.features import CacheOrPath, check_paths, open_cache
 from classify.data.splits import split_validation
 from classify.errors import CallError, TooFewImagesError
 from classify.evaluation.temperature import fit_temperature
-from classify.finetuning import trainer
-from classify.finetuning.activations import find_activations
 from classify.finetuning.checkpoint import check_checkpoint_path, load_checkpoint
-from classify.finetuning.datasets import ActivationDataset, DecodedImages, ImageDataset
+from classify.finetuning.config import TrainConfig
+from classify.finetuning.datasets import (
+    ActivationDataset,
+    DecodedImages,
+    ImageDataset,
+    find_activations,
+    read_image_dataset,
+)
 from classify.finetuning.distributed import Distributed, init_distributed
 from classify.finetuning.head_transfer import (
     RANDOM_INIT,
@@ -28,13 +31,19 @@ from classify.finetuning.head_transfer import (
     to_fitted_head,
 )
 from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
-from classify.finetuning.trainer import ProgressCallback, TrainConfig, TrainProgress
+from classify.finetuning.trainer import (
+    ProgressCallback,
+    TrainProgress,
+    run_inference,
+    seed_torch,
+    train_network,
+)
 from classify.heads.fitted import FittedHead
 from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone, load_backbone
 from featurize.engines.eager import resolve_device
 
-LEARNING_RATE, SCRATCH_LEARNING_RATE = 3e-4, 1e-3
+Examples = ImageDataset | ActivationDataset
 Say = Callable[[str], None]
 
 
@@ -65,17 +74,12 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     cache : path or FeatureCache, optional
         With the maps that enter the tuned part (``PREVIOUS:none``), training starts from those and
         the frozen part is never run; they are seen as they are, so nothing is cropped or flipped.
-    epochs, batch_size, learning_rate, mixup, patience
-        See `classify.finetuning.trainer.TrainConfig`. The learning rate is 3e-4 if not given, from scratch 1e-3.
-    augment : {"flips", "crops", "none"}
-        Random crops mirrored at random, random crops alone (for what has a left and a right), or
-        the centre.
-    batch_norm : {"frozen", "trained"}, optional
-        Frozen if not given, except from scratch.
-    class_weight : {"balanced"}, optional
+    epochs, batch_size, augment, mixup, patience, class_weight, seed
+        See `classify.finetuning.config.TrainConfig`.
+    learning_rate, batch_norm : optional
+        See `TrainConfig`. From scratch they are 1e-3 and ``trained`` if not given.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-    seed : int
 
     Attributes
     ----------
@@ -107,16 +111,16 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier: str = "linear",
         init_head: str | os.PathLike[str] | FittedHead | None = None,
         cache: CacheOrPath | None = None,
-        epochs: int = 15,
-        batch_size: int = 32,
+        epochs: int = TrainConfig.epochs,
+        batch_size: int = TrainConfig.batch_size,
         learning_rate: float | None = None,
-        augment: str = "flips",
-        mixup: float = 0.0,
-        patience: int = 5,
+        augment: str = TrainConfig.augment,
+        mixup: float = TrainConfig.mixup,
+        patience: int = TrainConfig.patience,
         batch_norm: str | None = None,
-        class_weight: str | None = None,
+        class_weight: str | None = TrainConfig.class_weight,
         device: str = "auto",
-        seed: int = 0,
+        seed: int = TrainConfig.seed,
     ) -> None:
         self.backbone = backbone
         self.root = root
@@ -168,80 +172,65 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         say, report : callable
             Told what a user should know, and how training goes.
 
+        Returns
+        -------
+        FineTuneClassifier
+            Itself.
+
         Raises
         ------
-        TooFewImages
+        TooFewImagesError
             If there is one class only, or a class has one image.
-        UnknownLayer, BackboneError, HeadMismatch, CallError, OutputError, Diverged
+        UnknownLayerError, BackboneError, HeadMismatchError, CallError, OutputError, DivergedError
         """
-        paths, (self.classes_, numbers) = (
-            _check_text_paths(X),
-            np.unique(np.asarray(y), return_inverse=True),
-        )
-        if len(numbers) != len(paths):
-            raise CallError(f"{len(paths):,} paths do not go with {len(numbers):,} labels")
-        course, head = self._make_config(), self._resolve_init_head()
-        names = [str(name) for name in self.classes_]
-        sides = split_validation(numbers, names, groups, validation, self.seed)
-        unfinished = None if checkpoint is None else check_checkpoint_path(checkpoint)
-        with init_distributed(self.device) as crew, _seed_torch(self.seed):
+        paths = _check_text_paths(X)
+        self.classes_, y = np.unique(np.asarray(y), return_inverse=True)
+        if len(y) != len(paths):
+            raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
+        config = TrainConfig.from_options(self, from_scratch=self._is_from_scratch)
+        init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
+        parts = split_validation(y, names, groups, validation, self.seed)
+        path = None if checkpoint is None else check_checkpoint_path(checkpoint)
+        with init_distributed(self.device) as distributed, seed_torch(self.seed):
             backbone = self._load_backbone()
-            say(self._format_start_message(backbone, sides, crew))
+            say(self._format_start_message(backbone, parts, distributed))
             cache = None if self.cache is None else open_cache(self.cache)
             tune = find_last_weighted_stage(backbone) if self.tune == "last" else self.tune
-            maps = find_activations(backbone, tune, cache, paths.tolist(), say)
-            net = self._make_network(backbone, tune, from_activations=maps is not None).to(
-                crew.device
-            )
-            if head is not None:
-                check_init_head(head, backbone, net.last_layer, names)
-            self.failures_: dict[str, str] = {}
-            training, judged = (
-                self._make_dataset(
-                    backbone, paths[side], numbers[side], report, is_training=side is sides[0]
-                )
-                if maps is None
-                else ActivationDataset(maps.subset(side), numbers[side])
-                for side in sides
-            )
-            key = compute_digest(
-                *(self._collect_key_params(head), backbone.weights_sha256),
-                *(part for side in (training, judged) for part in (side.sha256, side.y)),
-            )
-            place = None if unfinished is None else (unfinished, key)
-            begun = place and load_checkpoint(
-                *place, net.trainable_state(), net.trainable_parameters()
-            )
-            if begun:
-                say(f"going on after epoch {len(begun.history)}, from {checkpoint}")
-                run = 0
-            else:
-                run = init_classifier(
+            activations = find_activations(backbone, tune, cache, paths.tolist(), y, say)
+            net = self._make_network(backbone, tune, config, init_head, activations)
+            net.to(distributed.device)
+            training, judged = self._make_datasets(backbone, paths, y, parts, activations, report)
+            key = self._compute_key(init_head, backbone, training, judged)
+            resume_from = None if path is None else load_checkpoint(path, key, net)
+            n_init = 0
+            if resume_from is None:
+                random_init = self.init_head == RANDOM_INIT or self._is_from_scratch
+                n_init = init_classifier(
                     net,
                     training,
-                    crew,
-                    head=head,
+                    config,
+                    distributed,
+                    init_head=init_head,
+                    random_init=random_init,
                     cache=cache,
-                    random_init=self.init_head == RANDOM_INIT or self._is_from_scratch,
-                    class_weight=self.class_weight,
-                    batch_size=self.batch_size,
-                    seed=self.seed,
                     report=report,
                 )
-            self.history_ = trainer.train_network(
+            else:
+                say(f"going on after epoch {len(resume_from.history)}, from {checkpoint}")
+            self.history_ = train_network(
                 net,
                 training,
                 judged,
-                course,
-                distributed=crew,
-                class_weights=self._compute_class_weights(training.y),
-                checkpoint=place,
-                resume_from=begun or None,
+                config,
+                distributed=distributed,
+                checkpoint=None if path is None else (path, key),
+                resume_from=resume_from,
                 deadline=deadline,
                 report=report,
             )
-            scores = trainer.run_inference(net, judged, self.batch_size, crew)
-        self.images_run_ = run + len(self.history_) * (len(training) + len(judged)) + len(judged)
+            scores = run_inference(net, judged, self.batch_size, distributed)
+        n_epoch = len(training) + len(judged)
+        self.images_run_ = n_init + len(self.history_) * n_epoch + len(judged)
         self.n_train_ = len(training)
         self._network, self.network_ = net, extract_state_dict(net, backbone)
         self.head_ = to_fitted_head(
@@ -284,45 +273,23 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def scores_of(self, pixels: DecodedImages) -> np.ndarray:
         """Scores of decoded images: float32 (n, K)."""
         examples = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
-        crew = Distributed(resolve_device(self.device, "float32"))
-        net = self._network.to(crew.device)
-        found = trainer.run_inference(net, examples, self.batch_size, crew, embeddings=True)
-        return self.head_.scores(found)
+        distributed = Distributed(resolve_device(self.device, "float32"))
+        net = self._network.to(distributed.device)
+        embeddings = run_inference(net, examples, self.batch_size, distributed, embeddings=True)
+        return self.head_.scores(embeddings)
 
     @property
     def _is_from_scratch(self) -> bool:
         return self.weights == "none"
 
-    def _make_config(self) -> TrainConfig:
-        rate = SCRATCH_LEARNING_RATE if self._is_from_scratch else LEARNING_RATE
-        course = TrainConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            layer_decay=1.0 if self._is_from_scratch else trainer.LAYER_DECAY,
-            patience=self.patience,
-            mixup=self.mixup,
-            seed=self.seed,
-        )
-        course.check()
-        return course
-
     def _resolve_init_head(self) -> FittedHead | None:
         """The head to start from, once the options are known to go together."""
-        head = resolve_init_head(self.init_head)
-        if head is not None and self.classifier != "linear":
-            raise CallError(
-                f"the classifier {self.classifier} cannot start from a head: leave --init-head or "
-                "--classifier out"
-            )
-        if self.class_weight not in (None, "balanced"):
-            raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
         if self._is_from_scratch and self.cache is not None:
             raise CallError(
                 "--weights none trains from random weights, for which no cache can be of use: "
                 "leave --cache out"
             )
-        return head
+        return resolve_init_head(self.init_head, self.classifier)
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(
@@ -333,78 +300,95 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _make_network(
-        self, backbone: Backbone, tune: str, *, from_activations: bool
+        self,
+        backbone: Backbone,
+        tune: str,
+        config: TrainConfig,
+        init_head: FittedHead | None,
+        activations: ActivationDataset | None,
     ) -> FineTuneNetwork:
-        return FineTuneNetwork(
+        net = FineTuneNetwork(
             backbone,
             tune,
             len(self.classes_),
             self.classifier,
-            from_activations=from_activations,
-            batch_norm=self.batch_norm or ("trained" if self._is_from_scratch else "frozen"),
+            from_activations=activations is not None,
+            batch_norm=config.batch_norm,
         )
+        if init_head is not None:
+            check_init_head(init_head, backbone, net.last_layer, [str(x) for x in self.classes_])
+        return net
 
-    def _make_dataset(
+    def _make_datasets(
         self,
         backbone: Backbone,
         paths: np.ndarray,
-        numbers: np.ndarray,
+        y: np.ndarray,
+        parts: Sequence[np.ndarray],
+        activations: ActivationDataset | None,
         report: ProgressCallback,
-        *,
-        is_training: bool,
-    ) -> ImageDataset:
-        recipe, augment = backbone.preprocess, self.augment if is_training else "none"
-        pixels = DecodedImages(
-            self.root,
-            paths.tolist(),
-            recipe,
-            uncropped=augment != "none",
-            report=lambda done, total: report(TrainProgress("reading images", done, total)),
-        )
-        self.failures_ |= pixels.failures
-        at = np.flatnonzero(pixels.is_readable)
-        missing = np.setdiff1d(numbers, numbers[at])
-        if len(missing):
-            path, reason = next(iter(pixels.failures.items()))
-            raise TooFewImagesError(
-                f"no image of class {str(self.classes_[missing[0]])!r} to "
-                f"{'train on' if is_training else 'validate by'} can be read ({path}: {reason})"
+    ) -> Sequence[Examples]:
+        """What to train on and what to validate by."""
+        self.failures_: dict[str, str] = {}
+        if activations is not None:
+            return [activations.subset(part) for part in parts]
+
+        def report_images(done: int, total: int) -> None:
+            report(TrainProgress("reading images", done, total))
+
+        datasets = []
+        for part, purpose in zip(parts, ("train on", "validate by"), strict=True):
+            augment = self.augment if purpose == "train on" else "none"
+            dataset = read_image_dataset(
+                self.root,
+                paths[part],
+                y[part],
+                backbone.preprocess,
+                augment,
+                self.seed,
+                report_images,
             )
-        return ImageDataset(pixels, numbers[at], recipe["crop"], augment, self.seed, indices=at)
+            failures = dataset.images.failures
+            missing = np.setdiff1d(y[part], dataset.y)
+            if len(missing):
+                path, reason = next(iter(failures.items()))
+                raise TooFewImagesError(
+                    f"no image of class {str(self.classes_[missing[0]])!r} to {purpose} can be "
+                    f"read ({path}: {reason})"
+                )
+            self.failures_ |= failures
+            datasets.append(dataset)
+        return datasets
 
-    def _compute_class_weights(self, y: np.ndarray) -> np.ndarray | None:
-        if self.class_weight != "balanced":
-            return None
-        count = np.bincount(y, minlength=len(self.classes_))
-        return np.asarray(len(y) / (len(count) * count), np.float32)
-
-    def _collect_key_params(self, head: FittedHead | None) -> dict[str, Any]:
-        """Every parameter that decides the result, as JSON knows it."""
-        found = {
-            k: v for k, v in self.get_params(deep=False).items() if k not in ("root", "device")
-        }
-        found["cache"] = self.cache is not None
-        if head is not None:
-            found["init_head"] = compute_digest(head.scorer.coef, head.scorer.intercept)  # type: ignore[union-attr]
-        return {key: value if value is None else str(value) for key, value in found.items()}
+    def _compute_key(
+        self,
+        init_head: FittedHead | None,
+        backbone: Backbone,
+        training: Examples,
+        judged: Examples,
+    ) -> str:
+        """A digest of everything that decides the result, for the checkpoint."""
+        given: dict[str, Any] = self.get_params(deep=False)
+        del given["root"], given["device"]  # neither changes what the images show
+        given["cache"] = self.cache is not None
+        if init_head is not None:
+            scorer = init_head.scorer
+            given["init_head"] = compute_digest(scorer.coef, scorer.intercept)  # type: ignore[union-attr]
+        options = {name: value if value is None else str(value) for name, value in given.items()}
+        contents = (training.sha256, training.y, judged.sha256, judged.y)
+        return compute_digest(options, backbone.weights_sha256, *contents)
 
     def _format_start_message(
-        self, backbone: Backbone, sides: Sequence[np.ndarray], distributed: Distributed
+        self, backbone: Backbone, parts: Sequence[np.ndarray], distributed: Distributed
     ) -> str:
         weights = "random" if self._is_from_scratch else backbone.weights
         several = f" x {distributed.world_size}" if distributed.world_size > 1 else ""
+        n_train, n_validation = (int(part.sum()) for part in parts)
         return (
-            f"{backbone.name}, weights {weights}, tuning {self.tune} on {distributed.device}{several}: "
-            f"{int(sides[0].sum()):,} images to train on, {int(sides[1].sum()):,} to validate by"
+            f"{backbone.name}, weights {weights}, tuning {self.tune} on "
+            f"{distributed.device}{several}: {n_train:,} images to train on, {n_validation:,} to "
+            "validate by"
         )
-
-
-@contextmanager
-def _seed_torch(seed: int) -> Iterator[None]:
-    """Random weights that depend on the seed, and leave torch's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def _check_text_paths(X: Any) -> np.ndarray:

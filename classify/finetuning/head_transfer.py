@@ -10,9 +10,9 @@ from torch import Tensor
 from classify.data.features import FeatureRows
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
-from classify.errors import HeadMismatchError
-from classify.finetuning.activations import dataset_name, find_rows
-from classify.finetuning.datasets import ActivationDataset, ImageDataset
+from classify.errors import CallError, HeadMismatchError
+from classify.finetuning.config import TrainConfig
+from classify.finetuning.datasets import ActivationDataset, ImageDataset, dataset_name, find_rows
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import ProgressCallback, run_inference
@@ -38,16 +38,38 @@ MAX_SCALING_IMAGES = 2000  # images whose embeddings standardise those of a rand
 RANDOM_INIT = "random"
 
 
-def resolve_init_head(head: str | os.PathLike[str] | FittedHead | None) -> FittedHead | None:
-    """The head that an option means; None for ``random``, or where none is given.
+def resolve_init_head(
+    head: str | os.PathLike[str] | FittedHead | None, classifier: str
+) -> FittedHead | None:
+    """Load the head that the option ``init_head`` names.
+
+    Parameters
+    ----------
+    head : path or FittedHead, optional
+        Or ``random``.
+    classifier : {"linear", "mlp"}
+        Which is to start from it.
+
+    Returns
+    -------
+    FittedHead, or None
+        None for ``random``, or where no head is given.
 
     Raises
     ------
+    CallError
+        If the classifier is not linear.
     FileNotFoundError, HeadFileError
     """
-    if head is None or head == RANDOM_INIT or isinstance(head, FittedHead):
-        return head if isinstance(head, FittedHead) else None
-    return load_head(head)
+    if head is None or head == RANDOM_INIT:
+        return None
+    head = head if isinstance(head, FittedHead) else load_head(head)
+    if classifier != "linear":
+        raise CallError(
+            f"the classifier {classifier} cannot start from a head: leave --init-head or "
+            "--classifier out"
+        )
+    return head
 
 
 def check_init_head(
@@ -57,7 +79,7 @@ def check_init_head(
 
     Raises
     ------
-    HeadMismatch
+    HeadMismatchError
         Naming what differs.
     """
     if not isinstance(head.scorer, LinearModel):
@@ -80,40 +102,39 @@ def check_init_head(
         if one != other:
             raise HeadMismatchError(
                 f"the head to start from has another {what} ({_shorten(one)}) than what is tuned "
-                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer[0]}` on a "
-                "cache of this backbone, or leave --init-head out"
+                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer[0]}` "
+                "on a cache of this backbone, or leave --init-head out"
             )
 
 
 def init_classifier(
     net: FineTuneNetwork,
     training: ImageDataset | ActivationDataset,
+    config: TrainConfig,
     distributed: Distributed,
     *,
-    head: FittedHead | None,
-    cache: FeatureCache | None,
+    init_head: FittedHead | None,
     random_init: bool,
-    class_weight: str | None,
-    batch_size: int,
-    seed: int,
+    cache: FeatureCache | None,
     report: ProgressCallback = lambda _: None,
 ) -> int:
-    """Set a network's classifier to where its training begins.
+    """Give a network's classifier the weights that its training begins with.
 
     Parameters
     ----------
     net : FineTuneNetwork
-        On the crew's device.
-    training : ImageDataset or Maps
+        On the device of `distributed`.
+    training : ImageDataset or ActivationDataset
         n examples.
-    head : FittedHead, optional
-        To start from as it is.
-    cache : FeatureCache, optional
-        Where it has the last layer, that is not computed again.
+    config : TrainConfig
+        Its class weight and its seed are also those of the linear probe.
+    distributed : Distributed
+    init_head : FittedHead, optional
+        To start from as it is. Otherwise a linear probe is trained.
     random_init : bool
-        Leave the classifier random, though standardised.
-    class_weight, batch_size, seed
-        Of the linear probe, and of the pass over the images.
+        Leave the classifier random, with standardised inputs.
+    cache : FeatureCache, optional
+        If it has the last layer, the embeddings are read from there.
     report : callable
 
     Returns
@@ -121,35 +142,41 @@ def init_classifier(
     int
         How many images were run through the network for it.
     """
-    if head is not None:
-        net.classifier.init_from(head.scorer)  # type: ignore[arg-type]
+    if init_head is not None:
+        net.classifier.init_from(init_head.scorer)  # type: ignore[arg-type]
         return 0
     random_init = random_init or net.classifier.hidden is not None
-    some = np.arange(len(training))
-    if random_init and len(some) > MAX_SCALING_IMAGES:
-        some = np.sort(np.random.default_rng(seed).choice(some, MAX_SCALING_IMAGES, replace=False))
-    name, run = dataset_name(*net.last_layer), 0
+    chosen = np.arange(len(training))
+    if random_init and len(chosen) > MAX_SCALING_IMAGES:
+        rng = np.random.default_rng(config.seed)
+        chosen = np.sort(rng.choice(chosen, MAX_SCALING_IMAGES, replace=False))
+    name, n_run = dataset_name(*net.last_layer), 0
     if cache is not None and name in cache.layers:
-        embeddings = FeatureRows.from_cache(
-            cache, (name,), find_rows(cache, training.paths)[some]
-        ).to_array()
+        rows = find_rows(cache, training.paths)[chosen]
+        embeddings = FeatureRows.from_cache(cache, (name,), rows).to_array()
     else:
-        plain = training.without_augmentation(some)
+        plain = training.without_augmentation(chosen)
         embeddings = run_inference(
-            net, plain, batch_size, distributed, embeddings=True, report=report
+            net, plain, config.batch_size, distributed, embeddings=True, report=report
         )
-        run = len(some)
+        n_run = len(chosen)
     if random_init:
         net.classifier.fit_scaling(embeddings)
-        return run
+        return n_run
     classes, y = np.unique(training.y, return_inverse=True)
-    lesson = make_training_set(
-        SOFTMAX, embeddings, y, classes, np.arange(len(y)), class_weight=class_weight, seed=seed
+    training_set = make_training_set(
+        SOFTMAX,
+        embeddings,
+        y,
+        classes,
+        np.arange(len(y)),
+        class_weight=config.class_weight,
+        seed=config.seed,
     )
     with threadpool_limits(1):
-        probe = train(SOFTMAX, replace(lesson, loss_tol=PROBE_LOSS_SLACK))
+        probe = train(SOFTMAX, replace(training_set, loss_tol=PROBE_LOSS_SLACK))
     net.classifier.init_from(probe.scorer)  # type: ignore[arg-type]
-    return run
+    return n_run
 
 
 def _shorten(value: object) -> str:
@@ -158,7 +185,7 @@ def _shorten(value: object) -> str:
 
 
 def extract_state_dict(net: FineTuneNetwork, backbone: Backbone) -> dict[str, Tensor]:
-    """The tuned network's tensors, on the processor, named as those of the whole network."""
+    """Copy the tuned network's tensors to the processor, named as those of the whole network."""
     net.use_images()
     net.cpu().eval().requires_grad_(False)
     places = backbone.network.module.state_dict()
@@ -173,12 +200,13 @@ def to_fitted_head(
     temperature: float,
     train_sha256: np.ndarray,
 ) -> FittedHead:
-    """The classifier as a head on the tuned network's embeddings.
+    """Package the classifier as a head on the tuned network's embeddings.
 
     Parameters
     ----------
     net : FineTuneNetwork
         Trained.
+    backbone : Backbone
     classes : list of str
     temperature : float
     train_sha256 : uint8 array of shape (n, 32)
@@ -186,7 +214,7 @@ def to_fitted_head(
     """
     scorer, (layer, pool) = net.classifier.to_model(), net.last_layer
     sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
-    printed = compute_fingerprint(
+    fingerprint = compute_fingerprint(
         backbone=backbone.name,
         weights_sha256=sha256,
         preprocess=backbone.preprocess,
@@ -195,7 +223,7 @@ def to_fitted_head(
         precision="float32",
         dtype="<f4",
     )
-    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, printed)
+    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, fingerprint)
     return FittedHead(
         head="softmax" if isinstance(scorer, LinearModel) else "mlp",
         classes=classes,

@@ -79,14 +79,14 @@ class FineTuneNetwork(nn.Module):
         ``all``, or a layer: that and everything after it.
     n_classes : int
     classifier : {"linear", "mlp"}
-    from_maps : bool
-        Whether it takes the maps that enter the tuned part, instead of images.
+    from_activations : bool
+        Whether it takes the activations that enter the tuned part, instead of images.
     batch_norm : {"frozen", "trained"}
         Frozen: normalised by the statistics that came with the weights.
 
     Raises
     ------
-    CallError, UnknownLayer, BackboneError
+    CallError, UnknownLayerError, BackboneError
     """
 
     mean: Tensor
@@ -107,8 +107,6 @@ class FineTuneNetwork(nn.Module):
             raise CallError(
                 f"the classifier is one of {', '.join(CLASSIFIER_KINDS)}, not {classifier!r}"
             )
-        if batch_norm not in ("frozen", "trained"):
-            raise CallError(f"batch norm is frozen or trained, not {batch_norm!r}")
         self.batch_norm, self.from_activations = batch_norm, from_activations
         (self.last_layer,) = parse_layers("last", None, backbone.name)
         network = self._network = backbone.network
@@ -168,7 +166,7 @@ class FineTuneNetwork(nn.Module):
 
         Parameters
         ----------
-        rate : float
+        learning_rate : float
             Of the classifier and the deepest stage.
         layer_decay : float
             Each stage before has the next one's rate times this.

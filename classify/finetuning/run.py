@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from classify.data.features import CacheOrPath, open_cache
 from classify.data.folder_labels import TEST, VAL
 from classify.data.labels import LabelTable, labels_from_folders, read_given_labels
 from classify.data.tasks import (
+    Task,
     check_test_size,
     describe_leaking_copies,
     encode_and_split,
@@ -24,6 +25,7 @@ from classify.errors import UnknownPathError
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.finetuning.checkpoint import check_checkpoint_path
+from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets import DecodedImages
 from classify.finetuning.distributed import is_main_process
 from classify.finetuning.estimator import FineTuneClassifier
@@ -33,12 +35,13 @@ from classify.heads.io import check_head_file, save_head
 from featurize.cache.reader import FeatureCache
 from featurize.sources.folder import list_images
 
+NOT_IN_DICT = ("head", "predictions", "notices")
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class FineTuneRecord:
-    """How fine-tuning went.
+@dataclass(frozen=True, eq=False)
+class FineTuneResult:
+    """A fine-tuned network, and how fine-tuning went.
 
     Attributes
     ----------
@@ -47,19 +50,27 @@ class FineTuneRecord:
     task, backbone, tune, classifier : str
     classes : list of str
     n_train, n_validation, n_test : int
-        Images trained on, stopped by, and scored on.
+        Images trained on, used to stop, and scored on.
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
+        Its 95 % interval.
     validation : float
         Accuracy on the validation part, after the best epoch.
     epochs, best_epoch : int
     history : list of dict
+        Every `Epoch`.
     images_run : int
-        Images that went through the network to train it and to stop it.
+        Images that went through the network, in training and in validation.
     scores : dict
-        More of the test, as in a `Record`.
+        Further metrics of the test images, as in a `HeadResult`.
     seconds : float
+    head : FittedHead
+    predictions : HeldOutPredictions, or None
+        For the test images, by row of the cache. Where there is no cache, the position of an image
+        by path counts. None if there are no test images.
+    notices : list of str
+        What a user should know.
     """
 
     strategy: str
@@ -80,33 +91,21 @@ class FineTuneRecord:
     images_run: int
     scores: dict[str, Any]
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as a flat dict of what JSON knows."""
-        found = asdict(self)
-        found |= found.pop("scores")
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class FineTuneResult:
-    """What `finetune` made.
-
-    Attributes
-    ----------
-    head : FittedHead
-    record : FineTuneRecord
-    answers : HeldOutPredictions, or None
-        What it said of the test images, by row of the cache; where there is none, the images' order
-        by path counts.
-    notices : list of str
-        What a user should know.
-    """
-
     head: FittedHead
-    record: FineTuneRecord
     predictions: HeldOutPredictions | None
     notices: list[str]
+
+    @property
+    def record(self) -> "FineTuneResult":
+        """The same, under the name it had when there were two classes."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as a flat dict for JSON, without head, predictions and notices."""
+        names = [field.name for field in fields(self) if field.name not in NOT_IN_DICT]
+        found = {name: getattr(self, name) for name in names}
+        found |= found.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
 def finetune(
@@ -120,19 +119,28 @@ def finetune(
     cache: CacheOrPath | None = None,
     tune: str = "all",
     classifier: str | None = None,
+    init_head: str | os.PathLike[str] | FittedHead | None = None,
+    epochs: int = TrainConfig.epochs,
+    batch_size: int = TrainConfig.batch_size,
+    learning_rate: float | None = None,
+    augment: str = TrainConfig.augment,
+    mixup: float = TrainConfig.mixup,
+    patience: int = TrainConfig.patience,
+    batch_norm: str | None = None,
+    class_weight: str | None = TrainConfig.class_weight,
+    device: str = "auto",
     column: str = "label",
     labels_level: int | None = None,
     test_size: float = 0.2,
-    seed: int = 0,
+    seed: int = TrainConfig.seed,
     max_seconds: float | None = None,
     say: Say = lambda _: None,
     report: ProgressCallback = lambda _: None,
-    **options: Any,
 ) -> FineTuneResult:
     """Tune a backbone to labelled images, save it with its classifier, and score both.
 
-    Interrupted, it goes on after its last epoch when called again: until it is done, that lies
-    beside the output as ``OUTPUT.part``.
+    Interrupted, it goes on after its last epoch when called again: until it is done, a checkpoint
+    lies next to the output as ``OUTPUT.part``.
 
     Parameters
     ----------
@@ -145,24 +153,26 @@ def finetune(
     backbone, weights, preprocess : optional
         As in `featurize.load_backbone`; those of the cache, if there is one and they are not given.
     cache : path or FeatureCache, optional
-        Of the same images. Its last layer gives the classifier to start from; with the maps that
-        enter the tuned part (``PREVIOUS:none``) the frozen part is not run at all.
+        Of the same images. Its last layer gives the classifier to start from; with the activations
+        that enter the tuned part (``PREVIOUS:none``) the frozen part is not run at all.
     tune : str
         ``all``, ``last`` (the deepest stage), or a layer.
     classifier : {"linear", "mlp"}, optional
         Linear if not given. With `tune` ``all``, to choose one is the strategy ``retrain``.
+    init_head, device
+        As in `FineTuneClassifier`.
+    epochs, batch_size, learning_rate, augment, mixup, patience, batch_norm, class_weight
+        See `classify.finetuning.config.TrainConfig`.
     column, labels_level, test_size, seed
         As in `fit`: the same images are held out.
     max_seconds : float, optional
         No epoch is begun that would end later.
     say, report : callable
-        Told what is done, and how training goes.
-    **options
-        Others of `FineTuneClassifier`.
+        Called with what is done, as text, and with the progress of training.
 
     Returns
     -------
-    Tuned
+    FineTuneResult
 
     Raises
     ------
@@ -172,7 +182,7 @@ def finetune(
     if not is_main_process():
         say, report = _ignore_report, _ignore_report
     check_head_file(output)
-    unfinished = check_checkpoint_path(f"{output}.part")
+    checkpoint = check_checkpoint_path(f"{output}.part")
     check_test_size(test_size)
     if not Path(images).is_dir():
         raise NotADirectoryError(f"{images} is no folder of images")
@@ -185,11 +195,9 @@ def finetune(
         images, read_given_labels(labels, column, labels_level), labels_level, opened
     )
     task = encode_and_split(table, position, rows, copies, test_size, seed, notices)
-    classes, y, split = task.classes, task.y, task.split
     paths = np.array([table.paths[i] for i in position], object)
-    notices = [*task.notices, *describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))]
-    names = np.array(classes, object)[y]
-    dev, test = np.flatnonzero(split != TEST), np.flatnonzero(split == TEST)
+    leaks = describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))
+    dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     model = FineTuneClassifier(
         backbone or "resnet50",
         root=images,
@@ -197,34 +205,37 @@ def finetune(
         preprocess=preprocess,
         tune=tune,
         classifier=classifier or "linear",
+        init_head=init_head,
         cache=opened,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        augment=augment,
+        mixup=mixup,
+        patience=patience,
+        batch_norm=batch_norm,
+        class_weight=class_weight,
+        device=device,
         seed=seed,
-        **options,
     )
     model.fit(
         paths[dev],
-        names[dev],
+        np.array(task.classes, object)[task.y[dev]],
         groups=task.units[dev],
-        validation=split[dev] == VAL if (split == VAL).any() else None,
-        checkpoint=unfinished,
+        validation=task.split[dev] == VAL if (task.split == VAL).any() else None,
+        checkpoint=checkpoint,
         deadline=None if max_seconds is None else started + max_seconds,
         say=say,
         report=report,
     )
-    failures = dict(model.failures_)
-    answers, scores = None, {}
-    if len(test):
-        pixels = DecodedImages(images, paths[test].tolist(), model.head_.source.preprocess)
-        failures |= pixels.failures
-        if pixels.is_readable.any():
-            answers = _predict_test_images(model, pixels, rows[test], y[test], classes)
-            unit = task.units_for(answers.rows)
-            scores = asdict(compute_metrics(answers, len(classes), unit, seed=seed))
-    notices += [f"{path} is left out: {reason}" for path, reason in failures.items()]
+    decoded = DecodedImages(images, paths[test].tolist(), model.head_.source.preprocess)
+    predictions = _predict_test_images(model, decoded, task, rows, test)
+    failures = model.failures_ | decoded.failures
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
-    retrained = tune == "all" and (classifier is not None or weights == "none")
-    record = FineTuneRecord(
-        strategy="retrain" if retrained else "finetune",
+    is_retrained = tune == "all" and (classifier is not None or weights == "none")
+    scores = _compute_scores(predictions, task, seed)
+    result = FineTuneResult(
+        strategy="retrain" if is_retrained else "finetune",
         task=table.name,
         backbone=model.head_.source.backbone,
         tune=tune,
@@ -232,7 +243,7 @@ def finetune(
         classes=list(model.head_.classes),
         n_train=model.n_train_,
         n_validation=len(dev) - len(model.failures_) - model.n_train_,
-        n_test=0 if answers is None else len(answers),
+        n_test=0 if predictions is None else len(predictions),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
         validation=best.validation,
@@ -242,13 +253,20 @@ def finetune(
         images_run=model.images_run_,
         scores=scores,
         seconds=round(time.monotonic() - started, 3),
+        head=model.head_,
+        predictions=predictions,
+        notices=[
+            *task.notices,
+            *leaks,
+            *(f"{path} is left out: {reason}" for path, reason in failures.items()),
+        ],
     )
-    head = replace(model.head_, task=table.name, record=record.to_dict())
+    head = replace(model.head_, task=table.name, record=result.to_dict())
     if is_main_process():
         save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
         with suppress(FileNotFoundError):
-            unfinished.unlink()
-    return FineTuneResult(replace(head, network=Path(output).absolute()), record, answers, notices)
+            checkpoint.unlink()
+    return replace(result, head=replace(head, network=Path(output).absolute()))
 
 
 def _ignore_report(_: object) -> None:
@@ -289,18 +307,28 @@ def _match_labels_to_images(
 def _predict_test_images(
     model: FineTuneClassifier,
     decoded: DecodedImages,
+    task: Task,
     rows: np.ndarray,
-    y: np.ndarray,
-    classes: list[str],
-) -> HeldOutPredictions:
-    """What the model says of test images, those that cannot be read left out."""
+    test: np.ndarray,
+) -> HeldOutPredictions | None:
+    """Predict the test images that can be read; None if there are none."""
     readable = np.flatnonzero(decoded.is_readable)
-    known = np.array([classes.index(name) for name in model.head_.classes])
+    if not len(readable):
+        return None
     return summarise_decision_values(
-        rows[readable],
-        y[readable],
+        rows[test][readable],
+        task.y[test][readable],
         model.scores_of(decoded)[readable],
-        known,
+        np.array([task.classes.index(name) for name in model.head_.classes]),
         temperature=model.head_.temperature,
         probabilistic=True,
     )
+
+
+def _compute_scores(
+    predictions: HeldOutPredictions | None, task: Task, seed: int
+) -> dict[str, Any]:
+    if predictions is None:
+        return {}
+    units = task.units_for(predictions.rows)
+    return asdict(compute_metrics(predictions, len(task.classes), units, seed=seed))

@@ -296,17 +296,16 @@ def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache)
 
 
 def _make_network_candidate(found: "FineTuneResult") -> Candidate:
-    record = found.record
     return Candidate(
-        strategy=record.strategy,
-        what=f"{record.tune}, {record.classifier}",
-        validation=record.validation,
-        accuracy=record.accuracy,
-        accuracy_ci=record.accuracy_ci,
+        strategy=found.strategy,
+        what=f"{found.tune}, {found.classifier}",
+        validation=found.validation,
+        accuracy=found.accuracy,
+        accuracy_ci=found.accuracy_ci,
         behind=None,
-        epochs=record.epochs,
-        images_run=record.images_run,
-        seconds=record.seconds,
+        epochs=found.epochs,
+        images_run=found.images_run,
+        seconds=found.seconds,
     )
 
 

@@ -49,7 +49,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
         else:
-            _refuse_compressed(path)
+            refuse_compressed(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers and parsers raise anything on hostile bytes
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -69,8 +69,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _refuse_compressed(path: Path) -> None:
-    """Refuse an archive that grows when it is unpacked: torch stores, and does not compress."""
+def refuse_compressed(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: torch stores, and does not compress.
+
+    Raises
+    ------
+    ValueError
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from classify.errors import OutputError
@@ -51,39 +51,75 @@ def test_it_goes_on_to_the_same_end(tuner, pictured, stopped, tmp_path):
     assert np.array_equal(model.head_.scorer.coef, unbroken.head_.scorer.coef)
 
 
-def altered(path, to, metadata=None, **tensors):
-    with safe_open(path, "pt") as file:
-        about = file.metadata() | (metadata or {})
-    found = load_file(path) | {k: v for k, v in tensors.items() if v is not None}
-    gone = {k for k, v in tensors.items() if v is None}
-    save_file({k: v for k, v in found.items() if k not in gone}, to, about)
+def altered(change):
+    """Write a checkpoint whose content has been changed."""
+
+    def write(path, to):
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, to)
+
+    return write
 
 
+def compressed(path, to):
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+
+
+class Code:
+    """What a pickle would run when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
+CHANGED = {
+    "code": lambda c: c.update(history=Code()),
+    "no history": lambda c: c.update(history=[]),
+    "a history of something": lambda c: c.update(history=[{"number": 1}]),
+    "a history of no numbers": lambda c: c.update(history=[dict.fromkeys(HISTORY, "1")]),
+    "a history of too large a number": lambda c: c["history"][0].update(number=10**400),
+    "moments of nothing": lambda c: c["optimizer"].update({"x": {"y": torch.ones(1)}}),
+    "moments of another shape": lambda c: c["optimizer"][0].update(exp_avg=torch.ones(3)),
+    "moments missing": lambda c: c["optimizer"][0].pop("exp_avg"),
+    "moments that repeat a number": lambda c: c["optimizer"][0].update(
+        exp_avg=torch.ones(()).expand(c["optimizer"][0]["exp_avg"].shape)
+    ),
+    "moments without numbers": lambda c: c["optimizer"][0].update(
+        exp_avg=c["optimizer"][0]["exp_avg"].to("meta")
+    ),
+    "sparse moments": lambda c: c["optimizer"][0].update(
+        exp_avg=c["optimizer"][0]["exp_avg"].to_sparse()
+    ),
+    "weights missing": lambda c: c["best_model"].pop("classifier.out.bias"),
+    "weights of another type": lambda c: c["model"].update(
+        {"classifier.out.bias": c["model"]["classifier.out.bias"].double()}
+    ),
+    "something more": lambda c: c.update({"else": torch.ones(1)}),
+    "nothing but the format": lambda c: [c.pop(k) for k in list(c) if k != "format"],
+    "another key": lambda c: c.update(key="0" * 64),
+    "too large": lambda c: c.update(more=torch.zeros(20 << 20)),
+}
 HOSTILE = {
     "cut short": lambda path, to: to.write_bytes(path.read_bytes()[:-5000]),
+    "its beginning alone": lambda path, to: to.write_bytes(path.read_bytes()[:500]),
     "no file of ours": lambda path, to: to.write_bytes(b"\x80\x04 a pickle, say"),
+    "a state dict": lambda path, to: torch.save({"weight": torch.ones(3)}, to),
     "empty": lambda path, to: to.write_bytes(b""),
     "an endless header": lambda path, to: to.write_bytes(b"\xff" * 64),
-    "no history": lambda path, to: altered(path, to, {"history": "[]"}),
-    "a history of something": lambda path, to: altered(path, to, {"history": '[{"number": 1}]'}),
-    "a history of no numbers": lambda path, to: altered(
-        path, to, {"history": json.dumps([dict.fromkeys(HISTORY, "1")])}
-    ),
-    "moments of nothing": lambda path, to: altered(path, to, **{"moments/x.y": torch.ones(1)}),
-    "moments of another shape": lambda path, to: altered(
-        path, to, **{"moments/0.exp_avg": torch.ones(3)}
-    ),
-    "moments missing": lambda path, to: altered(path, to, **{"moments/0.exp_avg": None}),
-    "weights missing": lambda path, to: altered(path, to, **{"best/classifier.out.bias": None}),
-    "something more": lambda path, to: altered(path, to, **{"else/x": torch.ones(1)}),
-    "another key": lambda path, to: altered(path, to, {"key": "0" * 64}),
-}
-FOREIGN = ("no file of ours", "an endless header")
-HISTORY = ("number", "loss", "validation_loss", "validation", "seconds")
+    "compressed": compressed,
+} | {name: altered(change) for name, change in CHANGED.items()}
+FOREIGN = ("no file of ours", "a state dict", "an endless header", "compressed")
 
 
 @pytest.mark.parametrize("how", HOSTILE)
-def test_a_checkpoint_that_is_damaged_is_not_taken(how, tuner, pictured, stopped, tmp_path):
+def test_a_checkpoint_that_is_damaged_is_not_taken(
+    how, tuner, pictured, stopped, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     path, short, _ = stopped
     HOSTILE[how](path, tmp_path / "M.part")
     if how in FOREIGN:  # nor replaced: it may be anybody's
@@ -95,12 +131,60 @@ def test_a_checkpoint_that_is_damaged_is_not_taken(how, tuner, pictured, stopped
     model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
     assert not went_on
     assert equal(model.network_, short.network_)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("option", [{"seed": 3}, {"learning_rate": 1e-3}, {"mixup": 0.1}])
 def test_a_checkpoint_of_other_options_is_not_taken(option, tuner, pictured, stopped, tmp_path):
     (tmp_path / "M.part").write_bytes(stopped[0].read_bytes())
     assert not resumed(tuner, pictured, tmp_path / "M.part", deadline=0, **option)[1]
+
+
+# --- from one of version 0.1 --------------------------------------------------------------
+
+
+def write_as_before(path, to, metadata=None, **tensors):
+    """Write a checkpoint as version 0.1 did, perhaps with something else in it."""
+    content = torch.load(path, weights_only=True)
+    about = {"format": "headgraft-training", "key": content["key"]}
+    about |= {"history": json.dumps(content["history"])} | (metadata or {})
+    parts = {f"learnt/{k}": v for k, v in content["model"].items()}
+    parts |= {f"best/{k}": v for k, v in content["best_model"].items()}
+    parts |= {
+        f"moments/{i}.{k}": v for i, state in content["optimizer"].items() for k, v in state.items()
+    }
+    save_file({k: v for k, v in (parts | tensors).items() if v is not None}, to, about)
+
+
+def test_it_goes_on_from_a_file_of_before(tuner, pictured, stopped, tmp_path):
+    path, _, unbroken = stopped
+    write_as_before(path, tmp_path / "M.part")
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part")
+    assert went_on
+    assert equal(model.network_, unbroken.network_)
+    assert np.array_equal(model.head_.scorer.coef, unbroken.head_.scorer.coef)
+    assert set(torch.load(tmp_path / "M.part", weights_only=True)["model"])  # the last one is new
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors"),
+    [
+        ({"key": "0" * 64}, {}),
+        ({"history": '[{"number": 1}]'}, {}),
+        ({"history": "[" * 100_000}, {}),
+        ({}, {"moments/x.y": torch.ones(1)}),
+        ({}, {"moments/0.exp_avg": None}),
+        ({}, {"best/classifier.out.bias": None}),
+        ({}, {"else/x": torch.ones(1)}),
+    ],
+)
+def test_a_damaged_file_of_before_is_not_taken(
+    metadata, tensors, tuner, pictured, stopped, tmp_path
+):
+    write_as_before(stopped[0], tmp_path / "M.part", metadata, **tensors)
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+    assert not went_on
+    assert equal(model.network_, stopped[1].network_)
 
 
 # --- the command ---------------------------------------------------------------------------

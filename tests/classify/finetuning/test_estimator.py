@@ -11,7 +11,7 @@ from classify import SoftmaxClassifier, fit, save_head
 from classify.data.splits import split_validation
 from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
-from classify.finetuning.trainer import TrainConfig
+from classify.finetuning.trainer import compute_lr_scale
 from featurize import FeatureCache, load_backbone
 from featurize.backbones.backbone import SEEDLING_WEIGHTS_PATH
 
@@ -92,19 +92,18 @@ def test_earlier_stages_learn_more_slowly(tuner, pictured):
 def test_weights_decay_and_biases_do_not():
     net = FineTuneNetwork(load_backbone("seedling"), "all", 3, "linear")
     for (name, parameter), group in zip(
-        net.trainable_parameters().items(), net.groups(1, 0.7, 0.02), strict=True
+        net.trainable_parameters().items(), net.param_groups(1, 0.7, 0.02), strict=True
     ):
         assert group["params"] == [parameter]
         assert group["weight_decay"] == (0.02 if parameter.ndim > 1 else 0), name
 
 
 def test_the_rate_rises_and_then_falls_as_a_cosine():
-    course = TrainConfig(epochs=10, batch_size=8, learning_rate=1)
-    rates = [course.compute_lr_scale(step, 200, 20) for step in range(200)]
+    rates = [compute_lr_scale(step, 200, 20) for step in range(200)]
     assert rates[:20] == pytest.approx(np.arange(1, 21) / 20)
     angle = np.pi * np.arange(180) / 180
     assert rates[20:] == pytest.approx((1 + np.cos(angle)) / 2)
-    assert [course.compute_lr_scale(step, 2, 1) for step in range(2)] == [1, 1]
+    assert [compute_lr_scale(step, 2, 1) for step in range(2)] == [1, 1]
 
 
 @pytest.mark.parametrize(

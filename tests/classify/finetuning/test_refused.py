@@ -112,6 +112,7 @@ def test_labels_that_nothing_can_be_learnt_from(tuner, pictured):
         ({"classifier": "svm"}, CallError, "linear, mlp, not 'svm'"),
         ({"epochs": 0}, CallError, "epochs is 1 or more, not 0"),
         ({"mixup": -1}, CallError, "mixup is 0 or above"),
+        ({"patience": 0}, CallError, "patience is 1 or more, not 0"),
         ({"learning_rate": 0}, CallError, "above 0, not 0"),
         ({"learning_rate": 1e30}, DivergedError, "Lower --learning-rate"),
         (

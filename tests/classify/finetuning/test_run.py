@@ -1,6 +1,7 @@
 """What fine-tuning makes is one file: a head, and a backbone. And the command that makes it."""
 
 import csv
+import inspect
 import json
 import re
 import shutil
@@ -11,9 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from classify import evaluate, finetune, fit, load_head, predict, save_head
+from classify import (
+    FineTuneClassifier,
+    evaluate,
+    finetune,
+    fit,
+    load_head,
+    predict,
+    save_head,
+)
 from classify.cli.app import app
+from classify.cli.networks import finetune as finetune_command
 from classify.errors import CallError, HeadMismatchError, TooFewImagesError
+from classify.finetuning.config import TrainConfig
 from featurize import FeatureCache, load_backbone, run
 from featurize.errors import BackboneError
 
@@ -66,7 +77,7 @@ def test_what_was_trained_is_what_predicts(tuner, pictured, tmp_path):
 
 def test_the_record_says_what_was_done(tuned, pictured):
     _, made = tuned
-    record = made.record
+    record = made
     assert (record.strategy, record.tune, record.classifier) == ("finetune", "stage4", "linear")
     assert (record.n_train, record.n_validation, record.n_test) == (43, 5, 12)
     assert record.accuracy == pytest.approx(
@@ -76,6 +87,23 @@ def test_the_record_says_what_was_done(tuned, pictured):
     assert record.accuracy_ci[0] < record.accuracy <= record.accuracy_ci[1]
     assert made.notices == ["labels: 3 classes from folder level 1"]
     json.dumps(record.to_dict(), allow_nan=False)
+    assert made.head.record == record.to_dict()
+    assert made.record is made  # as it was called when the result was two classes
+
+
+def test_options_have_names_and_one_default_each():
+    """Function, estimator and command agree; what is misspelt is refused."""
+    defaults = TrainConfig()
+    assert TrainConfig.from_options(FineTuneClassifier()) == defaults
+    given = inspect.signature(finetune).parameters
+    command = inspect.signature(finetune_command).parameters
+    for name, parameter in inspect.signature(FineTuneClassifier).parameters.items():
+        if name not in ("backbone", "root", "classifier"):
+            assert given[name].default == command[name].default == parameter.default, name
+    scratch = TrainConfig.from_options(FineTuneClassifier(weights="none"), from_scratch=True)
+    assert (scratch.learning_rate, scratch.batch_norm) == (1e-3, "trained")
+    with pytest.raises(TypeError, match="epoch"):
+        finetune("images", "M", epoch=3)
 
 
 def test_it_may_be_called_anything(tuned, pictured, tmp_path, monkeypatch):
@@ -102,8 +130,8 @@ def test_its_cache_serves_its_head(tuned, tuned_cache, pictured):
     assert cache.extractor.backbone == "seedling"
     assert cache.extractor.weights_sha256 == head.source.weights_sha256
     found, notices = evaluate(head, cache)
-    assert found["n_test"] == made.record.n_test
-    assert found["accuracy"] == made.record.accuracy
+    assert found["n_test"] == made.n_test
+    assert found["accuracy"] == made.accuracy
     assert any("48 images are left out: the head was trained on them" in text for text in notices)
     from_images, from_cache = predict(head, pictured.images), predict(head, tuned_cache)
     assert (from_images.labels == from_cache.labels).all()
@@ -119,8 +147,8 @@ def test_heads_are_trained_on_it(tuned, tuned_cache, pictured, tmp_path):
         predict(load_head(tmp_path / "h"), pictured.images)
     assert len(predict(head, pictured.images, weights=str(tuned[0])).paths) == 60
     again = finetune(pictured.images, tmp_path / "M2", cache=tuned_cache, tune="last", epochs=1)
-    assert again.record.backbone == "seedling"
-    assert again.record.images_run < 2 * 48  # it started from the cache
+    assert again.backbone == "seedling"
+    assert again.images_run < 2 * 48  # it started from the cache
 
 
 def test_a_head_alone_is_no_backbone(pictured, tmp_path):
@@ -225,8 +253,8 @@ def test_a_class_that_cannot_be_read_at_all(pictured, tmp_path):
 
 def test_without_test_images_there_is_no_test_accuracy(pictured, tmp_path):
     made = finetune(pictured.images, tmp_path / "M", test_size=0, cache=pictured.cache, **OPTIONS)
-    assert made.record.accuracy is None
-    assert made.record.n_test == 0
+    assert made.accuracy is None
+    assert made.n_test == 0
     assert any("no test images" in text for text in made.notices)
 
 
@@ -242,7 +270,7 @@ def test_squeezenet_from_cached_maps(photos, squeezenet_weights, tmp_path):
         photos / "train", tmp_path / "N", cache=tmp_path / "c.h5", say=said.append, **options
     )
     assert any("from the cached maps of features.8@none" in text for text in said)
-    assert mapped.record.accuracy == plain.record.accuracy
-    for one, other in zip(plain.record.history, mapped.record.history, strict=True):
+    assert mapped.accuracy == plain.accuracy
+    for one, other in zip(plain.history, mapped.history, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert one["validation"] == other["validation"]

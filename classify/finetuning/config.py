@@ -1,0 +1,93 @@
+"""`TrainConfig`: how a network is trained. Defaults and checks stand here, and need no torch."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from classify.errors import CallError
+
+AUGMENTATIONS = ("flips", "crops", "none")
+BATCH_NORM_MODES = ("frozen", "trained")
+SCRATCH_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "layer_decay": 1.0,
+    "batch_norm": "trained",
+}
+"""Where weights are random, no stage is nearer to its goal than another."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    epochs : int
+        Maximum number of epochs.
+    batch_size : int
+        Images per step, over all processes together.
+    learning_rate : float
+        The highest rate of AdamW (I. Loshchilov and F. Hutter, 2019, "Decoupled weight decay
+        regularization", ICLR). Classifier and deepest stage have it.
+    augment : {"flips", "crops", "none"}
+        ``flips``: random crops, mirrored half the time. ``crops``: random crops alone, for what
+        has a left and a right. ``none``: the centre.
+    mixup : float
+        The alpha of mixup (H. Zhang et al., 2018, "mixup: beyond empirical risk minimization",
+        ICLR). 0 is none.
+    patience : int
+        Epochs without a lower validation loss before training stops.
+    batch_norm : {"frozen", "trained"}
+        ``frozen``: images are normalised by the statistics that came with the weights.
+    class_weight : {"balanced"}, optional
+        ``balanced``: every class counts alike in the loss, small or large.
+    seed : int
+    layer_decay : float
+        Learning rate of a stage as a share of the next stage's.
+
+    Raises
+    ------
+    CallError
+        If an option is none of those that exist, or a number is out of range.
+    """
+
+    epochs: int = 15
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    augment: str = "flips"
+    mixup: float = 0.0
+    patience: int = 5
+    batch_norm: str = "frozen"
+    class_weight: str | None = None
+    seed: int = 0
+    layer_decay: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise CallError(f"{name.replace('_', ' ')} is 1 or more, not {getattr(self, name)}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise CallError(f"the learning rate is above 0, not {self.learning_rate}")
+        if not (self.mixup >= 0 and math.isfinite(self.mixup)):
+            raise CallError(f"mixup is 0 or above, not {self.mixup}")
+        if self.augment not in AUGMENTATIONS:
+            raise CallError(f"--augment is one of {', '.join(AUGMENTATIONS)}, not {self.augment!r}")
+        if self.batch_norm not in BATCH_NORM_MODES:
+            raise CallError(f"batch norm is frozen or trained, not {self.batch_norm!r}")
+        if self.class_weight not in (None, "balanced"):
+            raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
+
+    @classmethod
+    def from_options(cls, options: Any, *, from_scratch: bool = False) -> "TrainConfig":
+        """Collect the options of an object that has them as attributes.
+
+        Parameters
+        ----------
+        options : object
+            What lacks or is None has its default.
+        from_scratch : bool
+            Whether training starts from random weights, which has `SCRATCH_DEFAULTS`.
+        """
+        given = {field.name: getattr(options, field.name, None) for field in fields(cls)}
+        defaults = SCRATCH_DEFAULTS if from_scratch else {}
+        return cls(**defaults | {name: x for name, x in given.items() if x is not None})
