@@ -135,7 +135,7 @@ def compute_metrics(
         raise CallError(f"class numbers are to be below {n_classes}, the number of classes")
     unit = renumber_units(unit)
     n_resamples = min(n_resamples, max(MIN_RESAMPLES, MAX_DRAWS // n))
-    parts = MetricSums.from_predictions(predictions, n_classes)
+    parts = MetricSums.from_predictions(predictions)
     (found,) = parts.compute(np.ones((1, n)))
     drawn = np.concatenate(
         [parts.compute(w) for w in bootstrap_weights(n, n_resamples, seed, unit)]

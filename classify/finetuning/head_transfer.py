@@ -1,7 +1,6 @@
 """What a tuned network's classifier starts from: a linear probe, or random weights."""
 
 import os
-from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -143,11 +142,18 @@ def init_classifier(
         net.classifier.fit_scaling(embeddings)
         return run
     classes, y = np.unique(training.y, return_inverse=True)
-    lesson = make_training_set(
-        SOFTMAX, embeddings, y, classes, np.arange(len(y)), class_weight=class_weight, seed=seed
+    training_set = make_training_set(
+        SOFTMAX,
+        embeddings,
+        y,
+        classes,
+        np.arange(len(y)),
+        class_weight=class_weight,
+        seed=seed,
+        loss_tol=PROBE_LOSS_SLACK,
     )
     with threadpool_limits(1):
-        probe = train(SOFTMAX, replace(lesson, loss_tol=PROBE_LOSS_SLACK))
+        probe = train(SOFTMAX, training_set)
     net.classifier.init_from(probe.scorer)  # type: ignore[arg-type]
     return run
 
