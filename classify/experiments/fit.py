@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -32,6 +33,28 @@ MAX_JOINED_VALUES = 1 << 26
 it that would take longer than all else."""
 
 
+class HeadFit(NamedTuple):
+    """What `fit` made; unpacks into head and record.
+
+    Attributes
+    ----------
+    head : FittedHead
+    record : HeadResult
+    """
+
+    head: FittedHead
+    record: HeadResult
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know."""
+        return list(self.head.notices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a dict."""
+        return self.record.to_dict()
+
+
 def fit(
     cache: CacheOrPath,
     labels: LabelsLike = None,
@@ -45,7 +68,7 @@ def fit(
     metric: str | None = None,
     test_size: float = 0.2,
     seed: int = 0,
-) -> tuple[FittedHead, HeadResult]:
+) -> HeadFit:
     """Train one head on cached features, its setting chosen by validation, and score it.
 
     Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever has
@@ -89,7 +112,8 @@ def fit(
 
     Returns
     -------
-    FittedHead, Record
+    HeadFit
+        ``head, record = fit(...)``.
 
     Raises
     ------
@@ -118,7 +142,7 @@ def fit(
     copies = describe_leaking_copies(task, cache.paths)
     notices = (*task.notices, *copies, *layer_notices, *fitted.notices)
     head_on_task = replace(fitted, seen=_collect_seen_hashes(cache, task), notices=notices)
-    return head_on_task, result.record
+    return HeadFit(head_on_task, result.record)
 
 
 def can_join_layers(cache: FeatureCache, task: Task) -> bool:
