@@ -44,7 +44,7 @@ def test_all_is_sorted_and_there(package):
         assert getattr(module, name).__doc__
 
 
-@pytest.mark.parametrize("name, function", public_functions("classify"))
+@pytest.mark.parametrize(("name", "function"), public_functions("classify"))
 def test_types_of_signatures_are_at_the_front(name, function):
     fronts = [importlib.import_module(package) for package in PACKAGES]
     exported = {getattr(front, each) for front in fronts for each in front.__all__}
@@ -55,7 +55,7 @@ def test_types_of_signatures_are_at_the_front(name, function):
 
 
 @pytest.mark.parametrize(
-    "name, function", [each for package in PACKAGES for each in public_functions(package)]
+    ("name", "function"), [each for package in PACKAGES for each in public_functions(package)]
 )
 def test_few_parameters_are_positional(name, function):
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
@@ -63,7 +63,7 @@ def test_few_parameters_are_positional(name, function):
     assert positional <= MAX_POSITIONAL.get(name, 3)
 
 
-@pytest.mark.parametrize("verb, result", RESULTS.items())
+@pytest.mark.parametrize(("verb", "result"), RESULTS.items())
 def test_a_verb_returns_one_frozen_result(verb, result):
     front = importlib.import_module("classify")
     kind = getattr(front, result)

@@ -203,7 +203,7 @@ def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]
 
     Parameters
     ----------
-    task : ExtractionJob
+    task : Task
     paths : sequence of str, or mapping
         By row.
 
@@ -347,7 +347,8 @@ def _warn_small_classes(
             "learnt from, but left out of the validation"
         )
     if (apart == 0).any():
-        yield f"{_list_classes(classes, apart == 0)} with no training image: always counted as wrong"
+        names = _list_classes(classes, apart == 0)
+        yield f"{names} with no training image: always counted as wrong"
     if not (split == TEST).any():
         yield NO_TEST_NOTICE
 

@@ -26,7 +26,7 @@ class GridCell:
 
     Attributes
     ----------
-    task : ExtractionJob
+    task : Task
     head : str
     layers : tuple of str
     options : FitOptions
@@ -54,11 +54,11 @@ def train_grid(
     cache : FeatureCache
         Worker processes map its features into memory; none is copied between processes.
     grid : sequence of GridCell
-    arrived : callable
+    on_result : callable
         Called with a position in `grid` and its result, in whatever order they come.
     persist : bool
-        As in `classify.solvers.gram_cache.compute_fold_bases`. Where those are not kept, all heads that use one
-        spectrum are trained by one worker.
+        Whether to store bases, as in `classify.solvers.gram_cache.compute_fold_bases`. Where they
+        are not stored, all heads that share a basis are trained by one worker.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
     progress : callable, optional

@@ -76,6 +76,7 @@ def _make_grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, .
 
 
 RIDGE_ALPHAS = (2e6, 1e6, *_make_grid(0, 5, (1, 2, 5))[::-1])
+LDA_SHRINKAGES = (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1])
 HEADS = {
     head.name: head
     for head in (
@@ -84,7 +85,7 @@ HEADS = {
         HeadSpec("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "rbf_svm",
              gamma_factors=(1 / 16, 1 / 4, 1.0)),
         HeadSpec("ridge", "alpha", RIDGE_ALPHAS, "calibrated", False, "closed_form"),
-        HeadSpec("lda", "shrinkage", (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "closed_form"),
+        HeadSpec("lda", "shrinkage", LDA_SHRINKAGES, "log", True, "closed_form"),
         HeadSpec("ncm", None, (None,), "error", False, "closed_form", uses_class_weight=False),
         HeadSpec("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
              uses_class_weight=False),

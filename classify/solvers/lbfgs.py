@@ -72,7 +72,7 @@ def cross_val_path(
 
     Yields
     ------
-    Step
+    PathPoint
         Scores in the order of the folds.
     """
     minima: list[LinearModel | None] = [None] * len(problems)
@@ -132,14 +132,14 @@ def fit_linear(
     problem : Problem
     y : int array of shape (n,)
     n_classes : int
-    before : LinearModel, optional
+    warm_start : LinearModel, optional
         Where to begin.
     tol : float
         The gradient to end at.
 
     Returns
     -------
-    Linear
+    LinearModel
     bool
         Whether the gradient is flat there, measured in float64: scipy's word is not taken for it.
 

@@ -212,7 +212,7 @@ def measure_learning_curve(
     Parameters
     ----------
     cache : FeatureCache
-    task : ExtractionJob
+    task : Task
     layer : str
     planned : list of CurveFit
         As `plan_curve` gives them, at least one fold's.

@@ -35,7 +35,7 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     notices_ : tuple of str
         What a user should know about this fit: a solver that did not converge, a path that ended at
         the end of its grid.
-    scorer_ : LinearModel or Fitted
+    scorer_ : LinearModel or SklearnModel
         From features to K scores.
     """
 

@@ -132,11 +132,12 @@ def test_images_it_was_trained_on_are_left_out(world):
 
 
 def test_results_unpack_and_name_their_parts(world):
-    home, head, record = world
+    home, head, _ = world
     fitted = fit(home / "c.h5")
-    again, its_record = fitted
-    assert fitted.head is again and fitted.notices == list(again.notices)
-    assert fitted.to_dict() == its_record.to_dict()
+    again, record = fitted
+    assert fitted.head is again
+    assert fitted.notices == list(again.notices)
+    assert fitted.to_dict() == record.to_dict()
     evaluation = evaluate(head, home / "c.h5")
     found, notices = evaluation
     assert evaluation.to_dict() == found == evaluation.metrics
