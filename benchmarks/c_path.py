@@ -22,7 +22,8 @@ from classify.data.features import FeatureRows
 from classify.data.folds import plan_folds
 from classify.heads.registry import HEADS
 from classify.solvers.gram_cache import compute_fold_bases
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 
 
 def walked(X, y, folds, grid):

@@ -35,7 +35,8 @@ from classify.evaluation.predictions import summarise_decision_values
 from classify.evaluation.temperature import fit_temperature
 from classify.heads.registry import get_head_spec
 from classify.solvers.gram_cache import compute_fold_bases
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 from featurize import FeatureCache, run
 
 LAYER = "features.12"
@@ -80,7 +81,7 @@ def trained(head, X, y):
     """A head with its held-out scores, as `classify.fit` trains it."""
     kind, rows, n_classes = get_head_spec(head), FeatureRows.from_array(X), int(y.max()) + 1
     folds = plan_folds(y, 0)
-    closed = kind.solver in ("solved", "minimised")
+    closed = kind.uses_gram
     basis = compute_fold_bases(None, (), rows, folds, None) if closed else []
     return train(kind, TrainingSet(rows, y, n_classes, folds, basis))
 

@@ -20,7 +20,8 @@ from classify.data.labels import resolve_labels
 from classify.data.tasks import make_task
 from classify.heads.registry import HEADS
 from classify.solvers.gram_cache import _recent, compute_fold_bases
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 
 
 def main() -> None:

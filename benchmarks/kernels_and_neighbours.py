@@ -34,7 +34,8 @@ from classify.evaluation.temperature import fit_temperature
 from classify.heads.registry import HEADS
 from classify.solvers import neighbours, rbf_svm
 from classify.solvers.gram_cache import compute_fold_bases
-from classify.training.train import TrainingSet, TrainResult, train
+from classify.training.train import TrainResult, train
+from classify.training.training_set import TrainingSet
 from featurize import run
 from featurize.cache.reader import FeatureCache
 

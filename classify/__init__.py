@@ -11,18 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classify.data.labels import LabelTable, read_labels
     from classify.data.preparation import RootL2
     from classify.errors import ClassifyError
-    from classify.experiments.compare import compare
-    from classify.experiments.fit import fit
+    from classify.experiments.compare import Comparison, compare
+    from classify.experiments.fit import HeadFit, fit
+    from classify.experiments.repeats import RepeatedComparison
     from classify.finetuning.estimator import FineTuneClassifier
     from classify.finetuning.run import FineTuneResult, finetune
+    from classify.finetuning.trainer import TrainProgress
     from classify.heads.fitted import FittedHead
-    from classify.heads.inference import evaluate, predict
+    from classify.heads.inference import Evaluation, evaluate, predict
     from classify.heads.io import load_head, save_head
+    from classify.heads.predictions import Predictions
+    from classify.heads.record import HeadResult
     from classify.report.write import write_report
-    from classify.strategy.advise import advise
-    from classify.strategy.auto import auto
+    from classify.strategy.advise import Advice, advise
+    from classify.strategy.auto import AutoProgress, AutoResult, auto
     from classify.training.cached_features import CachedFeatures
     from classify.training.estimators import HeadClassifier
     from classify.training.linear_heads import (
@@ -36,18 +41,29 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Advice",
+    "AutoProgress",
+    "AutoResult",
     "CachedFeatures",
     "ClassifyError",
+    "Comparison",
+    "Evaluation",
     "FineTuneClassifier",
     "FineTuneResult",
     "FittedHead",
     "HeadClassifier",
+    "HeadFit",
+    "HeadResult",
+    "LabelTable",
     "LinearSVMClassifier",
     "NearestMeanClassifier",
+    "Predictions",
+    "RepeatedComparison",
     "RidgeHeadClassifier",
     "RootL2",
     "ShrunkLDAClassifier",
     "SoftmaxClassifier",
+    "TrainProgress",
     "advise",
     "auto",
     "compare",
@@ -56,24 +72,36 @@ __all__ = [
     "fit",
     "load_head",
     "predict",
+    "read_labels",
     "save_head",
     "write_report",
 ]
 
 # Imported when first used: `import classify` and `classify --help` stay quick.
 _HOMES = {
+    "Advice": "strategy.advise",
+    "AutoProgress": "strategy.auto",
+    "AutoResult": "strategy.auto",
     "CachedFeatures": "training.cached_features",
     "ClassifyError": "errors",
+    "Comparison": "experiments.compare",
+    "Evaluation": "heads.inference",
     "FineTuneClassifier": "finetuning.estimator",
     "FineTuneResult": "finetuning.run",
     "FittedHead": "heads.fitted",
     "HeadClassifier": "training.estimators",
+    "HeadFit": "experiments.fit",
+    "HeadResult": "heads.record",
+    "LabelTable": "data.labels",
     "LinearSVMClassifier": "training.linear_heads",
     "NearestMeanClassifier": "training.linear_heads",
+    "Predictions": "heads.predictions",
+    "RepeatedComparison": "experiments.repeats",
     "RidgeHeadClassifier": "training.linear_heads",
     "RootL2": "data.preparation",
     "ShrunkLDAClassifier": "training.linear_heads",
     "SoftmaxClassifier": "training.linear_heads",
+    "TrainProgress": "finetuning.trainer",
     "advise": "strategy.advise",
     "auto": "strategy.auto",
     "compare": "experiments.compare",
@@ -82,6 +110,7 @@ _HOMES = {
     "fit": "experiments.fit",
     "load_head": "heads.io",
     "predict": "heads.inference",
+    "read_labels": "data.labels",
     "save_head": "heads.io",
     "write_report": "report.write",
 }

@@ -1,20 +1,20 @@
 """The errors of Headgraft: one small tree, every leaf also a builtin.
 
-    HeadgraftError
-    ├── FeaturizeError
-    │   ├── CallError (ValueError)
-    │   ├── CacheFormatError (ValueError)
-    │   ├── CacheUnreachableError, CacheReplacedError, CacheBusyError (OSError)
-    │   ├── FingerprintMismatchError (ValueError)
-    │   ├── DiskFullError, OutputError (OSError)
-    │   ├── RowNotReadyError (LookupError)
-    │   ├── UnknownLayerError (KeyError)
-    │   ├── BackboneError (ValueError)
-    │   │   └── UnknownWeightsError
-    │   ├── EngineError (RuntimeError)
-    │   ├── ImageUnreadableError (ValueError)
-    │   └── RunInterruptedError (RuntimeError)
-    └── ClassifyError, with leaves of its own: `classify.errors`
+HeadgraftError
+├── FeaturizeError
+│   ├── CallError (ValueError)
+│   ├── CacheFormatError (ValueError)
+│   ├── CacheUnreachableError, CacheReplacedError, CacheBusyError (OSError)
+│   ├── FingerprintMismatchError (ValueError)
+│   ├── DiskFullError, OutputError (OSError)
+│   ├── RowNotReadyError (LookupError)
+│   ├── UnknownLayerError (KeyError)
+│   ├── BackboneError (ValueError)
+│   │   └── UnknownWeightsError
+│   ├── EngineError (RuntimeError)
+│   ├── ImageUnreadableError (ValueError)
+│   └── RunInterruptedError (RuntimeError)
+└── ClassifyError, with leaves of its own: `classify.errors`
 """
 
 

@@ -46,9 +46,9 @@ def find_duplicates(
     First by the hash of their bytes, then by the cosine of their features, centred and scaled by
     the images outside the test. How near is too near depends on the backbone and on the images:
     handwritten digits are alike by nature. So each test image's nearest neighbour is held against
-    its next ten, see `expected_by_chance`. A twin is a pair so near that at most one test image in all is
-    expected to have such a one by chance. (Images nearly equal in every feature, like blank ones,
-    are twins always.)
+    its next ten, see `expected_by_chance`. A duplicate is a pair so near that at most one test
+    image in all is expected to have such a one by chance. (Images nearly equal in every feature,
+    like blank ones, are duplicates always.)
 
     Measured with 40 twins of each kind planted in CIFAR-10 (32 x 32 pixels; 10,000 images outside
     the test, 2,000 in it) and the last layer of `seedling`: found were all PNG copies, all with
@@ -62,7 +62,7 @@ def find_duplicates(
     Parameters
     ----------
     cache : FeatureCache
-    task : ExtractionJob
+    task : Task
     layers : str or sequence of str, optional
         Several are joined; the deepest if not given, which did best by itself and no worse than
         with others.
@@ -111,7 +111,7 @@ def find_duplicates(
 def count_compared(
     cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None
 ) -> int:
-    """How many test images' features `find_duplicates` looks at: all, up to 2e12 multiplications."""
+    """How many test images `find_duplicates` compares: all, up to 2e12 multiplications."""
     test = int((task.split == TEST).sum())
     dim = sum(cache.layer(name).dim for name in resolve_layers(cache, layers))
     most = int(MAX_MULTIPLICATIONS // max(1, dim * (len(task.rows) - test)))

@@ -48,7 +48,7 @@ def find_label_issues(task: Task, predictions: HeldOutPredictions) -> list[Label
 
     Parameters
     ----------
-    task : ExtractionJob
+    task : Task
     predictions : HeldOutPredictions
         Of images that were held out, each with calibrated probabilities.
 

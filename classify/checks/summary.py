@@ -176,7 +176,7 @@ def check_task(cache: FeatureCache, task: Task, *answers: HeldOutPredictions | N
     Parameters
     ----------
     cache : FeatureCache
-    task : ExtractionJob
+    task : Task
     *answers : HeldOutPredictions, or None
         A good head's answers on images that were held out, for the labels: those of the folds, and
         those of the test, whose labels can be as wrong.

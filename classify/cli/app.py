@@ -265,9 +265,9 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with handle_errors(debug):
-        from classify.heads.inference import check_predictions_file
         from classify.heads.inference import predict as predict_images
         from classify.heads.io import load_head
+        from classify.heads.predictions import check_predictions_file
         from classify.store import open_output
         from featurize.cli.progress import ProgressLine
 
@@ -286,7 +286,7 @@ def predict(
         else:
             with open_output(target, "w", newline="", encoding="utf-8") as file:
                 found.write_csv(file)
-        show_notices(f"{path}: {reason}; no label" for path, reason in found.failures.items())
+        show_notices(found.notices)
         if output is not None and not json:
             show_notices([f"{len(found.paths):,} images labelled in {output}"])
         if found.failures:

@@ -219,8 +219,8 @@ def _check_depth(folders: Folders, level: int, *, of_split: bool = False) -> Non
                 else "the image folder itself"
             )
             raise LabelError(
-                f"image {_quote_names(path)} lies directly in {inside}, so no folder names its label; "
-                "give a table with --labels T.csv (columns path,label), or the level of the "
+                f"image {_quote_names(path)} lies directly in {inside}, so no folder names its "
+                "label; give a table with --labels T.csv (columns path,label), or the level of the "
                 f"labels, which leaves out what lies less deep{_describe_levels(folders)}"
             )
 

@@ -267,7 +267,7 @@ def plan_content_folds(
 
     Returns
     -------
-    Folding, or None
+    FoldPlan, or None
         None where a class has too few images, or too many belong together.
     """
     if unit is not None and not is_mostly_singletons(unit):

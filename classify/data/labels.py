@@ -203,7 +203,8 @@ def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
         if other != text:
             raise LabelError(
                 f"{source}: the {use}s {_quote_ascii(other)}{_format_line(first[other])} and "
-                f"{_quote_ascii(text)}{_format_line(line)} look the same and are not; write both in one way"
+                f"{_quote_ascii(text)}{_format_line(line)} look the same and are not; "
+                "write both in one way"
             )
 
 
@@ -273,7 +274,8 @@ def _iter_records(
         if "split" in values:
             if values["split"].lower() not in SPLIT_ALIASES:
                 raise LabelError(
-                    f"{where}: split {_quote_cell(values['split'])} is none of {', '.join(SPLIT_ALIASES)}"
+                    f"{where}: split {_quote_cell(values['split'])} is none of "
+                    f"{', '.join(SPLIT_ALIASES)}"
                 )
             values["split"] = SPLIT_ALIASES[values["split"].lower()]
         yield [line, *values.values()]

@@ -70,11 +70,11 @@ def _estimate_half_dimension(gaps: np.ndarray) -> float:
 def find_near_copies(rows: FeatureRows) -> np.ndarray:
     """Link images that are so near each other that at most one pair in all is so by chance.
 
-    As `expected_by_chance` has it, every image being held against all others. Of fewer than 10,000 images it
-    is rather one pair in so many: there an image's tenth neighbour may be of another class, far
-    away. An image has several such neighbours where several are copies of it. Those of ten and more
-    it cannot tell from images that are alike by nature, unless they are the same in every feature.
-    Features of under four dimensions tell no copies.
+    As `expected_by_chance` has it, every image being held against all others. Of fewer than 10,000
+    images it is rather one pair in so many: there an image's tenth neighbour may be of another
+    class, far away. An image has several such neighbours where several are copies of it. Those of
+    ten and more it cannot tell from images that are alike by nature, unless they are the same in
+    every feature. Features of under four dimensions tell no copies.
 
     Parameters
     ----------

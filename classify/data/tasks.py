@@ -1,12 +1,14 @@
 """Tasks: a label table over a feature cache, split into what is learnt from and what is not."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from classify.data.folder_labels import TEST, TRAIN, VAL
-from classify.data.labels import LabelTable
+from classify.data.labels import LabelsLike, LabelTable, resolve_labels
 from classify.data.splits import hold_out
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
@@ -52,6 +54,67 @@ class Task:
         """The units of some of its rows: int array of shape (m,)."""
         found: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
         return found
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task is made of, as the user gives it.
+
+    Attributes
+    ----------
+    labels : LabelTable or path of a CSV, optional
+        Folder names, if not given.
+    column : str
+        The column of the CSV that holds the labels.
+    labels_level : int, optional
+        Which folder names the label, 1 for the topmost; found out if not given.
+    test_size : float
+        The share of every class to hold out where the table has no split; 0 holds out nothing.
+    seed : int
+        Decides which images that are.
+    """
+
+    labels: LabelsLike = None
+    column: str = "label"
+    labels_level: int | None = None
+    test_size: float = 0.2
+    seed: int = 0
+
+    def read_table(self, cache: FeatureCache) -> LabelTable:
+        """The label table: given, read from its file, or made of the cache's folder names.
+
+        Raises
+        ------
+        LabelError, CallError, FileNotFoundError
+        """
+        return resolve_labels(cache, self.labels, self.column, self.labels_level)
+
+    def make_task(self, cache: FeatureCache) -> Task:
+        """The task over a cache, see `make_task`.
+
+        Raises
+        ------
+        ClassifyError, FileNotFoundError
+        """
+        table = self.read_table(cache)
+        return make_task(cache, table, test_size=self.test_size, seed=self.seed)
+
+    def as_keywords(self) -> dict[str, Any]:
+        """All but the labels, as keyword arguments of the public functions."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+
+    def as_command_options(self) -> list[str]:
+        """What differs from the defaults, as options of the command line."""
+        words: list[str] = []
+        if self.labels is not None:
+            given = self.labels
+            source = given.source if isinstance(given, LabelTable) else os.fspath(given)
+            words += ["--labels", source]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                words += [f"--{field.name.replace('_', '-')}", str(value)]
+        return words
 
 
 def make_task(
@@ -140,7 +203,7 @@ def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]
 
     Parameters
     ----------
-    task : ExtractionJob
+    task : Task
     paths : sequence of str, or mapping
         By row.
 
@@ -284,7 +347,8 @@ def _warn_small_classes(
             "learnt from, but left out of the validation"
         )
     if (apart == 0).any():
-        yield f"{_list_classes(classes, apart == 0)} with no training image: always counted as wrong"
+        names = _list_classes(classes, apart == 0)
+        yield f"{names} with no training image: always counted as wrong"
     if not (split == TEST).any():
         yield NO_TEST_NOTICE
 

@@ -91,9 +91,9 @@ def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     Returns
     -------
     Copies
-        Positions are among the n. Near-copies are what `classify.data.near_copies.find_near_copies` finds; where
-        that would take more than 5e10 multiplications (10,000 images of 512 features), those with
-        the same bytes alone.
+        Positions are among the n. Near-copies are what
+        `classify.data.near_copies.find_near_copies` finds; where that would take more than 5e10
+        multiplications (10,000 images of 512 features), those with the same bytes alone.
     """
     contents, layer = cache.column("sha256")[rows], cache.layer()
     same = link_same_bytes(contents)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import t
 
-from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.predictions import HeldOutPredictions, renumber
 
 MAX_BINS = 15
 MIN_PER_BIN = 10  # images in a bin: there are fewer bins where they would hold less
@@ -186,13 +186,11 @@ class MetricSums:
     null_stds: dict[int, np.ndarray]
 
     @classmethod
-    def from_predictions(cls, predictions: HeldOutPredictions, n_classes: int) -> "MetricSums":
+    def from_predictions(cls, predictions: HeldOutPredictions) -> "MetricSums":
         """Prepare a head's answers, one or more."""
         n, everyone = len(predictions), np.arange(len(predictions), dtype=np.int32)
         present, truth = np.unique(predictions.truth, return_inverse=True)
-        number = np.full(n_classes, -1)
-        number[present] = np.arange(len(present))
-        predicted = number[predictions.predicted]
+        predicted = renumber(predictions.predicted, present)
         one = np.ones(n)
         # Which row of the sums, for which images, and with what value.
         entries = [(truth, predictions.correct, one), (truth + len(present), one > 0, one)]

@@ -126,9 +126,9 @@ def _fit_slope_and_bias(
 
     The truth is only believed to (n + 1) / (n + 2), by Laplace's rule of succession, so that the
     slope stays finite where a bias makes every image right. The bias at the middle of a class's
-    scores has a normal prior, with the standard deviation `BIAS_PRIOR_STD`. That of a class without an
-    image is zero, as is the mean of the others. Newton's method: the loss is convex, and its
-    curvature costs no more than a few of its values.
+    scores has a normal prior, with the standard deviation `BIAS_PRIOR_STD`. That of a class
+    without an image is zero, as is the mean of the others. Newton's method: the loss is convex, and
+    its curvature costs no more than a few of its values.
 
     Parameters
     ----------

@@ -37,7 +37,8 @@ class Metrics:
     Attributes
     ----------
     accuracy : float, or None
-        With the interval of `estimate_proportion`. None, like the others, where there are no images.
+        With the interval of `estimate_proportion`. None, like the others, where there are no
+        images.
     balanced_accuracy : float, or None
         Mean over classes of the share of their images that is found (recall).
     macro_f1 : float, or None
@@ -77,8 +78,9 @@ def estimate_proportion(
 ) -> tuple[float, Interval]:
     """How many of some answers are right, with a 95 % interval.
 
-    Wilson's where every image stands alone; else that of `classify.evaluation.bootstrap.bootstrap_means`, for which
-    whole units are drawn anew: images of one unit are right or wrong together.
+    Wilson's where every image stands alone. Else it is that of
+    `classify.evaluation.bootstrap.bootstrap_means`, for which whole units are drawn again: images
+    of one unit are right or wrong together.
 
     Parameters
     ----------
@@ -104,10 +106,10 @@ def compute_metrics(
 ) -> Metrics:
     """Score a head's answers.
 
-    The accuracy's interval is that of `estimate_proportion`; the others are of a bootstrap over units (B. Efron,
-    1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7): the 2.5th and
-    97.5th percentile of the score over units drawn anew. At most 20 million images are drawn, so
-    that of more than 20,000 there are fewer resamples, though never under 200.
+    The accuracy's interval is that of `estimate_proportion`. The others are of a bootstrap over
+    units (B. Efron, 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics
+    7): the 2.5th and 97.5th percentile of the metric over units drawn again. At most 20 million
+    images are drawn, so that of more than 20,000 there are fewer resamples, though never under 200.
 
     For the calibration error these percentiles are mirrored at the estimate, and the lower end is 0
     where a perfectly calibrated head would be as far off by chance.
@@ -135,7 +137,7 @@ def compute_metrics(
         raise CallError(f"class numbers are to be below {n_classes}, the number of classes")
     unit = renumber_units(unit)
     n_resamples = min(n_resamples, max(MIN_RESAMPLES, MAX_DRAWS // n))
-    parts = MetricSums.from_predictions(predictions, n_classes)
+    parts = MetricSums.from_predictions(predictions)
     (found,) = parts.compute(np.ones((1, n)))
     drawn = np.concatenate(
         [parts.compute(w) for w in bootstrap_weights(n, n_resamples, seed, unit)]

@@ -46,7 +46,8 @@ def compare_paired(
     images and where the heads never disagree. What decides is McNemar's test in its exact form: a
     binomial test on the images that just one of the two has right (Q. McNemar, 1947).
 
-    Where images belong together, the interval is `classify.evaluation.bootstrap.estimate_cluster_mean`, and
+    Where images belong together, the interval is
+    `classify.evaluation.bootstrap.estimate_cluster_mean`, and
     `classify.evaluation.bootstrap.sign_flip_test` decides together with it.
 
     Both leave out the variance of training: two trainings of one kind of head on other draws of
@@ -77,7 +78,7 @@ def compare_paired(
 def compare_correctness(
     correct_a: np.ndarray, correct_b: np.ndarray, unit: np.ndarray | None = None, *, seed: int = 0
 ) -> Difference:
-    """`compare_paired`, for answers of which only is known which are right: bool arrays of shape (n,)."""
+    """`compare_paired`, from which predictions are right alone: bool arrays of shape (n,)."""
     n, unit = len(correct_a), renumber_units(unit)
     if unit is not None:
         difference = correct_a.astype(float) - correct_b

@@ -121,16 +121,14 @@ def summarise_decision_values(
         )
     if temperature is not None and not 0 < temperature < np.inf:
         raise CallError(f"a temperature is above 0 and finite, not {temperature}")
-    numbers = np.concatenate([y_true, classes]) if n else classes
-    column_of = np.full(int(numbers.max()) + 1, -1)
-    column_of[classes] = np.arange(n_columns)
+    columns = renumber(y_true, classes)
     predicted = np.empty(n, np.int64)
     own, calibrated = np.full((2, n), np.nan, np.float32), np.full((2, n), np.nan, np.float32)
     step = max(1, MAX_BLOCK_VALUES // n_columns)
     for start in range(0, n, step):
         part = slice(start, start + step)
         below = subtract_row_max(decision_values[part])
-        column = column_of[y_true[part]]
+        column = columns[part]
         predicted[part] = classes[below.argmax(axis=1)]
         if probabilistic:
             own[:, part] = _confidence_and_loss(below, column)
@@ -145,6 +143,26 @@ def summarise_decision_values(
         calibrated_confidence=calibrated[0],
         calibrated_loss=calibrated[1],
     )
+
+
+def renumber(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Number the classes anew.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+        Class numbers; -1 for none.
+    classes : int array of shape (K,)
+        The class number that each new number stands for, each once.
+
+    Returns
+    -------
+    int array of shape (n,)
+        Positions in `classes`; -1 for a class number that is not among them.
+    """
+    position = np.full(max(y.max(initial=-1), classes.max(initial=-1)) + 2, -1)  # -1 is the last
+    position[classes] = np.arange(len(classes))
+    return np.asarray(position[y])
 
 
 def subtract_row_max(decision_values: np.ndarray) -> np.ndarray:

@@ -30,8 +30,9 @@ def compute_class_recall(
     Returns
     -------
     dict
-        The 95 % intervals are those of `classify.evaluation.metrics.estimate_proportion`: they leave out the variance of
-        training, and each holds for its class alone. Of twenty, one misses by chance.
+        The 95 % intervals are those of `classify.evaluation.metrics.estimate_proportion`: they
+        leave out the variance of training, and each holds for its class alone. Of twenty, one
+        misses by chance.
     """
     order = np.argsort(predictions.truth, kind="stable")
     numbers, first = np.unique(predictions.truth[order], return_index=True)

@@ -54,12 +54,12 @@ def average_over_splits(values: np.ndarray, overlap: float, step: float = 0.0) -
 def average_over_draws(values: np.ndarray, unit: np.ndarray, overlap: float) -> RepeatedMean:
     """The mean over several draws of training images, all tested on the same images.
 
-    Training images and test images are drawn apart from each other, so that the variance is the
-    sum of two: that between the draws, taken as in `average_over_splits`, and that of the draw of test
-    images, taken from each image's mean over the draws. What is left, the part of both together,
-    is counted in either: the interval is rather too wide. Degrees of freedom are put together as
-    by F. E. Satterthwaite (1946), "An approximate distribution of estimates of variance
-    components", Biometrics Bulletin 2.
+    Training images and test images are drawn apart from each other, so that the variance is the sum
+    of two: that between the draws, taken as in `average_over_splits`, and that of the draw of test
+    images, taken from each image's mean over the draws. What is left, the part of both together, is
+    counted in either: the interval is rather too wide. Degrees of freedom are put together as by F.
+    E. Satterthwaite (1946), "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2.
 
     Parameters
     ----------

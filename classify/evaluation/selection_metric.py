@@ -145,8 +145,8 @@ def resolve_metric(metric: str | None) -> SelectionMetric:
         near = get_close_matches(name, METRIC_NAMES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CallError(
-            f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with the "
-            f"columns {', '.join(COST_COLUMNS)}{hint}"
+            f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with "
+            f"the columns {', '.join(COST_COLUMNS)}{hint}"
         )
     return SelectionMetric(COST, _read_costs(Path(metric or "")))
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from classify.checks.summary import DataChecks, check_task
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets, total_dim
-from classify.data.labels import LabelsLike, LabelTable, resolve_labels
-from classify.data.tasks import Task, make_task
+from classify.data.labels import LabelsLike, LabelTable
+from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import CallError
 from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
@@ -20,7 +20,7 @@ from classify.experiments.fit import make_fit_options
 from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
 from classify.experiments.repeats import RepeatedComparison, compare_over_draws
 from classify.experiments.results import FitResult
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadResult, rank_results
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from featurize.cache.reader import FeatureCache
 
@@ -33,14 +33,14 @@ class Comparison:
     ----------
     records : list of HeadResult
         By task, head and layers, in the order asked for.
-    best_per_task : dict of str to Record
+    best_per_task : dict of str to HeadResult
         Each task's best by validation; of equals the narrower features, then the earlier.
     best : HeadResult
         The same over all tasks.
     results : list of FitResult
         As `records`, with each head's answers image by image.
-    tasks : list of ExtractionJob
-    recalled : int
+    tasks : list of Task
+    n_reused : int
         How many of the heads had been trained before, and were found beside the cache.
     notices : list of str
         What a user should know.
@@ -58,13 +58,36 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """``records``, ``best``, and with several tasks ``best_per_task``, as dicts."""
-        found: dict[str, Any] = {
+        content: dict[str, Any] = {
             "records": [record.to_dict() for record in self.records],
             "best": self.best.to_dict(),
         }
         if len(self.best_per_task) > 1:
-            found["best_per_task"] = {t: r.to_dict() for t, r in self.best_per_task.items()}
-        return found
+            content["best_per_task"] = {t: r.to_dict() for t, r in self.best_per_task.items()}
+        return content
+
+    def to_frame(self) -> Any:
+        """The records as a pandas ``DataFrame``, by task, the best first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each head, with the keys of `HeadResult.to_dict`, but for ``classes``,
+            ``recall`` and ``bias``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed: headgraft does without it.
+        """
+        import pandas  # type: ignore[import-untyped]
+
+        rows = [
+            record.to_dict()
+            for task, best in self.best_per_task.items()
+            for record in rank_results([r for r in self.records if r.task == task], best)
+        ]
+        return pandas.DataFrame(rows).drop(columns=["classes", "recall", "bias"])
 
 
 @overload
@@ -173,21 +196,20 @@ def compare(
     started = time.perf_counter()
     options = make_fit_options(seed, class_weight, prepare, metric)
     words = heads.split(",") if isinstance(heads, str) else heads
-    kinds = list(dict.fromkeys(get_head_spec(word.strip()).name for word in words))
+    names = list(dict.fromkeys(get_head_spec(word.strip()).name for word in words))
     cache = open_cache(cache)
     sets = resolve_layer_sets(cache, layers)
-    one = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
-    given: Sequence[Any] = [labels] if one else list(labels)  # type: ignore[arg-type]
-    tables = _make_names_unique(
-        [resolve_labels(cache, item, column, labels_level) for item in given]
-    )
-    if not (tables and kinds and sets):
+    single = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
+    given: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
+    specs = [TaskSpec(item, column, labels_level, test_size, seed) for item in given]
+    tables = _make_names_unique([spec.read_table(cache) for spec in specs])
+    if not (tables and names and sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
     if repeats is not None or shots is not None or folds is not None:
         return compare_over_draws(
             cache,
             tables,
-            kinds,
+            names,
             sets,
             DrawSpec.from_options(repeats, shots, folds, seed),
             options=options,
@@ -199,11 +221,13 @@ def compare(
     for task in tasks:
         options.metric.check_classes(task.classes)
     grid = [
-        GridCell(task, kind, names, options) for task in tasks for kind in kinds for names in sets
+        GridCell(task, name, layer_set, options)
+        for task in tasks
+        for name in names
+        for layer_set in sets
     ]
     found: dict[int, FitResult] = {}
-    recalled, left_out = train_grid(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
-
+    n_reused, left_out = train_grid(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
     rank = {
         i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)
         for i, r in found.items()
@@ -220,7 +244,7 @@ def compare(
         best=found[max(rank, key=rank.__getitem__)].record,
         results=results,
         tasks=tasks,
-        n_reused=recalled,
+        n_reused=n_reused,
         notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
         + list(left_out.values())
         + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],

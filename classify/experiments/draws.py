@@ -25,7 +25,7 @@ class Draw:
 
     Attributes
     ----------
-    task : ExtractionJob
+    task : Task
         With a split of its own, and the rows that are used alone.
     seed : int
     fold : int, or None
@@ -107,12 +107,13 @@ class DrawPlan:
 
     Attributes
     ----------
-    whole : ExtractionJob
+    task : Task
         The table over the cache, as it is before the first draw.
     draws : list of Draw
         By shots, seed and fold.
-    again : dict of int or None to float
-        By shots: what `classify.evaluation.repeated` has to allow for images that several draws share.
+    overlap : dict of int or None to float
+        By shots: what `classify.evaluation.repeated` has to allow for images that several draws
+        share.
     notices : list of str
     """
 
@@ -131,7 +132,7 @@ def plan_draws(
     ----------
     cache : FeatureCache
     table : LabelTable
-    spec : ResolvedOptions
+    spec : DrawSpec
     test_size : float
         The share of every class that a split holds out; shots are tested on those of the first
         seed, or on the table's own test images.
@@ -228,7 +229,8 @@ def _draw_shots(task: Task, spec: DrawSpec) -> DrawPlan:
         short = [task.classes[k] for k in np.flatnonzero(count < shots)]
         if short:
             said.append(
-                f"{_format_classes(short)} with fewer than {shots} training images to draw: all are taken"
+                f"{_format_classes(short)} with fewer than {shots} training images to draw: all "
+                "are taken"
             )
         for seed in spec.seeds:
             used = test.copy()

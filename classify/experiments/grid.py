@@ -9,7 +9,7 @@ from joblib import delayed
 from classify.data.features import open_cache, total_dim
 from classify.data.tasks import Task
 from classify.errors import CallError
-from classify.experiments.fit import fit_task
+from classify.experiments.fit_task import fit_task
 from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
 from classify.experiments.workers import run_parallel
 from classify.heads.record import HeadResult
@@ -26,7 +26,7 @@ class GridCell:
 
     Attributes
     ----------
-    task : ExtractionJob
+    task : Task
     head : str
     layers : tuple of str
     options : FitOptions
@@ -54,11 +54,11 @@ def train_grid(
     cache : FeatureCache
         Worker processes map its features into memory; none is copied between processes.
     grid : sequence of GridCell
-    arrived : callable
+    on_result : callable
         Called with a position in `grid` and its result, in whatever order they come.
     persist : bool
-        As in `classify.solvers.gram_cache.compute_fold_bases`. Where those are not kept, all heads that use one
-        spectrum are trained by one worker.
+        Whether to store bases, as in `classify.solvers.gram_cache.compute_fold_bases`. Where they
+        are not stored, all heads that share a basis are trained by one worker.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
     progress : callable, optional
@@ -113,10 +113,9 @@ def _group_cells(
     jobs: dict[object, list[int]] = {}
     for i in missing:
         cell = grid[i]
-        way = get_head_spec(cell.head).solver
-        shares = way in ("solved", "minimised")
-        key = (id(cell.task), cell.layers, way if persist else "")
-        jobs.setdefault(key if shares else i, []).append(i)
+        spec = get_head_spec(cell.head)
+        key = (id(cell.task), cell.layers, spec.solver if persist else "")
+        jobs.setdefault(key if spec.uses_gram else i, []).append(i)
     # The widest first, so that no worker is left alone with one at the end.
     return sorted(jobs.values(), key=lambda job: -total_dim(cache, grid[job[0]].layers))
 

@@ -122,7 +122,7 @@ class RepeatedComparison:
         What was drawn: ``splits``, ``folds``, ``repeated folds`` or ``shots``.
     seeds, shots : tuple of int
     folds : int, or None
-    tasks : list of ExtractionJob
+    tasks : list of Task
     heads : int
         How many were trained in all, over the draws.
     recalled : int
@@ -153,7 +153,7 @@ class RepeatedComparison:
         """As what JSON knows.
 
         ``kind``, ``seeds``, ``shots``, ``folds``; ``intervals``, the sentence that says what they
-        cover; ``rows`` as `Summary.to_json` gives them; ``best_per_task`` likewise, by task.
+        cover; ``rows`` as `HeadSummary.to_dict` gives them; ``best_per_task`` likewise, by task.
         """
         return {
             "kind": self.kind,
@@ -207,7 +207,8 @@ def compare_over_draws(
     Raises
     ------
     ClassifyError
-        As `classify.experiments.draws.plan_draws` does; CallError where no head of a task could be trained.
+        As `classify.experiments.draws.plan_draws` does; CallError where no head of a task could be
+        trained.
     """
     started = time.perf_counter()
     plans = [plan_draws(cache, table, spec, test_size) for table in tables]
@@ -377,8 +378,9 @@ def _average_over_draws(
 ) -> RepeatedMean:
     """The mean of a number for each test image of each draw.
 
-    A score that is no mean over images goes the same way over splits: `average_over_splits` takes whatever
-    each draw gave. Over shots it needs the variance that `average_over_draws` takes from the images.
+    A metric that is no mean over images goes the same way over splits: `average_over_splits` takes
+    whatever each draw gave. Over shots it needs the variance that `average_over_draws` takes from
+    the images.
     """
     if shots is None:
         step = 1 / float(np.mean([len(column) for column in values]))

@@ -1,5 +1,6 @@
 """A trained head's record and its answers, kept beside the cache so that no fit is done twice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -55,6 +56,11 @@ class FitResult:
     validation: HeldOutPredictions | None
     test: HeldOutPredictions | None
     notices: tuple[str, ...]
+
+    @property
+    def validation_loss(self) -> float:
+        """The mean calibrated log loss on held-out images; infinite where there are none."""
+        return math.inf if self.validation is None else self.validation.calibrated_log_loss
 
 
 def result_key(

@@ -55,10 +55,11 @@ def run_parallel(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iter
 
 @contextmanager
 def _ignore_sigint_in_children() -> Iterator[None]:
-    """Start processes whole, and so that Ctrl-C does not reach them: this one stops them.
+    """Make child processes ignore SIGINT from their start; this process stops them.
 
-    A blocked signal stays blocked in a new program, until `_init_worker` has it ignored. The trackers
-    are started before, as that would unblock it. What comes meanwhile counts when it is over.
+    A blocked signal stays blocked in a new program, until `_init_worker` has it ignored. The
+    trackers are started before, as that would unblock it. What comes meanwhile counts when it is
+    over.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "pthread_sigmask"):
@@ -104,7 +105,7 @@ def _init_worker(parent: int) -> None:
 
 
 def _close_quietly(batches: Generator[Any]) -> None:
-    """End the workers; that they were not done is no news to who stopped them."""
+    """Stop the workers, and silence joblib's warning about unfinished calls."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         batches.close()

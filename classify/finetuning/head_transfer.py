@@ -1,7 +1,6 @@
 """What a tuned network's classifier starts from: a linear probe, or random weights."""
 
 import os
-from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -172,9 +171,10 @@ def init_classifier(
         np.arange(len(y)),
         class_weight=config.class_weight,
         seed=config.seed,
+        loss_tol=PROBE_LOSS_SLACK,
     )
     with threadpool_limits(1):
-        probe = train(SOFTMAX, replace(training_set, loss_tol=PROBE_LOSS_SLACK))
+        probe = train(SOFTMAX, training_set)
     net.classifier.init_from(probe.scorer)  # type: ignore[arg-type]
     return n_run
 

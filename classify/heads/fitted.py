@@ -71,7 +71,7 @@ class FittedHead:
     prepare : str
         How features are prepared before they are scored: ``root-l2``, layer by layer; or
         ``standardise``, which is a part of the scorer.
-    scorer : LinearModel, Perceptron or Fitted
+    scorer : LinearModel, MLPModel or SklearnModel
         Arrays, or a scikit-learn pipeline, of prepared features; the bias of its calibration is in
         its scores.
     probabilistic : bool
@@ -84,7 +84,7 @@ class FittedHead:
     source : FeatureSource
         The backbone, and the layers whose features are joined to D columns.
     record : dict
-        How it scored; the keys of a `Record`.
+        How it scored; the keys of a `HeadResult`.
     seen : uint64 array
         The beginnings of the hashes of the images it was trained on, or its setting chosen by,
         sorted: it is not to be scored on them.

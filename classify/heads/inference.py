@@ -1,131 +1,34 @@
 """Use a saved head: label images or the rows of a cache, or score it on labelled rows."""
 
-import csv
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
 from classify.data.folder_labels import TEST
-from classify.data.labels import LabelsLike, resolve_labels
-from classify.data.tasks import check_groups, find_labelled_rows
+from classify.data.labels import LabelsLike, LabelTable
+from classify.data.tasks import TaskSpec, check_groups, find_labelled_rows
 from classify.data.units import find_copies
 from classify.errors import CallError, HeadMismatchError
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.evaluation.recall import compute_class_recall
 from classify.heads.fitted import FittedHead
-from classify.store import check_output
+from classify.heads.predictions import Predictions
 from featurize.backbones.families import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
-from featurize.text import to_printable
 
-MAX_HEADER_BYTES = 1 << 20
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; beyond the latter it is said
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """The best labels of some images.
-
-    Attributes
-    ----------
-    paths : list of str
-        n images that could be read.
-    labels : object array of shape (n, K)
-        The K best, as text, best first.
-    values : float array of shape (n, K)
-        Their probabilities, or scores.
-    kind : str
-        ``probability`` or ``score``: which of the two.
-    failures : dict of str to str
-        Why an image has no label, by path.
-    """
-
-    paths: list[str]
-    labels: np.ndarray
-    values: np.ndarray
-    kind: str
-    failures: dict[str, str]
-
-    def write_csv(self, file: IO[str]) -> None:
-        """Write ``path,label,probability``, or ``score``; further labels in further columns.
-
-        A terminal takes some characters of a name for orders; it is shown them escaped.
-        """
-        writer = csv.writer(file, lineterminator="\n")
-        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        text = to_printable if file.isatty() else str
-        writer.writerow(_make_header(self.kind, self.labels.shape[1]))
-        for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
-            cells = [
-                c
-                for pair in zip(labels, values, strict=True)
-                for c in (text(pair[0]), f"{pair[1]:.6g}")
-            ]
-            line = [text(path), *cells]
-            # A carriage return ends a line for whoever reads, but is not quoted by itself.
-            (quoting if any("\r" in cell for cell in line) else writer).writerow(line)
-
-    def to_dict(self) -> dict[str, Any]:
-        """``predictions``, ``kind`` and ``failures``."""
-        rows = zip(self.paths, self.labels.tolist(), self.values.tolist(), strict=True)
-        found = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
-        return {"kind": self.kind, "predictions": found, "failures": self.failures}
-
-
-def _make_header(kind: str, count: int) -> list[str]:
-    more = [f"_{k}" for k in range(2, count + 1)]
-    return ["path", *(f"{name}{k}" for k in ["", *more] for name in ("label", kind))]
-
-
-def check_predictions_file(
-    path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None
-) -> Path:
-    """Refuse a place where predictions cannot be written, before any work is done for it.
-
-    Parameters
-    ----------
-    path : path
-    *inputs : path, or None
-        What is read, and must not be written over.
-
-    Returns
-    -------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    OutputError
-        If the folder is missing or closed, or the file there is no table of predictions.
-    """
-
-    def is_own(path: Path) -> bool:
-        read = [name for name in inputs if name is not None and os.path.exists(name)]
-        return _is_predictions_file(path) and not any(os.path.samefile(path, name) for name in read)
-
-    return check_output(path, is_own, "a table of predictions")
-
-
-def _is_predictions_file(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            names = file.readline(MAX_HEADER_BYTES).rstrip("\n").split(",")
-    except (OSError, ValueError):
-        return False
-    return any(names == _make_header(kind, len(names) // 2) for kind in ("probability", "score"))
 
 
 def predict(
@@ -152,9 +55,13 @@ def predict(
     say, report : callable
         As in `featurize.run`.
 
+    Returns
+    -------
+    Predictions
+
     Raises
     ------
-    HeadMismatch
+    HeadMismatchError
         If cache or weights are not those that the head was trained on.
     CallError, FeaturizeError, FileNotFoundError
     """
@@ -219,7 +126,8 @@ def _embed_or_open(
         if crop > LARGE_SIDE:
             say(
                 f"this head takes images of {crop:,} x {crop:,} pixels, which is "
-                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual {USUAL_SIDE} x {USUAL_SIDE}"
+                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual "
+                f"{USUAL_SIDE} x {USUAL_SIDE}"
             )
         folder = images
         if images.is_file():
@@ -262,6 +170,43 @@ def _iter_decision_values(
         yield where, scores
 
 
+class Evaluation(NamedTuple):
+    """How a saved head does on labelled rows; unpacks into metrics and notices.
+
+    Attributes
+    ----------
+    metrics : dict
+        ``task``, ``head``, ``layer``, ``n_test``, ``accuracy``, ``accuracy_ci``, more metrics, and
+        ``recall`` of each class as in a `HeadResult`.
+    notices : list of str
+        What a user should know.
+    """
+
+    metrics: dict[str, Any]
+    notices: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics."""
+        return self.metrics
+
+
+class _EvaluatedRows(NamedTuple):
+    """Rows of a cache to evaluate a head on.
+
+    Attributes
+    ----------
+    rows, y, unit : int arrays of shape (n,)
+        Row numbers, positions in `classes`, and unit numbers.
+    classes : list of str
+        Those of the head, then the labels that it does not know.
+    """
+
+    rows: np.ndarray
+    y: np.ndarray
+    unit: np.ndarray
+    classes: list[str]
+
+
 def evaluate(
     head: FittedHead,
     cache: CacheOrPath,
@@ -270,8 +215,8 @@ def evaluate(
     column: str = "label",
     labels_level: int | None = None,
     seed: int = 0,
-) -> tuple[dict[str, Any], list[str]]:
-    """Score a saved head on labelled rows: the test part where there is a split, else all.
+) -> Evaluation:
+    """Evaluate a saved head on labelled rows: the test part where there is a split, else all.
 
     Images that the head was trained on, or its setting chosen by, are recognised by content and
     left out. Labels that it does not know count as wrong.
@@ -287,19 +232,44 @@ def evaluate(
 
     Returns
     -------
-    dict
-        ``task``, ``head``, ``layer``, ``n_test``, ``accuracy``, ``accuracy_ci``, more scores, and
-        ``recall`` of each class as in a `Record`.
-    list of str
-        What a user should know.
+    Evaluation
 
     Raises
     ------
-    HeadMismatch, LabelError, CallError, UnknownPath, FileNotFoundError
+    HeadMismatchError, LabelError, CallError, UnknownPathError, FileNotFoundError
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = resolve_labels(cache, labels, column, labels_level)
+    table = TaskSpec(labels, column, labels_level).read_table(cache)
+    (rows, y, unit, classes), notices = _select_rows(head, cache, table)
+    predictions = HeldOutPredictions.concatenate(
+        [
+            summarise_decision_values(
+                rows[where],
+                y[where],
+                decision_values,
+                np.arange(len(head.classes)),
+                temperature=head.temperature,
+                probabilistic=head.probabilistic,
+            )
+            for where, decision_values in _iter_decision_values(head, cache, rows)
+        ]
+    )
+    about = {
+        "task": table.name,
+        "head": head.head,
+        "layer": "+".join(layer.name for layer in head.source.layers),
+        "n_test": len(rows),
+    }
+    metrics = compute_metrics(predictions, len(classes), unit, seed=seed).to_dict()
+    recall = compute_class_recall(predictions, classes, unit, seed)
+    return Evaluation(about | metrics | {"recall": recall}, notices)
+
+
+def _select_rows(
+    head: FittedHead, cache: FeatureCache, table: LabelTable
+) -> tuple[_EvaluatedRows, list[str]]:
+    """Select the labelled rows that the head has not seen; also return notices on the others."""
     rows, position, notices = find_labelled_rows(cache, table)
     check_groups(table, position)
     names = [table.labels[i] for i in position]
@@ -321,40 +291,18 @@ def evaluate(
     groups = None
     if table.groups is not None:
         groups = np.array([table.groups[i] for i in position], object)
-    unit, told = find_copies(cache, rows).assign_units(groups, len(rows))
-    notices += told
+    unit, copy_notices = find_copies(cache, rows).assign_units(groups, len(rows))
+    notices += copy_notices
     if (near := chosen & np.isin(unit, unit[trained])).any():
         notices.append(
             f"{int(near.sum()):,} images are nearly the same as images that the head was trained "
             "on, or in one group with them, which makes the score too good"
         )
-    number = {name: k for k, name in enumerate(head.classes)}
-    unknown = sorted({names[i] for i in np.flatnonzero(chosen)} - number.keys())
+    chosen_names = [names[i] for i in np.flatnonzero(chosen)]
+    unknown = sorted({*chosen_names} - {*head.classes})
     if unknown:
         notices.append(f"labels the head does not know, counted as wrong: {', '.join(unknown[:5])}")
-    number |= {name: len(number) + k for k, name in enumerate(unknown)}
-    rows, unit = rows[chosen], unit[chosen]
-    y = np.array([number[names[i]] for i in np.flatnonzero(chosen)])
-    answers = HeldOutPredictions.concatenate(
-        [
-            summarise_decision_values(
-                rows[where],
-                y[where],
-                scores,
-                np.arange(len(head.classes)),
-                temperature=head.temperature,
-                probabilistic=head.probabilistic,
-            )
-            for where, scores in _iter_decision_values(head, cache, rows)
-        ]
-    )
-    about = {
-        "task": table.name,
-        "head": head.head,
-        "layer": "+".join(layer.name for layer in head.source.layers),
-        "n_test": len(rows),
-    }
-    scores = compute_metrics(answers, len(number), unit, seed=seed).to_dict()
-    return about | scores | {
-        "recall": compute_class_recall(answers, list(number), unit, seed)
-    }, notices
+    classes = [*head.classes, *unknown]
+    number = {name: k for k, name in enumerate(classes)}
+    y = np.array([number[name] for name in chosen_names])
+    return _EvaluatedRows(rows[chosen], y, unit[chosen], classes), notices

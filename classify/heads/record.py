@@ -24,8 +24,8 @@ class HeadResult:
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
-        95 % interval, see `classify.evaluation.metrics.estimate_proportion`. It covers the draw of test images, not of
-        training images.
+        95 % interval, see `classify.evaluation.metrics.estimate_proportion`. It covers the draw of
+        test images, not of training images.
     validation : float, or None
         Accuracy on the images that the setting was chosen by, each held out of the training; None
         if no class could be validated.
@@ -33,7 +33,8 @@ class HeadResult:
     C : float, or None
         None for a head without a C.
     settings : dict of str to float
-        What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``.
+        What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, and ``gamma`` of
+        the RBF kernel.
     class_weight : str, or None
         ``balanced``, or None.
     prepare : str

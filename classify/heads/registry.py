@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from inspect import signature
+from pkgutil import resolve_name
 from typing import Any
 
 from sklearn.base import BaseEstimator, is_classifier
@@ -23,24 +23,24 @@ class HeadSpec:
     Attributes
     ----------
     name : str
-    parameter : str, or None
-        What is chosen: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, or nothing.
+    param_name : str, or None
+        What is selected: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, or nothing.
     grid : tuple of float
         Its values, from strong to weak regularisation.
     loss : str
-        The held-out loss it is chosen by, one of `classify.solvers.selection.LOSSES`.
+        The held-out loss it is selected by, one of `classify.solvers.selection.LOSSES`.
     probabilistic : bool
         Whether the softmax of its scores is its own idea of the probabilities.
-    way : str
-        How it is trained: ``minimised``, ``kernel`` (on similarities between rows), ``solved`` (in
-        closed form), ``neighbours`` (counted) or ``delegated`` (to scikit-learn).
-    build : callable, or None
-        Of delegated heads: from a class weight to an unfitted scikit-learn classifier.
-    weighted : bool
+    solver : str
+        How it is trained, a key of `classify.training.train.SOLVERS`: ``lbfgs``, ``rbf_svm``,
+        ``closed_form``, ``neighbours`` or ``sklearn``.
+    make_estimator : callable, or None
+        Of solver ``sklearn``: makes an unfitted scikit-learn classifier from a class weight.
+    uses_class_weight : bool
         Whether a class weight makes a difference to it.
-    widths : tuple of float
-        Of a kernel: values of its ``gamma``, from smooth to fine, as multiples of what scikit-learn
-        calls ``scale``. It is chosen together with the parameter.
+    gamma_factors : tuple of float
+        Of an RBF kernel: values of its ``gamma``, from smooth to fine, as multiples of what
+        scikit-learn calls ``scale``. It is selected together with the param.
     """
 
     name: str
@@ -53,6 +53,19 @@ class HeadSpec:
     uses_class_weight: bool = True
     gamma_factors: tuple[float, ...] = ()
 
+    @property
+    def uses_gram(self) -> bool:
+        """Whether its solver starts from Gram statistics of the features."""
+        return self.solver in ("lbfgs", "closed_form")
+
+    @property
+    def weights_gram(self) -> bool:
+        """Whether class weights enter those statistics.
+
+        Of other heads they shift the bias of softmax and hinge, or the priors of LDA.
+        """
+        return self.name == "ridge"
+
     def as_params(self, param: Param) -> dict[str, float]:
         """A chosen value under its name."""
         return {} if self.param_name is None or param is None else {self.param_name: param}
@@ -63,16 +76,17 @@ def _make_grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, .
 
 
 RIDGE_ALPHAS = (2e6, 1e6, *_make_grid(0, 5, (1, 2, 5))[::-1])
+LDA_SHRINKAGES = (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1])
 HEADS = {
     head.name: head
     for head in (
-        HeadSpec("softmax", "C", (*_make_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "minimised"),
-        HeadSpec("linear-svm", "C", _make_grid(-6, 0, (1, 3)), "hinge", False, "minimised"),
-        HeadSpec("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "kernel",
+        HeadSpec("softmax", "C", (*_make_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "lbfgs"),
+        HeadSpec("linear-svm", "C", _make_grid(-6, 0, (1, 3)), "hinge", False, "lbfgs"),
+        HeadSpec("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "rbf_svm",
              gamma_factors=(1 / 16, 1 / 4, 1.0)),
-        HeadSpec("ridge", "alpha", RIDGE_ALPHAS, "calibrated", False, "solved"),
-        HeadSpec("lda", "shrinkage", (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1]), "log", True, "solved"),
-        HeadSpec("ncm", None, (None,), "error", False, "solved", uses_class_weight=False),
+        HeadSpec("ridge", "alpha", RIDGE_ALPHAS, "calibrated", False, "closed_form"),
+        HeadSpec("lda", "shrinkage", LDA_SHRINKAGES, "log", True, "closed_form"),
+        HeadSpec("ncm", None, (None,), "error", False, "closed_form", uses_class_weight=False),
         HeadSpec("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
              uses_class_weight=False),
     )
@@ -102,9 +116,8 @@ def get_head_spec(name: str) -> HeadSpec:
 
 
 def _make_sklearn_spec(name: str) -> HeadSpec:
-    module, _, attribute = name.partition(":")
     try:
-        kind = getattr(import_module(module), attribute)
+        kind = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownHeadError(f"no classifier {name!r}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, BaseEstimator) and is_classifier(kind())):
@@ -118,4 +131,4 @@ def _make_sklearn_spec(name: str) -> HeadSpec:
     probabilistic = hasattr(kind, "predict_proba") and hasattr(kind(), "predict_proba")
     loss = "log" if probabilistic else "error"
     weighted = "class_weight" in takes
-    return HeadSpec(name, None, (None,), loss, probabilistic, "delegated", build, weighted)
+    return HeadSpec(name, None, (None,), loss, probabilistic, "sklearn", build, weighted)

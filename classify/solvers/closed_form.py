@@ -222,7 +222,7 @@ def cross_val_path(
 
     Yields
     ------
-    Step
+    PathPoint
         Scores in the order of the folds.
     """
     n_classes = sums.count.shape[1]

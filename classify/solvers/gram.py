@@ -162,15 +162,18 @@ class PrincipalBasis:
         count = float(w.sum())
         mean = w @ x / count
         x -= mean
-        scale = _compute_scale(
-            w @ x**2 / count, mean, SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
-        )
+        scale = _compute_scale(w @ x**2 / count, mean, choose_scaling(rows))
         x *= np.sqrt(w)[:, None]
         x /= scale
         values, left = np.linalg.eigh(x @ x.T)
         real = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
         values, left = values[real], left[:, real]
         return cls(count, mean, scale, _to_c_order(x.T @ (left / np.sqrt(values))), values)
+
+
+def choose_scaling(rows: FeatureRows) -> str:
+    """How rows are scaled: by one number where root-l2 has prepared them, else column by column."""
+    return SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
 
 
 def _to_c_order(vectors: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from classify.data.features import FeatureRows
 from classify.data.folds import FoldPlan
-from classify.solvers.gram import SCALE_COLUMNS, SCALE_GLOBAL, GramStats, PrincipalBasis
+from classify.solvers.gram import GramStats, PrincipalBasis, choose_scaling
 from classify.store import compute_digest, fingerprint_layers, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
@@ -93,34 +93,26 @@ def _list_excluded_parts(fold_plan: FoldPlan) -> list[int | None]:
 def _compute_bases(
     rows: FeatureRows, fold_plan: FoldPlan, weights: np.ndarray | None
 ) -> list[PrincipalBasis]:
+    excluded = _list_excluded_parts(fold_plan)
     if fold_plan.train_indices is not None:
-        return [
-            _compute_basis(rows, some, weights)
-            for some in [*fold_plan.train_indices, fold_plan.final_indices]
-        ]
-    if len(rows) < rows.dim:  # then their n x n products are the smaller problem
-        chosen = [
-            np.flatnonzero(fold_plan.part != (-1 if part is None else part))
-            for part in _list_excluded_parts(fold_plan)
-        ]
-        return [_compute_basis(rows, some, weights) for some in chosen]
-    moments = GramStats.from_rows(rows, fold_plan.part, int(fold_plan.part.max()) + 1, weights)
-    scaling = SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
-    return [
-        PrincipalBasis.from_gram(*moments.compute_centred(part), scaling)
-        for part in _list_excluded_parts(fold_plan)
-    ]
+        trains = [*fold_plan.train_indices, fold_plan.final_indices]
+    elif len(rows) < rows.dim:  # then their n x n products are the smaller problem
+        trains = [np.flatnonzero(fold_plan.part != (-1 if i is None else i)) for i in excluded]
+    else:
+        stats = GramStats.from_rows(rows, fold_plan.part, int(fold_plan.part.max()) + 1, weights)
+        scaling = choose_scaling(rows)
+        return [PrincipalBasis.from_gram(*stats.compute_centred(i), scaling) for i in excluded]
+    return [_compute_basis(rows, train, weights) for train in trains]
 
 
 def _compute_basis(
     rows: FeatureRows, positions: np.ndarray, weights: np.ndarray | None
 ) -> PrincipalBasis:
-    few, each = len(rows) < rows.dim, None if weights is None else weights[positions]
-    if few:
-        return PrincipalBasis.from_rows(rows.subset(positions), each)
-    return PrincipalBasis.from_gram(
-        *GramStats.from_rows(rows.subset(positions), weights=each).compute_centred()
-    )
+    chosen, chosen_weights = rows.subset(positions), None if weights is None else weights[positions]
+    if len(rows) < rows.dim:
+        return PrincipalBasis.from_rows(chosen, chosen_weights)
+    stats = GramStats.from_rows(chosen, weights=chosen_weights)
+    return PrincipalBasis.from_gram(*stats.compute_centred(), choose_scaling(rows))
 
 
 def _decode_bases(

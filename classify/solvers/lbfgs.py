@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from classify.data.features import FeatureRows
 from classify.errors import CallError
-from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
+from classify.evaluation.predictions import UNSEEN_CLASS_SCORE, renumber
 from classify.heads.models import LinearModel
 from classify.solvers.gram import MAX_SOLVER_BYTES, PrincipalBasis
 from classify.solvers.selection import PathPoint
@@ -72,7 +72,7 @@ def cross_val_path(
 
     Yields
     ------
-    Step
+    PathPoint
         Scores in the order of the folds.
     """
     minima: list[LinearModel | None] = [None] * len(problems)
@@ -132,14 +132,14 @@ def fit_linear(
     problem : Problem
     y : int array of shape (n,)
     n_classes : int
-    before : LinearModel, optional
+    warm_start : LinearModel, optional
         Where to begin.
     tol : float
         The gradient to end at.
 
     Returns
     -------
-    Linear
+    LinearModel
     bool
         Whether the gradient is flat there, measured in float64: scipy's word is not taken for it.
 
@@ -154,9 +154,7 @@ def fit_linear(
     roots = np.sqrt(MAX_CURVATURE[loss] * spectrum.values / n + penalty)
     unround = spectrum.vectors / roots  # (D, R): from round coordinates to weights
     known = np.flatnonzero(np.bincount(y[weights > 0], minlength=n_classes))
-    column = np.full(n_classes + 1, -1)
-    column[known] = np.arange(len(known))
-    targets, slopes = column[y], LOSS_GRADS[loss]
+    targets, slopes = renumber(y, known), LOSS_GRADS[loss]
     check_solver_memory(len(known), *spectrum.vectors.shape)
 
     def objective(point: np.ndarray, kind: type) -> tuple[float, np.ndarray]:

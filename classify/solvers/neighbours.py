@@ -111,7 +111,7 @@ def cross_val_path(
 
     Yields
     ------
-    Step
+    PathPoint
         Logarithms of smoothed shares, in the order of the folds.
     """
     known = [np.unique(y[train]) for train, _ in fold_plan.folds]

@@ -123,7 +123,7 @@ def fit_exact_svm(
 
     Returns
     -------
-    Fitted
+    SklearnModel
     float
         Gamma, as scikit-learn has it.
     bool

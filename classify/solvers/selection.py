@@ -93,7 +93,7 @@ def select_param(
 
     Returns
     -------
-    Choice
+    SelectedParam
     """
     path: list[tuple[float | None, float]] = []
     unconverged: list[float | None] = []

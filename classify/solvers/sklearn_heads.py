@@ -70,7 +70,7 @@ def fit_sklearn_head(
 
     Returns
     -------
-    Fitted
+    SklearnModel
     bool
         Whether it converged.
     """

@@ -10,8 +10,8 @@ import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
 from classify.data.folder_labels import TEST, VAL
-from classify.data.labels import LabelsLike, LabelTable, resolve_labels
-from classify.data.tasks import Task, make_task
+from classify.data.labels import LabelsLike
+from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
@@ -66,10 +66,12 @@ class Advice:
         The evidence in sentences.
     commands : dict of str to str
         What to run, for each of the four strategies.
-    offer : str, or None
+    joined_layers_command : str, or None
         The command that trains a head on `best_layers`, where that is not `layer`.
-    measured : (DepthProfile, Size)
-        Accuracy by depth; how many images, and the learning curve.
+    depth_profile : DepthProfile
+        Accuracy by depth.
+    dataset_size : DatasetSize
+        How many images, and the learning curve.
     notices : list of str
         What a user should know.
     seconds : float
@@ -87,19 +89,25 @@ class Advice:
     reasons: list[str]
     commands: dict[str, str]
     joined_layers_command: str | None
-    measured: tuple[DepthProfile, DatasetSize]
+    depth_profile: DepthProfile
+    dataset_size: DatasetSize
     notices: list[str]
     seconds: float
 
+    @property
+    def measured(self) -> tuple[DepthProfile, DatasetSize]:
+        """`depth_profile` and `dataset_size`."""
+        return self.depth_profile, self.dataset_size
+
     def to_dict(self) -> dict[str, Any]:
         """The same as what JSON knows; the evidence under ``evidence``."""
-        depth, count = (found.to_dict() for found in self.measured)
-        measured = {"similarity": depth.pop("measured"), "size": count.pop("measured")}
+        depth, size = self.depth_profile.to_dict(), self.dataset_size.to_dict()
+        measured = {"similarity": depth.pop("measured"), "size": size.pop("measured")}
         if depth["joined"] is not None:
             depth["joined"]["command"] = (
                 self.joined_layers_command if len(self.best_layers) > 1 else None
             )
-        thresholds = depth.pop("thresholds") | count.pop("thresholds")
+        thresholds = depth.pop("thresholds") | size.pop("thresholds")
         return {
             "task": self.task,
             "strategy": self.strategy,
@@ -111,7 +119,7 @@ class Advice:
             "best_layers": self.best_layers,
             "more_images": self.more_images,
             "evidence": depth
-            | count
+            | size
             | {"thresholds": thresholds, "measured": measured, "reasons": self.reasons},
             "commands": self.commands,
             "seconds": self.seconds,
@@ -164,26 +172,27 @@ def advise(
     """
     started = time.perf_counter()
     check_size_and_similarity(size, similarity)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed)
     cache = open_cache(cache)
     LayerDepths.from_cache(cache)  # refused before anything is trained
-    table = resolve_labels(cache, labels, column, labels_level)
+    table = spec.read_table(cache)
     task = make_task(cache, table, test_size=test_size, seed=seed)
-    planned = _plan_checked_curve(task, table.source, seed)
+    curve_fits = _plan_checked_curve(task, table.source, seed)
     layers = choose_layer_option(cache, task)
-    heads = len(resolve_layer_sets(cache, layers))
-    total = heads + len(planned)
+    n_heads = len(resolve_layer_sets(cache, layers))
+    total = n_heads + len(curve_fits)
     latest: list[HeadResult] = []
 
-    def compared(record: HeadResult, done: int, _: int) -> None:
+    def on_head(record: HeadResult, done: int, _: int) -> None:
         latest.append(record)
         if progress is not None:
             progress(record, done, total)
 
-    def drawn(done: int) -> None:
+    def on_curve_fit(done: int) -> None:
         if progress is not None:
-            progress(latest[-1], heads + done, total)
+            progress(latest[-1], n_heads + done, total)
 
-    found = compare(
+    comparison = compare(
         cache,
         table,
         ADVICE_HEAD,
@@ -191,16 +200,21 @@ def advise(
         test_size=test_size,
         seed=seed,
         jobs=jobs,
-        progress=compared,
+        progress=on_head,
     )
-    likeness = _measure_profile(cache, task, found.results, seed)
-    amount = measure_learning_curve(
-        cache, task, likeness.last_layer, planned, seed=seed, jobs=jobs, on_progress=drawn
+    profile = _measure_profile(cache, task, comparison.results, seed)
+    dataset_size = measure_learning_curve(
+        cache,
+        task,
+        profile.last_layer,
+        curve_fits,
+        seed=seed,
+        jobs=jobs,
+        on_progress=on_curve_fit,
     )
-    options = _command_options(labels, column, labels_level, test_size, seed)
-    told = _make_advice(cache, task, likeness, amount, options, size, similarity)
+    advice = _make_advice(cache, task, profile, dataset_size, spec, size, similarity)
     seconds = round(time.perf_counter() - started, 3)
-    return replace(told, notices=[*found.notices, *told.notices], seconds=seconds)
+    return replace(advice, notices=[*comparison.notices, *advice.notices], seconds=seconds)
 
 
 def advise_from_comparison(
@@ -231,10 +245,11 @@ def advise_from_comparison(
     notices : list of str
         Why a task has none.
     """
-    found: dict[str, Advice] = {}
+    advice: dict[str, Advice] = {}
     notices = []
-    sources: list[LabelsLike] = [*tables] or [None]
-    for task, source in zip(comparison.tasks, sources, strict=True):
+    spec = TaskSpec(None, column, labels_level, test_size, seed)
+    specs = [replace(spec, labels=table) for table in tables] or [spec]
+    for task, spec in zip(comparison.tasks, specs, strict=True):
         results = [
             result
             for result in comparison.results
@@ -244,15 +259,16 @@ def advise_from_comparison(
         if len(cache.layers) < 2 or not set(cache.layers) <= {r.record.layer for r in results}:
             continue
         try:
-            planned = _plan_checked_curve(task, task.name, seed)
-            likeness = _measure_profile(cache, task, results, seed)
+            curve_fits = _plan_checked_curve(task, task.name, seed)
+            profile = _measure_profile(cache, task, results, seed)
         except ClassifyError as error:
             notices.append(f"{task.name}: no advice on the strategy: {error}")
             continue
-        amount = measure_learning_curve(cache, task, likeness.last_layer, planned, seed=seed)
-        options = _command_options(source, column, labels_level, test_size, seed)
-        found[task.name] = _make_advice(cache, task, likeness, amount, options)
-    return found, notices
+        dataset_size = measure_learning_curve(
+            cache, task, profile.last_layer, curve_fits, seed=seed
+        )
+        advice[task.name] = _make_advice(cache, task, profile, dataset_size, spec)
+    return advice, notices
 
 
 def _make_advice(
@@ -260,11 +276,12 @@ def _make_advice(
     task: Task,
     profile: DepthProfile,
     dataset_size: DatasetSize,
-    options: list[str],
+    spec: TaskSpec,
     size: str | None = None,
     similarity: str | None = None,
 ) -> Advice:
     chosen = (size or dataset_size.verdict, similarity or profile.verdict)
+    options = spec.as_command_options()
     strategy = STRATEGIES[chosen]
     layer = profile.best_cut_layer if strategy == "truncated-probe" else profile.last_layer
     best = [*cache.layers] if profile.is_joined_better(layer) else [layer]
@@ -285,7 +302,8 @@ def _make_advice(
         ],
         commands=strategy_commands(cache, profile.last_layer, profile.best_cut_layer, options),
         joined_layers_command=None if best == [layer] else probe_command(cache, best, options),
-        measured=(profile, dataset_size),
+        depth_profile=profile,
+        dataset_size=dataset_size,
         notices=list(_iter_caveats(cache, profile)),
         seconds=0.0,
     )
@@ -299,21 +317,20 @@ def choose_layer_option(cache: FeatureCache, task: Task) -> str:
 def _measure_profile(
     cache: FeatureCache, task: Task, results: Sequence[FitResult], seed: int
 ) -> DepthProfile:
-    """The answers of validation, never of the test, by layer."""
-    answers = {
+    """Measure accuracy by depth on the validation images, never on the test images."""
+    predictions = {
         result.record.layer: result.validation
         for result in results
         if result.validation is not None
     }
-    each = {name: answers[name] for name in cache.layers}
-    rows = next(iter(each.values())).rows
-    unit = task.units_for(rows)
-    joined = answers.get("+".join(cache.layers))
+    each = {name: predictions[name] for name in cache.layers}
+    unit = task.units_for(next(iter(each.values())).rows)
+    joined = predictions.get("+".join(cache.layers))
     return measure_depth_profile(LayerDepths.from_cache(cache), each, joined, unit, seed)
 
 
 def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
-    """The learning curve's heads; refuses classes that cannot be both learnt from and held out."""
+    """Plan the learning curve; refuse classes that cannot be both learnt from and held out."""
     count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
     alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
     if alone and not (task.split == VAL).any():
@@ -323,51 +340,31 @@ def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
             f"to learn from ({names}), which cannot be held out as well; add images of them, or "
             "leave them out of the label table"
         )
-    planned = plan_curve(task, seed)
-    if not planned:
+    curve_fits = plan_curve(task, seed)
+    if not curve_fits:
         raise TooFewImagesError(
             f"{source}: every class lies in one group, so nothing can be held out to measure "
             "on; add images of other groups, or correct the group column"
         )
-    return planned
+    return curve_fits
 
 
-def _iter_caveats(cache: FeatureCache, found: DepthProfile) -> Iterator[str]:
-    depths, made = found.depths, cache.extractor
-    crop = made.preprocess["crop"]
-    if made.backbone in EMBEDDING_DIMS and made.backbone != "seedling" and crop < MIN_USUAL_CROP:
+def _iter_caveats(cache: FeatureCache, profile: DepthProfile) -> Iterator[str]:
+    depths, backbone = profile.depths, cache.extractor.backbone
+    crop = cache.extractor.preprocess["crop"]
+    if backbone in EMBEDDING_DIMS and backbone != "seedling" and crop < MIN_USUAL_CROP:
         yield (
-            f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "
-            "from which its last layers suffer first: with the weights' own preprocessing the data "
-            "may be more similar to the source than they seem here"
+            f"the images were cut to {crop} pixels, far below what {backbone} was trained on, from "
+            "which its last layers suffer first: with the weights' own preprocessing the data may "
+            "be more similar to the source than they seem here"
         )
     if depths.missing_last_layer:
         yield (
-            f"the cache ends at {found.last_layer}, the network at {depths.missing_last_layer}; `last` means the "
-            "former here. Add the rest with `featurize run ... --layers auto`"
+            f"the cache ends at {profile.last_layer}, the network at {depths.missing_last_layer}; "
+            "`last` means the former here. Add the rest with `featurize run ... --layers auto`"
         )
-    if found.lower_cut is None:
+    if profile.lower_cut is None:
         yield (
             "the cache has no layer at 60 % of the depth or before, so it was not measured whether "
             "the upper part adds anything. Add them with `featurize run ... --layers auto`"
         )
-
-
-def _command_options(
-    labels: LabelsLike, column: str, level: int | None, test_size: float, seed: int
-) -> list[str]:
-    """What was asked of `advise`, for the commands it prints."""
-    words = []
-    if labels is not None:
-        words += [
-            "--labels",
-            labels.source if isinstance(labels, LabelTable) else os.fspath(labels),
-        ]
-    for name, value, usual in (
-        ("--column", column, "label"),
-        ("--labels-level", level, None),
-        ("--test-size", test_size, 0.2),
-        ("--seed", seed, 0),
-    ):
-        words += [name, str(value)] if value != usual else []
-    return words

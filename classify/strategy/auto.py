@@ -1,6 +1,5 @@
 """`auto`: embed the images, ask for advice, carry it out, and check it by the outcome."""
 
-import math
 import os
 import tempfile
 import time
@@ -10,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from classify.data.labels import LabelTable, resolve_labels
-from classify.data.tasks import Task, make_task
+from classify.data.labels import LabelTable
+from classify.data.tasks import Task, TaskSpec
 from classify.evaluation.paired import compare_paired
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.experiments.compare import compare
@@ -195,8 +194,9 @@ def auto(
     started, watch = time.monotonic(), watch or SilentProgress()
     check_head_file(output)
     check_size_and_similarity(size, similarity)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed)
     where = Path(cache or f"{output}.h5")
-    made = run(
+    summary = run(
         images,
         where,
         backbone=backbone,
@@ -208,76 +208,99 @@ def auto(
         say=say,
     )
     opened = FeatureCache(where)
-    same: dict[str, Any] = {"column": column, "labels_level": labels_level}
-    same |= {"test_size": test_size, "seed": seed}
     advice = advise(
         opened,
         labels,
         size=size,
         similarity=similarity,
         progress=watch.heads,
-        **same,
+        **spec.as_keywords(),
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
-    table = resolve_labels(opened, labels, column, labels_level)
-    task = make_task(opened, table, test_size=test_size, seed=seed)
-    tried = _fit_probes(opened, labels, task, advice, same)
-    notices = list(advice.notices)
+    task = spec.make_task(opened)
+    tried, notices = _fit_probes(opened, spec, task, advice), [*advice.notices]
     if advice.strategy not in NETWORK_STRATEGIES:
-        head, _ = fit(opened, labels, PROBE_HEAD, tried[0][0].what.split("+"), **same)
+        layers = tried[0][0].what.split("+")
+        head, _ = fit(opened, labels, PROBE_HEAD, layers, **spec.as_keywords())
         save_head(head, output)
         notices += head.notices
-    for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advice.strategy):
-        spent = time.monotonic() - started
-        if strategy != advice.strategy and (max_seconds is None or spent > max_seconds):
-            continue
-        from classify.finetuning.run import finetune  # torch, which a probe does without
-
-        with _choose_output(output, keep=strategy == advice.strategy) as target:
-            found = finetune(
-                images,
-                target,
-                labels,
-                cache=opened,
-                classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
-                max_seconds=None if max_seconds is None else max_seconds - spent,
-                device=device,
-                say=say,
-                report=watch.training,
-                **same,
-                **options,
-            )
-        tried.append((_make_network_candidate(found), found.predictions))
-        notices += found.notices
-    tried.sort(key=lambda one: one[0].strategy != advice.strategy)
-    against = tried[0][1]
-    candidates = [_add_difference(one, answers, against, task, seed) for one, answers in tried]
-    # Each strategy says what it was trained on, and the advice did for the task.
-    said = {f"{advice.task}: {notice}" for notice in notices} & set(notices)
-    notices = [n for n in dict.fromkeys(notices) if f"{advice.task}: {n}" not in said]
-    seconds = round(time.monotonic() - started, 3)
-    return AutoResult(cast("Summary", made), advice, candidates, notices, seconds)
+    for result in _train_networks(
+        advice.strategy,
+        output,
+        started,
+        max_seconds,
+        images=images,
+        labels=labels,
+        cache=opened,
+        device=device,
+        say=say,
+        report=watch.training,
+        **spec.as_keywords(),
+        **options,
+    ):
+        tried.append((_make_network_candidate(result), result.predictions))
+        notices += result.notices
+    tried.sort(key=lambda pair: pair[0].strategy != advice.strategy)
+    chosen = tried[0][1]
+    return AutoResult(
+        summary=cast("Summary", summary),
+        advice=advice,
+        candidates=[
+            _add_difference(candidate, predictions, chosen, task, seed)
+            for candidate, predictions in tried
+        ],
+        notices=_drop_repeated_notices(notices, task.name),
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 def _fit_probes(
-    cache: FeatureCache, labels: Any, task: Task, advice: Advice, shared_options: dict[str, Any]
+    cache: FeatureCache, spec: TaskSpec, task: Task, advice: Advice
 ) -> list[tuple[Candidate, HeldOutPredictions | None]]:
-    """Linear heads on the last layer, on the best cut, and on all layers joined."""
-    last, everything = cache.layer().name, "+".join(cache.layers)
-    wanted = {last: "linear-probe", advice.measured[0].best_cut_layer: "truncated-probe"}
+    """Fit linear heads on the last layer, on the best cut, and on all layers joined."""
+    last, joined = cache.layer().name, "+".join(cache.layers)
+    strategies = {last: "linear-probe", advice.depth_profile.best_cut_layer: "truncated-probe"}
     if can_join_layers(cache, task):  # a probe of either kind may take them
-        wanted[everything] = (
-            "linear-probe" if advice.strategy in NETWORK_STRATEGIES else advice.strategy
-        )
-    found = compare(cache, labels, PROBE_HEAD, list(wanted), **shared_options)
+        trains_network = advice.strategy in NETWORK_STRATEGIES
+        strategies[joined] = "linear-probe" if trains_network else advice.strategy
+    comparison = compare(cache, spec.labels, PROBE_HEAD, list(strategies), **spec.as_keywords())
     # Those of the advised kind first, and of them the one with the lowest log loss.
-    results = sorted(found.results, key=_validation_loss)
-    results.sort(key=lambda result: wanted[result.record.layer] != advice.strategy)
-    return [(_make_probe_candidate(wanted[r.record.layer], r, cache), r.test) for r in results]
+    results = sorted(comparison.results, key=lambda result: result.validation_loss)
+    results.sort(key=lambda result: strategies[result.record.layer] != advice.strategy)
+    return [
+        (_make_probe_candidate(strategies[result.record.layer], result, cache), result.test)
+        for result in results
+    ]
 
 
-def _validation_loss(result: FitResult) -> float:
-    return math.inf if result.validation is None else result.validation.calibrated_log_loss
+def _train_networks(
+    advised: str,
+    output: str | os.PathLike[str],
+    started: float,
+    max_seconds: float | None,
+    **options: Any,
+) -> Iterator["FineTuneResult"]:
+    """Train the network if that is advised, and by other strategies while there is time."""
+    for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advised):
+        spent = time.monotonic() - started
+        if strategy != advised and (max_seconds is None or spent > max_seconds):
+            continue
+        from classify.finetuning.run import finetune  # torch, which a probe does without
+
+        with _choose_output(output, keep=strategy == advised) as target:
+            result = finetune(
+                output=target,
+                classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
+                max_seconds=None if max_seconds is None else max_seconds - spent,
+                **options,
+            )
+        yield result
+
+
+def _drop_repeated_notices(notices: list[str], task_name: str) -> list[str]:
+    """Each notice once: a strategy tells of its training what the advice told of the task."""
+    unique = dict.fromkeys(notices)
+    return [notice for notice in unique if f"{task_name}: {notice}" not in unique]
 
 
 def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache) -> Candidate:

@@ -51,8 +51,9 @@ def explain_depth(
         )
     if profile.joined_gain is not None and profile.is_joined_better(layer):
         yield (
-            f"all {len(profile.accuracy_by_layer)} layers joined validate better than {layer}, and a probe of "
-            f"either kind takes them: beside {profile.last_layer} {_format_gain(profile, profile.joined_gain)}"
+            f"all {len(profile.accuracy_by_layer)} layers joined validate better than {layer}, and "
+            f"a probe of either kind takes them: beside {profile.last_layer} "
+            f"{_format_gain(profile, profile.joined_gain)}"
         )
 
 
@@ -64,16 +65,17 @@ def _explain_verdict(found: DepthProfile) -> str:
             f"{_format_gain(found, cut.gain)}"
         )
     best = (
-        f"no earlier layer is clearly better than {found.last_layer} (at least {MIN_ERROR_REDUCTION:.0%} fewer errors, "
-        f"and no chance): cut at the best, {_format_cut(found, cut)}, {_format_gain(found, cut.gain)}"
+        f"no earlier layer is clearly better than {found.last_layer} (at least "
+        f"{MIN_ERROR_REDUCTION:.0%} fewer errors, and no chance): cut at the best, "
+        f"{_format_cut(found, cut)}, {_format_gain(found, cut.gain)}"
     )
     if lower is None:
         return best
     low = f"cut at {_format_cut(found, lower)}, {_format_gain(found, lower.gain)}"
     if found.upper_layers_redundant:
         return (
-            f"the upper part of the network adds nothing (a low cut has at most {EQUAL_MARGIN:.0%} more "
-            f"errors): {low}"
+            f"the upper part of the network adds nothing (a low cut has at most {EQUAL_MARGIN:.0%} "
+            f"more errors): {low}"
         )
     return f"{best}; and the upper part is of use: {low}"
 
@@ -89,17 +91,18 @@ def _explain_uncertainty(images_needed: int | None) -> str:
 
 def explain_size(dataset_size: DatasetSize, given: str | None) -> Iterator[str]:
     """What the counts and the learning curve say; `given` is a size the user knows better."""
+    smallest, median = dataset_size.images_per_class
     yield (
-        f"{dataset_size.verdict}: {dataset_size.n_images:,} images to learn from, {dataset_size.images_per_class[1]:,.0f} of a "
-        f"class (the smallest: {dataset_size.images_per_class[0]:,}); large begins at {MIN_LARGE_IMAGES:,}, and "
+        f"{dataset_size.verdict}: {dataset_size.n_images:,} images to learn from, {median:,.0f} of "
+        f"a class (the smallest: {smallest:,}); large begins at {MIN_LARGE_IMAGES:,}, and "
         f"{MIN_LARGE_PER_CLASS} of a class"
     )
     if given is not None and given != dataset_size.verdict:
         yield f"counted {dataset_size.verdict}, but {given} was given"
     elif given is None and dataset_size.is_near_threshold:
         yield (
-            f"that is within a factor of {NEAR_FACTOR} of where large begins: the neighbouring strategy "
-            "is worth a try"
+            f"that is within a factor of {NEAR_FACTOR} of where large begins: the neighbouring "
+            "strategy is worth a try"
         )
     change = f"brought {_format_points(dataset_size.last_doubling_gain)}"
     if dataset_size.is_gaining:

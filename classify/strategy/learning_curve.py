@@ -13,11 +13,12 @@ from classify.data.folds import FoldPlan, iter_folds
 from classify.data.preparation import ROOT_L2
 from classify.data.tasks import Task
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
+from classify.evaluation.predictions import renumber
 from classify.experiments.workers import run_parallel
 from classify.heads.registry import get_head_spec
-from classify.solvers.gram_cache import compute_fold_bases
 from classify.store import compute_digest, load_artifact, save_artifact
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 from featurize.cache.reader import FeatureCache
 
 SMALL, LARGE = "small", "large"
@@ -211,7 +212,7 @@ def measure_learning_curve(
     Parameters
     ----------
     cache : FeatureCache
-    task : ExtractionJob
+    task : Task
     layer : str
     planned : list of CurveFit
         As `plan_curve` gives them, at least one fold's.
@@ -284,18 +285,24 @@ def _load_or_fit_curve(
 def _fit_point(
     cache: FeatureCache, task: Task, layer: str, curve_fit: CurveFit, index: int
 ) -> tuple[int, np.ndarray]:
-    """Train one head of the curve, in a worker; its C is chosen on what it is asked."""
+    """Fit one point of the curve, in a worker; its shrinkage is selected on the held-out images.
+
+    Returns
+    -------
+    int
+        `index`.
+    bool array of shape (m,)
+        Which held-out images it has right.
+    """
     positions = np.concatenate([curve_fit.train, curve_fit.held_out])
-    learnt, held = np.split(np.arange(len(positions)), [len(curve_fit.train)])
+    n_train = len(curve_fit.train)
+    held_out = np.arange(n_train, len(positions))
     known = np.unique(task.y[curve_fit.train])
-    number = np.full(len(task.classes), -1)
-    number[known] = np.arange(len(known))
-    y = number[task.y[positions]]
+    y = renumber(task.y[positions], known)
     rows = FeatureRows.from_cache(cache, [layer], task.rows[positions]).with_preparation(ROOT_L2)
-    part = np.repeat([1, 0], [len(learnt), len(held)]).astype(np.int16)
-    split = FoldPlan(part, [held], has_val_split=True)
-    # Nothing is kept of these rows' spectra: no other task will ask for the same ones.
-    basis = compute_fold_bases(None, [layer], rows, split)
-    trained = train(get_head_spec(ADVICE_HEAD), TrainingSet(rows, y, len(known), split, basis))
+    part = np.repeat([1, 0], [n_train, len(held_out)]).astype(np.int16)
+    fold_plan, spec = FoldPlan(part, [held_out], has_val_split=True), get_head_spec(ADVICE_HEAD)
+    # Without a cache nothing is stored: no other task will ask for the same rows' bases.
+    trained = train(spec, TrainingSet.prepare(spec, rows, y, fold_plan, n_classes=len(known)))
     assert trained.selected is not None
-    return index, trained.selected.decision_values.argmax(axis=1) == y[held]
+    return index, trained.selected.decision_values.argmax(axis=1) == y[held_out]

@@ -1,1 +1,1 @@
-"""Train one head: its regularisation by validation, then the head; and the scikit-learn estimators."""
+"""Train one head: its param by validation, then the head; and scikit-learn estimators."""

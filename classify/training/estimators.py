@@ -35,7 +35,7 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     notices_ : tuple of str
         What a user should know about this fit: a solver that did not converge, a path that ended at
         the end of its grid.
-    scorer_ : LinearModel or Fitted
+    scorer_ : LinearModel or SklearnModel
         From features to K scores.
     """
 
@@ -107,7 +107,7 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scikit-learn has the one, and their difference is twice as much.
         """
         signs = self._spec.loss in ("hinge", "calibrated")
-        return 0.5 if signs and self._spec.solver != "delegated" else 1.0
+        return 0.5 if signs and self._spec.solver != "sklearn" else 1.0
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores: float32 (n, K); for two classes (n,), above 0 for the second."""
@@ -218,7 +218,7 @@ def _get_param_scale(spec: HeadSpec, n_classes: int) -> float:
     Of two classes softmax penalises two vectors w and -w, and scikit-learn their difference 2w
     with half its square: twice the penalty, so that its C is twice as large for the same minimum.
     """
-    return 2.0 if n_classes == 2 and spec.solver == "minimised" and spec.loss == "log" else 1.0
+    return 2.0 if n_classes == 2 and spec.solver == "lbfgs" and spec.loss == "log" else 1.0
 
 
 def _scale_param(param: float | None, factor: float) -> float | None:

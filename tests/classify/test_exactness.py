@@ -16,9 +16,9 @@ from classify.solvers.gram import GramStats, PrincipalBasis
 from classify.solvers.gram_cache import _recent, compute_fold_bases
 from classify.solvers.lbfgs import Problem, fit_linear
 from classify.store import store_dir
-from classify.training import train as train_module
 from classify.training.class_weights import resolve_class_weights
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 
 
 def world(n, dim, classes, seed=0):
@@ -46,7 +46,7 @@ def whole(X, y, classes):
 def test_ridge_is_ridge(case, alpha):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = fit_closed_form("ridge", basis[-1], sums.without(), [alpha])
+    (found,) = fit_closed_form("ridge", basis[-1], sums.sum_without(), [alpha])
     plain = RidgeClassifier(alpha=alpha).fit(Z, y)
     expected = plain.decision_function(Z)
     scores = found.decision_values(X)
@@ -59,7 +59,7 @@ def test_ridge_is_ridge(case, alpha):
 def test_lda_is_its_formula(case, shrinkage):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = fit_closed_form("lda", basis[-1], sums.without(), [shrinkage])
+    (found,) = fit_closed_form("lda", basis[-1], sums.sum_without(), [shrinkage])
     means = np.stack([Z[y == k].mean(axis=0) for k in range(classes)])
     spread = (Z - means[y]).T @ (Z - means[y]) / len(y)
     dim = Z.shape[1]
@@ -73,7 +73,7 @@ def test_lda_is_its_formula(case, shrinkage):
 def test_ncm_is_the_nearest_centroid(case):
     X, y, classes, Z = case
     basis, sums, _ = whole(X, y, classes)
-    (found,) = fit_closed_form("ncm", basis[-1], sums.without(), [None])
+    (found,) = fit_closed_form("ncm", basis[-1], sums.sum_without(), [None])
     assert (found.decision_values(X).argmax(axis=1) == NearestCentroid().fit(Z, y).predict(Z)).all()
 
 
@@ -81,7 +81,7 @@ def test_a_fold_is_all_parts_but_its_own(case):
     X, y, classes, _ = case
     basis, sums, folds = whole(X, y, classes)
     train_rows, held = folds.folds[0]
-    (found,) = fit_closed_form("ridge", basis[0], sums.without(0), [10.0])
+    (found,) = fit_closed_form("ridge", basis[0], sums.sum_without(0), [10.0])
     ready = StandardScaler().fit(X[train_rows].astype(np.float64))
     plain = RidgeClassifier(alpha=10.0).fit(ready.transform(X[train_rows]), y[train_rows])
     expected = plain.decision_function(ready.transform(X[held]))
@@ -143,7 +143,7 @@ def test_more_than_memory_holds_gives_the_same_head(monkeypatch, name):
     monkeypatch.setattr("classify.solvers.rbf_svm.MAX_EXACT_ROWS", 0)  # by landmarks, in memory too
     monkeypatch.setattr("classify.solvers.rbf_svm.MAX_LANDMARKS", 100)
     plain = train(HEADS[name], lesson)
-    monkeypatch.setattr(train_module, "MAX_IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("classify.training.training_set.MAX_IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("classify.data.features.BLOCK_BYTES", 4 * 40 * 480)
     blocks = train(HEADS[name], lesson)
     agree = plain.scorer.decision_values(X).argmax(axis=1) == blocks.scorer.decision_values(

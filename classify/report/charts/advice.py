@@ -66,27 +66,26 @@ def advice_section(advice: Advice, id: str) -> AdviceSection:
 
 
 def _chart_depth(advice: Advice, id: str) -> Chart:
-    found, _ = advice.measured
-    names = list(found.accuracy_by_layer)
-    depths = [f"{found.depths.relative[name]:.0%}" for name in names]
+    profile = advice.depth_profile
+    names = list(profile.accuracy_by_layer)
+    depths = [f"{profile.depths.relative[name]:.0%}" for name in names]
     labels = [f"{name} ({share})" for name, share in zip(names, depths, strict=True)]
     note = (
-        f"A linear head (lda) out of fold, by depth among {clean_label(found.depths.among)}; bars are "
-        f"95 % intervals. The square is {clean_label(advice.layer)}, where the head goes."
+        f"A linear head (lda) out of fold, by depth among {clean_label(profile.depths.among)}; "
+        f"bars are 95 % intervals. The square is {clean_label(advice.layer)}, where the head goes."
     )
     chosen = [name == advice.layer for name in names]
     return _chart_estimates(
-        id, "Accuracy by depth", note, labels, list(found.accuracy_by_layer.values()), chosen
+        id, "Accuracy by depth", note, labels, list(profile.accuracy_by_layer.values()), chosen
     )
 
 
 def _chart_curve(advice: Advice, id: str) -> Chart:
-    found, _ = advice.measured
-    _, size = advice.measured
+    profile, size = advice.measured
     labels = [f"{point.n_images:,} ({point.fraction:.0%})" for point in size.curve]
     note = (
-        f"A linear head (lda) on {clean_label(found.last_layer)}, by the number of images it learns from, "
-        "always asked the same held-out images."
+        f"A linear head (lda) on {clean_label(profile.last_layer)}, by the number of images it learns "
+        "from, always asked the same held-out images."
     )
     points = [point.accuracy for point in size.curve]
     return _chart_estimates(id, "Learning curve", note, labels, points, [False] * len(points))

@@ -58,6 +58,17 @@ def test_each_record_is_what_fit_gives(found, cache, table):
         assert unmarked(alone) == unmarked(record)
 
 
+def test_frame_has_a_row_for_each_head_the_best_of_each_task_first(found):
+    pytest.importorskip("pandas")
+    result, _ = found
+    frame = result.to_frame()
+    assert len(frame) == len(result.records)
+    firsts = frame.groupby("task", sort=False).first()
+    for task, best in result.best_per_task.items():
+        assert tuple(firsts.loc[task, ["head", "layer"]]) == (best.head, best.layer)
+    assert {"accuracy", "validation", "C", "log_loss"} <= {*frame.columns}
+
+
 def test_one_worker_gives_the_same(found, cache, table):
     result, _ = found
     alone = compare(cache, table, "softmax", "fine,coarse", jobs=1)

@@ -131,6 +131,19 @@ def test_images_it_was_trained_on_are_left_out(world):
     assert any(f"{record.n_train} images are left out" in notice for notice in notices)
 
 
+def test_results_unpack_and_name_their_parts(world):
+    home, head, _ = world
+    fitted = fit(home / "c.h5")
+    again, record = fitted
+    assert fitted.head is again
+    assert fitted.notices == list(again.notices)
+    assert fitted.to_dict() == record.to_dict()
+    evaluation = evaluate(head, home / "c.h5")
+    found, notices = evaluation
+    assert evaluation.to_dict() == found == evaluation.metrics
+    assert evaluation.notices == notices
+
+
 def test_labels_it_does_not_know_count_as_wrong(world):
     home, head, _ = world
     paths = predict(head, home / "c.h5").paths

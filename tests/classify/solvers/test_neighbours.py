@@ -26,7 +26,8 @@ from classify.solvers.neighbours import (
     load_or_find_neighbours,
 )
 from classify.store import store_dir
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 
 KNN = HEADS["knn"]
 

@@ -18,7 +18,8 @@ from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
 from classify.heads.models import SklearnModel
 from classify.heads.registry import HEADS, HeadSpec
 from classify.solvers import rbf_svm
-from classify.training.train import TrainingSet, train
+from classify.training.train import train
+from classify.training.training_set import TrainingSet
 
 RBF = HEADS["rbf-svm"]
 

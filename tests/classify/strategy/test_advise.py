@@ -124,7 +124,8 @@ def test_large_by_count_and_by_class():
         (30_000, 600, "small", False),  # 50 of a class
         (30_000, 250, "large", True),  # 120 of a class
     ):
-        assert (size(images, classes).verdict, size(images, classes).near) == (verdict, near)
+        found = size(images, classes)
+        assert (found.verdict, found.is_near_threshold) == (verdict, near)
 
 
 @pytest.mark.parametrize("best", ["last", "early"])

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from classify import load_head
-from featurize.errors import CallError
 from classify.strategy import auto as auto_module
+from featurize.errors import CallError
 from featurize.text import parse_duration
 
 ADVICE = {

@@ -661,7 +661,9 @@ def test_c17_nothing_else_counts(folder, ran, tmp_path, monkeypatch):
 def test_c18_digest_of_the_weights(ran):
     from safetensors.numpy import load_file
 
-    tensors = load_file(Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors")
+    tensors = load_file(
+        Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors"
+    )
     whole = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if not name.endswith("num_batches_tracked"):
@@ -715,7 +717,9 @@ def test_c18_what_counts():
 def test_c19_other_extractors_are_refused(ran, ran_bytes, folder, tmp_path, options, field):
     from safetensors.numpy import load_file, save_file
 
-    tensors = load_file(Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors")
+    tensors = load_file(
+        Path(featurize.__file__).parent / "backbones" / "seedling" / "seedling.safetensors"
+    )
     first = next(name for name, tensor in tensors.items() if tensor.dtype.kind == "f")
     save_file({**tensors, first: tensors[first] * 2}, tmp_path / "o.safetensors")
     recipe = {**FeatureCache(ran).extractor.preprocess, "crop": 16}

@@ -1,0 +1,356 @@
+"""Fit one head on one choice of layers of a task: plan, train, calibrate, test, record."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from classify.data.features import FeatureRows
+from classify.data.folder_labels import TEST, VAL
+from classify.data.folds import FoldPlan, plan_content_folds, plan_folds
+from classify.data.preparation import list_preparations
+from classify.data.tasks import Task
+from classify.evaluation.calibration import Calibration, calibrate
+from classify.evaluation.metrics import compute_metrics, estimate_proportion
+from classify.evaluation.predictions import (
+    HeldOutPredictions,
+    renumber,
+    summarise_decision_values,
+)
+from classify.evaluation.recall import ClassRecalls, compute_class_recall
+from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
+from classify.evaluation.temperature import fit_temperature
+from classify.experiments.results import FitOptions, FitResult
+from classify.heads.fitted import FeatureSource, FittedHead
+from classify.heads.models import LinearModel, SklearnModel, add_offset
+from classify.heads.record import HeadResult
+from classify.heads.registry import HeadSpec
+from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
+from classify.solvers.selection import SelectionLoss
+from classify.training.class_weights import resolve_class_weights
+from classify.training.train import TrainResult, train
+from classify.training.training_set import TrainingSet
+from featurize.cache.reader import FeatureCache
+
+MAX_DECISION_VALUES = 20_000_000
+"""Decision values of the test images that are held at once, for a metric of all of them."""
+_NO_HASHES = np.zeros(0, np.uint64)
+
+
+def fit_task(
+    cache: FeatureCache,
+    task: Task,
+    head: HeadSpec,
+    layers: tuple[str, ...],
+    options: FitOptions,
+    persist: bool = True,
+) -> tuple[FittedHead, FitResult]:
+    """Fit one head on one choice of layers: `classify.experiments.fit.fit` with all looked up.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    task : Task
+    head : HeadSpec
+    layers : tuple of str
+        Joined where there are several.
+    options : FitOptions
+    persist : bool
+        Whether to store beside the cache what is computed of the features alone.
+
+    Returns
+    -------
+    FittedHead, FitResult
+
+    Raises
+    ------
+    CallError
+        If the head cannot be trained on so many rows, columns or classes.
+    """
+    started = time.perf_counter()
+    plan = _Plan.from_task(cache, task, layers, options)
+    prepare, trained = _train(cache, layers, head, plan, options.prepare, persist)
+    model = _calibrate(plan, trained, options.metric)
+    test = _test(cache, layers, prepare, plan, model, options)
+    settings = head.as_params(trained.param) | trained.extra_params
+    validation, validation_ci = None, None
+    if model.predictions is not None:
+        units = task.units_for(model.predictions.rows)
+        validation, validation_ci = estimate_proportion(
+            model.predictions.correct, units, options.seed
+        )
+    scores = dict(test.metrics)
+    record = HeadResult(
+        task=task.name,
+        head=head.name,
+        layer="+".join(layers),
+        classes=plan.classes,
+        n_train=len(plan.fold_plan.final_indices),
+        n_test=len(plan.test),
+        accuracy=scores.pop("accuracy", None),
+        accuracy_ci=scores.pop("accuracy_ci", None),
+        validation=validation,
+        validation_ci=validation_ci,
+        C=settings.get("C"),
+        settings=settings,
+        class_weight=options.class_weight,
+        prepare=prepare,
+        metric=options.metric.name,
+        validation_metric=model.metric,
+        test_metric=test.metric,
+        temperature=model.temperature,
+        scores=scores,
+        recall=test.recall,
+        bias=None if model.bias is None else model.bias.tolist(),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    notices = tuple(f"{head.name} on {record.layer}: {notice}" for notice in trained.notices)
+    fitted = FittedHead(
+        head=head.name,
+        classes=plan.classes,
+        prepare=prepare,
+        scorer=model.scorer,
+        probabilistic=model.probabilistic,
+        temperature=model.temperature,
+        settings=settings,
+        task=task.name,
+        source=FeatureSource.from_cache(cache, layers),
+        record=record.to_dict(),
+        seen=_NO_HASHES,
+        notices=notices,
+    )
+    return fitted, FitResult(record, model.predictions, test.predictions, notices)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A task as a head learns from it.
+
+    Attributes
+    ----------
+    task : Task
+    dev, test : int arrays
+        Positions in the task of what is learnt from or selected by, and of the test images.
+    known : int array of shape (K,)
+        Class numbers in the task that the final head knows.
+    classes : list of str
+        Their names.
+    rows : FeatureRows
+        Features of `dev`, as they are in the cache.
+    y : int array of shape (n,)
+        Positions in `known` of their classes; -1 for a class that is not known.
+    fold_plan : FoldPlan
+    class_weights : float array of shape (K,), or None
+    selection_loss : callable, or None
+        None where each head's own loss selects its param.
+    """
+
+    task: Task
+    dev: np.ndarray
+    test: np.ndarray
+    known: np.ndarray
+    classes: list[str]
+    rows: FeatureRows
+    y: np.ndarray
+    fold_plan: FoldPlan
+    class_weights: np.ndarray | None
+    selection_loss: SelectionLoss | None
+
+    @classmethod
+    def from_task(
+        cls, cache: FeatureCache, task: Task, layers: tuple[str, ...], options: FitOptions
+    ) -> Self:
+        dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
+        rows = FeatureRows.from_cache(cache, layers, task.rows[dev])
+        rows.check_finite(cache)
+        fold_plan = _plan_task_folds(cache, task, dev, options.seed)
+        known = np.unique(task.y[dev[fold_plan.final_indices]])
+        classes, metric = [task.classes[i] for i in known], options.metric
+        y = renumber(task.y[dev], known)
+        return cls(
+            task=task,
+            dev=dev,
+            test=test,
+            known=known,
+            classes=classes,
+            rows=rows,
+            y=y,
+            fold_plan=fold_plan,
+            class_weights=resolve_class_weights(options.class_weight, known, y),
+            selection_loss=(
+                None if metric == ACCURACY else partial(_compute_metric_loss, metric, classes)
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _CalibratedModel:
+    """A trained model with its calibration, and its predictions on the held-out images."""
+
+    scorer: LinearModel | SklearnModel
+    probabilistic: bool
+    temperature: float | None = None
+    bias: np.ndarray | None = None
+    predictions: HeldOutPredictions | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _TestResult:
+    """Predictions on the test images, and what is measured of them; empty without test images."""
+
+    predictions: HeldOutPredictions | None = None
+    metric: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    recall: ClassRecalls | None = None
+
+
+def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> FoldPlan:
+    """Plan the task's folds: the same for every head, and where images allow it for every task."""
+    y, val = task.y[dev], task.split[dev] == VAL
+    unit = task.units[dev]
+    if not val.any():
+        fold_plan = plan_content_folds(y, cache.column("sha256")[task.rows[dev]], seed, unit)
+        if fold_plan is not None:
+            return fold_plan
+    return plan_folds(y, seed, unit, val)
+
+
+def _compute_metric_loss(
+    metric: SelectionMetric, classes: Sequence[str], decision_values: np.ndarray, y: np.ndarray
+) -> float:
+    """What is to be least where a metric is to be best."""
+    temperature = fit_temperature(decision_values, y) if metric.name == "log_loss" else 1.0
+    value = metric.compute(decision_values, y, classes, temperature)
+    return 0.0 if value is None else -metric.sign * value
+
+
+def _train(
+    cache: FeatureCache,
+    layers: tuple[str, ...],
+    head: HeadSpec,
+    plan: _Plan,
+    prepare: str | None,
+    persist: bool,
+) -> tuple[str, TrainResult]:
+    """Train with each preparation that is possible; return the one that validates best."""
+    nearest = partial(load_or_find_neighbours, cache, layers) if persist else find_neighbours
+    results: dict[str, TrainResult] = {}
+    for name in list_preparations(prepare, len(plan.dev), plan.rows.dim):
+        training_set = TrainingSet.prepare(
+            head,
+            plan.rows.with_preparation(name),
+            plan.y,
+            plan.fold_plan,
+            n_classes=len(plan.known),
+            cache=cache,
+            layers=layers,
+            save_stats=persist,
+            class_weights=plan.class_weights,
+            find_neighbours=nearest,
+            selection_loss=plan.selection_loss,
+        )
+        results[name] = train(head, training_set)
+
+    def loss(name: str) -> float:
+        selected = results[name].selected
+        return 0.0 if selected is None else selected.loss
+
+    best = min(results, key=loss)
+    return best, results[best]
+
+
+def _calibrate(plan: _Plan, trained: TrainResult, metric: SelectionMetric) -> _CalibratedModel:
+    """Calibrate a trained model on its held-out decision values, where there are some."""
+    if trained.selected is None:
+        return _CalibratedModel(trained.scorer, trained.probabilistic)
+    held_out, y = plan.dev[trained.held_out], plan.y[trained.held_out]
+    calibration = _choose_calibration(
+        trained.selected.decision_values,
+        y,
+        plan.task.units[held_out],
+        plan.class_weights is not None,
+        plan.selection_loss,
+    )
+    bias, temperature = calibration.bias, calibration.temperature
+    model = _CalibratedModel(
+        trained.scorer if bias is None else add_offset(trained.scorer, bias),
+        trained.probabilistic,
+        temperature,
+        bias,
+        metric=metric.compute(calibration.decision_values, y, plan.classes, temperature),
+    )
+    predictions = _collect_predictions(plan, held_out, calibration.decision_values, model)
+    return replace(model, predictions=predictions)
+
+
+def _choose_calibration(
+    decision_values: np.ndarray,
+    y: np.ndarray,
+    unit: np.ndarray,
+    balanced: bool,
+    loss: SelectionLoss | None,
+) -> Calibration:
+    """Calibrate held-out decision values: by temperature alone where a bias would do harm.
+
+    A bias has each class predicted as often as it comes. That would undo the balancing where the
+    classes are to count alike; and it may be worse by the metric that was asked for.
+    """
+    if not balanced:
+        calibration = calibrate(decision_values, y, unit)
+        if loss is None or loss(calibration.decision_values, y) <= loss(decision_values, y):
+            return calibration
+    return Calibration(fit_temperature(decision_values, y), None, decision_values)
+
+
+def _test(
+    cache: FeatureCache,
+    layers: tuple[str, ...],
+    prepare: str,
+    plan: _Plan,
+    model: _CalibratedModel,
+    options: FitOptions,
+) -> _TestResult:
+    """Predict the test images block by block: all decision values would be images x classes."""
+    task, test, n_classes = plan.task, plan.test, len(plan.known)
+    if not len(test):
+        return _TestResult()
+    rows = FeatureRows.from_cache(cache, layers, task.rows[test])
+    rows.check_finite(cache)
+    parts, blocks = [], []
+    for where, block in rows.with_preparation(prepare).iter_blocks(n_classes):
+        decision_values = model.scorer.decision_values(block)
+        parts.append(_collect_predictions(plan, test[where], decision_values, model))
+        if len(test) * n_classes <= MAX_DECISION_VALUES:
+            blocks.append(decision_values)
+    predictions = HeldOutPredictions.concatenate(parts)
+    metric: float | None = None
+    if blocks:
+        y = renumber(task.y[test], plan.known)
+        metric = options.metric.compute(np.concatenate(blocks), y, plan.classes, model.temperature)
+    unit = task.units_for(predictions.rows)
+    return _TestResult(
+        predictions,
+        metric,
+        asdict(compute_metrics(predictions, len(task.classes), unit, seed=options.seed)),
+        compute_class_recall(predictions, task.classes, unit, options.seed),
+    )
+
+
+def _collect_predictions(
+    plan: _Plan, positions: np.ndarray, decision_values: np.ndarray, model: _CalibratedModel
+) -> HeldOutPredictions:
+    """Summarise decision values in the order of rows, so that two heads can be compared."""
+    order = np.argsort(plan.task.rows[positions])
+    ordered = positions[order]
+    return summarise_decision_values(
+        plan.task.rows[ordered],
+        plan.task.y[ordered],
+        decision_values[order],
+        plan.known,
+        temperature=model.temperature,
+        probabilistic=model.probabilistic,
+    )
