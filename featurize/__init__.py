@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featurize.extraction.run import run
     from featurize.extraction.summary import Summary
     from featurize.extraction.verify import verify
+    from featurize.images.preprocess import Preprocess
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "Estimate",
     "FeatureCache",
     "FeaturizeError",
+    "Preprocess",
     "Summary",
     "export",
     "layer_costs",
@@ -34,6 +36,7 @@ _HOMES = {
     "Backbone": "backbones.backbone",
     "Estimate": "extraction.dry_run",
     "FeatureCache": "cache.reader",
+    "Preprocess": "images.preprocess",
     "Summary": "extraction.summary",
     "export": "extraction.export",
     "layer_costs": "backbones.profiling",

@@ -143,7 +143,7 @@ def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
     for what, theirs, ours in (
         ("backbone", made.backbone, backbone.name),
         ("weights", made.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", dict(made.preprocess), backbone.preprocess),
+        ("preprocessing", made.preprocess, backbone.preprocess),
     ):
         if theirs != ours:
             raise HeadMismatchError(

@@ -1,8 +1,9 @@
 """What a network is tuned on: images, cropped and flipped anew each time, or cached maps."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from classify.errors import CallError
 from classify.finetuning.activations import CachedActivations
 from featurize.errors import ImageUnreadableError
 from featurize.images import decoding, reading, reasons
+from featurize.images.preprocess import Preprocess
 from featurize.sources import folder
 
 MAX_PIXEL_BYTES = 2 << 30
@@ -34,8 +36,8 @@ class DecodedImages:
         The image folder.
     paths : sequence of str
         Relative to it.
-    recipe : mapping
-        Preprocessing of a backbone.
+    preprocess : Preprocess
+        That of the backbone.
     whole : bool
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
@@ -55,18 +57,14 @@ class DecodedImages:
         self,
         root: str | os.PathLike[str],
         paths: Sequence[str],
-        preprocess: Mapping[str, Any],
+        preprocess: Preprocess,
         *,
         uncropped: bool = False,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
-        self.preprocess = (
-            {**preprocess, "crop": max(preprocess["crop"], preprocess["resize"])}
-            if uncropped
-            else preprocess
-        )
-        self.side = int(self.preprocess["crop"])
+        self.side = max(preprocess.crop, preprocess.resize) if uncropped else preprocess.crop
+        self.preprocess = replace(preprocess, crop=self.side)
         shape = (len(paths), self.side, self.side, 3)
         self._cached_pixels = (
             np.empty(shape, np.uint8) if np.prod(shape) <= MAX_PIXEL_BYTES else None
@@ -85,7 +83,7 @@ class DecodedImages:
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
             data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
-            pixels = decoding.decode_image(data, dict(self.preprocess))
+            pixels = decoding.decode_image(data, self.preprocess)
         except ImageUnreadableError as error:
             return error
         self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
@@ -106,7 +104,7 @@ class DecodedImages:
         if self._cached_pixels is not None:
             return np.asarray(self._cached_pixels[i])
         data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
-        return decoding.decode_image(data, dict(self.preprocess))
+        return decoding.decode_image(data, self.preprocess)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

@@ -75,7 +75,7 @@ def check_init_head(
         ("layer", layers, [last_layer]),
         ("backbone", theirs.backbone, backbone.name),
         ("weights digest", theirs.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", dict(theirs.preprocess), dict(backbone.preprocess)),
+        ("preprocessing", theirs.preprocess, backbone.preprocess),
     ):
         if one != other:
             raise HeadMismatchError(

@@ -129,7 +129,7 @@ class FineTuneNetwork(nn.Module):
         }
         self._stage_ends = [network.layer(name).depth for name in list_stages(backbone)]
         layer = network.layer(self.last_layer[0])
-        mean, std = (torch.tensor(backbone.preprocess[key]) for key in ("mean", "std"))
+        mean, std = map(torch.tensor, (backbone.preprocess.mean, backbone.preprocess.std))
         self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * std.view(1, 3, 1, 1), persistent=False)
         dim = pooled_dim(layer.axis_order, self.last_layer[1], layer.map_shape)

@@ -179,7 +179,7 @@ def finetune(
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
         made = opened.extractor
-        backbone, preprocess = made.backbone, preprocess or made.preprocess
+        backbone, preprocess = made.backbone, preprocess or made.preprocess.to_dict()
         weights = weights or made.environment.get("weights_file") or made.weights
     table, position, rows, copies, notices = _match_labels_to_images(
         images, read_given_labels(labels, column, labels_level), labels_level, opened

@@ -14,6 +14,7 @@ from classify.data.preparation import ROOT_L2, root_l2_by_layer
 from classify.errors import CallError, HeadMismatchError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
 from featurize.cache.reader import FeatureCache
+from featurize.images.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -38,7 +39,7 @@ class FeatureSource:
     backbone: str
     weights: str
     weights_sha256: str
-    preprocess: Mapping[str, Any]
+    preprocess: Preprocess
     precision: str
     layers: tuple[HeadLayer, ...]
 

@@ -334,7 +334,7 @@ def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
 
 def _iter_caveats(cache: FeatureCache, found: DepthProfile) -> Iterator[str]:
     depths, made = found.depths, cache.extractor
-    crop = made.preprocess["crop"]
+    crop = made.preprocess.crop
     if made.backbone in EMBEDDING_DIMS and made.backbone != "seedling" and crop < MIN_USUAL_CROP:
         yield (
             f"the images were cut to {crop} pixels, far below what {made.backbone} was trained on, "

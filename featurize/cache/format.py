@@ -26,6 +26,7 @@ from featurize.cache.violations import (
     make_dataset_name,
 )
 from featurize.errors import CacheFormatError, CacheReplacedError, CacheUnreachableError
+from featurize.images.preprocess import Preprocess
 
 PENDING, MARKED, FAILED = 0, 1, 2
 MAX_READ_BYTES = 8 << 20
@@ -41,7 +42,7 @@ class Extractor:
     backbone: str
     weights: str
     weights_sha256: str
-    preprocess: Mapping[str, Any]
+    preprocess: Preprocess
     precision: str
     environment: Mapping[str, Any]
 
@@ -200,7 +201,7 @@ def _parse_layout(file: Any) -> Layout:
         n_rows=int(file.attrs["n_rows"]),
         extractor=Extractor(
             **{name: group[name] for name in EXTRACTOR_TEXT_ATTRS},
-            preprocess=json.loads(group["preprocess"]),
+            preprocess=Preprocess.from_dict(json.loads(group["preprocess"])),
             environment=_parse_json_object(group.get("environment")),
         ),
         layers=layers,

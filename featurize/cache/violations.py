@@ -10,7 +10,7 @@ import numpy as np
 
 from featurize.errors import CallError
 from featurize.fingerprint import compute_fingerprint
-from featurize.images.preprocess import PREPROCESS_KEYS, check_preprocess
+from featurize.images.preprocess import PREPROCESS_KEYS, Preprocess
 
 FORMAT_NAME = "headgraft-feature-cache"
 FORMAT_VERSION = (1, 1)
@@ -82,7 +82,7 @@ def _find_preprocess_violations(text: object) -> Iterator[str]:
         recipe = json.loads(text) if isinstance(text, str) else None
         if not isinstance(recipe, dict) or not recipe.keys() >= PREPROCESS_KEYS:
             raise ValueError("it lacks a field")
-        check_preprocess(recipe)
+        Preprocess.from_dict(recipe)
     except (CallError, ValueError) as error:
         yield f"extractor: preprocess is not a whole recipe: {error}"
 

@@ -123,7 +123,7 @@ def resolve_options(
         layers=[*there, *(pair for pair in asked if pair not in there)],
         dtype=options.dtype or _find_dtype(cache),
         precision=options.precision or made.precision,
-        decode=options.decode or str(made.preprocess.get("decode", "exact")),
+        decode=options.decode or made.preprocess.decode,
         **common,  # type: ignore[arg-type]
     )
 
@@ -155,7 +155,7 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
     fields = {
         "backbone": (made.backbone, resolved.backbone),
         "precision": (made.precision, resolved.precision),
-        "preprocess.decode": (made.preprocess.get("decode"), resolved.decode),
+        "preprocess.decode": (made.preprocess.decode, resolved.decode),
         "dtype": (_find_dtype(cache), resolved.dtype),
     }
     if is_file_path(resolved.backbone):

@@ -385,7 +385,7 @@ class _Extraction:
         task = ExtractionJob(
             self.listing,
             rows,
-            dict(self.cache.extractor.preprocess),
+            self.cache.extractor.preprocess,
             [info.name for info in layers],
             lambda: self.setup.make_engine_selector(layers),
             in_flight_path(self.cache.path),
@@ -393,7 +393,7 @@ class _Extraction:
             new_layers_only,
         )
         changed = process_rows(task, into, content_index, self.stats, self.report)
-        if self.stats.bottleneck == "decode" and task.preprocess["decode"] == "exact":
+        if self.stats.bottleneck == "decode" and task.preprocess.decode == "exact":
             self.stats.hint = suggest_fast_decoding(self.listing, task.preprocess)
         return changed
 

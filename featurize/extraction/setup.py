@@ -70,11 +70,11 @@ class ExtractionSetup:
         """
         check_device(self.resolved.device, self.resolved.precision)
         backbone = self.custom_backbone or self._load_backbone()
-        recipe = backbone.preprocess
+        preprocess = backbone.preprocess
         self.say(
             f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
-            f"{recipe['resize']}, centre {recipe['crop']} x {recipe['crop']}, "
-            f"{recipe['interpolation']}"
+            f"{preprocess.resize}, centre {preprocess.crop} x {preprocess.crop}, "
+            f"{preprocess.interpolation}"
         )
         if self.cache is not None:
             made = self._make_extractor(backbone)
