@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from featurize.extraction.summary import Summary
     from featurize.extraction.verify import verify
     from featurize.images.preprocess import Preprocess
+    from featurize.layer_spec import LayerSpec
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "Estimate",
     "FeatureCache",
     "FeaturizeError",
+    "LayerSpec",
     "Preprocess",
     "Summary",
     "export",
@@ -36,6 +38,7 @@ _HOMES = {
     "Backbone": "backbones.backbone",
     "Estimate": "extraction.dry_run",
     "FeatureCache": "cache.reader",
+    "LayerSpec": "layer_spec",
     "Preprocess": "images.preprocess",
     "Summary": "extraction.summary",
     "export": "extraction.export",

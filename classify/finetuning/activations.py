@@ -11,6 +11,7 @@ from featurize.backbones.families import parse_layers
 from featurize.backbones.partition import find_boundary_layer
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, UnknownLayerError
+from featurize.layer_spec import LayerSpec
 from featurize.text import format_bytes
 
 
@@ -82,10 +83,10 @@ def find_activations(
     if cache is not None:
         _check_same_backbone(backbone, cache)
     (last,) = parse_layers("last", None, backbone.name)
-    startable = cache is not None and dataset_name(*last) in cache.layers
+    startable = cache is not None and last.key in cache.layers
     if tune == "all":
         if cache is not None and not startable:
-            raise UnknownLayerError(_format_missing_layer(cache, "to start from", ":".join(last)))
+            raise UnknownLayerError(_format_missing_layer(cache, "to start from", last.option))
         return None
     try:
         door = find_boundary_layer(backbone.network, tune)
@@ -95,29 +96,24 @@ def find_activations(
         if cache is not None:
             say(f"the part before {tune} runs in every epoch: {error}")
         return None
-    wanted = f"{door.name}:none"
+    wanted = LayerSpec(door.name, "none")
     number = int(np.prod(door.map_shape))
     takes = f"{format_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
-    if cache is None or dataset_name(door.name, "none") not in cache.layers:
+    if cache is None or wanted.key not in cache.layers:
         if cache is not None and not startable:
             raise UnknownLayerError(
-                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted)
+                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted.option)
             )
         say(
             f"the part before {tune} runs again in every epoch; it need not, without crops and "
-            f"flips: featurize run ... --layers {wanted} ({takes}), then --cache"
+            f"flips: featurize run ... --layers {wanted.option} ({takes}), then --cache"
         )
         return None
-    info = cache.layer(dataset_name(door.name, "none"))
+    info = cache.layer(wanted.key)
     say(f"training from the cached maps of {info.name}: the part before {tune} is not run")
     rows = find_rows(cache, paths)
     contents = cache.column("sha256")[rows]
     return CachedActivations(cache.mapped(info.name), rows, door.map_shape, list(paths), contents)
-
-
-def dataset_name(layer: str, pool: str) -> str:
-    """What a cache calls a layer under a pool."""
-    return layer if pool == "avg" else f"{layer}@{pool}"
 
 
 def find_rows(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from classify.data.features import FeatureRows
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
 from classify.errors import HeadMismatchError
-from classify.finetuning.activations import dataset_name, find_rows
+from classify.finetuning.activations import find_rows
 from classify.finetuning.datasets import ActivationDataset, ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
@@ -26,6 +26,7 @@ from featurize.backbones import weights as weights_files
 from featurize.backbones.backbone import Backbone
 from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import compute_fingerprint
+from featurize.layer_spec import LayerSpec
 
 WEIGHTS_NAME = "fine-tuned"
 
@@ -51,7 +52,7 @@ def resolve_init_head(head: str | os.PathLike[str] | FittedHead | None) -> Fitte
 
 
 def check_init_head(
-    head: FittedHead, backbone: Backbone, last_layer: tuple[str, str], classes: list[str]
+    head: FittedHead, backbone: Backbone, last_layer: LayerSpec, classes: list[str]
 ) -> None:
     """Refuse a head that is not linear in this network's embeddings.
 
@@ -69,10 +70,10 @@ def check_init_head(
             f"{STANDARDISE}`, or leave --init-head out"
         )
     theirs = head.source
-    layers = [(layer.layer, layer.pool) for layer in theirs.layers]
+    layers = [layer.spec.option for layer in theirs.layers]
     for what, one, other in (
         ("classes", list(head.classes), classes),
-        ("layer", layers, [last_layer]),
+        ("layer", layers, [last_layer.option]),
         ("backbone", theirs.backbone, backbone.name),
         ("weights digest", theirs.weights_sha256, backbone.weights_sha256),
         ("preprocessing", theirs.preprocess, backbone.preprocess),
@@ -80,8 +81,8 @@ def check_init_head(
         if one != other:
             raise HeadMismatchError(
                 f"the head to start from has another {what} ({_shorten(one)}) than what is tuned "
-                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer[0]}` on a "
-                "cache of this backbone, or leave --init-head out"
+                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer.key}` "
+                "on a cache of this backbone, or leave --init-head out"
             )
 
 
@@ -128,7 +129,7 @@ def init_classifier(
     some = np.arange(len(training))
     if random_init and len(some) > MAX_SCALING_IMAGES:
         some = np.sort(np.random.default_rng(seed).choice(some, MAX_SCALING_IMAGES, replace=False))
-    name, run = dataset_name(*net.last_layer), 0
+    name, run = net.last_layer.key, 0
     if cache is not None and name in cache.layers:
         embeddings = FeatureRows.from_cache(
             cache, (name,), find_rows(cache, training.paths)[some]
@@ -184,18 +185,18 @@ def to_fitted_head(
     train_sha256 : uint8 array of shape (n, 32)
         SHA-256 of each image it was trained on, or stopped by.
     """
-    scorer, (layer, pool) = net.classifier.to_model(), net.last_layer
+    scorer, last = net.classifier.to_model(), net.last_layer
     sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
     printed = compute_fingerprint(
         backbone=backbone.name,
         weights_sha256=sha256,
         preprocess=backbone.preprocess,
-        layer=layer,
-        pool=pool,
+        layer=last.layer,
+        pool=last.pool,
         precision="float32",
         dtype="<f4",
     )
-    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, printed)
+    embedding = HeadLayer(last.key, last.layer, last.pool, "<f4", scorer.dim, printed)
     return FittedHead(
         head="softmax" if isinstance(scorer, LinearModel) else "mlp",
         classes=classes,

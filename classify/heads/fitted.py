@@ -15,6 +15,7 @@ from classify.errors import CallError, HeadMismatchError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
 from featurize.cache.reader import FeatureCache
 from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -30,6 +31,11 @@ class HeadLayer:
     dtype: str
     dim: int
     fingerprint: str
+
+    @property
+    def spec(self) -> LayerSpec:
+        """The layer and its pool."""
+        return LayerSpec(self.layer, self.pool)
 
 
 @dataclass(frozen=True)

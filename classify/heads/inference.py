@@ -219,14 +219,15 @@ def _embed_or_open(
         if crop > LARGE_SIDE:
             say(
                 f"this head takes images of {crop:,} x {crop:,} pixels, which is "
-                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual {USUAL_SIDE} x {USUAL_SIDE}"
+                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual "
+                f"{USUAL_SIDE} x {USUAL_SIDE}"
             )
         folder = images
         if images.is_file():
             folder = Path(name) / "image"
             folder.mkdir()
             (folder / images.name).symlink_to(images.absolute())
-        layers = ",".join(f"{layer.layer}:{layer.pool}" for layer in source.layers)
+        layers = ",".join(layer.spec.option for layer in source.layers)
         try:
             run(
                 folder,

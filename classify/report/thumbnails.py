@@ -96,7 +96,7 @@ def make_thumbnail(path: Path, side: int) -> Thumbnail:
 
 
 def _read_short_side(data: bytes) -> int:
-    """The shorter side in pixels, from the header; 0 where `decode_image` will say what is wrong."""
+    """The shorter side in pixels, from the header; 0 where `decode_image` will raise."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return min(image.size)

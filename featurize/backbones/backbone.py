@@ -22,6 +22,7 @@ from featurize.backbones.families import (
 from featurize.backbones.graph import Layer, LayerGraph
 from featurize.errors import BackboneError, CallError, UnknownWeightsError
 from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 from featurize.system import memory
 from featurize.text import did_you_mean
 
@@ -112,7 +113,7 @@ class Backbone:
 
         Parameters
         ----------
-        layers : sequence of (layer, pool)
+        layers : sequence of LayerSpec, or of (layer, pool)
 
         Returns
         -------
@@ -124,7 +125,7 @@ class Backbone:
         UnknownLayer, BackboneError
             If a layer does not exist or is not understood, or the weights do not fit.
         """
-        module = self.network.cut(layers)
+        module = self.network.cut([LayerSpec(*layer) for layer in layers])
         if self._tensors is not None:
             places = set(self.network.module.state_dict())
             weights_files.load_into(module, self._tensors, places, f"the weights {self.weights}")
@@ -182,7 +183,8 @@ def load_backbone(
             )
     if name not in list_backbones():
         raise BackboneError(
-            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; `featurize backbones` lists them"
+            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; "
+            "`featurize backbones` lists them"
         )
     tensors: dict[str, Tensor] | None = None
     if weights is not None and is_file_path(weights):

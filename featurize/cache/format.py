@@ -23,10 +23,10 @@ from featurize.cache.violations import (
     COLUMN_DTYPES,
     EXTRACTOR_TEXT_ATTRS,
     find_violations,
-    make_dataset_name,
 )
 from featurize.errors import CacheFormatError, CacheReplacedError, CacheUnreachableError
 from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 PENDING, MARKED, FAILED = 0, 1, 2
 MAX_READ_BYTES = 8 << 20
@@ -59,9 +59,14 @@ class LayerInfo:
     fingerprint: str
 
     @property
+    def spec(self) -> LayerSpec:
+        """The layer and its pool."""
+        return LayerSpec(self.layer, self.pool)
+
+    @property
     def name(self) -> str:
         """The dataset's name: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
-        return make_dataset_name(self.layer, self.pool)
+        return self.spec.key
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,8 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
             outcome = crash_guard.probe_in_child(lambda: _check_and_parse(path))
             if outcome == crash_guard.TIMED_OUT:
                 raise CacheUnreachableError(
-                    f"{path} did not answer within {crash_guard.MAX_WALL_SECONDS:.0f} s; is its disk there? "
-                    "It may be sound: try again"
+                    f"{path} did not answer within {crash_guard.MAX_WALL_SECONDS:.0f} s; is its "
+                    "disk there? It may be sound: try again"
                 )
             if outcome == crash_guard.CRASHED:
                 raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")

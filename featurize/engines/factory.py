@@ -17,6 +17,7 @@ from featurize.engines.base import ENGINE_RTOL
 from featurize.engines.eager import EagerEngine
 from featurize.errors import EngineError
 from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 
 def open_verified_engine(
@@ -100,7 +101,7 @@ def check_device(device: str, precision: str) -> None:
 
 def open_engine(
     backbone: "Backbone",
-    layers: Sequence[tuple[str, str]],
+    layers: Sequence[LayerSpec],
     *,
     name: str = "eager",
     device: str = "auto",

@@ -294,7 +294,9 @@ if sys.argv[1] == "decoding":
 else:
     line = "import time; time.sleep(1000)"
 imports = "from featurize.images import decoding"
-workers.WORKER_CODE = workers.WORKER_CODE.replace("\\nworker_main(", f"\\n{imports}; {line}\\nworker_main(")
+workers.WORKER_CODE = workers.WORKER_CODE.replace(
+    "\\nworker_main(", f"\\n{imports}; {line}\\nworker_main("
+)
 preprocess = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
 made = workers.DecoderPool(preprocess)
 made.use_processes_if_worth("cuda", 16, 1_000_000)
