@@ -2,35 +2,39 @@ PYTHON ?= python3
 BIN = .venv/bin
 DIGITS = build/digits
 
-.PHONY: install demo test test-slow check bench docs
+.PHONY: help install demo test test-slow check bench docs
+.DEFAULT_GOAL := help
 
-install: .venv/installed
+help:  ## What there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+install: .venv/installed  ## A .venv with all that tests and benchmarks need
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: install
+demo: install  ## One cache of 1,797 digits, heads for three tasks
 	$(BIN)/python data/digits/make.py $(DIGITS)
 	$(BIN)/featurize run $(DIGITS)/images -o build/digits.h5 --backbone seedling --layers auto
 	$(BIN)/classify compare build/digits.h5 --labels $(DIGITS)/digit.csv \
 		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv
 
-check: install
+check: install  ## Lint, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-test: install
+test: install  ## All quick tests, on two cores
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: install
+test-slow: install  ## Kills, memory, attacks, reproduction: minutes each
 	$(BIN)/pytest -m slow
 
-# All of them, or those named: make bench PART="engines growth"
-bench: install
+bench: install  ## All benchmarks, or those named: PART="engines growth"
 	$(BIN)/python benchmarks/bench.py $(PART)
 
-docs: install
+docs: install  ## docs/cli.md from --help
 	$(BIN)/python docs/make_cli.py

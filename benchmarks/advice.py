@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from machine import describe
 
-from classify import LabelTable, advise
-from classify.data.labels import resolve_labels
+from classify import advise
+from classify.data.labels import LabelTable, resolve_labels
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
 from featurize import FeatureCache

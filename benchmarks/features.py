@@ -81,7 +81,7 @@ def train_and_test(cache: FeatureCache, layer: str) -> tuple[np.ndarray, ...]:
 
 def cifar_cache(path: Path) -> FeatureCache:
     """CIFAR-10's photographs through the embedded backbone."""
-    from strategies import cifar  # asks for HEADGRAFT_REAL
+    from strategies import cifar
 
     run(cifar(2000, 300), path, backbone="seedling")
     return FeatureCache(path)

@@ -162,7 +162,7 @@ class StageProgress:
             if last.number != self._epochs and not self._screen.is_terminal:
                 self.say(f"epoch {last.number}: {latest}, {last.seconds:.0f} s")
             self._epochs = last.number
-        self._show(step.what, step.done, step.total, latest)
+        self._show(step.stage, step.done, step.total, latest)
 
     def _show(self, what: str, done: int, total: int, latest: str = "") -> None:
         self._bar.update(

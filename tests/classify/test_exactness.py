@@ -181,7 +181,7 @@ def test_statistics_are_kept_and_renewed(make_cache, tmp_path, monkeypatch):
 
     _recent.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(GramStats, "of", never)
+        patch.setattr(GramStats, "from_rows", never)
         patch.setattr(PrincipalBasis, "from_gram", never)
         again = compute_fold_bases(cache, ["l"], rows, folds)
         assert all(np.array_equal(a.vectors, b.vectors) for a, b in zip(first, again, strict=True))

@@ -167,7 +167,7 @@ def test_ten_thousand_images_take_no_second():
 def test_large_tests_are_resampled_less_often_but_not_seldom(monkeypatch):
     seen = []
     inner = MetricSums.compute
-    monkeypatch.setattr(MetricSums, "scores", lambda self, w: seen.append(len(w)) or inner(self, w))
+    monkeypatch.setattr(MetricSums, "compute", lambda self, w: seen.append(len(w)) or inner(self, w))
     monkeypatch.setattr("classify.evaluation.metrics.MAX_DRAWS", 400_000)
     for n, resamples in ((100, 1000), (1000, 400), (10_000, 200)):
         seen.clear()

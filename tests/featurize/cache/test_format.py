@@ -1617,7 +1617,7 @@ def test_c41_a_file_cut_short_is_an_error_and_no_crash(cache, tmp_path):
         "for rows in ([0, 1, 2], None):\n"
         "    try: reader.features('layer4', rows)\n"
         "    except CacheReplacedError as error: print(error)\n"
-        "reader._seal = reader._sealed()  # cut between the look and the read\n"
+        "reader._seal = reader._compute_seal()  # cut between the look and the read\n"
         "try: reader.stored('layer4', __import__('numpy').arange(3))\n"
         "except CacheReplacedError as error: print(error)\n"
     )
@@ -1712,7 +1712,7 @@ with WriteLock(Path(sys.argv[1])):
     try:
         WriteLock(Path(sys.argv[1])).__enter__()
     except OSError as error:
-        assert type(error).__name__ == "CacheBusy"
+        assert type(error).__name__ == "CacheBusyError"
         sys.platform = real
         raise SystemExit(7)
 """
