@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.errors import HeadMismatchError, UnknownPathError
+from classify.data.features import find_rows
+from classify.errors import HeadMismatchError
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.families import parse_layers
 from featurize.backbones.partition import find_boundary_layer
@@ -13,6 +14,8 @@ from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, UnknownLayerError
 from featurize.layer_spec import LayerSpec
 from featurize.text import format_bytes
+
+ADD_IMAGES = "Add them with `featurize run`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,27 +114,10 @@ def find_activations(
         return None
     info = cache.layer(wanted.key)
     say(f"training from the cached maps of {info.name}: the part before {tune} is not run")
-    rows = find_rows(cache, paths)
+    rows = find_rows(cache, paths, ADD_IMAGES)
+    cache.check_ready(rows)
     contents = cache.column("sha256")[rows]
     return CachedActivations(cache.mapped(info.name), rows, door.map_shape, list(paths), contents)
-
-
-def find_rows(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
-    """The rows of images, all of which have to be there and marked: int (n,).
-
-    Raises
-    ------
-    UnknownPath, RowNotReady
-    """
-    absent = [path for path in paths if path not in cache.row_of]
-    if absent:
-        raise UnknownPathError(
-            f"{len(absent):,} of {len(paths):,} images are not in {cache.path} (first: "
-            f"{absent[0]!r}); add them with `featurize run`"
-        )
-    rows = np.array([cache.row_of[path] for path in paths], np.intp)
-    cache.check_ready(rows)
-    return rows
 
 
 def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from classify.data.features import FeatureRows
+from classify.data.features import FeatureRows, find_rows
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
 from classify.errors import HeadMismatchError
-from classify.finetuning.activations import find_rows
+from classify.finetuning.activations import ADD_IMAGES
 from classify.finetuning.datasets import ActivationDataset, ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
@@ -131,9 +131,8 @@ def init_classifier(
         some = np.sort(np.random.default_rng(seed).choice(some, MAX_SCALING_IMAGES, replace=False))
     name, run = net.last_layer.key, 0
     if cache is not None and name in cache.layers:
-        embeddings = FeatureRows.from_cache(
-            cache, (name,), find_rows(cache, training.paths)[some]
-        ).to_array()
+        rows = find_rows(cache, training.paths, ADD_IMAGES)[some]
+        embeddings = FeatureRows.from_cache(cache, (name,), rows).to_array()
     else:
         plain = training.without_augmentation(some)
         embeddings = run_inference(

@@ -32,6 +32,7 @@ from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from featurize.cache.reader import FeatureCache
 from featurize.sources.folder import list_images
+from featurize.text import list_first
 
 Say = Callable[[str], None]
 
@@ -273,10 +274,10 @@ def _match_labels_to_images(
     table = given or labels_from_folders(found.paths, level)
     absent = sorted(set(table.paths) - set(found.paths))
     if absent:
-        listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
         raise UnknownPathError(
             f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
-            f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
+            f"{list_first(absent)}; its paths look like {found.paths[0]!r}. Paths are relative to "
+            "that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
     notices = [sentence for sentence in (table.notice, *found.skipped) if sentence]

@@ -10,9 +10,10 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import h5py
 import numpy as np
@@ -30,6 +31,7 @@ from featurize.layer_spec import LayerSpec
 
 PENDING, MARKED, FAILED = 0, 1, 2
 MAX_READ_BYTES = 8 << 20
+MAX_SEALED_BYTES = 1 << 18  # between the arrays: kilobytes, in any cache of ours
 
 
 @dataclass(frozen=True)
@@ -291,3 +293,43 @@ def _read_into(fd: int, array: np.ndarray, offset: int) -> None:
         if not count:
             raise CacheReplacedError("it was cut short while it was open")
         rest, offset = rest[count:], offset + count
+
+
+def find_gaps(extents: Iterable[Extent], file_bytes: int) -> list[tuple[int, int]]:
+    """Find where a file holds something other than arrays: `MAX_SEALED_BYTES` at most.
+
+    Returns
+    -------
+    list of (start, stop)
+        Offsets in bytes, ascending.
+    """
+    gaps, end, left = [], 0, MAX_SEALED_BYTES
+    for extent in sorted(extents, key=lambda extent: extent.offset):
+        start = min(extent.offset, end + left)
+        if start > end:
+            gaps.append((end, start))
+            left -= start - end
+        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
+    if min(file_bytes, end + left) > end:
+        gaps.append((end, min(file_bytes, end + left)))
+    return gaps
+
+
+def compute_seal(fd: int, gaps: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Size of an open cache, and a CRC-32 of what lies between its arrays: no run changes those.
+
+    Raises
+    ------
+    OSError
+    """
+    seal = 0
+    for start, stop in gaps:
+        seal = crc32(_read_bytes(fd, stop - start, start), seal)
+    return os.fstat(fd).st_size, seal
+
+
+def _read_bytes(fd: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, count, offset)  # leaves alone the position that threads share
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)
