@@ -9,6 +9,7 @@ on large photographs: 4 times exact.
 import argparse
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,10 +22,11 @@ from table import show
 
 from featurize.images import decoding as image_decoding
 from featurize.images import reading, workers
+from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool
 from featurize.system import cpu, memory
 
-RECIPE = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
+PREPROCESS = Preprocess(256, 224, mean=(0.5,) * 3, std=(0.25,) * 3)
 AT_ONCE = 8  # images a process is handed at a time, so that handing over is not what is timed
 
 
@@ -32,7 +34,7 @@ def pixels_of(path: Path, decoder: str) -> np.ndarray:
     """What a decoding thread of a run does."""
     data = reading.read_image_file(path).data
     reading.compute_sha256(data)
-    return image_decoding.decode_image(data, {**RECIPE, "decode": decoder})
+    return image_decoding.decode_image(data, replace(PREPROCESS, decode=decoder))
 
 
 def rate(pool: Executor, paths: list[Path], decoder: str, seconds: float) -> float:
@@ -53,7 +55,7 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
     """
     tiny, large = photos(1, (8, 8)) / "0" / "00000.jpg", Image.new("RGB", (341, 256))
     opening = reading.read_image_file(tiny).data
-    decoding = DecoderPool(RECIPE)
+    decoding = DecoderPool(PREPROCESS)
     if apart:
         decoding.use_processes_if_worth("cuda", threads, 10**9)
 
@@ -63,7 +65,7 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
         if apart:
             decoding.decode(data)
             return
-        image_decoding.decode_image(opening, {**RECIPE, "resize": 8, "crop": 8, "decode": "exact"})
+        image_decoding.decode_image(opening, replace(PREPROCESS, resize=8, crop=8))
         np.asarray(large.crop((58, 16, 282, 240)))
         time.sleep(seconds)
 

@@ -35,6 +35,7 @@ from featurize.engines.base import Engine
 from featurize.engines.factory import open_engine
 from featurize.errors import RunInterruptedError
 from featurize.images import decoding, reading
+from featurize.images.preprocess import Preprocess
 from featurize.pipeline.stats import RunStats
 from featurize.system import cpu
 
@@ -51,7 +52,7 @@ class Speed:
     each: float
 
 
-def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Speed:
+def decode_speed(folder: Path, preprocess: Preprocess, seconds: float) -> Speed:
     """Through reading, hashing and decoding, as a run does it."""
     paths = sorted(folder.rglob("*.jpg"))
 
@@ -59,7 +60,7 @@ def decode_speed(folder: Path, recipe: dict[str, object], seconds: float) -> Spe
         if time.perf_counter() < end:
             data = reading.read_image_file(path).data
             reading.compute_sha256(data)
-            decoding.decode_image(data, recipe)
+            decoding.decode_image(data, preprocess)
             done.append(1)
 
     done: list[int] = []
@@ -132,13 +133,13 @@ def whole_run(network: str, given: argparse.Namespace, folder: Path, **options: 
     """A run beside its bound: medians over the rounds."""
     weights = weights_file(network)
     backbone = load_backbone(network, str(weights), **options)
-    recipe = dict(backbone.preprocess)
+    preprocess = backbone.preprocess
     layer = [(NETWORKS[network], "avg")]
     engine = open_engine(backbone, layer, name=given.engine, device="cpu")
 
     def parts() -> tuple[Speed, Speed]:
-        decode = decode_speed(folder, recipe, given.seconds)
-        return decode, engine_speed(engine, recipe["crop"], given.seconds)
+        decode = decode_speed(folder, preprocess, given.seconds)
+        return decode, engine_speed(engine, preprocess.crop, given.seconds)
 
     rounds, before = [], parts()
     for _ in range(given.rounds):

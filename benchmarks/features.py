@@ -15,6 +15,7 @@ from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter, allocate_cache
 from featurize.fingerprint import compute_fingerprint
+from featurize.images.preprocess import Preprocess
 
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 REAL = Path(os.environ.get("HEADGRAFT_REAL", "/nonexistent"))
@@ -41,7 +42,7 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
     mixing = rng.standard_normal((dim, dim)).astype(np.float32) / np.sqrt(dim)
     recipe = {"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact",
               "mean": [0.5] * 3, "std": [0.25] * 3}  # fmt: skip
-    made = Extractor("drawn", "none", "0" * 64, recipe, "float32", {})
+    made = Extractor("drawn", "none", "0" * 64, Preprocess.from_dict(recipe), "float32", {})
     decided = compute_fingerprint(
         backbone="drawn", weights_sha256="0" * 64, preprocess=recipe, layer="drawn", pool="avg",
         precision="float32", dtype="<f4",

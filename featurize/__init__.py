@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from featurize.extraction.run import run
     from featurize.extraction.summary import Summary
     from featurize.extraction.verify import verify
+    from featurize.images.preprocess import Preprocess
+    from featurize.layer_spec import LayerSpec
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,8 @@ __all__ = [
     "Estimate",
     "FeatureCache",
     "FeaturizeError",
+    "LayerSpec",
+    "Preprocess",
     "Summary",
     "export",
     "layer_costs",
@@ -34,6 +38,8 @@ _HOMES = {
     "Backbone": "backbones.backbone",
     "Estimate": "extraction.dry_run",
     "FeatureCache": "cache.reader",
+    "LayerSpec": "layer_spec",
+    "Preprocess": "images.preprocess",
     "Summary": "extraction.summary",
     "export": "extraction.export",
     "layer_costs": "backbones.profiling",

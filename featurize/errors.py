@@ -8,7 +8,7 @@ HeadgraftError
 │   ├── FingerprintMismatchError (ValueError)
 │   ├── DiskFullError, OutputError (OSError)
 │   ├── RowNotReadyError (LookupError)
-│   ├── UnknownLayerError (KeyError)
+│   ├── UnknownLayerError, UnknownPathError (KeyError)
 │   ├── BackboneError (ValueError)
 │   │   └── UnknownWeightsError
 │   ├── EngineError (RuntimeError)
@@ -71,6 +71,10 @@ class RowNotReadyError(FeaturizeError, LookupError):
 
 class UnknownLayerError(FeaturizeError, KeyError):
     """A layer is not in the cache, or not in the network."""
+
+
+class UnknownPathError(FeaturizeError, KeyError):
+    """An image is not in the cache."""
 
 
 class BackboneError(FeaturizeError, ValueError):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from classify.data.preparation import ROOT_L2, root_l2
-from classify.errors import CallError
+from classify.errors import CallError, UnknownPathError
+from featurize import errors
 from featurize.cache.reader import FeatureCache
 
 BLOCK_BYTES = 8 << 20
@@ -36,6 +37,32 @@ def open_cache(cache: CacheOrPath) -> FeatureCache:
 def _open_unchanged(path: str, *_state: int) -> FeatureCache:
     # Grid searches clone and worker processes start over: neither should parse HDF5 each time.
     return FeatureCache(path)
+
+
+def find_rows(cache: FeatureCache, paths: Sequence[str], advice: str) -> np.ndarray:
+    """Look up images with `FeatureCache.rows_for`; say what to do where some are not there.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    paths : sequence of str
+        n of them.
+    advice : str
+        The last part of the error's message.
+
+    Returns
+    -------
+    intp array of shape (n,)
+        Rows, marked or not.
+
+    Raises
+    ------
+    UnknownPathError
+    """
+    try:
+        return cache.rows_for(paths)
+    except errors.UnknownPathError as error:
+        raise UnknownPathError(f"{error}. {advice}") from None
 
 
 def resolve_layers(

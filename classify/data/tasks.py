@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from classify.data.features import find_rows
 from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.data.labels import LabelsLike, LabelTable, resolve_labels
 from classify.data.splits import hold_out
 from classify.data.units import Copies, count_units, find_copies
-from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
+from classify.errors import CallError, LabelError, TooFewImagesError
 from featurize.cache.format import FAILED, MARKED
 from featurize.cache.reader import FeatureCache
+from featurize.text import list_first
 
 NO_TEST_NOTICE = "there are no test images, so no test accuracy"
 
@@ -280,9 +282,10 @@ def find_labelled_rows(
     UnknownPath
         If the table names images that are not in the cache.
     """
-    position = _sort_positions(cache, table)
-    row_of = cache.row_of
-    rows = np.array([row_of[table.paths[i]] for i in position], np.intp)
+    advice = f"Correct {table.source}, or add them with `featurize run`"
+    # By path, so that a task does not depend on the table's order.
+    position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
+    rows = find_rows(cache, table.paths, advice)[position]
     status = cache.status[rows]
     ready = np.flatnonzero(status == MARKED)
     told = [] if table.notice is None else [table.notice]
@@ -295,19 +298,6 @@ def _encode(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarr
     names = sorted({texts[i] for i in position})
     number = {name: i for i, name in enumerate(names)}
     return names, np.array([number[texts[i]] for i in position], np.intp)
-
-
-def _sort_positions(cache: FeatureCache, table: LabelTable) -> np.ndarray:
-    """Positions in the table, by path: a task does not depend on the table's order."""
-    absent = [path for path in table.paths if path not in cache.row_of]
-    if absent:
-        first = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
-        raise UnknownPathError(
-            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {cache.path}: "
-            f"{first}; its paths look like {cache.paths[0]!r}. Correct the table, or add them with "
-            "`featurize run`"
-        )
-    return np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
 
 
 def _check_trainable(table: LabelTable, classes: list[str], y: np.ndarray) -> None:
@@ -355,5 +345,4 @@ def _warn_small_classes(
 
 def _list_classes(classes: list[str], chosen: np.ndarray) -> str:
     names = [classes[i] for i in np.flatnonzero(chosen)]
-    listed = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({list_first(names)})"

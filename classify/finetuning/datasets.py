@@ -1,8 +1,9 @@
 """What a network is tuned on: images, augmented in every epoch, or cached activations."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from classify.errors import HeadMismatchError, UnknownPathError
+from classify.data.features import find_rows
+from classify.errors import HeadMismatchError
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.families import parse_layers
 from featurize.backbones.partition import find_boundary_layer
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, ImageUnreadableError, UnknownLayerError
 from featurize.images import decoding, reading, reasons
+from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 from featurize.sources import folder
 from featurize.text import format_bytes
+
+ADD_IMAGES = "Add them with `featurize run`"
 
 MAX_PIXEL_BYTES = 2 << 30
 """Bytes of decoded pixels that are held; beyond, images are decoded anew each time."""
@@ -37,8 +43,8 @@ class DecodedImages:
         The image folder.
     paths : sequence of str
         Relative to it.
-    recipe : mapping
-        Preprocessing of a backbone.
+    preprocess : Preprocess
+        That of the backbone.
     whole : bool
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
@@ -58,18 +64,14 @@ class DecodedImages:
         self,
         root: str | os.PathLike[str],
         paths: Sequence[str],
-        preprocess: Mapping[str, Any],
+        preprocess: Preprocess,
         *,
         uncropped: bool = False,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
-        self.preprocess = (
-            {**preprocess, "crop": max(preprocess["crop"], preprocess["resize"])}
-            if uncropped
-            else preprocess
-        )
-        self.side = int(self.preprocess["crop"])
+        self.side = max(preprocess.crop, preprocess.resize) if uncropped else preprocess.crop
+        self.preprocess = replace(preprocess, crop=self.side)
         shape = (len(paths), self.side, self.side, 3)
         self._cached_pixels = (
             np.empty(shape, np.uint8) if np.prod(shape) <= MAX_PIXEL_BYTES else None
@@ -88,7 +90,7 @@ class DecodedImages:
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
             data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
-            pixels = decoding.decode_image(data, dict(self.preprocess))
+            pixels = decoding.decode_image(data, self.preprocess)
         except ImageUnreadableError as error:
             return error
         self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
@@ -109,7 +111,7 @@ class DecodedImages:
         if self._cached_pixels is not None:
             return np.asarray(self._cached_pixels[i])
         data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
-        return decoding.decode_image(data, dict(self.preprocess))
+        return decoding.decode_image(data, self.preprocess)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -188,7 +190,7 @@ def read_image_dataset(
     root: str | os.PathLike[str],
     paths: np.ndarray,
     y: np.ndarray,
-    preprocess: Mapping[str, Any],
+    preprocess: Preprocess,
     augment: str,
     seed: int,
     report: Callable[[int, int], None],
@@ -197,7 +199,7 @@ def read_image_dataset(
     uncropped = augment != "none"
     images = DecodedImages(root, paths.tolist(), preprocess, uncropped=uncropped, report=report)
     readable = np.flatnonzero(images.is_readable)
-    return ImageDataset(images, y[readable], preprocess["crop"], augment, seed, indices=readable)
+    return ImageDataset(images, y[readable], preprocess.crop, augment, seed, indices=readable)
 
 
 class ActivationDataset(Dataset[tuple[Tensor, int]]):
@@ -291,10 +293,10 @@ def find_activations(
     if cache is not None:
         _check_same_backbone(backbone, cache)
     (last,) = parse_layers("last", None, backbone.name)
-    startable = cache is not None and dataset_name(*last) in cache.layers
+    startable = cache is not None and last.key in cache.layers
     if tune == "all":
         if cache is not None and not startable:
-            raise UnknownLayerError(_format_missing_layer(cache, "to start from", ":".join(last)))
+            raise UnknownLayerError(_format_missing_layer(cache, "to start from", last.option))
         return None
     try:
         boundary = find_boundary_layer(backbone.network, tune)
@@ -304,48 +306,26 @@ def find_activations(
         if cache is not None:
             say(f"the part before {tune} runs in every epoch: {error}")
         return None
-    wanted = f"{boundary.name}:none"
+    wanted = LayerSpec(boundary.name, "none")
     number = int(np.prod(boundary.map_shape))
     takes = f"{format_bytes(4.0 * number * len(paths))} for {len(paths):,} images"
-    if cache is None or dataset_name(boundary.name, "none") not in cache.layers:
+    if cache is None or wanted.key not in cache.layers:
         if cache is not None and not startable:
             raise UnknownLayerError(
-                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted)
+                _format_missing_layer(cache, f"that enters {tune}, {takes}", wanted.option)
             )
         say(
             f"the part before {tune} runs again in every epoch; it need not, without crops and "
-            f"flips: featurize run ... --layers {wanted} ({takes}), then --cache"
+            f"flips: featurize run ... --layers {wanted.option} ({takes}), then --cache"
         )
         return None
-    info = cache.layer(dataset_name(boundary.name, "none"))
+    info = cache.layer(wanted.key)
     say(f"training from the cached maps of {info.name}: the part before {tune} is not run")
-    rows = find_rows(cache, paths)
+    rows = find_rows(cache, paths, ADD_IMAGES)
+    cache.check_ready(rows)
     sha256 = cache.column("sha256")[rows]
     memmap = cache.mapped(info.name)
     return ActivationDataset(memmap, rows, boundary.map_shape, list(paths), sha256, y)
-
-
-def dataset_name(layer: str, pool: str) -> str:
-    """What a cache calls a layer under a pool."""
-    return layer if pool == "avg" else f"{layer}@{pool}"
-
-
-def find_rows(cache: FeatureCache, paths: Sequence[str]) -> np.ndarray:
-    """The rows of images, all of which have to be there and marked: int (n,).
-
-    Raises
-    ------
-    UnknownPathError, RowNotReadyError
-    """
-    absent = [path for path in paths if path not in cache.row_of]
-    if absent:
-        raise UnknownPathError(
-            f"{len(absent):,} of {len(paths):,} images are not in {cache.path} (first: "
-            f"{absent[0]!r}); add them with `featurize run`"
-        )
-    rows = np.array([cache.row_of[path] for path in paths], np.intp)
-    cache.check_ready(rows)
-    return rows
 
 
 def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
@@ -353,7 +333,7 @@ def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
     for what, theirs, ours in (
         ("backbone", made.backbone, backbone.name),
         ("weights", made.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", dict(made.preprocess), backbone.preprocess),
+        ("preprocessing", made.preprocess, backbone.preprocess),
     ):
         if theirs != ours:
             raise HeadMismatchError(

@@ -6,12 +6,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from classify.data.features import FeatureRows
+from classify.data.features import FeatureRows, find_rows
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
 from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import ActivationDataset, ImageDataset, dataset_name, find_rows
+from classify.finetuning.datasets import ADD_IMAGES, ActivationDataset, ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import ProgressCallback, run_inference
@@ -25,6 +25,7 @@ from featurize.backbones import weights as weights_files
 from featurize.backbones.backbone import Backbone
 from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import compute_fingerprint
+from featurize.layer_spec import LayerSpec
 
 WEIGHTS_NAME = "fine-tuned"
 
@@ -72,7 +73,7 @@ def resolve_init_head(
 
 
 def check_init_head(
-    head: FittedHead, backbone: Backbone, last_layer: tuple[str, str], classes: list[str]
+    head: FittedHead, backbone: Backbone, last_layer: LayerSpec, classes: list[str]
 ) -> None:
     """Refuse a head that is not linear in this network's embeddings.
 
@@ -90,18 +91,18 @@ def check_init_head(
             f"{STANDARDISE}`, or leave --init-head out"
         )
     theirs = head.source
-    layers = [(layer.layer, layer.pool) for layer in theirs.layers]
+    layers = [layer.spec.option for layer in theirs.layers]
     for what, one, other in (
         ("classes", list(head.classes), classes),
-        ("layer", layers, [last_layer]),
+        ("layer", layers, [last_layer.option]),
         ("backbone", theirs.backbone, backbone.name),
         ("weights digest", theirs.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", dict(theirs.preprocess), dict(backbone.preprocess)),
+        ("preprocessing", theirs.preprocess, backbone.preprocess),
     ):
         if one != other:
             raise HeadMismatchError(
                 f"the head to start from has another {what} ({_shorten(one)}) than what is tuned "
-                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer[0]}` "
+                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer.key}` "
                 "on a cache of this backbone, or leave --init-head out"
             )
 
@@ -149,9 +150,9 @@ def init_classifier(
     if random_init and len(chosen) > MAX_SCALING_IMAGES:
         rng = np.random.default_rng(config.seed)
         chosen = np.sort(rng.choice(chosen, MAX_SCALING_IMAGES, replace=False))
-    name, n_run = dataset_name(*net.last_layer), 0
+    name, n_run = net.last_layer.key, 0
     if cache is not None and name in cache.layers:
-        rows = find_rows(cache, training.paths)[chosen]
+        rows = find_rows(cache, training.paths, ADD_IMAGES)[chosen]
         embeddings = FeatureRows.from_cache(cache, (name,), rows).to_array()
     else:
         plain = training.without_augmentation(chosen)
@@ -212,18 +213,18 @@ def to_fitted_head(
     train_sha256 : uint8 array of shape (n, 32)
         SHA-256 of each image it was trained on, or stopped by.
     """
-    scorer, (layer, pool) = net.classifier.to_model(), net.last_layer
+    scorer, last = net.classifier.to_model(), net.last_layer
     sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
     fingerprint = compute_fingerprint(
         backbone=backbone.name,
         weights_sha256=sha256,
         preprocess=backbone.preprocess,
-        layer=layer,
-        pool=pool,
+        layer=last.layer,
+        pool=last.pool,
         precision="float32",
         dtype="<f4",
     )
-    embedding = HeadLayer(dataset_name(layer, pool), layer, pool, "<f4", scorer.dim, fingerprint)
+    embedding = HeadLayer(last.key, last.layer, last.pool, "<f4", scorer.dim, fingerprint)
     return FittedHead(
         head="softmax" if isinstance(scorer, LinearModel) else "mlp",
         classes=classes,

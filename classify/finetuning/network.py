@@ -126,11 +126,11 @@ class FineTuneNetwork(nn.Module):
             if node.op == "call_module" and depth < begin
         }
         self._stage_ends = [network.layer(name).depth for name in list_stages(backbone)]
-        layer = network.layer(self.last_layer[0])
-        mean, std = (torch.tensor(backbone.preprocess[key]) for key in ("mean", "std"))
+        layer = network.layer(self.last_layer.layer)
+        mean, std = map(torch.tensor, (backbone.preprocess.mean, backbone.preprocess.std))
         self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * std.view(1, 3, 1, 1), persistent=False)
-        dim = pooled_dim(layer.axis_order, self.last_layer[1], layer.map_shape)
+        dim = pooled_dim(layer.axis_order, self.last_layer.pool, layer.map_shape)
         self.classifier = Classifier(dim, n_classes, classifier)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -199,14 +199,14 @@ class FineTuneNetwork(nn.Module):
 
 def list_stages(backbone: Backbone) -> tuple[str, ...]:
     """The ends of a backbone's stages, shallowest first."""
-    return tuple(name for name, _ in parse_layers("auto", None, backbone.name))
+    return tuple(spec.layer for spec in parse_layers("auto", None, backbone.name))
 
 
 def find_last_weighted_stage(backbone: Backbone) -> str:
     """The last stage to have a matrix of weights: a normalisation alone is none."""
     network = backbone.network
     (last,) = parse_layers("last", None, backbone.name)
-    end, depth = network.layer(last[0]).depth, find_parameter_depths(network)
+    end, depth = network.layer(last.layer).depth, find_parameter_depths(network)
     matrices = [
         depth[name]
         for name, parameter in network.module.named_parameters()

@@ -34,6 +34,7 @@ from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from featurize.cache.reader import FeatureCache
 from featurize.sources.folder import list_images
+from featurize.text import list_first
 
 NOT_IN_DICT = ("head", "predictions", "notices")
 Say = Callable[[str], None]
@@ -189,7 +190,7 @@ def finetune(
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
         made = opened.extractor
-        backbone, preprocess = made.backbone, preprocess or made.preprocess
+        backbone, preprocess = made.backbone, preprocess or made.preprocess.to_dict()
         weights = weights or made.environment.get("weights_file") or made.weights
     table, position, rows, copies, notices = _match_labels_to_images(
         images, read_given_labels(labels, column, labels_level), labels_level, opened
@@ -291,10 +292,10 @@ def _match_labels_to_images(
     table = given or labels_from_folders(found.paths, level)
     absent = sorted(set(table.paths) - set(found.paths))
     if absent:
-        listed = ", ".join(map(repr, absent[:3])) + (", ..." if len(absent) > 3 else "")
         raise UnknownPathError(
             f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
-            f"{listed}; its paths look like {found.paths[0]!r}. Paths are relative to that folder"
+            f"{list_first(absent)}; its paths look like {found.paths[0]!r}. Paths are relative to "
+            "that folder"
         )
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
     notices = [sentence for sentence in (table.notice, *found.skipped) if sentence]

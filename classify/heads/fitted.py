@@ -14,6 +14,8 @@ from classify.data.preparation import ROOT_L2, root_l2_by_layer
 from classify.errors import CallError, HeadMismatchError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
 from featurize.cache.reader import FeatureCache
+from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -30,6 +32,11 @@ class HeadLayer:
     dim: int
     fingerprint: str
 
+    @property
+    def spec(self) -> LayerSpec:
+        """The layer and its pool."""
+        return LayerSpec(self.layer, self.pool)
+
 
 @dataclass(frozen=True)
 class FeatureSource:
@@ -38,7 +45,7 @@ class FeatureSource:
     backbone: str
     weights: str
     weights_sha256: str
-    preprocess: Mapping[str, Any]
+    preprocess: Preprocess
     precision: str
     layers: tuple[HeadLayer, ...]
 

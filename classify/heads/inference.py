@@ -122,7 +122,7 @@ def _embed_or_open(
                 f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
                 f"{source.weights_sha256[:12]}...); give the right file with --weights"
             )
-        crop = backbone.preprocess["crop"]
+        crop = backbone.preprocess.crop
         if crop > LARGE_SIDE:
             say(
                 f"this head takes images of {crop:,} x {crop:,} pixels, which is "
@@ -134,7 +134,7 @@ def _embed_or_open(
             folder = Path(name) / "image"
             folder.mkdir()
             (folder / images.name).symlink_to(images.absolute())
-        layers = ",".join(f"{layer.layer}:{layer.pool}" for layer in source.layers)
+        layers = ",".join(layer.spec.option for layer in source.layers)
         try:
             run(
                 folder,

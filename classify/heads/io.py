@@ -32,6 +32,7 @@ from classify.errors import HeadFileError, OutputError
 from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
 from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
 from classify.store import check_output, open_output
+from featurize.images.preprocess import Preprocess
 
 FORMAT = "headgraft-head"
 VERSION = (1, 1)
@@ -66,9 +67,9 @@ def save_head(
         If it cannot be written, or something that is not a head is there already.
     """
     path = check_head_file(path)
-    source = asdict(head.source)
     about = {name: getattr(head, name) for name in HEAD_FIELDS}
-    about |= source | {"settings": dict(head.settings), "record": dict(head.record)}
+    about |= asdict(head.source) | {"preprocess": head.source.preprocess.to_dict()}
+    about |= {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
     arrays = _to_arrays(head) | {SEEN_KEY: head.seen.astype(np.uint64)}
@@ -182,7 +183,7 @@ def _read_head(file: Any) -> FittedHead:
     heat = value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
     settings = value("settings", _is_number_dict)
     layers = tuple(HeadLayer(**layer) for layer in value("layers", _is_layer_list))
-    preprocess = value("preprocess", lambda x: isinstance(x, dict))
+    preprocess = Preprocess.from_dict(value("preprocess", lambda x: isinstance(x, dict)))
     record = value("record", lambda x: isinstance(x, dict))
 
     prepare = STANDARDISE  # as before there was a choice

@@ -11,6 +11,7 @@ from PIL import Image, features
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
 from featurize.images.decoding import FORMATS, decode_image
+from featurize.images.preprocess import Preprocess
 from featurize.images.reading import read_image_file
 
 GALLERY_PIXELS, MAP_PIXELS = 112, 48
@@ -85,8 +86,9 @@ def make_thumbnail(path: Path, side: int) -> Thumbnail:
     data = read_image_file(path).data
     quality = QUALITY[side]
     side = min(side, _read_short_side(data) or side)
-    recipe: dict[str, object] = {"resize": side, "crop": side, "decode": "fast"}
-    pixels = decode_image(data, recipe | {"interpolation": "bicubic"})
+    unscaled = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    preprocess = Preprocess(side, side, *unscaled, interpolation="bicubic", decode="fast")
+    pixels = decode_image(data, preprocess)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, IMAGE_FORMAT, quality=quality)
     coded = base64.b64encode(file.getvalue()).decode()
@@ -94,7 +96,7 @@ def make_thumbnail(path: Path, side: int) -> Thumbnail:
 
 
 def _read_short_side(data: bytes) -> int:
-    """The shorter side in pixels, from the header; 0 where `decode_image` will say what is wrong."""
+    """The shorter side in pixels, from the header; 0 where `decode_image` will raise."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return min(image.size)

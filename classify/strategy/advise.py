@@ -351,7 +351,7 @@ def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
 
 def _iter_caveats(cache: FeatureCache, profile: DepthProfile) -> Iterator[str]:
     depths, backbone = profile.depths, cache.extractor.backbone
-    crop = cache.extractor.preprocess["crop"]
+    crop = cache.extractor.preprocess.crop
     if backbone in EMBEDDING_DIMS and backbone != "seedling" and crop < MIN_USUAL_CROP:
         yield (
             f"the images were cut to {crop} pixels, far below what {backbone} was trained on, from "

@@ -65,6 +65,6 @@ def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
 
     net = load_backbone(backbone, frozen_weights=False)
     whole = sum(tensor.nbytes for tensor in net.network.module.state_dict().values())
-    kept = sum(tensor.nbytes for tensor in net.cut([(info.layer, info.pool)]).state_dict().values())
+    kept = sum(tensor.nbytes for tensor in net.cut([info.spec]).state_dict().values())
     (cost,) = (cost for cost in layer_costs(net, BATCH_SIZE) if cost.layer == info.layer)
     return CutCost(layer, cost.cost, cost.macs, kept / whole, info.dim)

@@ -7,8 +7,14 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from classify.data.features import CacheOrPath, FeatureRows, check_paths, open_cache, resolve_layers
-from classify.errors import UnknownPathError
+from classify.data.features import (
+    CacheOrPath,
+    FeatureRows,
+    check_paths,
+    find_rows,
+    open_cache,
+    resolve_layers,
+)
 from featurize.cache.reader import FeatureCache
 
 
@@ -74,19 +80,9 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If `X` is of another shape.
         """
         cache, paths = open_cache(self.cache), check_paths(X)
-        rows = [_find_row(cache, path) for path in paths]
-        absent = [path for path, row in zip(paths, rows, strict=True) if row is None]
-        if absent:
-            raise UnknownPathError(
-                f"{len(absent):,} of {len(paths):,} images are not in {cache.path}: "
-                f"{', '.join(map(repr, absent[:3]))}; its paths look like {cache.paths[0]!r}, "
-                f"below {cache.root}. Give paths of that folder; `featurize run` adds images that "
-                "are new there"
-            )
-        found = FeatureRows.from_cache(
-            cache, resolve_layers(cache, self.layer), np.array(rows, np.intp)
-        )
-        return found.to_array()
+        advice = "Give paths of that folder; `featurize run` adds images that are new there"
+        rows = find_rows(cache, [_as_in_cache(cache, path) for path in paths], advice)
+        return FeatureRows.from_cache(cache, resolve_layers(cache, self.layer), rows).to_array()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """A name for each column, known without `fit`: the layer's, and the number in it.
@@ -115,13 +111,14 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _find_row(cache: FeatureCache, path: Any) -> int | None:
-    """The row of an image, however its path is written; None if it is not in the cache."""
+def _as_in_cache(cache: FeatureCache, path: Any) -> Any:
+    """Write a path as the cache does; one that is not in the cache stays as it is."""
     if not isinstance(path, str | os.PathLike):
-        return None
+        return path
     text = os.fspath(path)
     if text in cache.row_of:
-        return cache.row_of[text]
+        return text
     if os.path.isabs(text):
         text = os.path.relpath(text, cache.root)
-    return cache.row_of.get(os.path.normpath(text).replace(os.sep, "/"))
+    text = os.path.normpath(text).replace(os.sep, "/")
+    return text if text in cache.row_of else path

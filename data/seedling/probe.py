@@ -35,7 +35,7 @@ Array = NDArray[np.float32]
 
 def prepare(image: Image.Image) -> NDArray[np.uint8]:
     """Resize the shorter side, then crop the centre, as ``PREPROCESS`` says; (3, 32, 32)."""
-    size, crop = PREPROCESS["resize"], PREPROCESS["crop"]
+    size, crop = PREPROCESS.resize, PREPROCESS.crop
     scale = size / min(image.size)
     wide, high = (max(size, round(side * scale)) for side in image.size)
     image = image.convert("RGB").resize((wide, high), Image.Resampling.BILINEAR)
@@ -76,8 +76,8 @@ def load_network(weights: str) -> Seedling:
 @torch.inference_mode()
 def embed(network: Seedling, pictures: NDArray[np.uint8]) -> dict[str, Array]:
     """Return the average-pooled map of every stage, (N, C) each, and all of them ``joined``."""
-    mean = torch.tensor(PREPROCESS["mean"])[:, None, None]
-    std = torch.tensor(PREPROCESS["std"])[:, None, None]
+    mean = torch.tensor(PREPROCESS.mean)[:, None, None]
+    std = torch.tensor(PREPROCESS.std)[:, None, None]
     parts: dict[str, list[Array]] = {stage: [] for stage in STAGES}
     for batch in torch.from_numpy(pictures).split(250):
         x = (batch.float() / 255 - mean) / std

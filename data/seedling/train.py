@@ -122,8 +122,8 @@ def train(options: argparse.Namespace) -> None:
     store = Store(options, g)
     if state:
         take_up(state, pupil, optimiser, store)
-    mean = torch.tensor(PREPROCESS["mean"])[:, None, None]
-    std = torch.tensor(PREPROCESS["std"])[:, None, None]
+    mean = torch.tensor(PREPROCESS.mean)[:, None, None]
+    std = torch.tensor(PREPROCESS.std)[:, None, None]
     last = max(first, min(options.steps, options.stop or options.steps))
     looped = said = time.perf_counter()
     for step in range(first, last):

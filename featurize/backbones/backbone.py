@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from featurize.backbones.families import (
 )
 from featurize.backbones.graph import Layer, LayerGraph
 from featurize.errors import BackboneError, CallError, UnknownWeightsError
-from featurize.images.preprocess import check_preprocess
+from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 from featurize.system import memory
 from featurize.text import did_you_mean
 
@@ -39,13 +41,12 @@ class Backbone:
         Takes a float batch (B, 3, H, W). It is copied; yours is not touched.
     name : str
         What the cache calls it. It is part of the fingerprint.
-    preprocess : mapping
-        ``resize`` (of the shorter side) and ``crop`` in pixels, ``mean`` and ``std`` (three
-        numbers each, of values in 0..1), optionally ``interpolation`` (``bilinear``) and
-        ``decode`` (``exact``).
+    preprocess : Preprocess or mapping
+        A mapping has the parameters of `Preprocess` as keys.
 
     Attributes
     ----------
+    preprocess : Preprocess
     weights : str
         Where the weights came from.
     weights_sha256 : str
@@ -79,12 +80,12 @@ class Backbone:
     ) -> None:
         memory.retain_freed_memory()
         self.name = name
-        self.preprocess = check_preprocess(preprocess)
+        self.preprocess = Preprocess.from_dict(preprocess)
         self.weights = weights
         self._tensors = tensors
         self._weights_sha256 = ""
         network.requires_grad_(False).eval()
-        self.network = LayerGraph(network, self.preprocess["crop"], find_family(name))
+        self.network = LayerGraph(network, self.preprocess.crop, find_family(name))
 
     @classmethod
     def _from_parts(cls, *parts: Any) -> "Backbone":
@@ -112,7 +113,7 @@ class Backbone:
 
         Parameters
         ----------
-        layers : sequence of (layer, pool)
+        layers : sequence of LayerSpec, or of (layer, pool)
 
         Returns
         -------
@@ -124,7 +125,7 @@ class Backbone:
         UnknownLayer, BackboneError
             If a layer does not exist or is not understood, or the weights do not fit.
         """
-        module = self.network.cut(layers)
+        module = self.network.cut([LayerSpec(*layer) for layer in layers])
         if self._tensors is not None:
             places = set(self.network.module.state_dict())
             weights_files.load_into(module, self._tensors, places, f"the weights {self.weights}")
@@ -154,10 +155,10 @@ def load_backbone(
     weights : str, optional
         A name torchvision knows (``IMAGENET1K_V1``, the default) or a local ``.safetensors`` or
         ``.pth`` file.
-    preprocess : str or mapping, optional
-        A weights name whose preprocessing to take, or ``resize``, ``crop``, ``mean``, ``std``,
-        as they are or in a JSON file. Not given, it comes with the weights; a file without
-        metadata gets that of the network's ``IMAGENET1K_V1``.
+    preprocess : str, Preprocess or mapping, optional
+        A weights name whose preprocessing to take, a `Preprocess`, or its parameters as a mapping
+        or a JSON file. Not given, it comes with the weights; a file without metadata gets that of
+        the network's ``IMAGENET1K_V1``.
     decode : {"exact", "fast"}, optional
         That of the preprocessing, or exact, if not given.
     frozen_weights : bool
@@ -182,15 +183,18 @@ def load_backbone(
             )
     if name not in list_backbones():
         raise BackboneError(
-            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; `featurize backbones` lists them"
+            f"no backbone {name!r}{did_you_mean(name, list_backbones())}; "
+            "`featurize backbones` lists them"
         )
     tensors: dict[str, Tensor] | None = None
     if weights is not None and is_file_path(weights):
         tensors, metadata = weights_files.read_weights(Path(weights))
-        recipe = weights_files.read_preprocess(metadata)
         label = Path(weights).name
+        if preprocess is None:
+            stored = weights_files.read_preprocess(metadata)
+            preprocess = stored or get_default_weights(name)
     else:
-        recipe, label = None, weights or get_default_weights(name)
+        label = weights or get_default_weights(name)
         entry = _get_weights_entry(name, label)
         if frozen_weights and name == SEEDLING:
             tensors, _ = weights_files.read_weights(SEEDLING_WEIGHTS_PATH)
@@ -198,12 +202,10 @@ def load_backbone(
             tensors = weights_files.fetch_weights(entry)
         if preprocess is None:
             preprocess = label
-    if preprocess is not None:
-        recipe = _resolve_preprocess(name, preprocess)
-    recipe = recipe or _resolve_preprocess(name, get_default_weights(name))
-    network = _build_network(name, recipe["crop"])
-    recipe = {**recipe, "decode": decode or recipe.get("decode", "exact")}
-    return Backbone._from_parts(network, name, recipe, label, tensors)
+    resolved = _resolve_preprocess(name, preprocess)
+    network = _build_network(name, resolved.crop)
+    resolved = replace(resolved, decode=decode or resolved.decode)
+    return Backbone._from_parts(network, name, resolved, label, tensors)
 
 
 def get_default_weights(name: str) -> str:
@@ -243,27 +245,27 @@ def _build_network(name: str, size: int) -> nn.Module:
     return network
 
 
-def _resolve_preprocess(name: str, preprocess: str | Mapping[str, Any]) -> dict[str, Any]:
+def _resolve_preprocess(name: str, preprocess: str | Mapping[str, Any]) -> Preprocess:
     if not isinstance(preprocess, str):
-        return dict(check_preprocess(preprocess))
+        return Preprocess.from_dict(preprocess)
     if preprocess.endswith(".json"):
         try:
-            recipe = json.loads(Path(preprocess).read_text())
+            values = json.loads(Path(preprocess).read_text())
         except (OSError, ValueError) as error:
             raise CallError(f"--preprocess {preprocess} cannot be read: {error}") from error
-        return dict(check_preprocess(recipe))
+        return Preprocess.from_dict(values)
     if name == SEEDLING:
         from featurize.backbones.seedling.network import PREPROCESS
 
-        return dict(PREPROCESS)
+        return PREPROCESS
     official = _get_weights_entry(name, preprocess).transforms()
-    return {
-        "resize": official.resize_size[0],
-        "crop": official.crop_size[0],
-        "interpolation": official.interpolation.value,
-        "mean": list(official.mean),
-        "std": list(official.std),
-    }
+    return Preprocess(
+        resize=official.resize_size[0],
+        crop=official.crop_size[0],
+        interpolation=official.interpolation.value,
+        mean=tuple(official.mean),
+        std=tuple(official.std),
+    )
 
 
 def collect_versions() -> dict[str, str]:

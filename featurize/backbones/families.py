@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featurize.errors import BackboneError, CallError, UnknownLayerError
+from featurize.layer_spec import DEFAULT_POOL, LayerSpec
 from featurize.text import did_you_mean
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
-POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_BACKBONE = "resnet50"
 DEFAULT_WEIGHTS = "IMAGENET1K_V1"
 
@@ -141,7 +141,7 @@ def find_family(backbone: str) -> Family | None:
     return next((f for name, f in FAMILIES.items() if re.fullmatch(name, backbone)), None)
 
 
-def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, str]]:
+def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
     """Turn ``--layers`` into layers and their pools.
 
     Parameters
@@ -155,7 +155,7 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
 
     Returns
     -------
-    list of (layer, pool)
+    list of LayerSpec
         Each once, in the order given.
 
     Raises
@@ -166,27 +166,24 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[tuple[str, 
         If `last` or `auto` is asked of a network of no known family.
     """
     family = find_family(backbone)
-    found: dict[tuple[str, str], None] = {}
+    specs: dict[LayerSpec, None] = {}
     for word in text.split(","):
-        name, _, own_pool = word.strip().replace("@", ":").partition(":")
-        chosen = own_pool or pool
-        if chosen is not None and chosen not in POOLS:
-            raise CallError(f"no pool {chosen!r}; there are {', '.join(POOLS)}")
-        if not name:
+        if not word.strip():
             raise CallError(f"--layers {text!r} has an empty name in it")
-        if name not in ("last", "auto"):
-            found[name, chosen or "avg"] = None
+        spec = LayerSpec.parse(word, pool or DEFAULT_POOL)
+        if spec.layer not in ("last", "auto"):
+            specs[spec] = None
             continue
         if family is None and did_you_mean(backbone, EMBEDDING_DIMS):
             raise BackboneError(f"no backbone {backbone!r}{did_you_mean(backbone, EMBEDDING_DIMS)}")
         if family is None:
             raise UnknownLayerError(
-                f"{name!r} is not known of the network {backbone!r}; name its layers instead"
+                f"{spec.layer!r} is not known of the network {backbone!r}; name its layers instead"
             )
-        for stage in family.stages if name == "auto" else (family.last,):
-            default = family.last_pool if stage == family.last else "avg"
-            found[stage, chosen or default] = None
-    return list(found)
+        for stage in family.stages if spec.layer == "auto" else (family.last,):
+            default = family.last_pool if stage == family.last else DEFAULT_POOL
+            specs[LayerSpec(stage, LayerSpec.parse(word, pool or default).pool)] = None
+    return list(specs)
 
 
 def is_file_path(text: str) -> bool:

@@ -22,6 +22,7 @@ from featurize.backbones.pooling import (
     pooled_dim,
 )
 from featurize.errors import BackboneError, UnknownLayerError
+from featurize.layer_spec import LayerSpec
 from featurize.text import did_you_mean
 
 # Modules whose output has its channels first by definition.
@@ -132,12 +133,12 @@ class LayerGraph:
         within = f"{name}."
         return [node for node, path in self._name_by_node.items() if f"{path}.".startswith(within)]
 
-    def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
+    def cut(self, layers: Sequence[LayerSpec]) -> fx.GraphModule:
         """The part of the network that computes these layers, pooled.
 
         Parameters
         ----------
-        layers : sequence of (layer, pool)
+        layers : sequence of LayerSpec
 
         Returns
         -------

@@ -5,6 +5,7 @@ from torch import fx
 from featurize.backbones.graph import Layer, LayerGraph
 from featurize.backbones.pooling import pool_maps, pooled_dim
 from featurize.errors import BackboneError
+from featurize.layer_spec import LayerSpec
 
 
 def find_parameter_depths(network: LayerGraph) -> dict[str, int]:
@@ -53,30 +54,30 @@ def find_boundary_layer(network: LayerGraph, layer: str) -> Layer:
     return network.layers[called]
 
 
-def extract_upper_part(network: LayerGraph, layer: str, last: tuple[str, str]) -> fx.GraphModule:
+def extract_upper_part(network: LayerGraph, layer: str, last: LayerSpec) -> fx.GraphModule:
     """The network from a layer on, up to its last embedding.
 
     Parameters
     ----------
     layer : str
         The first layer of this part.
-    last : (layer, pool)
+    last : LayerSpec
         The embedding.
 
     Returns
     -------
     fx.GraphModule
-        From the map of `find_boundary_layer`, (B, *map_shape), to (B, D). It shares its weights with the
-        network.
+        From the map of `find_boundary_layer`, (B, *map_shape), to (B, D). It shares its weights
+        with the network.
 
     Raises
     ------
     BackboneError
         As `find_boundary_layer`; or if `layer` lies above `last`.
     """
-    begin, end = find_first_op(network, layer), network.layer(last[0])
+    begin, end = find_first_op(network, layer), network.layer(last.layer)
     if begin > end.depth:
-        raise BackboneError(f"{layer!r} lies above {last[0]!r}, where the embedding is taken")
+        raise BackboneError(f"{layer!r} lies above {last.layer!r}, where the embedding is taken")
     door = find_boundary_layer(network, layer).depth
     mapping: dict[fx.Node, fx.Node] = {}
     graph = fx.Graph()
@@ -85,9 +86,9 @@ def extract_upper_part(network: LayerGraph, layer: str, last: tuple[str, str]) -
             mapping[node] = graph.placeholder("entering")
         elif begin <= depth <= end.depth or node.op == "get_attr":
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    pooled_dim(end.axis_order, last[1], end.map_shape)
+    pooled_dim(end.axis_order, last.pool, end.map_shape)
     top = next(node for node, depth in network.node_depths.items() if depth == end.depth)
-    graph.output(graph.call_function(pool_maps, (mapping[top], end.axis_order, last[1])))
+    graph.output(graph.call_function(pool_maps, (mapping[top], end.axis_order, last.pool)))
     part = fx.GraphModule(network.module, graph)
     part.graph.eliminate_dead_code()
     return fx.GraphModule(network.module, part.graph)

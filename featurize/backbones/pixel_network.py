@@ -1,11 +1,11 @@
 """What every engine runs: preprocessing's arithmetic, then the cut network."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from featurize.images.preprocess import Preprocess
 
 
 class PixelNetwork(nn.Module):
@@ -15,7 +15,7 @@ class PixelNetwork(nn.Module):
     ----------
     network : nn.Module
         From a normalised float batch (B, 3, crop, crop) to a tuple of features.
-    preprocess : mapping
+    preprocess : Preprocess
         Its ``mean`` and ``std``.
     packed : bool
         Whether to run a copy whose weights lie in the pixels' order, channels last.
@@ -27,13 +27,13 @@ class PixelNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        preprocess: Mapping[str, Any],
+        preprocess: Preprocess,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.network = copy.deepcopy(network) if channels_last else network
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(getattr(preprocess, name)).view(1, 3, 1, 1))
         self.eval()
         if channels_last:
             self.to(memory_format=torch.channels_last)

@@ -58,7 +58,7 @@ def layer_costs(backbone: Backbone, batch: int = BATCH_SIZE) -> list[LayerCost]:
         Shallowest first.
     """
     module = backbone.network.to_graph_module()
-    size = backbone.preprocess["crop"]
+    size = backbone.preprocess.crop
     prepared = PixelNetwork(module, backbone.preprocess)
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
     clock = _TimingInterpreter(module)

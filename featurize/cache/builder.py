@@ -137,7 +137,7 @@ def build_empty_file(
         group = file.create_group("extractor")
         for name in EXTRACTOR_TEXT_ATTRS:
             group.attrs[name] = getattr(extractor, name)
-        group.attrs["preprocess"] = canonical_json(extractor.preprocess)
+        group.attrs["preprocess"] = canonical_json(extractor.preprocess.to_dict())
         group.attrs["environment"] = canonical_json(extractor.environment)
 
         images = file.create_group("images")

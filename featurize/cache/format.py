@@ -10,9 +10,10 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import h5py
 import numpy as np
@@ -23,12 +24,14 @@ from featurize.cache.violations import (
     COLUMN_DTYPES,
     EXTRACTOR_TEXT_ATTRS,
     find_violations,
-    make_dataset_name,
 )
 from featurize.errors import CacheFormatError, CacheReplacedError, CacheUnreachableError
+from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 PENDING, MARKED, FAILED = 0, 1, 2
 MAX_READ_BYTES = 8 << 20
+MAX_SEALED_BYTES = 1 << 18  # between the arrays: kilobytes, in any cache of ours
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Extractor:
     backbone: str
     weights: str
     weights_sha256: str
-    preprocess: Mapping[str, Any]
+    preprocess: Preprocess
     precision: str
     environment: Mapping[str, Any]
 
@@ -58,9 +61,14 @@ class LayerInfo:
     fingerprint: str
 
     @property
+    def spec(self) -> LayerSpec:
+        """The layer and its pool."""
+        return LayerSpec(self.layer, self.pool)
+
+    @property
     def name(self) -> str:
         """The dataset's name: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
-        return make_dataset_name(self.layer, self.pool)
+        return self.spec.key
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,8 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
             outcome = crash_guard.probe_in_child(lambda: _check_and_parse(path))
             if outcome == crash_guard.TIMED_OUT:
                 raise CacheUnreachableError(
-                    f"{path} did not answer within {crash_guard.MAX_WALL_SECONDS:.0f} s; is its disk there? "
-                    "It may be sound: try again"
+                    f"{path} did not answer within {crash_guard.MAX_WALL_SECONDS:.0f} s; is its "
+                    "disk there? It may be sound: try again"
                 )
             if outcome == crash_guard.CRASHED:
                 raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
@@ -200,7 +208,7 @@ def _parse_layout(file: Any) -> Layout:
         n_rows=int(file.attrs["n_rows"]),
         extractor=Extractor(
             **{name: group[name] for name in EXTRACTOR_TEXT_ATTRS},
-            preprocess=json.loads(group["preprocess"]),
+            preprocess=Preprocess.from_dict(json.loads(group["preprocess"])),
             environment=_parse_json_object(group.get("environment")),
         ),
         layers=layers,
@@ -285,3 +293,43 @@ def _read_into(fd: int, array: np.ndarray, offset: int) -> None:
         if not count:
             raise CacheReplacedError("it was cut short while it was open")
         rest, offset = rest[count:], offset + count
+
+
+def find_gaps(extents: Iterable[Extent], file_bytes: int) -> list[tuple[int, int]]:
+    """Find where a file holds something other than arrays: `MAX_SEALED_BYTES` at most.
+
+    Returns
+    -------
+    list of (start, stop)
+        Offsets in bytes, ascending.
+    """
+    gaps, end, left = [], 0, MAX_SEALED_BYTES
+    for extent in sorted(extents, key=lambda extent: extent.offset):
+        start = min(extent.offset, end + left)
+        if start > end:
+            gaps.append((end, start))
+            left -= start - end
+        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
+    if min(file_bytes, end + left) > end:
+        gaps.append((end, min(file_bytes, end + left)))
+    return gaps
+
+
+def compute_seal(fd: int, gaps: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Size of an open cache, and a CRC-32 of what lies between its arrays: no run changes those.
+
+    Raises
+    ------
+    OSError
+    """
+    seal = 0
+    for start, stop in gaps:
+        seal = crc32(_read_bytes(fd, stop - start, start), seal)
+    return os.fstat(fd).st_size, seal
+
+
+def _read_bytes(fd: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, count, offset)  # leaves alone the position that threads share
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)

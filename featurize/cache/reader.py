@@ -3,31 +3,29 @@
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
 from featurize.cache import format as cache_format
 from featurize.cache.checksums import is_damaged, is_unchecked
-from featurize.cache.format import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
+from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
 from featurize.cache.violations import CHECKSUMS_GROUP
 from featurize.errors import (
     CacheFormatError,
     CacheReplacedError,
     RowNotReadyError,
     UnknownLayerError,
+    UnknownPathError,
 )
 from featurize.images.reasons import REASONS
+from featurize.text import list_first
 
-_NON_PLAIN_PATH = re.compile(
-    r"(?:^|/)\.{0,2}(?:/|$)|\0"
-)  # a part that is empty, . or ..; a zero byte
+_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # a part is empty, . or ..; a zero byte
 MAX_BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
-MAX_SEALED_BYTES = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
 class FeatureCache:
@@ -35,7 +33,8 @@ class FeatureCache:
 
     Opening looks at the layout alone; HDF5 is closed again before this returns, so a
     cache can be sent to worker processes and read while a run is still filling it. A file that
-    is overwritten or cut short while it is open is noticed: then reading raises `CacheReplacedError`.
+    is overwritten or cut short while it is open is noticed: then reading raises
+    `CacheReplacedError`.
 
     Parameters
     ----------
@@ -91,19 +90,15 @@ class FeatureCache:
             os.close(fd)  # replaced in between
         self._fd = fd
         weakref.finalize(self, os.close, fd)
-        self._gaps = _find_gaps(found.extents.values(), os.fstat(fd).st_size)
+        self._gaps = cache_format.find_gaps(found.extents.values(), os.fstat(fd).st_size)
         self._seal = self._compute_seal()
         return found
 
     def _compute_seal(self) -> tuple[int, int]:
-        """The file's size, and a checksum of what lies between its arrays: no run changes those."""
-        seal = 0
         try:
-            for start, stop in self._gaps:
-                seal = crc32(_read_at(self._fd, stop - start, start), seal)
+            return cache_format.compute_seal(self._fd, self._gaps)
         except OSError as error:
             raise cache_format.to_unreachable_error(self.path, error) from error
-        return os.fstat(self._fd).st_size, seal
 
     def check_unchanged(self) -> None:
         """Refuse to go on with a file that is no longer the one that was opened.
@@ -172,6 +167,32 @@ class FeatureCache:
     def row_of(self) -> dict[str, int]:
         """Row number by path."""
         return {path: row for row, path in enumerate(self.paths)}
+
+    def rows_for(self, paths: Sequence[str]) -> np.ndarray:
+        """Look up the rows of images, marked or not.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            n of them, written as in `paths`, in any order.
+
+        Returns
+        -------
+        intp array of shape (n,)
+
+        Raises
+        ------
+        UnknownPathError
+            If some are not in the cache; the message lists the first three.
+        """
+        row_of = self.row_of
+        absent = [path for path in paths if path not in row_of]
+        if absent:
+            raise UnknownPathError(
+                f"{len(absent):,} of {len(paths):,} images are not in {self.path}: "
+                f"{list_first(absent)}; its paths look like {self.paths[0]!r}, below {self.root}"
+            )
+        return np.array([row_of[path] for path in paths], np.intp)
 
     @property
     def status(self) -> np.ndarray:
@@ -363,27 +384,6 @@ class FeatureCache:
         step = max(1, MAX_BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
-
-
-def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
-    """Where a file holds something other than the arrays, `MAX_SEALED_BYTES` bytes at most."""
-    gaps, end, left = [], 0, MAX_SEALED_BYTES
-    for extent in sorted(extents, key=lambda extent: extent.offset):
-        start = min(extent.offset, end + left)
-        if start > end:
-            gaps.append((end, start))
-            left -= start - end
-        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
-    if min(size, end + left) > end:
-        gaps.append((end, min(size, end + left)))
-    return gaps
-
-
-def _read_at(fd: int, count: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(fd, count, offset)  # leaves alone the position that threads share
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, count)
 
 
 def find_cache_violations(path: str | os.PathLike[str]) -> list[str]:

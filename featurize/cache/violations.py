@@ -10,7 +10,8 @@ import numpy as np
 
 from featurize.errors import CallError
 from featurize.fingerprint import compute_fingerprint
-from featurize.images.preprocess import PREPROCESS_KEYS, check_preprocess
+from featurize.images.preprocess import PREPROCESS_KEYS, Preprocess
+from featurize.layer_spec import LayerSpec
 
 FORMAT_NAME = "headgraft-feature-cache"
 FORMAT_VERSION = (1, 1)
@@ -21,11 +22,6 @@ CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
 CHECKSUM_DTYPE = "<u4"
 COLUMN_DTYPES = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1", "reason": "u1"}
 EXTRACTOR_TEXT_ATTRS = ("backbone", "weights", "weights_sha256", "precision")
-
-
-def make_dataset_name(layer: str, pool: str) -> str:
-    """What the array of a layer is called: the layer, or ``LAYER@POOL`` where that is not avg."""
-    return layer if pool == "avg" else f"{layer}@{pool}"
 
 
 def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
@@ -82,7 +78,7 @@ def _find_preprocess_violations(text: object) -> Iterator[str]:
         recipe = json.loads(text) if isinstance(text, str) else None
         if not isinstance(recipe, dict) or not recipe.keys() >= PREPROCESS_KEYS:
             raise ValueError("it lacks a field")
-        check_preprocess(recipe)
+        Preprocess.from_dict(recipe)
     except (CallError, ValueError) as error:
         yield f"extractor: preprocess is not a whole recipe: {error}"
 
@@ -175,7 +171,7 @@ def _find_feature_violations(file: Any, n_rows: int, file_bytes: int) -> Iterato
         attrs = dataset.attrs
         if not all(isinstance(attrs.get(key), str) for key in ("layer", "pool", "fingerprint")):
             yield f"{where}: attribute layer, pool or fingerprint is missing or not text"
-        elif name != make_dataset_name(attrs["layer"], attrs["pool"]):
+        elif name != LayerSpec(attrs["layer"], attrs["pool"]).key:
             yield f"{where} holds {attrs['layer']} pooled by {attrs['pool']}: the wrong name"
         shape = attrs.get("map_shape")
         if not isinstance(shape, np.ndarray) or shape.dtype.kind not in "iu" or shape.ndim != 1:

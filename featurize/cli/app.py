@@ -296,7 +296,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "backbone": made.backbone,
                     "weights": made.weights,
                     "weights_sha256": made.weights_sha256,
-                    "preprocess": made.preprocess,
+                    "preprocess": made.preprocess.to_dict(),
                     "precision": made.precision,
                     "layers": listed,
                     "failures": failures,
@@ -309,8 +309,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
             f"weights {to_printable(made.weights)} ({to_printable(made.weights_sha256[:12])}...)"
         )
         print(f"backbone  {to_printable(made.backbone)}, {weights}")
-        recipe = made.preprocess
-        print(f"images    shorter side to {recipe.get('resize')}, centre {recipe.get('crop')}")
+        print(f"images    shorter side to {made.preprocess.resize}, centre {made.preprocess.crop}")
         for word, patterns in (("include", found.include), ("exclude", found.exclude)):
             for pattern in patterns:
                 print(f"{word}   {to_printable(pattern)}")

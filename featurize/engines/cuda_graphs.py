@@ -1,8 +1,5 @@
 """The CUDA engine: compiled, replayed as CUDA graphs, copies and arithmetic side by side."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,6 +8,7 @@ from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.base import pad_batch
 from featurize.engines.compile_cache import use_private_cache
 from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.images.preprocess import Preprocess
 
 PARTS_PER_BATCH = 4  # of a batch: while one is computed, the next is copied
 
@@ -24,7 +22,7 @@ class CudaGraphEngine:
     Parameters
     ----------
     module : nn.Module
-    preprocess : mapping
+    preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     device : str
         ``cuda`` or ``cuda:1``.
@@ -34,10 +32,10 @@ class CudaGraphEngine:
     name = "cuda"
 
     def __init__(
-        self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
+        self, module: nn.Module, preprocess: Preprocess, *, device: str, precision: str
     ) -> None:
         self.device, self.precision = device, precision
-        self.batch_size, _ = choose_batch_sizes(int(preprocess["crop"]), device)
+        self.batch_size, _ = choose_batch_sizes(preprocess.crop, device)
         private = use_private_cache()
         prepared = PixelNetwork(module, preprocess, channels_last=True).to(device)
         # CUDA graphs: what the mode "reduce-overhead" is, to which no option may be added.

@@ -1,6 +1,5 @@
 """The plain engine: torch as it is, on the processor or on one GPU."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.errors import CallError
+from featurize.images.preprocess import Preprocess
 from featurize.system import cpu
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +23,7 @@ class EagerEngine:
     ----------
     module : nn.Module
         From a normalised float batch to a tuple of features.
-    preprocess : mapping
+    preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     device : str
         ``auto`` takes a GPU where there is one; else ``cpu``, ``cuda``, ``cuda:1``.
@@ -34,11 +34,11 @@ class EagerEngine:
     name = "eager"
 
     def __init__(
-        self, module: nn.Module, preprocess: Mapping[str, Any], *, device: str, precision: str
+        self, module: nn.Module, preprocess: Preprocess, *, device: str, precision: str
     ) -> None:
         self.device = resolve_device(device, precision)
         self.precision = precision
-        self.crop = int(preprocess["crop"])
+        self.crop = preprocess.crop
         self.module = PixelNetwork(module, preprocess).to(self.device)
         self.batch_size, self.max_batch_size = choose_batch_sizes(self.crop, self.device)
 

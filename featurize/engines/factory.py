@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,10 +16,12 @@ from torch import nn
 from featurize.engines.base import ENGINE_RTOL
 from featurize.engines.eager import EagerEngine
 from featurize.errors import EngineError
+from featurize.images.preprocess import Preprocess
+from featurize.layer_spec import LayerSpec
 
 
 def open_verified_engine(
-    name: str, eager: EagerEngine, module: nn.Module, preprocess: Mapping[str, Any], precision: str
+    name: str, eager: EagerEngine, module: nn.Module, preprocess: Preprocess, precision: str
 ) -> Engine:
     """Make an engine, run a batch of two through it, and compare.
 
@@ -62,7 +62,7 @@ def open_verified_engine(
 
 
 def _make_engine(
-    name: str, module: nn.Module, preprocess: Mapping[str, Any], device: str, precision: str
+    name: str, module: nn.Module, preprocess: Preprocess, device: str, precision: str
 ) -> Engine:
     if name == "onnxruntime":
         from featurize.engines.onnx_runtime import OnnxRuntimeEngine
@@ -101,7 +101,7 @@ def check_device(device: str, precision: str) -> None:
 
 def open_engine(
     backbone: "Backbone",
-    layers: Sequence[tuple[str, str]],
+    layers: Sequence[LayerSpec],
     *,
     name: str = "eager",
     device: str = "auto",

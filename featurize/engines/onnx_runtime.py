@@ -1,9 +1,7 @@
 """The onnxruntime engine: the network exported to ONNX, pixels in, on the processor."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +10,7 @@ from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.eager import choose_batch_sizes, count_compute_threads
+from featurize.images.preprocess import Preprocess
 
 
 class OnnxRuntimeEngine:
@@ -23,15 +22,15 @@ class OnnxRuntimeEngine:
     Parameters
     ----------
     module : nn.Module
-    preprocess : mapping
+    preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     """
 
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, module: nn.Module, preprocess: Mapping[str, Any]) -> None:
-        crop = int(preprocess["crop"])
+    def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
+        crop = preprocess.crop
         self.batch_size, self.max_batch_size = choose_batch_sizes(crop, self.device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = count_compute_threads()

@@ -1,8 +1,5 @@
 """The compiled engine: torch.compile on the processor, weights folded in, one batch size."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +8,7 @@ from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.base import pad_batch
 from featurize.engines.compile_cache import use_private_cache
 from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.images.preprocess import Preprocess
 
 
 class TorchCompileEngine:
@@ -22,7 +20,7 @@ class TorchCompileEngine:
     Parameters
     ----------
     module : nn.Module
-    preprocess : mapping
+    preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     precision : {"float32", "bf16", "fp16"}
     """
@@ -30,9 +28,9 @@ class TorchCompileEngine:
     name = "compile"
     device = "cpu"
 
-    def __init__(self, module: nn.Module, preprocess: Mapping[str, Any], precision: str) -> None:
+    def __init__(self, module: nn.Module, preprocess: Preprocess, precision: str) -> None:
         self.precision = precision
-        self.batch_size, _ = choose_batch_sizes(int(preprocess["crop"]), self.device)
+        self.batch_size, _ = choose_batch_sizes(preprocess.crop, self.device)
         private = use_private_cache()
         prepared = PixelNetwork(module, preprocess, channels_last=True)
         # Freezing folds batch norm into the convolutions and packs weights for their kernels.

@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from featurize.extraction.changes import RetryPolicy, diff_listing
 from featurize.extraction.options import ResolvedOptions
 from featurize.extraction.setup import ExtractionSetup
 from featurize.images import decoding, reading
+from featurize.images.preprocess import Preprocess
 from featurize.sources.folder import ImageListing
 
 SAMPLE_SIZE = 16
@@ -76,12 +77,12 @@ def estimate_run(
     if to_compute:
         step = max(1, len(listing.paths) // SAMPLE_SIZE)
         rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
-        recipe = dict(blank.backbone.preprocess)
+        preprocess = blank.backbone.preprocess
 
         def decoded(row: int) -> np.ndarray | None:
             try:
                 return decoding.decode_image(
-                    reading.read_image_file(listing.full_path(row)).data, recipe
+                    reading.read_image_file(listing.full_path(row)).data, preprocess
                 )
             except ImageUnreadableError:
                 return None
@@ -91,7 +92,7 @@ def estimate_run(
             pixels = [p for p in pool.map(decoded, rows) if p is not None]
         decode_seconds = (time.perf_counter() - start) / len(rows)
         batches = BatchRunner(blank.make_engine_selector(infos))
-        crop = int(str(recipe["crop"]))
+        crop = preprocess.crop
         batch = np.stack(pixels) if pixels else np.zeros((SAMPLE_SIZE, crop, crop, 3), np.uint8)
         batches.batch_size = len(batch)
         for _ in range(2):  # the first one pays for start-up
@@ -115,7 +116,7 @@ def estimate_run(
     )
 
 
-def suggest_fast_decoding(listing: ImageListing, preprocess: dict[str, object]) -> str:
+def suggest_fast_decoding(listing: ImageListing, preprocess: Preprocess) -> str:
     """What ``--decode fast`` would bring, measured on a few images; empty where that is little."""
     seconds = {"exact": 0.0, "fast": 0.0}
     reduced = False  # images no larger than the target are decoded alike by both
@@ -126,7 +127,7 @@ def suggest_fast_decoding(listing: ImageListing, preprocess: dict[str, object]) 
             pixels = {}
             for decoder in seconds:
                 start = time.perf_counter()
-                pixels[decoder] = decoding.decode_image(data, {**preprocess, "decode": decoder})
+                pixels[decoder] = decoding.decode_image(data, replace(preprocess, decode=decoder))
                 seconds[decoder] += time.perf_counter() - start
         except ImageUnreadableError:
             continue

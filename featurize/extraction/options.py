@@ -23,6 +23,7 @@ from featurize.cache.reader import FeatureCache
 from featurize.engines.base import PRECISIONS, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
 from featurize.images.preprocess import DECODE_MODES
+from featurize.layer_spec import LayerSpec
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
 
@@ -68,11 +69,11 @@ class Options:
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """Options with nothing left open. `layers` are (layer, pool); `fixed` are not to be loaded."""
+    """Options with nothing left open."""
 
     backbone: str
     weights: str | None
-    layers: list[tuple[str, str]]
+    layers: list[LayerSpec]
     dtype: str
     precision: str
     decode: str
@@ -108,7 +109,7 @@ def resolve_options(
         )
     made = cache.extractor
     backbone = own_name or options.backbone or made.backbone
-    there = [(info.layer, info.pool) for info in cache.layers.values()]
+    there = [info.spec for info in cache.layers.values()]
     asked = (
         parse_layers(options.layers, options.pool, _resolve_backbone_name(backbone))
         if options.layers
@@ -120,10 +121,10 @@ def resolve_options(
     return ResolvedOptions(
         backbone=backbone,
         weights=weights,
-        layers=[*there, *(pair for pair in asked if pair not in there)],
+        layers=[*there, *(spec for spec in asked if spec not in there)],
         dtype=options.dtype or _find_dtype(cache),
         precision=options.precision or made.precision,
-        decode=options.decode or str(made.preprocess.get("decode", "exact")),
+        decode=options.decode or made.preprocess.decode,
         **common,  # type: ignore[arg-type]
     )
 
@@ -155,7 +156,7 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
     fields = {
         "backbone": (made.backbone, resolved.backbone),
         "precision": (made.precision, resolved.precision),
-        "preprocess.decode": (made.preprocess.get("decode"), resolved.decode),
+        "preprocess.decode": (made.preprocess.decode, resolved.decode),
         "dtype": (_find_dtype(cache), resolved.dtype),
     }
     if is_file_path(resolved.backbone):

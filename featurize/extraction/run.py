@@ -34,6 +34,7 @@ from featurize.extraction.options import (
 )
 from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.summary import Summary
+from featurize.layer_spec import LayerSpec
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.pipeline import process_rows
 from featurize.pipeline.prefetch import ExtractionJob
@@ -114,8 +115,9 @@ def run(
     prune : bool
         Allow more than a tenth of the rows to go, because their images are gone.
     include, exclude : list of str, optional
-        Globs over the images' paths: which of them count (`featurize.sources.patterns.GlobFilter`). As in
-        the cache where they are not given; ``["**"]`` and ``[]`` are all images.
+        Globs over the images' paths: which of them count
+        (`featurize.sources.patterns.GlobFilter`). As in the cache where they are not given;
+        ``["**"]`` and ``[]`` are all images.
     follow : bool
         Follow links that lead out of the folder as well.
     report : callable
@@ -228,9 +230,8 @@ def _is_complete(
     """Whether there is nothing to write."""
     if cache is None:
         return False
-    found, layers = diff_listing(listing, cache), {(i.layer, i.pool) for i in cache.layers.values()}
-    same = found.has_same_paths and set(resolved.layers) == layers
-    if not same:
+    found, layers = diff_listing(listing, cache), {info.spec for info in cache.layers.values()}
+    if not found.has_same_paths or set(resolved.layers) != layers:
         return False
     todo = find_pending_rows(cache, found.unchanged, retry)
     return not len(todo.recheck) + len(todo.compute)
@@ -268,7 +269,7 @@ def _format_stop_message(path: Path) -> str:
 def _allocate_cache(
     path: Path,
     listing: ImageListing,
-    layers: Sequence[tuple[str, str]],
+    layers: Sequence[LayerSpec],
     setup: ExtractionSetup,
     say: Callable[[str], None],
 ) -> FeatureCache:
@@ -306,9 +307,9 @@ class _Extraction:
         self.cache, self.diff, self.listing, self.setup = cache, diff, listing, setup
         self.retry, self.stats, self.report = retry, stats, report
 
-    def run(self, layers: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
+    def run(self, layers: Sequence[LayerSpec], say: Callable[[str], None]) -> None:
         there = list(self.cache.layers.values())
-        if set(layers) != {(info.layer, info.pool) for info in there}:
+        if set(layers) != {info.spec for info in there}:
             self._grow(self.setup.describe_layers(layers), say)
         elif not self.diff.has_same_paths:
             self._grow(there, say)
@@ -385,7 +386,7 @@ class _Extraction:
         task = ExtractionJob(
             self.listing,
             rows,
-            dict(self.cache.extractor.preprocess),
+            self.cache.extractor.preprocess,
             [info.name for info in layers],
             lambda: self.setup.make_engine_selector(layers),
             in_flight_path(self.cache.path),
@@ -393,7 +394,7 @@ class _Extraction:
             new_layers_only,
         )
         changed = process_rows(task, into, content_index, self.stats, self.report)
-        if self.stats.bottleneck == "decode" and task.preprocess["decode"] == "exact":
+        if self.stats.bottleneck == "decode" and task.preprocess.decode == "exact":
             self.stats.hint = suggest_fast_decoding(self.listing, task.preprocess)
         return changed
 

@@ -14,6 +14,7 @@ from featurize.engines.factory import check_device, open_engine
 from featurize.errors import CallError
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor, hash_file
 from featurize.fingerprint import compute_fingerprint
+from featurize.layer_spec import LayerSpec
 from featurize.system import signals
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ class ExtractionSetup:
         """
         check_device(self.resolved.device, self.resolved.precision)
         backbone = self.custom_backbone or self._load_backbone()
-        recipe = backbone.preprocess
+        preprocess = backbone.preprocess
         self.say(
             f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
-            f"{recipe['resize']}, centre {recipe['crop']} x {recipe['crop']}, "
-            f"{recipe['interpolation']}"
+            f"{preprocess.resize}, centre {preprocess.crop} x {preprocess.crop}, "
+            f"{preprocess.interpolation}"
         )
         if self.cache is not None:
             made = self._make_extractor(backbone)
@@ -131,7 +132,7 @@ class ExtractionSetup:
                 return str(Path(name).resolve())
         return None
 
-    def describe_layers(self, layers: Sequence[tuple[str, str]]) -> list[LayerInfo]:
+    def describe_layers(self, layers: Sequence[LayerSpec]) -> list[LayerInfo]:
         """Describe layers as the cache does, shallowest first.
 
         Raises
@@ -142,42 +143,41 @@ class ExtractionSetup:
         from featurize.backbones.pooling import pooled_dim
 
         network, extractor = self.backbone.network, self.extractor
-        found = sorted((network.layer(name).depth, name, pool) for name, pool in layers)
         infos = []
-        for _, name, pool in found:
-            layer = network.layer(name)
+        for spec in sorted(layers, key=lambda spec: (network.layer(spec.layer).depth, spec)):
+            layer = network.layer(spec.layer)
             infos.append(
                 LayerInfo(
-                    layer=name,
-                    pool=pool,
-                    dim=pooled_dim(layer.axis_order, pool, layer.map_shape),
+                    layer=spec.layer,
+                    pool=spec.pool,
+                    dim=pooled_dim(layer.axis_order, spec.pool, layer.map_shape),
                     dtype=DTYPES[self.resolved.dtype],
                     map_shape=layer.map_shape,
-                    fingerprint=self._compute_fingerprint(extractor, name, pool),
+                    fingerprint=self._compute_fingerprint(extractor, spec),
                 )
             )
         self.backbone.cut(layers)  # weights that do not fit are refused before a file is made
         return infos
 
-    def _compute_fingerprint(self, extractor: Extractor, layer: str, pool: str) -> str:
+    def _compute_fingerprint(self, extractor: Extractor, spec: LayerSpec) -> str:
         return compute_fingerprint(
             backbone=extractor.backbone,
             weights_sha256=extractor.weights_sha256,
             preprocess=extractor.preprocess,
-            layer=layer,
-            pool=pool,
+            layer=spec.layer,
+            pool=spec.pool,
             precision=extractor.precision,
             dtype=DTYPES[self.resolved.dtype],
         )
 
     def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
         """The choice of an engine for these layers, by the number of images."""
-        wanted, pairs = self.resolved, [(info.layer, info.pool) for info in layers]
+        wanted, specs = self.resolved, [info.spec for info in layers]
 
         def opened(name: str) -> Engine:
             return open_engine(
                 self.backbone,
-                pairs,
+                specs,
                 name=name,
                 device=wanted.device,
                 precision=wanted.precision,

@@ -122,10 +122,10 @@ def _compare_with_fresh_pass(
     loader = ExtractionSetup(wanted, backbone, cache, lambda _: None)
     infos = list(cache.layers.values())
     engine = loader.make_engine_selector(infos).open_first()
-    recipe = dict(cache.extractor.preprocess)
+    preprocess = cache.extractor.preprocess
     places = [folder.join_path(root, cache.paths[row]) for row in rows]
     pixels = np.stack(
-        [decoding.decode_image(reading.read_image_file(place).data, recipe) for place in places]
+        [decoding.decode_image(reading.read_image_file(place).data, preprocess) for place in places]
     )
     found = []
     for info, fresh in zip(infos, engine.run(pixels), strict=True):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from featurize.errors import ImageUnreadableError
 from featurize.images import footprint, limits, transforms
+from featurize.images.preprocess import Preprocess
 from featurize.images.reasons import (
     DAMAGED,
     NO_MEMORY,
@@ -38,7 +39,7 @@ _OUT_OF_MEMORY_TEXTS = (
 )
 
 
-def decode_image(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
+def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
     """Turn a file's bytes into the pixels that a network's preprocessing asks for.
 
     EXIF orientation is applied first, transparency is laid over white, the first
@@ -52,9 +53,8 @@ def decode_image(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
     ----------
     data : bytes
         An image file.
-    preprocess : dict
-        ``resize`` and ``crop`` in pixels, ``interpolation``, ``decode_image``
-        (``"exact"``, or ``"fast"`` for JPEG's reduced-size decoding).
+    preprocess : Preprocess
+        Its mean and deviation are not used: engines normalise.
 
     Returns
     -------
@@ -79,9 +79,9 @@ def decode_image(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
         raise ImageUnreadableError("not enough memory", NO_MEMORY) from error
 
 
-def _decode_once(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
-    resize, crop = int(str(preprocess["resize"])), int(str(preprocess["crop"]))
-    resample = Image.Resampling[str(preprocess["interpolation"]).upper()]
+def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
+    resize, crop = preprocess.resize, preprocess.crop
+    resample = Image.Resampling[preprocess.interpolation.upper()]
     limits.check_bytes(data)
     with ExitStack() as claims:
         width, height = footprint.read_webp_size(data)
@@ -98,7 +98,7 @@ def _decode_once(data: bytes, preprocess: dict[str, object]) -> np.ndarray:
             raise ImageUnreadableError(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
         try:
             limits.check_opened_image(image, data)
-            if preprocess["decode"] == "fast":
+            if preprocess.decode == "fast":
                 # Twice the target is kept, so that the resize below still filters properly.
                 image.draft("RGB", (2 * resize, 2 * resize))
             need = footprint.estimate_bytes(image, stored, data, resize)

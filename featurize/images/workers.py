@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from featurize.errors import FeaturizeError, ImageUnreadableError
 from featurize.images import decoding, reasons
+from featurize.images.preprocess import Preprocess
 from featurize.system import memory
 
 MIN_PROCESS_CORES = 8  # from here on threads bring less than their cores could
@@ -53,12 +53,11 @@ class DecoderPool:
 
     Parameters
     ----------
-    recipe : dict
-        Preprocessing.
+    preprocess : Preprocess
     """
 
-    def __init__(self, preprocess: Mapping[str, object]) -> None:
-        self._preprocess, self._uses_processes = dict(preprocess), False
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess, self._uses_processes = preprocess, False
         self._thread_local = threading.local()
         self._workers: list[_DecodeWorker] = []
         self._lock, self._closed = threading.Lock(), False
@@ -124,7 +123,7 @@ class DecoderPool:
 
 def decode_in_process(
     data: bytes,
-    preprocess: Mapping[str, object],
+    preprocess: Preprocess,
     cpu_seconds: float = MAX_CPU_SECONDS,
     wall_seconds: float = MAX_WALL_SECONDS,
 ) -> np.ndarray:
@@ -136,8 +135,7 @@ def decode_in_process(
     Parameters
     ----------
     data : bytes
-    recipe : dict
-        Preprocessing.
+    preprocess : Preprocess
     cpu_seconds, waiting : float
         Most seconds of the processor, and by the clock.
 
@@ -188,8 +186,7 @@ class _DecodeWorker:
 
     Parameters
     ----------
-    recipe : dict
-        Preprocessing.
+    preprocess : Preprocess
     turns : int, optional
         A file whose lock is held by the one that decodes a large image.
     processor : float, optional
@@ -198,16 +195,19 @@ class _DecodeWorker:
 
     def __init__(
         self,
-        preprocess: Mapping[str, object],
+        preprocess: Preprocess,
         turn_fd: int | None = None,
         cpu_seconds: float | None = None,
     ) -> None:
-        crop = int(str(preprocess["crop"]))
-        self._shape = (crop, crop, 3)
+        self._shape = (preprocess.crop, preprocess.crop, 3)
         self.lost = False
         self._lock = threading.Lock()
-        asked = {"preprocess": dict(preprocess), "turn_fd": turn_fd, "cpu_seconds": cpu_seconds}
-        arguments = [str(os.getpid()), json.dumps(sys.path), json.dumps(asked)]
+        options = {
+            "preprocess": preprocess.to_dict(),
+            "turn_fd": turn_fd,
+            "cpu_seconds": cpu_seconds,
+        }
+        arguments = [str(os.getpid()), json.dumps(sys.path), json.dumps(options)]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER_CODE, *arguments],
             stdin=subprocess.PIPE,
@@ -299,12 +299,13 @@ def worker_main(options: dict[str, Any]) -> None:
         memory.share_turn_lock(options["turn_fd"])
     if options["cpu_seconds"] is not None:
         _limit_resources(options["cpu_seconds"])
+    preprocess = Preprocess.from_dict(options["preprocess"])
     target.write(b"\0")
     target.flush()
     while len(head := source.read(8)) == 8:
         data = source.read(int.from_bytes(head))
         try:
-            pixels = decoding.decode_image(data, options["preprocess"])
+            pixels = decoding.decode_image(data, preprocess)
         except ImageUnreadableError as error:
             target.write(bytes([error.reason]))
         except MemoryError:

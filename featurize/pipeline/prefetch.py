@@ -14,6 +14,7 @@ from featurize.cache.content_index import ContentIndex, StoredRow
 from featurize.engines.auto import EngineSelector
 from featurize.errors import ImageUnreadableError
 from featurize.images import reading, reasons
+from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.pipeline.in_flight import InFlightLog
 from featurize.pipeline.stats import RunStats
@@ -32,8 +33,7 @@ class ExtractionJob:
     listing : ImageListing
     rows : int array
         Rows to do, ascending.
-    recipe : dict
-        Preprocessing.
+    preprocess : Preprocess
     layers : list of str
         Dataset names the engine computes, in its order.
     choice : callable
@@ -50,7 +50,7 @@ class ExtractionJob:
 
     listing: folder.ImageListing
     rows: np.ndarray
-    preprocess: dict[str, object]
+    preprocess: Preprocess
     layers: list[str]
     make_engine_selector: Callable[[], EngineSelector]
     in_flight_path: Path

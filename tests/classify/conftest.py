@@ -21,6 +21,7 @@ from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter, allocate_cache
 from featurize.fingerprint import compute_fingerprint
+from featurize.images.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from classify import FineTuneClassifier
@@ -67,7 +68,7 @@ def write_cache(
         )
         for name, array in layers.items()
     ]
-    extractor = Extractor(backbone, "none", weights, recipe, "float32", {})
+    extractor = Extractor(backbone, "none", weights, Preprocess.from_dict(recipe), "float32", {})
     numbers = np.arange(n)
     allocate_cache(
         path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests"

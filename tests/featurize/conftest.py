@@ -19,6 +19,7 @@ from featurize.cache import format as cache_format
 from featurize.cache import writer
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.fingerprint import compute_fingerprint
+from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool
 
 RECIPE = {
@@ -68,7 +69,9 @@ def toy():
 @pytest.fixture(scope="session")
 def allocate():
     """Lay out a cache without any network: ``allocate(path, layers, paths)``."""
-    extractor = Extractor("toy", "V1", "5" * 64, RECIPE, "float32", {"torch": "2"})
+    extractor = Extractor(
+        "toy", "V1", "5" * 64, Preprocess.from_dict(RECIPE), "float32", {"torch": "2"}
+    )
 
     def info(name, dim, dtype="<f4"):
         layer, _, pool = name.partition("@")

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
+
+from featurize.images.preprocess import Preprocess
 
 __all__ = ["PREPROCESS", "Seedling"]
 
-PREPROCESS: dict[str, Any] = {
-    "resize": 32,
-    "crop": 32,
-    "interpolation": "bilinear",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.25, 0.25, 0.25],
-}
-"""Shorter side to ``resize`` px (antialiased), centre ``crop``, to 0..1, ``(x - mean) / std``."""
+PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 def make_conv_norm(

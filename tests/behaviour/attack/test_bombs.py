@@ -22,15 +22,15 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 from featurize.errors import ImageUnreadableError
 from featurize.images.decoding import decode_image
-recipe = {"resize": 32, "crop": 32, "interpolation": "bilinear", "decode": sys.argv[2]}
-recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+from featurize.images.preprocess import Preprocess
+preprocess = Preprocess(32, 32, (0.5,) * 3, (0.25,) * 3, decode=sys.argv[2])
 if sys.platform == "linux":  # two gigabytes more, however many there are
     size = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
     most = 1024 * int(size.split()[1]) + (2 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 began = time.process_time()
 try:
-    pixels = decode_image(Path(sys.argv[1]).read_bytes(), recipe)
+    pixels = decode_image(Path(sys.argv[1]).read_bytes(), preprocess)
     said = str(pixels.shape)
 except ImageUnreadableError as error:
     said = f"refused: {error}"

@@ -20,12 +20,12 @@ warnings.simplefilter("ignore")
 import numpy as np
 from featurize.errors import ImageUnreadableError
 from featurize.images.decoding import decode_image
+from featurize.images.preprocess import Preprocess
 from tests.behaviour.attack.mutating import mutated
 from tests.behaviour.attack.sources import sources
 
 suffix, mode, seed, first, count = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-recipe = {"resize": 32, "crop": 32, "interpolation": "bilinear", "decode": mode}
-recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+preprocess = Preprocess(32, 32, (0.5,) * 3, (0.25,) * 3, decode=mode)
 found, other = sources()[suffix], sources(7)[suffix]
 told = {"pixels": 0, "refused": 0, "slowest": 0.0}
 for number in range(first, first + count):
@@ -36,7 +36,7 @@ for number in range(first, first + count):
     signal.alarm(30)
     began = time.monotonic()
     try:
-        pixels = decode_image(data, recipe)
+        pixels = decode_image(data, preprocess)
         assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
         told["pixels"] += 1
     except ImageUnreadableError as error:

@@ -163,12 +163,12 @@ def test_a_probe_is_a_better_start_than_chance(fitted):
 def test_heads_of_something_else_are_refused(tuner, pictured):
     head, _ = fit(pictured.cache, layer="stage4", prepare="standardise")
     digest = replace(head, source=replace(head.source, weights_sha256="0" * 64))
-    recipe = dict(head.source.preprocess) | {"crop": 30}
+    cropped = replace(head.source.preprocess, crop=30)
     cases = {
         "another classes": replace(head, classes=["a", "b", "c"]),
         "another layer": fit(pictured.cache, layer="stage2", prepare="standardise")[0],
         "another weights digest": digest,
-        "another preprocessing": replace(head, source=replace(head.source, preprocess=recipe)),
+        "another preprocessing": replace(head, source=replace(head.source, preprocess=cropped)),
         "from a knn head: it is not linear": fit(
             pictured.cache, head="knn", layer="stage4", prepare="standardise"
         )[0],

@@ -224,7 +224,7 @@ def test_standard_output_by_its_name_is_standard_output(world, run_cli, tmp_path
 
 def test_a_large_crop_is_said_before_the_work(world, tmp_path):
     home, head, _ = world
-    large = replace(head.source, preprocess=dict(head.source.preprocess) | {"crop": 1040})
+    large = replace(head.source, preprocess=replace(head.source.preprocess, crop=1040))
     image, said = next((home / "images" / "one").iterdir()), []
     with pytest.raises(HeadMismatchError):  # the features are others
         predict(replace(head, source=large), image, say=said.append)

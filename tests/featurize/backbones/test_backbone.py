@@ -500,13 +500,13 @@ def test_preprocessing_is_that_of_the_weights():
 
 
 def test_every_preprocessing_of_torchvision_is_understood():
-    from featurize.images.preprocess import check_preprocess
+    from featurize.images.preprocess import Preprocess
 
     for name in models.list_models(module=models):
         for entry in models.get_model_weights(name):
             official = entry.transforms()
             assert official.antialias is True
-            check_preprocess(
+            Preprocess.from_dict(
                 {
                     "resize": official.resize_size[0],
                     "crop": official.crop_size[0],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from PIL import Image, ImageFile
 from featurize import FeatureCache
 from featurize.errors import ImageUnreadableError
 from featurize.images import decoding, reading, reasons
+from featurize.images.preprocess import Preprocess
 
-RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
+PREPROCESS = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
+AS_JSON = json.dumps(PREPROCESS.to_dict())
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")
 
 
@@ -42,7 +45,7 @@ def wide_webp(side: int) -> bytes:
 
 def reason_of(data: bytes) -> int:
     with pytest.raises(ImageUnreadableError) as found:
-        decoding.decode_image(data, RECIPE)
+        decoding.decode_image(data, PREPROCESS)
     return found.value.reason
 
 
@@ -55,6 +58,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from featurize.images import footprint
 from featurize.images import decoding
+from featurize.images.preprocess import Preprocess
 from featurize.system import memory
 from featurize.errors import ImageUnreadableError
 def now(what):
@@ -67,7 +71,7 @@ def tried(data, recipe):
         return decoding.decode_image(data, recipe).shape
     except ImageUnreadableError as error:
         return error.reason, str(error)
-recipe = json.loads(sys.argv[1])
+recipe = Preprocess.from_dict(json.loads(sys.argv[1]))
 files = [Path(name).read_bytes() for name in sys.argv[2:]]
 tried(files[0][:100], recipe)
 """
@@ -76,7 +80,7 @@ tried(files[0][:100], recipe)
 def measured(script: str, files: list[Path], **environment: str) -> list[object]:
     """What a process prints, as JSON."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", HEAD + script, json.dumps(RECIPE), *files],
+        [sys.executable, "-W", "ignore", "-c", HEAD + script, AS_JSON, *files],
         capture_output=True,
         text=True,
         timeout=180,
@@ -203,7 +207,7 @@ def test_memory_that_is_short_is_not_the_images_fault(left, paths):
 def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
     """Only what fails twice is recorded."""
     data = coded(Image.new("RGB", (60, 60), (90, 120, 30)), "JPEG")
-    whole, load, fail = decoding.decode_image(data, RECIPE), ImageFile.ImageFile.load, [2]
+    whole, load, fail = decoding.decode_image(data, PREPROCESS), ImageFile.ImageFile.load, [2]
 
     def short(image):
         fail[0] -= 1
@@ -213,10 +217,10 @@ def test_what_was_short_for_a_moment_is_tried_once_more_alone(monkeypatch):
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
     with pytest.raises(ImageUnreadableError) as caught:
-        decoding.decode_image(data, RECIPE)
+        decoding.decode_image(data, PREPROCESS)
     assert caught.value.reason == reasons.NO_MEMORY
     fail[0] = 1
-    assert (decoding.decode_image(data, RECIPE) == whole).all()
+    assert (decoding.decode_image(data, PREPROCESS) == whole).all()
 
 
 SHORT = """
@@ -371,7 +375,7 @@ SOUND = {
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_what_is_large_but_sound_is_read(kind):
-    assert decoding.decode_image(SOUND[kind](), RECIPE).shape == (56, 56, 3)
+    assert decoding.decode_image(SOUND[kind](), PREPROCESS).shape == (56, 56, 3)
 
 
 @pytest.mark.parametrize("most", [1, 3, 100, 254, 256, 1023, 4095, 65534, 65535])
@@ -383,7 +387,7 @@ def test_ppm_of_any_range_has_pillows_pixels(most):
         numbers = rng.integers(0, min(most + 9, 65536), 80 * 64 * bands)
         stored = numbers.astype(np.uint8 if most < 256 else ">u2").tobytes()
         data = b"%s 80 64 %d\n" % (form, most) + stored
-        found = decoding.decode_image(data, {**RECIPE, "crop": 64})
+        found = decoding.decode_image(data, replace(PREPROCESS, crop=64))
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(image.convert("RGB").crop((8, 0, 72, 64)))
         np.testing.assert_array_equal(found, expected)
@@ -398,7 +402,7 @@ def test_exif_that_is_all_too_long_is_left_aside():
     )
     data = coded(Image.new("RGB", (64, 64), (255, 0, 0)), "PNG", exif=exif)
     start = time.process_time()
-    assert decoding.decode_image(data, RECIPE)[0, 0].tolist() == [255, 0, 0]
+    assert decoding.decode_image(data, PREPROCESS)[0, 0].tolist() == [255, 0, 0]
     assert time.process_time() - start < 5
 
 
@@ -465,7 +469,7 @@ def test_no_library_writes_to_standard_error(tmp_path):
         paths[-1].write_bytes(data)
     script = HEAD + "print(json.dumps([tried(data, recipe) for data in files]))"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, json.dumps(RECIPE), *paths],
+        [sys.executable, "-W", "ignore", "-c", script, AS_JSON, *paths],
         capture_output=True,
         text=True,
         timeout=60,

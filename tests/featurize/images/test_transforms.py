@@ -8,12 +8,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from featurize.images import decoding, transforms
+from featurize.images.preprocess import Preprocess
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
+MEAN, STD = (0.5,) * 3, (0.25,) * 3  # decoding does not use them
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
-def plain(data, recipe):
+def plain(data, preprocess):
     """The same, the simple way: everything at once, one step after the other."""
     image = Image.open(io.BytesIO(data))
     image.load()
@@ -24,9 +26,9 @@ def plain(data, recipe):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     image = image.convert("RGB")
-    (width, height), side, crop = image.size, recipe["resize"], recipe["crop"]
+    (width, height), side, crop = image.size, preprocess.resize, preprocess.crop
     size = (side, side * height // width) if width <= height else (side * width // height, side)
-    image = image.resize(size, Image.Resampling[recipe["interpolation"].upper()])
+    image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
     left, top = (_middle(n, crop) for n in size)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
@@ -68,17 +70,17 @@ def test_strips_are_the_whole_image_to_the_bit(mode, orientation, monkeypatch):
     random.seed(f"{mode}{orientation}")
     for k, interpolation in enumerate(FILTERS):
         width, height = random.randint(40, 190), random.randint(40, 190)
-        recipe = {"resize": random.choice([17, 31, 32, 64, 199, height]), "crop": 29}
-        recipe |= {"interpolation": interpolation, "decode": "exact"}
+        side = random.choice([17, 31, 32, 64, 199, height])
+        preprocess = Preprocess(side, 29, MEAN, STD, interpolation)
         data = drawn(mode, width, height, orientation, k)
-        expected = plain(data, recipe)
+        expected = plain(data, preprocess)
         for strip in (1, 300, 1111, 5000, 1 << 22):  # from a row at a time to all at once
             monkeypatch.setattr(transforms, "STRIP_PIXELS", strip)
-            np.testing.assert_array_equal(decoding.decode_image(data, recipe), expected)
+            np.testing.assert_array_equal(decoding.decode_image(data, preprocess), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "PA", "CMYK", "I;16", "1"])
 def test_an_image_of_several_strips(mode):
-    recipe = {"resize": 256, "crop": 224, "interpolation": "bilinear", "decode": "exact"}
+    preprocess = Preprocess(256, 224, MEAN, STD)
     data = drawn(mode, 2601, 3333, 6, 0)
-    np.testing.assert_array_equal(decoding.decode_image(data, recipe), plain(data, recipe))
+    np.testing.assert_array_equal(decoding.decode_image(data, preprocess), plain(data, preprocess))

@@ -18,9 +18,10 @@ from featurize import FeatureCache, run
 from featurize.errors import FeaturizeError, ImageUnreadableError
 from featurize.images import decoding as image_decoding
 from featurize.images import reasons, workers
+from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool, decode_in_process
 
-RECIPE = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
+PREPROCESS = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
@@ -40,7 +41,7 @@ def children() -> set[int]:
 @pytest.fixture
 def apart():
     """Decoders that use processes."""
-    made = DecoderPool(RECIPE)
+    made = DecoderPool(PREPROCESS)
     made.use_processes_if_worth("cuda", 16, 1_000_000)
     yield made
     made.close()
@@ -51,7 +52,7 @@ def test_pixels_are_the_same_to_the_bit(apart):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(apart.decode, data))
     for pixels, content in zip(found, data, strict=True):
-        np.testing.assert_array_equal(pixels, image_decoding.decode_image(content, RECIPE))
+        np.testing.assert_array_equal(pixels, image_decoding.decode_image(content, PREPROCESS))
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
     with pytest.raises(ImageUnreadableError) as there:
         apart.decode(data)
     with pytest.raises(ImageUnreadableError) as here:
-        image_decoding.decode_image(data, RECIPE)
+        image_decoding.decode_image(data, PREPROCESS)
     assert there.value.reason == here.value.reason
     np.testing.assert_array_equal(
-        apart.decode(photo()), image_decoding.decode_image(photo(), RECIPE)
+        apart.decode(photo()), image_decoding.decode_image(photo(), PREPROCESS)
     )
 
 
@@ -78,7 +79,7 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
         apart.decode(photo(1))
     assert found.value.reason in reasons.TRANSIENT  # a later run tries it again
     np.testing.assert_array_equal(
-        apart.decode(photo(2)), image_decoding.decode_image(photo(2), RECIPE)
+        apart.decode(photo(2)), image_decoding.decode_image(photo(2), PREPROCESS)
     )
     apart.close()
     assert children() == before
@@ -96,7 +97,7 @@ def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
 )
 def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, processes):
     before = children()
-    made = DecoderPool(RECIPE)
+    made = DecoderPool(PREPROCESS)
     made.use_processes_if_worth(device, cores, left)
     made.decode(photo())
     assert len(children() - before) == processes
@@ -205,10 +206,10 @@ worker_main("""
 
 def test_alone_has_the_same_pixels_and_reasons():
     np.testing.assert_array_equal(
-        decode_in_process(photo(), RECIPE), image_decoding.decode_image(photo(), RECIPE)
+        decode_in_process(photo(), PREPROCESS), image_decoding.decode_image(photo(), PREPROCESS)
     )
     with pytest.raises(ImageUnreadableError) as found:
-        decode_in_process(photo()[:5000], RECIPE)
+        decode_in_process(photo()[:5000], PREPROCESS)
     assert found.value.reason == reasons.DAMAGED
 
 
@@ -218,7 +219,7 @@ def test_alone_has_the_same_pixels_and_reasons():
 def test_an_image_that_ends_a_process_of_its_own(what, child):
     child(what)
     with pytest.raises(ImageUnreadableError, match="ended the process") as found:
-        decode_in_process(photo(), RECIPE)
+        decode_in_process(photo(), PREPROCESS)
     assert found.value.reason == reasons.ENDED_PROCESS
     assert found.value.reason not in reasons.TRANSIENT
 
@@ -226,11 +227,11 @@ def test_an_image_that_ends_a_process_of_its_own(what, child):
 def test_an_image_that_never_ends_is_bounded_alone(child):
     child("while True: pass")
     with pytest.raises(ImageUnreadableError) as found:
-        decode_in_process(photo(), RECIPE, cpu_seconds=1)
+        decode_in_process(photo(), PREPROCESS, cpu_seconds=1)
     assert found.value.reason == reasons.ENDED_PROCESS
     child("time.sleep(1000)")  # as on a machine that sleeps: nobody's fault
     with pytest.raises(ImageUnreadableError, match="no answer within 1 s") as found:
-        decode_in_process(photo(), RECIPE, wall_seconds=1)
+        decode_in_process(photo(), PREPROCESS, wall_seconds=1)
     assert found.value.reason == reasons.READ_ERROR
 
 
@@ -240,10 +241,10 @@ def test_alone_the_system_takes_it_first_and_it_leaves_no_core_file(child):
         "import resource; "
         'first = open("/proc/self/oom_score_adj").read() == "1000\\n"; '
         "core = resource.getrlimit(resource.RLIMIT_CORE); "
-        'raise ImageUnreadable("", 7 if first and core == (0, 0) else 8)'
+        'raise ImageUnreadableError("", 7 if first and core == (0, 0) else 8)'
     )
     with pytest.raises(ImageUnreadableError) as found:
-        decode_in_process(photo(), RECIPE)
+        decode_in_process(photo(), PREPROCESS)
     assert found.value.reason == 7
 
 
@@ -287,14 +288,17 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
 ORPHANED = """
 import sys, threading
 from featurize.images import workers
+from featurize.images.preprocess import Preprocess
 if sys.argv[1] == "decoding":
     line = "import time; decoding.decode_image = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
 else:
     line = "import time; time.sleep(1000)"
 imports = "from featurize.images import decoding"
-workers.WORKER_CODE = workers.WORKER_CODE.replace("\\nworker_main(", f"\\n{imports}; {line}\\nworker_main(")
-recipe = {"resize": 64, "crop": 56, "interpolation": "bilinear", "decode": "exact"}
-made = workers.DecoderPool(recipe)
+workers.WORKER_CODE = workers.WORKER_CODE.replace(
+    "\\nworker_main(", f"\\n{imports}; {line}\\nworker_main("
+)
+preprocess = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
+made = workers.DecoderPool(preprocess)
 made.use_processes_if_worth("cuda", 16, 1_000_000)
 print("going", flush=True)
 made.decode(b"image")
