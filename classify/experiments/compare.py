@@ -17,12 +17,13 @@ from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
 from classify.experiments.draws import DrawSpec
 from classify.experiments.fit import make_fit_options
-from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
+from classify.experiments.grid import GridCell, train_grid
 from classify.experiments.repeats import RepeatedComparison, compare_over_draws
 from classify.experiments.results import FitResult
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadCallback, HeadReport, HeadResult, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from featurize.cache.reader import FeatureCache
+from featurize.progress import ignore
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def compare(
     shots: None = None,
     folds: None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison: ...
 
 
@@ -107,7 +109,8 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison | RepeatedComparison: ...
 
 
@@ -128,7 +131,8 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison | RepeatedComparison:
     """Train every head on every choice of layers for every task.
 
@@ -160,6 +164,8 @@ def compare(
         Worker processes of one thread each; as many as there are cores if not given.
     progress : callable, optional
         Called as results come, with a record, how many are done, and how many there will be.
+    report : callable
+        Called with the same as one `classify.heads.record.HeadProgress`.
 
     Returns
     -------
@@ -193,7 +199,7 @@ def compare(
             options=options,
             test_size=test_size,
             jobs=jobs,
-            progress=progress,
+            report=report_to(report, progress),
         )
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     for task in tasks:
@@ -202,7 +208,9 @@ def compare(
         GridCell(task, kind, names, options) for task in tasks for kind in kinds for names in sets
     ]
     found: dict[int, FitResult] = {}
-    recalled, left_out = train_grid(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
+    recalled, left_out = train_grid(
+        cache, grid, found.__setitem__, jobs=jobs, report=report_to(report, progress)
+    )
 
     rank = {
         i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)

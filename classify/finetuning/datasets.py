@@ -1,7 +1,7 @@
 """What a network is tuned on: images, cropped and flipped anew each time, or cached maps."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from classify.errors import CallError
 from classify.finetuning.activations import CachedActivations
 from featurize.errors import ImageUnreadableError
 from featurize.images import decoding, reading, reasons
+from featurize.progress import Report, Step, ignore
 from featurize.sources import folder
 
 MAX_PIXEL_BYTES = 2 << 30
@@ -39,8 +40,8 @@ class DecodedImages:
     whole : bool
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
-    report : callable, optional
-        Told how many are decoded, and of how many.
+    report : callable
+        Called with the `featurize.progress.Progress` of decoding.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class DecodedImages:
         preprocess: Mapping[str, Any],
         *,
         uncropped: bool = False,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        report: Report = ignore,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
         self.preprocess = (
@@ -80,7 +81,7 @@ class DecodedImages:
                 if error is not None:
                     self.is_readable[i] = False
                     self.failures[self.paths[i]] = reasons.REASONS[error.reason]
-                report(i + 1, len(paths))
+                report(Step("reading images", i + 1, len(paths)))
 
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:

@@ -359,7 +359,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             paths.tolist(),
             recipe,
             uncropped=augment != "none",
-            report=lambda done, total: report(TrainProgress("reading images", done, total)),
+            report=lambda step: report(TrainProgress(step.stage, step.done, step.total)),
         )
         self.failures_ |= pixels.failures
         at = np.flatnonzero(pixels.is_readable)

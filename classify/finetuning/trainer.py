@@ -95,11 +95,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where things stand, for a progress bar.
+    """Where things stand, as a `featurize.progress.Progress`.
 
     Attributes
     ----------
-    what : str
+    stage : str
         What is going on: ``reading images``, ``frozen pass`` or ``epoch 3 of 15``.
     done, total : int
         Of it; of all epochs together, in training.
@@ -111,6 +111,14 @@ class TrainProgress:
     done: int
     total: int
     history: Sequence[Epoch] = ()
+
+    @property
+    def note(self) -> str:
+        """How the last epoch ended: ``validation 0.912, loss 0.310``."""
+        if not self.history:
+            return ""
+        last = self.history[-1]
+        return f"validation {last.validation:.3f}, loss {last.validation_loss:.3f}"
 
 
 ProgressCallback = Callable[[TrainProgress], None]

@@ -15,9 +15,14 @@ from classify.data.tasks import Task, make_task
 from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
-from classify.experiments.grid import HeadProgressCallback
 from classify.experiments.results import FitResult
-from classify.heads.record import HeadResult
+from classify.heads.record import (
+    HeadCallback,
+    HeadProgress,
+    HeadReport,
+    HeadResult,
+    report_to,
+)
 from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.learning_curve import (
@@ -35,6 +40,7 @@ from classify.strategy.strategies import (
 )
 from featurize.backbones.families import EMBEDDING_DIMS
 from featurize.cache.reader import FeatureCache
+from featurize.progress import Progress, ignore
 
 MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
 
@@ -129,7 +135,8 @@ def advise(
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Advice:
     """Measure which strategy a task asks for: the size of the data by its likeness to the source.
 
@@ -147,8 +154,8 @@ def advise(
         is measured all the same.
     column, labels_level, test_size, seed
         As in `classify.fit`.
-    jobs, progress
-        As in `classify.compare`.
+    jobs, progress, report
+        As in `classify.compare`; the learning curve's heads count as well.
 
     Returns
     -------
@@ -172,16 +179,15 @@ def advise(
     layers = choose_layer_option(cache, task)
     heads = len(resolve_layer_sets(cache, layers))
     total = heads + len(planned)
+    report_heads = report_to(report, progress)
     latest: list[HeadResult] = []
 
-    def compared(record: HeadResult, done: int, _: int) -> None:
-        latest.append(record)
-        if progress is not None:
-            progress(record, done, total)
+    def report_compared(step: HeadProgress) -> None:
+        latest.append(step.result)
+        report_heads(replace(step, total=total))
 
-    def drawn(done: int) -> None:
-        if progress is not None:
-            progress(latest[-1], heads + done, total)
+    def report_drawn(step: Progress) -> None:
+        report_heads(HeadProgress(latest[-1], heads + step.done, total))
 
     found = compare(
         cache,
@@ -191,11 +197,11 @@ def advise(
         test_size=test_size,
         seed=seed,
         jobs=jobs,
-        progress=compared,
+        report=report_compared,
     )
     likeness = _measure_profile(cache, task, found.results, seed)
     amount = measure_learning_curve(
-        cache, task, likeness.last_layer, planned, seed=seed, jobs=jobs, on_progress=drawn
+        cache, task, likeness.last_layer, planned, seed=seed, jobs=jobs, report=report_drawn
     )
     options = _command_options(labels, column, labels_level, test_size, seed)
     told = _make_advice(cache, task, likeness, amount, options, size, similarity)
