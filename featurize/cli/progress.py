@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 REDRAW_SECONDS = 0.1
-FIRST_LINE_SECONDS = 5.0
 LINE_SECONDS = 10.0
 MAX_BAR_WIDTH = 20  # columns
 
@@ -38,7 +37,7 @@ class ProgressDisplay:
         self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._stage, self._done, self._total = stage, 0, 0
         now = time.monotonic()
-        self._next_at = now + (0.0 if self.is_terminal else FIRST_LINE_SECONDS)
+        self._next_at = now + (0.0 if self.is_terminal else LINE_SECONDS)
         self._start = (now, 0)  # when the current count began, and how much was done then
         self._bar: Bar | None = None
 

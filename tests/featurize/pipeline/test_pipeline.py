@@ -108,13 +108,17 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
 
 
 def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr("featurize.cli.progress.FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr("featurize.cli.progress.LINE_SECONDS", 0.0)
     with ProgressDisplay("loading") as display:
         assert not display.is_terminal
         for done in range(1, 4):
             display.report(Step("heads", done, 3, "ncm\x1b[31m"))
         display.say("a sentence")
-    assert capsys.readouterr().err == "heads: 1 of 3, ncm\\x1b[31m\na sentence\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "heads: 1 of 3, ncm\\x1b[31m",
+        "heads: 2 of 3, 0 s left, ncm\\x1b[31m",
+        "a sentence",
+    ]
 
 
 def test_a_step_as_a_line():
