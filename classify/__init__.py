@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from classify.heads.record import HeadResult
     from classify.report.write import write_report
     from classify.strategy.advise import Advice, advise
-    from classify.strategy.auto import AutoProgress, AutoResult, auto
+    from classify.strategy.auto import AutoResult, auto
     from classify.training.cached_features import CachedFeatures
     from classify.training.estimators import HeadClassifier
     from classify.training.linear_heads import (
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice",
-    "AutoProgress",
     "AutoResult",
     "CachedFeatures",
     "ClassifyError",
@@ -80,7 +79,6 @@ __all__ = [
 # Imported when first used: `import classify` and `classify --help` stay quick.
 _HOMES = {
     "Advice": "strategy.advise",
-    "AutoProgress": "strategy.auto",
     "AutoResult": "strategy.auto",
     "CachedFeatures": "training.cached_features",
     "ClassifyError": "errors",

@@ -41,6 +41,11 @@ def to_printable(text: object, limit: int = MAX_PRINTED_CHARS) -> str:
     return _UNSAFE.sub(lambda found: _escape_char(found.group()), text)
 
 
+def escape_unsafe_json(document: str) -> str:
+    """Escape in a JSON document what a terminal would obey; it means the same as before."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", document)
+
+
 def _escape_char(character: str) -> str:
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
     code = ord(character)

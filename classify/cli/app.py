@@ -11,26 +11,14 @@ from typing import Annotated
 import typer
 
 from classify.cli import networks
-from classify.cli.console import (
-    EXIT_INCOMPLETE,
-    handle_errors,
-    open_csv_stdout,
-    progress_bar,
-    show_json,
-    show_notices,
-    spinner,
-)
 from classify.cli.options import (
     DEFAULT_HEADS,
     HEAD_NAMES,
-    Cache,
     ClassWeight,
     Column,
-    Debug,
     Folds,
     HeadFile,
     Heads,
-    Json,
     Labels,
     LabelsLevel,
     Layers,
@@ -44,40 +32,25 @@ from classify.cli.options import (
     Tables,
     TestSize,
 )
-
-app = typer.Typer(
-    name="classify",
-    help="Train heads on a feature cache: seconds each, no image read, no forward pass.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+from featurize.cli.console import (
+    EXIT_INCOMPLETE,
+    handle_errors,
+    make_app,
+    open_csv_stdout,
+    print_json,
+    show_notices,
 )
+from featurize.cli.options import CacheFile, Debug, Json, WeightsFile
+from featurize.cli.progress import ProgressDisplay
 
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        import classify
-
-        print(f"classify (headgraft) {classify.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    pass
+app = make_app(
+    "classify", "Train heads on a feature cache: seconds each, no image read, no forward pass."
+)
 
 
 @app.command()
 def fit(
-    cache: Cache,
+    cache: CacheFile,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="H", help="Where to save the head.")
     ],
@@ -101,11 +74,11 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Train one head, its setting chosen by validation, and save it."""
-    with handle_errors(debug):
+    with handle_errors(debug, json):
         from classify.heads.io import check_head_file, save_head
 
         check_head_file(output)
-        with spinner(f"training {head}"):
+        with ProgressDisplay(f"training {head}"):
             from classify.experiments.fit import fit as fit_head
 
             fitted, record = fit_head(
@@ -124,7 +97,7 @@ def fit(
         save_head(fitted, output)
         show_notices(fitted.notices)
         if json:
-            show_json(record.to_dict())
+            print_json(record.to_dict())
         else:
             from classify.cli.tables import show_fit
 
@@ -133,7 +106,7 @@ def fit(
 
 @app.command()
 def compare(
-    cache: Cache,
+    cache: CacheFile,
     labels: Tables = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
@@ -155,14 +128,13 @@ def compare(
     With --repeats, --shots or --folds on several draws of training images: then intervals say how
     much another draw would change.
     """
-    with handle_errors(debug):
-        with spinner("reading the cache"):
+    with handle_errors(debug, json):
+        with ProgressDisplay("reading the cache") as display:
             from classify.data.features import open_cache
             from classify.experiments.compare import Comparison, check_data
             from classify.experiments.compare import compare as compare_heads
 
             opened = open_cache(cache)
-        with progress_bar() as progress:
             found = compare_heads(
                 opened,
                 labels or None,
@@ -178,24 +150,23 @@ def compare(
                 repeats=repeats,
                 shots=shots,
                 folds=folds,
-                progress=progress,
+                report=display.report,
             )
-        all_layers = "+".join(opened.layers)
-        if not isinstance(found, Comparison):
-            show_notices(found.notices)
-            if json:
-                show_json(found.to_dict())
-            else:
-                from classify.cli.repeat_tables import show_repeated_comparison
-
-                show_repeated_comparison(found, all_layers)
-            return
-        with spinner("checking the data"):
-            checks = check_data(opened, found)
+            checks = {}
+            if isinstance(found, Comparison):
+                display.begin("checking the data")
+                checks = check_data(opened, found)
         show_notices(found.notices)
-        if json:
-            told = {task: checked.to_dict() for task, checked in checks.items()}
-            show_json(found.to_dict() | {"checks": told})
+        all_layers = "+".join(opened.layers)
+        if json and isinstance(found, Comparison):
+            by_task = {task: checked.to_dict() for task, checked in checks.items()}
+            print_json(found.to_dict() | {"checks": by_task})
+        elif json:
+            print_json(found.to_dict())
+        elif not isinstance(found, Comparison):
+            from classify.cli.repeat_tables import show_repeated_comparison
+
+            show_repeated_comparison(found, all_layers)
         else:
             from classify.cli.tables import show_comparison
 
@@ -204,7 +175,7 @@ def compare(
 
 @app.command()
 def advise(
-    cache: Cache,
+    cache: CacheFile,
     labels: Labels = None,
     size: Size = None,
     similarity: Similarity = None,
@@ -216,9 +187,11 @@ def advise(
     debug: Debug = False,
 ) -> None:
     """Say which of four strategies a task asks for, with the evidence; needs several layers."""
-    with handle_errors(debug):
-        with progress_bar() as progress:
+    with handle_errors(debug, json):
+        saving = None
+        with ProgressDisplay("reading the cache") as display:
             from classify.strategy.advise import advise as advise_on
+            from classify.strategy.cut_cost import measure_cut_cost
 
             found = advise_on(
                 cache,
@@ -229,17 +202,14 @@ def advise(
                 labels_level=labels_level,
                 test_size=test_size,
                 seed=seed,
-                progress=progress,
+                report=display.report,
             )
-        show_notices(found.notices)
-        saving = None
-        if found.strategy == "truncated-probe":
-            from classify.strategy.cut_cost import measure_cut_cost
-
-            with spinner(f"measuring what a cut at {found.layer} saves"):
+            if found.strategy == "truncated-probe":
+                display.begin(f"measuring what a cut at {found.layer} saves")
                 saving = measure_cut_cost(cache, found.layer)
+        show_notices(found.notices)
         if json:
-            show_json(found.to_dict() | ({} if saving is None else {"saving": saving.to_dict()}))
+            print_json(found.to_dict() | ({} if saving is None else {"saving": saving.to_dict()}))
         else:
             from classify.cli.tables import show_advice
 
@@ -256,31 +226,31 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels each image gets.")] = 1,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The weights file that the backbone came from."),
-    ] = None,
+    weights: WeightsFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
-    with handle_errors(debug):
+    with handle_errors(debug, json):
         from classify.heads.inference import predict as predict_images
         from classify.heads.io import load_head
         from classify.heads.predictions import check_predictions_file
         from classify.store import open_output
-        from featurize.cli.progress import ProgressLine
 
         if output == Path("/dev/stdout"):
             output = None
         target = None if output is None else check_predictions_file(output, head, images, weights)
-        live = ProgressLine()
-        found = predict_images(
-            load_head(head), images, weights=weights, top=top, say=live.print_line, report=live
-        )
-        live.clear()
+        with ProgressDisplay() as display:
+            found = predict_images(
+                load_head(head),
+                images,
+                weights=weights,
+                top=top,
+                say=display.say,
+                report=display.report,
+            )
         if json:
-            show_json(found.to_dict())
+            print_json(found.to_dict())
         elif target is None:
             found.write_csv(open_csv_stdout())
         else:
@@ -296,7 +266,7 @@ def predict(
 @app.command()
 def evaluate(
     head: HeadFile,
-    cache: Cache,
+    cache: CacheFile,
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
@@ -305,8 +275,8 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a saved head on labelled images that it was not trained on."""
-    with handle_errors(debug):
-        with spinner("scoring"):
+    with handle_errors(debug, json):
+        with ProgressDisplay("scoring"):
             from classify.heads.inference import evaluate as evaluate_head
             from classify.heads.io import load_head
 
@@ -315,7 +285,7 @@ def evaluate(
             )
         show_notices(notices)
         if json:
-            show_json(found)
+            print_json(found)
         else:
             from classify.cli.tables import show_evaluation
 
@@ -324,7 +294,7 @@ def evaluate(
 
 @app.command()
 def report(
-    cache: Cache,
+    cache: CacheFile,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="R.html", help="The page, one file.")
     ],
@@ -341,11 +311,15 @@ def report(
     metric: MetricOption = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare heads, and show it as one HTML page that needs no network."""
-    with handle_errors(debug):
-        with spinner("reading the cache"):
+    """Compare heads, and show it as one HTML page that needs no network.
+
+    With --json the keys are those of `compare`, and `output` and, for each task, `advice`.
+    """
+    with handle_errors(debug, json):
+        with ProgressDisplay("reading the cache") as display:
             from classify.data.features import open_cache
             from classify.experiments.compare import compare as compare_heads
             from classify.report.write import check_report_path, write_report
@@ -353,7 +327,6 @@ def report(
 
             check_report_path(output, images)
             opened = open_cache(cache)
-        with progress_bar() as progress:
             found = compare_heads(
                 opened,
                 labels or None,
@@ -366,9 +339,9 @@ def report(
                 metric=metric,
                 test_size=test_size,
                 seed=seed,
-                progress=progress,
+                report=display.report,
             )
-        with spinner("drawing the learning curve"):
+            display.begin("drawing the learning curve")
             advice, left_out = advise_from_comparison(
                 opened,
                 found,
@@ -378,24 +351,24 @@ def report(
                 test_size=test_size,
                 seed=seed,
             )
-        show_notices([*found.notices, *left_out])
-        with spinner("drawing the page"):
-            sources = {
-                task.name: str(table)
-                for task, table in zip(found.tasks, labels or [], strict=bool(labels))
-            }
-            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            display.begin("drawing the page")
+            tasks = (task.name for task in found.tasks)
             write_report(
                 output,
                 opened,
                 found,
                 images=images,
-                command=command,
-                sources=sources,
+                command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                sources=dict(zip(tasks, map(str, labels or ()), strict=bool(labels))),
                 seed=seed,
                 advice=advice,
             )
-        show_notices([f"the report is in {output}"])
+        show_notices([*found.notices, *left_out])
+        if json:
+            by_task = {task: advised.to_dict() for task, advised in advice.items()}
+            print_json(found.to_dict() | {"output": str(output), "advice": by_task})
+        else:
+            show_notices([f"the report is in {output}"])
 
 
 app.command()(networks.finetune)

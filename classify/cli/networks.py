@@ -1,16 +1,13 @@
 """The verbs that train a network: `finetune`, `auto`. Thin, as those of `cli`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from classify.cli.console import handle_errors, show_json, show_notices, stage_progress
 from classify.cli.options import (
     ClassWeight,
     Column,
-    Debug,
-    Json,
     Labels,
     LabelsLevel,
     Seed,
@@ -19,7 +16,12 @@ from classify.cli.options import (
     TestSize,
 )
 from classify.finetuning.config import TrainConfig
+from featurize.cli.console import handle_errors, print_json, show_notices
+from featurize.cli.options import Backbone, Debug, Device, Json, Preprocess
+from featurize.cli.progress import ProgressDisplay
+from featurize.progress import Progress
 from featurize.system import signals
+from featurize.text import parse_duration
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
 Output = Annotated[
@@ -28,20 +30,12 @@ Output = Annotated[
         "--output", "-o", metavar="M", help="Where to save network and classifier, one file."
     ),
 ]
-Backbone = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|FILE", help="As for `featurize run`; that of --cache if there is."),
-]
 Weights = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="As for `featurize run`, or none: random.")
-]
-Preprocess = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE.json", help="As for `featurize run`.")
 ]
 MaxTime = Annotated[
     str | None, typer.Option(metavar="1h30m", help="Begin no epoch that would end later.")
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to train.")]
 Epochs = Annotated[int, typer.Option(help="At most.")]
 BatchSize = Annotated[int, typer.Option(help="Images a step.")]
 LearningRate = Annotated[
@@ -54,6 +48,21 @@ Augment = Annotated[
         help="Random crops and mirroring; crops alone, for what has a left and a right.",
     ),
 ]
+
+
+class TrainingDisplay(ProgressDisplay):
+    """Draws how training goes; a log gets a line for each epoch too."""
+
+    _n_epochs = 0
+
+    def report(self, step: Progress) -> None:
+        """Show how far a stage is; of training, how each epoch ended."""
+        history: Any = getattr(step, "history", ())
+        if len(history) > self._n_epochs and not self.is_terminal:
+            last = history[-1]
+            self.say(f"epoch {last.number}: {step.note}, {last.seconds:.0f} s")
+        self._n_epochs = len(history)
+        super().report(step)
 
 
 def finetune(
@@ -107,11 +116,9 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the network too, from a linear probe on; killed, it goes on when called again."""
-    with handle_errors(debug):
-        from featurize.text import parse_duration
-
+    with handle_errors(debug, json):
         limit = parse_duration(max_time)
-        with stage_progress("loading torch") as stages:
+        with TrainingDisplay("loading torch") as display:
             signals.import_uninterrupted("torchvision")
             from classify.finetuning.run import finetune as tune_backbone
 
@@ -130,8 +137,8 @@ def finetune(
                 test_size=test_size,
                 seed=seed,
                 max_seconds=limit,
-                say=stages.say,
-                report=stages.training,
+                say=display.say,
+                report=display.report,
                 init_head=init_head,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -149,7 +156,7 @@ def finetune(
             return
         show_notices(found.notices)
         if json:
-            show_json(found.to_dict())
+            print_json(found.to_dict())
         else:
             from classify.cli.tables import show_finetune
 
@@ -185,11 +192,9 @@ def auto(
 
     With --max-time the strategies that were not advised are tried too, as far as the time goes.
     """
-    with handle_errors(debug):
-        from featurize.text import parse_duration
-
+    with handle_errors(debug, json):
         limit = parse_duration(max_time)
-        with stage_progress("loading torch") as stages:
+        with TrainingDisplay("loading torch") as display:
             from classify.strategy.auto import auto as do_it
 
             found = do_it(
@@ -208,8 +213,8 @@ def auto(
                 seed=seed,
                 max_seconds=limit,
                 device=device,
-                say=stages.say,
-                watch=stages,
+                say=display.say,
+                report=display.report,
                 epochs=epochs,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
@@ -217,7 +222,7 @@ def auto(
             )
         show_notices(found.notices)
         if json:
-            show_json(found.to_dict())
+            print_json(found.to_dict())
         else:
             from classify.cli.tables import show_auto
 

@@ -1,4 +1,4 @@
-"""Options that several verbs of the command line share."""
+"""Options that verbs of `classify` share; those of both commands: `featurize.cli.options`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,6 @@ import typer
 HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 
-Cache = Annotated[Path, typer.Argument(metavar="C.h5", help="A cache made by `featurize run`.")]
 Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
 LabelsLevel = Annotated[
     int | None,
@@ -76,5 +75,3 @@ Folds = Annotated[
     int | None,
     typer.Option(metavar="K", help="Test every image once, in K folds; with --repeats N times."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

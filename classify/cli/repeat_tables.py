@@ -3,10 +3,10 @@
 from rich.table import Table
 from rich.text import Text
 
-from classify.cli.console import format_number, make_console, make_text
-from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE
+from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE, format_number
 from classify.evaluation.paired import Difference
 from classify.experiments.repeats import HeadSummary, RepeatedComparison
+from featurize.cli.console import make_console, make_text
 
 
 def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) -> None:
@@ -25,7 +25,8 @@ def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) ->
         drawn = _build_few_shot_table if comparison.shots else _build_draws_table
         screen.print(drawn(comparison, rows, best, joined))
     screen.print(
-        f"{comparison.n_heads:,} heads from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}",
+        f"{comparison.n_heads:,} heads from one cache in {comparison.seconds:.1f} s; "
+        f"{NO_IMAGE_READ}",
         style="bold",
     )
     if comparison.n_reused:

@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 
 from classify.checks.summary import DataChecks
-from classify.cli.console import format_number, make_console, make_text
 from classify.evaluation.bootstrap import Estimate
 from classify.evaluation.recall import ClassRecalls
 from classify.experiments.compare import Comparison
@@ -21,6 +20,7 @@ from classify.strategy.strategies import (
     STRATEGIES,
     describe_similarity,
 )
+from featurize.cli.console import make_console, make_text
 
 # What fits into 80 columns.
 TABLE_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
@@ -65,6 +65,11 @@ def _show_recall(recall: ClassRecalls) -> None:
     if len(recall) > MAX_LISTED_CLASSES:
         line = f"The worst {MAX_LISTED_CLASSES} of {len(recall):,} classes; --json lists them all."
         screen.print(line, style="dim")
+
+
+def format_number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def format_settings(record: HeadResult) -> str:

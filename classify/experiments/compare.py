@@ -17,12 +17,13 @@ from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
 from classify.experiments.draws import DrawSpec
 from classify.experiments.fit import make_fit_options
-from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
+from classify.experiments.grid import GridCell, train_grid
 from classify.experiments.repeats import RepeatedComparison, compare_over_draws
 from classify.experiments.results import FitResult
-from classify.heads.record import HeadResult, rank_results
+from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from featurize.cache.reader import FeatureCache
+from featurize.progress import ignore
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def compare(
     shots: None = None,
     folds: None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison: ...
 
 
@@ -130,7 +132,8 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison | RepeatedComparison: ...
 
 
@@ -151,7 +154,8 @@ def compare(
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Comparison | RepeatedComparison:
     """Train every head on every choice of layers for every task.
 
@@ -183,6 +187,8 @@ def compare(
         Worker processes of one thread each; as many as there are cores if not given.
     progress : callable, optional
         Called as results come, with a record, how many are done, and how many there will be.
+    report : callable
+        Called with the same as one `classify.heads.record.HeadProgress`.
 
     Returns
     -------
@@ -215,7 +221,7 @@ def compare(
             options=options,
             test_size=test_size,
             jobs=jobs,
-            progress=progress,
+            report=report_to(report, progress),
         )
     tasks = [make_task(cache, table, test_size=test_size, seed=seed) for table in tables]
     for task in tasks:
@@ -227,7 +233,9 @@ def compare(
         for layer_set in sets
     ]
     found: dict[int, FitResult] = {}
-    n_reused, left_out = train_grid(cache, grid, found.__setitem__, jobs=jobs, progress=progress)
+    n_reused, left_out = train_grid(
+        cache, grid, found.__setitem__, jobs=jobs, report=report_to(report, progress)
+    )
     rank = {
         i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)
         for i, r in found.items()

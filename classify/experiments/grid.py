@@ -12,12 +12,11 @@ from classify.errors import CallError
 from classify.experiments.fit_task import fit_task
 from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
 from classify.experiments.workers import run_parallel
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadProgress, HeadReport
 from classify.heads.registry import get_head_spec
 from classify.store import remove_partial
 from featurize.cache.reader import FeatureCache
-
-HeadProgressCallback = Callable[[HeadResult, int, int], None]
+from featurize.progress import ignore
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ def train_grid(
     *,
     persist: bool = True,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    report: HeadReport = ignore,
 ) -> tuple[int, dict[int, str]]:
     """Train every cell that has not been trained before; each result is kept at once.
 
@@ -61,8 +60,8 @@ def train_grid(
         are not stored, all heads that share a basis are trained by one worker.
     jobs : int, optional
         Worker processes of one thread each; as many as there are cores if not given.
-    progress : callable, optional
-        Called as results come, with a record, how many are done, and how many there will be.
+    report : callable
+        Called with a `HeadProgress` as results come.
 
     Returns
     -------
@@ -77,8 +76,7 @@ def train_grid(
         nonlocal done
         done += 1
         on_result(i, result)
-        if progress is not None:
-            progress(result.record, done, len(grid))
+        report(HeadProgress(result.record, done, len(grid)))
 
     keys, missing = [], []
     for i, cell in enumerate(grid):

@@ -17,9 +17,9 @@ from classify.evaluation.metrics import Interval, estimate_proportion
 from classify.evaluation.paired import Difference, apply_holm_correction, compare_correctness
 from classify.evaluation.repeated import RepeatedMean, average_over_draws, average_over_splits
 from classify.experiments.draws import Draw, DrawPlan, DrawSpec, plan_draws
-from classify.experiments.grid import GridCell, HeadProgressCallback, train_grid
+from classify.experiments.grid import GridCell, train_grid
 from classify.experiments.results import FitOptions, FitResult
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadReport, HeadResult
 from featurize.cache.reader import FeatureCache
 
 INTERVAL_NOTES = {
@@ -197,7 +197,7 @@ def compare_over_draws(
     options: FitOptions,
     test_size: float,
     jobs: int | None,
-    progress: HeadProgressCallback | None,
+    report: HeadReport,
 ) -> RepeatedComparison:
     """`classify.compare` over several draws, once everything is looked up.
 
@@ -235,7 +235,7 @@ def compare_over_draws(
         arrived,
         persist=False,
         jobs=jobs,
-        progress=progress,
+        report=report,
     )
     gone = {(grid[i][0], grid[i][2].head, grid[i][2].layers) for i in left_out}
     rows: list[HeadSummary] = []

@@ -24,6 +24,7 @@ from featurize.errors import BackboneError, ImageUnreadableError, UnknownLayerEr
 from featurize.images import decoding, reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
+from featurize.progress import Report, Step, ignore
 from featurize.sources import folder
 from featurize.text import format_bytes
 
@@ -48,8 +49,8 @@ class DecodedImages:
     whole : bool
         True gives all of the resized image's central square, to crop at random; False what the
         recipe crops, to the bit as `featurize` has it.
-    report : callable, optional
-        Told how many are decoded, and of how many.
+    report : callable
+        Called with the `featurize.progress.Progress` of decoding.
 
     Attributes
     ----------
@@ -67,7 +68,7 @@ class DecodedImages:
         preprocess: Preprocess,
         *,
         uncropped: bool = False,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        report: Report = ignore,
     ) -> None:
         self.root, self.paths = Path(root), list(paths)
         self.side = max(preprocess.crop, preprocess.resize) if uncropped else preprocess.crop
@@ -85,7 +86,7 @@ class DecodedImages:
                 if error is not None:
                     self.is_readable[i] = False
                     self.failures[self.paths[i]] = reasons.REASONS[error.reason]
-                report(i + 1, len(paths))
+                report(Step("reading images", i + 1, len(paths)))
 
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
@@ -193,7 +194,7 @@ def read_image_dataset(
     preprocess: Preprocess,
     augment: str,
     seed: int,
-    report: Callable[[int, int], None],
+    report: Report,
 ) -> ImageDataset:
     """Decode labelled images; those that cannot be read are left out. See `ImageDataset`."""
     uncropped = augment != "none"

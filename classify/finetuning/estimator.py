@@ -42,6 +42,7 @@ from classify.heads.fitted import FittedHead
 from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone, load_backbone
 from featurize.engines.eager import resolve_device
+from featurize.progress import Progress
 
 Examples = ImageDataset | ActivationDataset
 Say = Callable[[str], None]
@@ -333,8 +334,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if activations is not None:
             return [activations.subset(part) for part in parts]
 
-        def report_images(done: int, total: int) -> None:
-            report(TrainProgress("reading images", done, total))
+        def report_images(progress: Progress) -> None:
+            report(TrainProgress(progress.stage, progress.done, progress.total))
 
         datasets = []
         for part, purpose in zip(parts, ("train on", "validate by"), strict=True):

@@ -56,7 +56,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where things stand, for a progress bar.
+    """Where things stand, as a `featurize.progress.Progress`.
 
     Attributes
     ----------
@@ -72,6 +72,14 @@ class TrainProgress:
     done: int
     total: int
     history: Sequence[Epoch] = ()
+
+    @property
+    def note(self) -> str:
+        """How the last epoch ended: ``validation 0.912, loss 0.310``."""
+        if not self.history:
+            return ""
+        last = self.history[-1]
+        return f"validation {last.validation:.3f}, loss {last.validation_loss:.3f}"
 
 
 ProgressCallback = Callable[[TrainProgress], None]

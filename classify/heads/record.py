@@ -1,7 +1,7 @@
 """What is said of a head once it is trained: its record, and how sure its accuracy is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,6 +97,53 @@ class HeadResult:
         found = asdict(self)
         found |= found.pop("scores")
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+HeadCallback = Callable[[HeadResult, int, int], None]
+
+
+@dataclass(frozen=True)
+class HeadProgress:
+    """How many heads are trained, as a `featurize.progress.Progress`.
+
+    Attributes
+    ----------
+    result : HeadResult
+        The latest.
+    done, total : int
+        Heads trained, and to be trained.
+    """
+
+    result: HeadResult
+    done: int
+    total: int
+
+    @property
+    def stage(self) -> str:
+        """What is going on."""
+        return "heads"
+
+    @property
+    def note(self) -> str:
+        """The latest head, and how often it was right in validation."""
+        result = self.result
+        right = "" if result.validation is None else f" {result.validation:.3f}"
+        return f"{result.task}: {result.head} on {result.layer}{right}"
+
+
+HeadReport = Callable[[HeadProgress], None]
+
+
+def report_to(report: HeadReport, progress: HeadCallback | None) -> HeadReport:
+    """Combine both callbacks of a comparison; `progress` takes a step's parts one by one."""
+    if progress is None:
+        return report
+
+    def report_to_both(step: HeadProgress) -> None:
+        progress(step.result, step.done, step.total)
+        report(step)
+
+    return report_to_both
 
 
 def rank_results(results: Sequence[HeadResult], best: HeadResult) -> list[HeadResult]:

@@ -15,9 +15,14 @@ from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
-from classify.experiments.grid import HeadProgressCallback
 from classify.experiments.results import FitResult
-from classify.heads.record import HeadResult
+from classify.heads.record import (
+    HeadCallback,
+    HeadProgress,
+    HeadReport,
+    HeadResult,
+    report_to,
+)
 from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.learning_curve import (
@@ -35,6 +40,7 @@ from classify.strategy.strategies import (
 )
 from featurize.backbones.families import EMBEDDING_DIMS
 from featurize.cache.reader import FeatureCache
+from featurize.progress import Progress, ignore
 
 MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
 
@@ -137,7 +143,8 @@ def advise(
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
-    progress: HeadProgressCallback | None = None,
+    progress: HeadCallback | None = None,
+    report: HeadReport = ignore,
 ) -> Advice:
     """Measure which strategy a task asks for: the size of the data by its likeness to the source.
 
@@ -155,8 +162,8 @@ def advise(
         is measured all the same.
     column, labels_level, test_size, seed
         As in `classify.fit`.
-    jobs, progress
-        As in `classify.compare`.
+    jobs, progress, report
+        As in `classify.compare`; the learning curve's heads count as well.
 
     Returns
     -------
@@ -181,16 +188,15 @@ def advise(
     layers = choose_layer_option(cache, task)
     n_heads = len(resolve_layer_sets(cache, layers))
     total = n_heads + len(curve_fits)
+    report_heads = report_to(report, progress)
     latest: list[HeadResult] = []
 
-    def on_head(record: HeadResult, done: int, _: int) -> None:
-        latest.append(record)
-        if progress is not None:
-            progress(record, done, total)
+    def report_compared(step: HeadProgress) -> None:
+        latest.append(step.result)
+        report_heads(replace(step, total=total))
 
-    def on_curve_fit(done: int) -> None:
-        if progress is not None:
-            progress(latest[-1], n_heads + done, total)
+    def report_drawn(step: Progress) -> None:
+        report_heads(HeadProgress(latest[-1], n_heads + step.done, total))
 
     comparison = compare(
         cache,
@@ -200,7 +206,7 @@ def advise(
         test_size=test_size,
         seed=seed,
         jobs=jobs,
-        progress=on_head,
+        report=report_compared,
     )
     profile = _measure_profile(cache, task, comparison.results, seed)
     dataset_size = measure_learning_curve(
@@ -210,7 +216,7 @@ def advise(
         curve_fits,
         seed=seed,
         jobs=jobs,
-        on_progress=on_curve_fit,
+        report=report_drawn,
     )
     advice = _make_advice(cache, task, profile, dataset_size, spec, size, similarity)
     seconds = round(time.perf_counter() - started, 3)

@@ -3,11 +3,11 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from classify.data.labels import LabelTable
 from classify.data.tasks import Task, TaskSpec
@@ -17,47 +17,20 @@ from classify.experiments.compare import compare
 from classify.experiments.fit import can_join_layers, fit
 from classify.experiments.results import FitResult
 from classify.heads.io import check_head_file, save_head
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadProgress
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
 from featurize.cache.reader import FeatureCache
+from featurize.pipeline.stats import RunStats
+from featurize.progress import Progress, Report, Say, ignore
 
 if TYPE_CHECKING:
     from classify.finetuning.run import FineTuneResult
-    from classify.finetuning.trainer import TrainProgress
     from featurize.extraction.summary import Summary
-    from featurize.pipeline.stats import RunStats
 
-MessageCallback = Callable[[str], None]
 PROBE_HEAD = "softmax"
 NETWORK_STRATEGIES = ("finetune", "retrain")
 RETRAIN_CLASSIFIER = "mlp"
-
-
-class AutoProgress(Protocol):
-    """What is told how the stages of `auto` go."""
-
-    def run(self, measure: "RunStats") -> None:
-        """Of embedding."""
-
-    def heads(self, record: HeadResult, done: int, total: int) -> None:
-        """Of the comparison behind the advice."""
-
-    def training(self, step: "TrainProgress") -> None:
-        """Of fine-tuning."""
-
-
-class SilentProgress:
-    """Tells nobody."""
-
-    def run(self, measure: "RunStats") -> None:
-        """Nothing."""
-
-    def heads(self, record: HeadResult, done: int, total: int) -> None:
-        """Nothing."""
-
-    def training(self, step: "TrainProgress") -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +120,9 @@ def auto(
     seed: int = 0,
     max_seconds: float | None = None,
     device: str = "auto",
-    say: MessageCallback = lambda _: None,
-    watch: AutoProgress | None = None,
+    say: Say = ignore,
+    report: Report = ignore,
+    watch: Any = None,
     **options: Any,
 ) -> AutoResult:
     """Make a classifier of labelled images by the strategy that their features advise.
@@ -180,8 +154,11 @@ def auto(
     device : str
     say : callable
         Told what is done.
-    watch : AutoProgress, optional
-        Told how each stage goes.
+    report : callable
+        Called with the `featurize.progress.Progress` of each stage.
+    watch : object, optional
+        The same by stage: its ``run`` and ``training`` are called as the `report` of
+        `featurize.run` and `finetune`, its ``heads`` as the `progress` of `compare`.
     **options
         Of `FineTuneClassifier`.
 
@@ -191,7 +168,9 @@ def auto(
     """
     from featurize import run
 
-    started, watch = time.monotonic(), watch or SilentProgress()
+    started = time.monotonic()
+    if watch is not None:
+        report = _report_by_stage(watch)
     check_head_file(output)
     check_size_and_similarity(size, similarity)
     spec = TaskSpec(labels, column, labels_level, test_size, seed)
@@ -204,7 +183,7 @@ def auto(
         preprocess=preprocess,
         layers="auto",
         device=device,
-        report=watch.run,
+        report=report,
         say=say,
     )
     opened = FeatureCache(where)
@@ -213,7 +192,7 @@ def auto(
         labels,
         size=size,
         similarity=similarity,
-        progress=watch.heads,
+        report=report,
         **spec.as_keywords(),
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
@@ -234,7 +213,7 @@ def auto(
         cache=opened,
         device=device,
         say=say,
-        report=watch.training,
+        report=report,
         **spec.as_keywords(),
         **options,
     ):
@@ -252,6 +231,18 @@ def auto(
         notices=_drop_repeated_notices(notices, task.name),
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _report_by_stage(watch: Any) -> Report:
+    def report(step: Progress) -> None:
+        if isinstance(step, RunStats):
+            watch.run(step)
+        elif isinstance(step, HeadProgress):
+            watch.heads(step.result, step.done, step.total)
+        else:
+            watch.training(step)
+
+    return report
 
 
 def _fit_probes(

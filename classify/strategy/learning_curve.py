@@ -1,6 +1,6 @@
 """How many images there are: counts against published thresholds, and a learning curve."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from classify.store import compute_digest, load_artifact, save_artifact
 from classify.training.train import train
 from classify.training.training_set import TrainingSet
 from featurize.cache.reader import FeatureCache
+from featurize.progress import Report, Step, ignore
 
 SMALL, LARGE = "small", "large"
 MIN_LARGE_IMAGES = 20_000
@@ -205,7 +206,7 @@ def measure_learning_curve(
     *,
     seed: int,
     jobs: int | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    report: Report = ignore,
 ) -> DatasetSize:
     """Count the images, and draw the learning curve of a linear head.
 
@@ -220,12 +221,12 @@ def measure_learning_curve(
         For the bootstrap.
     jobs : int, optional
         Worker processes; as many as there are cores if not given.
-    on_progress : callable, optional
-        Called with how many heads are done.
+    report : callable
+        Called with a `featurize.progress.Progress` of the curve's heads.
     """
     count = np.bincount(task.y[task.split == TRAIN])
     count = count[count > 0]
-    right = _load_or_fit_curve(cache, task, layer, fits, jobs, on_progress)
+    right = _load_or_fit_curve(cache, task, layer, fits, jobs, report)
     held = np.concatenate([trial.held_out for trial in fits if trial.fraction_index == 0])
     columns = np.stack(
         [
@@ -256,7 +257,7 @@ def _load_or_fit_curve(
     layer: str,
     fits: list[CurveFit],
     jobs: int | None,
-    on_progress: Callable[[int], None] | None,
+    report: Report,
 ) -> list[np.ndarray]:
     """Which held-out images each trial's head has right; kept beside the cache."""
     contents = cache.column("sha256")[task.rows]
@@ -266,8 +267,7 @@ def _load_or_fit_curve(
     )
     kept = load_artifact(cache, "curve", key)
     if kept is not None and len(kept.arrays) == len(fits):
-        if on_progress is not None:
-            on_progress(len(fits))
+        report(Step("learning curve", len(fits), len(fits)))
         return [kept.arrays[f"{i:03}"] for i in range(len(fits))]
     # The widest first, so that no worker is left alone with one at the end.
     order = sorted(range(len(fits)), key=lambda i: -len(fits[i].train))
@@ -276,8 +276,7 @@ def _load_or_fit_curve(
     with run_parallel(calls, jobs) as answers:
         for i, right in answers:
             found[i] = right
-            if on_progress is not None:
-                on_progress(len(found))
+            report(Step("learning curve", len(found), len(fits)))
     save_artifact(cache, "curve", key, {f"{i:03}": found[i] for i in found}, {"layer": layer})
     return [found[i] for i in range(len(fits))]
 

@@ -6,66 +6,45 @@ from typing import Annotated, Any
 import typer
 
 from featurize.cli.console import (
-    EXIT_DONE,
     EXIT_INCOMPLETE,
     EXIT_WRONG_INPUT,
+    handle_errors,
+    make_app,
     print_json,
     print_stderr,
-    run_command,
 )
+from featurize.cli.options import (
+    Backbone,
+    CacheFile,
+    Debug,
+    Device,
+    Json,
+    Preprocess,
+    WeightsFile,
+)
+from featurize.cli.progress import ProgressDisplay
 from featurize.system import signals
 from featurize.text import to_printable
 
 MAX_SHOWN_FAILURES = 20
 
-app = typer.Typer(
-    name="featurize",
-    help="Run a frozen convnet over an image collection, once, into a feature cache.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = make_app(
+    "featurize", "Run a frozen convnet over an image collection, once, into a feature cache."
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-CacheFile = Annotated[Path, typer.Argument(metavar="C.h5", help="A feature cache.")]
-
-
-def _print_version(requested: bool) -> None:
-    if requested:
-        from importlib.metadata import version
-
-        print(f"featurize (headgraft) {version('headgraft')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _handle_options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
 def run(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The cache to make or complete.")],
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="A torchvision network, `seedling`, or a FILE. [default: resnet50]"),
-    ] = None,
+    backbone: Backbone = None,
     weights: Annotated[
-        str | None, typer.Option(help="torchvision's name, or a .safetensors or .pth FILE.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="torchvision's name, or a .safetensors or .pth FILE."
+        ),
     ] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(help="Preprocessing of a weights name, or from a .json FILE.")
-    ] = None,
+    preprocess: Preprocess = None,
     layers: Annotated[
         str | None, typer.Option(help="last, auto, or names: layer3,layer4:max. [default: last]")
     ] = None,
@@ -81,7 +60,7 @@ def run(
     engine: Annotated[
         str, typer.Option(help="auto, eager, compile, onnxruntime or cuda.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: Device = "auto",
     decode: Annotated[
         str | None, typer.Option(help="exact, or fast for large JPEGs. [default: exact]")
     ] = None,
@@ -118,13 +97,11 @@ def run(
 ) -> None:
     """Make a feature cache of IMAGES, or complete one. What is done is never done again."""
 
-    def work() -> int:
-        from featurize.cli.progress import ProgressLine
+    with handle_errors(debug, as_json):
         from featurize.extraction.dry_run import Estimate
         from featurize.extraction.run import run as run_job
 
-        live = ProgressLine()
-        try:
+        with ProgressDisplay() as display:
             result = run_job(
                 images,
                 output,
@@ -145,11 +122,9 @@ def run(
                 include=include or None,
                 exclude=exclude or None,
                 follow=follow,
-                report=live,
-                say=live.print_line,
+                report=display.report,
+                say=display.say,
             )
-        finally:
-            live.clear()
         if as_json:
             print_json(result.to_dict())
         elif isinstance(result, Estimate):
@@ -157,24 +132,20 @@ def run(
         else:
             _show_summary(result)
         if isinstance(result, Estimate) or max_errors is None or result.failed <= max_errors:
-            return EXIT_DONE
+            return
         print_stderr(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
-        return EXIT_INCOMPLETE
-
-    run_command(work, debug, as_json)
+        raise typer.Exit(EXIT_INCOMPLETE)
 
 
 def _show_estimate(estimate: Any) -> None:
     from featurize.text import format_bytes, format_duration
 
     print(f"{estimate.rows:,} images, {estimate.to_compute:,} of them to compute")
-    print(
-        f"{to_printable(estimate.cache)}: {format_bytes(estimate.bytes)}, layers {', '.join(estimate.layers)}"
-    )
+    layers = ", ".join(estimate.layers)
+    print(f"{to_printable(estimate.cache)}: {format_bytes(estimate.bytes)}, layers {layers}")
     if estimate.to_compute:
-        print(
-            f"about {format_duration(estimate.seconds)} at {estimate.images_per_second:,.0f} images/s"
-        )
+        rate = f"{estimate.images_per_second:,.0f} images/s"
+        print(f"about {format_duration(estimate.seconds)} at {rate}")
 
 
 def _show_summary(summary: Any) -> None:
@@ -187,13 +158,15 @@ def _show_summary(summary: Any) -> None:
         if summary.failed > MAX_SHOWN_FAILURES:
             print(f"  ... `featurize info {summary.cache} --json` lists them all")
     print(
-        f"{summary.cache}: {summary.rows:,} rows; {summary.computed:,} computed, {summary.reused:,} reused, "
-        f"{summary.failed:,} failed, in {format_duration(summary.seconds)}"
+        f"{summary.cache}: {summary.rows:,} rows; {summary.computed:,} computed, "
+        f"{summary.reused:,} reused, {summary.failed:,} failed, "
+        f"in {format_duration(summary.seconds)}"
     )
     if summary.computed:
         print(
             f"{summary.computed:,} images went through the network, once each, "
-            f"at {summary.images_per_second:,.0f} images/s. Engine {summary.engine}: {summary.engine_why}."
+            f"at {summary.images_per_second:,.0f} images/s. "
+            f"Engine {summary.engine}: {summary.engine_why}."
         )
     print(summary.verdict)
 
@@ -206,7 +179,7 @@ def layers(
 ) -> None:
     """Show where a network can be cut, and what each cut costs on this machine."""
 
-    def work() -> int:
+    with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.backbone import load_backbone
         from featurize.backbones.profiling import layer_costs
@@ -215,7 +188,7 @@ def layers(
         found = layer_costs(load_backbone(backbone, frozen_weights=False))
         if as_json:
             print_json({"layers": [layer.to_dict() for layer in found]})
-            return EXIT_DONE
+            return
         shown = [layer for layer in found if layer.layer.count(".") < 2]
         width = max(len(layer.layer) for layer in shown)
         print(f"{'layer':{width}}  {'shape':>14} {'dim':>6}  {'time':>5}  {'arithmetic':>10}")
@@ -227,16 +200,13 @@ def layers(
             )
         if len(shown) < len(found):
             print(f"{len(found) - len(shown)} deeper names are left out; --json lists all")
-        return EXIT_DONE
-
-    run_command(work, debug, as_json)
 
 
 @app.command()
 def backbones(as_json: Json = False, debug: Debug = False) -> None:
     """List the backbones there are."""
 
-    def work() -> int:
+    with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.backbone import list_backbones, list_weights
         from featurize.backbones.families import EMBEDDING_DIMS
@@ -252,22 +222,19 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
         ]
         if as_json:
             print_json({"backbones": found})
-            return EXIT_DONE
+            return
         for entry in found:
             dim = entry["dim"] or "?"
             print(
                 f"{entry['name']:20} {dim:>5}  {entry['source']:14}  {' '.join(entry['weights'])}"
             )
-        return EXIT_DONE
-
-    run_command(work, debug, as_json)
 
 
 @app.command()
 def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
     """Say what is in a cache, without reading its features."""
 
-    def work() -> int:
+    with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
 
         found = FeatureCache(cache)
@@ -302,7 +269,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "failures": failures,
                 }
             )
-            return EXIT_DONE
+            return
         print(f"{to_printable(str(cache))}: feature cache, format {found.format_version}")
         print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
         weights = (
@@ -319,9 +286,6 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
             print(f"layer     {to_printable(layer.name)}: {pooled}")
         for path, reason in list(failures.items())[:MAX_SHOWN_FAILURES]:
             print(f"failed    {to_printable(path)}: {reason}")
-        return EXIT_DONE
-
-    run_command(work, debug, as_json)
 
 
 @app.command()
@@ -331,7 +295,7 @@ def verify(
         Path | None,
         typer.Argument(metavar="[IMAGES]", help="Its images: hashed again, a sample embedded."),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Where the weights FILE is now.")] = None,
+    weights: WeightsFile = None,
     fill: Annotated[
         bool, typer.Option("--fill", help="If sound, add checksums to rows that have none.")
     ] = False,
@@ -340,7 +304,7 @@ def verify(
 ) -> None:
     """Check a cache against its specification and, with IMAGES, against them."""
 
-    def work() -> int:
+    with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
         from featurize.extraction.verify import verify as check
 
@@ -359,9 +323,8 @@ def verify(
                 print(to_printable(problem))
             found = f"{len(problems)} problems" if problems else "sound"
             print(f"{to_printable(str(cache))}: {found}")
-        return EXIT_WRONG_INPUT if problems else EXIT_DONE
-
-    run_command(work, debug, as_json)
+        if problems:
+            raise typer.Exit(EXIT_WRONG_INPUT)
 
 
 @app.command()
@@ -374,7 +337,7 @@ def export(
 ) -> None:
     """Hand the features to anything else, as .npz or .parquet."""
 
-    def work() -> int:
+    with handle_errors(debug, as_json):
         from featurize.extraction.export import export as write
 
         rows = write(cache, output, layers.split(",") if layers else None)
@@ -382,6 +345,3 @@ def export(
             print_json({"output": str(output), "rows": rows})
         else:
             print(f"{to_printable(str(output))}: {rows:,} rows")
-        return EXIT_DONE
-
-    run_command(work, debug, as_json)

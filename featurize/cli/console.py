@@ -1,55 +1,169 @@
-"""How the command line talks: JSON on stdout; progress, notes and errors on stderr."""
+"""How both command lines talk: results on stdout; progress, notes and errors on stderr.
 
+Exit codes: 0 done, 1 unexpected, 2 the input or the call is wrong, 3 incomplete.
+"""
+
+import io
 import json
+import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
-from featurize.errors import FeaturizeError, RunInterruptedError
+import typer
+
+from featurize.errors import HeadgraftError, RunInterruptedError
 from featurize.system import signals
-from featurize.text import to_printable
+from featurize.text import escape_unsafe_json, to_printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 EXIT_DONE, EXIT_UNEXPECTED, EXIT_WRONG_INPUT, EXIT_INCOMPLETE = 0, 1, 2, 3
+INPUT_ERRORS = (
+    HeadgraftError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+PIPED_WIDTH = 100  # columns
+MAX_MESSAGE_CHARS = 20_000
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+def make_app(name: str, description: str) -> typer.Typer:
+    """Make a command line without verbs; it knows ``--version``.
+
+    Parameters
+    ----------
+    name : str
+        The command: ``featurize`` or ``classify``.
+    description : str
+        A sentence for ``--help``.
+    """
+    app = typer.Typer(
+        name=name,
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    def print_version(requested: bool) -> None:
+        if requested:
+            from importlib.metadata import version
+
+            print(f"{name} (headgraft) {version('headgraft')}")
+            raise typer.Exit
+
+    help_text = "Print the version."
+    option = typer.Option("--version", callback=print_version, is_eager=True, help=help_text)
+
+    def handle_options(version: Annotated[bool, option] = False) -> None:
+        pass
+
+    app.callback()(handle_options)
+    return app
 
 
-def print_stderr(text: str) -> None:
-    """A line on stderr."""
-    print(to_printable(text, limit=10_000), file=sys.stderr, flush=True)
+@contextmanager
+def handle_errors(debug: bool, as_json: bool = False) -> Iterator[None]:
+    """Turn what a verb raises into one line on stderr and an exit code.
 
+    Parameters
+    ----------
+    debug : bool
+        Whether to print the traceback too.
+    as_json : bool
+        Whether stdout is to hold a JSON object: of a run that is interrupted, its summary.
 
-def run_command(command: Callable[[], int], debug: bool, as_json: bool) -> NoReturn:
-    """Run a verb; turn what it raises into a line and an exit code."""
+    Raises
+    ------
+    typer.Exit
+        With the exit code, if the verb has failed.
+    """
     try:
-        code = command()
+        yield
+        sys.stdout.flush()
+    except (typer.Exit, typer.Abort):
+        raise
     except RunInterruptedError as stop:
         signals.acknowledge()
-        if as_json:
+        if as_json and stop.summary:
             print_json(stop.summary)
-        print_stderr(str(stop))
-        code = EXIT_INCOMPLETE
+        _exit_with_message(str(stop), EXIT_INCOMPLETE, debug)
     except KeyboardInterrupt:
         signals.acknowledge()
-        print_stderr("stopped")
-        code = EXIT_INCOMPLETE
+        _exit_with_message(signals.EXIT_MESSAGE, EXIT_INCOMPLETE, debug)
     except BrokenPipeError:
-        sys.stderr.close()
-        code = EXIT_UNEXPECTED
-    except (FeaturizeError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        if debug:
-            traceback.print_exc()
-        print_stderr(f"error: {error}")
-        code = EXIT_WRONG_INPUT
+        # Nobody reads stdout any more. Python would fail again when it flushes it at the end.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        raise typer.Exit(EXIT_UNEXPECTED) from None
+    except INPUT_ERRORS as error:
+        _exit_with_message(f"error: {error}", EXIT_WRONG_INPUT, debug)
     except Exception as error:
         if signals.was_received():  # an interrupted import may end as any exception
             raise KeyboardInterrupt from error
-        if debug:
-            traceback.print_exc()
-        print_stderr(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)")
-        code = EXIT_UNEXPECTED
-    raise SystemExit(code)
+        hint = "" if debug else "; --debug shows the traceback"
+        message = f"error: unexpected {type(error).__name__}: {error}{hint}"
+        _exit_with_message(message, EXIT_UNEXPECTED, debug)
+
+
+def _exit_with_message(message: str, code: int, debug: bool) -> None:
+    if debug:
+        for line in traceback.format_exc().splitlines():
+            print_stderr(line)
+    print_stderr(message)
+    raise typer.Exit(code)
+
+
+def print_stderr(text: str) -> None:
+    """Print a line on stderr."""
+    print(to_printable(text, MAX_MESSAGE_CHARS), file=sys.stderr, flush=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout, as UTF-8 whatever the locale.
+
+    What a terminal would obey is written as an escape, which means the same.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(escape_unsafe_json(json.dumps(value, ensure_ascii=False, allow_nan=False)))
+
+
+def open_csv_stdout() -> TextIO:
+    """Return stdout for a table: UTF-8, as in a file, unless it is a terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout
+
+
+def show_notices(notices: Iterable[str]) -> None:
+    """Print what the user should know, on stderr."""
+    for notice in notices:
+        text = make_text(f"note: {notice}", "yellow")
+        make_console(stderr=True).print(text, soft_wrap=True)
+
+
+def make_console(*, stderr: bool) -> "Console":
+    """Make a rich console for stdout or stderr; 100 columns wide where it is no terminal."""
+    from rich.console import Console
+
+    # Names of files and labels are data: neither markup nor highlighting is read into them.
+    screen = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = PIPED_WIDTH
+    return screen
+
+
+def make_text(text: object, style: str = "") -> "Text":
+    """Make text that holds a stranger's names safe for a terminal."""
+    from rich.text import Text
+
+    return Text(to_printable(text, MAX_MESSAGE_CHARS), style)

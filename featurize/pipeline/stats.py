@@ -59,6 +59,17 @@ class RunStats:
         self.wait_seconds[what] += time.perf_counter() - start
 
     @property
+    def stage(self) -> str:
+        """What is going on, as a `featurize.progress.Progress`."""
+        return "embedding"
+
+    @property
+    def note(self) -> str:
+        """Rate and the stages' shares of the working time: ``310 images/s, read 3%, ...``."""
+        shares = (f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
+        return ", ".join((f"{self.images_per_second:,.0f} images/s", *shares))
+
+    @property
     def images_per_second(self) -> float:
         """Images through the network a second, without start-up."""
         if self._rate_start is None:

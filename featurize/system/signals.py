@@ -6,8 +6,8 @@ three ways in which that is not enough. The interrupt may be raised where except
 call: then nobody hears it. And a shell starts what it sends to the background deaf to SIGINT.
 
 So the commands are watched. The system itself writes each signal to a pipe, and a thread reads it:
-it repeats an interrupt that got lost, and after `MAX_EXIT_SECONDS` it ends the process. What is on disk is
-whole at any instant, so that costs a second of work at most.
+it repeats an interrupt that got lost, and after `MAX_EXIT_SECONDS` it ends the process. What is on
+disk is whole at any instant, so that costs a second of work at most.
 
 In a program that merely imports Headgraft nothing is watched: there signals are its own business.
 """
@@ -28,6 +28,8 @@ from typing import Any, NoReturn
 MAX_EXIT_SECONDS = 2.5  # seconds from a signal to the end of the process
 REPEAT_SECONDS = 0.5  # seconds until an interrupt that nobody took is raised again
 EXIT_INTERRUPTED = 3  # the exit code
+EXIT_MESSAGE = "stopped; what was finished is kept, and the same command goes on from there"
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
@@ -37,14 +39,14 @@ class _State:
     has_handlers = False
     received_at = 0.0  # when the first signal came, by the monotonic clock
     acknowledged = False  # whether somebody has begun to end things in order
-    exit_message = "stopped; what was finished is kept, and the same command goes on from there"
     exit_blockers: list[str] = []  # noqa: RUF012 - what a thread waits for that must not be cut off
 
 
 def install_handlers() -> None:
-    """Let Ctrl-C and SIGTERM end this process, as `MAX_EXIT_SECONDS` says; called by a command at first.
+    """Let Ctrl-C and SIGTERM end this process, as `MAX_EXIT_SECONDS` says.
 
-    A SIGINT that was ignored from the start stays so, as shells have it for background jobs.
+    A command calls this first. A SIGINT that was ignored from the start stays so, as shells have it
+    for background jobs.
     """
     if _State.has_handlers:
         return
@@ -161,12 +163,12 @@ def run_main(command: Callable[[], Any]) -> NoReturn:
         acknowledge()
         if not isinstance(error, KeyboardInterrupt) and not was_received():
             raise
-        _write_stderr(_State.exit_message)
+        _write_stderr(EXIT_MESSAGE)
         code = EXIT_INTERRUPTED
     if was_received() and not _State.acknowledged and code in (1, 130):
         # Outside of a verb it is typer that hears of it, and has exit codes of its own.
         acknowledge()
-        _write_stderr(_State.exit_message)
+        _write_stderr(EXIT_MESSAGE)
         code = EXIT_INTERRUPTED
     if not isinstance(code, int):
         print(code, file=sys.stderr)
@@ -199,7 +201,7 @@ def _watch_pipe(read_fd: int) -> None:
             if not _State.acknowledged:
                 _repeat_interrupt()
         elif not _State.exit_blockers:
-            _write_stderr(_State.exit_message)
+            _write_stderr((SHOW_CURSOR if os.isatty(2) else "") + EXIT_MESSAGE)
             os._exit(EXIT_INTERRUPTED)  # what is not flushed may wait for a reader, for ever
         elif not said:
             said = True

@@ -118,7 +118,7 @@ def test_ctrl_c_ends_it_with_status_3_and_the_workers_too(mine, line, run_cli, u
     assert out == ""
     assert (
         err.splitlines()[-1]
-        == "error: interrupted; what was finished is kept, and the same command goes on from there"
+        == "stopped; what was finished is kept, and the same command goes on from there"
     )
     assert "Traceback" not in err
     until(lambda: not at_work(process.pid))

@@ -727,7 +727,9 @@ def test_the_unexpected_is_exit_1(folder, tmp_path, cli, monkeypatch):
     line = ("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     done = cli(*line)
     assert done.exit_code == 1
-    assert "unexpected ZeroDivisionError: of a bug of ours (--debug shows where)" in done.stderr
+    assert (
+        "unexpected ZeroDivisionError: of a bug of ours; --debug shows the traceback" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert "Traceback" in cli(*line, "--debug").stderr
 

@@ -112,6 +112,18 @@ def test_compare_prints_a_table_sorted_by_validation(call, cache, table):
     assert "\x1b" not in out
 
 
+def test_report_json(call, cache, parity, tmp_path):
+    page = tmp_path / "r.html"
+    line = ("report", cache.path, "--labels", parity, "--heads", "lda", "-o", page, "--json")
+    status, out, _ = call(*line)
+    assert status == 0
+    found = json.loads(out)
+    assert set(found) == {"records", "best", "output", "advice"}
+    assert found["output"] == str(page)
+    assert set(found["advice"]) <= {"parity"}
+    assert page.exists()
+
+
 def test_notes_go_to_stderr(call, cache, table, tmp_path):
     status, out, err = call(
         *("fit", cache.path, "--labels", table, "--layer", "coarse"),

@@ -230,7 +230,7 @@ def test_killed_and_interrupted_it_ends_as_an_unbroken_run(line, tmp_path):
     status, err = stop_after_an_epoch(command, part, signal.SIGINT)
     assert status == 3
     assert "going on after epoch" in err
-    assert "error: interrupted; what was finished is kept" in err
+    assert "stopped; what was finished is kept" in err
     assert "Traceback" not in err
     assert part.exists()
 

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
-from featurize.cli.progress import format_progress
+from featurize.cli.progress import ProgressDisplay, format_line
 from featurize.images import decoding as images_module
 from featurize.pipeline.stats import STAGES, RunStats
+from featurize.progress import Step
 from featurize.text import format_bytes, format_duration
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -30,8 +31,8 @@ KEYS = {
     *("images_per_second", "bound", "layers"),
 }
 LINE = re.compile(
-    r"^([\d,]+) of ([\d,]+)  ([\d,]+) images/s  (-|[\d:]+( s)?) left  "
-    r"read (\d+)%  decode (\d+)%  run (\d+)%  write (\d+)%$"
+    r"^embedding: ([\d,]+) of ([\d,]+), (?:([\d:]+( s)?) left, )?([\d,]+) images/s, "
+    r"read (\d+)%, decode (\d+)%, run (\d+)%, write (\d+)%$"
 )
 
 
@@ -66,11 +67,7 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
     code = (
         "import sys\n"
         "import featurize.cli.progress as progress\n"
-        "class Eager(progress.ProgressLine):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self._every = 0.0  # at every image\n"
-        "progress.ProgressLine = Eager\n"
+        "progress.REDRAW_SECONDS = 0.0  # at every image\n"
         "from featurize.__main__ import main\n"
         "main()\n"
     )
@@ -99,14 +96,36 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
         out = process.stdout.read()
     assert process.returncode == 0, said
     assert json.loads(out)["computed"] == 40
-    shown = [part for part in said.decode().split("\r\x1b[2K") if " of 40 " in part]
-    assert len(shown) >= 10
+    drawn = re.sub(r"\x1b\[[\d;]*m", "", said.decode()).split("\r\x1b[2K")
+    shown = [part.partition("\r\n")[0] for part in drawn if " of 40" in part]
+    assert len(shown) >= 3
     # It is cut at the terminal's width rather than wrapped.
-    assert {len(part.rstrip("\r\n")) for part in shown} == {39}
-    done = [int(part.split(" of ")[0]) for part in shown]
+    assert max(map(len, shown)) <= 40
+    done = [int(re.search(r"embedding: (\d+) of 40", part)[1]) for part in shown]
     assert done == sorted(done)
     assert done[-1] <= 40
-    assert said.decode().rstrip("\r\n").endswith("\r\x1b[2K")
+    assert said.decode().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line gone
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr("featurize.cli.progress.LINE_SECONDS", 0.0)
+    with ProgressDisplay("loading") as display:
+        assert not display.is_terminal
+        for done in range(1, 4):
+            display.report(Step("heads", done, 3, "ncm\x1b[31m"))
+        display.say("a sentence")
+    assert capsys.readouterr().err.splitlines() == [
+        "heads: 1 of 3, ncm\\x1b[31m",
+        "heads: 2 of 3, 0 s left, ncm\\x1b[31m",
+        "a sentence",
+    ]
+
+
+def test_a_step_as_a_line():
+    assert format_line(Step("heads", 1_200, 3_000, "ncm"), 9.0) == (
+        "heads: 1,200 of 3,000, 9 s left, ncm"
+    )
+    assert format_line(Step("reading images", 1, 3), None) == "reading images: 1 of 3"
 
 
 def test_the_line_holds_done_rate_time_left_and_shares(folder, tmp_path, toy):
@@ -114,14 +133,14 @@ def test_the_line_holds_done_rate_time_left_and_shares(folder, tmp_path, toy):
 
     def report(measure: RunStats) -> None:
         seen.append((measure.done, measure.total, measure.seconds_left))
-        lines.append(format_progress(measure))
+        lines.append(format_line(measure, measure.seconds_left))
 
     run(folder, tmp_path / "c.h5", backbone=toy, layers="2", report=report)
     assert all(LINE.match(text) for text in lines), lines[0]
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert seen[-1][:2] == (40, 40)
     assert seen[-1][2] == 0.0
-    assert lines[-1].startswith("40 of 40  ")
+    assert lines[-1].startswith("embedding: 40 of 40, ")
     shares = [int(share) for share in LINE.match(lines[-1]).groups()[5:]]
     assert 98 <= sum(shares) <= 102
 
