@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from classify.heads.inference import Evaluation, evaluate, predict
     from classify.heads.io import load_head, save_head
     from classify.heads.predictions import Predictions
-    from classify.heads.record import HeadResult
+    from classify.heads.record import HeadProgress, HeadResult
     from classify.report.write import write_report
     from classify.strategy.advise import Advice, advise
     from classify.strategy.auto import AutoResult, auto
@@ -52,6 +52,7 @@ __all__ = [
     "FittedHead",
     "HeadClassifier",
     "HeadFit",
+    "HeadProgress",
     "HeadResult",
     "LabelTable",
     "LinearSVMClassifier",
@@ -89,6 +90,7 @@ _HOMES = {
     "FittedHead": "heads.fitted",
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
+    "HeadProgress": "heads.record",
     "HeadResult": "heads.record",
     "LabelTable": "data.labels",
     "LinearSVMClassifier": "training.linear_heads",

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featurize.errors import FeaturizeError
+from featurize.errors import FeaturizeError, HeadgraftError
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone, load_backbone
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featurize.extraction.verify import verify
     from featurize.images.preprocess import Preprocess
     from featurize.layer_spec import LayerSpec
+    from featurize.progress import Progress
 
 __version__ = "0.1.0"
 
@@ -24,8 +25,10 @@ __all__ = [
     "Estimate",
     "FeatureCache",
     "FeaturizeError",
+    "HeadgraftError",
     "LayerSpec",
     "Preprocess",
+    "Progress",
     "Summary",
     "export",
     "layer_costs",
@@ -40,6 +43,7 @@ _HOMES = {
     "FeatureCache": "cache.reader",
     "LayerSpec": "layer_spec",
     "Preprocess": "images.preprocess",
+    "Progress": "progress",
     "Summary": "extraction.summary",
     "export": "extraction.export",
     "layer_costs": "backbones.profiling",
