@@ -48,6 +48,26 @@ class Extractor:
     precision: str
     environment: Mapping[str, Any]
 
+    def differences(self, other: "Extractor") -> dict[str, tuple[Any, Any]]:
+        """Find what decides the features and is not the same in another extractor.
+
+        Returns
+        -------
+        dict of str to (value here, value there)
+            By name: ``backbone``, ``weights_sha256``, ``preprocess.crop``, ``precision``, ...
+        """
+        ours, theirs = self._deciding_fields(), other._deciding_fields()
+        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+    def _deciding_fields(self) -> dict[str, Any]:
+        preprocess = {f"preprocess.{key}": value for key, value in self.preprocess.items()}
+        return {
+            "backbone": self.backbone,
+            "weights_sha256": self.weights_sha256,
+            **preprocess,
+            "precision": self.precision,
+        }
+
 
 @dataclass(frozen=True)
 class LayerInfo:

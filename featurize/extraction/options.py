@@ -5,8 +5,7 @@ No torch here: an unchanged collection is recognised without it.
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +152,15 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
         If it is known to be of another.
     """
     made = cache.extractor
-    fields = {
-        "backbone": (made.backbone, resolved.backbone),
-        "precision": (made.precision, resolved.precision),
-        "preprocess.decode": (made.preprocess.decode, resolved.decode),
-        "dtype": (_find_dtype(cache), resolved.dtype),
-    }
-    if is_file_path(resolved.backbone):
-        del fields["backbone"]  # the file names it
-    _raise_if_different(cache, fields)
-    if options.preprocess is not None or is_file_path(resolved.backbone):
+    names_file = is_file_path(resolved.backbone)  # then the file names the backbone
+    asked = replace(
+        made,
+        backbone=made.backbone if names_file else resolved.backbone,
+        preprocess=replace(made.preprocess, decode=resolved.decode),
+        precision=resolved.precision,
+    )
+    check_extractor(cache, asked, resolved.dtype)
+    if options.preprocess is not None or names_file:
         return False
     if options.weights is None:
         return True
@@ -185,30 +183,20 @@ def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> No
     FingerprintMismatch
         Naming the fields that differ.
     """
-    pairs = {
-        name: (getattr(cache.extractor, name), getattr(extractor, name))
-        for name in ("backbone", "weights_sha256", "preprocess", "precision")
-    }
-    pairs["dtype"] = (_find_dtype(cache), dtype)
-    _raise_if_different(cache, pairs)
-
-
-def _raise_if_different(cache: FeatureCache, fields: Mapping[str, tuple[Any, Any]]) -> None:
-    differing = [
-        _describe_difference(name, *pair) for name, pair in fields.items() if pair[0] != pair[1]
-    ]
-    if differing:
+    differences = cache.extractor.differences(extractor)
+    if _find_dtype(cache) != dtype:
+        differences["dtype"] = _find_dtype(cache), dtype
+    if differences:
+        described = "; ".join(
+            _describe_difference(name, *differences[name]) for name in differences
+        )
         raise FingerprintMismatchError(
-            f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "
+            f"{cache.path} was made otherwise than asked for: {described}. "
             "Leave the option out to go on with the cache as it is, or give another -o"
         )
 
 
 def _describe_difference(name: str, there: Any, here: Any) -> str:
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-        pairs = [f"{name}.{key} is {there.get(key)!r}, asked for {here.get(key)!r}" for key in keys]
-        return "; ".join(sorted(pairs))
     if name == "weights_sha256":
         there, here = f"{there[:12]}...", f"{here[:12]}..."
     return f"{name} is {there!r}, asked for {here!r}"
