@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from featurize.engines.eager import resolve_device
+from featurize.engines.torch_settings import resolve_device
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def init_distributed(device: str) -> Iterator[Distributed]:
         If the device is not there.
     """
     world = _world_size()
-    found = resolve_device(device, "float32")
+    found = resolve_device(device)
     if world == 1:
         yield Distributed(found)
         return

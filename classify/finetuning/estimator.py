@@ -32,7 +32,7 @@ from classify.finetuning.trainer import ProgressCallback, TrainConfig, TrainProg
 from classify.heads.fitted import FittedHead
 from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone, load_backbone
-from featurize.engines.eager import resolve_device
+from featurize.engines.torch_settings import resolve_device
 
 LEARNING_RATE, SCRATCH_LEARNING_RATE = 3e-4, 1e-3
 Say = Callable[[str], None]
@@ -284,7 +284,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def scores_of(self, pixels: DecodedImages) -> np.ndarray:
         """Scores of decoded images: float32 (n, K)."""
         examples = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
-        crew = Distributed(resolve_device(self.device, "float32"))
+        crew = Distributed(resolve_device(self.device))
         net = self._network.to(crew.device)
         found = trainer.run_inference(net, examples, self.batch_size, crew, embeddings=True)
         return self.head_.scores(found)

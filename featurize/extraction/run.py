@@ -387,7 +387,7 @@ class _Extraction:
             rows,
             dict(self.cache.extractor.preprocess),
             [info.name for info in layers],
-            lambda: self.setup.make_engine_selector(layers),
+            self.setup.make_engine_selector(layers),
             in_flight_path(self.cache.path),
             recorded,
             new_layers_only,

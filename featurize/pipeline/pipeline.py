@@ -66,9 +66,7 @@ def _process_rows(
             else:
                 batch.append(item)
                 if batches is None:
-                    batches = network.submit(
-                        lambda: BatchRunner(job.make_engine_selector())
-                    ).result()
+                    batches = network.submit(BatchRunner, job.engine_selector).result()
                     ahead.decoders.use_processes_if_worth(
                         batches.engine.device, stats.workers, left
                     )

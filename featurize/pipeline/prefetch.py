@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,27 +32,26 @@ class ExtractionJob:
     listing : ImageListing
     rows : int array
         Rows to do, ascending.
-    recipe : dict
-        Preprocessing.
+    preprocess : dict
     layers : list of str
         Dataset names the engine computes, in its order.
-    choice : callable
-        Makes the choice of an engine, when the first image is there.
-    ledger : Path
+    engine_selector : EngineSelector
+        Opens the engine when the first image is there.
+    in_flight_path : Path
         Where to note which images are being decoded.
-    recorded : uint8 array of shape (N, 32), optional
+    recorded_sha256 : uint8 array of shape (N, 32), optional
         Hashes of finished rows whose file may hold the same bytes still; zeros elsewhere. Where
         it does, the row is kept.
     new_layers_only : bool
         The rows' other layers are in place already, of images with the recorded hashes. A file
-        with other bytes is not computed but returned by `pump`.
+        with other bytes is not computed but returned by `process_rows`.
     """
 
     listing: folder.ImageListing
     rows: np.ndarray
     preprocess: dict[str, object]
     layers: list[str]
-    make_engine_selector: Callable[[], EngineSelector]
+    engine_selector: EngineSelector
     in_flight_path: Path
     recorded_sha256: np.ndarray | None = None
     new_layers_only: bool = False

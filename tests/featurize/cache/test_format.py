@@ -647,7 +647,7 @@ def test_c17_every_field_counts():
 
 
 def test_c17_nothing_else_counts(folder, ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     other = tmp_path / "other.h5"
     options = {"engine": "eager", "device": "cpu", "layers": "stage1,stage2,stem:max"}
     featurize.run(folder, other, backbone="seedling", **options)
@@ -954,7 +954,7 @@ def test_c26_where_locks_do_not_reach_the_other_host(draw, toy, tmp_path, monkey
 
 
 def test_c26_a_part_begun_for_others_is_a_source(draw, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # batches of 8
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # batches of 8
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     featurize.run(folder, path, backbone=toy, layers="2")
     before = path.read_bytes()

@@ -26,7 +26,7 @@ NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 @pytest.fixture
 def often(monkeypatch):
     """Batches of 8, a sync after each."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     monkeypatch.setattr(writer, "SYNC_INTERVAL_SECONDS", 0)
 
 
