@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import FeaturizeError
+from featurize.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone, load_backbone
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from featurize.extraction.run import run
     from featurize.extraction.summary import Summary
     from featurize.extraction.verify import verify
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Backbone",

@@ -265,11 +265,12 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with handle_errors(debug):
+        from classify.errors import OutputError
         from classify.heads.inference import check_predictions_file
         from classify.heads.inference import predict as predict_images
         from classify.heads.io import load_head
-        from classify.store import open_output
         from featurize.cli.progress import ProgressLine
+        from featurize.files import atomic_write
 
         if output == Path("/dev/stdout"):
             output = None
@@ -284,7 +285,7 @@ def predict(
         elif target is None:
             found.write_csv(open_csv_stdout())
         else:
-            with open_output(target, "w", newline="", encoding="utf-8") as file:
+            with atomic_write(target, "w", newline="", encoding="utf-8", error=OutputError) as file:
                 found.write_csv(file)
         show_notices(f"{path}: {reason}; no label" for path, reason in found.failures.items())
         if output is not None and not json:

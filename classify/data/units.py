@@ -17,7 +17,7 @@ from classify.data.near_copies import find_near_copies
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
-from featurize.images.reading import compute_sha256 as digest_of
+from featurize.files import hash_bytes
 from featurize.images.reading import read_image_file
 from featurize.sources.folder import join_path
 
@@ -91,7 +91,7 @@ def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     Returns
     -------
     Copies
-        Positions are among the n. Near-copies are what `classify.data.near_copies.find_near_copies` finds; where
+        Positions are among the n. Near-copies are what `near_copies.find_near_copies` finds; where
         that would take more than 5e10 multiplications (10,000 images of 512 features), those with
         the same bytes alone.
     """
@@ -150,7 +150,7 @@ def find_file_copies(
             data = read_image_file(join_path(root, paths[int(i)])).data
         except ImageUnreadableError:
             continue
-        contents[i] = np.frombuffer(digest_of(data) + bytes(8), np.uint8)
+        contents[i] = np.frombuffer(hash_bytes(data) + bytes(8), np.uint8)
     return Copies(link_same_bytes(contents), NO_LINKS)
 
 

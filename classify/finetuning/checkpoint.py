@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from classify.store import check_output, open_output
+from classify.errors import OutputError
+from featurize.files import atomic_write, check_target
 
 FORMAT = "headgraft-training"
 MAX_HEADER_BYTES = 100 << 20  # as in safetensors
@@ -70,7 +71,7 @@ def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
     ------
     OutputError
     """
-    return check_output(path, _is_checkpoint, "an unfinished training")
+    return check_target(path, _is_checkpoint, "an unfinished training", OutputError)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -93,7 +94,7 @@ def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     }
     metadata = {"format": FORMAT, "key": key, "history": json.dumps(checkpoint.history)}
     content = save(tensors, metadata)
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         file.write(content)
 
 

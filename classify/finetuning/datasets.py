@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from classify.errors import CallError
 from classify.finetuning.activations import CachedActivations
 from featurize.errors import ImageUnreadableError
+from featurize.files import hash_bytes
 from featurize.images import decoding, reading, reasons
 from featurize.sources import folder
 
@@ -88,7 +89,7 @@ class DecodedImages:
             pixels = decoding.decode_image(data, dict(self.preprocess))
         except ImageUnreadableError as error:
             return error
-        self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
+        self.sha256[i] = np.frombuffer(hash_bytes(data), np.uint8)
         if self._cached_pixels is not None:
             self._cached_pixels[i] = pixels
         return None

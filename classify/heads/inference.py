@@ -16,16 +16,16 @@ from classify.data.folder_labels import TEST
 from classify.data.labels import LabelsLike, resolve_labels
 from classify.data.tasks import check_groups, find_labelled_rows
 from classify.data.units import find_copies
-from classify.errors import CallError, HeadMismatchError
+from classify.errors import CallError, HeadMismatchError, OutputError
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.evaluation.recall import compute_class_recall
 from classify.heads.fitted import FittedHead
-from classify.store import check_output
 from featurize.backbones.families import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError
+from featurize.files import check_target
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
 from featurize.text import to_printable
@@ -116,7 +116,7 @@ def check_predictions_file(
         read = [name for name in inputs if name is not None and os.path.exists(name)]
         return _is_predictions_file(path) and not any(os.path.samefile(path, name) for name in read)
 
-    return check_output(path, is_own, "a table of predictions")
+    return check_target(path, is_own, "a table of predictions", OutputError)
 
 
 def _is_predictions_file(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,30 @@ from zlib import crc32
 
 import numpy as np
 
-from featurize.cache import format as cache_format
-from featurize.cache.checksums import is_damaged, is_unchecked
-from featurize.cache.format import FAILED, MARKED, PENDING, Extent, Extractor, LayerInfo
-from featurize.cache.violations import CHECKSUMS_GROUP
+from featurize.cache import integrity
+from featurize.cache.format import (
+    CHECKSUMS_GROUP,
+    FAILED,
+    MARKED,
+    PENDING,
+    Extent,
+    Extractor,
+    LayerInfo,
+    Layout,
+    read_rows,
+)
+from featurize.cache.layout import identify_file, read_layout, to_unreachable_error
 from featurize.errors import (
     CacheFormatError,
     CacheReplacedError,
     RowNotReadyError,
     UnknownLayerError,
 )
+from featurize.files import pread_into
 from featurize.images.reasons import REASONS
 
-_NON_PLAIN_PATH = re.compile(
-    r"(?:^|/)\.{0,2}(?:/|$)|\0"
-)  # a part that is empty, . or ..; a zero byte
-MAX_BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
+# A part that is empty, . or ..; a zero byte.
+_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
 MAX_SEALED_BYTES = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
@@ -35,7 +43,8 @@ class FeatureCache:
 
     Opening looks at the layout alone; HDF5 is closed again before this returns, so a
     cache can be sent to worker processes and read while a run is still filling it. A file that
-    is overwritten or cut short while it is open is noticed: then reading raises `CacheReplacedError`.
+    is overwritten or cut short while it is open is noticed: then reading raises
+    `CacheReplacedError`.
 
     Parameters
     ----------
@@ -80,13 +89,13 @@ class FeatureCache:
             f"{self.extractor.backbone}, layers {', '.join(self.layers)})"
         )
 
-    def _open(self) -> cache_format.Layout:
+    def _open(self) -> Layout:
         # The file itself is held, not its name: a cache that is grown is another file of the
         # same name, in which other rows lie in these places.
         while True:
-            found = cache_format.read_layout(self.path)
+            found = read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if found.identity == cache_format.identify_file(os.fstat(fd)):
+            if found.identity == identify_file(os.fstat(fd)):
                 break
             os.close(fd)  # replaced in between
         self._fd = fd
@@ -100,9 +109,10 @@ class FeatureCache:
         seal = 0
         try:
             for start, stop in self._gaps:
-                seal = crc32(_read_at(self._fd, stop - start, start), seal)
+                data = memoryview(bytearray(stop - start))
+                seal = crc32(data[: pread_into(self._fd, data, start)], seal)
         except OSError as error:
-            raise cache_format.to_unreachable_error(self.path, error) from error
+            raise to_unreachable_error(self.path, error) from error
         return os.fstat(self._fd).st_size, seal
 
     def check_unchanged(self) -> None:
@@ -129,11 +139,11 @@ class FeatureCache:
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         try:
-            found = cache_format.read_rows(self._fd, self._extents[name], rows)
+            found = read_rows(self._fd, self._extents[name], rows)
         except CacheReplacedError as error:
             raise CacheReplacedError(f"{self.path}: {error}; open it again") from error
         except OSError as error:
-            raise cache_format.to_unreachable_error(self.path, error) from error
+            raise to_unreachable_error(self.path, error) from error
         self.check_unchanged()  # afterwards: what was read is of the file that was opened
         return found
 
@@ -311,58 +321,16 @@ class FeatureCache:
         list of str
             What is wrong; empty where nothing is.
         """
-        found = []
-        try:
-            _ = self.paths
-        except CacheFormatError as error:
-            found.append(str(error))
-        status, reason = self.status, self.column("reason")
-        if (status > FAILED).any():
-            found.append(f"status of row {int(np.argmax(status > FAILED))} is not 0, 1 or 2")
-        if (reason[status == FAILED] == 0).any():
-            found.append("a failed row gives no reason")
-        if not self.column("sha256")[status == MARKED].any(axis=1).all():
-            found.append("a marked row has no sha256")
-        sha256 = self.column("sha256")
-        for name in self.layers:
-            for rows in self._iter_marked_blocks(name, status):
-                features = self.stored(name, rows)
-                for row in rows[~np.isfinite(features).all(axis=1)]:
-                    found.append(f"features/{name}: row {row} is marked but not finite")
-                stored = self.checksums(name, rows)
-                for row in rows[is_damaged(stored, sha256[rows], features)]:
-                    found.append(
-                        f"features/{name}: the numbers of row {row} are not those that were "
-                        "written; `featurize run ... --rehash` computes it again"
-                    )
-        return found
+        return integrity.find_row_violations(self)
 
     def damaged_rows(self) -> np.ndarray:
         """Marked rows whose numbers, in some layer, are not those that were written: bool (N,)."""
-        damaged = np.zeros(self.n_rows, bool)
-        status, sha256 = self.status, self.column("sha256")
-        for name in self.layers if self.has_checksums else ():
-            for rows in self._iter_marked_blocks(name, status):
-                features, stored = self.stored(name, rows), self.checksums(name, rows)
-                damaged[rows] |= is_damaged(stored, sha256[rows], features)
-        return damaged
+        return integrity.find_damaged_rows(self)
 
     @property
     def unchecked_rows(self) -> int:
         """How many marked rows lack a checksum in some layer: those of format 1.0 have none."""
-        rows = np.flatnonzero(self.status == MARKED)
-        sha256 = self.column("sha256")[rows]
-        lacking = np.zeros(len(rows), bool)
-        for name in self.layers:
-            lacking |= is_unchecked(self.checksums(name, rows), sha256)
-        return int(lacking.sum())
-
-    def _iter_marked_blocks(self, layer: str, status: np.ndarray) -> Iterator[np.ndarray]:
-        """Marked rows, so many at a time that their features are `MAX_BLOCK_BYTES` at most."""
-        rows = np.flatnonzero(status == MARKED)
-        step = max(1, MAX_BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
+        return integrity.count_unchecked_rows(self)
 
 
 def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
@@ -377,13 +345,6 @@ def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
     if min(size, end + left) > end:
         gaps.append((end, min(size, end + left)))
     return gaps
-
-
-def _read_at(fd: int, count: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(fd, count, offset)  # leaves alone the position that threads share
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, count)
 
 
 def find_cache_violations(path: str | os.PathLike[str]) -> list[str]:

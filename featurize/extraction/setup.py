@@ -12,7 +12,8 @@ from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
 from featurize.engines.factory import open_engine, resolve_engine_device
 from featurize.errors import CallError
-from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor, hash_file
+from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
+from featurize.files import hash_file
 from featurize.fingerprint import compute_fingerprint
 from featurize.system import signals
 
@@ -121,7 +122,7 @@ class ExtractionSetup:
         environment = collect_versions()
         file = self._weights_file
         if file is not None:
-            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file)}
+            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file).hex()}
         return Extractor(
             backbone=backbone.name,
             weights=backbone.weights,

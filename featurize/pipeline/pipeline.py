@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from featurize.cache.content_index import ContentIndex
 from featurize.cache.writer import CacheWriter
 from featurize.engines.batching import BatchRunner
+from featurize.pipeline.content_index import ContentIndex
 from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage, Prefetcher
 from featurize.pipeline.stats import RunStats
 from featurize.pipeline.write_behind import BackgroundWriter

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.cache.content_index import ContentIndex, StoredRow
 from featurize.engines.auto import EngineSelector
 from featurize.errors import ImageUnreadableError
+from featurize.files import hash_bytes
 from featurize.images import reading, reasons
 from featurize.images.workers import DecoderPool, decode_in_process
+from featurize.pipeline.content_index import ContentIndex, StoredRow
 from featurize.pipeline.in_flight import InFlightLog
 from featurize.pipeline.stats import RunStats
 from featurize.sources import folder
@@ -151,7 +152,7 @@ class Prefetcher:
         start = time.perf_counter()
         try:
             data, item.size, item.mtime_ns = reading.read_image_file(listing.full_path(row))
-            item.digest = reading.compute_sha256(data)
+            item.digest = hash_bytes(data)
             item.read_seconds = time.perf_counter() - start
             recorded = b"" if task.recorded_sha256 is None else task.recorded_sha256[row].tobytes()
             if task.new_layers_only:

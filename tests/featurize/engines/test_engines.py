@@ -24,7 +24,7 @@ from featurize.engines.base import ENGINE_RTOL, ENGINES, find_missing_onnx_packa
 from featurize.engines.batching import BatchRunner
 from featurize.engines.factory import open_engine
 from featurize.errors import CallError, EngineError
-from featurize.system import cpu
+from featurize.system import cgroups, cpu
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 NO_ONNX = "onnxruntime, onnx or onnxscript is not installed"
@@ -151,7 +151,7 @@ def folder(draw, tmp_path):
 @needs_onnx
 def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
     """Incomplete last batch, a broken image, a cache begun by another engine."""
-    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # eight images each
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # eight each
     (folder / "bad.jpg").write_text("no image")
     for engine in ("eager", "onnxruntime"):
         done = run(
@@ -387,7 +387,7 @@ def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(cpu, "CPU_ROOT", tmp_path / "cpus")
-    monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(cgroups, "CGROUP_ROOT", tmp_path / "groups")
     assert (cpu.usable_cores(), cpu.physical_cores()) == (8, 8)
     for number in range(8):  # two logical cores each
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
