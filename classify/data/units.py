@@ -17,7 +17,7 @@ from classify.data.near_copies import find_near_copies
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
-from featurize.images.reading import compute_sha256 as digest_of
+from featurize.files import hash_bytes
 from featurize.images.reading import read_image_file
 from featurize.sources.folder import join_path
 
@@ -150,7 +150,7 @@ def find_file_copies(
             data = read_image_file(join_path(root, paths[int(i)])).data
         except ImageUnreadableError:
             continue
-        contents[i] = np.frombuffer(digest_of(data) + bytes(8), np.uint8)
+        contents[i] = np.frombuffer(hash_bytes(data) + bytes(8), np.uint8)
     return Copies(link_same_bytes(contents), NO_LINKS)
 
 

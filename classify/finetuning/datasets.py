@@ -22,6 +22,7 @@ from featurize.backbones.partition import find_boundary_layer
 from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, ImageUnreadableError, UnknownLayerError
+from featurize.files import hash_bytes
 from featurize.images import decoding, reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
@@ -95,7 +96,7 @@ class DecodedImages:
             pixels = decoding.decode_image(data, self.preprocess)
         except ImageUnreadableError as error:
             return error
-        self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
+        self.sha256[i] = np.frombuffer(hash_bytes(data), np.uint8)
         if self._cached_pixels is not None:
             self._cached_pixels[i] = pixels
         return None

@@ -31,7 +31,7 @@ from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.errors import HeadFileError, OutputError
 from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
 from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
-from classify.store import check_output, open_output
+from featurize.files import atomic_write, check_target
 from featurize.images.preprocess import Preprocess
 
 FORMAT = "headgraft-head"
@@ -79,7 +79,7 @@ def save_head(
         else {NETWORK_PREFIX + k: v for k, v in network.items()}
     )
     content = save(arrays, metadata)
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         file.write(content)
 
 
@@ -96,7 +96,7 @@ def check_head_file(path: str | os.PathLike[str]) -> Path:
     OutputError
         If the folder is missing or closed, or the file there is not a head.
     """
-    return check_output(path, _is_head_file, "a head")
+    return check_target(path, _is_head_file, "a head", OutputError)
 
 
 def _is_head_file(path: Path) -> bool:

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from classify.data.features import CacheOrPath, open_cache
-from classify.errors import CallError
+from classify.errors import CallError, OutputError
 from classify.experiments.compare import Comparison
-from classify.store import check_output, open_output
 from classify.strategy.advise import Advice
+from featurize.files import atomic_write, check_target
 
 __all__ = ["check_report_path", "write_report"]
 
@@ -69,7 +69,7 @@ def write_report(
         seed=seed,
         advice=advice or {},
     )
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         # A path given on the command line need not be UTF-8.
         file.write(page.encode("utf-8", "backslashreplace"))
 
@@ -101,7 +101,7 @@ def check_report_path(
         raise CallError(f"the report needs {absent[0]}: pip install 'headgraft[report]'")
     if images is not None and not Path(images).is_dir():
         raise CallError(f"--images {images} is not a folder; give the one the cache was made from")
-    return check_output(path, _is_report, "a report")
+    return check_target(path, _is_report, "a report", OutputError)
 
 
 def _is_report(path: Path) -> bool:

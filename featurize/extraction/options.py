@@ -3,7 +3,6 @@
 No torch here: an unchanged collection is recognised without it.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.engines.base import PRECISIONS, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
+from featurize.files import hash_file
 from featurize.images.preprocess import DECODE_MODES
 from featurize.layer_spec import LayerSpec
 
@@ -29,7 +29,13 @@ DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for; None means: as in the cache, or the default of a new one."""
+    """What was asked for; None means: as in the cache, or the default of a new one.
+
+    Raises
+    ------
+    CallError
+        If a value cannot be, whatever the cache; nothing is loaded to say so.
+    """
 
     backbone: str | None = None
     weights: str | None = None
@@ -42,13 +48,7 @@ class Options:
     engine: str = "auto"
     device: str = "auto"
 
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is loaded.
-
-        Raises
-        ------
-        CallError
-        """
+    def __post_init__(self) -> None:
         for name, value, known in (
             ("dtype", self.dtype, tuple(DTYPES)),
             ("precision", self.precision, PRECISIONS),
@@ -59,8 +59,6 @@ class Options:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
         check_engine(self.engine, self.device, self.precision or "float32")
-        if self.precision == "tf32" and self.device == "cpu":
-            raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file_path(value) and not Path(value).is_file():
                 raise CallError(f"--{name}: there is no file {value}")
@@ -91,7 +89,6 @@ def resolve_options(
     own_name : str, optional
         The name of a network passed in from Python.
     """
-    options.check()
     common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
     if cache is None:
         backbone = own_name or options.backbone or DEFAULT_BACKBONE
@@ -165,14 +162,8 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
     if options.weights is None:
         return True
     if is_file_path(options.weights):
-        return hash_file(options.weights) == made.environment.get("weights_file_sha256")
+        return hash_file(options.weights).hex() == made.environment.get("weights_file_sha256")
     return options.weights == made.weights
-
-
-def hash_file(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:
