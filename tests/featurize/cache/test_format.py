@@ -1623,7 +1623,7 @@ def test_c41_a_file_cut_short_is_an_error_and_no_crash(cache, tmp_path):
         "for rows in ([0, 1, 2], None):\n"
         "    try: reader.features('layer4', rows)\n"
         "    except CacheReplacedError as error: print(error)\n"
-        "reader._seal = reader._sealed()  # cut between the look and the read\n"
+        "reader._seal = reader._compute_seal()  # cut between the look and the read\n"
         "try: reader.stored('layer4', __import__('numpy').arange(3))\n"
         "except CacheReplacedError as error: print(error)\n"
     )
@@ -1648,7 +1648,7 @@ assert (done.computed, done.failed) == (6, 1), done
 
 def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
     other = tmp_path / "other.h5"
-    missing = "posix_fallocate fdatasync pwrite pread sched_getaffinity"
+    missing = "posix_fallocate fdatasync pwrite preadv sched_getaffinity"
     subprocess.run([sys.executable, "-c", ELSEWHERE, folder, other, missing], check=True)
     here, there = FeatureCache(ran), FeatureCache(other)
     assert there.verify() == []
@@ -1718,7 +1718,7 @@ with WriteLock(Path(sys.argv[1])):
     try:
         WriteLock(Path(sys.argv[1])).__enter__()
     except OSError as error:
-        assert type(error).__name__ == "CacheBusy"
+        assert type(error).__name__ == "CacheBusyError"
         sys.platform = real
         raise SystemExit(7)
 """
