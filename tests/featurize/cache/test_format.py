@@ -1648,7 +1648,7 @@ assert (done.computed, done.failed) == (6, 1), done
 
 def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
     other = tmp_path / "other.h5"
-    missing = "posix_fallocate fdatasync pwrite pread sched_getaffinity"
+    missing = "posix_fallocate fdatasync pwrite preadv sched_getaffinity"
     subprocess.run([sys.executable, "-c", ELSEWHERE, folder, other, missing], check=True)
     here, there = FeatureCache(ran), FeatureCache(other)
     assert there.verify() == []
