@@ -268,7 +268,7 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
     log = tmp_path / "log"
     child(
         f"""
-    with memory.alone(), open({str(log)!r}, "a", buffering=1) as log:
+    with memory.take_turn(), open({str(log)!r}, "a", buffering=1) as log:
         log.write("in\\n")
         time.sleep(0.05)
         log.write("out\\n")"""
