@@ -144,9 +144,11 @@ import numpy as np
 from featurize.cache import builder
 from featurize.errors import DiskFullError
 from featurize.cache.format import Extractor, LayerInfo
+from featurize.images.preprocess import Preprocess
 
 path, full = Path(sys.argv[1]), 0
-extractor = Extractor("toy", "V1", "5" * 64, {}, "float32", {})
+preprocess = Preprocess(resize=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+extractor = Extractor("toy", "V1", "5" * 64, preprocess, "float32", {})
 info = LayerInfo("layer4", "avg", 512, "<f4", (512, 7, 7), "6" * 64)
 names = [f"{k:03}.jpg" for k in range(200)]
 zeros = np.zeros(200, np.int64)
