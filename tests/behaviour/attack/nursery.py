@@ -43,7 +43,7 @@ def load() -> None:
         ),
         *(
             "classify.experiments.compare",
-            "classify.report.write.compose",
+            "classify.report.page",
             "classify.strategy.advise",
             "classify.heads.io",
         ),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from .attack.starting import Starter
+
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BIN = Path(sys.executable).parent
 
 
 def blocks(language: str) -> list[str]:
@@ -49,6 +50,7 @@ def commands() -> list[str]:
 
 def test_readme_commands_run(world):
     """Each as written, but with the backbone that needs no download."""
+    start = Starter()
     for command in commands():
         words = shlex.split(command)
         if words[:2] == ["featurize", "layers"] or {"convnext_tiny", "squeezenet1_1"} & set(words):
@@ -61,10 +63,9 @@ def test_readme_commands_run(world):
             ("layer2,layer3:max", "stage2,stage3:max"),
         ):
             words = [here if word == there else word for word in words]
-        done = subprocess.run(
-            [BIN / words[0], *words[1:]], cwd=world, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        done = start(*words, folder=world, hang=300)
+        assert done.code == 0, f"{command}\n{done.said}"
+    start.end()
 
 
 def test_readme_python_runs(world):
@@ -75,7 +76,7 @@ def test_readme_python_runs(world):
 def test_cli_page_is_current():
     spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
     make_cli = importlib.util.module_from_spec(spec)
-    spec.setup.exec_module(make_cli)
+    spec.loader.exec_module(make_cli)
     assert (ROOT / "docs" / "cli.md").read_text() == make_cli.page(), "run `make docs`"
 
 
