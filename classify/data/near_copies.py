@@ -58,11 +58,8 @@ def expected_by_chance(
         return nearest, gaps[:, 0], np.full(len(nearest), np.inf)
     power, gaps = _estimate_half_dimension(gaps), np.maximum(gaps, MIN_DISTANCE)
     share = (gaps[:, 0] / gaps[:, k]) ** power
-    return (
-        nearest,
-        gaps[:, 0],
-        -len(nearest) * np.expm1(k * np.log1p(-np.minimum(share, 1 - 1e-12))),
-    )
+    expected = -len(nearest) * np.expm1(k * np.log1p(-np.minimum(share, 1 - 1e-12)))
+    return nearest, gaps[:, 0], expected
 
 
 def _estimate_half_dimension(gaps: np.ndarray) -> float:
@@ -147,10 +144,8 @@ def _find_neighbours(
     for start, block in _iter_unit_vectors(test, mean, scale, TEST_BLOCK):
         part = slice(start, start + len(block))
         largest = np.full((len(block), count), -2, np.float32)
-        nearest_cosine, nearest_index = (
-            np.full(len(block), -2, np.float32),
-            np.zeros(len(block), np.intp),
-        )
+        nearest_cosine = np.full(len(block), -2, np.float32)
+        nearest_index = np.zeros(len(block), np.intp)
         for other_start, other_block in _iter_unit_vectors(train, mean, scale, TRAIN_BLOCK):
             cosine = block @ other_block.T
             if exclude_self:
@@ -160,10 +155,9 @@ def _find_neighbours(
                 cosine[own - start, own - other_start] = -2
             column = cosine.argmax(axis=1)
             top_cosine = cosine[np.arange(len(column)), column]
-            nearest_index, nearest_cosine = (
-                np.where(top_cosine > nearest_cosine, other_start + column, nearest_index),
-                np.maximum(top_cosine, nearest_cosine),
-            )
+            is_nearer = top_cosine > nearest_cosine
+            nearest_index = np.where(is_nearer, other_start + column, nearest_index)
+            nearest_cosine = np.maximum(top_cosine, nearest_cosine)
             if cosine.shape[1] > count:
                 cosine = np.partition(cosine, -count, axis=1)[:, -count:]
             largest = np.sort(np.concatenate([largest, cosine], axis=1), axis=1)[:, -count:]

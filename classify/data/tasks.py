@@ -333,9 +333,10 @@ def check_groups(table: LabelTable, position: np.ndarray) -> None:
     group, paths = next(iter(split_groups.items()))
     shown = " and ".join(f"{path!r} in {side}" for side, path in paths.items())
     raise LabelError(
-        f"{table.source}: the split tears {len(split_groups):,} of {len(group_sides):,} groups apart "
-        f"({summary}), the first {group!r} ({shown}), which makes a score too good; put each group "
-        "on one side, or leave out the split column, so that whole groups are held out, or the group column"
+        f"{table.source}: the split tears {len(split_groups):,} of {len(group_sides):,} groups "
+        f"apart ({summary}), the first {group!r} ({shown}), which makes a score too good; put each "
+        "group on one side, or leave out the split column, so that whole groups are held out, or "
+        "the group column"
     )
 
 

@@ -89,11 +89,8 @@ def calibrate(
     if len(np.unique(part[chosen])) == 1:
         return temperature_only
     full_fit = _fit_slope_and_bias(shifted, truths, temperature)
-    part_fits, loss_gain, extra_errors = (
-        [],
-        _log_losses(shifted / temperature, truths),
-        is_correct.astype(float),
-    )
+    part_fits = []
+    loss_gain, extra_errors = _log_losses(shifted / temperature, truths), is_correct.astype(float)
     for i in range(part.max() + 1):
         is_held_out = part[chosen] == i
         slope, bias = _fit_slope_and_bias(

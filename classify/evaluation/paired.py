@@ -101,10 +101,8 @@ def compare_correctness(
     n, unit = len(correct_a), renumber_units(unit)
     if unit is not None:
         difference = correct_a.astype(float) - correct_b
-        estimate, p_value = (
-            estimate_cluster_mean(difference, unit),
-            sign_flip_test(difference, unit, seed),
-        )
+        estimate = estimate_cluster_mean(difference, unit)
+        p_value = sign_flip_test(difference, unit, seed)
         distinguishable = p_value < 0.05 and not estimate.low <= 0 <= estimate.high
         return Difference(estimate.value, estimate.low, estimate.high, p_value, distinguishable)
     both, only_a = int((correct_a & correct_b).sum()), int((correct_a & ~correct_b).sum())
