@@ -19,7 +19,8 @@ from machine import describe
 from classify import advise
 from classify.data.labels import LabelTable, resolve_labels
 from classify.evaluation.predictions import HeldOutPredictions
-from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
+from classify.strategy.depth_profile import measure_depth_profile
+from classify.strategy.layer_depths import LayerDepths
 from featurize import FeatureCache
 
 

@@ -20,6 +20,7 @@ from photos import megabytes, photos
 from PIL import Image
 from table import show
 
+from featurize.files import hash_bytes
 from featurize.images import decoding as image_decoding
 from featurize.images import reading, workers
 from featurize.images.preprocess import Preprocess
@@ -33,7 +34,7 @@ AT_ONCE = 8  # images a process is handed at a time, so that handing over is not
 def pixels_of(path: Path, decoder: str) -> np.ndarray:
     """What a decoding thread of a run does."""
     data = reading.read_image_file(path).data
-    reading.compute_sha256(data)
+    hash_bytes(data)
     return image_decoding.decode_image(data, replace(PREPROCESS, decode=decoder))
 
 
@@ -61,7 +62,7 @@ def many_cores(photo: Path, threads: int, seconds: float, *, apart: bool) -> flo
 
     def work(_: int) -> None:
         data = reading.read_image_file(photo).data
-        reading.compute_sha256(data)
+        hash_bytes(data)
         if apart:
             decoding.decode(data)
             return

@@ -34,6 +34,7 @@ from featurize import load_backbone, run
 from featurize.engines.base import Engine
 from featurize.engines.factory import open_engine
 from featurize.errors import RunInterruptedError
+from featurize.files import hash_bytes
 from featurize.images import decoding, reading
 from featurize.images.preprocess import Preprocess
 from featurize.pipeline.stats import RunStats
@@ -59,7 +60,7 @@ def decode_speed(folder: Path, preprocess: Preprocess, seconds: float) -> Speed:
     def one(path: Path) -> None:
         if time.perf_counter() < end:
             data = reading.read_image_file(path).data
-            reading.compute_sha256(data)
+            hash_bytes(data)
             decoding.decode_image(data, preprocess)
             done.append(1)
 

@@ -10,10 +10,11 @@ from classify.data.features import FeatureRows
 from classify.data.labels import resolve_labels
 from classify.data.tasks import make_task
 from featurize import run
+from featurize.cache.builder import allocate_cache
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheWriter, allocate_cache
+from featurize.cache.writer import CacheWriter
 from featurize.fingerprint import compute_fingerprint
 from featurize.images.preprocess import Preprocess
 
@@ -52,9 +53,7 @@ def drawn_cache(path: Path, rows: int, dim: int, classes: int = 10, seed: int = 
     digit = np.sort(rng.integers(0, classes, rows))
     paths = [f"{label:0{wide}}/{i:0{width}}.png" for i, label in enumerate(digit)]
     numbers = np.arange(rows)
-    allocate_cache(
-        path, made, [layer], paths, numbers, numbers, root="drawn", created_by="benchmarks"
-    )
+    allocate_cache(path, made, [layer], paths, numbers, numbers, root="drawn")
     with WriteLock(path), CacheWriter(path) as into:
         for start in range(0, rows, 20_000):
             some = numbers[start : start + 20_000]

@@ -7,22 +7,20 @@ at any time.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from classify.errors import OutputError
 from featurize.cache.reader import FeatureCache
-from featurize.files import atomic_write, check_target
 from featurize.fingerprint import canonical_json
 
 FORMAT = "headgraft-kept"
@@ -220,54 +218,3 @@ def _compute_checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
 
 def _artifact_path(cache: FeatureCache, kind: str, key: str) -> Path:
     return store_dir(cache) / f"{kind}-{key[:32]}.safetensors"
-
-
-def check_output(path: str | os.PathLike[str], is_own: Callable[[Path], bool], what: str) -> Path:
-    """Check that a file can be written at a path: `featurize.files.check_target`.
-
-    Parameters
-    ----------
-    path : path
-    is_own : callable
-        Tells whether an existing file there may be overwritten.
-    what : str
-        What would be written, for the message.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    OutputError
-        If nothing can be written there, or a file of another kind would be overwritten.
-    """
-    return check_target(path, is_own, what, OutputError)
-
-
-@contextmanager
-def open_output(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file for atomic writing: `featurize.files.atomic_write`.
-
-    Parameters
-    ----------
-    path : Path
-    mode : str
-    **options
-        Passed to `featurize.files.atomic_write`.
-
-    Yields
-    ------
-    file object
-        It replaces `path` when the block ends without an error.
-
-    Raises
-    ------
-    OutputError
-        If the system does not let the file be written.
-    """
-    try:
-        with atomic_write(path, mode, **options) as file:
-            yield file
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import FeaturizeError, HeadgraftError
+from featurize.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone, load_backbone
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from featurize.images.preprocess import Preprocess
     from featurize.layer_spec import LayerSpec
     from featurize.progress import Progress
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Backbone",

@@ -129,6 +129,8 @@ def test_importing_leaves_torch_alone(code, poisoned):
             "load_backbone",
             "layer_costs",
             "FineTuneClassifier",
+            "FineTuneResult",
+            "TrainProgress",
             "finetune",
             "auto",
         }

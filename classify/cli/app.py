@@ -232,10 +232,11 @@ def predict(
 ) -> None:
     """Label images with a saved head: CSV of path,label,probability."""
     with handle_errors(debug, json):
+        from classify.errors import OutputError
         from classify.heads.inference import predict as predict_images
         from classify.heads.io import load_head
         from classify.heads.predictions import check_predictions_file
-        from classify.store import open_output
+        from featurize.files import atomic_write
 
         if output == Path("/dev/stdout"):
             output = None
@@ -254,7 +255,7 @@ def predict(
         elif target is None:
             found.write_csv(open_csv_stdout())
         else:
-            with open_output(target, "w", newline="", encoding="utf-8") as file:
+            with atomic_write(target, "w", newline="", encoding="utf-8", error=OutputError) as file:
                 found.write_csv(file)
         show_notices(found.notices)
         if output is not None and not json:

@@ -17,7 +17,8 @@ from classify.data.near_copies import find_near_copies
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
-from featurize.images.reading import compute_sha256, read_image_file
+from featurize.files import hash_bytes
+from featurize.images.reading import read_image_file
 from featurize.sources.folder import join_path
 
 MIN_UNITS_PER_IMAGE = 0.9  # from this ratio on, images are drawn one by one
@@ -174,7 +175,7 @@ def find_file_copies(
             data = read_image_file(join_path(root, paths[int(i)])).data
         except ImageUnreadableError:
             continue
-        contents[i] = np.frombuffer(compute_sha256(data) + bytes(8), np.uint8)
+        contents[i] = np.frombuffer(hash_bytes(data) + bytes(8), np.uint8)
     return Copies(link_same_bytes(contents), NO_LINKS)
 
 

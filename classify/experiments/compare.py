@@ -1,4 +1,4 @@
-"""Compare heads: tasks x heads x layers from one cache, in parallel."""
+"""Compare heads: tasks x heads x layers of one cache, in parallel."""
 
 import os
 import time
@@ -15,10 +15,11 @@ from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import CallError
 from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
+from classify.experiments.compare_draws import compare_over_draws
 from classify.experiments.draws import DrawSpec
 from classify.experiments.fit import make_fit_options
 from classify.experiments.grid import GridCell, train_grid
-from classify.experiments.repeats import RepeatedComparison, compare_over_draws
+from classify.experiments.repeats import RepeatedComparison
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
@@ -28,24 +29,26 @@ from featurize.progress import ignore
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes
     ----------
     records : list of HeadResult
-        By task, head and layers, in the order asked for.
+        By task, head and layers, in the order of the request.
     best_per_task : dict of str to HeadResult
-        Each task's best by validation; of equals the narrower features, then the earlier.
+        By task name, the best head by validation. Of equals, the one with fewer columns, then the
+        earlier one.
     best : HeadResult
-        The same over all tasks.
+        The best over all tasks.
     results : list of FitResult
-        As `records`, with each head's answers image by image.
+        As `records`, with each head's predictions image by image.
     tasks : list of Task
     n_reused : int
-        How many of the heads had been trained before, and were found beside the cache.
+        Number of heads whose stored results were reused.
     notices : list of str
-        What a user should know.
+        Notices for the user.
     seconds : float
+        Wall-clock time.
     """
 
     records: list[HeadResult]
@@ -58,7 +61,13 @@ class Comparison:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """``records``, ``best``, and with several tasks ``best_per_task``, as dicts."""
+        """Return the records and the best of them as dicts for JSON.
+
+        Returns
+        -------
+        dict
+            ``records`` and ``best``; with several tasks also ``best_per_task``.
+        """
         content: dict[str, Any] = {
             "records": [record.to_dict() for record in self.records],
             "best": self.best.to_dict(),
@@ -68,18 +77,18 @@ class Comparison:
         return content
 
     def to_frame(self) -> Any:
-        """The records as a pandas ``DataFrame``, by task, the best first.
+        """Return the records as a pandas ``DataFrame``, by task, the best first.
 
         Returns
         -------
         pandas.DataFrame
-            A row for each head, with the keys of `HeadResult.to_dict`, but for ``classes``,
-            ``recall`` and ``bias``.
+            One row per head, with the keys of `HeadResult.to_dict` except ``classes``, ``recall``
+            and ``bias``.
 
         Raises
         ------
         ImportError
-            If pandas is not installed: headgraft does without it.
+            If pandas is not installed. It is not a dependency of headgraft.
         """
         import pandas  # type: ignore[import-untyped]
 
@@ -159,64 +168,71 @@ def compare(
 ) -> Comparison | RepeatedComparison:
     """Train every head on every choice of layers for every task.
 
-    Each result is kept beside the cache as soon as it is there: a comparison that was interrupted
-    goes on where it stopped, and one that asks for more trains only what is new.
+    Each result is stored next to the cache as soon as it is available. An interrupted comparison
+    resumes where it stopped, and a larger one trains only what is new.
 
     Parameters
     ----------
     cache : path or FeatureCache
-        Worker processes map its features into memory; none is copied between processes.
+        Worker processes map its features into memory; nothing is copied between processes.
     labels : LabelTable or path of a CSV, or several, optional
-        One task each; folder names, if not given.
+        One task each; by default one task from the folder names.
     heads : str or sequence of str
-        Names; a text is split at its commas.
+        Names; a string is split at its commas.
     layers : str or sequence of str
-        Of ``each`` (every layer by itself), ``joined`` (all at once), names, and ``a+b``.
+        ``each`` (every layer alone), ``joined`` (all layers concatenated), layer names, and
+        ``a+b``.
     column, labels_level, class_weight, prepare, metric, test_size, seed
-        As in `fit`; every head of a task sees the same split.
+        As in `fit`; every head of a task gets the same split.
     repeats : int, optional
-        The same on so many random splits, of `seed` and the seeds after it: two or more. With
-        `shots` so many draws of them, 5 if not given; with `folds` so many times.
+        Number of random splits, 2 or more, with `seed` and the seeds that follow it. With `shots`
+        the number of draws of each size (default 5), with `folds` the number of repetitions.
     shots : str or sequence of int, optional
-        On so many training images of each class, as ``1,2,4,8,16``, drawn by seed. All are tested
-        on the same images, those that the table brings or those held out by `seed`. Settings are
-        chosen among the images drawn and no others.
+        Numbers of training images per class, as ``1,2,4,8,16``, drawn by seed. All draws are tested
+        on the same images: the table's own test images, or those held out by `seed`. Each draw
+        selects its params among its own images only.
     folds : int, optional
-        Every image is tested once, by a head trained on the other folds.
+        Number of test folds, 2 or more. Every image is tested once, by a head trained on the other
+        folds.
     jobs : int, optional
-        Worker processes of one thread each; as many as there are cores if not given.
+        Number of worker processes of one thread each; by default the number of cores.
     progress : callable, optional
-        Called as results come, with a record, how many are done, and how many there will be.
+        Called with each record, the number of heads done, and the total.
     report : callable
         Called with the same as one `classify.heads.record.HeadProgress`.
 
     Returns
     -------
-    Comparison
-        Or, with `repeats`, `shots` or `folds`, a `classify.experiments.repeats.RepeatedComparison`.
+    Comparison or RepeatedComparison
+        With `repeats`, `shots` or `folds`, a `classify.experiments.repeats.RepeatedComparison`.
 
     Raises
     ------
+    CallError
+        If an option is invalid, nothing is to be compared, or no head of a task could be trained.
     ClassifyError, FeaturizeError, FileNotFoundError
+        As in `fit`.
     """
     started = time.perf_counter()
     options = make_fit_options(seed, class_weight, prepare, metric)
-    words = heads.split(",") if isinstance(heads, str) else heads
-    names = list(dict.fromkeys(get_head_spec(word.strip()).name for word in words))
+    head_names = heads.split(",") if isinstance(heads, str) else heads
+    names = list(dict.fromkeys(get_head_spec(word.strip()).name for word in head_names))
     cache = open_cache(cache)
-    sets = resolve_layer_sets(cache, layers)
+    layer_sets = resolve_layer_sets(cache, layers)
     single = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
-    given: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
-    specs = [TaskSpec(item, column, labels_level, test_size, seed) for item in given]
+    label_inputs: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
+    specs = [
+        TaskSpec(task_labels, column, labels_level, test_size, seed) for task_labels in label_inputs
+    ]
     tables = _make_names_unique([spec.read_table(cache) for spec in specs])
-    if not (tables and names and sets):
+    if not (tables and names and layer_sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
     if repeats is not None or shots is not None or folds is not None:
         return compare_over_draws(
             cache,
             tables,
             names,
-            sets,
+            layer_sets,
             DrawSpec.from_options(repeats, shots, folds, seed),
             options=options,
             test_size=test_size,
@@ -230,26 +246,31 @@ def compare(
         GridCell(task, name, layer_set, options)
         for task in tasks
         for name in names
-        for layer_set in sets
+        for layer_set in layer_sets
     ]
-    found: dict[int, FitResult] = {}
+    results_by_cell: dict[int, FitResult] = {}
     n_reused, left_out = train_grid(
-        cache, grid, found.__setitem__, jobs=jobs, report=report_to(report, progress)
+        cache, grid, results_by_cell.__setitem__, jobs=jobs, report=report_to(report, progress)
     )
-    rank = {
+    rank_of_cell = {
         i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)
-        for i, r in found.items()
+        for i, r in results_by_cell.items()
     }
-    best: dict[str, int] = {}
-    for i in sorted(rank, key=rank.__getitem__):
-        best[grid[i].task.name] = i  # the last one is the best
-    if len(best) < len(tasks):
+    best_cell_of_task: dict[str, int] = {}
+    for i in sorted(rank_of_cell, key=rank_of_cell.__getitem__):
+        # Ascending, so the last cell of a task is its best.
+        best_cell_of_task[grid[i].task.name] = i
+    if len(best_cell_of_task) < len(tasks):
         raise CallError("; ".join(left_out.values()))
-    results = _mark_significance({i: found[i] for i in sorted(found)}, grid, best, seed)
+    results = _mark_significance(
+        {i: results_by_cell[i] for i in sorted(results_by_cell)}, grid, best_cell_of_task, seed
+    )
     return Comparison(
         records=[result.record for result in results],
-        best_per_task={task.name: found[best[task.name]].record for task in tasks},
-        best=found[max(rank, key=rank.__getitem__)].record,
+        best_per_task={
+            task.name: results_by_cell[best_cell_of_task[task.name]].record for task in tasks
+        },
+        best=results_by_cell[max(rank_of_cell, key=rank_of_cell.__getitem__)].record,
         results=results,
         tasks=tasks,
         n_reused=n_reused,
@@ -261,12 +282,18 @@ def compare(
 
 
 def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:
-    """Check each task's data, its labels against the answers of its best head.
+    """Check each task's data, its labels against the predictions of its best head.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    found : Comparison
+        A comparison on `cache`.
 
     Returns
     -------
-    dict of str to Checks
-        By task, see `classify.checks.summary.check_task`.
+    dict of str to DataChecks
+        By task name, see `classify.checks.summary.check_task`.
     """
     tasks = {task.name: task for task in found.tasks}
     return {
@@ -277,36 +304,41 @@ def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:
 
 
 def _mark_significance(
-    found: dict[int, FitResult], grid: list[GridCell], best: dict[str, int], seed: int
+    results: dict[int, FitResult], grid: list[GridCell], best: dict[str, int], seed: int
 ) -> list[FitResult]:
-    """Mark what chance alone could explain beside the task's best, and what is worse than it."""
-    marked = dict(found)
-    for name, at in best.items():
-        test, differences = found[at].test, {}
+    """Mark the heads not distinguishable from the task's best, and those worse than it."""
+    marked_results = dict(results)
+    for task_name, best_cell in best.items():
+        test, difference_of_cell = results[best_cell].test, {}
         if test is None:
             continue
-        for i, result in found.items():
-            if grid[i].task.name == name and i != at and result.test is not None:
+        for i, result in results.items():
+            if grid[i].task.name == task_name and i != best_cell and result.test is not None:
                 unit = grid[i].task.units_for(test.rows)
-                differences[i] = compare_paired(test, result.test, unit, seed=seed)
-        apart = apply_holm_correction([difference.p_value for difference in differences.values()])
-        for (i, difference), one in zip(differences.items(), apart, strict=True):
+                difference_of_cell[i] = compare_paired(test, result.test, unit, seed=seed)
+        significant = apply_holm_correction(
+            [difference.p_value for difference in difference_of_cell.values()]
+        )
+        for (i, difference), is_significant in zip(
+            difference_of_cell.items(), significant, strict=True
+        ):
             record = replace(
-                found[i].record,
+                results[i].record,
                 distinguishable=difference.distinguishable,
-                worse=one and difference.distinguishable and difference.value > 0,
+                worse=is_significant and difference.distinguishable and difference.value > 0,
             )
-            marked[i] = replace(found[i], record=record)
-    return list(marked.values())
+            marked_results[i] = replace(results[i], record=record)
+    return list(marked_results.values())
 
 
 def _signed_metric(record: HeadResult, metric: SelectionMetric) -> float:
+    """Return the validation metric with the sign that makes higher better."""
     value = record.validation_metric
     return -np.inf if value is None else metric.sign * value
 
 
 def _make_names_unique(tables: list[LabelTable]) -> list[LabelTable]:
-    """Tables under names that tell them apart: by file name, or where two agree, by path."""
+    """Rename tables of the same name by their paths, so that task names are unique."""
     names = [table.name for table in tables]
     tables = [
         replace(table, name=table.source) if names.count(table.name) > 1 else table

@@ -1,4 +1,4 @@
-"""Several draws of training images for one task: random splits, test folds, a few of each class."""
+"""Several draws of training images for one task: random splits, test folds, few shots per class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,23 +15,23 @@ from classify.errors import CallError, TooFewImagesError
 from featurize.cache.reader import FeatureCache
 
 DEFAULT_N_DRAWS = 5
-"""Draws of a few images of each class, where no number is given: as many as P. Goyal et al. (2019),
-"Scaling and benchmarking self-supervised visual representation learning", ICCV, take."""
+"""Default number of draws per number of shots, as in P. Goyal et al. (2019), "Scaling and
+benchmarking self-supervised visual representation learning", ICCV."""
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One way to train and to test.
+    """One split of a task into training and test images.
 
     Attributes
     ----------
     task : Task
-        With a split of its own, and the rows that are used alone.
+        Holds the split; its rows are only those that are used.
     seed : int
     fold : int, or None
-        Which fold is tested, from 0.
+        The fold that is tested, from 0.
     shots : int, or None
-        So many training images of each class.
+        Number of training images per class.
     """
 
     task: Task
@@ -42,12 +42,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class DrawSpec:
-    """What is to be drawn.
+    """Kind and number of draws.
 
     Attributes
     ----------
     seeds : tuple of int
-        One where folds are drawn once.
+        A single one where folds are drawn once.
     shots : tuple of int
         Ascending; empty where splits or folds are drawn.
     folds : int, or None
@@ -68,12 +68,27 @@ class DrawSpec:
     def from_options(
         cls, repeats: int | None, shots: str | Sequence[int] | None, folds: int | None, seed: int
     ) -> "DrawSpec":
-        """Read the options of a comparison; a text of shots is split at its commas.
+        """Check the options of a comparison and collect them.
+
+        Parameters
+        ----------
+        repeats : int, optional
+            Number of draws, 2 or more.
+        shots : str or sequence of int, optional
+            Numbers of training images per class; a string is split at its commas.
+        folds : int, optional
+            Number of test folds, 2 or more; not together with `shots`.
+        seed : int
+            The first seed.
+
+        Returns
+        -------
+        DrawSpec
 
         Raises
         ------
         CallError
-            If a number is too small, or shots and folds are both given.
+            If a number is too small, or `shots` and `folds` are both given.
         """
         if repeats is not None and repeats < 2:
             raise CallError(f"repeats is 2 or more, not {repeats}: one draw has no interval")
@@ -108,12 +123,12 @@ class DrawPlan:
     Attributes
     ----------
     task : Task
-        The table over the cache, as it is before the first draw.
+        The table's task before any draw.
     draws : list of Draw
         By shots, seed and fold.
     overlap : dict of int or None to float
-        By shots: what `classify.evaluation.repeated` has to allow for images that several draws
-        share.
+        By shots: the `overlap` of `classify.evaluation.repeated`, which corrects for images that
+        several draws share.
     notices : list of str
     """
 
@@ -134,43 +149,48 @@ def plan_draws(
     table : LabelTable
     spec : DrawSpec
     test_size : float
-        The share of every class that a split holds out; shots are tested on those of the first
-        seed, or on the table's own test images.
+        Fraction of each class that a split holds out. Shots are tested on the images held out with
+        the first seed, or on the table's own test images.
+
+    Returns
+    -------
+    DrawPlan
 
     Raises
     ------
     CallError
-        If the table brings a split and others are to be drawn, or nothing would be tested.
-    TooFewImages
-        If a draw would leave one class only to be learnt from.
+        If the table has its own split and splits or folds are to be drawn, or if there would be no
+        test images.
+    TooFewImagesError
+        If a draw would leave training images of a single class.
     ClassifyError
         As `classify.data.tasks.make_task` does.
     """
     if table.splits is not None and not spec.shots:
         raise CallError(
-            f"{table.source} brings its own split, which is one and cannot be drawn anew: give a "
+            f"{table.source} brings its own split, which is one and cannot be drawn again: give a "
             "table without a split to have test images drawn from all of its images, or ask for "
             "shots, which draw training images and keep the test images"
         )
-    drawn = 0 if spec.folds else test_size
-    whole = make_task(cache, table, test_size=drawn, seed=spec.seeds[0])
-    if not spec.folds and not (whole.split == TEST).any():
+    whole_test_size = 0 if spec.folds else test_size
+    whole_task = make_task(cache, table, test_size=whole_test_size, seed=spec.seeds[0])
+    if not spec.folds and not (whole_task.split == TEST).any():
         raise CallError(
             f"{table.source}: there are no test images; give a test size above 0, or a table "
             "that has a test split"
         )
-    found = _draw_shots(whole, spec) if spec.shots else _draw_folds(whole, spec)
+    plan = _draw_shots(whole_task, spec) if spec.shots else _draw_folds(whole_task, spec)
     if spec.kind == "splits":
-        found = _draw_splits(whole, spec, test_size)
-    for draw in found.draws:
-        train = draw.task.split == TRAIN
-        if len(np.unique(draw.task.y[train])) < 2:
+        plan = _draw_splits(whole_task, spec, test_size)
+    for draw in plan.draws:
+        is_train = draw.task.split == TRAIN
+        if len(np.unique(draw.task.y[is_train])) < 2:
             raise TooFewImagesError(
                 f"{table.source}: seed {draw.seed} leaves training images of one class only; a "
                 "head needs at least two classes, and each class images that stand alone"
             )
-    told = [notice for notice in whole.notices if notice != NO_TEST_NOTICE]
-    return replace(found, notices=told + found.notices)
+    task_notices = [notice for notice in whole_task.notices if notice != NO_TEST_NOTICE]
+    return replace(plan, notices=task_notices + plan.notices)
 
 
 def _draw_splits(task: Task, spec: DrawSpec, test_size: float) -> DrawPlan:
@@ -182,13 +202,14 @@ def _draw_splits(task: Task, spec: DrawSpec, test_size: float) -> DrawPlan:
 
 
 def _compute_test_train_ratio(draws: list[Draw]) -> float:
-    tested = [float((draw.task.split == TEST).mean()) for draw in draws]
-    return float(np.mean(tested) / (1 - np.mean(tested)))
+    """Return the mean ratio of test to training images."""
+    test_fractions = [float((draw.task.split == TEST).mean()) for draw in draws]
+    return float(np.mean(test_fractions) / (1 - np.mean(test_fractions)))
 
 
 def _draw_folds(task: Task, spec: DrawSpec) -> DrawPlan:
     n_folds, draws = spec.folds or 2, []
-    apart = count_units(task.y, task.units)
+    n_units_per_class = count_units(task.y, task.units)
     if n_folds > len(np.unique(task.units)):
         raise CallError(
             f"{n_folds} folds of {task.name}, whose images are of {len(np.unique(task.units))} "
@@ -200,47 +221,47 @@ def _draw_folds(task: Task, spec: DrawSpec) -> DrawPlan:
             if (fold == i).any():
                 split = np.where(fold == i, TEST, TRAIN)
                 draws.append(Draw(replace(task, split=split), seed, i))
-    once = [task.classes[k] for k in np.flatnonzero(apart == 1)]
-    said = (
-        [f"{_format_classes(once)}: tested without having been learnt, so always wrong"]
-        if once
+    lone_classes = [task.classes[k] for k in np.flatnonzero(n_units_per_class == 1)]
+    notices = (
+        [f"{_format_classes(lone_classes)}: tested without having been learnt, so always wrong"]
+        if lone_classes
         else []
     )
-    return DrawPlan(task, draws, {None: _compute_test_train_ratio(draws)}, said)
+    return DrawPlan(task, draws, {None: _compute_test_train_ratio(draws)}, notices)
 
 
 def _draw_shots(task: Task, spec: DrawSpec) -> DrawPlan:
     test = task.split == TEST
     pool = np.flatnonzero(task.split == TRAIN)
-    among = np.isin(task.units[pool], task.units[test])
-    said = []
-    if among.any():
-        said.append(
-            f"{among.sum():,} training images belong together with test images: none is drawn"
+    is_shared = np.isin(task.units[pool], task.units[test])
+    notices = []
+    if is_shared.any():
+        notices.append(
+            f"{is_shared.sum():,} training images belong together with test images: none is drawn"
         )
-        pool = pool[~among]
-    count = np.bincount(task.y[pool], minlength=len(task.classes))
+        pool = pool[~is_shared]
+    n_per_class = np.bincount(task.y[pool], minlength=len(task.classes))
     draws: list[Draw] = []
-    again: dict[int | None, float] = {}
+    overlap: dict[int | None, float] = {}
     for shots in spec.shots:
-        taken = np.minimum(count, shots).sum()
-        # Where all are taken all draws are the same, and nothing is known of others.
-        again[shots] = float(taken / (len(pool) - taken)) if taken < len(pool) else 0.0
-        short = [task.classes[k] for k in np.flatnonzero(count < shots)]
-        if short:
-            said.append(
-                f"{_format_classes(short)} with fewer than {shots} training images to draw: all "
+        n_drawn = np.minimum(n_per_class, shots).sum()
+        # If all images are drawn, all draws are equal: they tell nothing of other training sets.
+        overlap[shots] = float(n_drawn / (len(pool) - n_drawn)) if n_drawn < len(pool) else 0.0
+        scarce = [task.classes[k] for k in np.flatnonzero(n_per_class < shots)]
+        if scarce:
+            notices.append(
+                f"{_format_classes(scarce)} with fewer than {shots} training images to draw: all "
                 "are taken"
             )
         for seed in spec.seeds:
             used = test.copy()
             used[pool[draw_class_ranks(task.y[pool], seed, task.units[pool]) < shots]] = True
             draws.append(Draw(_subset_task(task, used), seed, None, shots))
-    return DrawPlan(task, draws, again, said)
+    return DrawPlan(task, draws, overlap, notices)
 
 
 def _subset_task(task: Task, used: np.ndarray) -> Task:
-    """A task with some of its rows: validation images of the user's are no shots, and left out."""
+    """Return a task with the used rows only, without the table's own validation images."""
     return replace(
         task,
         rows=task.rows[used],

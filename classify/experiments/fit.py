@@ -1,4 +1,4 @@
-"""Fit one head and score it: settings by validation, the score by test images alone."""
+"""Fit one head: select its param by validation, and test it on images used for nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,12 +29,12 @@ from classify.heads.registry import HeadSpec, get_head_spec
 from featurize.cache.reader import FeatureCache
 
 MAX_JOINED_VALUES = 1 << 26
-"""Numbers in all layers together, up to which they are tried joined where no layer is named: beyond
-it that would take longer than all else."""
+"""Maximum number of feature values (images x columns of all layers) for which `fit` tries the
+joined layers by default. Above it, that one fit would dominate the run time."""
 
 
 class HeadFit(NamedTuple):
-    """What `fit` made; unpacks into head and record.
+    """Result of `fit`; unpacks into head and record.
 
     Attributes
     ----------
@@ -47,11 +47,17 @@ class HeadFit(NamedTuple):
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know."""
+        """Notices for the user."""
         return list(self.head.notices)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a dict."""
+        """Return the record as a dict for JSON.
+
+        Returns
+        -------
+        dict
+            See `classify.heads.record.HeadResult.to_dict`.
+        """
         return self.record.to_dict()
 
 
@@ -69,46 +75,50 @@ def fit(
     test_size: float = 0.2,
     seed: int = 0,
 ) -> HeadFit:
-    """Train one head on cached features, its setting chosen by validation, and score it.
+    """Train one head on cached features, select its param by validation, and test it.
 
-    Without `layer` so are its layers: the deepest of the cache or all of them joined, whichever has
-    the lower log loss on held-out images. Earlier layers by themselves are hardly ever better than
-    all joined: `compare` tries them too. Where joined layers would be over 67 million numbers
-    (30,000 images of SqueezeNet), it is the deepest layer.
+    Without `layer` the layers are selected too: the deepest layer of the cache or all layers
+    joined, whichever has the lower log loss on held-out images. Earlier layers alone are hardly
+    ever better than all joined; `compare` tries them too. Where the joined layers have over 67
+    million values (30,000 images of SqueezeNet), only the deepest layer is tried.
 
-    The setting (C of softmax and the SVMs, alpha of ridge, ...) is chosen by stratified folds of
+    The param (C of softmax and the SVMs, alpha of ridge, ...) is selected by stratified folds of
     the training images, or on the ``val`` images where the table has such a split. Images of one
-    group, and copies of an image, are never on both sides of a fold or of a split that is drawn,
-    and count as one in every interval. The head is then trained on the training images with it;
-    ``val`` images are never trained on. Test images give the final accuracy and decide nothing.
+    group, and copies of one image, are never on both sides of a fold or of a drawn split, and
+    count as one in every interval. The head is then trained on all training images with that
+    param; it is never trained on ``val`` images. Test images give the final accuracy and are used
+    for no choice.
 
     Parameters
     ----------
     cache : path or FeatureCache
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        By default the folder names.
     head : str
         ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.
     layer : str or sequence of str, optional
-        Several are joined. The deepest or all joined, if not given: what validates better.
+        Several layers are joined. By default the deepest layer or all joined, whichever validates
+        better.
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
-        Which folder names the label, 1 for the topmost; found out if not given.
+        Depth of the folders that name the labels, 1 for the topmost; detected by default.
     class_weight : str, optional
-        ``balanced``: every class counts alike, however many images it has.
+        ``balanced``: every class has the same total weight, whatever its number of images.
     prepare : str, optional
-        ``root-l2`` (see `classify.data.preparation.root_l2`) or ``standardise``. If not given it is
-        root-l2, and where there are more than 20 images a column, the one of the two with the lower
-        held-out loss.
+        ``root-l2`` (see `classify.data.preparation.root_l2`) or ``standardise``. By default
+        root-l2; with more than 20 images per column, the one of the two with the lower held-out
+        loss.
     metric : str, optional
-        What the setting and the layers are chosen by: ``accuracy``, ``balanced_accuracy``,
-        ``macro_f1``, ``log_loss``, ``auroc`` or ``average_precision`` (means over classes, one
-        against the rest), or the path of a CSV with the columns truth, predicted and cost. Under
-        accuracy, which it is if not given, the setting is chosen by the head's own loss.
-    test_size, seed
-        For the held-out images, where neither table nor folders have a split.
+        Metric that selects the param and the layers: ``accuracy`` (default),
+        ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``auroc`` or ``average_precision`` (means
+        over classes, one against the rest), or the path of a CSV with the columns truth, predicted
+        and cost. With accuracy, the param is selected by the head's own loss.
+    test_size : float
+        Fraction of each class held out for testing, where neither table nor folders have a split.
+    seed : int
+        Seed of that split, of the folds and of the bootstrap.
 
     Returns
     -------
@@ -117,26 +127,31 @@ def fit(
 
     Raises
     ------
+    CallError
+        If an option is invalid, or the head cannot be trained on so many rows, columns or classes.
     ClassifyError, FeaturizeError, FileNotFoundError
+        If cache or labels cannot be read or used.
     """
     head_spec = get_head_spec(head)
     task_spec = TaskSpec(labels, column, labels_level, test_size, seed)
     options = make_fit_options(seed, class_weight, prepare, metric)
     cache = open_cache(cache)
-    sets = None if layer is None else [resolve_layers(cache, layer)]
+    layer_sets = None if layer is None else [resolve_layers(cache, layer)]
     task = task_spec.make_task(cache)
     options.metric.check_classes(task.classes)
-    deepest_only = sets is None and not can_join_layers(cache, task)
-    if sets is None:
+    deepest_only = layer_sets is None and not can_join_layers(cache, task)
+    if layer_sets is None:
         deepest = resolve_layers(cache)
-        sets = resolve_layer_sets(cache, deepest if deepest_only else [*deepest, "joined"])
-    # Measured: on two cores of which one is busy, a second thread makes the solver 20 times
-    # slower and worse, because the threads of BLAS wait for each other by spinning.
+        layer_sets = resolve_layer_sets(cache, deepest if deepest_only else [*deepest, "joined"])
+    # One BLAS thread: on two cores of which one was busy, a second thread made the solver 20 times
+    # slower (measured), because BLAS threads wait for each other by spinning.
     with threadpool_limits(1):
-        fitted, result, layer_notices = _fit_best_layers(cache, task, head_spec, sets, options)
+        fitted, result, layer_notices = _fit_best_layers(
+            cache, task, head_spec, layer_sets, options
+        )
     if deepest_only and len(cache.layers) > 1:
         layer_notices.append(
-            f"only {sets[0][0]}, the deepest layer, was tried, as there are many images; all "
+            f"only {layer_sets[0][0]}, the deepest layer, was tried, as there are many images; all "
             "layers joined are often better: --layer joined"
         )
     copies = describe_leaking_copies(task, cache.paths)
@@ -146,7 +161,18 @@ def fit(
 
 
 def can_join_layers(cache: FeatureCache, task: Task) -> bool:
-    """Whether all layers of a task's images are few enough numbers to try them joined."""
+    """Return whether the joined layers of a task are small enough to be tried by default.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    task : Task
+
+    Returns
+    -------
+    bool
+        Whether images x columns is at most `MAX_JOINED_VALUES`.
+    """
     return len(task.rows) * total_dim(cache, list(cache.layers)) <= MAX_JOINED_VALUES
 
 
@@ -154,16 +180,16 @@ def _fit_best_layers(
     cache: FeatureCache,
     task: Task,
     head: HeadSpec,
-    sets: Sequence[tuple[str, ...]],
+    layer_sets: Sequence[tuple[str, ...]],
     options: FitOptions,
 ) -> tuple[FittedHead, FitResult, list[str]]:
     """Fit the head on the layers that validate best; also return notices on that choice."""
-    if len(sets) == 1:
-        return *fit_task(cache, task, head, sets[0], options), []
+    if len(layer_sets) == 1:
+        return *fit_task(cache, task, head, layer_sets[0], options), []
     heads: dict[tuple[str, ...], FittedHead] = {}
     results: dict[tuple[str, ...], FitResult] = {}
     notices = []
-    for layers in sets:
+    for layers in layer_sets:
         key = result_key(cache, task, head.name, layers, options)
         result = load_result(cache, key, task, head.name, layers)
         if result is None:
@@ -183,9 +209,9 @@ def _fit_best_layers(
     if losses:
         best = max(losses, key=lambda layers: (-losses[layers], -total_dim(cache, layers)))
         metrics = {layers: results[layers].record.validation_metric for layers in losses}
-        which = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
+        choice_text = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
         notice = (
-            f"{which} validates best of {len(losses)} choices of layers, with "
+            f"{choice_text} validates best of {len(losses)} choices of layers, with "
             f"{options.metric.title} {metrics[best]:.3f}"
         )
         if best != deepest in losses:
@@ -197,9 +223,9 @@ def _fit_best_layers(
 
 
 def _selection_loss(result: FitResult, options: FitOptions) -> float:
-    """What is least for the best choice of layers; infinite where nothing was validated.
+    """Return the loss that selects the layers; infinite where nothing was validated.
 
-    Where nothing else was asked for, the log loss: of few images it tells more than their errors.
+    With the default metric it is the log loss: with few images it is more precise than accuracy.
     """
     if result.validation is None or result.record.validation_metric is None:
         return np.inf
@@ -209,6 +235,7 @@ def _selection_loss(result: FitResult, options: FitOptions) -> float:
 
 
 def _collect_seen_hashes(cache: FeatureCache, task: Task) -> np.ndarray:
+    """Return hash prefixes of all images that the head was trained or validated on."""
     used = task.rows[task.split != TEST]
     return np.unique(hash_prefixes(cache.column("sha256")[used]))
 
@@ -216,11 +243,22 @@ def _collect_seen_hashes(cache: FeatureCache, task: Task) -> np.ndarray:
 def make_fit_options(
     seed: int, class_weight: str | None, prepare: str | None, metric: str | None
 ) -> FitOptions:
-    """What was asked for, checked.
+    """Check the options of a fit and collect them.
+
+    Parameters
+    ----------
+    seed : int
+    class_weight, prepare, metric : str, optional
+        As in `fit`.
+
+    Returns
+    -------
+    FitOptions
 
     Raises
     ------
     CallError, LabelError, FileNotFoundError
+        If an option is invalid, or the table of costs is missing or malformed.
     """
     check_class_weight(class_weight)
     check_preparation(prepare)
@@ -228,6 +266,17 @@ def make_fit_options(
 
 
 def check_class_weight(class_weight: str | None) -> None:
-    """Refuse what is neither None nor ``balanced``: CallError."""
+    """Refuse an unknown class weight.
+
+    Parameters
+    ----------
+    class_weight : str, optional
+        None or ``balanced``.
+
+    Raises
+    ------
+    CallError
+        If it is anything else.
+    """
     if class_weight not in (None, "balanced"):
         raise CallError(f"the class weight is balanced or nothing, not {class_weight!r}")

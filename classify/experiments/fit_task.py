@@ -36,7 +36,8 @@ from classify.training.training_set import TrainingSet
 from featurize.cache.reader import FeatureCache
 
 MAX_DECISION_VALUES = 20_000_000
-"""Decision values of the test images that are held at once, for a metric of all of them."""
+"""Maximum number of test decision values (images x classes) kept in memory for the test
+metric. Above it there is no test metric."""
 _NO_HASHES = np.zeros(0, np.uint64)
 
 
@@ -48,7 +49,9 @@ def fit_task(
     options: FitOptions,
     persist: bool = True,
 ) -> tuple[FittedHead, FitResult]:
-    """Fit one head on one choice of layers: `classify.experiments.fit.fit` with all looked up.
+    """Fit one head on one choice of layers of a task.
+
+    It is the part of `classify.experiments.fit.fit` that follows once all options are resolved.
 
     Parameters
     ----------
@@ -56,14 +59,16 @@ def fit_task(
     task : Task
     head : HeadSpec
     layers : tuple of str
-        Joined where there are several.
+        Joined if there are several.
     options : FitOptions
     persist : bool
-        Whether to store beside the cache what is computed of the features alone.
+        Whether to store statistics of the features next to the cache.
 
     Returns
     -------
-    FittedHead, FitResult
+    fitted : FittedHead
+        Its ``seen`` is empty.
+    result : FitResult
 
     Raises
     ------
@@ -127,21 +132,21 @@ def fit_task(
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A task as a head learns from it.
+    """A task prepared for training.
 
     Attributes
     ----------
     task : Task
     dev, test : int arrays
-        Positions in the task of what is learnt from or selected by, and of the test images.
+        Positions in the task of the training and validation images, and of the test images.
     known : int array of shape (K,)
         Class numbers in the task that the final head knows.
     classes : list of str
         Their names.
     rows : FeatureRows
-        Features of `dev`, as they are in the cache.
+        Features of `dev`, as stored in the cache.
     y : int array of shape (n,)
-        Positions in `known` of their classes; -1 for a class that is not known.
+        Class of each row of `dev` as a position in `known`; -1 for an unknown class.
     fold_plan : FoldPlan
     class_weights : float array of shape (K,), or None
     selection_loss : callable, or None
@@ -163,6 +168,7 @@ class _Plan:
     def from_task(
         cls, cache: FeatureCache, task: Task, layers: tuple[str, ...], options: FitOptions
     ) -> Self:
+        """Plan the folds of a task, and number its classes."""
         dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
         rows = FeatureRows.from_cache(cache, layers, task.rows[dev])
         rows.check_finite(cache)
@@ -200,7 +206,7 @@ class _CalibratedModel:
 
 @dataclass(frozen=True, eq=False)
 class _TestResult:
-    """Predictions on the test images, and what is measured of them; empty without test images."""
+    """Predictions on the test images and their metrics; empty without test images."""
 
     predictions: HeldOutPredictions | None = None
     metric: float | None = None
@@ -209,7 +215,7 @@ class _TestResult:
 
 
 def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> FoldPlan:
-    """Plan the task's folds: the same for every head, and where images allow it for every task."""
+    """Plan the task's folds: the same for every head, and if possible for every task."""
     y, val = task.y[dev], task.split[dev] == VAL
     unit = task.units[dev]
     if not val.any():
@@ -222,7 +228,7 @@ def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int
 def _compute_metric_loss(
     metric: SelectionMetric, classes: Sequence[str], decision_values: np.ndarray, y: np.ndarray
 ) -> float:
-    """What is to be least where a metric is to be best."""
+    """Return the selection loss of a metric: its value, negated if higher is better."""
     temperature = fit_temperature(decision_values, y) if metric.name == "log_loss" else 1.0
     value = metric.compute(decision_values, y, classes, temperature)
     return 0.0 if value is None else -metric.sign * value
@@ -236,7 +242,7 @@ def _train(
     prepare: str | None,
     persist: bool,
 ) -> tuple[str, TrainResult]:
-    """Train with each preparation that is possible; return the one that validates best."""
+    """Train with each possible preparation; return the one that validates best."""
     nearest = partial(load_or_find_neighbours, cache, layers) if persist else find_neighbours
     results: dict[str, TrainResult] = {}
     for name in list_preparations(prepare, len(plan.dev), plan.rows.dim):
@@ -264,7 +270,7 @@ def _train(
 
 
 def _calibrate(plan: _Plan, trained: TrainResult, metric: SelectionMetric) -> _CalibratedModel:
-    """Calibrate a trained model on its held-out decision values, where there are some."""
+    """Calibrate a trained model on its held-out decision values, if it has any."""
     if trained.selected is None:
         return _CalibratedModel(trained.scorer, trained.probabilistic)
     held_out, y = plan.dev[trained.held_out], plan.y[trained.held_out]
@@ -294,10 +300,10 @@ def _choose_calibration(
     balanced: bool,
     loss: SelectionLoss | None,
 ) -> Calibration:
-    """Calibrate held-out decision values: by temperature alone where a bias would do harm.
+    """Calibrate held-out decision values: by temperature alone where a bias would be harmful.
 
-    A bias has each class predicted as often as it comes. That would undo the balancing where the
-    classes are to count alike; and it may be worse by the metric that was asked for.
+    A bias makes each class predicted as often as it occurs. With balanced classes that would undo
+    the balancing. It may also be worse by the selection metric.
     """
     if not balanced:
         calibration = calibrate(decision_values, y, unit)
@@ -314,23 +320,27 @@ def _test(
     model: _CalibratedModel,
     options: FitOptions,
 ) -> _TestResult:
-    """Predict the test images block by block: all decision values would be images x classes."""
-    task, test, n_classes = plan.task, plan.test, len(plan.known)
-    if not len(test):
+    """Predict the test images block by block, to avoid holding all features in memory."""
+    task, test_positions, n_classes = plan.task, plan.test, len(plan.known)
+    if not len(test_positions):
         return _TestResult()
-    rows = FeatureRows.from_cache(cache, layers, task.rows[test])
+    rows = FeatureRows.from_cache(cache, layers, task.rows[test_positions])
     rows.check_finite(cache)
-    parts, blocks = [], []
-    for where, block in rows.with_preparation(prepare).iter_blocks(n_classes):
-        decision_values = model.scorer.decision_values(block)
-        parts.append(_collect_predictions(plan, test[where], decision_values, model))
-        if len(test) * n_classes <= MAX_DECISION_VALUES:
-            blocks.append(decision_values)
-    predictions = HeldOutPredictions.concatenate(parts)
+    prediction_blocks, decision_value_blocks = [], []
+    for block_slice, features in rows.with_preparation(prepare).iter_blocks(n_classes):
+        decision_values = model.scorer.decision_values(features)
+        prediction_blocks.append(
+            _collect_predictions(plan, test_positions[block_slice], decision_values, model)
+        )
+        if len(test_positions) * n_classes <= MAX_DECISION_VALUES:
+            decision_value_blocks.append(decision_values)
+    predictions = HeldOutPredictions.concatenate(prediction_blocks)
     metric: float | None = None
-    if blocks:
-        y = renumber(task.y[test], plan.known)
-        metric = options.metric.compute(np.concatenate(blocks), y, plan.classes, model.temperature)
+    if decision_value_blocks:
+        y = renumber(task.y[test_positions], plan.known)
+        metric = options.metric.compute(
+            np.concatenate(decision_value_blocks), y, plan.classes, model.temperature
+        )
     unit = task.units_for(predictions.rows)
     return _TestResult(
         predictions,
@@ -343,7 +353,7 @@ def _test(
 def _collect_predictions(
     plan: _Plan, positions: np.ndarray, decision_values: np.ndarray, model: _CalibratedModel
 ) -> HeldOutPredictions:
-    """Summarise decision values in the order of rows, so that two heads can be compared."""
+    """Summarise decision values in row order, so that two heads can be compared."""
     order = np.argsort(plan.task.rows[positions])
     ordered = positions[order]
     return summarise_decision_values(

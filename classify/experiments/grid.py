@@ -1,4 +1,4 @@
-"""Many heads trained in workers: what has been trained is recalled, the rest trained and kept."""
+"""Train a grid of heads in worker processes, reusing results that are already stored."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ from featurize.progress import ignore
 
 @dataclass(frozen=True, eq=False)
 class GridCell:
-    """One head to be trained.
+    """One head to train.
 
     Attributes
     ----------
@@ -46,37 +46,37 @@ def train_grid(
     jobs: int | None = None,
     report: HeadReport = ignore,
 ) -> tuple[int, dict[int, str]]:
-    """Train every cell that has not been trained before; each result is kept at once.
+    """Train every cell that has no stored result, and store each result at once.
 
     Parameters
     ----------
     cache : FeatureCache
-        Worker processes map its features into memory; none is copied between processes.
+        Worker processes map its features into memory; nothing is copied between processes.
     grid : sequence of GridCell
     on_result : callable
-        Called with a position in `grid` and its result, in whatever order they come.
+        Called with a position in `grid` and its result, in order of completion.
     persist : bool
-        Whether to store bases, as in `classify.solvers.gram_cache.compute_fold_bases`. Where they
-        are not stored, all heads that share a basis are trained by one worker.
+        Whether to store bases, as in `classify.solvers.gram_cache.compute_fold_bases`. If not, all
+        heads that share a basis are trained by one worker.
     jobs : int, optional
-        Worker processes of one thread each; as many as there are cores if not given.
+        Number of worker processes of one thread each; by default the number of cores.
     report : callable
-        Called with a `HeadProgress` as results come.
+        Called with a `HeadProgress` for each result.
 
     Returns
     -------
-    int
-        How many were recalled.
-    dict of int to str
-        Why a head was left out, which cannot be trained on so many rows or columns.
+    n_reused : int
+        Number of results that were stored already.
+    left_out : dict of int to str
+        By position, why a head could not be trained on so many rows or columns.
     """
-    done = 0
+    n_done = 0
 
-    def take(i: int, result: FitResult) -> None:
-        nonlocal done
-        done += 1
+    def handle_result(i: int, result: FitResult) -> None:
+        nonlocal n_done
+        n_done += 1
         on_result(i, result)
-        report(HeadProgress(result.record, done, len(grid)))
+        report(HeadProgress(result.record, n_done, len(grid)))
 
     keys, missing = [], []
     for i, cell in enumerate(grid):
@@ -85,48 +85,49 @@ def train_grid(
         if result is None:
             missing.append(i)
         else:
-            take(i, result)
-    recalled, left_out = done, {}
+            handle_result(i, result)
+    n_reused, left_out = n_done, {}
     path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train_group)(path, [(i, grid[i], keys[i]) for i in job], persist)
-        for job in _group_cells(cache, grid, missing, persist)
+        delayed(_train_group)(path, [(i, grid[i], keys[i]) for i in group], persist)
+        for group in _group_cells(cache, grid, missing, persist)
     ]
     if calls:
-        with ExitStack() as ended:
-            ended.callback(remove_partial, cache)  # once all workers are ended, be it by a kill
-            for batch in ended.enter_context(run_parallel(calls, jobs)):
-                for i, outcome in batch:
-                    if isinstance(outcome, str):
-                        left_out[i] = outcome
+        with ExitStack() as exit_stack:
+            # Runs after all workers have ended, even if they were killed.
+            exit_stack.callback(remove_partial, cache)
+            for batch in exit_stack.enter_context(run_parallel(calls, jobs)):
+                for i, result_or_reason in batch:
+                    if isinstance(result_or_reason, str):
+                        left_out[i] = result_or_reason
                     else:
-                        take(i, outcome)
-    return recalled, left_out
+                        handle_result(i, result_or_reason)
+    return n_reused, left_out
 
 
 def _group_cells(
     cache: FeatureCache, grid: Sequence[GridCell], missing: list[int], persist: bool
 ) -> list[list[int]]:
-    """What a worker does at one go: heads that share a spectrum, one after the other."""
-    jobs: dict[object, list[int]] = {}
+    """Group the missing cells by worker call: heads that share a basis go together."""
+    groups: dict[object, list[int]] = {}
     for i in missing:
         cell = grid[i]
         spec = get_head_spec(cell.head)
         key = (id(cell.task), cell.layers, spec.solver if persist else "")
-        jobs.setdefault(key if spec.uses_gram else i, []).append(i)
-    # The widest first, so that no worker is left alone with one at the end.
-    return sorted(jobs.values(), key=lambda job: -total_dim(cache, grid[job[0]].layers))
+        groups.setdefault(key if spec.uses_gram else i, []).append(i)
+    # The slowest (widest) first, so that the workers finish at about the same time.
+    return sorted(groups.values(), key=lambda group: -total_dim(cache, grid[group[0]].layers))
 
 
 def _train_group(
     path: str, cells: list[tuple[int, GridCell, str]], persist: bool
 ) -> list[tuple[int, FitResult | str]]:
-    """Some cells of the grid, in a worker: it opens the cache itself and maps what it reads.
+    """Train a group of cells in a worker, which opens the cache itself.
 
-    Where a head cannot be trained on so many rows or columns, the reason stands for its result.
+    Where a head cannot be trained on so many rows or columns, the reason replaces its result.
     """
     cache = open_cache(path)
-    found: list[tuple[int, FitResult | str]] = []
+    results: list[tuple[int, FitResult | str]] = []
     for i, cell, key in cells:
         try:
             _, result = fit_task(
@@ -138,9 +139,9 @@ def _train_group(
                 persist,
             )
         except CallError as error:
-            where = f"{cell.task.name}: {cell.head} on {'+'.join(cell.layers)}"
-            found.append((i, f"{where} left out: {error}"))
+            description = f"{cell.task.name}: {cell.head} on {'+'.join(cell.layers)}"
+            results.append((i, f"{description} left out: {error}"))
             continue
         save_result(cache, key, result)
-        found.append((i, result))
-    return found
+        results.append((i, result))
+    return results

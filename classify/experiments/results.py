@@ -1,4 +1,4 @@
-"""A trained head's record and its answers, kept beside the cache so that no fit is done twice."""
+"""Store a head's record and predictions next to the cache, so that no fit is repeated."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
 RESULT_VERSION = 3
-"""To be raised with every change of a number: results of older versions are not found then."""
-# Of a record; the rest are numbers.
+"""Raise it when a computed number changes; stored results of older versions are then ignored."""
+# Fields of a record that are not numbers.
 NON_NUMERIC_FIELDS = {
     "task",
     "head",
@@ -31,7 +31,16 @@ NON_NUMERIC_FIELDS = {
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What was asked of the training of a head: see `classify.fit`."""
+    """Options of one fit.
+
+    Attributes
+    ----------
+    seed : int
+    class_weight, prepare : str, or None
+        As in `classify.fit`.
+    metric : SelectionMetric
+        Metric that selects the param and the layers.
+    """
 
     seed: int = 0
     class_weight: str | None = None
@@ -41,15 +50,15 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """How one head did on one task.
+    """Record and predictions of one head on one task.
 
     Attributes
     ----------
     record : HeadResult
     validation, test : HeldOutPredictions, or None
-        Its answers, by row; None where there are no such images.
+        Predictions by row; None where there are no such images.
     notices : tuple of str
-        What a user should know of the training.
+        Notices for the user about the training.
     """
 
     record: HeadResult
@@ -59,7 +68,7 @@ class FitResult:
 
     @property
     def validation_loss(self) -> float:
-        """The mean calibrated log loss on held-out images; infinite where there are none."""
+        """Mean calibrated log loss on held-out images; infinite where there are none."""
         return math.inf if self.validation is None else self.validation.calibrated_log_loss
 
 
@@ -70,49 +79,90 @@ def result_key(
     layers: Sequence[str],
     options: FitOptions,
 ) -> str:
-    """A digest of everything that decides a result: features, labels, split and head."""
-    prints = [cache.layer(name).fingerprint for name in layers]
-    metric = [options.metric.name, sorted(options.metric.costs.items())]
-    about: list[object] = [RESULT_VERSION, prints, list(layers), head, options.seed]
-    about += [options.class_weight, options.prepare, metric, task.name, task.classes]
-    contents = cache.column("sha256")[task.rows]
-    return compute_digest(about, contents, task.rows, task.y, task.units, task.split.astype("S5"))
+    """Return a digest of all that determines a result: features, labels, split and head.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    task : Task
+    head : str
+    layers : sequence of str
+    options : FitOptions
+
+    Returns
+    -------
+    str
+        Key for `save_result` and `load_result`.
+    """
+    fingerprints = [cache.layer(name).fingerprint for name in layers]
+    metric_key = [options.metric.name, sorted(options.metric.costs.items())]
+    key_parts: list[object] = [RESULT_VERSION, fingerprints, list(layers), head, options.seed]
+    key_parts += [options.class_weight, options.prepare, metric_key, task.name, task.classes]
+    image_hashes = cache.column("sha256")[task.rows]
+    return compute_digest(
+        key_parts, image_hashes, task.rows, task.y, task.units, task.split.astype("S5")
+    )
 
 
 def save_result(cache: FeatureCache, key: str, result: FitResult) -> None:
-    """Write a result beside the cache."""
+    """Store a result next to the cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    key : str
+        From `result_key`.
+    result : FitResult
+    """
     arrays: dict[str, np.ndarray] = {}
-    for part in ("validation", "test"):
-        outcomes = getattr(result, part)
-        if outcomes is not None:
+    for split in ("validation", "test"):
+        predictions = getattr(result, split)
+        if predictions is not None:
             arrays |= {
-                f"{part}.{f.name}": getattr(outcomes, f.name) for f in fields(HeldOutPredictions)
+                f"{split}.{f.name}": getattr(predictions, f.name)
+                for f in fields(HeldOutPredictions)
             }
-    about = {"record": asdict(result.record), "notices": list(result.notices)}
-    save_artifact(cache, "result", key, arrays, about)
+    metadata = {"record": asdict(result.record), "notices": list(result.notices)}
+    save_artifact(cache, "result", key, arrays, metadata)
 
 
 def load_result(
     cache: FeatureCache, key: str, task: Task, head: str, layers: Sequence[str]
 ) -> FitResult | None:
-    """Read a result back; None if there is none, or none that can be what `result_key` named so."""
-    kept = load_artifact(cache, "result", key)
-    if kept is None:
+    """Load a stored result.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    key : str
+        From `result_key`.
+    task : Task
+    head : str
+    layers : sequence of str
+        What the result must belong to.
+
+    Returns
+    -------
+    FitResult or None
+        None if there is none, or its content is invalid or does not fit the task.
+    """
+    artifact = load_artifact(cache, "result", key)
+    if artifact is None:
         return None
     try:
-        told: dict[str, Any] = dict(kept.metadata["record"])
-        if not all(_is_numeric(told[name]) for name in told.keys() - NON_NUMERIC_FIELDS):
+        record: dict[str, Any] = dict(artifact.metadata["record"])
+        if not all(_is_numeric(record[name]) for name in record.keys() - NON_NUMERIC_FIELDS):
             return None
         for name in ("accuracy_ci", "validation_ci"):
-            told[name] = None if told[name] is None else tuple(told[name])
-        told["scores"] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in told["scores"].items()
+            record[name] = None if record[name] is None else tuple(record[name])
+        record["scores"] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in record["scores"].items()
         }
         result = FitResult(
-            HeadResult(**told),
-            _read_predictions(kept.arrays, "validation"),
-            _read_predictions(kept.arrays, "test"),
-            tuple(map(str, kept.metadata["notices"])),
+            HeadResult(**record),
+            _read_predictions(artifact.arrays, "validation"),
+            _read_predictions(artifact.arrays, "test"),
+            tuple(map(str, artifact.metadata["notices"])),
         )
         return result if _is_result_of(result, task, head, layers) else None
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -128,14 +178,14 @@ def _read_predictions(arrays: Mapping[str, np.ndarray], name: str) -> HeldOutPre
 
 
 def _is_numeric(value: object) -> bool:
-    """Whether it is None, a finite number, or some of them."""
+    """Return whether a value is None, a finite number, or a list or dict of these."""
     if isinstance(value, (list, dict)):
         return all(map(_is_numeric, value.values() if isinstance(value, dict) else value))
     return value is None or (isinstance(value, (int, float)) and bool(np.isfinite(value)))
 
 
 def _is_result_of(result: FitResult, task: Task, head: str, layers: Sequence[str]) -> bool:
-    """Whether record and answers are of this head and task, and agree: the file may be anyone's."""
+    """Return whether a result, read from an untrusted file, fits this head and task."""
     record, test = result.record, task.split == TEST
     if (record.task, record.head, record.layer) != (task.name, head, "+".join(layers)):
         return False
@@ -149,19 +199,19 @@ def _is_result_of(result: FitResult, task: Task, head: str, layers: Sequence[str
 
 
 def _are_predictions_of(
-    accuracy: float | None, predictions: HeldOutPredictions | None, task: Task, among: np.ndarray
+    accuracy: float | None, predictions: HeldOutPredictions | None, task: Task, in_split: np.ndarray
 ) -> bool:
-    """Whether these are answers on some of a task's images, and that share of them is right."""
+    """Return whether predictions are of images of this split and have this accuracy."""
     if accuracy is None or predictions is None:
         return accuracy is None and predictions is None
-    at = np.searchsorted(task.rows, predictions.rows)
-    whole = (predictions.rows, predictions.truth, predictions.predicted)
+    positions = np.searchsorted(task.rows, predictions.rows)
+    integer_columns = (predictions.rows, predictions.truth, predictions.predicted)
     return bool(
         all(column.shape == (len(predictions),) for column in vars(predictions).values())
-        and all(column.dtype == np.int64 for column in whole)
-        and np.array_equal(task.rows.take(at, mode="clip"), predictions.rows)
-        and np.array_equal(task.y.take(at, mode="clip"), predictions.truth)
-        and among.take(at, mode="clip").all()
+        and all(column.dtype == np.int64 for column in integer_columns)
+        and np.array_equal(task.rows.take(positions, mode="clip"), predictions.rows)
+        and np.array_equal(task.y.take(positions, mode="clip"), predictions.truth)
+        and in_split.take(positions, mode="clip").all()
         and np.isin(predictions.predicted, np.arange(len(task.classes))).all()
         and accuracy == predictions.correct.mean()
     )

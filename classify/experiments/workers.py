@@ -1,4 +1,4 @@
-"""Worker processes: heads are trained in several, and none outlives the process it works for."""
+"""Worker processes for training heads; none of them outlives its parent."""
 
 import os
 import signal
@@ -21,19 +21,19 @@ from featurize.system.startup import override_env, use_safe_path
 
 @contextmanager
 def run_parallel(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iterator[Any]]:
-    """Carry out calls in processes of one thread each; a single one is this process itself.
+    """Run calls in processes of one thread each; a single call runs in this process.
 
     Parameters
     ----------
     calls : sequence of joblib's delayed calls
         At least one.
     jobs : int, optional
-        How many processes; as many as there are cores if not given.
+        Number of processes; by default the number of cores.
 
     Yields
     ------
     iterator
-        What the calls return, as soon as it is there. When the block ends, so do the workers.
+        The calls' return values, in order of completion. The workers stop when the block ends.
     """
     config = parallel_config(
         "loky",
@@ -42,66 +42,65 @@ def run_parallel(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iter
         initializer=_init_worker,
         initargs=(os.getpid(),),
     )
-    with use_safe_path(), config, threadpool_limits(1), ExitStack() as ended:
+    with use_safe_path(), config, threadpool_limits(1), ExitStack() as exit_stack:
         with _ignore_sigint_in_children():
             batches = Parallel(return_as="generator_unordered", batch_size=1)(calls)
-        ended.callback(_close_quietly, batches)
+        exit_stack.callback(_close_quietly, batches)
         try:
             yield batches
         except KeyboardInterrupt:
-            signals.acknowledge()  # a second one would leave workers behind
+            signals.acknowledge()  # a second Ctrl-C would leave workers running
             raise
 
 
 @contextmanager
 def _ignore_sigint_in_children() -> Iterator[None]:
-    """Make child processes ignore SIGINT from their start; this process stops them.
+    """Make child processes ignore SIGINT from their start; the parent stops them.
 
-    A blocked signal stays blocked in a new program, until `_init_worker` has it ignored. The
-    trackers are started before, as that would unblock it. What comes meanwhile counts when it is
-    over.
+    A blocked signal stays blocked in a new program until `_init_worker` ignores it. The resource
+    trackers are started first, because starting one unblocks the signal. A signal that arrives in
+    this block is handled after it.
     """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not hasattr(signal, "pthread_sigmask"):
-        yield  # elsewhere no handler runs
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or not hasattr(signal, "pthread_sigmask"):
+        yield  # Python runs signal handlers in the main thread only
         return
     with override_env("PYTHONWARNINGS", _make_warning_filters()):
         resource_tracker.ensure_running()
         loky_tracker.ensure_running()
     with signals.defer_signals():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def _make_warning_filters() -> str:
-    """Which warnings a tracker does not print.
+    """Return the warning filters for the resource trackers.
 
-    It sweeps up after a process that ended, and says so: of a command that was stopped, and thus
-    ended at once, that is no news.
+    A tracker cleans up after a process that died, and warns about it. After a command that was
+    stopped on purpose, that warning is noise.
     """
-    given = os.environ.get("PYTHONWARNINGS", "")
-    ours = "ignore:resource_tracker" if signals.has_handlers() else ""
-    return ",".join(filter(None, (given, ours)))
+    user_filters = os.environ.get("PYTHONWARNINGS", "")
+    our_filter = "ignore:resource_tracker" if signals.has_handlers() else ""
+    return ",".join(filter(None, (user_filters, our_filter)))
 
 
 def _init_worker(parent: int) -> None:
-    """What a worker does first.
+    """Ignore SIGINT, and end within a second of the parent's end.
 
-    It ends within a second of the process it works for, however that one ended: its answer would
-    wait for ever for somebody to read it.
+    Otherwise a worker would wait forever for the dead parent to read its result.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         with WRITE_LOCK:
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def _close_quietly(batches: Generator[Any]) -> None:

@@ -20,9 +20,10 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
+from classify.errors import OutputError
 from classify.finetuning.network import FineTuneNetwork
-from classify.store import check_output, open_output
 from featurize.backbones.weights import refuse_compressed
+from featurize.files import atomic_write, check_target
 
 FORMAT = "headgraft-training"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -70,7 +71,7 @@ def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
     OutputError
         If the folder is missing or closed, or the file there is not a checkpoint.
     """
-    return check_output(path, _is_checkpoint, "an unfinished training")
+    return check_target(path, _is_checkpoint, "an unfinished training", OutputError)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -110,7 +111,7 @@ def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     }
     data = BytesIO()  # torch's own writing to a full disk ends in an error of no use
     torch.save(content, data)
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         file.write(data.getbuffer())
 
 

@@ -19,8 +19,10 @@ from classify.errors import HeadMismatchError
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.families import parse_layers
 from featurize.backbones.partition import find_boundary_layer
+from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, ImageUnreadableError, UnknownLayerError
+from featurize.files import hash_bytes
 from featurize.images import decoding, reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
@@ -94,7 +96,7 @@ class DecodedImages:
             pixels = decoding.decode_image(data, self.preprocess)
         except ImageUnreadableError as error:
             return error
-        self.sha256[i] = np.frombuffer(reading.compute_sha256(data), np.uint8)
+        self.sha256[i] = np.frombuffer(hash_bytes(data), np.uint8)
         if self._cached_pixels is not None:
             self._cached_pixels[i] = pixels
         return None
@@ -331,17 +333,24 @@ def find_activations(
 
 def _check_same_backbone(backbone: Backbone, cache: FeatureCache) -> None:
     made = cache.extractor
-    for what, theirs, ours in (
-        ("backbone", made.backbone, backbone.name),
-        ("weights", made.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", made.preprocess, backbone.preprocess),
-    ):
-        if theirs != ours:
-            raise HeadMismatchError(
-                f"{cache.path} was made with another {what} ({made.backbone}, {made.weights}) than "
-                f"what is tuned ({backbone.name}, {backbone.weights}); give its --backbone, "
-                "--weights and --preprocess, or leave --cache out"
-            )
+    differences = made.differences(describe_extractor(backbone, made))
+    if differences:
+        raise HeadMismatchError(
+            f"{cache.path} was made with another {', '.join(differences)} ({made.backbone}, "
+            f"{made.weights}) than what is tuned ({backbone.name}, {backbone.weights}); give its "
+            "--backbone, --weights and --preprocess, or leave --cache out"
+        )
+
+
+def describe_extractor(backbone: Backbone, like: Extractor) -> Extractor:
+    """Describe a backbone as an extractor that is `like` another in all but the backbone."""
+    return replace(
+        like,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        weights_sha256=backbone.weights_sha256,
+        preprocess=backbone.preprocess,
+    )
 
 
 def _format_missing_layer(cache: FeatureCache, what: str, layer: str) -> str:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from featurize.engines.eager import resolve_device
+from featurize.engines.torch_settings import resolve_device
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def init_distributed(device: str) -> Iterator[Distributed]:
     CallError
         If the device is not there.
     """
-    resolved = resolve_device(device, "float32")
+    resolved = resolve_device(device)
     if _read_world_size() == 1:
         yield Distributed(resolved)
         return

@@ -41,7 +41,7 @@ from classify.finetuning.trainer import (
 from classify.heads.fitted import FittedHead
 from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone, load_backbone
-from featurize.engines.eager import resolve_device
+from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Progress
 
 Examples = ImageDataset | ActivationDataset
@@ -274,7 +274,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def scores_of(self, pixels: DecodedImages) -> np.ndarray:
         """Scores of decoded images: float32 (n, K)."""
         examples = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
-        distributed = Distributed(resolve_device(self.device, "float32"))
+        distributed = Distributed(resolve_device(self.device))
         net = self._network.to(distributed.device)
         embeddings = run_inference(net, examples, self.batch_size, distributed, embeddings=True)
         return self.head_.scores(embeddings)

@@ -11,7 +11,12 @@ from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
 from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import ADD_IMAGES, ActivationDataset, ImageDataset
+from classify.finetuning.datasets import (
+    ADD_IMAGES,
+    ActivationDataset,
+    ImageDataset,
+    describe_extractor,
+)
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import ProgressCallback, run_inference
@@ -90,15 +95,13 @@ def check_init_head(
             "network ends in a linear layer; train one with `classify fit ... --prepare "
             f"{STANDARDISE}`, or leave --init-head out"
         )
-    theirs = head.source
-    layers = [layer.spec.option for layer in theirs.layers]
-    for what, one, other in (
-        ("classes", list(head.classes), classes),
-        ("layer", layers, [last_layer.option]),
-        ("backbone", theirs.backbone, backbone.name),
-        ("weights digest", theirs.weights_sha256, backbone.weights_sha256),
-        ("preprocessing", theirs.preprocess, backbone.preprocess),
-    ):
+    made = head.source.extractor
+    compared = {
+        "classes": (list(head.classes), classes),
+        "layer": ([layer.spec.option for layer in head.source.layers], [last_layer.option]),
+        **made.differences(describe_extractor(backbone, made)),
+    }
+    for what, (one, other) in compared.items():
         if one != other:
             raise HeadMismatchError(
                 f"the head to start from has another {what} ({_shorten(one)}) than what is tuned "

@@ -1,8 +1,8 @@
 """A trained head: what scores, what its classes are called, and where its features come from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from classify.data.folds import hash_prefixes
 from classify.data.preparation import ROOT_L2, root_l2_by_layer
 from classify.errors import CallError, HeadMismatchError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
+from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
@@ -48,6 +49,12 @@ class FeatureSource:
     preprocess: Preprocess
     precision: str
     layers: tuple[HeadLayer, ...]
+
+    @property
+    def extractor(self) -> Extractor:
+        """The same without the layers."""
+        made = (self.backbone, self.weights, self.weights_sha256, self.preprocess, self.precision)
+        return Extractor(*made, environment={})
 
     @classmethod
     def from_cache(cls, cache: FeatureCache, layers: tuple[str, ...]) -> "FeatureSource":
@@ -240,7 +247,13 @@ class FittedHead:
         pairs = list(zip(self.source.layers, theirs.layers, strict=True))
         if all(our.fingerprint == their.fingerprint for our, their in pairs):
             return
-        differing = list(_describe_differences(asdict(self.source), asdict(theirs)))
+        differences = self.source.extractor.differences(cache.extractor)
+        for our, their in pairs:
+            differences |= _find_layer_differences(our, their)
+        differing = [
+            f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
+            for name, (our, their) in differences.items()
+        ]
         raise HeadMismatchError(
             f"this head was trained on other features than those in {cache.path}: "
             f"{'; '.join(differing)}. Train it again on this cache with `classify fit`, or give "
@@ -248,20 +261,12 @@ class FittedHead:
         )
 
 
-def _describe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Each field that decides the features and differs, with both values."""
-    fields = [
-        (name, ours[name], theirs[name]) for name in ("backbone", "weights_sha256", "precision")
-    ]
-    mine, other = ours["preprocess"], theirs["preprocess"]
-    keys = sorted(mine.keys() | other.keys())
-    fields += [(f"preprocess {key}", mine.get(key), other.get(key)) for key in keys]
-    for our, their in zip(ours["layers"], theirs["layers"], strict=True):
-        keys = ["dtype", "dim", "fingerprint"] if our["fingerprint"] != their["fingerprint"] else []
-        fields += [(f"{our['name']} {key}", our[key], their[key]) for key in keys]
-    for name, our, their in fields:
-        if our != their:
-            yield f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
+def _find_layer_differences(ours: HeadLayer, theirs: HeadLayer) -> dict[str, tuple[Any, Any]]:
+    if ours.fingerprint == theirs.fingerprint:
+        return {}
+    pairs = {key: (getattr(ours, key), getattr(theirs, key)) for key in ("dtype", "dim")}
+    pairs["fingerprint"] = ours.fingerprint, theirs.fingerprint
+    return {f"{ours.name} {key}": pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _shorten(value: object) -> str:

@@ -31,7 +31,7 @@ from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.errors import HeadFileError, OutputError
 from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
 from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
-from classify.store import check_output, open_output
+from featurize.files import atomic_write, check_target
 from featurize.images.preprocess import Preprocess
 
 FORMAT = "headgraft-head"
@@ -44,6 +44,8 @@ OFFSET_KEY, SEEN_KEY = "offset", "seen"
 HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 LAYER_DTYPES = ("<f4", "<f2")
 MAX_CLASS_NAME_CHARS = 131_072  # of a class's name, as of a cell of a CSV table
+# Fine-tuned heads list it so since the first release, and their bytes stay the same.
+TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode")
 TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
@@ -67,8 +69,11 @@ def save_head(
         If it cannot be written, or something that is not a head is there already.
     """
     path = check_head_file(path)
+    preprocess = head.source.preprocess.to_dict()
+    if network is not None or head.network is not None:
+        preprocess = {key: preprocess[key] for key in TUNED_PREPROCESS_KEYS}
     about = {name: getattr(head, name) for name in HEAD_FIELDS}
-    about |= asdict(head.source) | {"preprocess": head.source.preprocess.to_dict()}
+    about |= asdict(head.source) | {"preprocess": preprocess}
     about |= {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
@@ -79,7 +84,7 @@ def save_head(
         else {NETWORK_PREFIX + k: v for k, v in network.items()}
     )
     content = save(arrays, metadata)
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         file.write(content)
 
 
@@ -96,7 +101,7 @@ def check_head_file(path: str | os.PathLike[str]) -> Path:
     OutputError
         If the folder is missing or closed, or the file there is not a head.
     """
-    return check_output(path, _is_head_file, "a head")
+    return check_target(path, _is_head_file, "a head", OutputError)
 
 
 def _is_head_file(path: Path) -> bool:

@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from classify.store import check_output
+from classify.errors import OutputError
+from featurize.files import check_target
 from featurize.text import to_printable
 
 MAX_HEADER_BYTES = 1 << 20
@@ -100,7 +101,7 @@ def check_predictions_file(
         read = [name for name in inputs if name is not None and os.path.exists(name)]
         return _is_predictions_file(path) and not any(os.path.samefile(path, name) for name in read)
 
-    return check_output(path, is_own, "a table of predictions")
+    return check_target(path, is_own, "a table of predictions", OutputError)
 
 
 def _is_predictions_file(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Images worth looking at: the worst mistakes, suspected labels, twins across the split."""
+"""Galleries of images to inspect: mistakes, label issues, duplicates across the split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,15 @@ from classify.report.thumbnails import Thumbnail, Thumbnails
 
 @dataclass(frozen=True)
 class Tile:
-    """One image with what is said of it: lines of a word, a value and a CSS class."""
+    """One image with its captions.
+
+    Attributes
+    ----------
+    picture : Thumbnail, or None
+    path : str
+    lines : list of (str, str, str)
+        Name, value and CSS class of each caption.
+    """
 
     picture: Thumbnail | None
     path: str
@@ -24,7 +32,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGroup:
-    """Images shown together, with a note below."""
+    """Images shown together, with a note below.
+
+    Attributes
+    ----------
+    tiles : list of Tile
+    note : str
+    """
 
     tiles: list[Tile]
     note: str = ""
@@ -32,10 +46,15 @@ class TileGroup:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some images under a heading.
+    """Groups of images under a heading.
 
     Attributes
     ----------
+    id : str
+        Of the HTML element.
+    title : str
+    note : str
+    groups : list of TileGroup
     paired : bool
         Whether a group is two images side by side.
     """
@@ -48,16 +67,16 @@ class Gallery:
 
 
 class GalleryBuilder:
-    """Hangs the galleries of one task.
+    """Builds the galleries of one task.
 
     Parameters
     ----------
-    pictures : ImageDataset
+    thumbnails : Thumbnails
     paths : sequence of str
-        Of the whole cache.
-    task : ExtractionJob
-    most : int
-        Images in one gallery.
+        All paths of the cache.
+    task : Task
+    max_images : int
+        Maximum number of images in one gallery.
     """
 
     def __init__(
@@ -70,77 +89,116 @@ class GalleryBuilder:
             max_images,
         )
 
-    def make_tile(self, row: int, *lines: tuple[str, str, str]) -> Tile:
-        """One image."""
+    def _make_tile(self, row: int, *lines: tuple[str, str, str]) -> Tile:
+        """Return a tile of one row of the cache."""
         return Tile(self._thumbnails.gallery_thumbnail(row), self._paths[row], list(lines))
 
     def build_mistakes(self, predictions: HeldOutPredictions, split: str, id: str) -> Gallery:
-        """What a head got wrong, the surest first."""
+        """Build a gallery of a head's mistakes, the most confident first.
+
+        Parameters
+        ----------
+        predictions : HeldOutPredictions
+        split : str
+            Name of the images predicted: ``test`` or ``validation``.
+        id : str
+            Of the HTML element.
+
+        Returns
+        -------
+        Gallery
+        """
         wrong = np.flatnonzero(~predictions.correct)
-        sure = predictions.calibrated_confidence[wrong]
-        if np.isnan(sure).any():
-            sure = predictions.confidence[wrong]
-        order = wrong[np.argsort(-sure, kind="stable")][: self._max_images]
+        confidences = predictions.calibrated_confidence[wrong]
+        if np.isnan(confidences).any():
+            confidences = predictions.confidence[wrong]
+        order = wrong[np.argsort(-confidences, kind="stable")][: self._max_images]
         groups = []
         for i in order:
             confidence = predictions.calibrated_confidence[i]
             if np.isnan(confidence):
                 confidence = predictions.confidence[i]
-            how = "" if np.isnan(confidence) else f" ({format_percent(float(confidence))})"
-            said = self._task.classes[predictions.predicted[i]] + how
-            shot = self.make_tile(
+            percent = "" if np.isnan(confidence) else f" ({format_percent(float(confidence))})"
+            predicted = self._task.classes[predictions.predicted[i]] + percent
+            tile = self._make_tile(
                 int(predictions.rows[i]),
                 ("given", self._task.classes[predictions.truth[i]], ""),
-                ("predicted", said, "said"),
+                ("predicted", predicted, "said"),
             )
-            groups.append(TileGroup([shot]))
+            groups.append(TileGroup([tile]))
         note = f"The best head got none of {len(predictions):,} {split} images wrong."
         if len(wrong):
-            which = f"The {len(order):,} surest of" if len(order) < len(wrong) else "All"
+            which = f"The {len(order):,} most confident of" if len(order) < len(wrong) else "All"
             note = (
                 f"{which} {len(wrong):,} mistakes on {len(predictions):,} {split} images, with the "
-                "confidence after calibration. Sure and wrong is often a wrong label."
+                "confidence after calibration. A confident mistake is often a wrong label."
             )
         return Gallery(id, "Worst mistakes", note, groups)
 
     def build_label_issues(self, found: Sequence[LabelIssue], n_judged: int, id: str) -> Gallery:
-        """Labels that look wrong, the surest first."""
+        """Build a gallery of labels that look wrong, the most confident first.
+
+        Parameters
+        ----------
+        found : sequence of LabelIssue
+        n_judged : int
+            Number of labels that were checked.
+        id : str
+            Of the HTML element.
+
+        Returns
+        -------
+        Gallery
+        """
         groups = [
             TileGroup(
                 [
-                    self.make_tile(
-                        one.row, ("given", one.given, ""), ("rather", one.proposed, "said")
+                    self._make_tile(
+                        issue.row, ("given", issue.given, ""), ("suggested", issue.proposed, "said")
                     )
                 ]
             )
-            for one in found[: self._max_images]
+            for issue in found[: self._max_images]
         ]
         note = (
-            f"{_format_count(len(groups), len(found))} of {n_judged:,} labels that a head which did not "
-            "learn them finds far less likely than another, the surest first. Many will be hard "
-            "images rightly labelled: look before you change one."
+            f"{_format_count(len(groups), len(found))} of {n_judged:,} labels that a head trained "
+            "without them finds far less likely than another label, the most confident first. Many "
+            "will be hard images with correct labels: look before you change one."
         )
         return Gallery(id, "Suspected wrong labels", note, groups)
 
     def build_duplicates(self, found: Sequence[DuplicatePair], n_test: int, id: str) -> Gallery:
-        """Test images that are, or nearly are, among those learnt from: each beside its twin."""
+        """Build a gallery of test images, each with the training or validation image it duplicates.
+
+        Parameters
+        ----------
+        found : sequence of DuplicatePair
+        n_test : int
+            Number of test images.
+        id : str
+            Of the HTML element.
+
+        Returns
+        -------
+        Gallery
+        """
         groups = []
         for pair in found[: max(1, self._max_images // 2)]:
-            shots = []
+            tiles = []
             for row in (pair.row_test, pair.row_train):
-                at = int(np.searchsorted(self._task.rows, row))
-                label = self._task.classes[self._task.y[at]]
-                shots.append(self.make_tile(row, (str(self._task.split[at]), label, "")))
-            how = (
+                position = int(np.searchsorted(self._task.rows, row))
+                label = self._task.classes[self._task.y[position]]
+                tiles.append(self._make_tile(row, (str(self._task.split[position]), label, "")))
+            match = (
                 "the same bytes"
                 if pair.same_bytes
                 else f"nearly the same: cosine {pair.cosine:.4f}"
             )
-            groups.append(TileGroup(shots, how if pair.same_label else f"{how}, another label"))
+            groups.append(TileGroup(tiles, match if pair.same_label else f"{match}, another label"))
         note = (
-            f"{_format_count(len(groups), len(found))} of {n_test:,} test images that are, or nearly are, "
-            "among those learnt from or chosen by. They make the score too good; keep such images "
-            "together by a group column."
+            f"{_format_count(len(groups), len(found))} of {n_test:,} test images that duplicate, "
+            "or nearly duplicate, a training or validation image. They make the accuracy too high; "
+            "keep such images together by a group column."
         )
         return Gallery(id, "Duplicates across the split", note, groups, paired=True)
 

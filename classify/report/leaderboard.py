@@ -1,4 +1,4 @@
-"""The leaderboard and the answer in one sentence: what is said in numbers of one task."""
+"""The leaderboard of one task, and its headline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ class LeaderboardRow:
     Attributes
     ----------
     mark : str
-        ``best``, ``equal`` (not distinguishable from it), ``worse`` (with as many heads as there
-        are) or empty.
+        ``best``, ``equal`` (not distinguishable from the best), ``worse`` (corrected for the number
+        of heads) or empty.
     record : HeadResult
     layer : str
-        The layers, short enough for a cell.
+        The layers, short enough for a table cell.
     setting : str
-        What was chosen, as ``C = 0.01``.
+        The selected params, as ``C = 0.01``.
     bar : (float, float, float), or None
-        Both ends of the interval, and the accuracy, as the table's bars show them: 0 to 100.
+        Both ends of the interval, and the accuracy, scaled to 0 to 100 for the table's bars.
     """
 
     mark: str
@@ -36,14 +36,15 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class Headline:
-    """Which head is best for a task, how good it is, and how sure that is.
+    """The best head of a task, and how it compares with the others.
 
     Attributes
     ----------
     best : HeadResult
     layer : str
+        Its layers, short enough for a sentence.
     n_heads, n_equal, n_worse : int
-        Heads it was chosen from, and how many of the others cannot be told from it or are worse.
+        Number of all heads, of those not distinguishable from the best, and of those worse than it.
     """
 
     best: HeadResult
@@ -54,7 +55,20 @@ class Headline:
 
 
 def abbreviate_layers(name: str, layers: Sequence[str]) -> str:
-    """Joined layers in a word or two: all of a cache's are too many to be repeated."""
+    """Abbreviate the name of joined layers, if they are all of a cache's.
+
+    Parameters
+    ----------
+    name : str
+        One layer, or several as ``a+b``.
+    layers : sequence of str
+        All layers of the cache.
+
+    Returns
+    -------
+    str
+        ``all 4 joined``, or `name`.
+    """
     count = name.count("+") + 1
     return f"all {count} joined" if count > 1 and name == "+".join(layers) else name
 
@@ -62,52 +76,92 @@ def abbreviate_layers(name: str, layers: Sequence[str]) -> str:
 def build_leaderboard(
     records: Sequence[HeadResult], best_record: HeadResult, layers: Sequence[str]
 ) -> tuple[Headline, list[LeaderboardRow]]:
-    """The answer for one task, and its heads from the best validation down.
+    """Build the headline of one task, and the rows of its leaderboard.
 
     Parameters
     ----------
     records : sequence of HeadResult
-        Of the task.
+        All heads of the task.
     best_record : HeadResult
-        One of them, chosen by validation.
+        One of them, selected by validation.
     layers : sequence of str
-        All of the cache.
+        All layers of the cache.
+
+    Returns
+    -------
+    headline : Headline
+    rows : list of LeaderboardRow
+        By validation, the best first.
     """
-    # A few hopeless heads would squeeze the others' bars to a dot: theirs are cut off at the left.
+    # A few poor heads would compress the other bars: the axis starts at the lower quartile.
     lows = sorted(record.accuracy_ci[0] for record in records if record.accuracy_ci)
     low = lows[len(lows) // 4] if lows else 0
     high = max((record.accuracy_ci[1] for record in records if record.accuracy_ci), default=1)
     width = max(high - low, 1e-9)
-    lines = []
+    rows = []
     for record in rank_results(records, best_record):
         mark = EQUAL if record.distinguishable is False else WORSE if record.worse else ""
         mark = BEST if record is best_record else mark
         bar = None
         if record.accuracy_ci is not None and record.accuracy is not None:
-            at = (*record.accuracy_ci, record.accuracy)
-            bar = tuple(round(max(0, 100 * (value - low) / width), 2) for value in at)
-        chosen = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
-        lines.append(
-            LeaderboardRow(mark, record, abbreviate_layers(record.layer, layers), chosen, bar)  # type: ignore[arg-type]
+            ends_and_accuracy = (*record.accuracy_ci, record.accuracy)
+            bar = tuple(
+                round(max(0, 100 * (value - low) / width), 2) for value in ends_and_accuracy
+            )
+        params = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
+        rows.append(
+            LeaderboardRow(mark, record, abbreviate_layers(record.layer, layers), params, bar)  # type: ignore[arg-type]
         )
-    equal, worse = (sum(line.mark == mark for line in lines) for mark in (EQUAL, WORSE))
+    n_equal, n_worse = (sum(row.mark == mark for row in rows) for mark in (EQUAL, WORSE))
     return Headline(
-        best_record, abbreviate_layers(best_record.layer, layers), len(lines), equal, worse
-    ), lines
+        best_record, abbreviate_layers(best_record.layer, layers), len(rows), n_equal, n_worse
+    ), rows
 
 
 def format_percent(value: float | None) -> str:
-    """0.9724 as ``97.2 %``; a dash for None."""
+    """Format a fraction as a percentage.
+
+    Parameters
+    ----------
+    value : float or None
+        0 to 1.
+
+    Returns
+    -------
+    str
+        0.9724 as ``97.2 %``; a dash for None.
+    """
     return "–" if value is None else f"{100 * value:.1f}\u202f%"
 
 
 def format_interval(ends: tuple[float, float] | None) -> str:
-    """Both ends in percent."""
+    """Format an interval in percent.
+
+    Parameters
+    ----------
+    ends : (float, float) or None
+        0 to 1.
+
+    Returns
+    -------
+    str
+        ``95.1 to 98.3 %``; a dash for None.
+    """
     if ends is None:
         return "–"
     return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}\u202f%"
 
 
 def format_decimal(value: float | None) -> str:
-    """Three decimals; a dash for None."""
+    """Format a number with three decimals.
+
+    Parameters
+    ----------
+    value : float or None
+
+    Returns
+    -------
+    str
+        A dash for None.
+    """
     return "–" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""One HTML file out of everything: templates, scripts, and the policy that lets no others run."""
+"""Render the report as one HTML file: templates, scripts, and a content security policy."""
 
 import base64
 import hashlib
@@ -27,14 +27,18 @@ GENERATOR_NAME = "Headgraft report"
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows.
+    """Content of the page, for the template.
 
     Attributes
     ----------
-    pictured : bool
-        Whether there was a folder to make pictures from.
-    no_pictures : str
-        How to get them.
+    title : str
+    tasks : sequence of TaskSection
+    layers : sequence of LayerInfo
+    provenance : mapping of str to Facts
+    has_pictures : bool
+        Whether there is an image folder for thumbnails.
+    pictures_hint : str
+        How to get thumbnails.
     """
 
     title: str
@@ -46,34 +50,38 @@ class Page:
 
 
 def render_page(page: Page, pictures: Mapping[int, str]) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Parameters
     ----------
     page : Page
     pictures : mapping of int to str
-        ``data:`` URLs by row, for the maps.
+        ``data:`` URLs of the thumbnails in the maps, by row.
+
+    Returns
+    -------
+    str
     """
     scripts = [_read_bokeh_script(), _read_template("page.js")]
-    names = Environment(
+    environment = Environment(
         loader=PackageLoader("classify.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names.filters |= {
+    environment.filters |= {
         "percent": format_percent,
         "interval": format_interval,
         "decimal": format_decimal,
     }
-    # Bokeh's JSON names a thing where it first stands: its order must not change.
-    names.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    # Bokeh's JSON defines an object where it first occurs, so the order of keys must be kept.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     charts: dict[str, Any] = {
         chart.id: chart.item for task in page.tasks for chart in task.charts if chart.item
     }
-    # Markup: our own files, and Bokeh's. Everything else is escaped, JSON in scripts too.
-    return names.get_template("page.html").render(
+    # Only our own files and Bokeh's are marked safe. All else is escaped, also JSON in scripts.
+    return environment.get_template("page.html").render(
         page=page,
         generator=GENERATOR_NAME,
         policy=_make_content_policy(scripts),
@@ -85,9 +93,9 @@ def render_page(page: Page, pictures: Mapping[int, str]) -> str:
 
 
 def _make_content_policy(scripts: Sequence[str]) -> str:
-    """Only these scripts run, pictures are inside the page, and nothing is fetched.
+    """Allow these scripts and images inside the page, and no requests.
 
-    Bokeh writes style elements of its own, so styles cannot be named by hash.
+    Bokeh creates style elements at run time, so styles cannot be allowed by hash.
     """
     hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     allowed = " ".join(f"'sha256-{code}'" for code in hashes)
@@ -98,14 +106,15 @@ def _make_content_policy(scripts: Sequence[str]) -> str:
 
 
 def _read_template(name: str) -> str:
+    """Return the text of a template."""
     return files("classify.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _read_bokeh_script() -> str:
-    """The library alone: no widgets, no tables, no MathJax."""
+    """Return Bokeh's core script, without widgets, tables and MathJax."""
     parts = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     script = "\n".join(parts)
-    # Neither may stand in a script element: the one would end it, the other hide its end.
+    # Inside a script element the first would end it, and the second would hide its end.
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
@@ -119,12 +128,24 @@ def build_page(
     seed: int | None,
     advice: Mapping[str, Advice],
 ) -> str:
-    """A report as HTML; parameters as in `classify.report.write.write_report`."""
-    pictures = Thumbnails(cache, images)
-    tasks = list(build_sections(cache, comparison, pictures, advice))
+    """Build the report as HTML.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    comparison : Comparison
+    images, command, sources, seed, advice
+        As in `classify.report.write.write_report`.
+
+    Returns
+    -------
+    str
+    """
+    thumbnails = Thumbnails(cache, images)
+    tasks = list(build_sections(cache, comparison, thumbnails, advice))
     rows = {row for task in tasks for row in task.map_rows}
-    dots = {
-        row: url for row in sorted(rows) if (url := pictures.map_thumbnail_url(row)) is not None
+    map_pictures = {
+        row: url for row in sorted(rows) if (url := thumbnails.map_thumbnail_url(row)) is not None
     }
     folder = shlex.quote(cache.root) if cache.root else "DIR"
     page = Page(
@@ -134,7 +155,7 @@ def build_page(
         provenance=collect_provenance(
             cache, comparison, command=command, sources=sources or {}, seed=seed
         ),
-        has_pictures=bool(pictures),
+        has_pictures=bool(thumbnails),
         pictures_hint=f"For pictures, give the image folder: --images {folder}",
     )
-    return render_page(page, dots)
+    return render_page(page, map_pictures)

@@ -1,4 +1,4 @@
-"""Embeddings in two dimensions: a sample of rows, by PCA and by t-SNE."""
+"""Project a sample of embeddings to two dimensions, by PCA and by t-SNE."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,25 +12,25 @@ from classify.data.features import FeatureRows
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
-MAX_POINTS = 1_000  # a picture for each is most of a megabyte; t-SNE takes three seconds
-PROJECTION_VERSION = 1  # to be raised when points would lie elsewhere
-MIN_TSNE_ROWS = 20  # below it, t-SNE has no neighbours to speak of
+MAX_POINTS = 1_000  # their thumbnails take most of a megabyte, and t-SNE takes three seconds
+PROJECTION_VERSION = 1  # raise it when the computed coordinates change
+MIN_TSNE_ROWS = 20  # below it, t-SNE has too few neighbours
 PCA_COMPONENTS, TSNE_PERPLEXITY, TSNE_ITERATIONS = 50, 30, 500
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Where rows lie in two dimensions.
+    """Coordinates of rows in two dimensions.
 
     Attributes
     ----------
     rows : int array of shape (n,)
     pca : float array of shape (n, 2)
-        The two directions of greatest variance of the standardised embeddings.
+        First two principal components of the standardised embeddings.
     tsne : float array of shape (n, 2), or None
         None for fewer than 20 rows.
-    explained : float
-        The share of the variance that the two directions of `pca` have.
+    explained_variance_ratio : float
+        Fraction of the variance in the two components of `pca`.
     """
 
     rows: np.ndarray
@@ -40,69 +40,77 @@ class Projection:
 
 
 class Projector:
-    """Projects samples of a cache's rows, each once: it is kept beside the cache.
+    """Projects samples of a cache's rows, and stores the results next to the cache.
 
     Parameters
     ----------
     cache : FeatureCache
     seed : int
-        Decides the sample.
+        Seed of the sample.
     """
 
     def __init__(self, cache: FeatureCache, seed: int = 0) -> None:
         self._cache = cache
-        # One order for all tasks: those over the same rows then show the same points.
+        # One order for all tasks, so that tasks over the same rows show the same points.
         self._order = np.random.default_rng(seed).permutation(cache.n_rows)
 
     def project(self, layers: Sequence[str], rows: np.ndarray) -> Projection:
-        """Project at most 1,000 of some rows.
+        """Project a sample of at most 1,000 of the given rows.
 
         Parameters
         ----------
         layers : sequence of str
             Joined.
         rows : int array of shape (n,)
-            Marked rows of the cache; two or more.
+            Rows of the cache with features; two or more.
+
+        Returns
+        -------
+        Projection
+            Of the sampled rows, ascending.
         """
         rank = np.argsort(self._order)[rows]
         chosen = np.sort(rows[np.argsort(rank)[:MAX_POINTS]])
-        prints = [self._cache.layer(name).fingerprint for name in layers]
-        contents = self._cache.column("sha256")[chosen]
-        key = compute_digest([PROJECTION_VERSION, prints], contents)
-        kept = load_artifact(self._cache, "map", key)
-        if kept is not None:
+        fingerprints = [self._cache.layer(name).fingerprint for name in layers]
+        image_hashes = self._cache.column("sha256")[chosen]
+        key = compute_digest([PROJECTION_VERSION, fingerprints], image_hashes)
+        artifact = load_artifact(self._cache, "map", key)
+        if artifact is not None:
             with suppress(KeyError, TypeError):
-                explained = float(kept.metadata["explained"])
-                return Projection(chosen, kept.arrays["pca"], kept.arrays.get("tsne"), explained)
-        found = _compute_projection(
+                explained = float(artifact.metadata["explained"])
+                return Projection(
+                    chosen, artifact.arrays["pca"], artifact.arrays.get("tsne"), explained
+                )
+        projection = _compute_projection(
             chosen, FeatureRows.from_cache(self._cache, layers, chosen).to_array()
         )
-        arrays = {"pca": found.pca}
-        if found.tsne is not None:
-            arrays["tsne"] = found.tsne
+        arrays = {"pca": projection.pca}
+        if projection.tsne is not None:
+            arrays["tsne"] = projection.tsne
         save_artifact(
-            self._cache, "map", key, arrays, {"explained": found.explained_variance_ratio}
+            self._cache, "map", key, arrays, {"explained": projection.explained_variance_ratio}
         )
-        return found
+        return projection
 
 
 def _compute_projection(rows: np.ndarray, X: np.ndarray) -> Projection:
-    # As the heads see them: standardised. A column that is constant says nothing.
+    # Standardised, as for the heads; constant columns become 0.
+    """Compute PCA (randomised for over 512 columns), and t-SNE from up to 50 components."""
     X = X - X.mean(axis=0)
-    spread = X.std(axis=0)
-    X /= np.where(spread > 1e-6, spread, np.inf)
-    if not X.any():  # all alike: every point at the origin
+    std = X.std(axis=0)
+    X /= np.where(std > 1e-6, std, np.inf)
+    if not X.any():  # all rows are equal: every point at the origin
         return Projection(rows, np.zeros((len(rows), 2)), None, 0.0)
     n = max(1, min(PCA_COMPONENTS, X.shape[1], len(rows) - 1))
     pca = PCA(n, svd_solver="full" if X.shape[1] <= 512 else "randomized", random_state=0)
-    found = pca.fit_transform(X)
-    flat = np.zeros((len(rows), 2))
-    flat[:, : min(n, 2)] = found[:, :2]
+    components = pca.fit_transform(X)
+    first_two = np.zeros((len(rows), 2))
+    first_two[:, : min(n, 2)] = components[:, :2]
     tsne = None
     if len(rows) >= MIN_TSNE_ROWS:
         perplexity = min(TSNE_PERPLEXITY, (len(rows) - 1) / 3)
-        start = flat / max(flat[:, 0].std(), 1e-12) * 1e-4
+        initial = first_two / max(first_two[:, 0].std(), 1e-12) * 1e-4
         tsne = TSNE(
-            perplexity=perplexity, init=start, max_iter=TSNE_ITERATIONS, random_state=0, n_jobs=1
-        ).fit_transform(found)
-    return Projection(rows, flat, tsne, float(pca.explained_variance_ratio_[:2].sum()))
+            perplexity=perplexity, init=initial, max_iter=TSNE_ITERATIONS, random_state=0, n_jobs=1
+        ).fit_transform(components)
+    return Projection(rows, first_two, tsne, float(pca.explained_variance_ratio_[:2].sum()))

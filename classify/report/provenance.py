@@ -1,4 +1,4 @@
-"""Where everything in a report comes from."""
+"""Provenance of a report: cache, backbone, packages and tasks."""
 
 import platform
 from collections.abc import Mapping
@@ -33,29 +33,36 @@ def collect_provenance(
     sources: Mapping[str, str],
     seed: int | None,
 ) -> dict[str, Facts]:
-    """Names and values under headings, all of them text.
+    """Collect names and values under headings, all as text.
 
     Parameters
     ----------
-    command : str, optional
-        What was typed.
+    cache : FeatureCache
+    comparison : Comparison
+    command : str or None
+        The command line; None if called from Python.
     sources : mapping of str to str
-        Where each task's labels come from.
-    seed : int, optional
-        Of the held-out images and the folds.
+        By task name, where its labels come from.
+    seed : int or None
+        Seed of the held-out images and the folds.
+
+    Returns
+    -------
+    dict of str to list of (str, str)
+        By heading.
     """
-    trained = len(comparison.results) - comparison.n_reused
-    made: Facts = [
+    n_trained = len(comparison.results) - comparison.n_reused
+    report_facts: Facts = [
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", command or "called from Python"),
-        ("heads", f"{trained:,} trained, {comparison.n_reused:,} found beside the cache"),
+        ("heads", f"{n_trained:,} trained, {comparison.n_reused:,} found beside the cache"),
     ]
     if seed is not None:
-        made.append(("seed", f"{seed} (held-out images and folds)"))
+        report_facts.append(("seed", f"{seed} (held-out images and folds)"))
     weights = {record.class_weight for record in comparison.records} - {None}
-    made.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
+    report_facts.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
     return {
-        "This report": made,
+        "This report": report_facts,
         "Feature cache": _describe_cache(cache),
         "Backbone": _describe_backbone(cache),
         "Packages": [(name, _find_version(name)) for name in REPORTED_PACKAGES]
@@ -67,42 +74,45 @@ def collect_provenance(
 
 
 def _describe_cache(cache: FeatureCache) -> Facts:
-    count = cache.counts
+    counts = cache.counts
     return [
         ("file", str(cache.path)),
         ("format", f"headgraft-feature-cache {cache.format_version}"),
         ("made by", cache.created_by),
         ("made from", cache.root),
-        ("rows", f"{count['ok']:,} ok, {count['failed']:,} failed, {count['pending']:,} pending"),
+        (
+            "rows",
+            f"{counts['ok']:,} ok, {counts['failed']:,} failed, {counts['pending']:,} pending",
+        ),
     ]
 
 
 def _describe_backbone(cache: FeatureCache) -> Facts:
-    made = cache.extractor
+    extractor = cache.extractor
     return [
-        ("backbone", made.backbone),
-        ("weights", made.weights),
-        ("weights digest", f"sha256 {made.weights_sha256}"),
-        ("precision", made.precision),
+        ("backbone", extractor.backbone),
+        ("weights", extractor.weights),
+        ("weights digest", f"sha256 {extractor.weights_sha256}"),
+        ("precision", extractor.precision),
         *(
             (f"preprocessing: {name}", _format_value(value))
-            for name, value in made.preprocess.items()
+            for name, value in extractor.preprocess.items()
         ),
         *(
             (f"environment: {name}", _format_value(value))
-            for name, value in made.environment.items()
+            for name, value in extractor.environment.items()
         ),
     ]
 
 
 def _describe_task(task: Any, source: str | None) -> Facts:
-    parts = [f"{int((task.split == part).sum()):,} {part}" for part in (TRAIN, VAL, TEST)]
+    split_counts = [f"{int((task.split == part).sum()):,} {part}" for part in (TRAIN, VAL, TEST)]
     smallest = int(np.bincount(task.y, minlength=len(task.classes)).min())
-    found = [("labels", source)] if source else []
+    label_facts = [("labels", source)] if source else []
     return [
-        *found,
+        *label_facts,
         ("classes", f"{len(task.classes):,}, the smallest with {smallest:,} images"),
-        ("split", ", ".join(parts)),
+        ("split", ", ".join(split_counts)),
         ("groups", "none" if task.groups is None else f"{len(np.unique(task.groups)):,}"),
     ]
 

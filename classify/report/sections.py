@@ -1,4 +1,4 @@
-"""Everything the report says of one task."""
+"""The sections of the report, one for each task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from classify.report.thumbnails import Thumbnails
 from classify.strategy.advise import Advice
 from featurize.cache.reader import FeatureCache
 
-MAX_GALLERY_IMAGES = 300  # in all galleries of a report together
+MAX_GALLERY_IMAGES = 300  # in all galleries of a report
 MIN_GALLERY_IMAGES = 6  # in one gallery
 MAX_LISTED_CLASSES = 50  # classes in a table
 SPLIT_NAMES = ((TRAIN, "training"), (VAL, "validation"), (TEST, "test"))
@@ -35,7 +35,16 @@ SPLIT_NAMES = ((TRAIN, "training"), (VAL, "validation"), (TEST, "test"))
 
 @dataclass(frozen=True)
 class Finding:
-    """What a data check found, in a few words; `target` is the id of where it is shown."""
+    """Result of one data check.
+
+    Attributes
+    ----------
+    text : str
+        A few words.
+    warn : bool
+    target : str
+        Id of the element that shows the details; empty if there is none.
+    """
 
     text: str
     warn: bool = False
@@ -44,28 +53,38 @@ class Finding:
 
 @dataclass(frozen=True)
 class TaskSection:
-    """One task's part of the page.
+    """One task's section of the page.
 
     Attributes
     ----------
     id : str
         Of the section; all ids inside begin with it.
+    name, summary : str
+    headline : Headline
     warning : str
-        What to know before the score is believed; empty if nothing.
+        What to know before trusting the accuracy; empty if nothing.
+    checks : list of Finding
+    notices : list of str
+    leaderboard_rows : list of LeaderboardRow
     rank_of : dict of str to int
-        Where each choice of layers stands, for sorting: by depth, joined ones last.
-    mapped : list of int
+        Position of each choice of layers for sorting: by depth, joined ones last.
+    depth : list of Chart
+        Accuracy by layer, in validation and in the test.
+    confusion, reliability, map : Chart
+    map_rows : list of int
         Rows on the map.
+    galleries : list of Gallery
     recall : list of (str, dict)
-        The classes of which least is found, with what `classify.evaluation.recall` says of them.
+        Classes of the lowest recall, with the values of `classify.evaluation.recall`.
     n_recall : int
-        Classes with images, of which `recall` lists the first.
+        Number of classes with images, of which `recall` lists the first.
     recall_of : str
-        Which images these are, ``test`` or ``validation``.
+        The images used, ``test`` or ``validation``.
     small : list of SmallClass
         The first of `n_small`.
+    n_small, n_classes : int
     advice : AdviceSection, or None
-        None where none was asked for.
+        None if no advice was requested.
     """
 
     id: str
@@ -93,7 +112,7 @@ class TaskSection:
 
     @property
     def charts(self) -> list[Chart]:
-        """All of them."""
+        """All charts of the section."""
         advised = [] if self.advice is None else self.advice.charts
         return [*advised, *self.depth, self.confusion, self.reliability, self.map]
 
@@ -104,26 +123,41 @@ def build_sections(
     thumbnails: Thumbnails,
     advice: Mapping[str, Advice],
 ) -> Iterator[TaskSection]:
-    """One for each task, in the comparison's order; `advice` is by the task's name."""
+    """Build the section of each task, in the comparison's order.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    comparison : Comparison
+    thumbnails : Thumbnails
+    advice : mapping of str to Advice
+        By task name; may lack tasks.
+
+    Yields
+    ------
+    TaskSection
+    """
     projector = Projector(cache)
-    share = MAX_GALLERY_IMAGES // (4 * len(comparison.tasks))  # twins take two pictures each
-    most = max(MIN_GALLERY_IMAGES, min(24, share))
+    images_per_gallery = MAX_GALLERY_IMAGES // (
+        4 * len(comparison.tasks)
+    )  # up to three galleries each
+    max_images = max(MIN_GALLERY_IMAGES, min(24, images_per_gallery))
     for number, task in enumerate(comparison.tasks, 1):
         best = comparison.best_per_task[task.name]
         results = [result for result in comparison.results if result.record.task == task.name]
-        (chosen,) = (result for result in results if result.record is best)
-        curator = GalleryBuilder(thumbnails, cache.paths, task, most)
+        (best_result,) = (result for result in results if result.record is best)
+        gallery_builder = GalleryBuilder(thumbnails, cache.paths, task, max_images)
         notices = [
             notice.removeprefix(f"{task.name}: ")
             for notice in comparison.notices
             if notice.startswith(f"{task.name}: ")
         ]
         section = _build_section(
-            f"task-{number}", cache, task, results, chosen, curator, projector, notices
+            f"task-{number}", cache, task, results, best_result, gallery_builder, projector, notices
         )
         if task.name in advice:
-            told = advice_section(advice[task.name], f"{section.id}-advice")
-            section = replace(section, advice=told)
+            section_of_advice = advice_section(advice[task.name], f"{section.id}-advice")
+            section = replace(section, advice=section_of_advice)
         yield section
 
 
@@ -139,52 +173,65 @@ def _build_section(
 ) -> TaskSection:
     layers = tuple(cache.layers)
     records = [result.record for result in results]
-    answer, board = build_leaderboard(records, best.record, layers)
-    answers, part = best.test, "test"
-    if answers is None:
-        answers, part = best.validation, "validation"
-    found = check_task(cache, task, best.validation, best.test)
+    headline, leaderboard_rows = build_leaderboard(records, best.record, layers)
+    predictions, predicted_split = best.test, "test"
+    if predictions is None:
+        predictions, predicted_split = best.validation, "validation"
+    data_checks = check_task(cache, task, best.validation, best.test)
     ids = {name: f"{id}-{name}" for name in ("twins", "suspects", "mistakes", "small")}
-    places = projector.project(best.record.layer.split("+"), task.rows)
+    projection = projector.project(best.record.layer.split("+"), task.rows)
     galleries = []
-    if answers is not None:
-        galleries.append(gallery_builder.build_mistakes(answers, part, ids["mistakes"]))
-    if found.label_issues:
+    if predictions is not None:
         galleries.append(
-            gallery_builder.build_label_issues(found.label_issues, found.n_judged, ids["suspects"])
+            gallery_builder.build_mistakes(predictions, predicted_split, ids["mistakes"])
         )
-    if found.duplicates:
+    if data_checks.label_issues:
         galleries.append(
-            gallery_builder.build_duplicates(found.duplicates, found.n_test, ids["twins"])
+            gallery_builder.build_label_issues(
+                data_checks.label_issues, data_checks.n_judged, ids["suspects"]
+            )
         )
-    found_by_class = {}
-    if answers is not None:
-        found_by_class = compute_class_recall(answers, task.classes, task.units_for(answers.rows))
-    order = {name: i for i, name in enumerate(layers)}
-    ranked = sorted({r.layer for r in records}, key=lambda n: (n.count("+"), order.get(n, 0), n))
+    if data_checks.duplicates:
+        galleries.append(
+            gallery_builder.build_duplicates(
+                data_checks.duplicates, data_checks.n_test, ids["twins"]
+            )
+        )
+    recall_by_class = {}
+    if predictions is not None:
+        recall_by_class = compute_class_recall(
+            predictions, task.classes, task.units_for(predictions.rows)
+        )
+    depth_of_layer = {name: i for i, name in enumerate(layers)}
+    ranked = sorted(
+        {r.layer for r in records}, key=lambda n: (n.count("+"), depth_of_layer.get(n, 0), n)
+    )
     return TaskSection(
         id=id,
         name=task.name,
         summary=_summarise_task(task),
-        headline=answer,
-        warning=_make_warning(found),
-        checks=list(_iter_findings(found, ids)),
-        notices=[*notices, *found.notices],
-        leaderboard_rows=board,
+        headline=headline,
+        warning=_make_warning(data_checks),
+        checks=list(_iter_findings(data_checks, ids)),
+        notices=[*notices, *data_checks.notices],
+        leaderboard_rows=leaderboard_rows,
         rank_of={name: i for i, name in enumerate(ranked)},
-        depth=[chart_depth(records, layers, p, f"{id}-depth-{p}") for p in ("validation", "test")],
-        confusion=_chart_confusion(task, answers, part, f"{id}-confusion"),
-        reliability=_chart_reliability(answers, part, f"{id}-reliability"),
+        depth=[
+            chart_depth(records, layers, split, f"{id}-depth-{split}")
+            for split in ("validation", "test")
+        ],
+        confusion=_chart_confusion(task, predictions, predicted_split, f"{id}-confusion"),
+        reliability=_chart_reliability(predictions, predicted_split, f"{id}-reliability"),
         map=chart_embedding_map(
-            task, cache.paths, places, (best.validation, best.test), answer.layer, f"{id}-map"
+            task, cache.paths, projection, (best.validation, best.test), headline.layer, f"{id}-map"
         ),
-        map_rows=[int(row) for row in places.rows],
+        map_rows=[int(row) for row in projection.rows],
         galleries=galleries,
-        recall=list(found_by_class.items())[:MAX_LISTED_CLASSES],
-        n_recall=len(found_by_class),
-        recall_of=part,
-        small=found.small_classes[:MAX_LISTED_CLASSES],
-        n_small=len(found.small_classes),
+        recall=list(recall_by_class.items())[:MAX_LISTED_CLASSES],
+        n_recall=len(recall_by_class),
+        recall_of=predicted_split,
+        small=data_checks.small_classes[:MAX_LISTED_CLASSES],
+        n_small=len(data_checks.small_classes),
         n_classes=len(task.classes),
         advice=None,
     )
@@ -196,32 +243,32 @@ def _summarise_task(task: Task) -> str:
     return f"{len(task.classes):,} classes · {images} images"
 
 
-def _iter_findings(found: DataChecks, ids: dict[str, str]) -> Iterator[Finding]:
-    twins, suspects, small = (
-        len(found.duplicates),
-        len(found.label_issues),
-        len(found.small_classes),
+def _iter_findings(data_checks: DataChecks, ids: dict[str, str]) -> Iterator[Finding]:
+    n_duplicates, n_label_issues, n_small = (
+        len(data_checks.duplicates),
+        len(data_checks.label_issues),
+        len(data_checks.small_classes),
     )
-    for count, one, several, none, target in (
-        (twins, "duplicate across the split", "duplicates across the split",
+    for count, singular, plural, none, target in (
+        (n_duplicates, "duplicate across the split", "duplicates across the split",
          "no duplicates across the split", ids["twins"]),
-        (suspects, "suspected wrong label", "suspected wrong labels", "no suspected labels",
+        (n_label_issues, "suspected wrong label", "suspected wrong labels", "no suspected labels",
          ids["suspects"]),
-        (small, "class with too few images", "classes with too few images",
+        (n_small, "class with too few images", "classes with too few images",
          "enough images in every class", ids["small"]),
     ):  # fmt: skip
         if count:
-            yield Finding(f"{count:,} {one if count == 1 else several}", True, target)
+            yield Finding(f"{count:,} {singular if count == 1 else plural}", True, target)
         else:
             yield Finding(none)
 
 
-def _make_warning(found: DataChecks) -> str:
-    if not found.duplicates:
+def _make_warning(data_checks: DataChecks) -> str:
+    if not data_checks.duplicates:
         return ""
-    one = "is" if len(found.duplicates) == 1 else "are"
-    count = f"{len(found.duplicates):,} test image{'s' if one == 'are' else ''} {one}"
-    return f"{count}, or nearly {one}, among those learnt from: this is too good, see below."
+    verb = "is" if len(data_checks.duplicates) == 1 else "are"
+    count = f"{len(data_checks.duplicates):,} test image{'s' if verb == 'are' else ''} {verb}"
+    return f"{count}, or nearly {verb}, in the training set: the accuracy is too high, see below."
 
 
 def _chart_confusion(
@@ -240,12 +287,14 @@ def _chart_reliability(predictions: HeldOutPredictions | None, split: str, id: s
         return Chart(id, "Reliability", "No image was held out.")
     errors = [calibration_error(predictions, calibrated) for calibrated in (False, True)]
     note = (
-        f"The best head on {len(predictions):,} {split} images: on the dashed line, it is right as "
-        "often as it says. "
+        f"The best head on {len(predictions):,} {split} images. On the dashed line, accuracy "
+        "equals confidence. "
     )
     if errors[0] is None:
-        note += f"It has no probabilities before scaling; after it, the error is {format_decimal(errors[1])}."
+        note += "It has no probabilities before calibration; "
+        note += f"after it, the calibration error is {format_decimal(errors[1])}."
     else:
-        note += f"Calibration error: {format_decimal(errors[0])}, after scaling {format_decimal(errors[1])}."
+        note += f"Calibration error: {format_decimal(errors[0])}, "
+        note += f"after calibration {format_decimal(errors[1])}."
     points = [reliability_of(predictions, calibrated) for calibrated in (False, True)]
     return chart_reliability(points[0], points[1], note, id)

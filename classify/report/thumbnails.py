@@ -1,4 +1,4 @@
-"""Small pictures of a cache's images, as ``data:`` URLs."""
+"""Thumbnails of a cache's images, as ``data:`` URLs."""
 
 import base64
 import io
@@ -15,29 +15,37 @@ from featurize.images.preprocess import Preprocess
 from featurize.images.reading import read_image_file
 
 GALLERY_PIXELS, MAP_PIXELS = 112, 48
-"""Pixels of a picture in a gallery, and of one shown at a point of the map."""
+"""Side of a thumbnail in a gallery, and of one at a point of the map, in pixels."""
 QUALITY = {GALLERY_PIXELS: 75, MAP_PIXELS: 60}
-# Half of JPEG's size at 48 pixels, where JPEG's tables alone are longer than the picture.
+# WebP is half of JPEG's size at 48 pixels, where JPEG's tables outweigh the image.
 IMAGE_FORMAT = "WEBP" if features.check("webp") else "JPEG"
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A ``data:`` URL of a square picture, `side` pixels wide."""
+    """A square thumbnail.
+
+    Attributes
+    ----------
+    url : str
+        A ``data:`` URL.
+    side : int
+        Width and height in pixels.
+    """
 
     url: str
     side: int
 
 
 class Thumbnails:
-    """Opens images of one folder and makes them small; what it cannot open it counts.
+    """Makes and remembers thumbnails of the images of one folder.
 
     Parameters
     ----------
     cache : FeatureCache
         Its paths have been checked to stay in the folder.
     folder : path, optional
-        Where the images are. None where there are none: every picture is then None.
+        The image folder. Without one, every thumbnail is None.
 
     Attributes
     ----------
@@ -55,33 +63,64 @@ class Thumbnails:
         return self._folder is not None
 
     def gallery_thumbnail(self, row: int) -> Thumbnail | None:
-        """The middle square of a row's image; None without a folder, or if it cannot be opened."""
+        """Return the thumbnail of a row's image, for a gallery.
+
+        Parameters
+        ----------
+        row : int
+
+        Returns
+        -------
+        Thumbnail or None
+            None without a folder, or if the image cannot be opened.
+        """
         return self._get_or_make(row, GALLERY_PIXELS)
 
     def map_thumbnail_url(self, row: int) -> str | None:
-        """A smaller one, as a URL."""
-        found = self._get_or_make(row, MAP_PIXELS)
-        return None if found is None else found.url
+        """Return the URL of a smaller thumbnail, for the map.
+
+        Parameters
+        ----------
+        row : int
+
+        Returns
+        -------
+        str or None
+            None without a folder, or if the image cannot be opened.
+        """
+        thumbnail = self._get_or_make(row, MAP_PIXELS)
+        return None if thumbnail is None else thumbnail.url
 
     def _get_or_make(self, row: int, side: int) -> Thumbnail | None:
         if self._folder is None:
             return None
         if (row, side) not in self._thumbnails:
-            small = None
+            thumbnail = None
             try:
-                small = make_thumbnail(self._folder / self._cache.paths[row], side)
+                thumbnail = make_thumbnail(self._folder / self._cache.paths[row], side)
             except ImageUnreadableError:
                 self.unreadable.add(row)
-            self._thumbnails[row, side] = small
+            self._thumbnails[row, side] = thumbnail
         return self._thumbnails[row, side]
 
 
 def make_thumbnail(path: Path, side: int) -> Thumbnail:
-    """The middle square of an image, shrunk to `side` pixels but never enlarged.
+    """Make a thumbnail of the central square of an image; never enlarge it.
+
+    Parameters
+    ----------
+    path : Path
+    side : int
+        Pixels: `GALLERY_PIXELS` or `MAP_PIXELS`.
+
+    Returns
+    -------
+    Thumbnail
 
     Raises
     ------
-    ImageUnreadable
+    ImageUnreadableError
+        If the image cannot be read or decoded.
     """
     data = read_image_file(path).data
     quality = QUALITY[side]
@@ -89,14 +128,14 @@ def make_thumbnail(path: Path, side: int) -> Thumbnail:
     unscaled = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     preprocess = Preprocess(side, side, *unscaled, interpolation="bicubic", decode="fast")
     pixels = decode_image(data, preprocess)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, IMAGE_FORMAT, quality=quality)
-    coded = base64.b64encode(file.getvalue()).decode()
-    return Thumbnail(f"data:image/{IMAGE_FORMAT.lower()};base64,{coded}", side)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, IMAGE_FORMAT, quality=quality)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(f"data:image/{IMAGE_FORMAT.lower()};base64,{encoded}", side)
 
 
 def _read_short_side(data: bytes) -> int:
-    """The shorter side in pixels, from the header; 0 where `decode_image` will raise."""
+    """Return the shorter side in pixels from the header; 0 where `decode_image` will raise."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return min(image.size)

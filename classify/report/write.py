@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but a browser."""
+"""Write the report as one self-contained HTML file."""
 
 import os
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from classify.data.features import CacheOrPath, open_cache
-from classify.errors import CallError
+from classify.errors import CallError, OutputError
 from classify.experiments.compare import Comparison
-from classify.store import check_output, open_output
 from classify.strategy.advise import Advice
+from featurize.files import atomic_write, check_target
 
 __all__ = ["check_report_path", "write_report"]
 
@@ -29,33 +29,37 @@ def write_report(
     seed: int | None = None,
     advice: Mapping[str, Advice] | None = None,
 ) -> None:
-    """Write what a comparison found as one self-contained page.
+    """Write the results of a comparison as one self-contained HTML page.
 
-    The page runs no script but its own, fetches nothing, and opens from a file. An older report
-    at `path` is replaced at once or not at all.
+    The page runs no scripts but its own, makes no requests, and opens from a file. An older report
+    at `path` is replaced atomically.
 
     Parameters
     ----------
     path : path
         ``report.html``.
     cache : path or FeatureCache
-        The one that was compared on.
-    comparison : ListingDiff
+        The cache of the comparison.
+    comparison : Comparison
     images : path, optional
-        The folder that the cache was made from, for small pictures. Images that are not there any
-        more are left out.
-    command, sources, seed : optional
-        For the provenance: what was typed, where each task's labels come from, and the seed.
+        The image folder of the cache, for thumbnails. Missing images are left out.
+    command : str, optional
+        The command line, for the provenance.
+    sources : mapping of str to str, optional
+        By task name, where its labels come from, for the provenance.
+    seed : int, optional
+        Seed of the comparison, for the provenance.
     advice : mapping of str to Advice, optional
-        By the task's name: shown in its section.
+        By task name; shown in the task's section.
 
     Raises
     ------
     OutputError
-        If it cannot be written, or something that is not a report is there already.
+        If the file cannot be written, or exists and is not a report.
     CallError
         If Bokeh or Jinja2 is missing, or `images` is not a folder.
     FeaturizeError, FileNotFoundError
+        If the cache cannot be read.
     """
     path = check_report_path(path, images)
     from classify.report.page import build_page
@@ -69,7 +73,7 @@ def write_report(
         seed=seed,
         advice=advice or {},
     )
-    with open_output(path) as file:
+    with atomic_write(path, error=OutputError) as file:
         # A path given on the command line need not be UTF-8.
         file.write(page.encode("utf-8", "backslashreplace"))
 
@@ -77,7 +81,7 @@ def write_report(
 def check_report_path(
     path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Refuse a report that cannot be written, before any work is done for it.
+    """Check that a report can be written, before any work is done for it.
 
     Parameters
     ----------
@@ -92,21 +96,21 @@ def check_report_path(
     Raises
     ------
     OutputError
-        If the folder is missing or closed, or the file there is not a report.
+        If the folder is missing or not writable, or the file exists and is not a report.
     CallError
         If Bokeh or Jinja2 is missing, or `images` is not a folder.
     """
-    absent = [name for name in REQUIRED_PACKAGES if find_spec(name) is None]
-    if absent:
-        raise CallError(f"the report needs {absent[0]}: pip install 'headgraft[report]'")
+    missing = [name for name in REQUIRED_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise CallError(f"the report needs {missing[0]}: pip install 'headgraft[report]'")
     if images is not None and not Path(images).is_dir():
         raise CallError(f"--images {images} is not a folder; give the one the cache was made from")
-    return check_output(path, _is_report, "a report")
+    return check_target(path, _is_report, "a report", OutputError)
 
 
 def _is_report(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return GENERATOR_TAG in file.read(MAX_SNIFF_BYTES)
     except OSError:
         return False

@@ -1,1 +1,1 @@
-"""Which of the four strategies a task asks for, with the evidence; and carrying it out."""
+"""Advise on the strategy for a task, and run it."""

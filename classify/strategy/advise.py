@@ -1,4 +1,4 @@
-"""Which of the four strategies a task asks for, with the evidence: `advise`."""
+"""Advise on which of the four strategies suits a task, with the evidence."""
 
 import os
 import time
@@ -16,15 +16,10 @@ from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
 from classify.experiments.results import FitResult
-from classify.heads.record import (
-    HeadCallback,
-    HeadProgress,
-    HeadReport,
-    HeadResult,
-    report_to,
-)
-from classify.strategy.depth_profile import DepthProfile, LayerDepths, measure_depth_profile
+from classify.heads.record import HeadCallback, HeadProgress, HeadReport, HeadResult, report_to
+from classify.strategy.depth_profile import DepthProfile, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
+from classify.strategy.layer_depths import LayerDepths
 from classify.strategy.learning_curve import (
     ADVICE_HEAD,
     CurveFit,
@@ -42,12 +37,12 @@ from featurize.backbones.families import EMBEDDING_DIMS
 from featurize.cache.reader import FeatureCache
 from featurize.progress import Progress, ignore
 
-MIN_USUAL_CROP = 160  # pixels: torchvision's networks were trained on 176 and more
+MIN_USUAL_CROP = 160  # pixels; torchvision's networks were trained at 176 or more
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A strategy for a task, and why.
+    """A strategy for a task, and the evidence for it.
 
     Attributes
     ----------
@@ -57,30 +52,32 @@ class Advice:
     size : str
         ``small`` or ``large``.
     similarity : str
-        ``similar`` or ``different``, whichever is given or likelier: what the strategy goes by.
+        ``similar`` or ``different``, given or the likelier one; it determines the strategy.
     answer : str
-        The same where that is given, or measured closely enough to tell; else ``cannot tell yet``.
+        The same if it is given or measured precisely enough; else ``cannot tell yet``.
     confident : bool
-        Whether it is one of the two.
+        Whether `answer` is one of the two.
     layer : str
-        Where to put the head: the last layer, or for the truncated probe the best cut.
+        The layer for the head: the last one, or for the truncated probe the best cut.
     best_layers : list of str
-        That layer alone, or all of them joined where these validate better: what a probe takes.
+        The layers for a probe: `layer` alone, or all joined if these validate better.
     more_images : int, or None
-        About how many more images would make it sure; 0 if it is, None if no number of them would.
+        About how many more images would make the similarity certain: 0 if it is, None if no
+        realistic number would.
     reasons : list of str
         The evidence in sentences.
     commands : dict of str to str
-        What to run, for each of the four strategies.
+        By strategy, the command to run.
     joined_layers_command : str, or None
-        The command that trains a head on `best_layers`, where that is not `layer`.
+        The command that trains a head on `best_layers`, if that is not `layer`.
     depth_profile : DepthProfile
         Accuracy by depth.
     dataset_size : DatasetSize
-        How many images, and the learning curve.
+        Number of images, and the learning curve.
     notices : list of str
-        What a user should know.
+        Notices for the user.
     seconds : float
+        Wall-clock time.
     """
 
     task: str
@@ -106,7 +103,13 @@ class Advice:
         return self.depth_profile, self.dataset_size
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as what JSON knows; the evidence under ``evidence``."""
+        """Return the advice as a dict for JSON.
+
+        Returns
+        -------
+        dict
+            The attributes by name, with the measurements and `reasons` under ``evidence``.
+        """
         depth, size = self.depth_profile.to_dict(), self.dataset_size.to_dict()
         measured = {"similarity": depth.pop("measured"), "size": size.pop("measured")}
         if depth["joined"] is not None:
@@ -146,24 +149,24 @@ def advise(
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
 ) -> Advice:
-    """Measure which strategy a task asks for: the size of the data by its likeness to the source.
+    """Measure which strategy suits a task, by its size and its similarity to the source.
 
-    Test images are not looked at. The rule is in ``docs/strategies.md``. What is measured is kept
-    beside the cache, and shared with `compare`.
+    Test images are not used. The rule is in ``docs/strategies.md``. Measurements are stored next to
+    the cache, and shared with `compare`.
 
     Parameters
     ----------
     cache : path or FeatureCache
         With several layers: ``featurize run ... --layers auto``.
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        By default the folder names.
     size, similarity : str, optional
-        ``small`` or ``large``, ``similar`` or ``different``: what is known better than measured. It
-        is measured all the same.
+        ``small`` or ``large``, ``similar`` or ``different``: overrides the measurement, which is
+        made all the same.
     column, labels_level, test_size, seed
         As in `classify.fit`.
     jobs, progress, report
-        As in `classify.compare`; the learning curve's heads count as well.
+        As in `classify.compare`; the learning curve's heads are included.
 
     Returns
     -------
@@ -172,16 +175,17 @@ def advise(
     Raises
     ------
     CallError
-        If the cache has one layer only.
-    TooFewImages
-        If there are not two classes, or a class has a single image.
+        If the cache has only one layer, or `size` or `similarity` is unknown.
+    TooFewImagesError
+        If there are fewer than two classes, or a class has a single image.
     ClassifyError, FeaturizeError, FileNotFoundError
+        As in `classify.fit`.
     """
     started = time.perf_counter()
     check_size_and_similarity(size, similarity)
     spec = TaskSpec(labels, column, labels_level, test_size, seed)
     cache = open_cache(cache)
-    LayerDepths.from_cache(cache)  # refused before anything is trained
+    LayerDepths.from_cache(cache)  # raises before anything is trained
     table = spec.read_table(cache)
     task = make_task(cache, table, test_size=test_size, seed=seed)
     curve_fits = _plan_checked_curve(task, table.source, seed)
@@ -235,21 +239,23 @@ def advise_from_comparison(
 ) -> tuple[dict[str, Advice], list[str]]:
     """Advise on the tasks of a comparison that has trained LDA on every single layer.
 
-    Then the learning curve alone is missing, which takes less than one of the layers did.
+    Only the learning curve is computed, which takes less time than one of the layers did.
 
     Parameters
     ----------
+    cache : FeatureCache
+    comparison : Comparison
     tables : sequence of path
-        Where the tasks' labels come from, for the commands; none for folder names.
+        The tasks' label tables, for the commands; none for folder names.
     column, labels_level, test_size, seed
-        As the comparison had them.
+        As in the comparison.
 
     Returns
     -------
     advice : dict of str to Advice
-        By the task's name.
+        By task name.
     notices : list of str
-        Why a task has none.
+        Why a task has no advice.
     """
     advice: dict[str, Advice] = {}
     notices = []
@@ -290,7 +296,7 @@ def _make_advice(
     options = spec.as_command_options()
     strategy = STRATEGIES[chosen]
     layer = profile.best_cut_layer if strategy == "truncated-probe" else profile.last_layer
-    best = [*cache.layers] if profile.is_joined_better(layer) else [layer]
+    best_layers = [*cache.layers] if profile.is_joined_better(layer) else [layer]
     more = profile.images_needed(dataset_size.n_images)
     return Advice(
         task=task.name,
@@ -300,14 +306,16 @@ def _make_advice(
         answer=similarity or profile.answer,
         confident=similarity is not None or profile.is_confident,
         layer=layer,
-        best_layers=best,
+        best_layers=best_layers,
         more_images=0 if similarity is not None else more,
         reasons=[
             *explain_depth(profile, similarity, more, layer),
             *explain_size(dataset_size, size),
         ],
         commands=strategy_commands(cache, profile.last_layer, profile.best_cut_layer, options),
-        joined_layers_command=None if best == [layer] else probe_command(cache, best, options),
+        joined_layers_command=None
+        if best_layers == [layer]
+        else probe_command(cache, best_layers, options),
         depth_profile=profile,
         dataset_size=dataset_size,
         notices=list(_iter_caveats(cache, profile)),
@@ -316,7 +324,18 @@ def _make_advice(
 
 
 def choose_layer_option(cache: FeatureCache, task: Task) -> str:
-    """The choices of layers that an advice compares: ``each,joined``, or ``each`` of very many."""
+    """Return the choices of layers that an advice compares.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    task : Task
+
+    Returns
+    -------
+    str
+        ``each,joined``, or ``each`` if the joined layers are too large.
+    """
     return "each,joined" if can_join_layers(cache, task) else "each"
 
 
@@ -329,20 +348,20 @@ def _measure_profile(
         for result in results
         if result.validation is not None
     }
-    each = {name: predictions[name] for name in cache.layers}
-    unit = task.units_for(next(iter(each.values())).rows)
+    by_layer = {name: predictions[name] for name in cache.layers}
+    unit = task.units_for(next(iter(by_layer.values())).rows)
     joined = predictions.get("+".join(cache.layers))
-    return measure_depth_profile(LayerDepths.from_cache(cache), each, joined, unit, seed)
+    return measure_depth_profile(LayerDepths.from_cache(cache), by_layer, joined, unit, seed)
 
 
 def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
-    """Plan the learning curve; refuse classes that cannot be both learnt from and held out."""
-    count = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
-    alone = [task.classes[i] for i in np.flatnonzero(count == 1)]
-    if alone and not (task.split == VAL).any():
-        names = ", ".join(map(repr, alone[:3])) + (", ..." if len(alone) > 3 else "")
+    """Plan the learning curve; refuse classes that cannot be both trained on and held out."""
+    n_per_class = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
+    singletons = [task.classes[i] for i in np.flatnonzero(n_per_class == 1)]
+    if singletons and not (task.split == VAL).any():
+        names = ", ".join(map(repr, singletons[:3])) + (", ..." if len(singletons) > 3 else "")
         raise TooFewImagesError(
-            f"{source}: {len(alone):,} of {len(task.classes):,} classes have a single image "
+            f"{source}: {len(singletons):,} of {len(task.classes):,} classes have a single image "
             f"to learn from ({names}), which cannot be held out as well; add images of them, or "
             "leave them out of the label table"
         )

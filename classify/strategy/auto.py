@@ -1,4 +1,4 @@
-"""`auto`: embed the images, ask for advice, carry it out, and check it by the outcome."""
+"""`auto`: embed images, advise on a strategy, run it, and test it against the alternatives."""
 
 import os
 import tempfile
@@ -35,26 +35,29 @@ RETRAIN_CLASSIFIER = "mlp"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One strategy, carried out.
+    """One strategy that was run.
 
     Attributes
     ----------
     strategy : str
     what : str
-        The layer of a probe, or what was tuned.
+        The layers of a probe (``a+b`` if joined), or which part of the network was tuned, and its
+        classifier.
     validation : float, or None
-        Accuracy on images held out of the training.
+        Accuracy on held-out images.
     accuracy : float, or None
-        On the test images, the same for all candidates.
+        Accuracy on the test images, the same for all candidates.
     accuracy_ci : (float, float), or None
+        Its 95 % interval.
     behind : (float, float, float), or None
-        The chosen one's accuracy less this one's, with its 95 % interval, image by image.
+        Accuracy of the chosen candidate minus this one's, paired by image, with its 95 % interval.
     epochs : int
         0 for a probe.
     images_run : int
-        Images that went through the network, or a part of it: for the cache, or in training.
+        Number of images that passed through the network or a part of it, for the cache or in
+        training.
     seconds : float
-        Without making the cache.
+        Wall-clock time without making the cache.
     """
 
     strategy: str
@@ -70,17 +73,19 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class AutoResult:
-    """What `auto` did.
+    """Result of `auto`.
 
     Attributes
     ----------
-    summary : HeadSummary
-        Of the cache.
+    summary : featurize.extraction.summary.Summary
+        Summary of the cache.
     advice : Advice
     candidates : list of Candidate
-        What was tried, the chosen one first.
+        The strategies that were run, the chosen one first.
     notices : list of str
+        Notices for the user.
     seconds : float
+        Wall-clock time.
     """
 
     summary: "Summary"
@@ -91,16 +96,25 @@ class AutoResult:
 
     @property
     def chosen(self) -> Candidate:
-        """The one that was saved: the advised strategy."""
+        """The saved candidate, of the advised strategy."""
         return self.candidates[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of the cache's summary, of the advice, and of the chosen candidate."""
-        about: dict[str, Any] = self.summary.to_dict() | self.advice.to_dict()
+        """Return the result as a dict for JSON.
+
+        Returns
+        -------
+        dict
+            The keys of the cache's summary, of the advice and of the chosen candidate, and all
+            ``candidates``.
+        """
+        content: dict[str, Any] = self.summary.to_dict() | self.advice.to_dict()
         chosen = asdict(self.chosen)
-        about |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
-        found = about | {"candidates": [asdict(one) for one in self.candidates]}
-        return found | {"seconds": self.seconds}
+        content |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
+        with_candidates = content | {
+            "candidates": [asdict(candidate) for candidate in self.candidates]
+        }
+        return with_candidates | {"seconds": self.seconds}
 
 
 def auto(
@@ -125,46 +139,51 @@ def auto(
     watch: Any = None,
     **options: Any,
 ) -> AutoResult:
-    """Make a classifier of labelled images by the strategy that their features advise.
+    """Make an image classifier with the strategy that the features advise.
 
-    The probes cost next to nothing once the cache is there, so all of them are tried; where a probe
-    is advised, of either kind, it takes all layers joined if these validate better. Of the two
-    strategies that train the network, the one that is advised, and with `max_seconds` as many
-    others as there is time for. What is saved is what was advised: to choose by the test images
-    would spoil it. The candidates stand beside each other, so that it shows where the advice was
-    wrong.
+    Probes are cheap once the cache exists, so all of them are run. An advised probe uses all layers
+    joined if these validate better. Of the two strategies that train the network, the advised one
+    is run; with `max_seconds` the other too if time is left. What is saved is the advised strategy:
+    choosing by test accuracy would bias it. The candidates are listed together, so that wrong
+    advice shows.
 
     Parameters
     ----------
     images : path
     output : path
-        A head, or a tuned network with its classifier: `predict` takes either.
+        A head file, or a tuned network with its classifier; `predict` accepts either.
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        By default the folder names.
     backbone, weights, preprocess : str, optional
         As in `featurize.run`.
     cache : path, optional
-        Where the features go; ``OUTPUT.h5`` if not given. It is kept.
+        File for the features, which stays; by default ``OUTPUT.h5``.
     size, similarity : str, optional
-        Override the advice, as in `advise`.
+        Override the measurement, as in `advise`.
     column, labels_level, test_size, seed
         As in `fit`; every candidate has the same test images.
     max_seconds : float, optional
-        No epoch is begun that would end later, and no further candidate.
+        No epoch that would end later is started, and no further candidate.
     device : str
+        As in `featurize.run`.
     say : callable
-        Told what is done.
+        Called with messages about the progress.
     report : callable
         Called with the `featurize.progress.Progress` of each stage.
     watch : object, optional
-        The same by stage: its ``run`` and ``training`` are called as the `report` of
-        `featurize.run` and `finetune`, its ``heads`` as the `progress` of `compare`.
+        The same by stage, instead of `report`: its ``run`` and ``training`` are called as the
+        `report` of `featurize.run` and `finetune`, its ``heads`` as the `progress` of `compare`.
     **options
-        Of `FineTuneClassifier`.
+        Options of `FineTuneClassifier`.
+
+    Returns
+    -------
+    AutoResult
 
     Raises
     ------
     ClassifyError, FeaturizeError, FileNotFoundError
+        As in `featurize.run`, `advise` and `finetune`.
     """
     from featurize import run
 
@@ -174,10 +193,10 @@ def auto(
     check_head_file(output)
     check_size_and_similarity(size, similarity)
     spec = TaskSpec(labels, column, labels_level, test_size, seed)
-    where = Path(cache or f"{output}.h5")
+    cache_path = Path(cache or f"{output}.h5")
     summary = run(
         images,
-        where,
+        cache_path,
         backbone=backbone,
         weights=weights,
         preprocess=preprocess,
@@ -186,9 +205,9 @@ def auto(
         report=report,
         say=say,
     )
-    opened = FeatureCache(where)
+    feature_cache = FeatureCache(cache_path)
     advice = advise(
-        opened,
+        feature_cache,
         labels,
         size=size,
         similarity=similarity,
@@ -196,11 +215,11 @@ def auto(
         **spec.as_keywords(),
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
-    task = spec.make_task(opened)
-    tried, notices = _fit_probes(opened, spec, task, advice), [*advice.notices]
+    task = spec.make_task(feature_cache)
+    candidates, notices = _fit_probes(feature_cache, spec, task, advice), [*advice.notices]
     if advice.strategy not in NETWORK_STRATEGIES:
-        layers = tried[0][0].what.split("+")
-        head, _ = fit(opened, labels, PROBE_HEAD, layers, **spec.as_keywords())
+        layers = candidates[0][0].what.split("+")
+        head, _ = fit(feature_cache, labels, PROBE_HEAD, layers, **spec.as_keywords())
         save_head(head, output)
         notices += head.notices
     for result in _train_networks(
@@ -210,23 +229,27 @@ def auto(
         max_seconds,
         images=images,
         labels=labels,
-        cache=opened,
+        cache=feature_cache,
         device=device,
         say=say,
         report=report,
         **spec.as_keywords(),
         **options,
     ):
-        tried.append((_make_network_candidate(result), result.predictions))
+        candidates.append((_make_network_candidate(result), result.predictions))
         notices += result.notices
-    tried.sort(key=lambda pair: pair[0].strategy != advice.strategy)
-    chosen = tried[0][1]
+    candidates.sort(
+        key=lambda candidate_and_predictions: (
+            candidate_and_predictions[0].strategy != advice.strategy
+        )
+    )
+    chosen = candidates[0][1]
     return AutoResult(
         summary=cast("Summary", summary),
         advice=advice,
         candidates=[
             _add_difference(candidate, predictions, chosen, task, seed)
-            for candidate, predictions in tried
+            for candidate, predictions in candidates
         ],
         notices=_drop_repeated_notices(notices, task.name),
         seconds=round(time.monotonic() - started, 3),
@@ -251,11 +274,11 @@ def _fit_probes(
     """Fit linear heads on the last layer, on the best cut, and on all layers joined."""
     last, joined = cache.layer().name, "+".join(cache.layers)
     strategies = {last: "linear-probe", advice.depth_profile.best_cut_layer: "truncated-probe"}
-    if can_join_layers(cache, task):  # a probe of either kind may take them
+    if can_join_layers(cache, task):  # either kind of probe may use them
         trains_network = advice.strategy in NETWORK_STRATEGIES
         strategies[joined] = "linear-probe" if trains_network else advice.strategy
     comparison = compare(cache, spec.labels, PROBE_HEAD, list(strategies), **spec.as_keywords())
-    # Those of the advised kind first, and of them the one with the lowest log loss.
+    # The advised strategy first; within a strategy by log loss.
     results = sorted(comparison.results, key=lambda result: result.validation_loss)
     results.sort(key=lambda result: strategies[result.record.layer] != advice.strategy)
     return [
@@ -271,25 +294,25 @@ def _train_networks(
     max_seconds: float | None,
     **options: Any,
 ) -> Iterator["FineTuneResult"]:
-    """Train the network if that is advised, and by other strategies while there is time."""
+    """Train the network if that is advised, and by the other strategy while there is time."""
     for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advised):
-        spent = time.monotonic() - started
-        if strategy != advised and (max_seconds is None or spent > max_seconds):
+        elapsed = time.monotonic() - started
+        if strategy != advised and (max_seconds is None or elapsed > max_seconds):
             continue
-        from classify.finetuning.run import finetune  # torch, which a probe does without
+        from classify.finetuning.run import finetune  # imports torch, which a probe does not need
 
         with _choose_output(output, keep=strategy == advised) as target:
             result = finetune(
                 output=target,
                 classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
-                max_seconds=None if max_seconds is None else max_seconds - spent,
+                max_seconds=None if max_seconds is None else max_seconds - elapsed,
                 **options,
             )
         yield result
 
 
 def _drop_repeated_notices(notices: list[str], task_name: str) -> list[str]:
-    """Each notice once: a strategy tells of its training what the advice told of the task."""
+    """Keep each notice once: the advice and a candidate may report the same about the task."""
     unique = dict.fromkeys(notices)
     return [notice for notice in unique if f"{task_name}: {notice}" not in unique]
 
@@ -309,17 +332,17 @@ def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache)
     )
 
 
-def _make_network_candidate(found: "FineTuneResult") -> Candidate:
+def _make_network_candidate(result: "FineTuneResult") -> Candidate:
     return Candidate(
-        strategy=found.strategy,
-        what=f"{found.tune}, {found.classifier}",
-        validation=found.validation,
-        accuracy=found.accuracy,
-        accuracy_ci=found.accuracy_ci,
+        strategy=result.strategy,
+        what=f"{result.tune}, {result.classifier}",
+        validation=result.validation,
+        accuracy=result.accuracy,
+        accuracy_ci=result.accuracy_ci,
         behind=None,
-        epochs=found.epochs,
-        images_run=found.images_run,
-        seconds=found.seconds,
+        epochs=result.epochs,
+        images_run=result.images_run,
+        seconds=result.seconds,
     )
 
 
@@ -338,7 +361,7 @@ def _add_difference(
 
 @contextmanager
 def _choose_output(output: str | os.PathLike[str], *, keep: bool) -> Iterator[Path]:
-    """Where a trained network goes: the output, or, tried beside it only, nowhere for long."""
+    """Return the output path to keep a network, else one in a temporary folder."""
     if keep:
         yield Path(output)
         return

@@ -1,4 +1,4 @@
-"""What a cut saves: measured on the network, so torch is imported here, when it is asked for."""
+"""Cost of a network up to a cut. It is measured on the network, so torch is imported on demand."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,24 +7,24 @@ from classify.data.features import CacheOrPath, open_cache
 from featurize.backbones.families import EMBEDDING_DIMS
 from featurize.system import signals
 
-BATCH_SIZE = 8  # images: a share of the time is wanted, and large networks take seconds an image
+BATCH_SIZE = 8  # images; enough for a ratio of times, as large networks take seconds per image
 
 
 @dataclass(frozen=True)
 class CutCost:
-    """What it takes to go no further than a cut, as shares of the whole network.
+    """Cost of a network up to a cut, as fractions of the whole network.
 
     Attributes
     ----------
     layer : str
     time : float
-        Of a forward pass, measured on this machine's processor.
+        Of a forward pass, measured on this machine's CPU.
     macs : float
-        Of the arithmetic.
+        Of the multiply-accumulate operations.
     weights : float
-        Of the bytes of its weights.
+        Of the bytes of the weights.
     dim : int
-        Numbers that are kept of each image.
+        Number of features per image.
     """
 
     layer: str
@@ -34,12 +34,17 @@ class CutCost:
     dim: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a dict."""
+        """Return the attributes as a dict for JSON.
+
+        Returns
+        -------
+        dict
+        """
         return asdict(self)
 
 
 def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
-    """Measure what a cache's network costs up to a layer; weights are not needed for it.
+    """Measure what a cache's network costs up to a layer; no weights are downloaded.
 
     Parameters
     ----------
@@ -49,12 +54,13 @@ def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
 
     Returns
     -------
-    Saving, or None
+    CutCost or None
         None for a network that is not known by name.
 
     Raises
     ------
-    UnknownLayer
+    UnknownLayerError
+        If the cache has no such layer.
     """
     cache = open_cache(cache)
     info, backbone = cache.layer(layer), cache.extractor.backbone
@@ -63,8 +69,16 @@ def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
     signals.import_uninterrupted("torchvision")
     from featurize import layer_costs, load_backbone
 
-    net = load_backbone(backbone, frozen_weights=False)
-    whole = sum(tensor.nbytes for tensor in net.network.module.state_dict().values())
-    kept = sum(tensor.nbytes for tensor in net.cut([info.spec]).state_dict().values())
-    (cost,) = (cost for cost in layer_costs(net, BATCH_SIZE) if cost.layer == info.layer)
-    return CutCost(layer, cost.cost, cost.macs, kept / whole, info.dim)
+    backbone_network = load_backbone(backbone, frozen_weights=False)
+    total_bytes = sum(
+        tensor.nbytes for tensor in backbone_network.network.module.state_dict().values()
+    )
+    cut_bytes = sum(
+        tensor.nbytes for tensor in backbone_network.cut([info.spec]).state_dict().values()
+    )
+    (layer_cost,) = (
+        layer_cost
+        for layer_cost in layer_costs(backbone_network, BATCH_SIZE)
+        if layer_cost.layer == info.layer
+    )
+    return CutCost(layer, layer_cost.cost, layer_cost.macs, cut_bytes / total_bytes, info.dim)

@@ -1,93 +1,42 @@
-"""How like the source the images are: accuracy of a linear head by depth, and what follows.
+"""Similarity of the images to the backbone's training data, from accuracy by depth.
 
-On photographs like those that a backbone was trained on, its last layer is the best. On very
-different ones an earlier layer is as good or better: the upper layers know the source's classes
-only (J. Yosinski et al., 2014, "How transferable are features in deep neural networks?", NeurIPS).
+On images similar to the training data, a linear head does best on the last layer. On very different
+images an earlier layer is as good or better, because upper layers are specific to the original
+classes (J. Yosinski et al., 2014, "How transferable are features in deep neural networks?",
+NeurIPS).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any
 
 import numpy as np
 
-from classify.errors import CallError
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.evaluation.predictions import HeldOutPredictions
-from featurize.backbones.families import find_family
-from featurize.cache.reader import FeatureCache
+from classify.strategy.layer_depths import LayerDepths
 
 SIMILAR, DIFFERENT, UNSURE = "similar", "different", "cannot tell yet"
-MIN_ERROR_REDUCTION = 0.1  # share of the last layer's errors that a clearly better cut spares
-MAX_LOWER_DEPTH = 0.6  # cuts at this depth or before leave the upper part of a network away
-EQUAL_MARGIN = 0.05  # share of the last layer's errors that a cut may add and still count as equal
-N_PARTS = 10  # parts of the images; a cut is chosen on nine, and judged on the tenth
-MAX_IMAGES_FACTOR = 100.0  # times as many images: beyond it, more images are no advice
-
-
-@dataclass(frozen=True)
-class LayerDepths:
-    """How deep the layers of a cache lie.
-
-    Attributes
-    ----------
-    share : dict of str to float
-        By dataset name, above 0 to 1: the layer's position among `stages` of them.
-    stages : int
-    among : str
-        What is counted: the stages of a known network, else the layers of the cache.
-    beyond : str
-        The network's last layer where the cache ends before it; else empty.
-    """
-
-    relative: dict[str, float]
-    n_stages: int
-    among: str
-    missing_last_layer: str
-
-    @classmethod
-    def from_cache(cls, cache: FeatureCache) -> "LayerDepths":
-        """Look a cache's layers up among the stages of its backbone.
-
-        Raises
-        ------
-        CallError
-            If there are not two layers to compare.
-        """
-        names = {info.layer: None for info in cache.layers.values()}
-        if len(names) < 2:
-            line = f"featurize run {quote(cache.root or 'IMAGES')} -o {quote(str(cache.path))}"
-            raise CallError(
-                f"{cache.path} has features of one layer only ({', '.join(names)}), so there is "
-                f"nothing to compare it with; add the others with `{line} --layers auto`"
-            )
-        family = find_family(cache.extractor.backbone)
-        stages = list(names)
-        among = "the layers of the cache"
-        beyond = ""
-        if family is not None and names.keys() <= set(family.stages):
-            stages = list(family.stages)
-            among = f"the stages of {cache.extractor.backbone}"
-            beyond = "" if family.last in names else family.last
-        place = {name: (i + 1) / len(stages) for i, name in enumerate(stages)}
-        share = {name: place[info.layer] for name, info in cache.layers.items()}
-        return cls(share, len(stages), among, beyond)
+MIN_ERROR_REDUCTION = 0.1  # fraction of the last layer's errors that a clearly better cut avoids
+MAX_LOWER_DEPTH = 0.6  # a cut at this relative depth or below omits the upper part of a network
+EQUAL_MARGIN = 0.05  # errors that an equal cut may add, as a fraction of the last layer's
+N_PARTS = 10  # parts of the images: a cut is selected on nine and evaluated on the tenth
+MAX_IMAGES_FACTOR = 100.0  # above it, collecting more images is no realistic advice
 
 
 @dataclass(frozen=True)
 class CutCandidate:
-    """A layer to cut at before the last, chosen and judged on different images.
+    """A layer before the last to cut at, selected and evaluated on different images.
 
     Attributes
     ----------
     layer : str
-        The best one on all images.
+        The best layer on all images.
     accuracy : Estimate
-        Of the cuts chosen on the other parts, each on its own part.
+        Accuracy with nested selection: on each part, of the layer that is best on the other parts.
     gain : Estimate
-        Its accuracy less the last layer's, on the same images.
+        That accuracy minus the last layer's, on the same images.
     """
 
     layer: str
@@ -97,25 +46,25 @@ class CutCandidate:
 
 @dataclass(frozen=True)
 class DepthProfile:
-    """Accuracy by depth, and whether the images are like those of the source.
+    """Accuracy by depth, and what it tells about the similarity to the source.
 
     Attributes
     ----------
-    profile : dict of str to Estimate
-        Accuracy out of fold by layer, shallowest first.
+    accuracy_by_layer : dict of str to Estimate
+        Held-out accuracy by layer, shallowest first.
     depths : LayerDepths
-    last : str
-        The deepest layer.
+    last_layer : str
+        The deepest layer of the cache.
     cut : CutCandidate
         The best of all earlier layers.
-    lower : CutCandidate, or None
-        The best at 60 % of the depth or before; None if the cache has none.
-    joined : Estimate, or None
-        What all layers joined gain over the last.
-    losses : dict of str to float
-        The log loss out of fold by layer; that of all joined under an empty name.
-    images, units : int
-        Images that were judged, and how many groups (or images) could be drawn anew.
+    lower_cut : CutCandidate, or None
+        The best at 60 % of the depth or below; None if the cache has none.
+    joined_gain : Estimate, or None
+        Accuracy of all layers joined minus the last layer's.
+    log_losses : dict of str to float
+        Held-out log loss by layer; that of all layers joined has an empty name.
+    n_images, n_units : int
+        Number of held-out images, and of the groups (or single images) that the bootstrap draws.
     """
 
     accuracy_by_layer: dict[str, Estimate]
@@ -130,20 +79,42 @@ class DepthProfile:
 
     @property
     def error_rate(self) -> float:
-        """Share of the images that the last layer has wrong."""
+        """Fraction of the images that the last layer gets wrong."""
         return 1 - self.accuracy_by_layer[self.last_layer].value
 
     def error_reduction(self, gain: Estimate) -> float:
-        """Share of the last layer's errors that a gain spares; negative if it adds some."""
+        """Return a gain as a fraction of the last layer's errors.
+
+        Parameters
+        ----------
+        gain : Estimate
+            Accuracy minus the last layer's.
+
+        Returns
+        -------
+        float
+            Negative if there are more errors; 0 if the last layer has none.
+        """
         return gain.value / self.error_rate if self.error_rate else 0.0
 
     def is_clear_gain(self, gain: Estimate) -> bool:
-        """Whether a gain over the last layer is clear: no chance, and a tenth of the errors."""
+        """Return whether a gain over the last layer is clear.
+
+        Parameters
+        ----------
+        gain : Estimate
+            Accuracy minus the last layer's.
+
+        Returns
+        -------
+        bool
+            Whether its interval is above 0, and it avoids at least a tenth of the errors.
+        """
         return gain.low > 0 and self.error_reduction(gain) >= MIN_ERROR_REDUCTION
 
     @property
     def upper_layers_redundant(self) -> bool:
-        """Whether the upper part adds nothing: a low cut has at most a twentieth more errors."""
+        """Whether a low cut has at most 5 % more errors, so that the upper layers add nothing."""
         return (
             self.lower_cut is not None
             and self.lower_cut.gain.value >= -EQUAL_MARGIN * self.error_rate
@@ -160,41 +131,48 @@ class DepthProfile:
 
     @property
     def best_cut_layer(self) -> str:
-        """Where to cut: the best layer before the last, or a low one that is as good.
+        """The layer to cut at: the best before the last, or a low one that is as good.
 
-        That is where only the upper part adds nothing, and the low cut has at most a twentieth of
-        the last layer's errors more than the best.
+        The low one is taken where the upper part is redundant, the best cut is not clearly better
+        than the last layer, and it exceeds the low cut by at most 5 % of the last layer's errors.
         """
-        low = self.lower_cut
-        if low is None or not self.upper_layers_redundant or self.is_clear_gain(self.cut.gain):
+        lower_cut = self.lower_cut
+        if (
+            lower_cut is None
+            or not self.upper_layers_redundant
+            or self.is_clear_gain(self.cut.gain)
+        ):
             return self.cut.layer
-        more = (
-            self.accuracy_by_layer[self.cut.layer].value - self.accuracy_by_layer[low.layer].value
+        advantage = (
+            self.accuracy_by_layer[self.cut.layer].value
+            - self.accuracy_by_layer[lower_cut.layer].value
         )
-        return low.layer if more <= EQUAL_MARGIN * self.error_rate else self.cut.layer
+        return lower_cut.layer if advantage <= EQUAL_MARGIN * self.error_rate else self.cut.layer
 
     @property
     def _images_factor(self) -> float:
-        """How many times as many images would settle the verdict, 1 where it is settled."""
+        """Factor on the number of images that would settle the verdict; 1 if it is settled."""
         if self.is_clear_gain(self.cut.gain):
             return 1.0
-        idle = math.inf
+        factor_if_redundant = math.inf
         if self.lower_cut is not None:
-            idle = _compute_images_factor(self.lower_cut.gain, -EQUAL_MARGIN * self.error_rate)
+            factor_if_redundant = _compute_images_factor(
+                self.lower_cut.gain, -EQUAL_MARGIN * self.error_rate
+            )
         if self.upper_layers_redundant:
-            return idle
-        gain, tenth = self.cut.gain, MIN_ERROR_REDUCTION * self.error_rate
-        # Not clear because it may be chance, or because it is too small.
-        better = (
+            return factor_if_redundant
+        gain, min_gain = self.cut.gain, MIN_ERROR_REDUCTION * self.error_rate
+        # Either the gain may be chance, or it is too small.
+        factor_if_better = (
             _compute_images_factor(gain, 0.0)
-            if gain.value >= tenth
-            else _compute_images_factor(gain, tenth)
+            if gain.value >= min_gain
+            else _compute_images_factor(gain, min_gain)
         )
-        return max(idle, better)
+        return max(factor_if_redundant, factor_if_better)
 
     @property
     def is_confident(self) -> bool:
-        """Whether the intervals are narrow enough to tell."""
+        """Whether the intervals are narrow enough for a verdict."""
         return self._images_factor <= 1
 
     @property
@@ -203,39 +181,60 @@ class DepthProfile:
         return self.verdict if self.is_confident else UNSURE
 
     def is_joined_better(self, layer: str) -> bool:
-        """Whether all layers joined have a lower log loss than one."""
+        """Return whether all layers joined have a lower log loss than one layer.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        bool
+            False if the joined layers were not tried.
+        """
         return self.log_losses.get("", np.inf) < self.log_losses[layer]
 
     @property
     def costs_if_wrong(self) -> dict[str, float]:
-        """What it may cost, in accuracy, to put the head at the wrong one of two layers.
+        """Largest plausible loss of accuracy for each answer if it is wrong.
 
-        By the answer that is taken and wrong: the greater end of the interval of what the other
-        layer has ahead, and 0 where that has nothing.
+        For an answer, it is the upper end of the interval of the other layer's advantage; 0 if the
+        other layer has none.
         """
         return {SIMILAR: max(0.0, self.cut.gain.high), DIFFERENT: max(0.0, -self.cut.gain.low)}
 
     def images_needed(self, n_train: int) -> int | None:
-        """About how many images more would do; None where even a hundred times as many might not.
+        """Return about how many more images would settle the verdict.
 
-        Intervals narrow with the root of the number of images.
+        Intervals narrow with the square root of the number of images.
 
         Parameters
         ----------
         n_train : int
-            Images that there are to learn from.
+            Number of training images.
+
+        Returns
+        -------
+        int or None
+            0 if the verdict is settled; None if even 100 times as many images might not settle it.
         """
         if self._images_factor > MAX_IMAGES_FACTOR:
             return None
         return _round_to_two_digits(n_train * (self._images_factor - 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as what JSON knows."""
+        """Return the profile as a dict for JSON.
+
+        Returns
+        -------
+        dict
+            The evidence of an advice; `classify.strategy.advise.Advice.to_dict` includes it.
+        """
         return {
             "profile": [
-                {"layer": name, "depth": self.depths.relative[name], "validation": found.value}
-                | {"validation_ci": [found.low, found.high]}
-                for name, found in self.accuracy_by_layer.items()
+                {"layer": name, "depth": self.depths.relative[name], "validation": accuracy.value}
+                | {"validation_ci": [accuracy.low, accuracy.high]}
+                for name, accuracy in self.accuracy_by_layer.items()
             ],
             "depth_among": self.depths.among,
             "last": self.last_layer,
@@ -283,88 +282,98 @@ def measure_depth_profile(
     unit: np.ndarray,
     seed: int,
 ) -> DepthProfile:
-    """Measure accuracy by depth, each cut chosen on other images than it is judged on.
+    """Measure accuracy by depth; each cut is selected on other images than it is evaluated on.
 
     Parameters
     ----------
     depths : LayerDepths
     predictions : mapping of str to HeldOutPredictions
-        By layer of the cache, shallowest first: a linear head's answers on n images that it was
-        not trained on, the same for every layer.
+        By layer of the cache, shallowest first: a linear head's predictions on n held-out images,
+        the same for every layer.
     joined : HeldOutPredictions, or None
-        The same of all layers joined.
+        The same for all layers joined.
     unit : int array of shape (n,)
-        The group of each image, or a number of its own; groups stay whole.
+        Group of each image, or a number of its own; groups stay whole.
     seed : int
-        For the parts and the bootstrap.
+        Seed of the parts and of the bootstrap.
 
+    Returns
+    -------
+    DepthProfile
     """
-    last = list(predictions)[-1]
-    earlier = [name for name in predictions if depths.relative[name] < depths.relative[last]]
-    low = [name for name in earlier if depths.relative[name] <= MAX_LOWER_DEPTH]
-    right = {name: found.correct for name, found in predictions.items()}
+    last_layer = list(predictions)[-1]
+    earlier = [name for name in predictions if depths.relative[name] < depths.relative[last_layer]]
+    lower = [name for name in earlier if depths.relative[name] <= MAX_LOWER_DEPTH]
+    correct = {name: held_out.correct for name, held_out in predictions.items()}
     _, unit = np.unique(unit, return_inverse=True)
-    units = int(unit.max()) + 1
-    part = (np.random.default_rng(seed).permutation(units) % min(N_PARTS, units))[unit]
+    n_units = int(unit.max()) + 1
+    part = (np.random.default_rng(seed).permutation(n_units) % min(N_PARTS, n_units))[unit]
     nested = {
-        name: _evaluate_nested_choice(right, some, part)
-        for name, some in (("cut", earlier), ("low", low))
+        name: _evaluate_nested_choice(correct, candidates, part)
+        for name, candidates in (("cut", earlier), ("low", lower))
     }
     accuracies = bootstrap_means(
-        _stack_columns([*right.values(), *nested.values()]), unit, (0, 1), seed
+        _stack_columns([*correct.values(), *nested.values()]), unit, (0, 1), seed
     )
-    others = [*nested.values()] + ([] if joined is None else [joined.correct])
-    gains = bootstrap_means(_stack_columns(others) - right[last][:, None], unit, (-1, 1), seed)
-    profile = dict(zip(predictions, accuracies, strict=False))
+    compared = [*nested.values()] + ([] if joined is None else [joined.correct])
+    gains = bootstrap_means(
+        _stack_columns(compared) - correct[last_layer][:, None], unit, (-1, 1), seed
+    )
+    accuracy_by_layer = dict(zip(predictions, accuracies, strict=False))
 
-    def cut(some: list[str], i: int) -> CutCandidate:
-        best = max(some, key=lambda name: profile[name].value)  # of equals the shallower
-        return CutCandidate(best, accuracies[len(profile) + i], gains[i])
+    def make_cut(candidates: list[str], i: int) -> CutCandidate:
+        # Of equals, the shallower one.
+        best = max(candidates, key=lambda name: accuracy_by_layer[name].value)
+        return CutCandidate(best, accuracies[len(accuracy_by_layer) + i], gains[i])
 
     return DepthProfile(
-        accuracy_by_layer=profile,
+        accuracy_by_layer=accuracy_by_layer,
         depths=depths,
-        last_layer=last,
-        cut=cut(earlier, 0),
-        lower_cut=cut(low, 1) if low else None,
+        last_layer=last_layer,
+        cut=make_cut(earlier, 0),
+        lower_cut=make_cut(lower, 1) if lower else None,
         joined_gain=None if joined is None else gains[2],
         log_losses={
-            name: found.calibrated_log_loss
-            for name, found in [*predictions.items(), *([] if joined is None else [("", joined)])]
+            name: held_out.calibrated_log_loss
+            for name, held_out in [
+                *predictions.items(),
+                *([] if joined is None else [("", joined)]),
+            ]
         },
         n_images=len(unit),
-        n_units=units,
+        n_units=n_units,
     )
 
 
 def _evaluate_nested_choice(
-    right: Mapping[str, np.ndarray], some: list[str], part: np.ndarray
+    correct_by_layer: Mapping[str, np.ndarray], candidates: list[str], part: np.ndarray
 ) -> np.ndarray:
-    """Which images are right if, for each part, the layer is chosen on the others: bool (n,)."""
-    found = np.zeros(len(part), bool)
-    if not some:
-        return found
-    correct = _stack_columns([right[name] for name in some]) > 0
+    """Return which images are right if each part's layer is selected on the others: bool (n,)."""
+    nested_correct = np.zeros(len(part), bool)
+    if not candidates:
+        return nested_correct
+    correct = _stack_columns([correct_by_layer[name] for name in candidates]) > 0
     for i in range(int(part.max()) + 1):
-        inside = part == i
-        best = correct[~inside].mean(axis=0).argmax()
-        found[inside] = correct[inside, best]
-    return found
+        in_part = part == i
+        best = correct[~in_part].mean(axis=0).argmax()
+        nested_correct[in_part] = correct[in_part, best]
+    return nested_correct
 
 
 def _stack_columns(columns: list[np.ndarray]) -> np.ndarray:
+    """Stack boolean columns into a float array."""
     return np.stack(columns, axis=1).astype(float)
 
 
-def _compute_images_factor(found: Estimate, threshold: float) -> float:
-    """How many times as many images would take a threshold out of an interval: 1 if it is out."""
-    if not found.low <= threshold <= found.high:
+def _compute_images_factor(estimate: Estimate, threshold: float) -> float:
+    """Return the factor on the number of images that moves a threshold out of an interval."""
+    if not estimate.low <= threshold <= estimate.high:
         return 1.0
-    away = abs(found.value - threshold)
-    return ((found.high - found.low) / 2 / away) ** 2 if away else math.inf
+    distance = abs(estimate.value - threshold)
+    return ((estimate.high - estimate.low) / 2 / distance) ** 2 if distance else math.inf
 
 
 def _round_to_two_digits(number: float) -> int:
-    """Two digits are as much as can be said of it."""
+    """Round up to two digits, as the estimate is no more precise than that."""
     step: int = 10 ** max(0, len(str(int(number))) - 2)
     return math.ceil(number / step) * step

@@ -18,24 +18,29 @@ from classify.strategy.learning_curve import (
     DatasetSize,
 )
 
-NEGLIGIBLE_GAIN = (
-    0.02  # a doubling that may have brought so much is no sign that nothing is to be gained
-)
+# In accuracy. If the last doubling may have gained more than this, saturation is not claimed.
+NEGLIGIBLE_GAIN = 0.02
 
 
 def explain_depth(
     profile: DepthProfile, given: str | None, images_needed: int | None, layer: str
 ) -> Iterator[str]:
-    """What accuracy by depth says.
+    """Explain accuracy by depth, and the verdict on similarity.
 
     Parameters
     ----------
+    profile : DepthProfile
     given : str, or None
-        The similarity that the user knows better.
+        The similarity, if the user gave it.
     images_needed : int, or None
-        Images that would make it sure.
+        Number of further images that would settle the verdict.
     layer : str
-        Where the strategy puts the head.
+        The layer on which the strategy puts the head.
+
+    Yields
+    ------
+    str
+        Sentences without a full stop.
     """
     yield f"{profile.answer}: {_explain_verdict(profile)}"
     if given is not None and given != profile.answer:
@@ -57,22 +62,22 @@ def explain_depth(
         )
 
 
-def _explain_verdict(found: DepthProfile) -> str:
-    cut, lower = found.cut, found.lower_cut
-    if found.is_clear_gain(cut.gain):
+def _explain_verdict(profile: DepthProfile) -> str:
+    cut, lower = profile.cut, profile.lower_cut
+    if profile.is_clear_gain(cut.gain):
         return (
-            f"cut at {_format_cut(found, cut)} it is clearly better than at {found.last_layer}: "
-            f"{_format_gain(found, cut.gain)}"
+            f"cut at {_format_cut(profile, cut)} it is clearly better than at "
+            f"{profile.last_layer}: {_format_gain(profile, cut.gain)}"
         )
     best = (
-        f"no earlier layer is clearly better than {found.last_layer} (at least "
+        f"no earlier layer is clearly better than {profile.last_layer} (at least "
         f"{MIN_ERROR_REDUCTION:.0%} fewer errors, and no chance): cut at the best, "
-        f"{_format_cut(found, cut)}, {_format_gain(found, cut.gain)}"
+        f"{_format_cut(profile, cut)}, {_format_gain(profile, cut.gain)}"
     )
     if lower is None:
         return best
-    low = f"cut at {_format_cut(found, lower)}, {_format_gain(found, lower.gain)}"
-    if found.upper_layers_redundant:
+    low = f"cut at {_format_cut(profile, lower)}, {_format_gain(profile, lower.gain)}"
+    if profile.upper_layers_redundant:
         return (
             f"the upper part of the network adds nothing (a low cut has at most {EQUAL_MARGIN:.0%} "
             f"more errors): {low}"
@@ -90,7 +95,19 @@ def _explain_uncertainty(images_needed: int | None) -> str:
 
 
 def explain_size(dataset_size: DatasetSize, given: str | None) -> Iterator[str]:
-    """What the counts and the learning curve say; `given` is a size the user knows better."""
+    """Explain the counts and the learning curve.
+
+    Parameters
+    ----------
+    dataset_size : DatasetSize
+    given : str, or None
+        The size, if the user gave it.
+
+    Yields
+    ------
+    str
+        Sentences without a full stop.
+    """
     smallest, median = dataset_size.images_per_class
     yield (
         f"{dataset_size.verdict}: {dataset_size.n_images:,} images to learn from, {median:,.0f} of "
@@ -119,16 +136,17 @@ def explain_size(dataset_size: DatasetSize, given: str | None) -> Iterator[str]:
         )
 
 
-def _format_cut(found: DepthProfile, cut: CutCandidate) -> str:
-    return f"{cut.layer} ({found.depths.relative[cut.layer]:.0%} of the depth)"
+def _format_cut(profile: DepthProfile, cut: CutCandidate) -> str:
+    return f"{cut.layer} ({profile.depths.relative[cut.layer]:.0%} of the depth)"
 
 
-def _format_gain(found: DepthProfile, gain: Estimate) -> str:
-    saved = found.error_reduction(gain)
-    return f"{abs(saved):.0%} {'fewer' if saved >= 0 else 'more'} errors, {_format_points(gain)}"
+def _format_gain(profile: DepthProfile, gain: Estimate) -> str:
+    reduction = profile.error_reduction(gain)
+    fewer_or_more = "fewer" if reduction >= 0 else "more"
+    return f"{abs(reduction):.0%} {fewer_or_more} errors, {_format_points(gain)}"
 
 
-def _format_points(found: Estimate) -> str:
-    """A difference of accuracies, in points of a hundred."""
-    value, low, high = (100 * end for end in (found.value, found.low, found.high))
+def _format_points(difference: Estimate) -> str:
+    """Format a difference of accuracies in percentage points."""
+    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} points of accuracy (95 % interval {low:+.1f} to {high:+.1f})"

@@ -1,4 +1,4 @@
-"""The four strategies: which one a situation asks for, and the commands that carry each out."""
+"""The four strategies: which one suits which data, and the commands that run them."""
 
 import shlex
 from collections.abc import Sequence
@@ -24,12 +24,34 @@ DESCRIPTIONS = {
 
 
 def describe_similarity(similarity: str) -> str:
-    """The similarity in words: ``similar to``, or ``different from`` the source."""
+    """Describe the similarity in words.
+
+    Parameters
+    ----------
+    similarity : str
+        ``similar`` or ``different``.
+
+    Returns
+    -------
+    str
+        ``similar to the source`` or ``different from the source``.
+    """
     return f"{similarity} {'to' if similarity == 'similar' else 'from'} the source"
 
 
 def check_size_and_similarity(size: str | None, similarity: str | None) -> None:
-    """Refuse a size or a similarity that there is not: CallError."""
+    """Refuse an unknown size or similarity.
+
+    Parameters
+    ----------
+    size, similarity : str, optional
+        One of `SIZES` and `SIMILARITIES`, or None.
+
+    Raises
+    ------
+    CallError
+        If either is anything else.
+    """
     for option, value, known in (("size", size, SIZES), ("similarity", similarity, SIMILARITIES)):
         if value is not None and value not in known:
             raise CallError(f"the {option} is {' or '.join(known)}, not {value!r}")
@@ -38,34 +60,44 @@ def check_size_and_similarity(size: str | None, similarity: str | None) -> None:
 def strategy_commands(
     cache: FeatureCache, last_layer: str, cut_layer: str, options: Sequence[str] = ()
 ) -> dict[str, str]:
-    """A command for each strategy, to be pasted into a shell.
+    """Return a shell command for each strategy.
 
     Parameters
     ----------
     cache : FeatureCache
-        It says which backbone and weights it was made with, and from which folder.
-    last_layer, cut : str
+        Gives the backbone, the weights and the image folder.
+    last_layer, cut_layer : str
         Layers for the linear and for the truncated probe.
     options : sequence of str
-        What every command is given: ``--labels T.csv``, ``--seed 1``.
+        Options of every command: ``--labels T.csv``, ``--seed 1``.
 
     Returns
     -------
     dict of str to str
         By strategy.
     """
-    made = cache.extractor
-    network = ["--backbone", made.backbone]
-    weights = str(made.environment.get("weights_file") or made.weights)
+    extractor = cache.extractor
+    network_options = ["--backbone", extractor.backbone]
+    weights = str(extractor.environment.get("weights_file") or extractor.weights)
     if weights not in (DEFAULT_WEIGHTS, "seedling", "none"):
-        network += ["--weights", weights]
-    tune = ["classify", "finetune", cache.root or "IMAGES", *options, *network, "--tune", "all"]
-    tuned = [*tune, "--cache", str(cache.path), "-o", "tuned.safetensors"]
+        network_options += ["--weights", weights]
+    finetune_words = [
+        "classify",
+        "finetune",
+        cache.root or "IMAGES",
+        *options,
+        *network_options,
+        "--tune",
+        "all",
+    ]
+    whole_network_words = [*finetune_words, "--cache", str(cache.path), "-o", "tuned.safetensors"]
     return {
         "linear-probe": probe_command(cache, [last_layer], options),
         "truncated-probe": probe_command(cache, [cut_layer], options, "truncated.head"),
-        "finetune": shlex.join(tuned),
-        "retrain": shlex.join([*tune, "--classifier", "mlp", "-o", "retrained.safetensors"]),
+        "finetune": shlex.join(whole_network_words),
+        "retrain": shlex.join(
+            [*finetune_words, "--classifier", "mlp", "-o", "retrained.safetensors"]
+        ),
     }
 
 
@@ -75,6 +107,20 @@ def probe_command(
     options: Sequence[str] = (),
     output: str = "probe.head",
 ) -> str:
-    """The command that trains a head on one layer, or on several joined."""
+    """Return the shell command that trains a head on one layer, or on several joined.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    layers : sequence of str
+    options : sequence of str
+        Further options of the command.
+    output : str
+        File for the head.
+
+    Returns
+    -------
+    str
+    """
     words = ["classify", "fit", str(cache.path), *options, "--layer", ",".join(layers)]
     return shlex.join([*words, "-o", output])

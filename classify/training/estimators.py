@@ -205,7 +205,7 @@ class HeadClassifier(BaseHeadClassifier):
         UnknownHead, ValueError
         """
         kind = get_head_spec(self.head)
-        found = self._learn(
+        found = self._fit_head(
             kind, X, y, class_weight=self.class_weight, cv=self.cv, groups=groups, seed=self.seed
         )
         self.setting_ = _scale_param(found, 1 / _get_param_scale(kind, len(self.classes_)))

@@ -52,11 +52,11 @@ class BaseLinearClassifier(BaseHeadClassifier):
             If an option, a weight or the data is wrong; the message says which.
         """
         head = HEADS[self.kind]
-        found = self._learn(
+        found = self._fit_head(
             head,
             X,
             y,
-            setting=self._check_param(head.param_name),
+            param=self._check_param(head.param_name),
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             cv=self.cv,

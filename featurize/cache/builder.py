@@ -1,29 +1,121 @@
-"""Draw the layout of a new cache, in memory: HDF5 never meets the disk it will lie on."""
+"""Lay out a new cache, whole, under a temporary name, and put it in place by one rename.
+
+HDF5 draws the layout in memory and never meets the disk it will lie on.
+"""
 
 import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from featurize.cache.format import Extractor, LayerInfo
-from featurize.cache.violations import (
+from featurize.cache.format import (
     CHECKSUM_DTYPE,
     CHECKSUMS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
     FORMAT_NAME,
     FORMAT_VERSION,
     PAGE_BYTES,
+    Extractor,
+    LayerInfo,
 )
+from featurize.errors import DiskFullError, FeaturizeError
+from featurize.files import pwrite_all, replace_durably, to_write_error
 from featurize.fingerprint import canonical_json
+from featurize.text import format_bytes
+from featurize.version import CREATED_BY
 
 
-class SparseFile(io.RawIOBase):
+def estimate_cache_bytes(layers: Sequence[LayerInfo], n_rows: int) -> int:
+    """About how large a cache of so many rows will be."""
+    rows = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
+    return (
+        n_rows * (rows + 32 + 8 + 8 + 2 + 64 + 8 * len(layers)) + len(layers) * PAGE_BYTES + 16384
+    )
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """Refuse early what will not fit.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DiskFullError(
+            f"{path} needs {format_bytes(needed)} but {format_bytes(free)} are free on its disk; "
+            "free some, use --dtype float16, fewer layers, or another -o"
+        )
+
+
+def allocate_cache(
+    path: Path,
+    extractor: Extractor,
+    layers: Sequence[LayerInfo],
+    paths: Sequence[str],
+    sizes: np.ndarray,
+    mtimes_ns: np.ndarray,
+    *,
+    root: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> None:
+    """Put a whole, empty cache at `path`, its disk space reserved; all or nothing.
+
+    Raises
+    ------
+    DiskFullError
+        If its space cannot be reserved; nothing is left behind.
+    """
+    check_free_space(path, estimate_cache_bytes(layers, len(paths)))
+    temporary = path.with_name(path.name + ".tmp")
+    size, pieces = _build_empty_file(
+        extractor,
+        layers,
+        paths,
+        sizes,
+        mtimes_ns,
+        root=root,
+        include=include,
+        exclude=exclude,
+    )
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        fd = os.open(temporary, flags, 0o644)
+        try:
+            os.ftruncate(fd, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size)
+            for offset, data in pieces:
+                pwrite_all(fd, data, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        replace_durably(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, FeaturizeError):
+            raise to_write_error(error, path) from error
+        raise
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove what a killed run left of a layout it had not finished; with the `WriteLock` held."""
+    for name in (path.name, path.name + ".part"):
+        path.with_name(name + ".tmp").unlink(missing_ok=True)
+
+
+class _SparseFile(io.RawIOBase):
     """A file that HDF5 draws a layout into: what it writes is kept, the rest is a hole."""
 
     def __init__(self) -> None:
@@ -82,7 +174,7 @@ class SparseFile(io.RawIOBase):
         return count
 
 
-def build_empty_file(
+def _build_empty_file(
     extractor: Extractor,
     layers: Sequence[LayerInfo],
     paths: Sequence[str],
@@ -92,7 +184,6 @@ def build_empty_file(
     root: str,
     include: Sequence[str],
     exclude: Sequence[str],
-    created_by: str,
 ) -> tuple[int, list[tuple[int, bytes]]]:
     """Lay a cache out: all rows pending, all space allocated, nothing computed.
 
@@ -119,7 +210,7 @@ def build_empty_file(
     smallest = n_rows * min(info.dim * np.dtype(info.dtype).itemsize for info in layers)
     # The default libver, never "latest": with that, a killed writer leaves a file that
     # refuses to open.
-    sketch = SparseFile()
+    sketch = _SparseFile()
     with h5py.File(
         sketch, "w", alignment_threshold=smallest, alignment_interval=PAGE_BYTES
     ) as file:
@@ -128,7 +219,7 @@ def build_empty_file(
         file.attrs["required_features"] = "[]"
         file.attrs["n_rows"] = np.int64(n_rows)
         file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        file.attrs["created_by"] = created_by
+        file.attrs["created_by"] = CREATED_BY
         file.attrs["root"] = root.encode("utf-8", "replace").decode()
         file.attrs["id"] = secrets.token_hex(16)
         for name, patterns in (("include", include), ("exclude", exclude)):

@@ -3,17 +3,27 @@
 import os
 import re
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-from featurize.cache import format as cache_format
-from featurize.cache.checksums import is_damaged, is_unchecked
-from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
-from featurize.cache.violations import CHECKSUMS_GROUP
+from featurize.cache import integrity
+from featurize.cache.format import (
+    CHECKSUMS_GROUP,
+    FAILED,
+    MARKED,
+    PENDING,
+    Extent,
+    Extractor,
+    LayerInfo,
+    Layout,
+    read_rows,
+)
+from featurize.cache.layout import identify_file, read_layout, to_unreachable_error
 from featurize.errors import (
     CacheFormatError,
     CacheReplacedError,
@@ -21,11 +31,13 @@ from featurize.errors import (
     UnknownLayerError,
     UnknownPathError,
 )
+from featurize.files import pread_into
 from featurize.images.reasons import REASONS
 from featurize.text import list_first
 
-_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # a part is empty, . or ..; a zero byte
-MAX_BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
+# A part that is empty, . or ..; a zero byte.
+_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+MAX_SEALED_BYTES = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
 class FeatureCache:
@@ -79,26 +91,31 @@ class FeatureCache:
             f"{self.extractor.backbone}, layers {', '.join(self.layers)})"
         )
 
-    def _open(self) -> cache_format.Layout:
+    def _open(self) -> Layout:
         # The file itself is held, not its name: a cache that is grown is another file of the
         # same name, in which other rows lie in these places.
         while True:
-            found = cache_format.read_layout(self.path)
+            found = read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if found.identity == cache_format.identify_file(os.fstat(fd)):
+            if found.identity == identify_file(os.fstat(fd)):
                 break
             os.close(fd)  # replaced in between
         self._fd = fd
         weakref.finalize(self, os.close, fd)
-        self._gaps = cache_format.find_gaps(found.extents.values(), os.fstat(fd).st_size)
+        self._gaps = _find_gaps(found.extents.values(), os.fstat(fd).st_size)
         self._seal = self._compute_seal()
         return found
 
     def _compute_seal(self) -> tuple[int, int]:
+        """Compute the file's size and a checksum of what lies between its arrays."""
+        seal = 0  # no run changes either
         try:
-            return cache_format.compute_seal(self._fd, self._gaps)
+            for start, stop in self._gaps:
+                data = memoryview(bytearray(stop - start))
+                seal = crc32(data[: pread_into(self._fd, data, start)], seal)
         except OSError as error:
-            raise cache_format.to_unreachable_error(self.path, error) from error
+            raise to_unreachable_error(self.path, error) from error
+        return os.fstat(self._fd).st_size, seal
 
     def check_unchanged(self) -> None:
         """Refuse to go on with a file that is no longer the one that was opened.
@@ -124,11 +141,11 @@ class FeatureCache:
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         try:
-            found = cache_format.read_rows(self._fd, self._extents[name], rows)
+            found = read_rows(self._fd, self._extents[name], rows)
         except CacheReplacedError as error:
             raise CacheReplacedError(f"{self.path}: {error}; open it again") from error
         except OSError as error:
-            raise cache_format.to_unreachable_error(self.path, error) from error
+            raise to_unreachable_error(self.path, error) from error
         self.check_unchanged()  # afterwards: what was read is of the file that was opened
         return found
 
@@ -332,58 +349,30 @@ class FeatureCache:
         list of str
             What is wrong; empty where nothing is.
         """
-        found = []
-        try:
-            _ = self.paths
-        except CacheFormatError as error:
-            found.append(str(error))
-        status, reason = self.status, self.column("reason")
-        if (status > FAILED).any():
-            found.append(f"status of row {int(np.argmax(status > FAILED))} is not 0, 1 or 2")
-        if (reason[status == FAILED] == 0).any():
-            found.append("a failed row gives no reason")
-        if not self.column("sha256")[status == MARKED].any(axis=1).all():
-            found.append("a marked row has no sha256")
-        sha256 = self.column("sha256")
-        for name in self.layers:
-            for rows in self._iter_marked_blocks(name, status):
-                features = self.stored(name, rows)
-                for row in rows[~np.isfinite(features).all(axis=1)]:
-                    found.append(f"features/{name}: row {row} is marked but not finite")
-                stored = self.checksums(name, rows)
-                for row in rows[is_damaged(stored, sha256[rows], features)]:
-                    found.append(
-                        f"features/{name}: the numbers of row {row} are not those that were "
-                        "written; `featurize run ... --rehash` computes it again"
-                    )
-        return found
+        return integrity.find_row_violations(self)
 
     def damaged_rows(self) -> np.ndarray:
         """Marked rows whose numbers, in some layer, are not those that were written: bool (N,)."""
-        damaged = np.zeros(self.n_rows, bool)
-        status, sha256 = self.status, self.column("sha256")
-        for name in self.layers if self.has_checksums else ():
-            for rows in self._iter_marked_blocks(name, status):
-                features, stored = self.stored(name, rows), self.checksums(name, rows)
-                damaged[rows] |= is_damaged(stored, sha256[rows], features)
-        return damaged
+        return integrity.find_damaged_rows(self)
 
     @property
     def unchecked_rows(self) -> int:
         """How many marked rows lack a checksum in some layer: those of format 1.0 have none."""
-        rows = np.flatnonzero(self.status == MARKED)
-        sha256 = self.column("sha256")[rows]
-        lacking = np.zeros(len(rows), bool)
-        for name in self.layers:
-            lacking |= is_unchecked(self.checksums(name, rows), sha256)
-        return int(lacking.sum())
+        return integrity.count_unchecked_rows(self)
 
-    def _iter_marked_blocks(self, layer: str, status: np.ndarray) -> Iterator[np.ndarray]:
-        """Marked rows, so many at a time that their features are `MAX_BLOCK_BYTES` at most."""
-        rows = np.flatnonzero(status == MARKED)
-        step = max(1, MAX_BLOCK_BYTES // self._extents[f"features/{layer}"].row_bytes)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
+
+def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
+    """Where a file holds something other than the arrays, `MAX_SEALED_BYTES` bytes at most."""
+    gaps, end, left = [], 0, MAX_SEALED_BYTES
+    for extent in sorted(extents, key=lambda extent: extent.offset):
+        start = min(extent.offset, end + left)
+        if start > end:
+            gaps.append((end, start))
+            left -= start - end
+        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
+    if min(size, end + left) > end:
+        gaps.append((end, min(size, end + left)))
+    return gaps
 
 
 def find_cache_violations(path: str | os.PathLike[str]) -> list[str]:

@@ -8,20 +8,22 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featurize.cache.format import (
+    CHECKSUM_DTYPE,
+    CHECKSUMS_GROUP,
+    COLUMN_DTYPES,
+    EXTRACTOR_TEXT_ATTRS,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    SUPPORTED_FEATURES,
+)
 from featurize.errors import CallError
 from featurize.fingerprint import compute_fingerprint
 from featurize.images.preprocess import PREPROCESS_KEYS, Preprocess
 from featurize.layer_spec import LayerSpec
 
-FORMAT_NAME = "headgraft-feature-cache"
-FORMAT_VERSION = (1, 1)
-SUPPORTED_FEATURES: frozenset[str] = frozenset()
-PAGE_BYTES = 4096
 MAX_OBJECTS = 10_000  # far above any real cache; bounds the walk through a hostile file
-CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
-CHECKSUM_DTYPE = "<u4"
-COLUMN_DTYPES = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1", "reason": "u1"}
-EXTRACTOR_TEXT_ATTRS = ("backbone", "weights", "weights_sha256", "precision")
 
 
 def find_violations(file: Any, file_bytes: int) -> Iterator[str]:

@@ -1,139 +1,46 @@
-"""Write a feature cache: allocate, fill, mark.
+"""Write a feature cache: fill, mark. `builder` allocates it.
 
-A cache is laid out whole under a temporary name and put in place by one rename. From
-then on HDF5 is closed and only bytes inside existing arrays change, in an order that
+HDF5 is closed and only bytes inside existing arrays change, in an order that
 a kill at any instant leaves valid: rows first, then a sync, then their marks.
 """
 
 import os
-import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from featurize.cache import format as cache_format
-from featurize.cache.builder import build_empty_file
-from featurize.cache.checksums import compute_checksums
-from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
-from featurize.cache.violations import CHECKSUMS_GROUP, PAGE_BYTES
-from featurize.errors import CacheReplacedError, DiskFullError, FeaturizeError
-from featurize.files import to_write_error
+from featurize.cache.format import (
+    CHECKSUMS_GROUP,
+    FAILED,
+    MARKED,
+    PENDING,
+    Extent,
+    iter_row_runs,
+    read_rows,
+)
+from featurize.cache.integrity import compute_checksums
+from featurize.cache.layout import read_layout, to_unreachable_error
+from featurize.errors import CacheReplacedError
+from featurize.files import pwrite_all, to_write_error
 from featurize.system import signals
-from featurize.text import format_bytes
 
 SYNC_INTERVAL_SECONDS = 1.0
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
-def estimate_cache_bytes(layers: Sequence[LayerInfo], n_rows: int) -> int:
-    """About how large a cache of so many rows will be."""
-    rows = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
-    return (
-        n_rows * (rows + 32 + 8 + 8 + 2 + 64 + 8 * len(layers)) + len(layers) * PAGE_BYTES + 16384
-    )
-
-
-def check_free_space(path: Path, needed: int) -> None:
-    """Refuse early what will not fit.
-
-    Raises
-    ------
-    DiskFull
-    """
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise DiskFullError(
-            f"{path} needs {format_bytes(needed)} but {format_bytes(free)} are free on its disk; "
-            "free some, use --dtype float16, fewer layers, or another -o"
-        )
-
-
-def allocate_cache(
-    path: Path,
-    extractor: Extractor,
-    layers: Sequence[LayerInfo],
-    paths: Sequence[str],
-    sizes: np.ndarray,
-    mtimes_ns: np.ndarray,
-    *,
-    root: str,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    created_by: str,
-) -> None:
-    """Put a whole, empty cache at `path`, its disk space reserved; all or nothing.
-
-    Raises
-    ------
-    DiskFull
-        If its space cannot be reserved; nothing is left behind.
-    """
-    check_free_space(path, estimate_cache_bytes(layers, len(paths)))
-    temporary = path.with_name(path.name + ".tmp")
-    size, pieces = build_empty_file(
-        extractor,
-        layers,
-        paths,
-        sizes,
-        mtimes_ns,
-        root=root,
-        include=include,
-        exclude=exclude,
-        created_by=created_by,
-    )
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        fd = os.open(temporary, flags, 0o644)
-        try:
-            os.ftruncate(fd, size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, size)
-            for offset, data in pieces:
-                _pwrite_all(fd, memoryview(data), offset)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        replace_durably(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, FeaturizeError):
-            raise to_write_error(error, path) from error
-        raise
-
-
-def remove_temporary_files(path: Path) -> None:
-    """Remove what a killed run left of a layout it had not finished; with the `Lock` held."""
-    for name in (path.name, path.name + ".part"):
-        path.with_name(name + ".tmp").unlink(missing_ok=True)
-
-
-def replace_durably(source: Path, target: Path) -> None:
-    """Rename over `target` so that the rename itself outlives a power cut."""
-    os.replace(source, target)
-    with suppress(OSError):  # folders cannot be opened for syncing everywhere
-        fd = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 class CacheWriter:
-    """Fill rows of a laid-out cache and mark them; to be used with the `Lock` held.
+    """Fill rows of a laid-out cache and mark them; to be used with the `WriteLock` held.
 
     Parameters
     ----------
     path : Path
-        A cache made by `allocate_cache`.
+        A cache made by `builder.allocate_cache`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.layout = cache_format.read_layout(path)
+        self.layout = read_layout(path)
         self._fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
         extent = self.layout.extents["images/status"]
         self.status = self._read(extent, np.arange(extent.shape[0]))
@@ -236,13 +143,13 @@ class CacheWriter:
             return np.zeros((len(rows), 2), np.uint32)
         return self._read(self.layout.extents[name], rows)
 
-    def _read(self, extent: cache_format.Extent, rows: np.ndarray) -> np.ndarray:
+    def _read(self, extent: Extent, rows: np.ndarray) -> np.ndarray:
         try:
-            return cache_format.read_rows(self._fd, extent, rows)
+            return read_rows(self._fd, extent, rows)
         except CacheReplacedError:
             raise
         except OSError as error:
-            raise cache_format.to_unreachable_error(self.path, error) from error
+            raise to_unreachable_error(self.path, error) from error
 
     def flush_if_due(self) -> bool:
         """Mark the written rows if the last time was about a second ago."""
@@ -303,24 +210,9 @@ class CacheWriter:
             return
         extent = self.layout.extents[name]
         values = np.ascontiguousarray(values, extent.dtype)
-        # Neighbouring rows go in one write.
-        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            offset = extent.offset + int(rows[start]) * extent.row_bytes
-            self._write_at(offset, values[start:stop].data.cast("B"))
-
-    def _write_at(self, offset: int, data: memoryview) -> None:
         try:
-            _pwrite_all(self._fd, data, offset)
+            for run in iter_row_runs(rows):
+                offset = extent.offset + int(rows[run.start]) * extent.row_bytes
+                pwrite_all(self._fd, values[run].data.cast("B"), offset)
         except OSError as error:
             raise to_write_error(error, self.path) from error
-
-
-def _pwrite_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        if hasattr(os, "pwrite"):
-            written = os.pwrite(fd, data, offset)
-        else:
-            os.lseek(fd, offset, os.SEEK_SET)  # one thread writes, so the two steps are safe
-            written = os.write(fd, data)
-        data, offset = data[written:], offset + written

@@ -36,9 +36,8 @@ class ProgressDisplay:
     def __init__(self, stage: str = "") -> None:
         self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._stage, self._done, self._total = stage, 0, 0
-        now = time.monotonic()
-        self._next_at = now + (0.0 if self.is_terminal else LINE_SECONDS)
-        self._start = (now, 0)  # when the current count began, and how much was done then
+        self._start = (0.0, 0)  # when the current count began, and how much was done then
+        self._next_at: float | None = None  # when to draw again; a log's clock starts at a report
         self._bar: Bar | None = None
 
     def __enter__(self) -> "ProgressDisplay":
@@ -68,6 +67,8 @@ class ProgressDisplay:
         if step.total != self._total or step.done < self._done:
             self._start = (now, step.done)
         self._stage, self._done, self._total = step.stage, step.done, step.total
+        if self._next_at is None:
+            self._next_at = now + (0.0 if self.is_terminal else LINE_SECONDS)
         if now < self._next_at and (step.stage == stage or not self.is_terminal):
             return
         started, done = self._start

@@ -1,10 +1,9 @@
 """`--engine auto`: start with eager, change to a faster engine where its start-up pays."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featurize.engines.base import Engine, find_missing_onnx_packages
+from featurize.engines.base import Engine, find_obstacle
 from featurize.errors import CallError, EngineError
 
 
@@ -14,9 +13,9 @@ class EngineProfile:
 
     Attributes
     ----------
-    startup : float
-        Seconds until it runs: imports, export or compilation, comparison with eager.
-    speed : float
+    startup_seconds : float
+        Until it runs: imports, export or compilation, comparison with eager.
+    speedup : float
         Its rate, in eager's.
     """
 
@@ -32,21 +31,21 @@ ENGINE_PROFILES = {
 
 
 class EngineSelector:
-    """Which engine runs a task.
+    """Opens the engine that a job begins with, and a faster one where that pays.
 
     Parameters
     ----------
-    asked : str
+    requested : str
         ``auto``, or the engine that was named.
     precision : str
-    open_named : callable
-        Opens an engine by name.
+    open_engine : callable
+        Opens an engine by name; not called before `open_first`.
     say : callable
-        Told what was chosen, and why.
+        Receives what was chosen, and why.
 
     Attributes
     ----------
-    why : str
+    reason : str
         Why the engine that runs is the one, in a few words.
     """
 
@@ -54,26 +53,26 @@ class EngineSelector:
         self,
         requested: str,
         precision: str,
-        open_named: Callable[[str], Engine],
+        open_engine: Callable[[str], Engine],
         say: Callable[[str], None],
     ) -> None:
-        self.precision, self._open_engine, self._say = precision, open_named, say
-        self.requested = requested
+        self.requested, self.precision = requested, precision
+        self._open_engine, self._say = open_engine, say
         self.reason = "few images" if requested == "auto" else "as asked for"
         self._is_decided = requested != "auto"
 
     def open_first(self) -> Engine:
-        """The engine to begin with."""
+        """Open the engine to begin with."""
         return self._open_engine("eager" if self.requested == "auto" else self.requested)
 
     def upgrade(self, current: Engine, seconds_per_image: float, n_remaining: int) -> Engine | None:
-        """An engine to go on with, where that pays; weighed once.
+        """Open an engine to go on with, where that pays; decided once.
 
         Parameters
         ----------
-        now : Engine
+        current : Engine
             What runs.
-        seconds_each : float
+        seconds_per_image : float
             What an image takes in it, measured.
         n_remaining : int
             Images still to come.
@@ -88,12 +87,14 @@ class EngineSelector:
         takes = n_remaining * seconds_per_image
         self.reason = f"{n_remaining:,} images take it about {takes:.0f} s"
         for name in ("cuda",) if current.device != "cpu" else ("onnxruntime", "compile"):
-            promise = ENGINE_PROFILES[name]
-            if takes * (1 - 1 / promise.speedup) < promise.startup_seconds:
-                self.reason += f", {name} about {promise.startup_seconds:.0f} s to start"
+            profile = ENGINE_PROFILES[name]
+            if takes * (1 - 1 / profile.speedup) < profile.startup_seconds:
+                self.reason += f", {name} about {profile.startup_seconds:.0f} s to start"
                 continue
             try:
-                engine = self._open_if_possible(name)
+                if obstacle := find_obstacle(name, current.device, self.precision):
+                    raise EngineError(obstacle)
+                engine = self._open_engine(name)
             except (EngineError, CallError) as error:
                 self._say(f"not by the engine {name}: {error}")
                 self.reason += f", {name} cannot be had"
@@ -102,20 +103,3 @@ class EngineSelector:
             self._say(f"going on with the engine {name}: {self.reason}")
             return engine
         return None
-
-    def _open_if_possible(self, name: str) -> Engine:
-        if lack := _find_obstacle(name, self.precision):
-            raise EngineError(lack)
-        return self._open_engine(name)
-
-
-def _find_obstacle(name: str, precision: str) -> str:
-    """What keeps an engine from being tried at all."""
-    if name == "onnxruntime":
-        if precision != "float32":
-            return f"it computes in float32, not {precision}"
-        if missing := find_missing_onnx_packages():
-            return f"it needs {', '.join(missing)}: pip install 'headgraft[onnx]'"
-    if name == "compile" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
-        return "it needs a C++ compiler"
-    return ""

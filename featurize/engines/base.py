@@ -1,5 +1,6 @@
 """What an engine is: how it is called, which there are, what they have to agree on."""
 
+import shutil
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -51,27 +52,54 @@ class Engine(Protocol):
 def check_engine(name: str, device: str, precision: str) -> None:
     """Refuse an engine that cannot be what was asked for, before anything is loaded.
 
+    Parameters
+    ----------
+    name : str
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    precision : str
+
     Raises
     ------
     CallError
     """
     if name not in ENGINES:
         raise CallError(f"--engine is one of {', '.join(ENGINES)}, not {name!r}")
+    if precision == "tf32" and device == "cpu":
+        raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
+    if obstacle := find_obstacle(name, device, precision):
+        raise CallError(f"--engine {name}: {obstacle}")
+
+
+def find_obstacle(name: str, device: str, precision: str) -> str:
+    """Find what keeps an engine from running here, without loading it.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`.
+    device, precision : str
+
+    Returns
+    -------
+    str
+        What it is, and what to do about it; empty where there is nothing.
+    """
     if name in CPU_ENGINES and device.startswith("cuda"):
-        raise CallError(f"--engine {name} is for the processor; for a GPU use --engine cuda")
+        return "it is for the processor; for a GPU use --engine cuda"
     if name == "cuda" and device == "cpu":
-        raise CallError("--engine cuda is for GPUs; on the processor use --engine onnxruntime")
-    if name == "onnxruntime":
-        if precision != "float32":
-            raise CallError(f"--engine onnxruntime computes in float32; {precision} needs another")
-        if lacking := find_missing_onnx_packages():
-            raise CallError(
-                f"--engine onnxruntime needs {', '.join(lacking)}: pip install 'headgraft[onnx]'"
-            )
+        return "it is for GPUs; on the processor use --engine onnxruntime"
+    if name == "onnxruntime" and precision != "float32":
+        return f"it computes in float32, not {precision}"
+    if name == "onnxruntime" and (missing := find_missing_onnx_packages()):
+        return f"it needs {', '.join(missing)}: pip install 'headgraft[onnx]'"
+    if name == "compile" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+        return "it needs a C++ compiler"
+    return ""
 
 
 def find_missing_onnx_packages() -> list[str]:
-    """What onnxruntime would need and is not installed."""
+    """List what onnxruntime would need and is not installed."""
     return [package for package in ONNX_PACKAGES if find_spec(package) is None]
 
 

@@ -20,15 +20,15 @@ class BatchRunner:
 
     Parameters
     ----------
-    choice : EngineSelector
-        Opens the engine, and a better one when it is known how fast the first is.
+    selector : EngineSelector
+        Opens the engine, and a faster one when it is known how fast the first is.
 
     Attributes
     ----------
     engine : Engine
-    size : int
+    batch_size : int
         Images the next batch should have.
-    seconds : float
+    last_seconds : float
         What the last batch took.
     """
 

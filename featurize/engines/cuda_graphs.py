@@ -6,8 +6,11 @@ from torch import Tensor, nn
 
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.base import pad_batch
-from featurize.engines.compile_cache import use_private_cache
-from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.engines.torch_settings import (
+    choose_batch_sizes,
+    precision_context,
+    use_private_cache,
+)
 from featurize.images.preprocess import Preprocess
 
 PARTS_PER_BATCH = 4  # of a batch: while one is computed, the next is copied
@@ -47,7 +50,7 @@ class CudaGraphEngine:
 
     @property
     def max_batch_size(self) -> int:
-        """Another size would be compiled again."""
+        """Its batch size: another one would have to be compiled."""
         return self.batch_size
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:

@@ -1,68 +1,123 @@
-"""Open an engine that needs preparation, and hold it to what `eager` gives."""
+"""Open an engine for some layers of a backbone; each one is held to what `eager` gives."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featurize.engines.base import CPU_ENGINES, Engine, check_engine
-
-if TYPE_CHECKING:
-    from featurize.backbones.backbone import Backbone
-
-import warnings
-
 import numpy as np
-from torch import nn
 
-from featurize.engines.base import ENGINE_RTOL
-from featurize.engines.eager import EagerEngine
+from featurize.engines.base import CPU_ENGINES, ENGINE_RTOL, Engine, check_engine
 from featurize.errors import EngineError
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def open_verified_engine(
-    name: str, eager: EagerEngine, module: nn.Module, preprocess: Preprocess, precision: str
-) -> Engine:
-    """Make an engine, run a batch of two through it, and compare.
+    from featurize.backbones.backbone import Backbone
+    from featurize.engines.eager import EagerEngine
+
+
+def resolve_engine_device(name: str, device: str, precision: str) -> str:
+    """Find the device that an engine will run on; refuse what cannot be had here.
 
     Parameters
     ----------
-    name : {"compile", "onnxruntime", "cuda"}
-    eager : EagerEngine
-        The same network.
-    module : nn.Module
-        The network that `eager` runs.
+    name : str
+        One of `ENGINES`.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    precision : str
+
+    Returns
+    -------
+    str
+        ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises
     ------
-    EngineError
-        If it cannot run the network, or gives other features.
+    CallError
     """
+    from featurize.engines.torch_settings import resolve_device
+
+    if device == "auto":
+        device = "cpu" if name in CPU_ENGINES else "cuda" if name == "cuda" else "auto"
+    device = resolve_device(device)
+    check_engine(name, device, precision)
+    return device
+
+
+def open_engine(
+    backbone: "Backbone",
+    layers: Sequence[LayerSpec],
+    *,
+    name: str = "eager",
+    device: str = "auto",
+    precision: str = "float32",
+) -> Engine:
+    """Open the engine that runs these layers of a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layers : sequence of (str, str)
+        Layers and their pools.
+    name : str
+        One of `ENGINES`; ``auto`` is `eager` here, to begin with (see `EngineSelector`).
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    precision : {"float32", "tf32", "bf16", "fp16"}
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    CallError
+        If the engine, device or precision is unknown or cannot be had here.
+    EngineError
+        If the engine cannot run this network, or gives other features than `eager`.
+    """
+    from featurize.engines.eager import EagerEngine
+
+    device = resolve_engine_device(name, device, precision)
+    module = backbone.cut(layers)
+    eager = EagerEngine(module, backbone.preprocess, device=device, precision=precision)
+    if name in ("auto", "eager"):
+        return eager
+    return _open_verified_engine(name, eager, module, backbone.preprocess)
+
+
+def _open_verified_engine(
+    name: str, eager: "EagerEngine", module: "nn.Module", preprocess: Preprocess
+) -> Engine:
+    """Open an engine, run a batch of two through it, and compare with `eager`'s features."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2, eager.crop, eager.crop, 3), np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compilers and exporters warn of their own insides
         try:
-            engine = _make_engine(name, module, preprocess, eager.device, precision)
-            found = engine.run(pixels)
+            engine = _make_engine(name, module, preprocess, eager.device, eager.precision)
+            features = engine.run(pixels)
         except Exception as error:  # whatever a compiler or an exporter may raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineError(
                 f"the engine {name} cannot run this network here ({first[:200]}); "
                 "use --engine eager"
             ) from error
-    if precision == "float32":
-        off = _max_relative_difference(found, eager.run(pixels))
-        if not off <= ENGINE_RTOL:
+    if eager.precision == "float32":
+        difference = _max_relative_difference(features, eager.run(pixels))
+        if not difference <= ENGINE_RTOL:
             raise EngineError(
-                f"the engine {name} gives other features for this network (by {off:.0e} of their "
-                "norm); use --engine eager"
+                f"the engine {name} gives other features for this network (by {difference:.0e} of "
+                "their norm); use --engine eager"
             )
     return engine
 
 
 def _make_engine(
-    name: str, module: nn.Module, preprocess: Preprocess, device: str, precision: str
+    name: str, module: "nn.Module", preprocess: Preprocess, device: str, precision: str
 ) -> Engine:
     if name == "onnxruntime":
         from featurize.engines.onnx_runtime import OnnxRuntimeEngine
@@ -77,64 +132,11 @@ def _make_engine(
     return CudaGraphEngine(module, preprocess, device=device, precision=precision)
 
 
-def _max_relative_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """The largest distance between two rows, as a share of the row's norm."""
-    rows = []
-    for one, other in zip(found, expected, strict=True):
+def _max_relative_difference(features: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Compute the largest distance between two rows, as a share of the row's norm."""
+    shares = []
+    for one, other in zip(features, expected, strict=True):
         norm = np.linalg.norm(other, axis=1)
-        off = np.linalg.norm(one - other, axis=1) / np.maximum(norm, 1e-12)
-        rows.append(off[np.isfinite(norm)])  # the others fail under any engine
-    return float(np.concatenate(rows).max(initial=0.0))
-
-
-def check_device(device: str, precision: str) -> None:
-    """Refuse a device that is not there, before anything is loaded for it.
-
-    Raises
-    ------
-    CallError
-    """
-    from featurize.engines.eager import resolve_device
-
-    resolve_device(device, precision)
-
-
-def open_engine(
-    backbone: "Backbone",
-    layers: Sequence[LayerSpec],
-    *,
-    name: str = "eager",
-    device: str = "auto",
-    precision: str = "float32",
-) -> Engine:
-    """Make the engine that runs these layers of a backbone.
-
-    Parameters
-    ----------
-    name : str
-        One of `ENGINES`; ``auto`` is `eager` here, to begin with (see `engines.choice`).
-
-    Raises
-    ------
-    CallError
-        If the engine, device or precision is unknown or cannot be had here.
-    EngineError
-        If the engine cannot run this network.
-    """
-    from featurize.engines.eager import EagerEngine, resolve_device
-
-    check_engine(name, device, precision)
-    device = resolve_device(_choose_device(name, device), precision)
-    module = backbone.cut(layers)
-    eager = EagerEngine(module, backbone.preprocess, device=device, precision=precision)
-    if name in ("auto", "eager"):
-        return eager
-    from featurize.engines.factory import open_verified_engine
-
-    return open_verified_engine(name, eager, module, backbone.preprocess, precision)
-
-
-def _choose_device(name: str, device: str) -> str:
-    if device != "auto" or name in ("auto", "eager"):
-        return device
-    return "cpu" if name in CPU_ENGINES else "cuda"
+        share = np.linalg.norm(one - other, axis=1) / np.maximum(norm, 1e-12)
+        shares.append(share[np.isfinite(norm)])  # the others fail under any engine
+    return float(np.concatenate(shares).max(initial=0.0))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
-from featurize.engines.eager import choose_batch_sizes, count_compute_threads
+from featurize.engines.torch_settings import choose_batch_sizes, count_compute_threads
 from featurize.images.preprocess import Preprocess
 
 

@@ -6,8 +6,11 @@ from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.base import pad_batch
-from featurize.engines.compile_cache import use_private_cache
-from featurize.engines.eager import choose_batch_sizes, precision_context
+from featurize.engines.torch_settings import (
+    choose_batch_sizes,
+    precision_context,
+    use_private_cache,
+)
 from featurize.images.preprocess import Preprocess
 
 
@@ -38,7 +41,7 @@ class TorchCompileEngine:
 
     @property
     def max_batch_size(self) -> int:
-        """Another size would be compiled again."""
+        """Its batch size: another one would have to be compiled."""
         return self.batch_size
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from featurize.cache.format import FAILED, PENDING
 from featurize.cache.reader import FeatureCache
 from featurize.errors import CallError, ImageUnreadableError
+from featurize.files import hash_bytes
 from featurize.images import reading
 from featurize.images.reasons import TRANSIENT
 from featurize.sources.folder import ImageListing
@@ -90,7 +91,7 @@ def _count_renamed(
 
     def digest(row: int) -> bytes:
         try:
-            return reading.compute_sha256(reading.read_image_file(listing.full_path(row)).data)
+            return hash_bytes(reading.read_image_file(listing.full_path(row)).data)
         except ImageUnreadableError:
             return b""
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from featurize.cache import writer
+from featurize.cache.builder import estimate_cache_bytes
 from featurize.cache.format import PENDING
 from featurize.cache.reader import FeatureCache
 from featurize.engines.batching import BatchRunner
 from featurize.errors import ImageUnreadableError
-from featurize.extraction.changes import RetryPolicy, diff_listing
-from featurize.extraction.options import ResolvedOptions
+from featurize.extraction.changes import ListingDiff, RetryPolicy
 from featurize.extraction.setup import ExtractionSetup
 from featurize.images import decoding, reading
 from featurize.images.preprocess import Preprocess
@@ -57,7 +56,7 @@ def estimate_run(
     path: Path,
     listing: ImageListing,
     cache: FeatureCache | None,
-    resolved: ResolvedOptions,
+    diff: ListingDiff | None,
     setup: ExtractionSetup,
     retry: RetryPolicy,
 ) -> Estimate:
@@ -67,12 +66,12 @@ def estimate_run(
     run downloads nothing.
     """
     to_compute = len(listing.paths)
-    if cache is not None and len(resolved.layers) == len(cache.layers):
-        found = diff_listing(listing, cache)
+    layers = setup.resolved.layers
+    if cache is not None and diff is not None and len(layers) == len(cache.layers):
         finished = (cache.status != PENDING) & ~retry.select_failures(cache)
-        to_compute -= int((found.unchanged & finished[found.old_row]).sum())
+        to_compute -= int((diff.unchanged & finished[diff.old_row]).sum())
     blank = setup.with_initial_weights()
-    infos = blank.describe_layers(resolved.layers)
+    infos = blank.describe_layers(layers)
     seconds = rate = 0.0
     if to_compute:
         step = max(1, len(listing.paths) // SAMPLE_SIZE)
@@ -109,7 +108,7 @@ def estimate_run(
         cache=str(path),
         rows=len(listing.paths),
         to_compute=to_compute,
-        bytes=writer.estimate_cache_bytes(infos, len(listing.paths)),
+        bytes=estimate_cache_bytes(infos, len(listing.paths)),
         seconds=seconds,
         images_per_second=rate,
         layers=[info.name for info in infos],

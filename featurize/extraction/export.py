@@ -9,8 +9,8 @@ import numpy as np
 
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
-from featurize.errors import CallError, FeaturizeError, OutputError
-from featurize.files import atomic_write, check_target, to_write_error
+from featurize.errors import CallError, OutputError
+from featurize.files import atomic_write, check_target
 
 ROWS_PER_BLOCK = 8192
 
@@ -46,22 +46,13 @@ def export(
     target = Path(output)
     if target.suffix not in _FORMATS:
         raise CallError(f"-o {target} has to end in .npz or .parquet")
-    is_own, write = (
-        (_is_exported_npz, _write_npz)
-        if target.suffix == ".npz"
-        else (_is_exported_parquet, _write_parquet)
-    )
+    is_own, write = _FORMATS[target.suffix]
     target = check_target(target, is_own, f"an exported {target.suffix}", OutputError)
     cache = FeatureCache(path)
     names = [cache.layer(name).name for name in layers or cache.layers]
     rows = np.flatnonzero(cache.status == MARKED)
-    try:
-        with atomic_write(target) as file:
-            write(cache, names, rows, file)
-    except FeaturizeError:
-        raise
-    except OSError as error:
-        raise to_write_error(error, target) from error
+    with atomic_write(target) as file:
+        write(cache, names, rows, file)
     return len(rows)
 
 

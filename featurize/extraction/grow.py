@@ -1,4 +1,4 @@
-"""Grow a cache: new layers, new, renamed or removed images.
+"""Complete a cache: its pending rows in place; new layers, new or removed images by growing it.
 
 The grown cache is made beside the old one as ``C.h5.part``, a cache of the same format.
 It takes over what is known, computes the rest, and replaces the old one when it is whole;
@@ -13,17 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.cache import writer
-from featurize.cache.checksums import compute_checksums, is_damaged, is_unchecked
-from featurize.cache.content_index import ContentIndex
-from featurize.cache.format import FAILED, MARKED, PENDING, LayerInfo
-from featurize.cache.lock import WriteLock
+from featurize.cache.builder import allocate_cache, estimate_cache_bytes
+from featurize.cache.format import FAILED, MARKED, PENDING, Extractor, LayerInfo
+from featurize.cache.integrity import is_damaged
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
-from featurize.errors import CacheBusyError, FeaturizeError, OutputError
-from featurize.extraction.changes import ListingDiff, RetryPolicy
+from featurize.errors import CacheBusyError, CacheFormatError
+from featurize.extraction.changes import ListingDiff, RetryPolicy, find_pending_rows
+from featurize.extraction.dry_run import suggest_fast_decoding
+from featurize.extraction.setup import ExtractionSetup
+from featurize.files import replace_durably
+from featurize.pipeline.content_index import ContentIndex
+from featurize.pipeline.in_flight import in_flight_path
+from featurize.pipeline.pipeline import process_rows
+from featurize.pipeline.prefetch import ExtractionJob
+from featurize.pipeline.stats import RunStats
 from featurize.sources.folder import ImageListing
 
+_REMOVE_ADVICE = "It stands where the cache grows; remove it"
 COPY_CHUNK_BYTES = 64 << 20
 
 
@@ -52,13 +59,163 @@ def _old_partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".part.old")
 
 
+class CacheCompletion:
+    """Completes one cache, in place or by growing it.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    diff : ListingDiff
+        What has changed between it and `listing`.
+    listing : ImageListing
+    setup : ExtractionSetup
+        Its options name the layers that the cache has in the end.
+    retry : RetryPolicy
+    stats : RunStats
+        Counts what is done.
+    report, say : callable
+        Receive `stats` often, and a sentence about each choice made.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        diff: ListingDiff,
+        listing: ImageListing,
+        setup: ExtractionSetup,
+        retry: RetryPolicy,
+        stats: RunStats,
+        report: Callable[[RunStats], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.cache, self.diff, self.listing, self.setup = cache, diff, listing, setup
+        self.retry, self.stats, self.report, self.say = retry, stats, report, say
+
+    def run(self) -> None:
+        """Bring every listed image and every layer into the cache."""
+        layers, stored = self.setup.resolved.layers, list(self.cache.layers.values())
+        if set(layers) != {(info.layer, info.pool) for info in stored}:
+            self._grow(self.setup.describe_layers(layers))
+        elif not self.diff.has_same_paths:
+            self._grow(stored)
+        else:
+            part = partial_path(self.cache.path)
+            if part.exists():
+                self.say(
+                    f"{part} is left from a run that was adding to the cache; "
+                    "run that again to finish it, or remove it"
+                )
+            self._complete_in_place(stored)
+
+    def _complete_in_place(self, layers: list[LayerInfo]) -> None:
+        """Finish the rows of the cache in place."""
+        todo = find_pending_rows(self.cache, self.diff.unchanged, self.retry)
+        self.stats.total += len(todo.recheck) + len(todo.compute)
+        if self.stats.total:
+            with CacheWriter(self.cache.path) as into:
+                self._recheck_rows(todo.recheck, todo.compute, layers, into, [])
+                contents = build_content_index(into, [], todo.compute, self.retry)
+                self._process_rows(todo.compute, layers, into, contents)
+
+    def _grow(self, layers: list[LayerInfo]) -> None:
+        """Make the grown cache beside the old one, then put it in its place."""
+        cache = self.cache
+        older = open_partial(cache, layers, self.listing, say=self.say)
+        with CacheWriter(partial_path(cache.path)) as into:
+            known = copy_unchanged(cache, into, self.diff, self.listing, self.retry)
+            pending, stale = into.status == PENDING, find_stale_rows(into, self.listing)
+            self.stats.total += int(pending.sum()) + len(stale)
+            self._recheck_rows(stale, np.flatnonzero(pending), layers, into, older)
+            contents = build_content_index(into, older, np.flatnonzero(pending), self.retry)
+            if len(known.rows):
+                recorded = np.zeros((len(pending), 32), np.uint8)
+                recorded[known.rows] = cache.column("sha256")[known.old_rows]
+                missing = [info for info in layers if info.name not in cache.layers]
+                changed = self._process_rows(
+                    known.rows, missing, into, contents, recorded=recorded, new_layers_only=True
+                )
+                self.stats.total += len(changed)
+                pending[known.rows] = False
+                pending[changed] = True
+            self._process_rows(np.flatnonzero(pending), layers, into, contents)
+        replace_original(cache)
+
+    def _recheck_rows(
+        self,
+        rows: np.ndarray,
+        pending_rows: np.ndarray,
+        layers: list[LayerInfo],
+        into: CacheWriter,
+        older: list[FeatureCache],
+    ) -> None:
+        """Read finished rows again, before others: what they hold is at hand for those then."""
+        if len(rows):
+            recorded = np.zeros((len(into.status), 32), np.uint8)
+            recorded[rows] = into.read_rows("images/sha256", rows)
+            but = np.concatenate([rows, pending_rows])
+            contents = build_content_index(into, older, but, self.retry)
+            self._process_rows(rows, layers, into, contents, recorded=recorded)
+
+    def _process_rows(
+        self,
+        rows: np.ndarray,
+        layers: list[LayerInfo],
+        into: CacheWriter,
+        content_index: ContentIndex,
+        *,
+        recorded: np.ndarray | None = None,
+        new_layers_only: bool = False,
+    ) -> list[int]:
+        if not len(rows):
+            return []
+        task = ExtractionJob(
+            self.listing,
+            rows,
+            self.cache.extractor.preprocess,
+            [info.name for info in layers],
+            self.setup.make_engine_selector(layers),
+            in_flight_path(self.cache.path),
+            recorded,
+            new_layers_only,
+        )
+        changed = process_rows(task, into, content_index, self.stats, self.report)
+        if self.stats.bottleneck == "decode" and task.preprocess.decode == "exact":
+            self.stats.hint = suggest_fast_decoding(self.listing, task.preprocess)
+        return changed
+
+
+def open_if_exists(path: Path, advice: str) -> FeatureCache | None:
+    """Open a cache, where there is a file; what is no cache is refused, with advice."""
+    if not path.exists():
+        return None
+    try:
+        return FeatureCache(path)
+    except CacheFormatError as error:
+        raise CacheFormatError(f"{error}. {advice}") from error
+
+
+def allocate_for_listing(
+    path: Path, extractor: Extractor, layers: list[LayerInfo], listing: ImageListing
+) -> None:
+    """Put an empty cache of all listed images at `path`: `builder.allocate_cache`."""
+    allocate_cache(
+        path,
+        extractor,
+        layers,
+        listing.paths,
+        listing.sizes,
+        listing.mtimes_ns,
+        root=str(listing.root.resolve()),
+        include=listing.include,
+        exclude=listing.exclude,
+    )
+
+
 def open_partial(
     cache: FeatureCache,
     layers: list[LayerInfo],
     listing: ImageListing,
-    *,
-    created_by: str,
-    say: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[FeatureCache]:
     """Lay the part out, or find the one that an earlier run left.
 
@@ -68,7 +225,7 @@ def open_partial(
         Older caches that have all the layers wanted, to take contents from.
     """
     part, aside = partial_path(cache.path), _old_partial_path(cache.path)
-    found = _open_if_exists(part)
+    found = open_if_exists(part, _REMOVE_ADVICE)
     fits = found is not None and (
         found.paths == listing.paths and list(found.layers.values()) == layers
     )
@@ -77,21 +234,10 @@ def open_partial(
     else:
         if found is not None:  # begun for another collection or other layers: still a source
             os.replace(part, aside)
-        needed = writer.estimate_cache_bytes(layers, len(listing.paths))
+        needed = estimate_cache_bytes(layers, len(listing.paths))
         say(f"{part} takes {needed / 1e6:,.1f} MB beside the cache until it replaces it")
-        writer.allocate_cache(
-            part,
-            cache.extractor,
-            layers,
-            listing.paths,
-            listing.sizes,
-            listing.mtimes_ns,
-            root=str(listing.root.resolve()),
-            include=listing.include,
-            exclude=listing.exclude,
-            created_by=created_by,
-        )
-    older = [cache, _open_if_exists(aside)]
+        allocate_for_listing(part, cache.extractor, layers, listing)
+    older = [cache, open_if_exists(aside, _REMOVE_ADVICE)]
     wanted = {info.name: info.fingerprint for info in layers}
     return [
         source
@@ -99,81 +245,6 @@ def open_partial(
         if source is not None
         and all(n in source.layers and source.layers[n].fingerprint == f for n, f in wanted.items())
     ]
-
-
-def _open_if_exists(path: Path) -> FeatureCache | None:
-    if not path.exists():
-        return None
-    try:
-        return FeatureCache(path)
-    except FeaturizeError as error:
-        raise type(error)(f"{error}. It stands where the cache grows; remove it") from error
-
-
-def add_checksums(path: Path, *, created_by: str) -> None:
-    """Give every finished row a checksum of its numbers as they stand, where it has none.
-
-    A cache of format 1.0 has no place for them: it is written anew beside the old one.
-
-    Raises
-    ------
-    CacheBusy, DiskFull, OutputError
-    FeaturizeError
-        If a growth of this cache was begun and not finished.
-    """
-    with WriteLock(path) as lock:
-        lock.require_held()
-        cache = FeatureCache(path)
-        if not cache.unchecked_rows:
-            return
-        if cache.has_checksums:
-            with CacheWriter(path) as into:
-                _write_missing_checksums(into)
-            return
-        part = partial_path(path)
-        if part.exists():
-            raise OutputError(
-                f"{part} is left from a run that was adding to the cache; run that again to "
-                "finish it, or remove it"
-            )
-        stat = cache.column("size"), cache.column("mtime_ns")
-        listing = ImageListing(
-            Path(cache.root),
-            cache.paths,
-            *stat,
-            skipped=[],
-            include=tuple(cache.include),
-            exclude=tuple(cache.exclude),
-        )
-        open_partial(
-            cache, list(cache.layers.values()), listing, created_by=created_by, say=_ignore_message
-        )
-        every = np.arange(cache.n_rows)
-        same = ListingDiff(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
-        with CacheWriter(part) as into:
-            copy_unchanged(cache, into, same, listing, RetryPolicy(transient=False))
-            _write_missing_checksums(into)
-        replace_original(cache)
-
-
-def _ignore_message(_: str) -> None:
-    pass
-
-
-def _write_missing_checksums(into: CacheWriter) -> None:
-    marked = np.flatnonzero(into.status == MARKED)
-    for name, info in into.layout.layers.items():
-        step = max(1, COPY_CHUNK_BYTES // (4 * info.dim))
-        for start in range(0, len(marked), step):
-            rows = marked[start : start + step]
-            sha256, stored = (
-                into.read_rows("images/sha256", rows),
-                into.read_rows(f"checksums/{name}", rows),
-            )
-            missing = is_unchecked(stored, sha256)
-            rows, sha256 = rows[missing], sha256[missing]
-            sums = compute_checksums(sha256, into.read_rows(f"features/{name}", rows))
-            into.write_checksums(rows, name, sums)
 
 
 def copy_unchanged(
@@ -255,16 +326,16 @@ def replace_original(cache: FeatureCache) -> None:
 
     Raises
     ------
-    CacheBusy
+    CacheBusyError
         If somebody did so meanwhile: a host whose locks do not reach this one.
     """
     try:
-        writer.replace_durably(partial_path(cache.path), cache.path)
+        replace_durably(partial_path(cache.path), cache.path)
     except FileNotFoundError as error:
         raise CacheBusyError(
-            f"{partial_path(cache.path)} is gone: another process, perhaps on another host, has been "
-            f"adding to {cache.path} at the same time. Nothing is lost; once it has ended, run "
-            "this again"
+            f"{partial_path(cache.path)} is gone: another process, perhaps on another host, has "
+            f"been adding to {cache.path} at the same time. Nothing is lost; once it has ended, "
+            "run this again"
         ) from error
     with suppress(FileNotFoundError):
         os.unlink(_old_partial_path(cache.path))

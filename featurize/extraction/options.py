@@ -3,10 +3,8 @@
 No torch here: an unchanged collection is recognised without it.
 """
 
-import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.engines.base import PRECISIONS, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
+from featurize.files import hash_file
 from featurize.images.preprocess import DECODE_MODES
 from featurize.layer_spec import LayerSpec
 
@@ -30,7 +29,13 @@ DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for; None means: as in the cache, or the default of a new one."""
+    """What was asked for; None means: as in the cache, or the default of a new one.
+
+    Raises
+    ------
+    CallError
+        If a value cannot be, whatever the cache; nothing is loaded to say so.
+    """
 
     backbone: str | None = None
     weights: str | None = None
@@ -43,13 +48,7 @@ class Options:
     engine: str = "auto"
     device: str = "auto"
 
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is loaded.
-
-        Raises
-        ------
-        CallError
-        """
+    def __post_init__(self) -> None:
         for name, value, known in (
             ("dtype", self.dtype, tuple(DTYPES)),
             ("precision", self.precision, PRECISIONS),
@@ -60,8 +59,6 @@ class Options:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
         check_engine(self.engine, self.device, self.precision or "float32")
-        if self.precision == "tf32" and self.device == "cpu":
-            raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file_path(value) and not Path(value).is_file():
                 raise CallError(f"--{name}: there is no file {value}")
@@ -92,7 +89,6 @@ def resolve_options(
     own_name : str, optional
         The name of a network passed in from Python.
     """
-    options.check()
     common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
     if cache is None:
         backbone = own_name or options.backbone or DEFAULT_BACKBONE
@@ -153,28 +149,21 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
         If it is known to be of another.
     """
     made = cache.extractor
-    fields = {
-        "backbone": (made.backbone, resolved.backbone),
-        "precision": (made.precision, resolved.precision),
-        "preprocess.decode": (made.preprocess.decode, resolved.decode),
-        "dtype": (_find_dtype(cache), resolved.dtype),
-    }
-    if is_file_path(resolved.backbone):
-        del fields["backbone"]  # the file names it
-    _raise_if_different(cache, fields)
-    if options.preprocess is not None or is_file_path(resolved.backbone):
+    names_file = is_file_path(resolved.backbone)  # then the file names the backbone
+    asked = replace(
+        made,
+        backbone=made.backbone if names_file else resolved.backbone,
+        preprocess=replace(made.preprocess, decode=resolved.decode),
+        precision=resolved.precision,
+    )
+    check_extractor(cache, asked, resolved.dtype)
+    if options.preprocess is not None or names_file:
         return False
     if options.weights is None:
         return True
     if is_file_path(options.weights):
-        return hash_file(options.weights) == made.environment.get("weights_file_sha256")
+        return hash_file(options.weights).hex() == made.environment.get("weights_file_sha256")
     return options.weights == made.weights
-
-
-def hash_file(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:
@@ -185,30 +174,20 @@ def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> No
     FingerprintMismatch
         Naming the fields that differ.
     """
-    pairs = {
-        name: (getattr(cache.extractor, name), getattr(extractor, name))
-        for name in ("backbone", "weights_sha256", "preprocess", "precision")
-    }
-    pairs["dtype"] = (_find_dtype(cache), dtype)
-    _raise_if_different(cache, pairs)
-
-
-def _raise_if_different(cache: FeatureCache, fields: Mapping[str, tuple[Any, Any]]) -> None:
-    differing = [
-        _describe_difference(name, *pair) for name, pair in fields.items() if pair[0] != pair[1]
-    ]
-    if differing:
+    differences = cache.extractor.differences(extractor)
+    if _find_dtype(cache) != dtype:
+        differences["dtype"] = _find_dtype(cache), dtype
+    if differences:
+        described = "; ".join(
+            _describe_difference(name, *differences[name]) for name in differences
+        )
         raise FingerprintMismatchError(
-            f"{cache.path} was made otherwise than asked for: {'; '.join(differing)}. "
+            f"{cache.path} was made otherwise than asked for: {described}. "
             "Leave the option out to go on with the cache as it is, or give another -o"
         )
 
 
 def _describe_difference(name: str, there: Any, here: Any) -> str:
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-        pairs = [f"{name}.{key} is {there.get(key)!r}, asked for {here.get(key)!r}" for key in keys]
-        return "; ".join(sorted(pairs))
     if name == "weights_sha256":
         there, here = f"{there[:12]}...", f"{here[:12]}..."
     return f"{name} is {there!r}, asked for {here!r}"

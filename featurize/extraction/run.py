@@ -7,17 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from featurize import __version__
-from featurize.cache import writer
-from featurize.cache.content_index import ContentIndex
-from featurize.cache.format import PENDING, LayerInfo
+from featurize.cache.builder import estimate_cache_bytes, remove_temporary_files
 from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheWriter
-from featurize.errors import CacheFormatError, CallError, RunInterruptedError
-from featurize.extraction import grow
+from featurize.errors import CallError, RunInterruptedError
 from featurize.extraction.changes import (
     ListingDiff,
     RetryPolicy,
@@ -25,7 +18,13 @@ from featurize.extraction.changes import (
     find_pending_rows,
     refuse_mass_removal,
 )
-from featurize.extraction.dry_run import Estimate, estimate_run, suggest_fast_decoding
+from featurize.extraction.dry_run import Estimate, estimate_run
+from featurize.extraction.grow import (
+    CacheCompletion,
+    allocate_for_listing,
+    open_if_exists,
+    partial_path,
+)
 from featurize.extraction.options import (
     Options,
     ResolvedOptions,
@@ -34,10 +33,7 @@ from featurize.extraction.options import (
 )
 from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.summary import Summary
-from featurize.layer_spec import LayerSpec
 from featurize.pipeline.in_flight import in_flight_path
-from featurize.pipeline.pipeline import process_rows
-from featurize.pipeline.prefetch import ExtractionJob
 from featurize.pipeline.stats import RunStats
 from featurize.sources import folder as folder_source
 from featurize.sources.folder import ImageListing
@@ -47,6 +43,8 @@ from featurize.text import to_printable
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
+
+_KEEP_ADVICE = "It is left as it is; give another -o"
 
 
 def run(
@@ -131,14 +129,14 @@ def run(
 
     Raises
     ------
-    CallError, BackboneError, UnknownLayer
+    CallError, BackboneError, UnknownLayerError
         If the call is wrong: folder, options, output.
-    CacheFormatError, FingerprintMismatch
+    CacheFormatError, FingerprintMismatchError
         If `output` exists and is no cache, or one of another extractor.
     EngineError
         If the engine asked for cannot run the network.
-    CacheBusy, DiskFull
-    Interrupted
+    CacheBusyError, DiskFullError
+    RunInterruptedError
         On Ctrl-C; what is done is kept and marked.
     """
     started = time.perf_counter()
@@ -146,7 +144,7 @@ def run(
     if path.is_symlink():  # the link stays, what it points to is written
         path = path.resolve()
     _check_output_path(path)
-    own = None if backbone is None or isinstance(backbone, str) else backbone
+    custom_backbone = None if backbone is None or isinstance(backbone, str) else backbone
     options = Options(
         backbone=backbone if isinstance(backbone, str) else None,
         weights=weights,
@@ -159,82 +157,45 @@ def run(
         engine=engine,
         device=device,
     )
-    options.check()
-    before = _open_if_exists(path)  # what is no cache is refused before a lock is put beside it
-    taken = (_resolve_globs(include, before, "include"), _resolve_globs(exclude, before, "exclude"))
-    listing = folder_source.list_images(folder, *taken, follow=follow)
-    for sentence in listing.skipped:
-        say(sentence)
-    if before is not None:
-        _report_excluded_rows(before, listing, say)
-    measure = RunStats(workers=cpu.usable_cores())
-    retry = RetryPolicy(failed=retry_failed, rehash=rehash)
+    # What is no cache is refused before a lock is put beside it.
+    before = open_if_exists(path, _KEEP_ADVICE)
+    listing = _list_images(folder, include, exclude, follow, before, say)
+    stats, retry = RunStats(workers=cpu.usable_cores()), RetryPolicy(retry_failed, rehash)
     lock = WriteLock(path)
     with nullcontext() if dry_run else lock:
         if lock.unsupported_reason:
             say(
                 f"{path} cannot be locked ({lock.unsupported_reason}): let no other run write to it"
             )
-        cache = _open_if_exists(path)
-        wanted = resolve_options(options, cache, own.name if own else None)
-        loader = ExtractionSetup(wanted, own, cache, say)
-        if cache is not None:
-            if own or not is_same_extractor(wanted, options, cache):
-                _ = loader.backbone  # refuses another extractor, before anything is touched
+        cache = open_if_exists(path, _KEEP_ADVICE)
+        resolved = resolve_options(
+            options, cache, custom_backbone.name if custom_backbone else None
+        )
+        setup = ExtractionSetup(resolved, custom_backbone, cache, say)
+        diff = None if cache is None else diff_listing(listing, cache)
+        if cache is not None and diff is not None:
+            if custom_backbone or not is_same_extractor(resolved, options, cache):
+                _ = setup.backbone  # refuses another extractor, before anything is touched
             if not prune:
-                refuse_mass_removal(listing, cache, diff_listing(listing, cache))
+                refuse_mass_removal(listing, cache, diff)
         if dry_run:
-            return estimate_run(path, listing, cache, wanted, loader, retry)
-        if lock.unheld_reason and not _is_complete(cache, listing, wanted, retry):
+            return estimate_run(path, listing, cache, diff, setup, retry)
+        if lock.unheld_reason and not _is_complete(cache, diff, resolved, retry):
             lock.require_held()
         try:
             if not lock.unheld_reason:
-                writer.remove_temporary_files(path)
-            if cache is None:
-                cache = _allocate_cache(path, listing, wanted.layers, loader, say)
-            job = _Extraction(
-                cache, diff_listing(listing, cache), listing, loader, retry, measure, report
-            )
-            job.run(wanted.layers, say)
+                remove_temporary_files(path)
+            if cache is None or diff is None:
+                cache = _allocate_cache(path, listing, setup, say)
+                diff = diff_listing(listing, cache)
+            CacheCompletion(cache, diff, listing, setup, retry, stats, report, say).run()
             if not lock.unheld_reason:  # every image that was suspected has been met, or is gone
                 in_flight_path(cache.path).unlink(missing_ok=True)
         except KeyboardInterrupt:
             signals.acknowledge()
-            summary = Summary.of(path, measure, time.perf_counter() - started)
+            summary = Summary.of(path, stats, time.perf_counter() - started)
             raise RunInterruptedError(_format_stop_message(path), summary.to_dict()) from None
-        return Summary.of(path, measure, time.perf_counter() - started)
-
-
-def _resolve_globs(
-    asked: Sequence[str] | None, cache: FeatureCache | None, kind: str
-) -> Sequence[str]:
-    return getattr(cache, kind, ()) if asked is None else asked
-
-
-def _report_excluded_rows(
-    cache: FeatureCache, listing: ImageListing, say: Callable[[str], None]
-) -> None:
-    """Name the rows that go because the globs leave them out."""
-    patterns = GlobFilter(listing.include, listing.exclude)
-    gone = [path for path in cache.paths if not patterns.accepts(path)] if patterns else []
-    if gone:
-        say(
-            f"{len(gone):,} rows of {cache.path} go: --include and --exclude leave their images "
-            f"out (first: {to_printable(gone[0])})"
-        )
-
-
-def _is_complete(
-    cache: FeatureCache | None, listing: ImageListing, resolved: ResolvedOptions, retry: RetryPolicy
-) -> bool:
-    """Whether there is nothing to write."""
-    if cache is None:
-        return False
-    found, layers = diff_listing(listing, cache), {info.spec for info in cache.layers.values()}
-    if not found.has_same_paths or set(resolved.layers) != layers:
-        return False
-    todo = find_pending_rows(cache, found.unchanged, retry)
-    return not len(todo.recheck) + len(todo.compute)
+        return Summary.of(path, stats, time.perf_counter() - started)
 
 
 def _check_output_path(path: Path) -> None:
@@ -244,17 +205,58 @@ def _check_output_path(path: Path) -> None:
         raise CallError(f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}")
 
 
-def _open_if_exists(path: Path) -> FeatureCache | None:
-    if not path.exists():
-        return None
-    try:
-        return FeatureCache(path)
-    except CacheFormatError as error:
-        raise CacheFormatError(f"{error}. It is left as it is; give another -o") from error
+def _list_images(
+    folder: str | os.PathLike[str],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    follow: bool,
+    cache: FeatureCache | None,
+    say: Callable[[str], None],
+) -> ImageListing:
+    """List the images that count, and name those that do not, in the folder and in the cache."""
+    include = getattr(cache, "include", ()) if include is None else include
+    exclude = getattr(cache, "exclude", ()) if exclude is None else exclude
+    listing = folder_source.list_images(folder, include, exclude, follow=follow)
+    for sentence in listing.skipped:
+        say(sentence)
+    patterns = GlobFilter(listing.include, listing.exclude)
+    if cache is not None and patterns:
+        excluded = [path for path in cache.paths if not patterns.accepts(path)]
+        if excluded:
+            say(
+                f"{len(excluded):,} rows of {cache.path} go: --include and --exclude leave their "
+                f"images out (first: {to_printable(excluded[0])})"
+            )
+    return listing
+
+
+def _is_complete(
+    cache: FeatureCache | None,
+    diff: ListingDiff | None,
+    resolved: ResolvedOptions,
+    retry: RetryPolicy,
+) -> bool:
+    """Whether there is nothing to write."""
+    if cache is None or diff is None or not diff.has_same_paths:
+        return False
+    if set(resolved.layers) != {(info.layer, info.pool) for info in cache.layers.values()}:
+        return False
+    pending = find_pending_rows(cache, diff.unchanged, retry)
+    return not len(pending.recheck) + len(pending.compute)
+
+
+def _allocate_cache(
+    path: Path, listing: ImageListing, setup: ExtractionSetup, say: Callable[[str], None]
+) -> FeatureCache:
+    layers = setup.describe_layers(setup.resolved.layers)
+    needed = estimate_cache_bytes(layers, len(listing.paths))
+    say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
+    allocate_for_listing(path, setup.extractor, layers, listing)
+    return FeatureCache(path)
 
 
 def _format_stop_message(path: Path) -> str:
-    places = [place for place in (path, grow.partial_path(path)) if place.exists()]
+    places = [place for place in (path, partial_path(path)) if place.exists()]
     if not places:
         return "stopped before anything was written"
     place = max(places, key=lambda place: place.stat().st_mtime_ns)
@@ -264,139 +266,3 @@ def _format_stop_message(path: Path) -> str:
         f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in {place}. "
         "The same command goes on from there"
     )
-
-
-def _allocate_cache(
-    path: Path,
-    listing: ImageListing,
-    layers: Sequence[LayerSpec],
-    setup: ExtractionSetup,
-    say: Callable[[str], None],
-) -> FeatureCache:
-    infos = setup.describe_layers(layers)
-    needed = writer.estimate_cache_bytes(infos, len(listing.paths))
-    say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
-    writer.allocate_cache(
-        path,
-        setup.extractor,
-        infos,
-        listing.paths,
-        listing.sizes,
-        listing.mtimes_ns,
-        root=str(listing.root.resolve()),
-        include=listing.include,
-        exclude=listing.exclude,
-        created_by=_CREATED_BY,
-    )
-    return FeatureCache(path)
-
-
-class _Extraction:
-    """Completes one cache, in place or by growing it."""
-
-    def __init__(
-        self,
-        cache: FeatureCache,
-        diff: ListingDiff,
-        listing: ImageListing,
-        setup: ExtractionSetup,
-        retry: RetryPolicy,
-        stats: RunStats,
-        report: Callable[[RunStats], None],
-    ) -> None:
-        self.cache, self.diff, self.listing, self.setup = cache, diff, listing, setup
-        self.retry, self.stats, self.report = retry, stats, report
-
-    def run(self, layers: Sequence[LayerSpec], say: Callable[[str], None]) -> None:
-        there = list(self.cache.layers.values())
-        if set(layers) != {info.spec for info in there}:
-            self._grow(self.setup.describe_layers(layers), say)
-        elif not self.diff.has_same_paths:
-            self._grow(there, say)
-        else:
-            part = grow.partial_path(self.cache.path)
-            if part.exists():
-                say(
-                    f"{part} is left from a run that was adding to the cache; "
-                    "run that again to finish it, or remove it"
-                )
-            self._complete_in_place(there)
-
-    def _complete_in_place(self, layers: list[LayerInfo]) -> None:
-        """Finish the rows of the cache in place."""
-        todo = find_pending_rows(self.cache, self.diff.unchanged, self.retry)
-        self.stats.total += len(todo.recheck) + len(todo.compute)
-        if self.stats.total:
-            with CacheWriter(self.cache.path) as into:
-                self._recheck_rows(todo.recheck, todo.compute, layers, into, [])
-                contents = grow.build_content_index(into, [], todo.compute, self.retry)
-                self._process_rows(todo.compute, layers, into, contents)
-
-    def _grow(self, layers: list[LayerInfo], say: Callable[[str], None]) -> None:
-        """Make the grown cache beside the old one, then put it in its place."""
-        cache = self.cache
-        older = grow.open_partial(cache, layers, self.listing, created_by=_CREATED_BY, say=say)
-        with CacheWriter(grow.partial_path(cache.path)) as into:
-            known = grow.copy_unchanged(cache, into, self.diff, self.listing, self.retry)
-            pending, stale = into.status == PENDING, grow.find_stale_rows(into, self.listing)
-            self.stats.total += int(pending.sum()) + len(stale)
-            self._recheck_rows(stale, np.flatnonzero(pending), layers, into, older)
-            contents = grow.build_content_index(into, older, np.flatnonzero(pending), self.retry)
-            if len(known.rows):
-                recorded = np.zeros((len(pending), 32), np.uint8)
-                recorded[known.rows] = cache.column("sha256")[known.old_rows]
-                missing = [info for info in layers if info.name not in cache.layers]
-                changed = self._process_rows(
-                    known.rows, missing, into, contents, recorded=recorded, new_layers_only=True
-                )
-                self.stats.total += len(changed)
-                pending[known.rows] = False
-                pending[changed] = True
-            self._process_rows(np.flatnonzero(pending), layers, into, contents)
-        grow.replace_original(cache)
-
-    def _recheck_rows(
-        self,
-        rows: np.ndarray,
-        pending_rows: np.ndarray,
-        layers: list[LayerInfo],
-        into: CacheWriter,
-        older: list[FeatureCache],
-    ) -> None:
-        """Read finished rows again, before others: what they hold is at hand for those then."""
-        if len(rows):
-            recorded = np.zeros((len(into.status), 32), np.uint8)
-            recorded[rows] = into.read_rows("images/sha256", rows)
-            but = np.concatenate([rows, pending_rows])
-            contents = grow.build_content_index(into, older, but, self.retry)
-            self._process_rows(rows, layers, into, contents, recorded=recorded)
-
-    def _process_rows(
-        self,
-        rows: np.ndarray,
-        layers: list[LayerInfo],
-        into: CacheWriter,
-        content_index: ContentIndex,
-        *,
-        recorded: np.ndarray | None = None,
-        new_layers_only: bool = False,
-    ) -> list[int]:
-        if not len(rows):
-            return []
-        task = ExtractionJob(
-            self.listing,
-            rows,
-            self.cache.extractor.preprocess,
-            [info.name for info in layers],
-            lambda: self.setup.make_engine_selector(layers),
-            in_flight_path(self.cache.path),
-            recorded,
-            new_layers_only,
-        )
-        changed = process_rows(task, into, content_index, self.stats, self.report)
-        if self.stats.bottleneck == "decode" and task.preprocess.decode == "exact":
-            self.stats.hint = suggest_fast_decoding(self.listing, task.preprocess)
-        return changed
-
-
-_CREATED_BY = f"headgraft {__version__}"

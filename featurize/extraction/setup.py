@@ -1,7 +1,7 @@
 """Load what computes features, only when there is something to compute."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
-from featurize.engines.factory import check_device, open_engine
+from featurize.engines.factory import open_engine, resolve_engine_device
 from featurize.errors import CallError
-from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor, hash_file
+from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
+from featurize.files import hash_file
 from featurize.fingerprint import compute_fingerprint
 from featurize.layer_spec import LayerSpec
 from featurize.system import signals
@@ -26,13 +27,15 @@ class ExtractionSetup:
 
     Parameters
     ----------
-    wanted : ResolvedOptions
-    own : Backbone, optional
+    resolved : ResolvedOptions
+    custom_backbone : Backbone, optional
         A backbone made in Python, instead of one by name.
     cache : FeatureCache, optional
         What it makes has to agree with this.
     say : callable
-        Told what was chosen.
+        Receives what was chosen.
+    frozen_weights : bool
+        Whether the weights are loaded; else they are as initialised.
     """
 
     def __init__(
@@ -40,23 +43,28 @@ class ExtractionSetup:
         resolved: ResolvedOptions,
         custom_backbone: "Backbone | None",
         cache: FeatureCache | None,
-        say: Callable[[str], None],
+        say: Callable[[str], None] = lambda _: None,
         *,
         frozen_weights: bool = True,
     ) -> None:
-        self.frozen_weights = frozen_weights
-        self.resolved, self.custom_backbone, self.cache, self.say = (
-            resolved,
-            custom_backbone,
-            cache,
-            say,
-        )
+        self.resolved, self.custom_backbone, self.cache = resolved, custom_backbone, cache
+        self.say, self.frozen_weights = say, frozen_weights
 
     def with_initial_weights(self) -> "ExtractionSetup":
         """The same with the network as it is initialised, for looking at and timing."""
-        return ExtractionSetup(
-            self.resolved, self.custom_backbone, None, lambda _: None, frozen_weights=False
-        )
+        return ExtractionSetup(self.resolved, self.custom_backbone, None, frozen_weights=False)
+
+    @cached_property
+    def device(self) -> str:
+        """The device that the network runs on.
+
+        Raises
+        ------
+        CallError
+            If it is not there, or cannot run the engine or the precision.
+        """
+        resolved = self.resolved
+        return resolve_engine_device(resolved.engine, resolved.device, resolved.precision)
 
     @cached_property
     def backbone(self) -> "Backbone":
@@ -69,7 +77,7 @@ class ExtractionSetup:
         FingerprintMismatch
             If it is another than the cache's.
         """
-        check_device(self.resolved.device, self.resolved.precision)
+        _ = self.device  # refused before anything is loaded for it
         backbone = self.custom_backbone or self._load_backbone()
         preprocess = backbone.preprocess
         self.say(
@@ -115,7 +123,7 @@ class ExtractionSetup:
         environment = collect_versions()
         file = self._weights_file
         if file is not None:
-            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file)}
+            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file).hex()}
         return Extractor(
             backbone=backbone.name,
             weights=backbone.weights,
@@ -171,16 +179,19 @@ class ExtractionSetup:
         )
 
     def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
-        """The choice of an engine for these layers, by the number of images."""
-        wanted, specs = self.resolved, [info.spec for info in layers]
+        """Prepare the choice of an engine for these layers; nothing is loaded yet."""
+        return EngineSelector(
+            self.resolved.engine,
+            self.resolved.precision,
+            partial(self._open_engine, [info.spec for info in layers]),
+            self.say,
+        )
 
-        def opened(name: str) -> Engine:
-            return open_engine(
-                self.backbone,
-                specs,
-                name=name,
-                device=wanted.device,
-                precision=wanted.precision,
-            )
-
-        return EngineSelector(wanted.engine, wanted.precision, opened, self.say)
+    def _open_engine(self, layers: Sequence[LayerSpec], name: str) -> Engine:
+        return open_engine(
+            self.backbone,
+            layers,
+            name=name,
+            device=self.device,
+            precision=self.resolved.precision,
+        )

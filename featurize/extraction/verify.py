@@ -6,15 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurize import __version__
 from featurize.cache.format import MARKED
+from featurize.cache.integrity import compute_checksums, is_unchecked
+from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache, find_cache_violations
-from featurize.errors import CallError, ImageUnreadableError
-from featurize.extraction.grow import add_checksums
+from featurize.cache.writer import CacheWriter
+from featurize.errors import CallError, ImageUnreadableError, OutputError
+from featurize.extraction.changes import ListingDiff, RetryPolicy
+from featurize.extraction.grow import (
+    COPY_CHUNK_BYTES,
+    copy_unchanged,
+    open_partial,
+    partial_path,
+    replace_original,
+)
 from featurize.extraction.options import Options, resolve_options
 from featurize.extraction.setup import ExtractionSetup
+from featurize.files import hash_bytes
 from featurize.images import decoding, reading, reasons
 from featurize.sources import folder
+from featurize.sources.folder import ImageListing
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -70,7 +81,7 @@ def verify(
     if not found and folder is not None:
         found = _check_against_images(path, folder, backbone, weights, seed)
     if fill and not found:
-        add_checksums(Path(path), created_by=f"headgraft {__version__}")
+        _add_checksums(Path(path))
     return found
 
 
@@ -99,7 +110,7 @@ def _check_against_images(
 
 def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
     try:
-        digest = reading.compute_sha256(reading.read_image_file(folder.join_path(root, path)).data)
+        digest = hash_bytes(reading.read_image_file(folder.join_path(root, path)).data)
     except ImageUnreadableError as error:
         if error.reason == reasons.VANISHED:
             return f"{path} is in the cache but not in {root}"
@@ -119,7 +130,7 @@ def _compare_with_fresh_pass(
     if not len(rows):
         return []
     wanted = resolve_options(Options(weights=weights), cache, backbone.name if backbone else None)
-    loader = ExtractionSetup(wanted, backbone, cache, lambda _: None)
+    loader = ExtractionSetup(wanted, backbone, cache)
     infos = list(cache.layers.values())
     engine = loader.make_engine_selector(infos).open_first()
     preprocess = cache.extractor.preprocess
@@ -140,3 +151,63 @@ def _compare_with_fresh_pass(
                 f"by {error[k]:.1e} of their norm"
             )
     return found
+
+
+def _add_checksums(path: Path) -> None:
+    """Give every finished row a checksum of its numbers as they stand, where it has none.
+
+    A cache of format 1.0 has no place for them: it is written anew beside the old one.
+
+    Raises
+    ------
+    CacheBusyError, DiskFullError, OutputError
+    FeaturizeError
+        If a growth of this cache was begun and not finished.
+    """
+    with WriteLock(path) as lock:
+        lock.require_held()
+        cache = FeatureCache(path)
+        if not cache.unchecked_rows:
+            return
+        if cache.has_checksums:
+            with CacheWriter(path) as into:
+                _write_missing_checksums(into)
+            return
+        part = partial_path(path)
+        if part.exists():
+            raise OutputError(
+                f"{part} is left from a run that was adding to the cache; run that again to "
+                "finish it, or remove it"
+            )
+        stat = cache.column("size"), cache.column("mtime_ns")
+        listing = ImageListing(
+            Path(cache.root),
+            cache.paths,
+            *stat,
+            skipped=[],
+            include=tuple(cache.include),
+            exclude=tuple(cache.exclude),
+        )
+        open_partial(cache, list(cache.layers.values()), listing)
+        every = np.arange(cache.n_rows)
+        same = ListingDiff(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
+        with CacheWriter(part) as into:
+            copy_unchanged(cache, into, same, listing, RetryPolicy(transient=False))
+            _write_missing_checksums(into)
+        replace_original(cache)
+
+
+def _write_missing_checksums(into: CacheWriter) -> None:
+    marked = np.flatnonzero(into.status == MARKED)
+    for name, info in into.layout.layers.items():
+        step = max(1, COPY_CHUNK_BYTES // (4 * info.dim))
+        for start in range(0, len(marked), step):
+            rows = marked[start : start + step]
+            sha256, stored = (
+                into.read_rows("images/sha256", rows),
+                into.read_rows(f"checksums/{name}", rows),
+            )
+            missing = is_unchecked(stored, sha256)
+            rows, sha256 = rows[missing], sha256[missing]
+            sums = compute_checksums(sha256, into.read_rows(f"features/{name}", rows))
+            into.write_checksums(rows, name, sums)

@@ -1,6 +1,5 @@
 """Read image files whole, hash them, and notice when they change meanwhile."""
 
-import hashlib
 import os
 import stat
 import time
@@ -92,8 +91,3 @@ def _read_stable(fd: int, name: str) -> ImageFile:
             return ImageFile(data, after.st_size, 0 if young else after.st_mtime_ns)
         before = after
     raise ImageUnreadableError(f"{name} changes while it is read", READ_ERROR)
-
-
-def compute_sha256(data: bytes) -> bytes:
-    """SHA-256 of a file's bytes, 32 bytes long."""
-    return hashlib.sha256(data).digest()

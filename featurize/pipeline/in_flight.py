@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from featurize.errors import OutputError
-from featurize.files import to_write_error
+from featurize.files import pwrite_all, to_write_error
 
 DIGEST_BYTES = 32
 MAX_FILE_BYTES = 1 << 16
@@ -23,13 +23,13 @@ class InFlightLog:
     Parameters
     ----------
     path : Path
-        As `in_flight_path` gives it; the cache's `Lock` has to be held.
-    places : int
+        As `in_flight_path` gives it; the cache's `WriteLock` has to be held.
+    n_slots : int
         How many threads decode.
 
     Raises
     ------
-    OutputError, DiskFull
+    OutputError, DiskFullError
         If something else lies there, or it cannot be written.
     """
 
@@ -43,7 +43,9 @@ class InFlightLog:
         try:
             path.unlink(missing_ok=True)  # never written into: it may be a link
             self._fd = os.open(path, flags, 0o644)
-            _write_at(self._fd, b"".join(sorted(self._suspects)) + bytes(n_slots * DIGEST_BYTES), 0)
+            pwrite_all(
+                self._fd, b"".join(sorted(self._suspects)) + bytes(n_slots * DIGEST_BYTES), 0
+            )
         except OSError as error:
             raise to_write_error(error, path) from error
 
@@ -71,7 +73,7 @@ class InFlightLog:
         with suppress(OSError):
             if left:
                 os.ftruncate(fd, 0)
-                _write_at(fd, left, 0)
+                pwrite_all(fd, left, 0)
             else:
                 self.path.unlink(missing_ok=True)
         os.close(fd)
@@ -80,19 +82,11 @@ class InFlightLog:
         # What the disk has to say is heard where rows are written; this is only an aid.
         with self._lock, suppress(OSError):
             if self._fd >= 0:
-                _write_at(self._fd, data, slot * DIGEST_BYTES)
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    if hasattr(os, "pwrite"):
-        os.pwrite(fd, data, offset)
-    else:
-        os.lseek(fd, offset, os.SEEK_SET)
-        os.write(fd, data)
+                pwrite_all(self._fd, data, slot * DIGEST_BYTES)
 
 
 def in_flight_path(cache: Path) -> Path:
-    """Where the ledger of a cache lies."""
+    """Name the file in which a run on this cache notes what it decodes."""
     return cache.with_name(cache.name + ".working")
 
 

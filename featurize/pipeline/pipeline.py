@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from featurize.cache.content_index import ContentIndex
 from featurize.cache.writer import CacheWriter
 from featurize.engines.batching import BatchRunner
+from featurize.pipeline.content_index import ContentIndex
 from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage, Prefetcher
 from featurize.pipeline.stats import RunStats
 from featurize.pipeline.write_behind import BackgroundWriter
@@ -66,9 +66,7 @@ def _process_rows(
             else:
                 batch.append(item)
                 if batches is None:
-                    batches = network.submit(
-                        lambda: BatchRunner(job.make_engine_selector())
-                    ).result()
+                    batches = network.submit(BatchRunner, job.engine_selector).result()
                     ahead.decoders.use_processes_if_worth(
                         batches.engine.device, stats.workers, left
                     )

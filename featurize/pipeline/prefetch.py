@@ -3,19 +3,20 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from featurize.cache.content_index import ContentIndex, StoredRow
 from featurize.engines.auto import EngineSelector
 from featurize.errors import ImageUnreadableError
+from featurize.files import hash_bytes
 from featurize.images import reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool, decode_in_process
+from featurize.pipeline.content_index import ContentIndex, StoredRow
 from featurize.pipeline.in_flight import InFlightLog
 from featurize.pipeline.stats import RunStats
 from featurize.sources import folder
@@ -36,23 +37,23 @@ class ExtractionJob:
     preprocess : Preprocess
     layers : list of str
         Dataset names the engine computes, in its order.
-    choice : callable
-        Makes the choice of an engine, when the first image is there.
-    ledger : Path
+    engine_selector : EngineSelector
+        Opens the engine when the first image is there.
+    in_flight_path : Path
         Where to note which images are being decoded.
-    recorded : uint8 array of shape (N, 32), optional
+    recorded_sha256 : uint8 array of shape (N, 32), optional
         Hashes of finished rows whose file may hold the same bytes still; zeros elsewhere. Where
         it does, the row is kept.
     new_layers_only : bool
         The rows' other layers are in place already, of images with the recorded hashes. A file
-        with other bytes is not computed but returned by `pump`.
+        with other bytes is not computed but returned by `process_rows`.
     """
 
     listing: folder.ImageListing
     rows: np.ndarray
     preprocess: Preprocess
     layers: list[str]
-    make_engine_selector: Callable[[], EngineSelector]
+    engine_selector: EngineSelector
     in_flight_path: Path
     recorded_sha256: np.ndarray | None = None
     new_layers_only: bool = False
@@ -152,7 +153,7 @@ class Prefetcher:
         start = time.perf_counter()
         try:
             data, item.size, item.mtime_ns = reading.read_image_file(listing.full_path(row))
-            item.digest = reading.compute_sha256(data)
+            item.digest = hash_bytes(data)
             item.read_seconds = time.perf_counter() - start
             recorded = b"" if task.recorded_sha256 is None else task.recorded_sha256[row].tobytes()
             if task.new_layers_only:

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from featurize.cache.content_index import StoredRow
 from featurize.cache.format import FAILED, PENDING
 from featurize.cache.writer import SYNC_INTERVAL_SECONDS, CacheWriter
 from featurize.images import reasons
+from featurize.pipeline.content_index import StoredRow
 from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage
 from featurize.pipeline.stats import RunStats
 from featurize.system import signals

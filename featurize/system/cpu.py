@@ -1,9 +1,11 @@
 """How many cores this process may use: by its affinity and by its control group's quota."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
+from featurize.system.cgroups import list_cgroups
+
 CPU_ROOT = Path("/sys/devices/system/cpu")
 
 
@@ -33,17 +35,11 @@ def _read_siblings(number: int) -> str:
 
 
 def _read_quota() -> float:
-    """Cores' worth of time that the control group (version 2) and those around it allow."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return float(os.cpu_count() or 1)
-    inside = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    folder = CGROUP_ROOT / inside.lstrip("/")
-    found = [float(os.cpu_count() or 1)]
-    for group in (folder, *folder.parents):
-        if group.is_relative_to(CGROUP_ROOT) and (group / "cpu.max").is_file():
+    """Read how many cores' worth of time the control groups (version 2) allow."""
+    quotas = [float(os.cpu_count() or 1)]
+    for group in list_cgroups():
+        with suppress(OSError):  # it limits no processor time
             most, period = (group / "cpu.max").read_text().split()
             if most != "max":
-                found.append(int(most) / int(period))
-    return max(1.0, min(found))
+                quotas.append(int(most) / int(period))
+    return max(1.0, min(quotas))

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from featurize.system.cgroups import list_cgroups
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as in <malloc.h>
 MAX_RETAINED_BYTES = 1 << 30  # bytes; a block above that goes back at once, as before
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 MAX_AGE_SECONDS = 0.1  # seconds for which what was found out still counts
 MIN_COUNTED_BYTES = 1 << 24  # bytes; for less nothing is counted
 MIN_EXCLUSIVE_BYTES = 256 << 20  # bytes; from here on one at a time: a photograph of 64 megapixels
@@ -52,22 +53,11 @@ def read_available_bytes() -> int:
 
 
 def _read_cgroup_headroom() -> Iterator[int]:
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, inside = line.split(":", 2)
-            if controllers == "memory":
-                tops = [CGROUP_ROOT / "memory"]
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            elif controllers == "":
-                tops = [CGROUP_ROOT, CGROUP_ROOT / "unified"]
-                names = ("memory.max", "memory.current", "inactive_file")
-            else:
-                continue
-            for top in tops:
-                folder = top / inside.lstrip("/")
-                for group in (folder, *folder.parents):
-                    if group.is_relative_to(top):
-                        yield from _read_headroom(group, *names)
+    for group in list_cgroups():
+        yield from _read_headroom(group, "memory.max", "memory.current", "inactive_file")
+    for group in list_cgroups("memory"):
+        names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        yield from _read_headroom(group, *names)
 
 
 def _read_headroom(group: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:

@@ -16,10 +16,11 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from featurize import run
+from featurize.cache.builder import allocate_cache
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheWriter, allocate_cache
+from featurize.cache.writer import CacheWriter
 from featurize.fingerprint import compute_fingerprint
 from featurize.images.preprocess import Preprocess
 
@@ -70,9 +71,7 @@ def write_cache(
     ]
     extractor = Extractor(backbone, "none", weights, Preprocess.from_dict(recipe), "float32", {})
     numbers = np.arange(n)
-    allocate_cache(
-        path, extractor, infos, paths, numbers, numbers, root="/images", created_by="tests"
-    )
+    allocate_cache(path, extractor, infos, paths, numbers, numbers, root="/images")
     with WriteLock(path), CacheWriter(path) as writer:
         ok = np.setdiff1d(numbers, [*failed, *pending])
         hashes = np.array([list(sha256(p.encode()).digest()) for p in contents or paths], np.uint8)

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from featurize.cache import format as cache_format
-from featurize.cache import writer
+from featurize.cache import builder, writer
 from featurize.cache.format import Extractor, LayerInfo
+from featurize.cache.layout import read_layout
 from featurize.fingerprint import compute_fingerprint
 from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool
@@ -86,9 +86,7 @@ def allocate():
     def allocate(path, layers=(("layer3@max", 8), ("layer4", 4)), paths=PATHS):
         stat = np.arange(len(paths)) + 100, np.arange(len(paths)) + 10**18
         infos = [info(*layer) for layer in layers]
-        writer.allocate_cache(
-            path, extractor, infos, paths, *stat, root="/photos", created_by="tests"
-        )
+        builder.allocate_cache(path, extractor, infos, paths, *stat, root="/photos")
         return path
 
     return allocate
@@ -223,7 +221,7 @@ class Tape:
 
     def writes(self, path):
         """Writes and syncs to a cache: names of the arrays touched, and ``sync``."""
-        extents = cache_format.read_layout(path).extents
+        extents = read_layout(path).extents
         file = self.number(path.stat().st_ino)
         found = []
         for event in self.events:

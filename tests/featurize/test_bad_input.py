@@ -210,7 +210,9 @@ def folder(plain, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
+    monkeypatch.setattr(
+        "featurize.engines.torch_settings._PIXELS_PER_BATCH", 0
+    )  # eight images each
 
 
 def neighbours_agree(found: FeatureCache, plain: Path) -> bool:

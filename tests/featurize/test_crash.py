@@ -151,7 +151,7 @@ def record(request, toy, draw, tape, tmp_path, monkeypatch):
     record.learn(tmp_path / "after")
     record.layers = layers.replace(":", "@").split(",")
     with monkeypatch.context() as often:
-        often.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # batches of 8
+        often.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # batches of 8
         often.setattr(writer, "SYNC_INTERVAL_SECONDS", 0)
         recorder = tape()
         record.run(path, layers)
@@ -272,7 +272,7 @@ import featurize.__main__, featurize.cli.app
 from featurize.backbones import backbone
 from featurize.cache import writer
 from featurize.extraction import run
-from featurize.engines import eager
+from featurize.engines import torch_settings
 
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -283,7 +283,7 @@ for line in sys.stdin:
         os.dup2(log, 1)
         os.dup2(log, 2)
         if order["often"]:
-            writer.SYNC_INTERVAL_SECONDS, eager._PIXELS_PER_BATCH = 0.01, 0
+            writer.SYNC_INTERVAL_SECONDS, torch_settings._PIXELS_PER_BATCH = 0.01, 0
         # As a shell starts it: whatever the test's own process blocks or ignores.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         signal.signal(signal.SIGINT, signal.default_int_handler)

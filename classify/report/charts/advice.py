@@ -1,4 +1,4 @@
-"""The advice: the four strategies with the one that fits, and the evidence for it."""
+"""The advice on a strategy, with charts of the evidence."""
 
 from dataclasses import dataclass
 
@@ -27,17 +27,21 @@ from classify.strategy.strategies import (
 
 @dataclass(frozen=True)
 class AdviceSection:
-    """What the page says of an advice.
+    """An advice prepared for the page.
 
     Attributes
     ----------
-    likeness, means : str
+    advice : Advice
+    similarity_text, description : str
         Similarity and strategy in words.
-    rows : list of (str, list of str)
+    headings : tuple of str
+        The similarities.
+    strategy_rows : list of (str, list of str)
         Sizes, and the strategies for each similarity.
     charts : list of Chart
         Accuracy by depth, and the learning curve.
     commands : list of (str, str)
+        Title and command.
     """
 
     advice: Advice
@@ -50,7 +54,18 @@ class AdviceSection:
 
 
 def advice_section(advice: Advice, id: str) -> AdviceSection:
-    """Prepare an advice for the page; ids of its charts begin with `id`."""
+    """Prepare an advice for the page.
+
+    Parameters
+    ----------
+    advice : Advice
+    id : str
+        The ids of the charts begin with it.
+
+    Returns
+    -------
+    AdviceSection
+    """
     commands = list(advice.commands.items())
     if advice.joined_layers_command is not None:
         commands.append(("all layers joined, which validate better", advice.joined_layers_command))
@@ -59,7 +74,9 @@ def advice_section(advice: Advice, id: str) -> AdviceSection:
         similarity_text=describe_similarity(advice.similarity),
         description=DESCRIPTIONS[advice.strategy],
         headings=SIMILARITIES,
-        strategy_rows=[(size, [STRATEGIES[size, like] for like in SIMILARITIES]) for size in SIZES],
+        strategy_rows=[
+            (size, [STRATEGIES[size, similarity] for similarity in SIMILARITIES]) for size in SIZES
+        ],
         charts=[_chart_depth(advice, f"{id}-depth"), _chart_curve(advice, f"{id}-curve")],
         commands=commands,
     )
@@ -71,7 +88,8 @@ def _chart_depth(advice: Advice, id: str) -> Chart:
     depths = [f"{profile.depths.relative[name]:.0%}" for name in names]
     labels = [f"{name} ({share})" for name, share in zip(names, depths, strict=True)]
     note = (
-        f"A linear head (lda) out of fold, by depth among {clean_label(profile.depths.among)}; "
+        f"Held-out accuracy of a linear head (lda), by depth among "
+        f"{clean_label(profile.depths.among)}; "
         f"bars are 95 % intervals. The square is {clean_label(advice.layer)}, where the head goes."
     )
     chosen = [name == advice.layer for name in names]
@@ -84,8 +102,8 @@ def _chart_curve(advice: Advice, id: str) -> Chart:
     profile, size = advice.measured
     labels = [f"{point.n_images:,} ({point.fraction:.0%})" for point in size.curve]
     note = (
-        f"A linear head (lda) on {clean_label(profile.last_layer)}, by the number of images it learns "
-        "from, always asked the same held-out images."
+        f"A linear head (lda) on {clean_label(profile.last_layer)}, by number of training images, "
+        "always tested on the same held-out images."
     )
     points = [point.accuracy for point in size.curve]
     return _chart_estimates(id, "Learning curve", note, labels, points, [False] * len(points))
@@ -94,19 +112,19 @@ def _chart_curve(advice: Advice, id: str) -> Chart:
 def _chart_estimates(
     id: str, title: str, note: str, labels: list[str], points: list[Estimate], chosen: list[bool]
 ) -> Chart:
-    low, high = min(p.low for p in points), max(p.high for p in points)
-    room = max(0.02, 0.08 * (high - low))
-    y_range = Range1d(start=max(0, low - room), end=min(1, high + room))
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    margin = max(0.02, 0.08 * (high - low))
+    y_range = Range1d(start=max(0, low - margin), end=min(1, high + margin))
     plot = new_figure(260, x_range=make_slot_range(len(points)), y_range=y_range)
     source = ColumnDataSource(
         {
             "x": list(range(len(points))),
-            "y": [p.value for p in points],
-            "low": [p.low for p in points],
-            "high": [p.high for p in points],
+            "y": [point.value for point in points],
+            "low": [point.low for point in points],
+            "high": [point.high for point in points],
             "name": [clean_label(label, 80) for label in labels],
-            "size": [14 if it else 8 for it in chosen],
-            "marker": ["square" if it else "circle" for it in chosen],
+            "size": [14 if is_chosen else 8 for is_chosen in chosen],
+            "marker": ["square" if is_chosen else "circle" for is_chosen in chosen],
         }
     )
     plot.line("x", "y", source=source, line_width=2, color=COLOURS[0])

@@ -1,4 +1,4 @@
-"""What all charts have in common: colours, markers, and figures that follow the page's scheme."""
+"""Shared parts of the charts: colours, markers, figures in the page's colour scheme."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from bokeh.embed import json_item
 from bokeh.models import FixedTicker, HoverTool, Range1d
 from bokeh.plotting import figure
 
-# After the ten colours that the colour-blind tell apart of M. A. Petroff (2021), "Accessible Color
-# Sequences for Data Visualization", arXiv:2107.02270. Its greys stand at the end; red, purple and
-# cyan are nearer to the middle, to be seen on white and on near-black. Markers differ as well.
+# After the ten accessible colours of M. A. Petroff (2021), "Accessible Color Sequences for Data
+# Visualization", arXiv:2107.02270. Its greys are last. Red, purple and cyan have medium lightness,
+# so that they are visible on white and on near-black. Markers differ as well.
 COLOURS = (
     *("#3f90da", "#ffa90e", "#d63a1e", "#a25bd0", "#58c2c7"),
     *("#e76300", "#a96b59", "#b9ac70", "#717581", "#94a4a2"),
@@ -20,13 +20,23 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex"
 OTHER_COLOUR = "#9a9a9a"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
-# The page's script gives glyphs with these tags the colour that its scheme has for it.
+# The page's script colours glyphs with these tags by its colour scheme.
 INK_TAG, SOFT_TAG = "ink", "soft"
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One entry of a legend; its button shows and hides the glyphs of that name."""
+    """One entry of a legend; its button shows and hides the glyphs of that name.
+
+    Attributes
+    ----------
+    name : str
+        Of the glyphs.
+    label : str
+    colour, marker : str
+    shown : bool
+        Whether the glyphs are visible at first.
+    """
 
     name: str
     label: str
@@ -37,21 +47,21 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as the page holds it.
+    """A chart as the page embeds it.
 
     Attributes
     ----------
     id : str
-        Of the element it is drawn in.
+        Of the HTML element.
     title, note : str
-        `note` says what is shown and what is left out, or why nothing is drawn.
+        `note` says what is shown and what is left out, or why the chart is empty.
     item : dict, or None
-        Bokeh's JSON; None where there is nothing to draw.
+        Bokeh's JSON; None for an empty chart.
     height : int
-        In pixels.
+        Pixels.
     keys : list of LegendEntry
-    ways : list of (str, str)
-        Projections to choose from, by name and label.
+    projections : list of (str, str)
+        Name and label of each projection to choose from.
     """
 
     id: str
@@ -64,12 +74,39 @@ class Chart:
 
 
 def to_chart(plot: Any, id: str, title: str, note: str, keys: list[LegendEntry]) -> Chart:
-    """A chart of a figure."""
+    """Convert a figure to a chart.
+
+    Parameters
+    ----------
+    plot : bokeh.plotting.figure
+    id : str
+        Of the HTML element.
+    title, note : str
+    keys : list of LegendEntry
+
+    Returns
+    -------
+    Chart
+    """
     return Chart(id, title, note, dict(json_item(plot, ID(id))), plot.height, keys)
 
 
 def new_figure(height: int, *, tools: str = "", **options: Any) -> Any:
-    """An empty figure without a background; the page's script gives it ink."""
+    """Return an empty figure with a transparent background; the page's script sets its colours.
+
+    Parameters
+    ----------
+    height : int
+        Pixels; the width follows the page.
+    tools : str
+        Bokeh's tools, by default none.
+    **options
+        Options of `bokeh.plotting.figure`.
+
+    Returns
+    -------
+    bokeh.plotting.figure
+    """
     plot = figure(
         height=height,
         sizing_mode="stretch_width",
@@ -82,7 +119,7 @@ def new_figure(height: int, *, tools: str = "", **options: Any) -> Any:
         **options,
     )
     plot.toolbar.logo = None
-    # A drag or a wheel over a chart scrolls the page, until a tool is chosen.
+    # Dragging or scrolling over a chart moves the page until the user selects a tool.
     plot.toolbar.active_drag = plot.toolbar.active_scroll = None
     plot.axis.axis_line_color = plot.axis.major_tick_line_color = None
     plot.axis.minor_tick_line_color = None
@@ -93,13 +130,30 @@ def new_figure(height: int, *, tools: str = "", **options: Any) -> Any:
 
 
 def add_hover(plot: Any, rows: Sequence[tuple[str, str]], **options: Any) -> None:
-    """Say something of what the pointer is over: lines of a name and a ``@column``."""
+    """Add a tooltip for the glyph under the pointer.
+
+    Parameters
+    ----------
+    plot : bokeh.plotting.figure
+    rows : sequence of (str, str)
+        Name and ``@column`` of each line.
+    **options
+        Options of `bokeh.models.HoverTool`.
+    """
     lines = "".join(f"<div><span>{name}</span> <b>{value}</b></div>" for name, value in rows)
     plot.add_tools(HoverTool(tooltips=f"<div class='tip'>{lines}</div>", **options))
 
 
 def set_tick_labels(axis: Any, labels: Sequence[str], max_length: int) -> None:
-    """Put texts at 0, 1, 2, ... of an axis."""
+    """Label the ticks 0, 1, 2, ... of an axis.
+
+    Parameters
+    ----------
+    axis : bokeh.models.Axis
+    labels : sequence of str
+    max_length : int
+        Longer labels are cut.
+    """
     axis.ticker = FixedTicker(ticks=list(range(len(labels))))
     axis.major_label_overrides = {
         i: clean_label(label, max_length) for i, label in enumerate(labels)
@@ -107,14 +161,34 @@ def set_tick_labels(axis: Any, labels: Sequence[str], max_length: int) -> None:
 
 
 def make_slot_range(n: int) -> Range1d:
-    """The range that holds 0 to n - 1, with half a slot around."""
+    """Return the range of n slots around 0 to n - 1.
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    bokeh.models.Range1d
+        -0.5 to n - 0.5.
+    """
     return Range1d(start=-0.5, end=n - 0.5)
 
 
 def clean_label(text: str, max_length: int = 40) -> str:
-    """A name for a chart: one line, cut to length, and never taken for a formula.
+    r"""Make a name safe for a chart: one line, of limited length, never read as a formula.
 
-    Bokeh reads text between ``$$`` or in ``\\(...\\)`` as TeX, and would fetch MathJax for it.
+    Bokeh reads text between ``$$`` or in ``\(...\)`` as TeX, and would load MathJax for it.
+
+    Parameters
+    ----------
+    text : str
+    max_length : int
+        Longer text is cut.
+
+    Returns
+    -------
+    str
     """
     text = " ".join(text.split())
     if len(text) > max_length:

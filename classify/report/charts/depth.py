@@ -1,4 +1,4 @@
-"""Accuracy by layer depth."""
+"""Chart of accuracy by layer depth."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from classify.report.charts.base import (
 def chart_depth(
     records: Sequence[HeadResult], layers: Sequence[str], split: str, element_id: str
 ) -> Chart:
-    """Accuracy by layer: one line per head; joined layers stand apart at the right.
+    """Chart accuracy by layer: one line per head, joined layers apart at the right.
 
     Parameters
     ----------
@@ -30,17 +30,21 @@ def chart_depth(
         Of one task.
     layers : sequence of str
         Of the cache, shallowest first.
-    part : str
+    split : str
         ``validation`` or ``test``.
     element_id : str
-        Id of the element.
+        Id of the HTML element.
+
+    Returns
+    -------
+    Chart
     """
     title = split.capitalize()
     field = "accuracy" if split == "test" else split
     scored = [record for record in records if getattr(record, field) is not None]
-    present = {record.layer for record in scored}
-    single = [name for name in layers if name in present]
-    joined = sorted(present - set(single), key=lambda name: (name.count("+"), name))
+    tried_layers = {record.layer for record in scored}
+    single = [name for name in layers if name in tried_layers]
+    joined = sorted(tried_layers - set(single), key=lambda name: (name.count("+"), name))
     if not scored:
         return Chart(element_id, title, f"There are no {split} images.")
     if len(single) + len(joined) < 2:
@@ -48,20 +52,27 @@ def chart_depth(
             element_id, title, f"Only {clean_label(scored[0].layer)} was tried: no depth to show."
         )
 
-    short = [_abbreviate_joined(name, layers) for name in joined]
-    places = {name: i for i, name in enumerate([*single, *joined])}
-    plot = new_figure(300, x_range=make_slot_range(len(places)), y_range=_make_y_range(records))
+    joined_labels = [_abbreviate_joined(name, layers) for name in joined]
+    slot_of_layer = {name: i for i, name in enumerate([*single, *joined])}
+    plot = new_figure(
+        300, x_range=make_slot_range(len(slot_of_layer)), y_range=_make_y_range(records)
+    )
     keys = []
     for i, head in enumerate(dict.fromkeys(record.head for record in records)):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         keys.append(LegendEntry(f"head-{i}", head, colour, marker))
-        mine = sorted((r for r in scored if r.head == head), key=lambda r: places[r.layer])
-        # Joined layers are at no depth: no line leads to them.
-        parts = [[r for r in mine if r.layer in single], *([r] for r in mine if r.layer in joined)]
-        for points in parts:
+        head_records = sorted(
+            (r for r in scored if r.head == head), key=lambda r: slot_of_layer[r.layer]
+        )
+        # Joined layers have no depth, so no line connects them.
+        line_groups = [
+            [r for r in head_records if r.layer in single],
+            *([r] for r in head_records if r.layer in joined),
+        ]
+        for points in line_groups:
             source = ColumnDataSource(
                 {
-                    "x": [places[r.layer] for r in points],
+                    "x": [slot_of_layer[r.layer] for r in points],
                     "y": [getattr(r, field) for r in points],
                     "head": [clean_label(head)] * len(points),
                     "layer": [clean_label(r.layer, 80) for r in points],
@@ -69,15 +80,15 @@ def chart_depth(
                     "high": [_get_interval_end(r, field, 1) for r in points],
                 }
             )
-            look = {"source": source, "color": colour, "name": f"head-{i}"}
-            plot.line("x", "y", line_width=2, **look)
-            plot.scatter("x", "y", size=8, marker=marker, **look)
+            style = {"source": source, "color": colour, "name": f"head-{i}"}
+            plot.line("x", "y", line_width=2, **style)
+            plot.scatter("x", "y", size=8, marker=marker, **style)
     interval = "@low{0.0 %} to @high{0.0 %}"
     lines = [("", "@head"), ("layer", "@layer"), (split, "@y{0.0 %}"), ("95 %", interval)]
     add_hover(
         plot, lines, renderers=[r for r in plot.renderers if r.glyph.__class__.__name__ != "Line"]
     )
-    labels = [*single, *short]
+    labels = [*single, *joined_labels]
     set_tick_labels(plot.xaxis[0], labels, 22)
     if len(labels) > 4 or max(map(len, labels)) > 10:
         plot.xaxis.major_label_orientation = 0.7
@@ -97,7 +108,9 @@ def _get_interval_end(record: HeadResult, field: str, end: int) -> float:
 
 
 def _make_y_range(records: Sequence[HeadResult]) -> Range1d:
-    """The same range for validation and test, so that they can be compared by eye."""
-    found = [v for r in records for v in (r.validation, r.accuracy) if v is not None]
-    room = max(0.02, 0.08 * (max(found) - min(found)))
-    return Range1d(start=max(0, min(found) - room), end=min(1, max(found) + room))
+    """Return one range for validation and test, so that both can be compared by eye."""
+    accuracies = [
+        accuracy for r in records for accuracy in (r.validation, r.accuracy) if accuracy is not None
+    ]
+    margin = max(0.02, 0.08 * (max(accuracies) - min(accuracies)))
+    return Range1d(start=max(0, min(accuracies) - margin), end=min(1, max(accuracies) + margin))

@@ -1,4 +1,4 @@
-"""The map of the embeddings: a point for each image, its picture where the pointer is."""
+"""Chart of the embeddings: one point per image, with its thumbnail as tooltip."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,8 +22,8 @@ from classify.report.leaderboard import format_percent
 from classify.report.projection import Projection
 
 MAX_COLOURED_CLASSES = len(COLOURS)
-# Bokeh puts a column's text where @column stands, escaped; the page's script fills in @picture.
-# The page's style sheet does not reach into a tooltip.
+# Bokeh replaces @column by the escaped text; the page's script provides @picture. Styles are inline
+# because the page's style sheet does not apply inside a tooltip.
 TOOLTIP_HTML = """<div style="display: flex; gap: 10px; align-items: center; max-width: 280px">
 <img src="@picture" width="72" height="72" alt="" style="border-radius: 4px; object-fit: contain">
 <div style="overflow-wrap: anywhere"><div>label <b>@label</b></div>
@@ -39,40 +39,46 @@ def chart_embedding_map(
     layer: str,
     element_id: str,
 ) -> Chart:
-    """Chart a projection, coloured by class; a cross marks what a head got wrong.
+    """Chart a projection, coloured by class; a ring marks a wrong prediction.
 
     Parameters
     ----------
-    task : ExtractionJob
+    task : Task
     paths : sequence of str
-        Of the whole cache.
-    found : Projection
+        All paths of the cache.
+    projection : Projection
         Of rows of the task.
-    answers : sequence of HeldOutPredictions or None
-        Of the best head, held out and tested.
-    where : str
+    predictions : sequence of HeldOutPredictions or None
+        Of the best head, on the validation and on the test images.
+    layer : str
         The layer, for the note.
     element_id : str
-        Id of the element.
+        Id of the HTML element.
+
+    Returns
+    -------
+    Chart
     """
-    at = np.searchsorted(task.rows, projection.rows)
-    y = task.y[at]
-    said = np.full(len(projection.rows), -1)
-    for outcomes in predictions:
-        if outcomes is not None and len(outcomes):
-            place = np.minimum(np.searchsorted(outcomes.rows, projection.rows), len(outcomes) - 1)
-            same = outcomes.rows[place] == projection.rows
-            said[same] = outcomes.predicted[place][same]
-    first = projection.pca if projection.tsne is None else projection.tsne
+    positions = np.searchsorted(task.rows, projection.rows)
+    y = task.y[positions]
+    predicted = np.full(len(projection.rows), -1)
+    for held_out in predictions:
+        if held_out is not None and len(held_out):
+            nearest = np.minimum(np.searchsorted(held_out.rows, projection.rows), len(held_out) - 1)
+            is_same_row = held_out.rows[nearest] == projection.rows
+            predicted[is_same_row] = held_out.predicted[nearest][is_same_row]
+    shown_points = projection.pca if projection.tsne is None else projection.tsne
     data = {
-        "x": first[:, 0].round(3),
-        "y": first[:, 1].round(3),
+        "x": shown_points[:, 0].round(3),
+        "y": shown_points[:, 1].round(3),
         "row": projection.rows,
-        "picture": [""] * len(at),
+        "picture": [""] * len(positions),
         "path": [clean_label(paths[row], 60) for row in projection.rows],
         "label": [clean_label(task.classes[k]) for k in y],
-        "predicted": ["not asked" if k < 0 else clean_label(task.classes[k]) for k in said],
-        "part": [str(part) for part in task.split[at]],
+        "predicted": [
+            "not predicted" if k < 0 else clean_label(task.classes[k]) for k in predicted
+        ],
+        "part": [str(part) for part in task.split[positions]],
     }
     for name, points in (("pca", projection.pca), ("tsne", projection.tsne)):
         if points is not None:
@@ -84,7 +90,7 @@ def chart_embedding_map(
 
     counts = np.bincount(y, minlength=len(task.classes))
     largest = np.argsort(-counts, kind="stable")[:MAX_COLOURED_CLASSES]
-    # The others first: they lie below.
+    # The other classes first, so that they are below.
     keys, others = [], ~np.isin(y, largest)
     groups = (
         [(LegendEntry("others", "other classes", OTHER_COLOUR, "circle"), others)]
@@ -98,45 +104,47 @@ def chart_embedding_map(
     dots = []
     for key, chosen in groups:
         keys.append(key)
-        look = {"source": source, "name": key.name, "view": _make_view(chosen)}
-        faint = 0.35 if key.name == "others" else 0.8
+        style = {"source": source, "name": key.name, "view": _make_view(chosen)}
+        alpha = 0.35 if key.name == "others" else 0.8
         dots.append(
             plot.scatter(
-                *("x", "y"), size=7, marker=key.marker, color=key.colour, alpha=faint, **look
+                *("x", "y"), size=7, marker=key.marker, color=key.colour, alpha=alpha, **style
             )
         )
-    wrong = (said >= 0) & (said != y)
-    few = bool(wrong.mean() < 0.05)  # more rings than that hide the map until they are asked for
+    wrong = (predicted >= 0) & (predicted != y)
+    rings_shown = bool(wrong.mean() < 0.05)  # more rings would hide the map, so they start hidden
     if wrong.any():
         ring = plot.scatter(
             *("x", "y"), size=13, marker="circle", fill_color=None, line_width=1.5, source=source,
-            view=_make_view(wrong), name="wrong", visible=few,
+            view=_make_view(wrong), name="wrong", visible=rings_shown,
         )  # fmt: skip
         ring.glyph.tags = ["soft"]
-        keys.append(LegendEntry("wrong", "predicted wrongly", "currentColor", "ring", few))
+        keys.append(LegendEntry("wrong", "predicted wrongly", "currentColor", "ring", rings_shown))
     plot.add_tools(HoverTool(tooltips=TOOLTIP_HTML, renderers=dots, point_policy="snap_to_data"))
     note = _describe_map(task, projection, layer, bool(others.any()))
     chart = to_chart(plot, element_id, "Map of the embeddings", note, keys)
-    ways = [("pca", "PCA")] if projection.tsne is None else [("tsne", "t-SNE"), ("pca", "PCA")]
-    return replace(chart, projections=ways)
+    projections = (
+        [("pca", "PCA")] if projection.tsne is None else [("tsne", "t-SNE"), ("pca", "PCA")]
+    )
+    return replace(chart, projections=projections)
 
 
 def _make_view(chosen: np.ndarray) -> CDSView:
     return CDSView(filter=BooleanFilter(booleans=chosen.tolist()))
 
 
-def _describe_map(task: Task, found: Projection, where: str, others: bool) -> str:
-    shown, total = len(found.rows), len(task.rows)
-    which = (
-        f"all {total:,} images"
-        if shown == total
-        else f"{shown:,} of {total:,} images, drawn by chance"
+def _describe_map(task: Task, projection: Projection, layer: str, others: bool) -> str:
+    n_shown, n_total = len(projection.rows), len(task.rows)
+    images_text = (
+        f"all {n_total:,} images"
+        if n_shown == n_total
+        else f"{n_shown:,} of {n_total:,} images, drawn at random"
     )
     text = (
-        f"{which.capitalize()}, by their embeddings at {where}. PCA shows the two directions of "
-        f"greatest variance ({format_percent(found.explained_variance_ratio)} of it)"
+        f"{images_text.capitalize()}, by their embeddings at {layer}. PCA shows the two directions "
+        f"of greatest variance ({format_percent(projection.explained_variance_ratio)} of it)"
     )
-    if found.tsne is not None:
+    if projection.tsne is not None:
         text += (
             "; t-SNE keeps neighbours together, but its distances and sizes of groups mean little"
         )

@@ -1,7 +1,7 @@
 "use strict";
-// The report's own script: draws Bokeh's charts when they come into view, keeps them in the page's
-// colours, and lets headings sort and legends switch. Names of files and labels arrive as JSON
-// and as text nodes; nothing here turns text into HTML.
+// The report's own script: it draws Bokeh's charts when they come into view, colours them by the
+// page's scheme, sorts tables and toggles legends. Names of files and labels arrive as JSON and as
+// text nodes; nothing here turns text into HTML.
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const charts = read("charts");
@@ -47,7 +47,7 @@ const near = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 for (const box of document.querySelectorAll(".chart")) {
-  box.style.minHeight = `${Math.min(box.dataset.height, 400)}px`; // little jumps when the chart arrives
+  box.style.minHeight = `${Math.min(box.dataset.height, 400)}px`; // reserve space, so that the page hardly jumps
   near.observe(box);
 }
 addEventListener("beforeprint", () => document.querySelectorAll(".chart").forEach(draw));
@@ -55,7 +55,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const figure of drawn.values()) if (figure) paint(figure);
 });
 
-// A tap is a pointer that comes and hovers: Bokeh shows its tooltips to moving pointers only.
+// Treat a tap as a moving pointer, because Bokeh shows tooltips only for moving pointers.
 for (const box of document.querySelectorAll(".chart")) {
   box.addEventListener("click", (event) => {
     if (event.pointerType !== "touch") return;
@@ -78,7 +78,7 @@ for (const button of document.querySelectorAll(".keys button")) {
   });
 }
 
-// t-SNE or PCA: the same points in other places.
+// Switch between t-SNE and PCA coordinates of the same points.
 for (const button of document.querySelectorAll(".switch button")) {
   button.addEventListener("click", () => {
     const figure = drawn.get(button.dataset.chart);

@@ -65,11 +65,11 @@ def load() -> None:
 def often() -> None:
     """Mark rows after every small batch, so that a kill can fall between two marks."""
     from featurize.cache import writer
-    from featurize.engines import eager
+    from featurize.engines import torch_settings
 
-    assert hasattr(writer, "SYNC_SECONDS")
-    assert hasattr(eager, "_PIXELS_A_BATCH")
-    writer.SYNC_INTERVAL_SECONDS, eager._PIXELS_PER_BATCH = 0.01, 0
+    assert hasattr(writer, "SYNC_INTERVAL_SECONDS")
+    assert hasattr(torch_settings, "_PIXELS_PER_BATCH")
+    writer.SYNC_INTERVAL_SECONDS, torch_settings._PIXELS_PER_BATCH = 0.01, 0
 
 
 def begin(order: Order) -> None:

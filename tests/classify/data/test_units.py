@@ -18,7 +18,7 @@ from classify.data.splits import hold_out
 from classify.data.tasks import make_task
 from classify.data.units import find_copies, link_same_bytes, number_units
 from classify.evaluation.metrics import wilson_interval
-from classify.experiments import fit as fit_module
+from classify.experiments import fit_task as fit_module
 from featurize import FeatureCache
 
 

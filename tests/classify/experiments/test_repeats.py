@@ -115,7 +115,7 @@ def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monk
     groups = LabelTable(
         "grouped", "g", paths, [str(g % 3) for g in sizes], groups=list(map(str, sizes))
     )
-    from classify.experiments import fit as fit_module
+    from classify.experiments import fit_task as fit_module
 
     seen = {}
     real_train = fit_module.train

@@ -167,8 +167,8 @@ def test_heads_of_something_else_are_refused(tuner, pictured):
     cases = {
         "another classes": replace(head, classes=["a", "b", "c"]),
         "another layer": fit(pictured.cache, layer="stage2", prepare="standardise")[0],
-        "another weights digest": digest,
-        "another preprocessing": replace(head, source=replace(head.source, preprocess=cropped)),
+        "another weights_sha256": digest,
+        "another preprocess.crop": replace(head, source=replace(head.source, preprocess=cropped)),
         "from a knn head: it is not linear": fit(
             pictured.cache, head="knn", layer="stage4", prepare="standardise"
         )[0],

@@ -110,8 +110,8 @@ def test_a_head_fits_its_cache_and_no_other(saved, cache, make_cache, tmp_path, 
         head.check_against(other)
     for words in (
         "backbone is pixels in the head, resnet50 in the cache",
-        "preprocess crop is 8 in the head, 7 in the cache",
-        "preprocess resize is 8 in the head, 9 in the cache",
+        "preprocess.crop is 8 in the head, 7 in the cache",
+        "preprocess.resize is 8 in the head, 9 in the cache",
     ):
         assert words in str(caught.value)
     assert "weights_sha256" not in str(caught.value)

@@ -111,7 +111,7 @@ def test_answer_and_provenance_are_said(world, page):
 def test_how_much_of_each_class_is_found_is_listed_the_least_first(world, page):
     _, _, found = world
     text = " ".join(page.text.replace("\u202f", " ").split())
-    listed = text[text.index("Found, class by class") :]
+    listed = text[text.index("Recall by class") :]
     at = 0
     for label, it in found.best.recall.items():
         low, high = it["ci"]

@@ -19,7 +19,8 @@ from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPat
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.strategy.cut_cost import measure_cut_cost
-from classify.strategy.depth_profile import LayerDepths, measure_depth_profile
+from classify.strategy.depth_profile import measure_depth_profile
+from classify.strategy.layer_depths import LayerDepths
 from classify.strategy.learning_curve import CurvePoint, DatasetSize, plan_curve
 
 CLASSES = 3

@@ -11,8 +11,7 @@ import time
 import pytest
 
 from featurize import FeatureCache
-from featurize.cache import crash_guard
-from featurize.cache import format as cache_format
+from featurize.cache import crash_guard, layout
 from featurize.errors import CacheFormatError, CacheUnreachableError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
@@ -43,7 +42,7 @@ def test_a_slow_disk_is_not_damage(cache, monkeypatch):
     assert crash_guard.probe_in_child(lambda: time.sleep(1.5)) == crash_guard.COMPLETED
     monkeypatch.setattr(crash_guard, "MAX_WALL_SECONDS", 0.5)
     assert crash_guard.probe_in_child(lambda: time.sleep(60)) == crash_guard.TIMED_OUT
-    monkeypatch.setattr(cache_format, "_check_and_parse", lambda _: time.sleep(60))
+    monkeypatch.setattr(layout, "_check_and_parse", lambda _: time.sleep(60))
     with pytest.raises(CacheUnreachableError, match=r"did not answer within .* It may be sound"):
         FeatureCache(cache)
 
@@ -82,7 +81,7 @@ def test_errors_of_the_system_are_passed_on(cache, monkeypatch, error, match):
     def look(_):
         raise error
 
-    monkeypatch.setattr(cache_format, "_check_and_parse", look)
+    monkeypatch.setattr(layout, "_check_and_parse", look)
     with pytest.raises(CacheUnreachableError, match=match):
         FeatureCache(cache)
 
@@ -91,7 +90,7 @@ def test_an_address_that_cannot_be_is_damage(cache, monkeypatch):
     def look(_):
         raise OSError("unable to seek, errno = 22, error message = 'Invalid argument'")
 
-    monkeypatch.setattr(cache_format, "_check_and_parse", look)
+    monkeypatch.setattr(layout, "_check_and_parse", look)
     with pytest.raises(CacheFormatError, match="is damaged"):
         FeatureCache(cache)
 

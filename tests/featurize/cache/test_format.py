@@ -19,6 +19,7 @@ import featurize
 from featurize import FeatureCache
 from featurize.cache import format as cache_format
 from featurize.cache import writer
+from featurize.cache.layout import read_layout
 from featurize.cache.lock import WriteLock
 from featurize.cache.writer import CacheWriter
 from featurize.errors import (
@@ -29,6 +30,7 @@ from featurize.errors import (
     FingerprintMismatchError,
     RowNotReadyError,
 )
+from featurize.files import hash_bytes
 from featurize.fingerprint import canonical_json, compute_fingerprint, hash_weight_arrays
 from featurize.images import reading, reasons
 
@@ -216,11 +218,11 @@ def test_c6_size_and_time_are_those_of_the_read(toy, draw, tmp_path, monkeypatch
     monkeypatch.setattr(reading, "read_image_file", read)
     featurize.run(folder, path, backbone=toy, layers="0")
     found = FeatureCache(path)
-    assert found.column("sha256")[0].tobytes() == reading.compute_sha256(other.read_bytes())
+    assert found.column("sha256")[0].tobytes() == hash_bytes(other.read_bytes())
     assert found.column("mtime_ns")[0] == state.st_mtime_ns + 5
     monkeypatch.setattr(reading, "read_image_file", real)
     assert featurize.run(folder, path, backbone=toy).computed == 1
-    assert FeatureCache(path).column("sha256")[0].tobytes() == reading.compute_sha256(kept)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == hash_bytes(kept)
 
 
 def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
@@ -236,7 +238,7 @@ def test_c6_a_young_file_is_looked_at_again(toy, draw, tmp_path):
     place.write_bytes(second)
     os.utime(place, ns=(state.st_mtime_ns, state.st_mtime_ns))
     featurize.run(folder, path, backbone=toy)
-    assert FeatureCache(path).column("sha256")[0].tobytes() == reading.compute_sha256(second)
+    assert FeatureCache(path).column("sha256")[0].tobytes() == hash_bytes(second)
 
 
 def test_c7_status(cache, cli):
@@ -647,7 +649,7 @@ def test_c17_every_field_counts():
 
 
 def test_c17_nothing_else_counts(folder, ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     other = tmp_path / "other.h5"
     options = {"engine": "eager", "device": "cpu", "layers": "stage1,stage2,stem:max"}
     featurize.run(folder, other, backbone="seedling", **options)
@@ -780,7 +782,7 @@ def test_c20_what_a_killed_run_left_is_removed(draw, toy, tmp_path):
 def outside(path):
     """A file's bytes between its arrays."""
     data = bytearray(path.read_bytes())
-    for extent in cache_format.read_layout(path).extents.values():
+    for extent in read_layout(path).extents.values():
         size = extent.row_bytes * extent.shape[0]
         data[extent.offset : extent.offset + size] = bytes(size)
     return data
@@ -813,7 +815,7 @@ def test_c22_rows_then_sync_then_marks(allocate, fill, tape, tmp_path):
         into.record_failures(np.array([5]), np.array([2]), np.ones((1, 32)), np.ones(1), np.ones(1))
         written = recorder.writes(path)
         assert not {"sync", "images/status"} & set(written)
-        assert set(written) == set(cache_format.read_layout(path).extents) - {
+        assert set(written) == set(read_layout(path).extents) - {
             "images/path",
             "images/status",
         }
@@ -958,7 +960,7 @@ def test_c26_where_locks_do_not_reach_the_other_host(draw, toy, tmp_path, monkey
 
 
 def test_c26_a_part_begun_for_others_is_a_source(draw, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # batches of 8
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # batches of 8
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     featurize.run(folder, path, backbone=toy, layers="2")
     before = path.read_bytes()
@@ -1223,7 +1225,7 @@ def test_c32_a_pipe_is_not_waited_for(tmp_path):
 def test_c32_cut_short(small, cache):
     ends = {
         end
-        for extent in cache_format.read_layout(cache).extents.values()
+        for extent in read_layout(cache).extents.values()
         for start in (extent.offset, extent.offset + extent.row_bytes * extent.shape[0])
         for end in (start - 1, start, start + 1)
     }
@@ -1235,7 +1237,7 @@ def test_c32_cut_short(small, cache):
 
 
 def test_c32_cut_short_with_a_forged_end(small, cache):
-    last = max(extent.offset for extent in cache_format.read_layout(cache).extents.values())
+    last = max(extent.offset for extent in read_layout(cache).extents.values())
     for end in (last, last + 1, len(small) - 1):
         data = bytearray(small[:end])
         assert data[40:48] == len(small).to_bytes(8, "little")  # HDF5's own note of the end
@@ -1247,7 +1249,7 @@ def test_c32_cut_short_with_a_forged_end(small, cache):
 @pytest.mark.parametrize("offset", [2**63 - 8, 2**64 - 2, 2**40, 94_300, 0, 4096])
 def test_c32_arrays_elsewhere(small, cache, offset):
     # Outside the file: refused. Inside it, over others: numbers, be they what they are.
-    extent = cache_format.read_layout(cache).extents["features/layer4"]
+    extent = read_layout(cache).extents["features/layer4"]
     here = extent.offset.to_bytes(8, "little") + (96).to_bytes(8, "little")
     assert small.count(here) == 1
     data = bytearray(small.replace(here, offset.to_bytes(8, "little") + here[8:]))
@@ -1284,14 +1286,14 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from featurize import FeatureCache
-from featurize.cache import format as layout
+from featurize.cache.layout import read_layout
 from featurize.errors import CacheFormatError
 
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 name = sys.argv[1]
 sound = Path(name).read_bytes()
 meta = np.frombuffer(sound, np.uint8) != 0
-for extent in layout.read_layout(name).extents.values():
+for extent in read_layout(name).extents.values():
     meta[extent.offset : extent.offset + extent.row_bytes * extent.shape[0]] = False
 meta = np.flatnonzero(meta)
 for seed in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -1444,7 +1446,7 @@ def test_c37_other_columns_are_refused(cache, change):
 
 def flipped(path, name, row, byte=0):
     """Turn one bit of a row over, where it lies on disk."""
-    extent = cache_format.read_layout(path).extents[name]
+    extent = read_layout(path).extents[name]
     with open(path, "r+b") as file:
         file.seek(extent.offset + row * extent.row_bytes + byte)
         (before,) = file.read(1)
@@ -1550,7 +1552,7 @@ def test_c38_an_old_cache_is_completed_and_grown_with_nothing_computed(draw, toy
 )
 def test_c39_no_byte_is_two_things(cache, pair):
     """The address of one array is set to that of another, in the file's own bytes."""
-    extents = cache_format.read_layout(cache).extents
+    extents = read_layout(cache).extents
     moved, onto = (extents[name] for name in pair)
     size = (moved.row_bytes * moved.shape[0]).to_bytes(8, "little")
     here, there = (extent.offset.to_bytes(8, "little") + size for extent in (moved, onto))
@@ -1646,7 +1648,7 @@ assert (done.computed, done.failed) == (6, 1), done
 
 def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
     other = tmp_path / "other.h5"
-    missing = "posix_fallocate fdatasync pwrite pread sched_getaffinity"
+    missing = "posix_fallocate fdatasync pwrite preadv sched_getaffinity"
     subprocess.run([sys.executable, "-c", ELSEWHERE, folder, other, missing], check=True)
     here, there = FeatureCache(ran), FeatureCache(other)
     assert there.verify() == []
@@ -1658,7 +1660,7 @@ def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
 
 def test_c36_the_order_stays_without_pwrite(cache, fill, monkeypatch):
     monkeypatch.delattr(os, "pwrite")
-    status = cache_format.read_layout(cache).extents["images/status"].offset
+    status = read_layout(cache).extents["images/status"].offset
     real, log, place = (os.lseek, os.write), [], [0]
 
     def seek(fd, offset, whence):

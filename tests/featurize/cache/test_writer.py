@@ -12,13 +12,13 @@ import pytest
 
 import featurize
 from featurize import FeatureCache
-from featurize.cache import format as cache_format
 from featurize.cache import writer
 from featurize.cache.format import MARKED, PENDING
+from featurize.cache.layout import read_layout
 from featurize.cache.lock import WriteLock
 from featurize.cache.writer import CacheWriter
 from featurize.errors import CacheBusyError, DiskFullError
-from featurize.images import reading
+from featurize.files import hash_bytes
 
 NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 
@@ -26,7 +26,7 @@ NAMES = [f"{k // 10}/{k:02}.png" for k in range(40)]
 @pytest.fixture
 def often(monkeypatch):
     """Batches of 8, a sync after each."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     monkeypatch.setattr(writer, "SYNC_INTERVAL_SECONDS", 0)
 
 
@@ -141,26 +141,28 @@ LIMITED = """
 import os, resource, sys
 from pathlib import Path
 import numpy as np
-from featurize.cache import writer
+from featurize.cache import builder
 from featurize.errors import DiskFullError
 from featurize.cache.format import Extractor, LayerInfo
+from featurize.images.preprocess import Preprocess
 
 path, full = Path(sys.argv[1]), 0
-extractor = Extractor("toy", "V1", "5" * 64, {}, "float32", {})
+preprocess = Preprocess(resize=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+extractor = Extractor("toy", "V1", "5" * 64, preprocess, "float32", {})
 info = LayerInfo("layer4", "avg", 512, "<f4", (512, 7, 7), "6" * 64)
 names = [f"{k:03}.jpg" for k in range(200)]
 zeros = np.zeros(200, np.int64)
 for limit in (2048, 4096, 10_000, 30_000, 200_000, 400_000, 417_792):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        writer.allocate_cache(path, extractor, [info], names, zeros, zeros, root="", created_by="")
+        builder.allocate_cache(path, extractor, [info], names, zeros, zeros, root="")
     except DiskFullError as error:
         assert str(path) in str(error), error
         assert os.listdir(path.parent) == [], limit
         full += 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert full == 7, full
-writer.allocate_cache(path, extractor, [info], names, zeros, zeros, root="", created_by="")
+builder.allocate_cache(path, extractor, [info], names, zeros, zeros, root="")
 print(path.stat().st_size)
 """
 
@@ -270,7 +272,7 @@ def in_order(recorder, path):
 
     What a failed sync should have covered may be lost, so it can never be marked.
     """
-    extents = cache_format.read_layout(path).extents
+    extents = read_layout(path).extents
     file = recorder.number(path.stat().st_ino)
     ours = [event for event in recorder.events if event.file == file]
     begun = []
@@ -352,12 +354,12 @@ def test_images_changed_to_the_same_content(photos, path, toy, draw, truth, ofte
     """The copies wait for the row that computes their content, not for what it held before."""
     featurize.run(photos, path, backbone=toy, layers="2")
     changed = NAMES[3], NAMES[7], NAMES[35]
-    sound = {name: {reading.compute_sha256((photos / name).read_bytes())} for name in changed}
+    sound = {name: {hash_bytes((photos / name).read_bytes())} for name in changed}
     draw(photos, changed[:1], seed=1)
     for name in changed[1:]:
         shutil.copy(photos / changed[0], photos / name)
     for name in changed:
-        sound[name].add(reading.compute_sha256((photos / name).read_bytes()))
+        sound[name].add(hash_bytes((photos / name).read_bytes()))
 
     def stop(measure):
         if stopped and measure.done:

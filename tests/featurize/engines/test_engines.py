@@ -24,7 +24,7 @@ from featurize.engines.base import ENGINE_RTOL, ENGINES, find_missing_onnx_packa
 from featurize.engines.batching import BatchRunner
 from featurize.engines.factory import open_engine
 from featurize.errors import CallError, EngineError
-from featurize.system import cpu
+from featurize.system import cgroups, cpu
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 NO_ONNX = "onnxruntime, onnx or onnxscript is not installed"
@@ -151,7 +151,7 @@ def folder(draw, tmp_path):
 @needs_onnx
 def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
     """Incomplete last batch, a broken image, a cache begun by another engine."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)  # eight each
     (folder / "bad.jpg").write_text("no image")
     for engine in ("eager", "onnxruntime"):
         done = run(
@@ -198,7 +198,7 @@ def test_auto_keeps_a_small_job_eager(folder, tmp_path):
 @needs_onnx
 def test_auto_changes_where_it_pays(folder, small, tmp_path, monkeypatch):
     """In the middle of a run: rows of either engine stand in one cache, and agree."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=small, layers="second", say=said.append)
@@ -217,7 +217,7 @@ def test_auto_weighs_start_up_against_the_images_left(monkeypatch):
         "ENGINE_PROFILES",
         {"onnxruntime": EngineProfile(10, 2.0), "compile": EngineProfile(60, 1.5)},
     )
-    monkeypatch.setattr(auto_engine, "_find_obstacle", lambda *_: "")
+    monkeypatch.setattr(auto_engine, "find_obstacle", lambda *_: "")
     for left, expected in ((1, None), (199, None), (201, "onnxruntime")):
         weighing = EngineSelector("auto", "float32", Stub, print)
         found = weighing.upgrade(weighing.open_first(), 0.1, left)
@@ -241,7 +241,7 @@ def odd() -> Backbone:
 
 @needs_onnx
 def test_auto_falls_back_and_says_so(folder, odd, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     said = []
     done = run(folder, tmp_path / "c.h5", backbone=odd, layers="0,1", say=said.append)
@@ -259,7 +259,7 @@ def test_missing_packages_are_named(folder, tmp_path, cli, monkeypatch):
     assert done.exit_code == 2
     assert "needs no_such_package: pip install 'headgraft[onnx]'" in done.stderr
     assert not (tmp_path / "c.h5").exists()
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     monkeypatch.setattr(auto_engine, "ENGINE_PROFILES", {"onnxruntime": AT_ONCE, "compile": NEVER})
     done = cli(*line, "--json")
     found = json.loads(done.stdout)
@@ -301,7 +301,7 @@ class Stub:
     ):
         self.name = name
         self.fixed, self.each, self.room, self.error = fixed, each, room, error
-        self.batch_size, self.largest_batch = start, largest
+        self.batch_size, self.max_batch_size = start, largest
         self.clock, self.sizes = 0.0, []
 
     def run(self, pixels):
@@ -330,9 +330,9 @@ def test_batches_grow_while_that_pays(monkeypatch):
     stub = Stub(fixed=2.0, each=1.0, largest=512)
     batches = through(stub, 2000, monkeypatch)
     assert sorted(set(stub.sizes[:-1])) == [8, 16, 32, 64]
-    assert batches.size == stub.batch_size == 32
-    assert through(Stub(each=1.0), 400, monkeypatch).size == 8
-    assert through(Stub(fixed=100.0, each=1.0, largest=24), 400, monkeypatch).size == 16
+    assert batches.batch_size == stub.batch_size == 32
+    assert through(Stub(each=1.0), 400, monkeypatch).batch_size == 8
+    assert through(Stub(fixed=100.0, each=1.0, largest=24), 400, monkeypatch).batch_size == 16
 
 
 @pytest.mark.parametrize(
@@ -347,11 +347,11 @@ def test_batches_grow_while_that_pays(monkeypatch):
 def test_batches_shrink_where_memory_ends(error, monkeypatch):
     stub = Stub(fixed=100.0, each=1.0, room=5, error=error)
     batches = through(stub, 300, monkeypatch)
-    assert batches.size == 4
+    assert batches.batch_size == 4
     assert stub.sizes[:3] == [8, 4, 4]
     assert max(stub.sizes[1:]) == 4  # and they do not grow again
     stub = Stub(fixed=100.0, each=1.0, room=20, error=error)
-    assert through(stub, 300, monkeypatch).size == 16  # grown into it, and back
+    assert through(stub, 300, monkeypatch).batch_size == 16  # grown into it, and back
 
 
 def test_an_image_that_does_not_fit_is_an_error(monkeypatch):
@@ -387,7 +387,7 @@ def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(cpu, "CPU_ROOT", tmp_path / "cpus")
-    monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(cgroups, "CGROUP_ROOT", tmp_path / "groups")
     assert (cpu.usable_cores(), cpu.physical_cores()) == (8, 8)
     for number in range(8):  # two logical cores each
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"

@@ -128,14 +128,14 @@ import signal, sys
 from featurize import run
 from featurize.errors import RunInterruptedError
 from featurize.images.workers import DecoderPool, decode_in_process
-from featurize.engines import eager
+from featurize.engines import torch_settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 begin, consider = DecoderPool.__init__, DecoderPool.use_processes_if_worth
 def begin_so(self, recipe):
     begin(self, recipe)
     consider(self, "cuda", 16, 1_000_000)
 DecoderPool.__init__, DecoderPool.use_processes_if_worth = begin_so, lambda *_: None
-eager._PIXELS_PER_BATCH = 0  # eight images each
+torch_settings._PIXELS_PER_BATCH = 0  # eight images each
 def report(measure):
     if measure.done:
         print("going", flush=True)
@@ -268,7 +268,7 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
     log = tmp_path / "log"
     child(
         f"""
-    with memory.alone(), open({str(log)!r}, "a", buffering=1) as log:
+    with memory.take_turn(), open({str(log)!r}, "a", buffering=1) as log:
         log.write("in\\n")
         time.sleep(0.05)
         log.write("out\\n")"""

@@ -399,7 +399,9 @@ class Counting:
 @pytest.mark.parametrize("count", [150, 600])
 def test_images_are_decoded_a_bounded_number_ahead(count, draw, tmp_path, toy, monkeypatch):
     """Whatever their number: a few batches, and one image a decoding thread."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)  # eight images each
+    monkeypatch.setattr(
+        "featurize.engines.torch_settings._PIXELS_PER_BATCH", 0
+    )  # eight images each
     counting = Counting(monkeypatch)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(count)])
     done = run(folder, tmp_path / "c.h5", backbone=toy, layers="2")
@@ -411,7 +413,7 @@ def test_images_are_decoded_a_bounded_number_ahead(count, draw, tmp_path, toy, m
 
 def test_a_network_that_stands_still_stops_the_decoding(draw, tmp_path, toy, monkeypatch):
     """Decoding waits for it, at the same bound, however long that takes."""
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     hold = threading.Event()
     counting = Counting(monkeypatch, hold)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(400)])
@@ -439,7 +441,7 @@ def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monke
     """A disk that is behind stops the network."""
     from featurize.cache.writer import CacheWriter
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     go, through, written = threading.Event(), [], []
     counting = Counting(monkeypatch)
     fill = CacheWriter.fill
@@ -474,7 +476,7 @@ def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monke
 def test_ctrl_c_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
     from featurize.errors import RunInterruptedError
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(100)])
     calls = []
 
@@ -499,7 +501,7 @@ def test_ctrl_c_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
 def test_an_error_in_the_network_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
     from featurize.engines import eager
 
-    monkeypatch.setattr("featurize.engines.eager._PIXELS_PER_BATCH", 0)
+    monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
     folder = draw(tmp_path / "images", [f"{k:04}.png" for k in range(60)])
     through, calls = eager.EagerEngine.run, []
 

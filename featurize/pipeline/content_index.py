@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.cache.checksums import is_damaged
 from featurize.cache.format import PENDING
+from featurize.cache.integrity import is_damaged
 from featurize.cache.reader import FeatureCache
 
 

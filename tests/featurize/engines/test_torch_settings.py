@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featurize.engines.compile_cache import CACHE_DIR_VARIABLE, use_private_cache
+from featurize.engines.torch_settings import CACHE_DIR_VARIABLE, use_private_cache
 
 
 @pytest.fixture
