@@ -12,23 +12,23 @@ from featurize.errors import HeadgraftError
 
 
 class ClassifyError(HeadgraftError):
-    """Base of everything ``classify`` raises on purpose."""
+    """Base of every error that ``classify`` raises on purpose."""
 
 
 class CallError(ClassifyError, ValueError):
-    """The call itself is wrong: an option, a number, an array of the wrong shape."""
+    """The call is wrong: an option, a number or an array of the wrong shape."""
 
 
 class LabelError(ClassifyError, ValueError):
-    """A label table cannot be read, or says something that cannot be."""
+    """A label table cannot be read, or contradicts itself or the cache."""
 
 
 class TooFewImagesError(ClassifyError, ValueError):
-    """There is nothing to learn from: no training images, or one class only."""
+    """There are no training images, or only one class to train on."""
 
 
 class UnknownHeadError(ClassifyError, KeyError):
-    """There is no head of that name."""
+    """No head has that name."""
 
 
 class UnknownPathError(ClassifyError, KeyError):
@@ -36,16 +36,16 @@ class UnknownPathError(ClassifyError, KeyError):
 
 
 class HeadFileError(ClassifyError, ValueError):
-    """A file is not a saved head, is damaged, or is of a version unknown here."""
+    """A file is not a saved head, is damaged, or has an unknown version."""
 
 
 class HeadMismatchError(ClassifyError, ValueError):
-    """A head was trained on features made in another way than the cache's."""
+    """A head was trained on features that were not computed like those of the cache."""
 
 
 class OutputError(ClassifyError, OSError):
-    """A head cannot be written where it should go."""
+    """An output file cannot be written at its path."""
 
 
 class DivergedError(ClassifyError, ArithmeticError):
-    """A network's training went astray: its loss is no longer a number."""
+    """A network's training diverged: its loss is not a finite number."""

@@ -1,7 +1,8 @@
-"""What is kept beside a cache, in ``C.h5.kept/``: results that would cost time to make again.
+"""Store results that are expensive to compute next to a cache, in ``C.h5.kept/``.
 
-Each file is named by a digest of everything that decides its content, so nothing there goes
-stale: what has changed is not found. The folder may be deleted at any time.
+Each file name is a digest of everything that decides the file's content. So a stored result is
+never out of date: after a change the digest differs and no file is found. The folder may be deleted
+at any time.
 """
 
 import json
@@ -24,66 +25,113 @@ from featurize.fingerprint import canonical_json
 
 FORMAT = "headgraft-kept"
 MAX_FILE_BYTES = 4 << 30
-WRITE_LOCK = Lock()  # a process that ends itself waits for it, so as to leave no half a file
+# A worker that exits waits for this lock, so that it leaves no partial file.
+WRITE_LOCK = Lock()
 
 
 def compute_digest(*parts: object) -> str:
-    """A digest of arrays, texts and what JSON knows, in order: 64 hexadecimal digits."""
-    total = sha256()
+    """Compute a digest of arrays, texts and JSON values, in order.
+
+    Parameters
+    ----------
+    *parts : object
+        Arrays count with their dtype, shape and content; anything else as canonical JSON.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hexadecimal digits.
+    """
+    hasher = sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            total.update(canonical_json([part.dtype.str, list(part.shape)]).encode())
-            total.update(np.ascontiguousarray(part).data)
+            hasher.update(canonical_json([part.dtype.str, list(part.shape)]).encode())
+            hasher.update(np.ascontiguousarray(part).data)
         else:
-            total.update(canonical_json(part).encode())
-    return total.hexdigest()
+            hasher.update(canonical_json(part).encode())
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Arrays and what is said of them, as JSON."""
+    """Arrays and their metadata, as stored in one file.
+
+    Attributes
+    ----------
+    arrays : mapping of str to array
+    metadata : mapping of str to object
+        JSON values that describe the arrays.
+    """
 
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
 
 
 def fingerprint_layers(cache: FeatureCache, layers: Sequence[str]) -> list[list[object]]:
-    """What decides the numbers of some layers, for a `compute_digest`."""
+    """List what decides the numbers of some layers, for `compute_digest`.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    layers : sequence of str
+        Names of layers of the cache.
+
+    Returns
+    -------
+    list of list
+        ``[name, dim, fingerprint]`` of each layer.
+    """
     infos = [cache.layer(name) for name in layers]
     return [[info.name, info.dim, info.fingerprint] for info in infos]
 
 
 def store_dir(cache: FeatureCache) -> Path:
-    """Where a cache's results are kept."""
+    """Return the folder in which a cache's results are stored.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Returns
+    -------
+    Path
+        Next to the cache file; it need not exist.
+    """
     return cache.path.with_name(cache.path.name + ".kept")
 
 
 def load_artifact(cache: FeatureCache, kind: str, key: str) -> Artifact | None:
-    """What was kept under a key, or None; what is damaged, or no such file, counts as not there.
+    """Load what was stored under a key.
 
     Parameters
     ----------
+    cache : FeatureCache
     kind : str
-        What it is, as part of the file's name.
+        The kind of result, the first part of the file's name.
     key : str
         A `compute_digest`.
+
+    Returns
+    -------
+    Artifact, or None
+        None where there is no such file, or where it is damaged or cannot be read.
     """
     path = _artifact_path(cache, kind, key)
     try:
-        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:  # to open a pipe would wait
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:  # opening a pipe would block
             return None
         with safe_open(path, "np") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT or about.get("key") != key:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("key") != key:
                 return None
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            # Files of before tell no checksum. What they hold is checked by who asks for it.
-            if about.get("crc32") not in (None, _compute_checksum(arrays, about["about"])):
+            # Older files have no checksum. The callers validate the arrays they load.
+            if metadata.get("crc32") not in (None, _compute_checksum(arrays, metadata["about"])):
                 return None
-            return Artifact(arrays, json.loads(about["about"]))
+            return Artifact(arrays, json.loads(metadata["about"]))
     except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         return None
-    except (TypeError, AttributeError):  # a type of number that numpy does not know
+    except (TypeError, AttributeError):  # a dtype that numpy lacks
         return None
 
 
@@ -94,12 +142,30 @@ def save_artifact(
     arrays: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
 ) -> bool:
-    """Write it, whole or not at all; the folder of a read-only cache is done without.
+    """Store arrays under a key, atomically.
+
+    On a read-only folder, or where writing fails, nothing is stored.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    kind : str
+        The kind of result, the first part of the file's name.
+    key : str
+        A `compute_digest` of everything that decides the content.
+    arrays : mapping of str to array
+    about : mapping of str to object
+        Metadata: finite JSON values.
 
     Returns
     -------
     bool
-        Whether it was kept.
+        Whether it was stored.
+
+    Raises
+    ------
+    ValueError
+        If `about` holds a number that is not finite.
     """
     path = _artifact_path(cache, kind, key)
     text = json.dumps(about, allow_nan=False)
@@ -109,17 +175,19 @@ def save_artifact(
         "about": text,
         "crc32": _compute_checksum(arrays, text),
     }
-    draft = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
+    partial = path.with_name(f"{path.name}.{os.getppid()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        content = save({k: np.require(v, requirements="C") for k, v in arrays.items()}, metadata)
+        content = save(
+            {name: np.require(array, requirements="C") for name, array in arrays.items()}, metadata
+        )
         with WRITE_LOCK:
-            with open(draft, "xb") as file:
+            with partial.open("xb") as file:
                 file.write(content)
-            os.replace(draft, path)
+            partial.replace(path)
     except BaseException as error:
         with suppress(OSError):
-            draft.unlink()
+            partial.unlink()
         if isinstance(error, OSError):
             return False
         raise
@@ -127,20 +195,25 @@ def save_artifact(
 
 
 def remove_partial(cache: FeatureCache) -> None:
-    """Remove what this process's workers had begun to write when they were ended."""
-    for draft in store_dir(cache).glob(f"*.{os.getpid()}.*.tmp"):
+    """Remove partial files that this process's workers left when they were terminated.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    """
+    for partial in store_dir(cache).glob(f"*.{os.getpid()}.*.tmp"):
         with suppress(OSError):
-            draft.unlink()
+            partial.unlink()
 
 
 def _compute_checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    """What shows that a disk gave back something else; in half the time of a `compute_digest`."""
-    total = crc32(about.encode())
+    """Compute a CRC-32 that detects disk errors, in half the time of `compute_digest`."""
+    checksum = crc32(about.encode())
     for name in sorted(arrays):
-        total = crc32(name.encode(), total)
-        if arrays[name].size:  # a view of nothing cannot be cast
-            total = crc32(np.ascontiguousarray(arrays[name]).data.cast("B"), total)
-    return f"{total:08x}"
+        checksum = crc32(name.encode(), checksum)
+        if arrays[name].size:  # an empty memoryview cannot be cast
+            checksum = crc32(np.ascontiguousarray(arrays[name]).data.cast("B"), checksum)
+    return f"{checksum:08x}"
 
 
 def _artifact_path(cache: FeatureCache, kind: str, key: str) -> Path:

@@ -1,9 +1,10 @@
-"""Features out of a cache, by row number: read where they lie."""
+"""Features of a cache by row number, read where they lie."""
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,37 +19,50 @@ CacheOrPath = FeatureCache | str | os.PathLike[str]
 
 
 def open_cache(cache: CacheOrPath) -> FeatureCache:
-    """Open a cache, unless it is open; a file that has not changed is looked at once.
+    """Open a cache; an open one is returned as it is, and an unchanged file is parsed once.
+
+    Parameters
+    ----------
+    cache : FeatureCache or path
+
+    Returns
+    -------
+    FeatureCache
 
     Raises
     ------
-    FileNotFoundError, CacheFormatError
+    FileNotFoundError
+        If there is no such file.
+    CacheFormatError
+        If it is not a feature cache.
     """
     if isinstance(cache, FeatureCache):
         return cache
-    path = os.path.abspath(cache)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{cache} does not exist; make it with `featurize run`")
-    found = os.stat(path)
-    return _open_unchanged(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    path = os.path.normpath(Path(cache).absolute())  # Path.resolve would follow links
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):
+        missing = f"{cache} does not exist; make it with `featurize run`"
+        raise FileNotFoundError(missing) from None
+    return _open_unchanged(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
 def _open_unchanged(path: str, *_state: int) -> FeatureCache:
-    # Grid searches clone and worker processes start over: neither should parse HDF5 each time.
+    # Grid searches clone estimators and pickle them: that should not parse HDF5 each time.
     return FeatureCache(path)
 
 
 def find_rows(cache: FeatureCache, paths: Sequence[str], advice: str) -> np.ndarray:
-    """Look up images with `FeatureCache.rows_for`; say what to do where some are not there.
+    """Look up the rows of images, with advice in the error where some are not in the cache.
 
     Parameters
     ----------
     cache : FeatureCache
     paths : sequence of str
-        n of them.
+        n image paths.
     advice : str
-        The last part of the error's message.
+        The last sentence of the error's message.
 
     Returns
     -------
@@ -58,6 +72,7 @@ def find_rows(cache: FeatureCache, paths: Sequence[str], advice: str) -> np.ndar
     Raises
     ------
     UnknownPathError
+        If an image is not in the cache.
     """
     try:
         return cache.rows_for(paths)
@@ -68,20 +83,25 @@ def find_rows(cache: FeatureCache, paths: Sequence[str], advice: str) -> np.ndar
 def resolve_layers(
     cache: FeatureCache, layer: str | Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """The layers meant by an option, checked.
+    """Resolve a layer option to names of layers of the cache.
 
     Parameters
     ----------
+    cache : FeatureCache
     layer : str or sequence of str, optional
         One layer, or several to be joined: a sequence, ``"a,b"``, ``"a+b"``, or ``"joined"``
         for all of the cache. The deepest if not given.
 
+    Returns
+    -------
+    tuple of str
+
     Raises
     ------
-    UnknownLayer
+    UnknownLayerError
         If the cache lacks one of them.
     CallError
-        If one is named twice.
+        If one is named twice, or none is named.
     """
     if layer is None:
         return (cache.layer().name,)
@@ -96,17 +116,26 @@ def resolve_layers(
 
 
 def resolve_layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list[tuple[str, ...]]:
-    """The sets of layers that a comparison goes through.
+    """Resolve an option to the sets of layers that a comparison goes through.
 
     Parameters
     ----------
+    cache : FeatureCache
     layers : str or sequence of str
-        Of ``each`` (every layer of the cache by itself), ``joined`` (all of them at once), names
+        Of ``each`` (every layer of the cache by itself), ``joined`` (all of them together), names
         (that layer by itself) and ``a+b`` (those joined); a text is split at its commas.
+
+    Returns
+    -------
+    list of tuple of str
+        Each set once.
 
     Raises
     ------
-    UnknownLayer, CallError
+    UnknownLayerError
+        If the cache lacks one of them.
+    CallError
+        If one is named twice in a set.
     """
     sets: list[tuple[str, ...]] = []
     for word in layers.split(",") if isinstance(layers, str) else layers:
@@ -119,10 +148,10 @@ def resolve_layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list
 
 
 class _LayerArray:
-    """A layer of a cache as an array of shape (N, D) that is read where it is indexed.
+    """A layer of a cache as an array of shape (N, D) that is read when it is indexed.
 
-    No memory map: where a file is cut short under one the system ends the process, and where it is
-    overwritten the numbers change without a word. Here both are `CacheReplaced`.
+    It is not a memory map. There the system would end the process if the file were cut short, and
+    the numbers would change silently if it were overwritten. Here both raise `CacheReplacedError`.
     """
 
     def __init__(self, cache: FeatureCache, name: str) -> None:
@@ -142,10 +171,10 @@ class FeatureRows:
     Parameters
     ----------
     parts : tuple of arrays of shape (N, D_i)
-        Layers to be joined side by side: of a cache, read when they are asked for, or an array.
+        Layers to be joined side by side: of a cache, which are read on use, or an array in memory.
     rows : int array of shape (n,)
-        Which of the N.
-    rooted : bool
+        Which of the N rows.
+    is_root_l2 : bool
         Whether each layer is prepared by `classify.data.preparation.root_l2` as it is read.
     """
 
@@ -157,18 +186,42 @@ class FeatureRows:
     def from_cache(
         cls, cache: FeatureCache, layers: Sequence[str], rows: np.ndarray
     ) -> "FeatureRows":
-        """Rows of a cache, all of which have to be marked.
+        """Take rows of a cache.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+        layers : sequence of str
+            Layers to be joined.
+        rows : int array of shape (n,)
+            All of them marked.
+
+        Returns
+        -------
+        FeatureRows
 
         Raises
         ------
-        RowNotReady, UnknownLayer
+        RowNotReadyError
+            If a row is not marked.
+        UnknownLayerError
+            If the cache lacks a layer.
         """
         cache.check_ready(rows)
         return cls(tuple(_LayerArray(cache, cache.layer(name).name) for name in layers), rows)
 
     @classmethod
     def from_array(cls, X: np.ndarray) -> "FeatureRows":
-        """Every row of an array (n, D) in memory."""
+        """Take every row of an array in memory.
+
+        Parameters
+        ----------
+        X : float array of shape (n, D)
+
+        Returns
+        -------
+        FeatureRows
+        """
         return cls((X,), np.arange(len(X)))
 
     def __len__(self) -> int:
@@ -176,39 +229,71 @@ class FeatureRows:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The number of columns, D."""
         return sum(part.shape[1] for part in self.parts)
 
     @property
     def nbytes(self) -> int:
-        """How large a float32 copy of them all would be."""
+        """The bytes of a float32 copy of all n rows."""
         return len(self) * self.dim * 4
 
     def subset(self, positions: np.ndarray) -> "FeatureRows":
-        """Some of them: positions are among the n."""
+        """Take some of the rows.
+
+        Parameters
+        ----------
+        positions : int or bool array
+            Positions among the n.
+
+        Returns
+        -------
+        FeatureRows
+        """
         return replace(self, rows=self.rows[positions])
 
     def with_preparation(self, prepare: str) -> "FeatureRows":
-        """The same by a preparation. Standardised columns take training statistics: not here."""
+        """Return the same rows with a preparation applied as they are read.
+
+        Only ``root-l2`` is applied here. Standardised columns need statistics of the training
+        images, which the caller computes.
+
+        Parameters
+        ----------
+        prepare : str
+            One of `classify.data.preparation.PREPARATIONS`.
+
+        Returns
+        -------
+        FeatureRows
+        """
         return replace(self, is_root_l2=prepare == ROOT_L2)
 
     def to_array(self) -> np.ndarray:
-        """A copy: float32 (n, D)."""
-        found = self._gather()
-        return found if found.flags.owndata else found.copy()
+        """Copy the rows into memory.
+
+        Returns
+        -------
+        float32 array of shape (n, D)
+            A copy, which may be changed.
+        """
+        features = self._gather()
+        return features if features.flags.owndata else features.copy()
 
     def iter_blocks(self, n_outputs: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
-        """About 8 MB each, one after the other; not to be changed.
+        """Yield the rows in blocks of about 8 MB.
 
         Parameters
         ----------
         n_outputs : int
-            How many numbers are made of each row, which are to be no more than 8 MB either.
+            How many numbers the caller computes from each row; these are at most 8 MB a block as
+            well.
 
         Yields
         ------
-        slice, float32 array of shape (m, D)
-            The slice is of the n rows.
+        part : slice
+            Of the n rows.
+        block : float32 array of shape (m, D)
+            Their features; not to be changed.
         """
         size = max(1, BLOCK_BYTES // (4 * max(self.dim, n_outputs)))
         for start in range(0, len(self), size):
@@ -216,40 +301,41 @@ class FeatureRows:
             yield part, replace(self, rows=self.rows[part])._gather()
 
     def check_finite(self, cache: FeatureCache) -> None:
-        """Refuse features that are no numbers; the message names the image.
+        """Refuse features that are not finite numbers; the message names the image.
 
         Parameters
         ----------
         cache : FeatureCache
-            That they are rows of.
+            The cache of the rows.
 
         Raises
         ------
         CallError
+            If a feature is NaN or infinite.
         """
-        for where, block in self.iter_blocks():
+        for part, block in self.iter_blocks():
             finite = np.isfinite(block)
             if not finite.all():
-                row = self.rows[where][np.argmin(finite.all(axis=1))]
+                row = self.rows[part][np.argmin(finite.all(axis=1))]
                 raise CallError(
                     f"the features of {cache.paths[row]!r} in {cache.path} are not all finite "
                     "numbers; take the image out of the label table, or make the cache anew"
                 )
 
     def _gather(self) -> np.ndarray:
-        """Float32 (n, D): a view where that is all it takes."""
+        """Read the rows as float32 (n, D): a view where no copy is needed."""
         rows = self.rows
-        # Neighbouring rows are read at once, far quicker than one by one.
-        together = len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1
-        together = together and bool((np.diff(rows) == 1).all())
-        where = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+        # A contiguous range is read at once, which is far faster than row by row.
+        is_contiguous = len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1
+        is_contiguous = is_contiguous and bool((np.diff(rows) == 1).all())
+        index = slice(int(rows[0]), int(rows[-1]) + 1) if is_contiguous else rows
         if len(self.parts) == 1:
-            return self._prepare(self.parts[0][where])
+            return self._prepare(self.parts[0][index])
         joined = np.empty((len(rows), sum(part.shape[1] for part in self.parts)), np.float32)
         start = 0
         for part in self.parts:
             stop = start + part.shape[1]
-            joined[:, start:stop] = self._prepare(part[where])
+            joined[:, start:stop] = self._prepare(part[index])
             start = stop
         return joined
 
@@ -258,11 +344,20 @@ class FeatureRows:
 
 
 def check_paths(X: Any) -> np.ndarray:
-    """Image paths as scikit-learn hands them on: object (n,), from text (n,) or (n, 1).
+    """Check image paths as scikit-learn passes them on.
+
+    Parameters
+    ----------
+    X : array of str of shape (n,) or (n, 1)
+
+    Returns
+    -------
+    object array of shape (n,)
 
     Raises
     ------
     CallError
+        If `X` is of another shape.
     """
     paths = np.asarray(X, object)
     if paths.ndim != 1 and paths.shape[1:] != (1,):
@@ -271,5 +366,15 @@ def check_paths(X: Any) -> np.ndarray:
 
 
 def total_dim(cache: FeatureCache, layers: Sequence[str]) -> int:
-    """How many numbers these layers have together."""
+    """Return how many columns some layers have together.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    layers : sequence of str
+
+    Returns
+    -------
+    int
+    """
     return sum(cache.layer(name).dim for name in layers)

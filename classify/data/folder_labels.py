@@ -1,4 +1,4 @@
-"""Folder names as labels and as a split: which level of folders says what."""
+"""Infer labels and a split from folder names: decide what each level of folders names."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ SPLIT_WORDS = {
     TEST: ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
 }
 SPLIT_OF_WORD = {word: kind for kind, words in SPLIT_WORDS.items() for word in words}
-# They say nothing of what is in a folder: `training_set`, `TestImages`, `valdata`.
+# Words without meaning in a folder's name: `training_set`, `TestImages`, `valdata`.
 FILLER_WORDS = (
     "dataset",
     "data",
@@ -28,26 +28,26 @@ FILLER_WORDS = (
     "folder",
     "split",
 )
-MAX_LISTED = 3  # names in a sentence
-MAX_LISTED_LEVELS = 6  # levels in a refusal
+MAX_LISTED = 3  # names in a message
+MAX_LISTED_LEVELS = 6  # levels in an error message
 MAX_NAME_CHARS = 80  # characters of a name
 
 Folders = Mapping[tuple[str, ...], str]
-"""The folders that images lie in, from the top down, each with its first image."""
+"""Folders that hold images, as names from the top down; the value is the first image's path."""
 
 
 @dataclass(frozen=True)
 class FolderLabels:
-    """What folder names say of some images.
+    """What folder names give for some images.
 
     Attributes
     ----------
     labels : list of str, or None
-        One for each path, empty where a path has none. None where labels come from elsewhere.
+        The label of each path, empty where a path has none. None where labels come from elsewhere.
     splits : list of str, or None
-        ``train``, ``val`` or ``test`` for each path.
-    told : str
-        What was taken for what.
+        ``train``, ``val`` or ``test`` for each path. None where the folders name no split.
+    notice : str
+        Which levels were used, for the user.
     """
 
     labels: list[str] | None
@@ -56,19 +56,24 @@ class FolderLabels:
 
 
 def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> FolderLabels:
-    """Take labels and a split from folder names.
+    """Infer labels, and a split where there is one, from folder names.
 
-    The topmost folders that tell images apart name the label. Where those are parts of a split,
-    in whatever case and with whatever their names have in common (``seg_train`` and ``seg_test``),
-    they are the split, and the label is below. What can be read in two ways is refused.
+    The topmost folders that tell images apart name the label. Where these are the parts of a split,
+    they give the split, and the level below names the label. The names of parts may differ in case
+    and share other words, as in ``seg_train`` and ``seg_test``. Ambiguous folders are refused.
 
     Parameters
     ----------
     paths : sequence of str
         POSIX, as in a feature cache.
     level : int, optional
-        Which folder names the label: 1 for the topmost. A split is then taken from any other
-        level that is one; images that lie less deep have no label.
+        Which folder names the label: 1 for the topmost. The split then comes from any other level
+        that is one; images in fewer folders have no label. Inferred if not given.
+
+    Returns
+    -------
+    FolderLabels
+        With labels.
 
     Raises
     ------
@@ -83,44 +88,59 @@ def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> Folde
     )
     labels = ["".join(parent[label - 1 : label]) for parent in parents]
     splits = None if split is None else _assign_splits(parents, split)
-    used = [i for i, name in enumerate(labels) if name]
-    told = (
+    labelled = [i for i, name in enumerate(labels) if name]
+    notice = (
         f"labels: {_format_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
     )
     if split is not None:
-        told += f"; split from level {split}: {_describe_parts([parents[i] for i in used], split)}"
-    elif level is not None and (mixed := _find_mixed_level(folders, level)):
-        told += f"; no split: beside parts of one, level {mixed} holds others"
-    if len(used) < len(paths):
-        told += f"; {_format_count(len(paths) - len(used), 'image')} less deep, and without a label"
-    return FolderLabels(labels, splits, told)
+        notice += (
+            f"; split from level {split}: {_describe_parts([parents[i] for i in labelled], split)}"
+        )
+    elif level is not None and (mixed_level := _find_mixed_level(folders, level)):
+        notice += f"; no split: beside parts of one, level {mixed_level} holds others"
+    if len(labelled) < len(paths):
+        notice += (
+            f"; {_format_count(len(paths) - len(labelled), 'image')} less deep, and without a label"
+        )
+    return FolderLabels(labels, splits, notice)
 
 
 def infer_folder_split(paths: Sequence[str]) -> FolderLabels | None:
-    """Take a split alone from folder names: the topmost level that is one, or None."""
+    """Infer a split alone from folder names: the topmost level that is one.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        POSIX, as in a feature cache.
+
+    Returns
+    -------
+    FolderLabels, or None
+        Without labels. None where no level is a split.
+    """
     parents, folders = _collect_folders(paths)
     for level in range(1, min(map(len, folders), default=0) + 1):
         if _is_split(_names_at_level(folders, level), allow_train_only=level == 1):
-            told = f"split from folder level {level}: {_describe_parts(parents, level)}"
-            return FolderLabels(None, _assign_splits(parents, level), told)
+            notice = f"split from folder level {level}: {_describe_parts(parents, level)}"
+            return FolderLabels(None, _assign_splits(parents, level), notice)
     return None
 
 
 def _collect_folders(paths: Sequence[str]) -> tuple[list[tuple[str, ...]], Folders]:
-    """Each path's folders, and all that are different; paths of one folder share them."""
-    known: dict[str, tuple[str, ...]] = {}
+    """Return each path's folders, and the distinct ones; paths of one folder share a tuple."""
+    parent_folders: dict[str, tuple[str, ...]] = {}
     parents, folders = [], {}
     for path in paths:
         parent = path.rpartition("/")[0]
-        if parent not in known:
-            known[parent] = tuple(parent.split("/")) if parent else ()
-            folders[known[parent]] = path
-        parents.append(known[parent])
+        if parent not in parent_folders:
+            parent_folders[parent] = tuple(parent.split("/")) if parent else ()
+            folders[parent_folders[parent]] = path
+        parents.append(parent_folders[parent])
     return parents, folders
 
 
 def _find_levels(folders: Folders) -> tuple[int, int | None]:
-    """The level of the labels, and that of a split: from the top down, past lone folders."""
+    """Find the level of the labels, and that of a split, from the top past lone folders."""
     level, split = 1, None
     _check_depth(folders, level)
     while len(_names_at_level(folders, level)) == 1 and _max_depth(folders) > level:
@@ -139,18 +159,18 @@ def _find_levels(folders: Folders) -> tuple[int, int | None]:
 
 
 def _find_label_level(folders: Folders, split: int) -> int:
-    """The level of the labels below a split, past folders that are alone in each of its parts."""
+    """Find the level of the labels below a split, past folders that are alone in each part."""
     level = split + 1
     while all(len(names) > level for names in folders):
-        inside = {names[split - 1 : split] + names[level - 1 : level] for names in folders}
-        if len(inside) > len(_names_at_level(folders, split)):
+        part_and_name = {names[split - 1 : split] + names[level - 1 : level] for names in folders}
+        if len(part_and_name) > len(_names_at_level(folders, split)):
             break
         level += 1
     return level
 
 
 def _find_split_level(folders: Folders, label: int) -> int | None:
-    """The level of a split, where that of the labels is given."""
+    """Find the level of a split, where that of the labels is given."""
     if label < 1:
         raise CallError(f"the level of the labels is 1 for the topmost folder, not {label}")
     labelled = {names: path for names, path in folders.items() if len(names) >= label}
@@ -159,14 +179,14 @@ def _find_split_level(folders: Folders, label: int) -> int | None:
             f"no image lies in {label} folders, one in the other{_describe_levels(folders)}"
         )
     for level in range(1, min(map(len, labelled)) + 1):
-        given = _names_at_level(labelled, level)
-        if level != label and _is_split(given, allow_train_only=level == 1, strict=False):
+        level_names = _names_at_level(labelled, level)
+        if level != label and _is_split(level_names, allow_train_only=level == 1, strict=False):
             return level
     return None
 
 
 def _find_mixed_level(folders: Folders, label: int) -> int | None:
-    """The first level beside the labels' that has two parts of a split among its names."""
+    """Find the first level other than the label level that names two or more parts of a split."""
     for level in range(1, _max_depth(folders) + 1):
         if level != label and len(_collect_splits(_names_at_level(folders, level))) > 1:
             return level
@@ -174,21 +194,21 @@ def _find_mixed_level(folders: Folders, label: int) -> int | None:
 
 
 def _is_split(names: set[str], *, allow_train_only: bool, strict: bool = True) -> bool:
-    """Whether the folders of a level are the parts of a split.
+    """Tell whether the folders of a level are the parts of a split.
 
-    All are named so, one is for training, and what else is in their names is the same in all.
-    With `allow_train_only`, ``train`` by itself is one too.
+    Each is named like a part, one is for training, and the other words in their names are the same.
+    With `allow_train_only`, ``train`` by itself is a split too.
     """
-    found = [_match_split(name) for name in names]
-    kinds = {part[0] for part in found if part}
-    rests = {part[1] for part in found if part}
-    if None in found or TRAIN not in kinds or (strict and len(rests) > 1):
+    matches = [_match_split(name) for name in names]
+    kinds = {match[0] for match in matches if match}
+    other_words = {match[1] for match in matches if match}
+    if None in matches or TRAIN not in kinds or (strict and len(other_words) > 1):
         return False
-    return len(kinds) > 1 or (allow_train_only and rests == {()})
+    return len(kinds) > 1 or (allow_train_only and other_words == {()})
 
 
 def _match_split(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """Which part of a split a folder's name means, and what else is in the name."""
+    """Return which part of a split a folder's name means, and the other words in the name."""
     text = re.sub(r"(?i)(hold|held)[\W_]*out", "holdout", name)
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # TrainImages
     words = [_strip_filler(word) for word in re.findall(r"[^\W\d_]+", text.casefold())]
@@ -199,41 +219,41 @@ def _match_split(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _collect_splits(names: Iterable[str]) -> set[str]:
-    return {found[0] for name in names if (found := _match_split(name))}
+    return {match[0] for name in names if (match := _match_split(name))}
 
 
 def _strip_filler(word: str) -> str:
-    """``trainset`` is ``train``."""
+    """Strip a filler word from the name of a part: ``trainset`` gives ``train``."""
     stems = (word.removesuffix(filler) for filler in FILLER_WORDS)
     return next((stem for stem in stems if stem in SPLIT_OF_WORD), word)
 
 
 def _check_depth(folders: Folders, level: int, *, of_split: bool = False) -> None:
-    """Refuse images that lie in fewer folders."""
+    """Refuse images that lie in fewer folders than `level`."""
     for names, path in folders.items():
         if len(names) < level:
-            what = "split folder" if of_split else "folder"
-            inside = (
-                f"the {what} {_quote_names('/'.join(names))}"
+            kind = "split folder" if of_split else "folder"
+            place = (
+                f"the {kind} {_quote_names('/'.join(names))}"
                 if names
                 else "the image folder itself"
             )
             raise LabelError(
-                f"image {_quote_names(path)} lies directly in {inside}, so no folder names its "
+                f"image {_quote_names(path)} lies directly in {place}, so no folder names its "
                 "label; give a table with --labels T.csv (columns path,label), or the level of the "
                 f"labels, which leaves out what lies less deep{_describe_levels(folders)}"
             )
 
 
 def _check_mixed_names(folders: Folders, level: int) -> None:
-    """Refuse classes that are named like parts of a split; one that is a vehicle may stay."""
+    """Refuse classes named like parts of a split; one without further folders may stay."""
     inside: dict[str, set[str]] = {}
     for names in folders:
         inside.setdefault(names[level - 1], set()).update(names[level : level + 1])
-    like = [name for name in inside if _match_split(name)]
-    if len(_collect_splits(like)) > 1 or any(len(inside[name]) > 1 for name in like):
-        beside = "" if len(like) == len(inside) else " beside others"
-        raise _ambiguity_error(f"folder level {level} holds names of splits{beside}", folders)
+    split_like = [name for name in inside if _match_split(name)]
+    if len(_collect_splits(split_like)) > 1 or any(len(inside[name]) > 1 for name in split_like):
+        qualifier = "" if len(split_like) == len(inside) else " beside others"
+        raise _ambiguity_error(f"folder level {level} holds names of splits{qualifier}", folders)
 
 
 def _check_part_classes(folders: Folders, label: int, split: int) -> None:
@@ -241,17 +261,20 @@ def _check_part_classes(folders: Folders, label: int, split: int) -> None:
     parts: dict[str, set[str]] = {}
     for names in folders:
         parts.setdefault(names[split - 1], set()).add(names[label - 1])
-    known = {name for part in parts if TRAIN in _collect_splits([part]) for name in parts[part]}
-    for part, inside in parts.items():
-        if len(inside) == 1 and len(known) > 1 and not inside & known:
-            what = (
-                f"{_quote_names(part)} holds one folder, {_quote_names(*inside)}, which is no class"
+    train_classes = {
+        name for part in parts if TRAIN in _collect_splits([part]) for name in parts[part]
+    }
+    for part, names_inside in parts.items():
+        if len(names_inside) == 1 and len(train_classes) > 1 and not names_inside & train_classes:
+            problem = (
+                f"{_quote_names(part)} holds one folder, {_quote_names(*names_inside)}, "
+                "which is no class of the training part"
             )
-            raise _ambiguity_error(f"{what} of the training part", folders)
+            raise _ambiguity_error(problem, folders)
 
 
 def _check_inside_classes(folders: Folders, label: int) -> None:
-    """Refuse classes that all have the same folders inside: those may be the classes as well."""
+    """Refuse classes that all contain the same folders: these may be the classes as well."""
     for level in range(label + 1, _max_depth(folders) + 1):
         inside: dict[str, set[str]] = {}
         for names in folders:
@@ -262,25 +285,25 @@ def _check_inside_classes(folders: Folders, label: int) -> None:
                 f"folder level {level}, inside the classes, holds a split", folders
             )
         if len(inside) > 1 and len(set.intersection(*inside.values())) > 1:
-            what = f"every folder of level {label} has the same ones inside, in level {level}"
-            raise _ambiguity_error(what, folders)
+            problem = f"every folder of level {label} has the same ones inside, in level {level}"
+            raise _ambiguity_error(problem, folders)
 
 
-def _ambiguity_error(what: str, folders: Folders) -> LabelError:
+def _ambiguity_error(problem: str, folders: Folders) -> LabelError:
     return LabelError(
-        f"{what}, so it is not clear which folder names the label; say which level does, or give "
-        f"a table with --labels T.csv (columns path,label,split){_describe_levels(folders)}"
+        f"{problem}, so it is not clear which folder names the label; say which level does, or "
+        f"give a table with --labels T.csv (columns path,label,split){_describe_levels(folders)}"
     )
 
 
 def _describe_levels(folders: Folders) -> str:
-    """What each level would give, for the end of a refusal."""
+    """Describe what each level would give, for the end of an error message."""
     depth = min(_max_depth(folders), MAX_LISTED_LEVELS)
-    told = (
+    descriptions = (
         f"--labels-level {i}: {_quote_names(*sorted(_names_at_level(folders, i)))}"
         for i in range(1, depth + 1)
     )
-    return "".join(f"; {text}" for text in told)
+    return "".join(f"; {description}" for description in descriptions)
 
 
 def _names_at_level(folders: Folders, level: int) -> set[str]:
@@ -292,36 +315,36 @@ def _max_depth(folders: Folders) -> int:
 
 
 def _assign_splits(parents: Sequence[tuple[str, ...]], split: int) -> list[str]:
-    side = {
+    split_of_name = {
         name: (_match_split(name) or ("", ()))[0]
-        for p in set(parents)
-        for name in p[split - 1 : split]
+        for parent in set(parents)
+        for name in parent[split - 1 : split]
     }
     return [
-        side["".join(parent[split - 1 : split])] if len(parent) >= split else ""
+        split_of_name["".join(parent[split - 1 : split])] if len(parent) >= split else ""
         for parent in parents
     ]
 
 
 def _describe_parts(parents: Sequence[tuple[str, ...]], split: int) -> str:
-    """``120 train (seg_train), 40 test (seg_test)``."""
+    """Count the images of each part: ``120 train (seg_train), 40 test (seg_test)``."""
     count = Counter(parent[split - 1] for parent in parents)
-    told = []
-    for side in (TRAIN, VAL, TEST):
-        names = sorted(name for name in count if side in _collect_splits([name]))
+    descriptions = []
+    for part in (TRAIN, VAL, TEST):
+        names = sorted(name for name in count if part in _collect_splits([name]))
         if names:
-            plain = "" if names == [side] else f" ({_join_names(*names)})"
-            told.append(f"{sum(count[name] for name in names):,} {side}{plain}")
-    return ", ".join(told)
+            folder_names = "" if names == [part] else f" ({_join_names(*names)})"
+            descriptions.append(f"{sum(count[name] for name in names):,} {part}{folder_names}")
+    return ", ".join(descriptions)
 
 
 def _quote_names(*names: str) -> str:
-    some = ", ".join(repr(to_printable(name, MAX_NAME_CHARS)) for name in names[:MAX_LISTED])
-    return some + (f", ... ({len(names):,})" if len(names) > MAX_LISTED else "")
+    quoted = ", ".join(repr(to_printable(name, MAX_NAME_CHARS)) for name in names[:MAX_LISTED])
+    return quoted + (f", ... ({len(names):,})" if len(names) > MAX_LISTED else "")
 
 
 def _join_names(*names: str) -> str:
-    return ", ".join(to_printable(n, MAX_NAME_CHARS) for n in names[:MAX_LISTED]) + (
+    return ", ".join(to_printable(name, MAX_NAME_CHARS) for name in names[:MAX_LISTED]) + (
         ", ..." if len(names) > MAX_LISTED else ""
     )
 

@@ -1,4 +1,4 @@
-"""Label tables: which image has which label, from a CSV file or from folder names."""
+"""Label tables: the label of each image, from a CSV file or from folder names."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 MAX_TABLE_BYTES = 1 << 30
-MAX_SUGGESTED_COLUMNS = 1000  # columns beyond which no mistyped name is looked for
+MAX_SUGGESTED_COLUMNS = 1000  # columns among which a mistyped name is looked for
 MAX_LISTED = 8  # columns in a message
 MAX_CELL_CHARS = 100  # characters of a cell in a message
 SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
@@ -39,19 +39,19 @@ class LabelTable:
     Attributes
     ----------
     name : str
-        What the task is called: the file's name without its suffix, or ``folders``.
+        Name of the task: the file's name without its suffix, or ``folders``.
     source : str
-        Where it comes from, for messages.
+        Where the table comes from, for messages.
     paths : list of str
         POSIX, relative to the image folder, each once.
     labels : list of str
         Text as written: ``01`` stays ``01``.
     splits : list of str, or None
-        ``train``, ``val`` or ``test`` for each path, where the table or the folders say so.
+        ``train``, ``val`` or ``test`` for each path, where the table or the folders name a split.
     groups : list of str, or None
-        What must not be torn apart by a split: a patient, a writer, a scene.
-    told : str, or None
-        What was taken for what, where folder names say it.
+        Groups of images that no split may separate: a patient, a writer, a scene.
+    notice : str, or None
+        Which folder levels were used, where folder names give the labels or the split.
     """
 
     name: str
@@ -77,36 +77,60 @@ def labels_from_folders(paths: Sequence[str], level: int | None = None) -> Label
     paths : sequence of str
         As in a feature cache.
     level : int, optional
-        Which folder names the label, 1 for the topmost; found out if not given.
+        Which folder names the label, 1 for the topmost. Inferred if not given.
+
+    Returns
+    -------
+    LabelTable
+        Of the images that have a label.
 
     Raises
     ------
-    CallError, LabelError
+    CallError
+        If `level` is below 1.
+    LabelError
+        If the level is ambiguous, an image lies in too few folders, or two labels look the same.
     """
-    found = infer_folder_labels(paths, level)
-    named = [i for i, label in enumerate(found.labels or ()) if label]
-    labels = [found.labels[i] for i in named] if found.labels else []
+    folder_labels = infer_folder_labels(paths, level)
+    labelled = [i for i, label in enumerate(folder_labels.labels or ()) if label]
+    labels = [folder_labels.labels[i] for i in labelled] if folder_labels.labels else []
     _check_lookalikes("the folder names", "label", dict.fromkeys(labels, 0))
     return LabelTable(
         "folders",
         "the folder names",
-        [paths[i] for i in named],
+        [paths[i] for i in labelled],
         labels,
-        None if found.splits is None else [found.splits[i] for i in named],
-        notice=found.notice,
+        None if folder_labels.splits is None else [folder_labels.splits[i] for i in labelled],
+        notice=folder_labels.notice,
     )
 
 
 def read_given_labels(
     labels: LabelTable | str | os.PathLike[str] | None, column: str, level: int | None
 ) -> LabelTable | None:
-    """The label table that is given, read where it is a path; None where folders name the labels.
+    """Return the label table that the user gives; read it where it is a path.
+
+    Parameters
+    ----------
+    labels : LabelTable or path, optional
+    column : str
+        The column that holds the labels.
+    level : int, optional
+        Which folder names the label; not with `labels`.
+
+    Returns
+    -------
+    LabelTable, or None
+        None where none is given, so that folders name the labels.
 
     Raises
     ------
     CallError
-        If a table is given, and a level of folders as well.
-    FileNotFoundError, LabelError
+        If both a table and a folder level are given.
+    FileNotFoundError
+        If there is no such file.
+    LabelError
+        If it is not a label table.
     """
     if labels is None:
         return None
@@ -127,7 +151,11 @@ def read_labels(
     column : str
         The column that holds the labels.
     name : str, optional
-        What to call the task; the file's name without its suffix if not given.
+        Name of the task; the file's name without its suffix if not given.
+
+    Returns
+    -------
+    LabelTable
 
     Raises
     ------
@@ -141,14 +169,14 @@ def read_labels(
         raise FileNotFoundError(f"label table {path} does not exist")
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = [field.strip() for field in next(reader, [])]
             if "\0" in "".join(header[:MAX_LISTED]):
                 raise LabelError(_describe_encoding_error(path, "it holds NUL characters"))
-            wanted = _find_columns(path, header, column)
-            records = list(_iter_records(path, reader, len(header), wanted))
+            column_index = _find_columns(path, header, column)
+            records = list(_iter_records(path, reader, len(header), column_index))
         except UnicodeDecodeError as error:
             where = f"after line {reader.line_num}: {error.reason}"
             raise LabelError(_describe_encoding_error(path, where)) from error
@@ -157,29 +185,31 @@ def read_labels(
     if not records:
         raise LabelError(f"{path} has a header but no images below it")
     lines, *rest = map(list, zip(*records, strict=True))
-    columns = dict(zip(wanted, rest, strict=True))
+    columns = dict(zip(column_index, rest, strict=True))
     for use in ("label", "group"):
         first: dict[str, int] = {}
         for text, line in zip(columns.get(use, ()), lines, strict=False):
             first.setdefault(text, line)
         _check_lookalikes(str(path), use, first)
-    paths, splits, told = columns["path"], columns.get("split"), None
-    if splits is None and (found := infer_folder_split(paths)):
-        splits, told = found.splits, found.notice
-    # A name that the locale cannot decode is UTF-8 all the same, or is spelt out.
+    paths, splits, notice = columns["path"], columns.get("split"), None
+    if splits is None and (folder_split := infer_folder_split(paths)):
+        splits, notice = folder_split.splits, folder_split.notice
+    # A file name that the locale cannot decode is read as UTF-8, other bytes as escapes.
     name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
-    return LabelTable(name, str(path), paths, columns["label"], splits, columns.get("group"), told)
+    return LabelTable(
+        name, str(path), paths, columns["label"], splits, columns.get("group"), notice
+    )
 
 
 def _describe_encoding_error(path: Path, where: str) -> str:
-    """That a table is not UTF-8, and what makes it so."""
-    with open(path, "rb") as file:
-        begins = file.read(4)
-    known = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
-    known |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    guess = next((name for mark, name in known.items() if begins.startswith(mark)), "latin1")
-    if guess == "latin1" and b"\0" in begins:
-        guess = "utf-16le" if begins.endswith(b"\0") else "utf-16be"
+    """Describe that a table is not UTF-8, with a command that converts it."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    encodings = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+    encodings |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    guess = next((name for mark, name in encodings.items() if start.startswith(mark)), "latin1")
+    if guess == "latin1" and b"\0" in start:
+        guess = "utf-16le" if start.endswith(b"\0") else "utf-16be"
     return (
         f"{path} is not UTF-8 ({where}); convert it, for example: "
         f"iconv -f {guess} -t utf-8 {path} > utf8.csv"
@@ -187,19 +217,21 @@ def _describe_encoding_error(path: Path, where: str) -> str:
 
 
 def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
-    """Refuse texts that look the same and are not: they would be two classes.
+    """Refuse texts that look the same but differ: they would become two classes.
 
     Parameters
     ----------
+    source, use : str
+        The table and the column, for the message.
     first : mapping of str to int
         The line of the table that each text is first on; 0 where there are no lines.
     """
     seen: dict[str, str] = {}
     for text, line in first.items():
-        looks = " ".join(_strip_invisible(text).split())
-        if not looks:
+        appearance = " ".join(_strip_invisible(text).split())
+        if not appearance:
             raise LabelError(f"{source}{_format_line(line)}: the {use} {text!a} is invisible")
-        other = seen.setdefault(looks, text)
+        other = seen.setdefault(appearance, text)
         if other != text:
             raise LabelError(
                 f"{source}: the {use}s {_quote_ascii(other)}{_format_line(first[other])} and "
@@ -209,7 +241,7 @@ def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
 
 
 def _strip_invisible(text: str) -> str:
-    """A text as it looks: composed, without what shows as nothing."""
+    """Compose a text, and remove its invisible characters."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(c for c in unicodedata.normalize("NFC", text) if not is_invisible(c))
@@ -224,25 +256,25 @@ def _format_line(number: int) -> str:
 
 
 def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
-    """The position of each column we use: path, label, and split and group if present."""
-    wanted = {}
+    """Find the index of each column in use: path, label, and split and group if present."""
+    column_index = {}
     for use, title in (("path", "path"), ("label", column), ("split", "split"), ("group", "group")):
         if header.count(title) > 1:
             raise LabelError(f"{path}, line 1: column {title!r} is there twice")
         if title in header:
-            wanted[use] = header.index(title)
+            column_index[use] = header.index(title)
         elif use in ("path", "label"):
-            near = get_close_matches(title, header[:MAX_SUGGESTED_COLUMNS], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            option = "; name the column with --column" if use == "label" and not near else ""
-            there = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
-            there += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
-            raise LabelError(f"{path}, line 1: no column {title!r}, only {there}{hint}{option}")
-    return wanted
+            suggestions = get_close_matches(title, header[:MAX_SUGGESTED_COLUMNS], 1)
+            hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
+            option = "; name the column with --column" if use == "label" and not suggestions else ""
+            shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
+            shown += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
+            raise LabelError(f"{path}, line 1: no column {title!r}, only {shown}{hint}{option}")
+    return column_index
 
 
 def _iter_records(
-    file: Path, reader: Iterator[list[str]], width: int, wanted: dict[str, int]
+    file: Path, reader: Iterator[list[str]], width: int, column_index: dict[str, int]
 ) -> Iterator[list[Any]]:
     first_line: dict[str, int] = {}
     for row in reader:
@@ -252,8 +284,8 @@ def _iter_records(
         where = f"{file}, line {line}"
         if len(row) != width:
             raise LabelError(f"{where}: {len(row)} fields where the header has {width}")
-        values = {use: row[position] for use, position in wanted.items()}
-        # Spaces around a label cannot be seen; those of a path may be in the file's name.
+        values = {use: row[index] for use, index in column_index.items()}
+        # Spaces around a label are invisible; those of a path may belong to the file's name.
         values |= {use: text.strip() for use, text in values.items() if use != "path"}
         for use, text in values.items():
             if not text.strip():
@@ -282,12 +314,36 @@ def _iter_records(
 
 
 def _quote_cell(text: str) -> str:
-    """A cell in quotes."""
+    """Quote a cell, shortened to `MAX_CELL_CHARS`."""
     return repr(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")
 
 
 def resolve_labels(
     cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
 ) -> LabelTable:
-    """The label table meant by an option: a path is read, none means the folder names."""
+    """Resolve a labels option to a label table over a cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    labels : LabelTable or path, optional
+        A path is read. The cache's folder names if not given.
+    column : str
+        The column that holds the labels.
+    level : int, optional
+        Which folder names the label, 1 for the topmost. Inferred if not given.
+
+    Returns
+    -------
+    LabelTable
+
+    Raises
+    ------
+    CallError
+        If both a table and a folder level are given, or the level is below 1.
+    FileNotFoundError
+        If there is no such file.
+    LabelError
+        If the file is not a label table, or folders name no labels.
+    """
     return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)

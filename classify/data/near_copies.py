@@ -1,4 +1,7 @@
-"""How near is too near: images whose features are nearer than chance would have them."""
+"""Near-copies: images whose features are nearer to each other than chance explains.
+
+Distances are 1 - cosine of standardised features, called gaps.
+"""
 
 from collections.abc import Iterator
 
@@ -6,112 +9,120 @@ import numpy as np
 
 from classify.data.features import FeatureRows
 
-N_NEIGHBOURS = 11  # of each image: the nearest, nine or ten that say how dense it is there
-MAX_EXPECTED = 1.0  # so many pairs as near are expected by chance
-MAX_COPY_DISTANCE = (
-    0.25  # one less the cosine, beyond which an image is no copy, however far the others are
-)
-MIN_DIMENSIONS = 4.0  # dimensions, under which something is near everything
-MAX_CHANCE_SHARE = (
-    1e-4  # by chance, so few images have another so near: in small sets classes lie apart
-)
-MAX_SAME_DISTANCE = 1e-5  # one less the cosine, up to which it is the same image in another file
-MIN_DISTANCE = 1e-6  # float32 knows cosines no better
-MAX_SPREAD_ROWS = 4096  # rows that the spread is taken from
-TEST_BLOCK, TRAIN_BLOCK = 2048, 4096  # their cosines take 32 MB
+N_NEIGHBOURS = 11  # per image: the nearest, and ten that show the local density
+MAX_EXPECTED = 1.0  # pairs that are as near by chance
+# Beyond this gap an image is no copy, however far its other neighbours are.
+MAX_COPY_DISTANCE = 0.25
+MIN_DIMENSIONS = 4.0  # in fewer dimensions every image has near neighbours
+# At most this share of images may have so near a neighbour by chance. It matters in small sets,
+# where an image's tenth neighbour may be of another class.
+MAX_CHANCE_SHARE = 1e-4
+MAX_SAME_DISTANCE = 1e-5  # up to this gap it is the same image in another file
+MIN_DISTANCE = 1e-6  # the precision of float32 cosines
+MAX_SPREAD_ROWS = 4096  # rows that the trimmed spread is computed from
+TEST_BLOCK, TRAIN_BLOCK = 2048, 4096  # rows; a block of cosines takes 32 MB
 
 
 def expected_by_chance(
     train: FeatureRows, test: FeatureRows
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How surprisingly near the nearest training image is, for each test image.
+    """Measure for each test image how surprisingly near its nearest training image is.
 
-    Where points lie evenly in d dimensions, the k of them that are nearer than the (k + 1)-th have
-    distances whose d-th powers are uniform between 0 and that one's: the nearest is within a share
-    x of it with probability 1 - (1 - x^d)^k. Times the number of test images, that is how many are
-    expected to have one so near. d is estimated from the farther half of the k, over all test
-    images (E. Levina and P. J. Bickel, 2004, "Maximum likelihood estimation of intrinsic
-    dimension", NIPS); the nearer half may be copies themselves, and so does no harm.
+    Where points are uniform in d dimensions, the k points nearer than the (k + 1)-th have distances
+    whose d-th powers are uniform between 0 and that of the (k + 1)-th. So the nearest is within a
+    share x of that distance with probability 1 - (1 - x^d)^k. Times the number of test images, this
+    is how many of them are expected to have a neighbour that near. d is estimated from the farther
+    half of the k, over all test images (E. Levina and P. J. Bickel, 2004, "Maximum likelihood
+    estimation of intrinsic dimension", NIPS). The nearer half may hold copies and is not used.
 
     Parameters
     ----------
-    train, test : FeatureRows
-        n and m of them; k is 10, or less where n is under 11.
+    train : FeatureRows
+        n training images.
+    test : FeatureRows
+        m test images. k is 10, or n - 1 where n is under 11.
 
     Returns
     -------
     nearest : int array of shape (m,)
-        Positions among the training rows.
+        Position of the nearest training image.
     gap : float64 array of shape (m,)
-        One less the cosine.
+        1 - cosine to it.
     expected : float64 array of shape (m,)
-        Infinite where n is under 5: too few to say.
+        Number of test images that are expected to have so near a neighbour by chance. Infinite
+        where n is under 5, which is too few to estimate it.
     """
-    near, gaps = _find_neighbours(train, test, _compute_spread(train))
+    nearest, gaps = _find_neighbours(train, test, _compute_spread(train))
     k = gaps.shape[1] - 1
     if k < 4:
-        return near, gaps[:, 0], np.full(len(near), np.inf)
+        return nearest, gaps[:, 0], np.full(len(nearest), np.inf)
     power, gaps = _estimate_half_dimension(gaps), np.maximum(gaps, MIN_DISTANCE)
     share = (gaps[:, 0] / gaps[:, k]) ** power
-    return near, gaps[:, 0], -len(near) * np.expm1(k * np.log1p(-np.minimum(share, 1 - 1e-12)))
+    expected = -len(nearest) * np.expm1(k * np.log1p(-np.minimum(share, 1 - 1e-12)))
+    return nearest, gaps[:, 0], expected
 
 
 def _estimate_half_dimension(gaps: np.ndarray) -> float:
-    """Half the dimension, from the gaps (m, k + 1) of the nearest."""
+    """Estimate half the dimension from the gaps (m, k + 1) of the nearest neighbours."""
     k, gaps = gaps.shape[1] - 1, np.maximum(gaps, MIN_DISTANCE)
-    # A squared distance is twice the gap, so this is half the dimension. Logarithms of uniform
-    # numbers: the i-th least of k is expected to be the sum of 1/k, 1/(k-1), ..., i terms.
+    # A squared distance is twice the gap, so this is half the dimension. Minus the logarithms of k
+    # uniform numbers: the i-th smallest has the mean 1/k + 1/(k-1) + ..., with i terms.
     half = k // 2
-    mean = np.cumsum(1 / np.arange(k, k - half, -1.0)).sum()
-    seen = np.log(gaps[:, k:] / gaps[:, k - half : k]).sum(axis=1).mean()
-    return float(mean / seen) if seen > 0 else np.inf
+    expected = np.cumsum(1 / np.arange(k, k - half, -1.0)).sum()
+    measured = np.log(gaps[:, k:] / gaps[:, k - half : k]).sum(axis=1).mean()
+    return float(expected / measured) if measured > 0 else np.inf
 
 
 def find_near_copies(rows: FeatureRows) -> np.ndarray:
-    """Link images that are so near each other that at most one pair in all is so by chance.
+    """Link images that are so near each other that at most one pair in all is by chance.
 
-    As `expected_by_chance` has it, every image being held against all others. Of fewer than 10,000
-    images it is rather one pair in so many: there an image's tenth neighbour may be of another
-    class, far away. An image has several such neighbours where several are copies of it. Those of
-    ten and more it cannot tell from images that are alike by nature, unless they are the same in
-    every feature. Features of under four dimensions tell no copies.
+    The criterion is that of `expected_by_chance`, with every image compared with all others. Below
+    10,000 images the limit is stricter, a chance of 1e-4 for each image: there an image's tenth
+    neighbour may be of another class, far away. In sets of about ten copies or more an image is
+    linked only to those that agree in every feature, because such a set looks like a dense region.
+    Features of under four dimensions give no links.
 
     Parameters
     ----------
     rows : FeatureRows
-        n of them.
+        n images.
 
     Returns
     -------
     int64 array of shape (p, 2)
-        Positions, the lower first. Each of some copies is linked to the first of those near it.
+        Positions, the lower first. Each copy is linked to its nearest neighbour, and to the first
+        image within its limit.
     """
     n = len(rows)
     if n < 2:
         return np.zeros((0, 2), np.int64)
     spread = _compute_trimmed_spread(rows)
-    near, gaps = _find_neighbours(rows, rows, spread, exclude_self=True)
+    nearest, gaps = _find_neighbours(rows, rows, spread, exclude_self=True)
     k = gaps.shape[1] - 1
     limit = np.full(n, MAX_SAME_DISTANCE)
     power = _estimate_half_dimension(gaps) if k >= 4 else np.inf
     if power < MIN_DIMENSIONS / 2:
         return np.zeros((0, 2), np.int64)
     if power < np.inf:
-        # The gap at which the expected number is `MAX_EXPECTED`, solved for.
-        share = -np.expm1(np.log1p(-min(MAX_EXPECTED / n, MAX_CHANCE_SHARE)) / k)
-        far = np.maximum(gaps[:, k], MIN_DISTANCE) * share ** (1 / power)
-        limit = np.maximum(limit, np.minimum(far, MAX_COPY_DISTANCE))
-    some = np.flatnonzero(gaps[:, 0] <= limit)
-    if not len(some):
+        # The gap at which the expected number of images is `MAX_EXPECTED`.
+        ratio = -np.expm1(np.log1p(-min(MAX_EXPECTED / n, MAX_CHANCE_SHARE)) / k)
+        chance_gap = np.maximum(gaps[:, k], MIN_DISTANCE) * ratio ** (1 / power)
+        limit = np.maximum(limit, np.minimum(chance_gap, MAX_COPY_DISTANCE))
+    copies = np.flatnonzero(gaps[:, 0] <= limit)
+    if not len(copies):
         return np.zeros((0, 2), np.int64)
-    first = near[some]
-    for start, ours in _iter_unit_vectors(rows.subset(some), *spread, TEST_BLOCK):
-        part = slice(start, start + len(ours))
-        for begin, theirs in _iter_unit_vectors(rows, *spread, TRAIN_BLOCK):
-            close = 1 - ours @ theirs.T <= limit[some[part], None]
-            lowest = np.where(close.any(axis=1), begin + close.argmax(axis=1), n)
-            first[part] = np.minimum(first[part], lowest)
-    pairs = np.stack([np.repeat(some, 2), np.stack([near[some], first], axis=1).ravel()], axis=1)
+    lowest_copy = nearest[copies]
+    for start, block in _iter_unit_vectors(rows.subset(copies), *spread, TEST_BLOCK):
+        part = slice(start, start + len(block))
+        for other_start, other_block in _iter_unit_vectors(rows, *spread, TRAIN_BLOCK):
+            is_close = 1 - block @ other_block.T <= limit[copies[part], None]
+            lowest_in_block = np.where(
+                is_close.any(axis=1), other_start + is_close.argmax(axis=1), n
+            )
+            lowest_copy[part] = np.minimum(lowest_copy[part], lowest_in_block)
+    pairs = np.stack(
+        [np.repeat(copies, 2), np.stack([nearest[copies], lowest_copy], axis=1).ravel()], axis=1
+    )
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
     return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]], np.int64)
 
@@ -123,57 +134,63 @@ def _find_neighbours(
     *,
     exclude_self: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each test image the nearest (m,), and 1 - cosine of the 11 nearest, rising (m, k + 1).
+    """Find the nearest training image (m,), and the rising gaps (m, k + 1) of the 11 nearest.
 
-    Where they are the `exclude_self` images, none is its own neighbour.
+    With `exclude_self` both are the same images, and none is its own neighbour.
     """
     count = min(N_NEIGHBOURS, len(train) - exclude_self)
     mean, scale = spread
-    near, gaps = np.empty(len(test), np.intp), np.empty((len(test), count))
-    for start, ours in _iter_unit_vectors(test, mean, scale, TEST_BLOCK):
-        part = slice(start, start + len(ours))
-        best = np.full((len(ours), count), -2, np.float32)
-        first, which = np.full(len(ours), -2, np.float32), np.zeros(len(ours), np.intp)
-        for begin, theirs in _iter_unit_vectors(train, mean, scale, TRAIN_BLOCK):
-            cosine = ours @ theirs.T
+    nearest, gaps = np.empty(len(test), np.intp), np.empty((len(test), count))
+    for start, block in _iter_unit_vectors(test, mean, scale, TEST_BLOCK):
+        part = slice(start, start + len(block))
+        largest = np.full((len(block), count), -2, np.float32)
+        nearest_cosine = np.full(len(block), -2, np.float32)
+        nearest_index = np.zeros(len(block), np.intp)
+        for other_start, other_block in _iter_unit_vectors(train, mean, scale, TRAIN_BLOCK):
+            cosine = block @ other_block.T
             if exclude_self:
-                own = np.arange(max(start, begin), min(start + len(ours), begin + len(theirs)))
-                cosine[own - start, own - begin] = -2
-            at = cosine.argmax(axis=1)
-            top = cosine[np.arange(len(at)), at]
-            which, first = np.where(top > first, begin + at, which), np.maximum(top, first)
+                own = np.arange(
+                    max(start, other_start), min(start + len(block), other_start + len(other_block))
+                )
+                cosine[own - start, own - other_start] = -2
+            column = cosine.argmax(axis=1)
+            top_cosine = cosine[np.arange(len(column)), column]
+            is_nearer = top_cosine > nearest_cosine
+            nearest_index = np.where(is_nearer, other_start + column, nearest_index)
+            nearest_cosine = np.maximum(top_cosine, nearest_cosine)
             if cosine.shape[1] > count:
                 cosine = np.partition(cosine, -count, axis=1)[:, -count:]
-            best = np.sort(np.concatenate([best, cosine], axis=1), axis=1)[:, -count:]
-        near[part], gaps[part] = which, 1 - best[:, ::-1].astype(np.float64)
-    return near, gaps
+            largest = np.sort(np.concatenate([largest, cosine], axis=1), axis=1)[:, -count:]
+        nearest[part], gaps[part] = nearest_index, 1 - largest[:, ::-1].astype(np.float64)
+    return nearest, gaps
 
 
 def _compute_spread(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of each feature: the deviation, with the average variance added to its own.
+    """Compute the mean and scale of each feature.
 
-    Without that, the rounding errors of features that hardly vary would count like the others.
+    The scale is the deviation, with the average variance over features added to the feature's own.
+    Without it, rounding errors of nearly constant features would count as much as the other
+    features.
     """
-    total, squares = np.zeros(rows.dim), np.zeros(rows.dim)
-    origin = (
-        rows.subset(np.arange(1)).to_array()[0].astype(np.float64)
-    )  # so that squares do not cancel
+    sums, squares = np.zeros(rows.dim), np.zeros(rows.dim)
+    # Sums of squares about a row: about 0 they could cancel.
+    origin = rows.subset(np.arange(1)).to_array()[0].astype(np.float64)
     for _, block in rows.iter_blocks():
-        moved = block - origin
-        total += moved.sum(axis=0)
-        squares += (moved**2).sum(axis=0)
-    mean = total / len(rows)
+        centred = block - origin
+        sums += centred.sum(axis=0)
+        squares += (centred**2).sum(axis=0)
+    mean = sums / len(rows)
     variance = np.maximum(squares / len(rows) - mean**2, 0)
     scale = np.sqrt(variance + variance.mean())
     return mean + origin, np.where(scale > 0, scale, np.inf)
 
 
 def _compute_trimmed_spread(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
-    """As `_compute_spread`, of the middle nine tenths of some rows: no one row moves it."""
-    some = np.linspace(0, len(rows) - 1, min(MAX_SPREAD_ROWS, len(rows))).astype(np.intp)
-    values = np.sort(rows.subset(some).to_array().astype(np.float64), axis=0)
-    out = len(values) // 20
-    values = values[out : len(values) - out]
+    """Compute the spread of the middle nine tenths, which no single row can move."""
+    sample = np.linspace(0, len(rows) - 1, min(MAX_SPREAD_ROWS, len(rows))).astype(np.intp)
+    values = np.sort(rows.subset(sample).to_array().astype(np.float64), axis=0)
+    n_trimmed = len(values) // 20
+    values = values[n_trimmed : len(values) - n_trimmed]
     variance = values.var(axis=0)
     scale = np.sqrt(variance + variance.mean())
     return values.mean(axis=0), np.where(scale > 0, scale, np.inf)
@@ -182,7 +199,7 @@ def _compute_trimmed_spread(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
 def _iter_unit_vectors(
     rows: FeatureRows, mean: np.ndarray, scale: np.ndarray, size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Standardised rows of length 1, float32, so many at a time, and where each block starts."""
+    """Yield the start of each block of `size` rows, and its standardised rows of length 1."""
     shift, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
     for start in range(0, len(rows), size):
         block = rows.subset(np.arange(start, min(start + size, len(rows)))).to_array()

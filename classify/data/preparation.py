@@ -1,4 +1,4 @@
-"""How features are prepared for a head: signed roots of unit length, or standardised columns."""
+"""Feature preparation for heads: signed square roots of unit length, or standardised columns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,62 +12,102 @@ from classify.errors import CallError
 ROOT_L2, STANDARDISE = "root-l2", "standardise"
 PREPARATIONS = (ROOT_L2, STANDARDISE)
 MIN_IMAGES_PER_COLUMN = 20
-"""Images a column, from which on standardised columns are tried as well: only where the columns
-were so few were they seen to be better."""
+"""From this many images per column on, standardised columns are tried as well. With fewer images
+they were not better in measurements."""
 
 
 def check_preparation(prepare: str | None) -> None:
-    """Refuse a preparation that there is not: CallError."""
+    """Refuse an unknown preparation.
+
+    Parameters
+    ----------
+    prepare : str, or None
+        One of `PREPARATIONS`; None leaves the choice to validation.
+
+    Raises
+    ------
+    CallError
+        If there is no such preparation.
+    """
     if prepare is not None and prepare not in PREPARATIONS:
         raise CallError(f"features are prepared by {' or '.join(PREPARATIONS)}, not {prepare!r}")
 
 
 def list_preparations(prepare: str | None, n: int, dim: int) -> tuple[str, ...]:
-    """Those among which validation chooses, of n images with `dim` columns: one if it is given."""
+    """List the preparations among which validation chooses.
+
+    Parameters
+    ----------
+    prepare : str, or None
+        The only one, where the user names it.
+    n : int
+        Number of training images.
+    dim : int
+        Number of columns.
+
+    Returns
+    -------
+    tuple of str
+        `prepare` alone where it is given; otherwise ``root-l2``, and ``standardise`` where there
+        are at least 20 images per column.
+    """
     if prepare is not None:
         return (prepare,)
     return PREPARATIONS if n >= MIN_IMAGES_PER_COLUMN * dim else (ROOT_L2,)
 
 
 def root_l2(X: np.ndarray) -> np.ndarray:
-    """Signed square roots, and then each row divided by its length.
+    """Take signed square roots, then divide each row by its length.
 
     F. Perronnin, J. Sanchez and T. Mensink (2010), "Improving the Fisher Kernel for Large-Scale
-    Image Classification", ECCV. Pooled features are mostly small, with a few that are large: the
-    root keeps these few from deciding alone, and the length keeps bright or busy images from it.
+    Image Classification", ECCV. Pooled features are mostly small, with a few large ones. The root
+    reduces the weight of these few. The unit length removes the effect of bright or busy images.
 
     Parameters
     ----------
     X : float array of shape (n, D)
-        Of one layer; each layer is prepared by itself before several are joined.
+        Features of one layer. Each layer is prepared separately before several are joined.
 
     Returns
     -------
     float32 array of shape (n, D)
-        Rows of length 1; a row of zeros stays one.
+        Rows of length 1; a row of zeros stays zero.
     """
     X = np.asarray(X, np.float32)
-    size = np.abs(X)
-    # The squares of the roots are the sizes, so this is the length of a row of roots, squared.
-    total = size.sum(axis=1, dtype=np.float64)[:, None]
-    size /= np.where(total > 0, total, 1).astype(np.float64)
-    found: np.ndarray = np.copysign(np.sqrt(size, out=size), X)
-    return found
+    magnitude = np.abs(X)
+    # The squares of the roots are the magnitudes, so their sum is a row's squared length.
+    squared_length = magnitude.sum(axis=1, dtype=np.float64)[:, None]
+    magnitude /= np.where(squared_length > 0, squared_length, 1).astype(np.float64)
+    prepared: np.ndarray = np.copysign(np.sqrt(magnitude, out=magnitude), X)
+    return prepared
 
 
 def root_l2_by_layer(X: np.ndarray, widths: Sequence[int]) -> np.ndarray:
-    """`root_l2` of each layer: float32 (n, D), from joined layers of these widths."""
+    """Apply `root_l2` to each of several joined layers.
+
+    Parameters
+    ----------
+    X : float array of shape (n, D)
+        Joined layers.
+    widths : sequence of int
+        Columns of each layer; D in all.
+
+    Returns
+    -------
+    float32 array of shape (n, D)
+    """
     ends = np.cumsum(widths)
     return np.concatenate([root_l2(part) for part in np.split(X, ends[:-1], axis=1)], axis=1)
 
 
 class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Signed square roots in rows of length 1, as heads have them: `root_l2` for pipelines.
+    """Transformer that applies `root_l2`, for scikit-learn pipelines.
 
     Parameters
     ----------
     widths : sequence of int, optional
-        Of the layers that are joined: each is prepared by itself. One layer if not given.
+        Columns of each of several joined layers, which are prepared separately. One layer if not
+        given.
 
     Examples
     --------
@@ -78,12 +118,23 @@ class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.widths = widths
 
     def fit(self, X: Any, y: Any = None) -> "RootL2":
-        """Check the widths; nothing is learnt.
+        """Check the widths; nothing is fitted.
+
+        Parameters
+        ----------
+        X : float array of shape (n, D)
+        y : object, optional
+            Ignored.
+
+        Returns
+        -------
+        RootL2
+            This transformer.
 
         Raises
         ------
         ValueError
-            If they are not those of `X`.
+            If the widths do not add up to the columns of `X`.
         """
         X = validate_data(self, X, dtype=np.float32)
         if self.widths is not None and sum(self.widths) != X.shape[1]:
@@ -91,13 +142,32 @@ class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Prepare features: float32 (n, D)."""
+        """Prepare features.
+
+        Parameters
+        ----------
+        X : float array of shape (n, D)
+
+        Returns
+        -------
+        float32 array of shape (n, D)
+        """
         check_is_fitted(self, "n_features_in_")
         X = validate_data(self, X, dtype=np.float32, reset=False)
         return root_l2_by_layer(X, self.widths or [X.shape[1]])
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names as they came in: text array of shape (D,)."""
+        """Return the names of the columns, which are those of the input.
+
+        Parameters
+        ----------
+        input_features : array of str of shape (D,), optional
+            Names of the input columns.
+
+        Returns
+        -------
+        object array of shape (D,)
+        """
         from sklearn.utils.validation import _check_feature_names_in
 
         check_is_fitted(self, "n_features_in_")

@@ -1,7 +1,7 @@
-"""Tasks: a label table over a feature cache, split into what is learnt from and what is not."""
+"""Tasks: a label table over a feature cache, with a split into training, validation and test."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,11 +11,11 @@ from classify.data.features import find_rows
 from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.data.labels import LabelsLike, LabelTable, resolve_labels
 from classify.data.splits import hold_out
+from classify.data.task_notices import describe_skipped_rows, warn_small_classes
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
-from featurize.cache.format import FAILED, MARKED
+from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
-from featurize.text import list_first
 
 NO_TEST_NOTICE = "there are no test images, so no test accuracy"
 
@@ -30,17 +30,17 @@ class Task:
     classes : list of str
         Names of the classes, sorted.
     rows : int array of shape (n,)
-        Row numbers in the cache; every one of them is marked.
+        Row numbers in the cache, all marked.
     y : int array of shape (n,)
         Class numbers: positions in `classes`.
-    split : text array of shape (n,)
-        ``train``, ``val`` (for choices) or ``test`` (for the final score only).
+    split : str array of shape (n,)
+        ``train``, ``val`` (for selection) or ``test`` (for the final metrics only).
     groups : int array of shape (n,), or None
-        The user's, by number.
+        The user's groups, numbered.
     notices : tuple of str
-        What a user should know: images left out, classes too small to be validated.
+        Messages for the user: images left out, classes too small to be validated.
     units : int array of shape (n,)
-        A number for each image; those of one group and copies of each other share theirs.
+        The unit of each image; images of one group and copies of each other share one.
     """
 
     name: str
@@ -53,14 +53,24 @@ class Task:
     units: np.ndarray
 
     def units_for(self, rows: np.ndarray) -> np.ndarray:
-        """The units of some of its rows: int array of shape (m,)."""
-        found: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
-        return found
+        """Return the units of some of the task's rows.
+
+        Parameters
+        ----------
+        rows : int array of shape (m,)
+            Row numbers in the cache, all of the task.
+
+        Returns
+        -------
+        int array of shape (m,)
+        """
+        units: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
+        return units
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task is made of, as the user gives it.
+    """The options that define a task, as the user gives them.
 
     Attributes
     ----------
@@ -69,11 +79,11 @@ class TaskSpec:
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
-        Which folder names the label, 1 for the topmost; found out if not given.
+        Which folder names the label, 1 for the topmost. Inferred if not given.
     test_size : float
         The share of every class to hold out where the table has no split; 0 holds out nothing.
     seed : int
-        Decides which images that are.
+        Decides which images are held out.
     """
 
     labels: LabelsLike = None
@@ -83,62 +93,96 @@ class TaskSpec:
     seed: int = 0
 
     def read_table(self, cache: FeatureCache) -> LabelTable:
-        """The label table: given, read from its file, or made of the cache's folder names.
+        """Return the label table: given, read from its file, or made of the cache's folder names.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+
+        Returns
+        -------
+        LabelTable
 
         Raises
         ------
         LabelError, CallError, FileNotFoundError
+            As `classify.data.labels.resolve_labels`.
         """
         return resolve_labels(cache, self.labels, self.column, self.labels_level)
 
     def make_task(self, cache: FeatureCache) -> Task:
-        """The task over a cache, see `make_task`.
+        """Make the task over a cache.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+
+        Returns
+        -------
+        Task
 
         Raises
         ------
         ClassifyError, FileNotFoundError
+            As `make_task` and `read_table`.
         """
         table = self.read_table(cache)
         return make_task(cache, table, test_size=self.test_size, seed=self.seed)
 
     def as_keywords(self) -> dict[str, Any]:
-        """All but the labels, as keyword arguments of the public functions."""
+        """Return all options but the labels as keyword arguments of the public functions.
+
+        Returns
+        -------
+        dict of str to object
+        """
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
     def as_command_options(self) -> list[str]:
-        """What differs from the defaults, as options of the command line."""
-        words: list[str] = []
+        """Return the options that differ from the defaults as words of a command line.
+
+        Returns
+        -------
+        list of str
+        """
+        options: list[str] = []
         if self.labels is not None:
-            given = self.labels
-            source = given.source if isinstance(given, LabelTable) else os.fspath(given)
-            words += ["--labels", source]
+            labels = self.labels
+            source = labels.source if isinstance(labels, LabelTable) else os.fspath(labels)
+            options += ["--labels", source]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
-        return words
+                options += [f"--{field.name.replace('_', '-')}", str(value)]
+        return options
 
 
 def make_task(
     cache: FeatureCache, table: LabelTable, *, test_size: float = 0.2, seed: int = 0
 ) -> Task:
-    """Look a label table up in a cache and settle the split.
+    """Look a label table up in a cache, and split its images.
 
     Parameters
     ----------
+    cache : FeatureCache
+    table : LabelTable
     test_size : float
         The share of every class to hold out where the table has no split; 0 holds out nothing.
     seed : int
-        Decides which images that are.
+        Decides which images are held out.
+
+    Returns
+    -------
+    Task
 
     Raises
     ------
-    UnknownPath
+    UnknownPathError
         If the table names images that are not in the cache.
-    TooFewImages
+    TooFewImagesError
         If there are no training images, or only of one class.
     LabelError
-        If the table's split tears a group.
+        If a group is on several sides of the table's split.
     CallError
         If `test_size` is not from 0 to below 1.
     """
@@ -150,7 +194,17 @@ def make_task(
 
 
 def check_test_size(test_size: float) -> None:
-    """Refuse what is no share: CallError."""
+    """Refuse a test size that is not a share.
+
+    Parameters
+    ----------
+    test_size : float
+
+    Raises
+    ------
+    CallError
+        If it is not from 0 to below 1.
+    """
     if not 0 <= test_size < 1:
         raise CallError(f"the test size is a share from 0 to below 1, not {test_size}")
 
@@ -164,64 +218,81 @@ def encode_and_split(
     seed: int,
     notices: list[str],
 ) -> Task:
-    """Number the classes of some lines of a table, and settle the split.
+    """Encode the labels of some lines of a table as class numbers, and split the images.
 
     Parameters
     ----------
     table : LabelTable
     position : int array of shape (n,)
-        The lines, by path.
+        The lines in use, sorted by path.
     rows : int array of shape (n,)
-        A number for each, ascending: its row in the cache.
+        The row in the cache of each line, ascending.
     copies : Copies
-        Which of the n are copies of each other.
-    test_size, seed
+        Which of the n images are copies of each other.
+    test_size : float
+    seed : int
         As in `make_task`.
     notices : list of str
-        What is to be said already.
+        Earlier notices, which come first.
+
+    Returns
+    -------
+    Task
 
     Raises
     ------
-    TooFewImages, LabelError
+    TooFewImagesError
+        If there are no training images, or only of one class.
+    LabelError
+        If a group is on several sides of the table's split.
     """
     check_groups(table, position)
     classes, y = _encode(table.labels, position)
     groups = None if table.groups is None else _encode(table.groups, position)[1]
-    unit, told = copies.assign_units(groups, len(y))
+    unit, copy_notices = copies.assign_units(groups, len(y))
     if table.splits is not None:
         split = np.array([table.splits[i] for i in position], "U5")
     else:
         test = hold_out(y, test_size, seed, unit) if len(y) else np.zeros(0, bool)
         split = np.where(test, TEST, TRAIN)
     _check_trainable(table, classes, y[split == TRAIN])
-    apart = count_units(y[split == TRAIN], unit[split == TRAIN])
-    what = "image" if groups is None else "group"
-    said = (*notices, *told, *_warn_small_classes(classes, apart, split, what))
-    return Task(table.name, classes, rows, y, split, groups, said, unit)
+    n_separable = count_units(y[split == TRAIN], unit[split == TRAIN])
+    noun = "image" if groups is None else "group"
+    all_notices = [*notices, *copy_notices, *warn_small_classes(classes, n_separable, split, noun)]
+    if not (split == TEST).any():
+        all_notices.append(NO_TEST_NOTICE)
+    return Task(table.name, classes, rows, y, split, groups, tuple(all_notices), unit)
 
 
 def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[str]:
-    """Say which test images are copies of images that are learnt from or chosen by.
+    """Describe the test images that are copies of training or validation images.
 
     Parameters
     ----------
     task : Task
     paths : sequence of str, or mapping
-        By row.
+        Image paths, by row.
 
     Returns
     -------
     list of str
-        A sentence, or none.
+        One sentence, or none.
     """
-    first: dict[int, int] = {}
+    first_of_unit: dict[int, int] = {}
     for i in np.flatnonzero(task.split != TEST):
-        first.setdefault(int(task.units[i]), int(i))
+        first_of_unit.setdefault(int(task.units[i]), int(i))
     tested = np.flatnonzero(task.split == TEST)
-    pairs = [(int(i), first[unit]) for i in tested if (unit := int(task.units[i])) in first]
+    pairs = [
+        (int(i), first_of_unit[unit])
+        for i in tested
+        if (unit := int(task.units[i])) in first_of_unit
+    ]
     if not pairs:
         return []
-    shown = ", ".join(f"{paths[task.rows[a]]!r} = {paths[task.rows[b]]!r}" for a, b in pairs[:3])
+    shown = ", ".join(
+        f"{paths[task.rows[test_image]]!r} = {paths[task.rows[original]]!r}"
+        for test_image, original in pairs[:3]
+    )
     return [
         f"{len(pairs):,} of {len(tested):,} test images are copies of images that are learnt from "
         "or chosen by, which makes the score too good (put copies on one side of the split): "
@@ -236,30 +307,36 @@ def check_groups(table: LabelTable, position: np.ndarray) -> None:
     ----------
     table : LabelTable
     position : int array of shape (n,)
-        The lines that are used.
+        The lines in use.
 
     Raises
     ------
     LabelError
-        With the number of groups that are torn, side by side, and the first of them.
+        With the number of such groups for each pair of sides, and the first group.
     """
     if table.splits is None or table.groups is None:
         return
-    sides: dict[str, dict[str, str]] = {}  # an image of each group on each side
+    group_sides: dict[str, dict[str, str]] = {}  # a path by group and side
     for i in position:
-        sides.setdefault(table.groups[i], {}).setdefault(table.splits[i], table.paths[i])
-    torn = {group: found for group, found in sides.items() if len(found) > 1}
-    if not torn:
+        group_sides.setdefault(table.groups[i], {}).setdefault(table.splits[i], table.paths[i])
+    split_groups = {group: paths for group, paths in group_sides.items() if len(paths) > 1}
+    if not split_groups:
         return
-    pairs = ((TRAIN, TEST), (TRAIN, VAL), (VAL, TEST))
-    count = {pair: sum(set(pair) <= found.keys() for found in torn.values()) for pair in pairs}
-    told = ", ".join(f"{n:,} in {' and '.join(pair)}" for pair, n in count.items() if n)
-    group, found = next(iter(torn.items()))
-    shown = " and ".join(f"{path!r} in {side}" for side, path in found.items())
+    side_pairs = ((TRAIN, TEST), (TRAIN, VAL), (VAL, TEST))
+    counts = {
+        side_pair: sum(set(side_pair) <= paths.keys() for paths in split_groups.values())
+        for side_pair in side_pairs
+    }
+    summary = ", ".join(
+        f"{count:,} in {' and '.join(side_pair)}" for side_pair, count in counts.items() if count
+    )
+    group, paths = next(iter(split_groups.items()))
+    shown = " and ".join(f"{path!r} in {side}" for side, path in paths.items())
     raise LabelError(
-        f"{table.source}: the split tears {len(torn):,} of {len(sides):,} groups apart ({told}), "
-        f"the first {group!r} ({shown}), which makes a score too good; put each group on one side, "
-        "or leave out the split column, so that whole groups are held out, or the group column"
+        f"{table.source}: the split tears {len(split_groups):,} of {len(group_sides):,} groups "
+        f"apart ({summary}), the first {group!r} ({shown}), which makes a score too good; put each "
+        "group on one side, or leave out the split column, so that whole groups are held out, or "
+        "the group column"
     )
 
 
@@ -268,18 +345,23 @@ def find_labelled_rows(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Look a label table up in a cache.
 
+    Parameters
+    ----------
+    cache : FeatureCache
+    table : LabelTable
+
     Returns
     -------
     rows : int array of shape (n,)
         Rows of the cache that are marked and labelled, ascending.
     position : int array of shape (n,)
-        Where the table names each.
+        The line of the table for each row.
     notices : list of str
-        What was taken for what, where folders say it; what was left out.
+        Which folder levels were used, and which images are left out.
 
     Raises
     ------
-    UnknownPath
+    UnknownPathError
         If the table names images that are not in the cache.
     """
     advice = f"Correct {table.source}, or add them with `featurize run`"
@@ -288,12 +370,12 @@ def find_labelled_rows(
     rows = find_rows(cache, table.paths, advice)[position]
     status = cache.status[rows]
     ready = np.flatnonzero(status == MARKED)
-    told = [] if table.notice is None else [table.notice]
-    return rows[ready], position[ready], [*told, *_describe_skipped_rows(cache, table, status)]
+    notices = [] if table.notice is None else [table.notice]
+    return rows[ready], position[ready], [*notices, *describe_skipped_rows(cache, table, status)]
 
 
 def _encode(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The different texts, sorted, and which of them each position holds."""
+    """Return the distinct texts, sorted, and the number of the one at each position."""
     # Not np.unique, which would make every text as wide as the longest.
     names = sorted({texts[i] for i in position})
     number = {name: i for i, name in enumerate(names)}
@@ -310,39 +392,3 @@ def _check_trainable(table: LabelTable, classes: list[str], y: np.ndarray) -> No
             f"every training image of {table.source} has the label {classes[y[0]]!r}; "
             "a head needs at least two classes"
         )
-
-
-def _describe_skipped_rows(
-    cache: FeatureCache, table: LabelTable, status: np.ndarray
-) -> Iterator[str]:
-    failed = int((status == FAILED).sum())
-    pending = int((status != MARKED).sum()) - failed
-    if failed or pending:
-        yield (
-            f"{failed + pending:,} labelled images are left out, having no features in the cache: "
-            f"{failed:,} failed, {pending:,} pending (`featurize info {cache.path}` lists them)"
-        )
-    unlabelled = cache.n_rows - len(table)
-    if unlabelled:
-        yield f"{unlabelled:,} images of the cache have no label in {table.source} and are not used"
-
-
-def _warn_small_classes(
-    classes: list[str], apart: np.ndarray, split: np.ndarray, what: str
-) -> Iterator[str]:
-    apart = np.pad(apart, (0, len(classes) - len(apart)))
-    if not (split == VAL).any() and (apart == 1).any():
-        yield (
-            f"{_list_classes(classes, apart == 1)} with training images of one {what} only: "
-            "learnt from, but left out of the validation"
-        )
-    if (apart == 0).any():
-        names = _list_classes(classes, apart == 0)
-        yield f"{names} with no training image: always counted as wrong"
-    if not (split == TEST).any():
-        yield NO_TEST_NOTICE
-
-
-def _list_classes(classes: list[str], chosen: np.ndarray) -> str:
-    names = [classes[i] for i in np.flatnonzero(chosen)]
-    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({list_first(names)})"

@@ -1,7 +1,7 @@
-"""Units: images that belong together, which no split may part and every interval counts as one.
+"""Units: images that belong together, such as a group of the user's or copies of one picture.
 
-A group of the user's, a file under two names, a picture saved twice: what is learnt from one of
-them answers for the others.
+No split separates the images of a unit, and every interval counts a unit as one observation. A head
+that was trained on one image of a unit has in effect seen the others.
 """
 
 import os
@@ -21,11 +21,11 @@ from featurize.files import hash_bytes
 from featurize.images.reading import read_image_file
 from featurize.sources.folder import join_path
 
-MIN_UNITS_PER_IMAGE = 0.9  # units an image, from which on images are drawn one by one
+MIN_UNITS_PER_IMAGE = 0.9  # from this ratio on, images are drawn one by one
 
 VERSION = 1
-MAX_MEAN_COPIES = 10  # images a set of copies, on average: then what looks the same is no copy
-MAX_MULTIPLICATIONS = 5e10  # multiplications to look for near-copies by: two or three seconds
+MAX_MEAN_COPIES = 10  # images per unit on average; above it, near-copies are not copies
+MAX_MULTIPLICATIONS = 5e10  # to look for near-copies; two or three seconds
 NO_LINKS = np.zeros((0, 2), np.int64)
 
 
@@ -35,52 +35,56 @@ class Copies:
 
     Attributes
     ----------
-    same, near : int arrays of shape (p, 2) and (q, 2)
-        Positions of images with the same bytes, and of images that are nearly the same.
+    exact : int array of shape (p, 2)
+        Positions of pairs of images with the same bytes.
+    near : int array of shape (q, 2)
+        Positions of pairs of images that are nearly the same.
     """
 
     exact: np.ndarray
     near: np.ndarray
 
     def assign_units(self, groups: np.ndarray | None, n: int) -> tuple[np.ndarray, list[str]]:
-        """Number the units of n images, and say what a user should know.
+        """Assign unit numbers to n images, and describe the copies for the user.
 
         Parameters
         ----------
         groups : int array of shape (n,), or None
-            The user's.
+            The user's groups.
         n : int
+            Number of images.
 
         Returns
         -------
-        int array of shape (n,), or None
-            None where every image stands alone.
-        list of str
+        unit : int array of shape (n,)
+            From 0; all different where every image is its own unit.
+        notices : list of str
+            Empty where there are no copies.
         """
         links = np.concatenate([self.exact, self.near])
-        found = number_units(None, n, links)
-        if found is not None and len(np.unique(found)) * MAX_MEAN_COPIES < n:
+        unit = number_units(None, n, links)
+        if unit is not None and len(np.unique(unit)) * MAX_MEAN_COPIES < n:
             links = self.exact
-            told = [
+            notices = [
                 f"{len(np.unique(self.near)):,} images can hardly be told from others by their "
                 "features, so that only those with the same bytes count as copies"
             ]
         else:
-            alike, other = np.unique(self.exact), np.setdiff1d(self.near, self.exact)
-            what = [f"{len(alike):,} byte for byte"] if len(alike) else []
-            what += [f"{len(other):,} nearly so"] if len(other) else []
-            told = [
-                f"{len(alike) + len(other):,} images are the same as others ({', '.join(what)}): "
+            exact, near = np.unique(self.exact), np.setdiff1d(self.near, self.exact)
+            kinds = [f"{len(exact):,} byte for byte"] if len(exact) else []
+            kinds += [f"{len(near):,} nearly so"] if len(near) else []
+            notices = [
+                f"{len(exact) + len(near):,} images are the same as others ({', '.join(kinds)}): "
                 "each set of copies counts as one, in folds, in intervals, and in a split that is "
                 "drawn"
             ]
-        return number_units(groups, n, links), told if len(self.exact) + len(self.near) else []
+        return number_units(groups, n, links), notices if len(self.exact) + len(self.near) else []
 
 
 def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     """Find copies by their bytes, and near-copies by the features of the deepest layer.
 
-    Labels are not looked at. What is found is kept beside the cache.
+    Labels are not looked at. The near-copies are stored next to the cache.
 
     Parameters
     ----------
@@ -91,17 +95,22 @@ def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     Returns
     -------
     Copies
-        Positions are among the n. Near-copies are what
-        `classify.data.near_copies.find_near_copies` finds; where that would take more than 5e10
-        multiplications (10,000 images of 512 features), those with the same bytes alone.
+        Positions are among the n rows. Near-copies are those of
+        `classify.data.near_copies.find_near_copies`. Where that would take more than 5e10
+        multiplications (10,000 images of 512 features), there are exact copies only.
+
+    Raises
+    ------
+    CallError
+        If a feature is not a finite number.
     """
     contents, layer = cache.column("sha256")[rows], cache.layer()
-    same = link_same_bytes(contents)
+    exact = link_same_bytes(contents)
     if float(len(rows)) ** 2 * layer.dim > MAX_MULTIPLICATIONS:
-        return Copies(same, NO_LINKS)
+        return Copies(exact, NO_LINKS)
     key = compute_digest([VERSION, layer.fingerprint], contents)
-    kept = load_artifact(cache, "copies", key)
-    near = None if kept is None else _validate_links(kept.arrays.get("links"), len(rows))
+    artifact = load_artifact(cache, "copies", key)
+    near = None if artifact is None else _validate_links(artifact.arrays.get("links"), len(rows))
     if near is None:
         features = FeatureRows.from_cache(cache, (layer.name,), rows)
         features.check_finite(cache)
@@ -109,43 +118,59 @@ def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
         save_artifact(
             cache, "copies", key, {"links": near}, {"layer": layer.name, "rows": len(rows)}
         )
-    return Copies(same, near)
+    return Copies(exact, near)
 
 
-def _validate_links(found: np.ndarray | None, n: int) -> np.ndarray | None:
-    """Links that were kept, or None if they are none: the file may be anyone's."""
-    if found is None or found.dtype != np.int64 or found.ndim != 2 or found.shape[1] != 2:
+def _validate_links(links: np.ndarray | None, n: int) -> np.ndarray | None:
+    """Return stored links, or None if they are not valid: anyone may have written the file."""
+    if links is None or links.dtype != np.int64 or links.ndim != 2 or links.shape[1] != 2:
         return None
-    return found if ((found >= 0) & (found < n)).all() else None
+    return links if ((links >= 0) & (links < n)).all() else None
 
 
 def link_same_bytes(contents: np.ndarray) -> np.ndarray:
-    """Link each image to the first that has the same bytes: int (p, 2), from (n, 32) hashes."""
-    whole = np.ascontiguousarray(contents).view(f"V{contents.shape[1]}")[:, 0]
-    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
-    first = first[which]
-    again = np.flatnonzero(first != np.arange(len(first)))
-    return np.stack([first[again], again], axis=1).astype(np.int64)
+    """Link each image to the first one with the same bytes.
+
+    Parameters
+    ----------
+    contents : uint8 array of shape (n, H)
+        A hash of each image's bytes.
+
+    Returns
+    -------
+    int64 array of shape (p, 2)
+        Positions: the first image, then its copy.
+    """
+    hashes = np.ascontiguousarray(contents).view(f"V{contents.shape[1]}")[:, 0]
+    _, first, hash_index = np.unique(hashes, return_index=True, return_inverse=True)
+    first = first[hash_index]
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    return np.stack([first[copies], copies], axis=1).astype(np.int64)
 
 
 def find_file_copies(
     root: str | os.PathLike[str], paths: Sequence[str], sizes: np.ndarray
 ) -> Copies:
-    """Find files that have the same bytes. Those of a size of their own are not read.
+    """Find files that have the same bytes; a file whose size is unique is not read.
 
     Parameters
     ----------
     root : path
         The image folder.
     paths : sequence of str
-        n of them, relative to it. One that cannot be read is linked to none.
+        n paths, relative to `root`. A file that cannot be read is linked to none.
     sizes : int array of shape (n,)
-        In bytes.
+        File sizes in bytes.
+
+    Returns
+    -------
+    Copies
+        Exact copies only; positions are among the n paths.
     """
-    _, which, count = np.unique(sizes, return_inverse=True, return_counts=True)
+    _, size_index, count = np.unique(sizes, return_inverse=True, return_counts=True)
     contents = np.zeros((len(paths), 40), np.uint8)
     contents[:, 32:] = np.arange(len(paths), dtype="<u8")[:, None].view(np.uint8)
-    for i in np.flatnonzero(count[which] > 1):
+    for i in np.flatnonzero(count[size_index] > 1):
         try:
             data = read_image_file(join_path(root, paths[int(i)])).data
         except ImageUnreadableError:
@@ -155,34 +180,59 @@ def find_file_copies(
 
 
 def number_units(groups: np.ndarray | None, n: int, links: np.ndarray) -> np.ndarray:
-    """Number the units: images of one group and images that are linked share one.
+    """Assign unit numbers: images of one group and images that are linked share one.
 
     Parameters
     ----------
     groups : int array of shape (n,), or None
     n : int
+        Number of images.
     links : int array of shape (p, 2)
+        Positions of pairs of images.
 
     Returns
     -------
     int array of shape (n,)
-        From 0; all different where every image stands alone.
+        From 0; all different where every image is its own unit.
     """
     if groups is not None:
-        _, first, which = np.unique(groups, return_index=True, return_inverse=True)
-        links = np.concatenate([links, np.stack([first[which], np.arange(n)], axis=1)])
+        _, first, group_index = np.unique(groups, return_index=True, return_inverse=True)
+        links = np.concatenate([links, np.stack([first[group_index], np.arange(n)], axis=1)])
     graph = coo_array((np.ones(len(links), bool), links.T), (n, n))
     unit: np.ndarray = connected_components(graph, directed=False)[1]
     return unit.astype(np.intp)
 
 
 def is_mostly_singletons(unit: np.ndarray) -> bool:
-    """Whether nearly every image is a unit of its own: then units need no care."""
+    """Tell whether nearly every image is its own unit, so that splits may draw single images.
+
+    Parameters
+    ----------
+    unit : int array of shape (n,)
+
+    Returns
+    -------
+    bool
+        True if there are at least 0.9 n units.
+    """
     return len(np.unique(unit)) >= MIN_UNITS_PER_IMAGE * len(unit)
 
 
 def count_units(y: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
-    """How often each class can be torn apart: its images, or the units they are in."""
+    """Count the images (or units) of each class.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+        Class numbers.
+    unit : int array of shape (n,), optional
+        From 0. Images are counted if not given.
+
+    Returns
+    -------
+    int array of shape (K,)
+        K is the greatest class number plus 1.
+    """
     if unit is None:
         return np.bincount(y)
     n_units = int(unit.max(initial=0)) + 1

@@ -1,1 +1,1 @@
-"""How good predictions are: metrics with intervals, calibration. Knows arrays only."""
+"""Quality of predictions: metrics with intervals, and calibration. Works on arrays only."""

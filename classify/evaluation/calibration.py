@@ -1,4 +1,4 @@
-"""Slope and bias: what a class's scores lack or have too much of, learnt from held-out scores."""
+"""Calibration: a slope and one bias per class, fitted on held-out decision values."""
 
 from dataclasses import dataclass
 
@@ -8,29 +8,30 @@ from classify.evaluation.predictions import UNSEEN_CLASS_SCORE, sample_rows, sub
 from classify.evaluation.temperature import SEARCH_SPAN, fit_temperature
 
 N_PARTS = 5
-BIAS_PRIOR_STD = 2.0  # standard deviation of a bias, in log odds, before any image is seen
-MIN_IMAGES_PER_CLASS = 10  # images a class, on average, that a bias is learnt from
-MAX_BIAS_VALUES = 2_000_000  # scores it is learnt from; it takes longer than a temperature
+BIAS_PRIOR_STD = 2.0  # prior standard deviation of a bias, in log odds
+MIN_IMAGES_PER_CLASS = 10  # mean number of images a class, below which no bias is fitted
+MAX_BIAS_VALUES = 2_000_000  # decision values to fit on; a bias takes longer than a temperature
 MAX_NEWTON_STEPS = 50
-LOSS_TOL = 1e-8  # of the mean loss: what is less is no gain
-ZERO_PROBABILITY_VALUE = -1e99  # below it, less the best, a score stands for a probability of zero
+LOSS_TOL = 1e-8  # of the mean loss: smaller gains do not count
+ZERO_PROBABILITY_VALUE = -1e99  # a value this far below the best means a probability of zero
 
 SlopeAndBias = tuple[float, np.ndarray]  # slope and biases (K,)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What makes a head's scores into probabilities: softmax((scores + shift) / temperature).
+    """A map from decision values to probabilities: softmax((values + bias) / temperature).
 
     Attributes
     ----------
     temperature : float
-    shift : float64 array of shape (K,), or None
-        In units of the scores. None where temperature alone is as good.
-    held : float32 array of shape (n, K)
-        The held-out scores, shifted by what the other parts of them showed, and stretched so that
-        softmax(held / temperature) is what these parts make of them: what is said of an image has
-        not seen its label. The scores as they were, where there is no shift.
+    bias : float64 array of shape (K,), or None
+        In units of the decision values. None where the temperature alone is as good.
+    decision_values : float32 array of shape (n, K)
+        The held-out decision values, cross-fitted: each part is calibrated with what the other
+        parts gave, and scaled so that softmax(decision_values / temperature) gives these
+        probabilities. So no image is judged by a map fitted on its own label. The values as given
+        where there is no bias.
     """
 
     temperature: float
@@ -41,26 +42,30 @@ class Calibration:
 def calibrate(
     decision_values: np.ndarray, y: np.ndarray, unit: np.ndarray | None = None
 ) -> Calibration:
-    """Learn a temperature, and a bias for each class where that gains.
+    """Fit a temperature, and one bias per class where that improves the probabilities.
 
     Of two classes this is Platt scaling (J. Platt, 1999, "Probabilistic outputs for support vector
     machines", Advances in Large Margin Classifiers), of more it is vector scaling with one slope
     (Guo, Pleiss, Sun and Weinberger, 2017, "On Calibration of Modern Neural Networks", ICML).
 
-    The held-out images are put into five parts. Each part's log loss and errors with the slope and
-    bias that the other four teach are set against those with temperature alone, which has seen them
-    all. The bias is taken where its mean loss is less, and where it does not make more errors by
-    over a standard error (to neighbours' counts, whose scores have gaps, it would).
+    The held-out images are divided into five parts. For each part, the slope and biases fitted on
+    the other four are compared with the temperature alone, which is fitted on all parts. The biases
+    are used if they give the lower mean log loss, and if they do not add errors by more than a
+    standard error. Neighbour counts need the second condition, because their values have gaps.
 
     Parameters
     ----------
     decision_values : float array of shape (n, K)
-        Of images that the head was not trained on. A sample (always the same) of 2 million scores
-        is used where there are more; a bias is not looked for in under ten images a class.
+        Of images that the head was not trained on. A fixed random sample of 2 million values is
+        used where there are more. With under ten images a class no bias is fitted.
     y : int array of shape (n,)
         The column of each truth; negative for a class without one.
     unit : int array of shape (n,), optional
-        Images with the same number are in one part; each stands alone if not given.
+        Images with the same number are in one part. Each image is its own unit if not given.
+
+    Returns
+    -------
+    Calibration
 
     Raises
     ------
@@ -68,131 +73,143 @@ def calibrate(
         As `classify.evaluation.temperature.fit_temperature`.
     """
     decision_values, y = np.asarray(decision_values), np.asarray(y)
-    heat, n_columns = fit_temperature(decision_values, y), decision_values.shape[1]
-    alone = Calibration(heat, None, decision_values)
+    temperature, n_columns = fit_temperature(decision_values, y), decision_values.shape[1]
+    temperature_only = Calibration(temperature, None, decision_values)
     chosen = sample_rows(decision_values, y, MAX_BIAS_VALUES)
     if n_columns < 2 or len(chosen) < MIN_IMAGES_PER_CLASS * n_columns:
-        return alone
-    below, truths = subtract_row_max(decision_values[chosen]), y[chosen]
-    possible = below[np.arange(len(truths)), truths] > ZERO_PROBABILITY_VALUE
-    chosen, below, truths = chosen[possible], below[possible], truths[possible]
-    plain = below.argmax(axis=1) == truths
-    if plain.all():
-        return alone  # no decision to mend, and the temperature says how many showed that
+        return temperature_only
+    shifted, truths = subtract_row_max(decision_values[chosen]), y[chosen]
+    is_possible = shifted[np.arange(len(truths)), truths] > ZERO_PROBABILITY_VALUE
+    chosen, shifted, truths = chosen[is_possible], shifted[is_possible], truths[is_possible]
+    is_correct = shifted.argmax(axis=1) == truths
+    if is_correct.all():
+        return temperature_only  # no error to correct; the temperature accounts for n
     unit = np.arange(len(y)) if unit is None else np.unique(unit, return_inverse=True)[1]
     part = _assign_parts(y, unit)
     if len(np.unique(part[chosen])) == 1:
-        return alone
-    whole = _fit_slope_and_bias(below, truths, heat)
-    lines, gain, more = [], _log_losses(below / heat, truths), plain.astype(float)
+        return temperature_only
+    full_fit = _fit_slope_and_bias(shifted, truths, temperature)
+    part_fits = []
+    loss_gain, extra_errors = _log_losses(shifted / temperature, truths), is_correct.astype(float)
     for i in range(part.max() + 1):
-        out = part[chosen] == i
-        slope, bias = _fit_slope_and_bias(below[~out], truths[~out], heat, whole)
-        lines.append((slope, bias))
-        made = slope * below[out] + bias
-        gain[out] -= _log_losses(made, truths[out])
-        more[out] -= made.argmax(axis=1) == truths[out]
-    if gain.mean() <= 0 or _is_beyond_chance(more, unit[chosen]):
-        return alone
-    slope, bias = whole
-    held = np.empty(decision_values.shape, np.float32)
-    for i, (its_slope, its_bias) in enumerate(lines):
-        there = part == i
-        held[there] = decision_values[there] * (its_slope / slope) + its_bias / slope
-    held[decision_values == UNSEEN_CLASS_SCORE] = UNSEEN_CLASS_SCORE
-    return Calibration(1 / slope, bias / slope, held)
+        is_held_out = part[chosen] == i
+        slope, bias = _fit_slope_and_bias(
+            shifted[~is_held_out], truths[~is_held_out], temperature, full_fit
+        )
+        part_fits.append((slope, bias))
+        mapped = slope * shifted[is_held_out] + bias
+        loss_gain[is_held_out] -= _log_losses(mapped, truths[is_held_out])
+        extra_errors[is_held_out] -= mapped.argmax(axis=1) == truths[is_held_out]
+    if loss_gain.mean() <= 0 or _is_beyond_chance(extra_errors, unit[chosen]):
+        return temperature_only
+    slope, bias = full_fit
+    cross_fitted = np.empty(decision_values.shape, np.float32)
+    for i, (part_slope, part_bias) in enumerate(part_fits):
+        in_part = part == i
+        cross_fitted[in_part] = decision_values[in_part] * (part_slope / slope) + part_bias / slope
+    cross_fitted[decision_values == UNSEEN_CLASS_SCORE] = UNSEEN_CLASS_SCORE
+    return Calibration(1 / slope, bias / slope, cross_fitted)
 
 
 def _is_beyond_chance(numbers: np.ndarray, unit: np.ndarray) -> bool:
-    """Whether their sum is above zero by more than its standard error, units whole."""
-    total = np.bincount(unit, numbers)
-    return bool(total.sum() > np.sqrt((total**2).sum()))
+    """Tell whether a sum exceeds zero by more than its standard error, with units whole."""
+    unit_sums = np.bincount(unit, numbers)
+    return bool(unit_sums.sum() > np.sqrt((unit_sums**2).sum()))
 
 
 def _assign_parts(y: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Parts of whole units, each with about as many of every class: int array of shape (n,)."""
+    """Divide whole units into parts with about as many of every class: int array (n,)."""
     _, first = np.unique(unit, return_index=True)
-    mixed = np.random.default_rng(0).random(len(first))
-    part = np.empty(len(first), np.intp)
-    part[np.lexsort((mixed, y[first]))] = np.arange(len(first)) % N_PARTS
-    found: np.ndarray = part[unit]
-    return found
+    random_key = np.random.default_rng(0).random(len(first))
+    unit_part = np.empty(len(first), np.intp)
+    unit_part[np.lexsort((random_key, y[first]))] = np.arange(len(first)) % N_PARTS
+    part: np.ndarray = unit_part[unit]
+    return part
 
 
 def _fit_slope_and_bias(
-    below: np.ndarray, y: np.ndarray, temperature: float, warm_start: SlopeAndBias | None = None
+    shifted: np.ndarray, y: np.ndarray, temperature: float, warm_start: SlopeAndBias | None = None
 ) -> SlopeAndBias:
-    """The slope and the biases with the least mean log loss of softmax(slope below + bias).
+    """Fit the slope and biases with the least mean log loss of softmax(slope shifted + bias).
 
-    The truth is only believed to (n + 1) / (n + 2), by Laplace's rule of succession, so that the
-    slope stays finite where a bias makes every image right. The bias at the middle of a class's
-    scores has a normal prior, with the standard deviation `BIAS_PRIOR_STD`. That of a class
-    without an image is zero, as is the mean of the others. Newton's method: the loss is convex, and
-    its curvature costs no more than a few of its values.
+    The truth gets the target probability (n + 1) / (n + 2), by Laplace's rule of succession, so the
+    slope stays finite where a bias makes every image right. The bias at the mean of a class's
+    values has a normal prior with the standard deviation `BIAS_PRIOR_STD`. It is zero for a class
+    without an image, and the others have the mean zero. Newton's method: the loss is convex, and
+    its Hessian costs no more than a few of its values.
 
     Parameters
     ----------
-    below : float64 array of shape (n, K)
-        Scores less the greatest of their row.
+    shifted : float64 array of shape (n, K)
+        Decision values less the greatest of their row.
     y : int array of shape (n,)
-    heat : float
-        A temperature to begin with.
+        The column of each truth.
+    temperature : float
+        Where the search starts.
     warm_start : (float, float64 array of shape (K,)), optional
-        What other images of this kind gave.
+        Slope and biases of similar images.
+
+    Returns
+    -------
+    slope : float
+    bias : float64 array of shape (K,)
     """
-    n, n_columns = below.shape
+    n, n_columns = shifted.shape
     count = np.bincount(y, minlength=n_columns)
-    seen = count > 0
-    centre = np.diag(seen * 1.0) - np.outer(seen, seen) / seen.sum()
-    never = (
-        below.T <= ZERO_PROBABILITY_VALUE
-    )  # columns side by side: sums over few of them are quick
-    x = np.where(never, 0, below.T) / temperature
-    middle = centre @ x.mean(axis=1)
-    x -= middle[:, None]
-    target = ~never / ((n + 2) * np.maximum((~never).sum(axis=0) - 1, 1))
+    has_images = count > 0
+    centre = np.diag(has_images * 1.0) - np.outer(has_images, has_images) / has_images.sum()
+    # Transposed, because sums over a few classes are then faster.
+    is_zero = shifted.T <= ZERO_PROBABILITY_VALUE
+    scaled = np.where(is_zero, 0, shifted.T) / temperature
+    class_mean = centre @ scaled.mean(axis=1)
+    scaled -= class_mean[:, None]
+    target = ~is_zero / ((n + 2) * np.maximum((~is_zero).sum(axis=0) - 1, 1))
     target[y, np.arange(n)] = (n + 1) / (n + 2)
-    drawn = np.append(0, np.full(n_columns, 1 / (BIAS_PRIOR_STD**2 * n)))
+    prior_precision = np.append(0, np.full(n_columns, 1 / (BIAS_PRIOR_STD**2 * n)))
 
-    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
-        z = at[0] * x + (centre @ at[1:])[:, None]
-        z -= np.where(never, -np.inf, z).max(axis=0)
-        p = np.where(never, 0, np.exp(np.minimum(z, 0)))
-        total = p.sum(axis=0)
-        value = (np.log(total) - (target * z).sum(axis=0)).mean() + (drawn * at**2).sum() / 2
-        return float(value), p / total
+    def loss(params: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = params[0] * scaled + (centre @ params[1:])[:, None]
+        logits -= np.where(is_zero, -np.inf, logits).max(axis=0)
+        proba = np.where(is_zero, 0, np.exp(np.minimum(logits, 0)))
+        normaliser = proba.sum(axis=0)
+        value = (np.log(normaliser) - (target * logits).sum(axis=0)).mean() + (
+            prior_precision * params**2
+        ).sum() / 2
+        return float(value), proba / normaliser
 
-    at = np.append(1.0, middle)
+    params = np.append(1.0, class_mean)
     if warm_start is not None:
-        at = np.append(
-            warm_start[0] * temperature, warm_start[1] + warm_start[0] * temperature * middle
+        params = np.append(
+            warm_start[0] * temperature, warm_start[1] + warm_start[0] * temperature * class_mean
         )
-    value, p = loss(at)
+    value, proba = loss(params)
     for _ in range(MAX_NEWTON_STEPS):
-        off, mean = p - target, (p * x).sum(axis=0)
-        ahead = np.append((off * x).sum() / n, centre @ off.mean(axis=1)) + drawn * at
-        curve = np.diag(drawn)
-        curve[0, 0] += ((p * x * x).sum(axis=0) - mean**2).mean()
-        curve[0, 1:] += centre @ (p * (x - mean)).mean(axis=1)
-        curve[1:, 0] = curve[0, 1:]
-        curve[1:, 1:] += centre @ (np.diag(p.mean(axis=1)) - p @ p.T / n) @ centre
-        step = -np.linalg.lstsq(curve, ahead)[0]
-        promised = -float(ahead @ step)
-        if promised < LOSS_TOL:
+        residual, expected = proba - target, (proba * scaled).sum(axis=0)
+        gradient = (
+            np.append((residual * scaled).sum() / n, centre @ residual.mean(axis=1))
+            + prior_precision * params
+        )
+        hessian = np.diag(prior_precision)
+        hessian[0, 0] += ((proba * scaled * scaled).sum(axis=0) - expected**2).mean()
+        hessian[0, 1:] += centre @ (proba * (scaled - expected)).mean(axis=1)
+        hessian[1:, 0] = hessian[0, 1:]
+        hessian[1:, 1:] += centre @ (np.diag(proba.mean(axis=1)) - proba @ proba.T / n) @ centre
+        step = -np.linalg.lstsq(hessian, gradient)[0]
+        decrease = -float(gradient @ step)
+        if decrease < LOSS_TOL:
             break
-        part = 1.0
-        while (found := loss(at + part * step))[
+        step_size = 1.0
+        while (candidate := loss(params + step_size * step))[
             0
-        ] > value - part * promised / 4 and part > LOSS_TOL:
-            part /= 2
-        at, (value, p) = at + part * step, found
-    if (
-        at[0] < 1 / SEARCH_SPAN
-    ):  # scores that mislead: only how many of each class there are is left
+        ] > value - step_size * decrease / 4 and step_size > LOSS_TOL:
+            step_size /= 2
+        params, (value, proba) = params + step_size * step, candidate
+    # Misleading decision values: only the class frequencies are left to predict from.
+    if params[0] < 1 / SEARCH_SPAN:
         return 1 / (SEARCH_SPAN * temperature), centre @ np.log(count + 1)
-    return float(at[0] / temperature), centre @ at[1:] - at[0] * middle
+    return float(params[0] / temperature), centre @ params[1:] - params[0] * class_mean
 
 
-def _log_losses(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    z = z - z.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y])
+def _log_losses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y])

@@ -1,4 +1,4 @@
-"""By which number settings are chosen and heads are ranked."""
+"""The metric by which params are selected and heads are ranked."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, recall_score, roc
 
 from classify.errors import CallError, LabelError
 
-LOWER_IS_BETTER = ("log_loss", "cost")  # of the metrics; of the others more is
+LOWER_IS_BETTER = ("log_loss", "cost")  # the other metrics are better when higher
 
 METRIC_NAMES = (
     "accuracy",
@@ -25,20 +25,20 @@ METRIC_NAMES = (
 )
 COST = "cost"
 COST_COLUMNS = ("truth", "predicted", "cost")
-MAX_COST_BYTES = 64 << 20  # of a table of costs
+MAX_COST_BYTES = 64 << 20  # size of a table of costs
 
 
 @dataclass(frozen=True)
 class SelectionMetric:
-    """One number that says how good a head's scores are.
+    """One number that measures the quality of a head's decision values.
 
     Attributes
     ----------
     name : str
         One of `METRIC_NAMES`, or ``cost``.
     costs : mapping of (str, str) to float
-        What it costs to take a class for another: truth, then prediction. 1 for a pair that is not
-        there, and 0 for a right answer.
+        The cost of predicting a class for another, by truth and prediction. A pair that is not
+        there costs 1, a correct prediction 0.
     """
 
     name: str = "accuracy"
@@ -46,16 +46,27 @@ class SelectionMetric:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is."""
+        """1 where higher is better, -1 where lower is."""
         return -1 if self.name in LOWER_IS_BETTER else 1
 
     @property
     def title(self) -> str:
-        """In words."""
+        """The name in words."""
         return self.name.replace("_", " ").replace("auroc", "AUROC")
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Refuse costs of classes that a task has not: CallError."""
+        """Refuse costs of classes that a task does not have.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            The task's classes.
+
+        Raises
+        ------
+        CallError
+            If the costs name another class.
+        """
         unknown = {name for pair in self.costs for name in pair} - {*classes}
         if unknown:
             raise CallError(
@@ -70,23 +81,25 @@ class SelectionMetric:
         classes: Sequence[str],
         temperature: float | None = 1.0,
     ) -> float | None:
-        """What some scores are worth.
+        """Compute the metric of some decision values.
 
         Parameters
         ----------
         decision_values : float array of shape (n, K)
-            The greatest wins.
+            The greatest of a row is predicted.
         y : int array of shape (n,)
             Positions in `classes`; -1 for a class that is not among them.
         classes : list of str
+            K class names.
         temperature : float, optional
-            For probabilities, softmax(scores / temperature).
+            For probabilities, softmax(decision values / temperature); 1 if None.
 
         Returns
         -------
         float, or None
-            None where there is nothing to be measured: no images; for ``auroc`` and
-            ``average_precision``, which are means over classes, no class with and without images.
+            None where the metric is undefined: there are no images, or, for ``auroc`` and
+            ``average_precision`` (means over classes), no class has images both in it and outside
+            it.
         """
         if not len(y):
             return None
@@ -103,47 +116,67 @@ class SelectionMetric:
             return float(self._cost_matrix(classes)[y, predicted].mean())
         proba = softmax(decision_values.astype(np.float64) / (temperature or 1), axis=1)
         if self.name == "log_loss":
-            own = np.where(y < 0, 0.0, proba[np.arange(len(y)), y])
-            return float(-np.log(np.maximum(own, np.exp(-100))).mean())
+            truth_proba = np.where(y < 0, 0.0, proba[np.arange(len(y)), y])
+            return float(-np.log(np.maximum(truth_proba, np.exp(-100))).mean())
         return self._compute_ranking(decision_values if decision_values.shape[1] == 2 else proba, y)
 
     def _cost_matrix(self, classes: Sequence[str]) -> np.ndarray:
-        """Costs by truth, whose last row is for a class that is not among them, and prediction."""
-        found = np.array(
-            [[self.costs.get((t, p), float(t != p)) for p in classes] for t in classes]
+        """Return costs by truth and prediction, with a last row for a class without a column."""
+        costs = np.array(
+            [
+                [
+                    self.costs.get((truth, predicted), float(truth != predicted))
+                    for predicted in classes
+                ]
+                for truth in classes
+            ]
         )
-        return np.concatenate([found, found.max(axis=0, keepdims=True)])
+        return np.concatenate([costs, costs.max(axis=0, keepdims=True)])
 
     def _compute_ranking(self, values: np.ndarray, y: np.ndarray) -> float | None:
         values, y = values[y >= 0], y[y >= 0]
-        if values.shape[1] == 2:  # how much greater the second is: one ranking for both classes
+        if values.shape[1] == 2:  # the margin between the two ranks both classes
             values = np.stack([values[:, 0] - values[:, 1], values[:, 1] - values[:, 0]], axis=1)
         measure = roc_auc_score if self.name == "auroc" else average_precision_score
-        there = [k for k in range(values.shape[1]) if 0 < (y == k).sum() < len(y)]
-        found = [measure(y == k, values[:, k]) for k in there]
-        return float(np.mean(found)) if found else None
+        measurable = [
+            column for column in range(values.shape[1]) if 0 < (y == column).sum() < len(y)
+        ]
+        per_class = [measure(y == column, values[:, column]) for column in measurable]
+        return float(np.mean(per_class)) if per_class else None
 
 
 ACCURACY = SelectionMetric()
 
 
 def resolve_metric(metric: str | None) -> SelectionMetric:
-    """The metric that an option means: one of `METRIC_NAMES`, or the path of a table of costs.
+    """Resolve a metric option.
+
+    Parameters
+    ----------
+    metric : str, optional
+        One of `METRIC_NAMES`, or the path of a CSV table of costs with the columns ``truth``,
+        ``predicted`` and ``cost``. The accuracy if not given.
+
+    Returns
+    -------
+    SelectionMetric
 
     Raises
     ------
     CallError
         If there is no such metric.
+    FileNotFoundError
+        If there is no such file.
     LabelError
-        If the table has not the columns ``truth``, ``predicted`` and ``cost``, a cost is no number
-        from 0 on, or a pair is there twice.
+        If the table does not have these columns, a cost is not a number from 0 on, or a pair is
+        there twice.
     """
     name = "accuracy" if metric is None else metric.replace("-", "_")
     if name in METRIC_NAMES:
         return SelectionMetric(name)
     if not (metric or "").endswith(".csv"):
-        near = get_close_matches(name, METRIC_NAMES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        suggestions = get_close_matches(name, METRIC_NAMES, 1)
+        hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
         raise CallError(
             f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with "
             f"the columns {', '.join(COST_COLUMNS)}{hint}"
@@ -156,25 +189,28 @@ def _read_costs(path: Path) -> dict[tuple[str, str], float]:
         raise FileNotFoundError(f"the table of costs {path} does not exist")
     if not path.is_file() or path.stat().st_size > MAX_COST_BYTES:
         raise LabelError(f"{path} is no file, or larger than {MAX_COST_BYTES >> 20} MB: not costs")
-    found: dict[tuple[str, str], float] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    costs: dict[tuple[str, str], float] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             if set(reader.fieldnames or ()) != set(COST_COLUMNS):
                 raise LabelError(
                     f"{path}: a table of costs has the columns {', '.join(COST_COLUMNS)}"
                 )
-            for line in reader:
-                pair, cost = (str(line["truth"]), str(line["predicted"])), _parse_cost(line["cost"])
+            for record in reader:
+                pair, cost = (
+                    (str(record["truth"]), str(record["predicted"])),
+                    _parse_cost(record["cost"]),
+                )
                 where = f"{path}, line {reader.line_num}"
                 if cost is None:
-                    raise LabelError(f"{where}: {line['cost']!r} is no cost: a number from 0 on")
-                if pair in found:
+                    raise LabelError(f"{where}: {record['cost']!r} is no cost: a number from 0 on")
+                if pair in costs:
                     raise LabelError(f"{where}: {pair[0]!r} taken for {pair[1]!r} is there twice")
-                found[pair] = cost
+                costs[pair] = cost
         except (UnicodeDecodeError, csv.Error) as error:
             raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
-    return found
+    return costs
 
 
 def _parse_cost(text: str | None) -> float | None:

@@ -1,0 +1,77 @@
+"""Notices about a task: rows of the cache that are left out, classes that are too small."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from classify.data.folder_labels import VAL
+from classify.data.labels import LabelTable
+from featurize.cache.format import FAILED, MARKED
+from featurize.cache.reader import FeatureCache
+from featurize.text import list_first
+
+
+def describe_skipped_rows(
+    cache: FeatureCache, table: LabelTable, status: np.ndarray
+) -> Iterator[str]:
+    """Describe labelled images without features, and images of the cache without a label.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    table : LabelTable
+    status : uint8 array of shape (m,)
+        The status in the cache of each image of the table.
+
+    Yields
+    ------
+    str
+        A sentence for each kind of images that are left out.
+    """
+    failed = int((status == FAILED).sum())
+    pending = int((status != MARKED).sum()) - failed
+    if failed or pending:
+        yield (
+            f"{failed + pending:,} labelled images are left out, having no features in the cache: "
+            f"{failed:,} failed, {pending:,} pending (`featurize info {cache.path}` lists them)"
+        )
+    unlabelled = cache.n_rows - len(table)
+    if unlabelled:
+        yield f"{unlabelled:,} images of the cache have no label in {table.source} and are not used"
+
+
+def warn_small_classes(
+    classes: list[str], n_separable: np.ndarray, split: np.ndarray, noun: str
+) -> Iterator[str]:
+    """Warn of classes that cannot be validated or trained.
+
+    Parameters
+    ----------
+    classes : list of str
+        K class names.
+    n_separable : int array of shape (K,) or shorter
+        Training images (or units) of each class; 0 for those beyond its end.
+    split : str array of shape (n,)
+        The side of each image.
+    noun : str
+        What is counted: ``image`` or ``group``.
+
+    Yields
+    ------
+    str
+        A sentence for each kind of small classes.
+    """
+    n_separable = np.pad(n_separable, (0, len(classes) - len(n_separable)))
+    if not (split == VAL).any() and (n_separable == 1).any():
+        yield (
+            f"{_list_classes(classes, n_separable == 1)} with training images of one {noun} only: "
+            "learnt from, but left out of the validation"
+        )
+    if (n_separable == 0).any():
+        names = _list_classes(classes, n_separable == 0)
+        yield f"{names} with no training image: always counted as wrong"
+
+
+def _list_classes(classes: list[str], chosen: np.ndarray) -> str:
+    names = [classes[i] for i in np.flatnonzero(chosen)]
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({list_first(names)})"
