@@ -87,9 +87,10 @@ def predict(
             order = decision_values.argmax(axis=1)[:, None]
             if n_labels > 1:  # copy: a view would keep the whole order in memory
                 order = np.argsort(-decision_values, axis=1, kind="stable")[:, :n_labels].copy()
-            class_values = decision_values.astype(np.float64)
             if kind == "probability":
                 class_values = head.probabilities(decision_values)
+            else:
+                class_values = decision_values.astype(np.float64)
             best_classes.append(order)
             values.append(np.take_along_axis(class_values, order, axis=1))
         return Predictions(
@@ -177,7 +178,7 @@ def _iter_decision_values(
         try:
             decision_values = head.scores(block)
         except CallError:
-            features.check_finite(cache)  # positions it is the features, it names the image
+            features.check_finite(cache)  # names the image if the features are the cause
             raise
         yield positions, decision_values
 

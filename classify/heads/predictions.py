@@ -110,10 +110,17 @@ def check_predictions_file(
     """
 
     def is_own(path: Path) -> bool:
-        existing = [name for name in inputs if name is not None and os.path.exists(name)]  # noqa: PTH110
-        return _is_predictions_file(path) and not any(path.samefile(name) for name in existing)
+        given = [name for name in inputs if name is not None]
+        return _is_predictions_file(path) and not any(_is_same_file(path, name) for name in given)
 
     return check_output(path, is_own, "a table of predictions")
+
+
+def _is_same_file(path: Path, other: str | os.PathLike[str]) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one that does not exist
+        return False
 
 
 def _is_predictions_file(path: Path) -> bool:
