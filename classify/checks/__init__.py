@@ -1,1 +1,1 @@
-"""What to look at before believing a score: duplicates, wrong labels, small classes."""
+"""Checks of the data: duplicates across the split, label issues, small classes."""

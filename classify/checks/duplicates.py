@@ -1,4 +1,4 @@
-"""Twins: the same or nearly the same image among those learnt from and those tested on."""
+"""Find test images that duplicate a training or validation image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from classify.data.near_copies import MAX_EXPECTED, MAX_SAME_DISTANCE, expected_
 from classify.data.tasks import Task
 from featurize.cache.reader import FeatureCache
 
-MAX_MULTIPLICATIONS = 2e12  # multiplications: a minute or two
+MAX_MULTIPLICATIONS = 2e12  # of features, which take a minute or two
 
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """A test image and the image outside the test that it resembles most.
+    """A test image and the most similar training or validation image.
 
     Attributes
     ----------
     row_train, row_test : int
-        Rows of the cache.
+        Rows of the cache. `row_train` may be a validation image.
     cosine : float
-        Of the features, centred and scaled; 1 for the same bytes.
-    same_bytes : bool
-    same_label : bool
+        Cosine similarity of the standardised features; 1 for the same bytes.
+    same_bytes, same_label : bool
+        Whether both images have the same bytes and the same label.
     expected : float
-        How many test images would have an image as near by chance; 0 for the same bytes.
+        Expected number of test images with an image as near by chance; 0 for the same bytes.
     """
 
     row_train: int
@@ -41,81 +41,102 @@ class DuplicatePair:
 def find_duplicates(
     cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None
 ) -> list[DuplicatePair]:
-    """Find test images that are, or nearly are, among those that are learnt from or chosen by.
+    """Find test images that duplicate a training or validation image.
 
-    First by the hash of their bytes, then by the cosine of their features, centred and scaled by
-    the images outside the test. How near is too near depends on the backbone and on the images:
-    handwritten digits are alike by nature. So each test image's nearest neighbour is held against
-    its next ten, see `expected_by_chance`. A duplicate is a pair so near that at most one test
-    image in all is expected to have such a one by chance. (Images nearly equal in every feature,
-    like blank ones, are duplicates always.)
+    Images are compared first by the hash of their bytes, then by the cosine similarity of their
+    features, standardised by statistics of the training and validation images. What distance is too
+    small depends on the backbone and on the images: handwritten digits are alike by nature. So the
+    nearest neighbour of each test image is compared with its next ten, see `expected_by_chance`. A
+    duplicate is a pair so near that at most one test image in all is expected to have such a
+    neighbour by chance. Images nearly equal in every feature, such as blank ones, are always
+    duplicates.
 
-    Measured with 40 twins of each kind planted in CIFAR-10 (32 x 32 pixels; 10,000 images outside
-    the test, 2,000 in it) and the last layer of `seedling`: found were all PNG copies, all with
-    other brightness and all saved again as JPEG of quality 85, 90 % of those of quality 50, 98 % of
-    those resized by four pixels, 100 % of those that lost one pixel at each edge, 73 % two, 13 % of
-    mirrored ones. Of 18 other pairs, 13 were near-copies that CIFAR-10 has of its own, the others
-    alike. On 1,797 handwritten digits, five random splits gave 0, 0, 1, 0 and 1 false pairs.
-    SqueezeNet, which sees those 32 pixels enlarged sevenfold, found 35 to 95 % of those saved at
-    low quality, resized, cropped or mirrored, and one of 40 enlarged to 64 pixels.
+    Measured with 40 duplicates of each kind planted in CIFAR-10 (32 x 32 pixels; 10,000 training
+    and validation images, 2,000 test images) and the last layer of `seedling`. It found 100 % of
+    PNG copies, of copies with another brightness and of JPEG copies of quality 85; 90 % of quality
+    50; 98 % of copies resized by four pixels; 100 % of copies cropped by one pixel at each edge,
+    73 % by two; 13 % of mirrored copies. Of 18 further pairs, 13 were near-duplicates in CIFAR-10
+    itself, the others similar images. On 1,797 handwritten digits, five random splits gave 0, 0, 1,
+    0 and 1 false pairs. SqueezeNet, whose input is these images enlarged sevenfold, found 35 to
+    95 % of copies of low quality, resized, cropped or mirrored, and 1 of 40 enlarged to 64 pixels.
 
     Parameters
     ----------
     cache : FeatureCache
+        The cache of the task's images.
     task : Task
+        Rows, labels and split.
     layers : str or sequence of str, optional
-        Several are joined; the deepest if not given, which did best by itself and no worse than
-        with others.
+        Layers to compare; several are joined. The deepest if not given, which did best alone and no
+        worse than with others.
 
     Returns
     -------
-    list of Twin
-        At most one for a test image; the same bytes first, then the least expected.
+    list of DuplicatePair
+        At most one for each test image; the same bytes first, then by `expected`, ascending.
 
     Raises
     ------
-    RowNotReady, UnknownLayer
+    RowNotReadyError
+        If an image has no features.
+    UnknownLayerError
+        If the cache lacks a layer.
 
     Notes
     -----
-    Every test image is multiplied with every other, block by block: 200 MB for any number of them;
-    18 s on one core for 50,000 x 10,000 images and 512 features, and in proportion. Beyond 2e12
-    multiplications (50,000 x 80,000 images, over two minutes) as many test images as fit are
-    looked at, drawn with a fixed seed; the bytes of all are. `count_compared` says how many.
+    Every test image is compared with every other image in blocks, which takes 200 MB for any number
+    of images and 18 s on one core for 50,000 x 10,000 images and 512 features. Beyond 2e12
+    multiplications (50,000 x 80,000 images, over two minutes) the features of a random sample of
+    test images are compared, drawn with a fixed seed; the bytes of all are. `count_compared` gives
+    the size of the sample.
     """
     outside, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     if not len(outside) or not len(test):
         return []
-    first = _match_by_hash(cache, task, outside, test)
+    hash_matches = _match_by_hash(cache, task, outside, test)
     names = resolve_layers(cache, layers)
-    some = test[_sample_positions(len(test), count_compared(cache, task, layers=layers))]
+    sample = test[_sample_positions(len(test), count_compared(cache, task, layers=layers))]
     nearest, gap, expected = expected_by_chance(
         FeatureRows.from_cache(cache, names, task.rows[outside]),
-        FeatureRows.from_cache(cache, names, task.rows[some]),
+        FeatureRows.from_cache(cache, names, task.rows[sample]),
     )
-    expected *= len(test) / len(some)
-    pairs = [(outside[a], b, 1.0, True, 0.0) for b, a in first.items()]
+    expected *= len(test) / len(sample)
+    pairs = [(outside[a], b, 1.0, True, 0.0) for b, a in hash_matches.items()]
     for i in np.flatnonzero((expected <= MAX_EXPECTED) | (gap <= MAX_SAME_DISTANCE)):
-        if some[i] not in first:
-            pairs.append((outside[nearest[i]], some[i], 1 - gap[i], False, expected[i]))
+        if sample[i] not in hash_matches:
+            pairs.append((outside[nearest[i]], sample[i], 1 - gap[i], False, expected[i]))
     row, y = task.rows, task.y
-    found = [
+    duplicates = [
         DuplicatePair(
             int(row[a]), int(row[b]), float(cosine), same, bool(y[a] == y[b]), float(chance)
         )
         for a, b, cosine, same, chance in pairs
     ]
-    return sorted(found, key=lambda t: (not t.same_bytes, t.expected, -t.cosine, t.row_test))
+    return sorted(
+        duplicates,
+        key=lambda pair: (not pair.same_bytes, pair.expected, -pair.cosine, pair.row_test),
+    )
 
 
 def count_compared(
     cache: FeatureCache, task: Task, *, layers: str | Sequence[str] | None = None
 ) -> int:
-    """How many test images `find_duplicates` compares: all, up to 2e12 multiplications."""
-    test = int((task.split == TEST).sum())
+    """Count the test images whose features `find_duplicates` compares.
+
+    Parameters
+    ----------
+    cache, task, layers
+        As in `find_duplicates`.
+
+    Returns
+    -------
+    int
+        All test images, or fewer if they would need more than 2e12 multiplications.
+    """
+    n_test = int((task.split == TEST).sum())
     dim = sum(cache.layer(name).dim for name in resolve_layers(cache, layers))
-    most = int(MAX_MULTIPLICATIONS // max(1, dim * (len(task.rows) - test)))
-    return min(test, max(1, most))
+    max_compared = int(MAX_MULTIPLICATIONS // max(1, dim * (len(task.rows) - n_test)))
+    return min(n_test, max(1, max_compared))
 
 
 def _sample_positions(n: int, m: int) -> np.ndarray:
@@ -127,10 +148,10 @@ def _sample_positions(n: int, m: int) -> np.ndarray:
 def _match_by_hash(
     cache: FeatureCache, task: Task, outside: np.ndarray, test: np.ndarray
 ) -> dict[int, int]:
-    """By position of a test image: which of `outside` has the same bytes, the first of them."""
+    """Map positions of test images to the first position in `outside` with the same bytes."""
     contents = cache.column("sha256")[task.rows]
-    position: dict[bytes, int] = {}
-    for i, at in enumerate(outside):
-        position.setdefault(contents[at].tobytes(), i)
-    found = ((int(at), position.get(contents[at].tobytes())) for at in test)
-    return {at: i for at, i in found if i is not None}
+    index_of_hash: dict[bytes, int] = {}
+    for i, position in enumerate(outside):
+        index_of_hash.setdefault(contents[position].tobytes(), i)
+    matches = ((int(p), index_of_hash.get(contents[p].tobytes())) for p in test)
+    return {position: i for position, i in matches if i is not None}

@@ -1,4 +1,4 @@
-"""Checks of the data, from the cache alone: what to look at before believing a score."""
+"""Check a task's data from its cache, and summarise the results in sentences."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -36,10 +36,11 @@ class SmallClass:
     Attributes
     ----------
     label : str
+        Name of the class.
     n_train : int
-        Training images.
+        Number of training images.
     problem : str
-        What follows from it.
+        Description of the problem and its consequence.
     """
 
     label: str
@@ -48,27 +49,37 @@ class SmallClass:
 
 
 def find_small_classes(task: Task) -> list[SmallClass]:
-    """List classes with too few training images to be learnt or validated, the smallest first.
+    """Find classes with too few images to train on or to validate, the smallest first.
 
-    Those are: without training images; without images in a validation split that there is, or,
-    without such a split, with training images of one group only (one image, where there are no
-    groups), which folds cannot part; with fewer than 10 training images.
+    These are classes without training images; without images in the validation split, or, if there
+    is none, with training images of a single group (a single image, if there are no groups), which
+    folds cannot separate; and classes with fewer than 10 training images.
+
+    Parameters
+    ----------
+    task : Task
+        Labels, classes, groups and split.
+
+    Returns
+    -------
+    list of SmallClass
+        By number of training images, ascending.
     """
     train, val = task.split == TRAIN, task.split == VAL
     count = np.bincount(task.y[train], minlength=len(task.classes))
-    apart = np.zeros_like(count)
-    found = count_units(task.y[train], task.units[train])
-    apart[: len(found)] = found
-    checked = np.bincount(task.y[val], minlength=len(task.classes)) if val.any() else apart - 1
+    n_units = np.zeros_like(count)
+    unit_counts = count_units(task.y[train], task.units[train])
+    n_units[: len(unit_counts)] = unit_counts
+    n_val = np.bincount(task.y[val], minlength=len(task.classes)) if val.any() else n_units - 1
 
-    def problem(k: int) -> str | None:
+    def describe_problem(k: int) -> str | None:
         if not count[k]:
             return "no training image: always counted as wrong"
-        if checked[k] <= 0 and val.any():
+        if n_val[k] <= 0 and val.any():
             return "no validation image: the setting is chosen without it"
-        if checked[k] <= 0:
-            what = "image" if task.groups is None else "group"
-            return f"training images of one {what} only: the setting is chosen without it"
+        if n_val[k] <= 0:
+            unit_name = "image" if task.groups is None else "group"
+            return f"training images of one {unit_name} only: the setting is chosen without it"
         return (
             f"fewer than {MIN_TRAIN_IMAGES} training images"
             if count[k] < MIN_TRAIN_IMAGES
@@ -76,27 +87,28 @@ def find_small_classes(task: Task) -> list[SmallClass]:
         )
 
     order = np.argsort(count, kind="stable")
-    told = [(task.classes[k], int(count[k]), problem(int(k))) for k in order]
-    return [SmallClass(label, n, what) for label, n, what in told if what is not None]
+    described = [(task.classes[k], int(count[k]), describe_problem(int(k))) for k in order]
+    return [SmallClass(label, n, problem) for label, n, problem in described if problem is not None]
 
 
 @dataclass(frozen=True)
 class DataChecks:
-    """What was found.
+    """The results of all checks of a task's data.
 
     Attributes
     ----------
-    twins : list of DuplicatePair
-        Images on both sides of the split.
-    suspects : list of LabelIssue
+    duplicates : list of DuplicatePair
+        Test images that duplicate a training or validation image.
+    label_issues : list of LabelIssue
         Labels that look wrong.
-    small : list of SmallClass
+    small_classes : list of SmallClass
+        Classes with too few images.
     n_test, n_judged : int
-        Images in the test, and images whose label was held against a head.
+        Numbers of test images, and of images whose label was compared with a prediction.
     paths : dict of int to str
-        Of the rows that the lists name.
+        Paths of the rows in these lists.
     notices : tuple of str
-        What could not be checked.
+        Messages about what could not be checked.
     """
 
     duplicates: list[DuplicatePair]
@@ -108,105 +120,135 @@ class DataChecks:
     notices: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as dicts and lists, with paths for rows."""
+        """Return the results for JSON, with paths in place of rows.
+
+        Returns
+        -------
+        dict
+            Keys ``twins``, ``suspects``, ``small_classes`` and ``notices``.
+        """
         return {
             "twins": [
-                {"train": self.paths[t.row_train], "test": self.paths[t.row_test]}
-                | {k: v for k, v in asdict(t).items() if not k.startswith("row_")}
-                for t in self.duplicates
+                {"train": self.paths[pair.row_train], "test": self.paths[pair.row_test]}
+                | {k: v for k, v in asdict(pair).items() if not k.startswith("row_")}
+                for pair in self.duplicates
             ],
             "suspects": [
-                {"path": self.paths[s.row]} | {k: v for k, v in asdict(s).items() if k != "row"}
-                for s in self.label_issues
+                {"path": self.paths[issue.row]}
+                | {k: v for k, v in asdict(issue).items() if k != "row"}
+                for issue in self.label_issues
             ],
             "small_classes": [asdict(small) for small in self.small_classes],
             "notices": list(self.notices),
         }
 
     def summary_lines(self) -> list[str]:
-        """A sentence for each kind of find, with examples; none where nothing was found."""
+        """Summarise each kind of problem in a sentence with examples.
+
+        Returns
+        -------
+        list of str
+            Empty if there are no problems.
+        """
         return [*self._duplicate_lines(), *self._label_issue_lines(), *self._small_class_lines()]
 
     def _duplicate_lines(self) -> Iterator[str]:
         for same in (True, False):
-            some = [t for t in self.duplicates if t.same_bytes == same]
-            if not some:
+            duplicates = [pair for pair in self.duplicates if pair.same_bytes == same]
+            if not duplicates:
                 continue
-            how = "are, byte for byte," if same else "are nearly the same as images"
-            pairs = _format_examples(
+            description = "are, byte for byte," if same else "are nearly the same as images"
+            examples = _format_examples(
                 [
-                    f"{self._quoted_path(t.row_test)} = {self._quoted_path(t.row_train)}"
-                    for t in some
+                    f"{self._quoted_path(pair.row_test)} = {self._quoted_path(pair.row_train)}"
+                    for pair in duplicates
                 ]
             )
-            other = sum(not t.same_label for t in some)
-            labels = f", {other:,} under another label" if other else ""
+            n_other_label = sum(not pair.same_label for pair in duplicates)
+            label_note = f", {n_other_label:,} under another label" if n_other_label else ""
             yield (
-                f"{len(some):,} of {self.n_test:,} test images {how} among those learnt from or "
-                f"chosen by{labels}, which makes the score too good (put such images on one side "
-                f"of the split, or into one group): {pairs}"
+                f"{len(duplicates):,} of {self.n_test:,} test images {description} among those "
+                f"learnt from or chosen by{label_note}, which makes the score too good (put such "
+                f"images on one side of the split, or into one group): {examples}"
             )
 
     def _label_issue_lines(self) -> Iterator[str]:
         if self.label_issues:
-            told = [
-                f"{self._quoted_path(s.row)} ({s.given!r}, looks like {s.proposed!r})"
-                for s in self.label_issues
+            examples = [
+                f"{self._quoted_path(issue.row)} ({issue.given!r}, looks like {issue.proposed!r})"
+                for issue in self.label_issues
             ]
             yield (
-                f"{len(told):,} of {self.n_judged:,} labels are worth a look: a head that did not "
-                f"learn them finds another far likelier. The surest first: {_format_examples(told)}"
+                f"{len(examples):,} of {self.n_judged:,} labels are worth a look: a head that did "
+                "not learn them finds another far likelier. The surest first: "
+                f"{_format_examples(examples)}"
             )
 
     def _small_class_lines(self) -> Iterator[str]:
         problems = dict.fromkeys(small.problem for small in self.small_classes)
         for problem in problems:
-            some = [s for s in self.small_classes if s.problem == problem]
-            told = [f"{s.label!r} ({s.n_train:,})" for s in some]
-            what = "class has" if len(some) == 1 else "classes have"
-            yield f"{len(some):,} {what} {problem}: {_format_examples(told)}"
+            classes = [
+                small_class for small_class in self.small_classes if small_class.problem == problem
+            ]
+            examples = [
+                f"{small_class.label!r} ({small_class.n_train:,})" for small_class in classes
+            ]
+            subject = "class has" if len(classes) == 1 else "classes have"
+            yield f"{len(classes):,} {subject} {problem}: {_format_examples(examples)}"
 
     def _quoted_path(self, row: int) -> str:
         return repr(self.paths[row])
 
 
-def check_task(cache: FeatureCache, task: Task, *answers: HeldOutPredictions | None) -> DataChecks:
-    """Check a task's data: twins across the split, labels that look wrong, small classes.
+def check_task(
+    cache: FeatureCache, task: Task, *predictions: HeldOutPredictions | None
+) -> DataChecks:
+    """Check a task's data: duplicates across the split, label issues, small classes.
 
     Parameters
     ----------
     cache : FeatureCache
+        The cache of the task's images.
     task : Task
-    *answers : HeldOutPredictions, or None
-        A good head's answers on images that were held out, for the labels: those of the folds, and
-        those of the test, whose labels can be as wrong.
+        Rows, labels and split.
+    *predictions : HeldOutPredictions, or None
+        Predictions of a good head for held-out images, to check labels with: those of the folds,
+        and those of the test set, whose labels may be wrong as well.
+
+    Returns
+    -------
+    DataChecks
+        The results of all checks.
 
     Raises
     ------
-    RowNotReady
+    RowNotReadyError
+        If an image has no features.
     """
-    pairs = find_duplicates(cache, task)
-    given = [part for part in answers if part is not None and len(part)]
-    outcomes = HeldOutPredictions.concatenate(given) if given else None
-    doubted = [] if outcomes is None else find_label_issues(task, outcomes)
+    duplicates = find_duplicates(cache, task)
+    parts = [part for part in predictions if part is not None and len(part)]
+    all_predictions = HeldOutPredictions.concatenate(parts) if parts else None
+    label_issues = [] if all_predictions is None else find_label_issues(task, all_predictions)
     n_test, n_judged = int((task.split == TEST).sum()), 0
     notices = []
-    n_looked = count_compared(cache, task)
-    if n_looked < n_test:
+    n_compared = count_compared(cache, task)
+    if n_compared < n_test:
         notices.append(
-            f"the bytes of all {n_test:,} test images, but the features of {n_looked:,} of them "
+            f"the bytes of all {n_test:,} test images, but the features of {n_compared:,} of them "
             "only, were compared with those of the others: more would take too long"
         )
-    if outcomes is None:
+    if all_predictions is None:
         notices.append("labels were not checked: no images were held out while learning")
-    elif np.isnan(outcomes.calibrated_loss).all():
+    elif np.isnan(all_predictions.calibrated_loss).all():
         notices.append("labels were not checked: the head has no calibrated probabilities")
     else:
-        n_judged = int((~np.isnan(outcomes.calibrated_loss)).sum())
-    rows = {row for t in pairs for row in (t.row_train, t.row_test)} | {s.row for s in doubted}
+        n_judged = int((~np.isnan(all_predictions.calibrated_loss)).sum())
+    rows = {row for pair in duplicates for row in (pair.row_train, pair.row_test)} | {
+        issue.row for issue in label_issues
+    }
     paths = {row: cache.paths[row] for row in sorted(rows)}
     return DataChecks(
-        pairs, doubted, find_small_classes(task), n_test, n_judged, paths, tuple(notices)
+        duplicates, label_issues, find_small_classes(task), n_test, n_judged, paths, tuple(notices)
     )
 
 

@@ -1,1 +1,1 @@
-"""What a head is: its kinds, its trained model, its file, its use."""
+"""Heads: the kinds, the trained model, its file and its use."""

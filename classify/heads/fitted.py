@@ -1,4 +1,4 @@
-"""A trained head: what scores, what its classes are called, and where its features come from."""
+"""A trained head: its model, its classes and the source of its features."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -24,7 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadLayer:
-    """A layer that a head reads, as its cache described it."""
+    """A layer that a head reads, as its cache described it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the layer in the cache.
+    layer, pool : str
+        Layer of the backbone, and the pooling of its output.
+    dtype : str
+        Stored type of the features: ``<f4`` or ``<f2``.
+    dim : int
+        Number of features.
+    fingerprint : str
+        Hash of everything that determines the features.
+    """
 
     name: str
     layer: str
@@ -41,7 +55,21 @@ class HeadLayer:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What made the features that a head was trained on."""
+    """The backbone, preprocessing and layers that the features of a head come from.
+
+    Attributes
+    ----------
+    backbone, weights : str
+        Names of the backbone and of its weights, or the path of a weights file.
+    weights_sha256 : str
+        SHA-256 of the weights, hexadecimal.
+    preprocess : Preprocess
+        Resizing, cropping and normalisation of the images.
+    precision : str
+        Numeric precision of the backbone's forward pass.
+    layers : tuple of HeadLayer
+        Layers whose features are joined, in order.
+    """
 
     backbone: str
     weights: str
@@ -52,20 +80,33 @@ class FeatureSource:
 
     @property
     def extractor(self) -> Extractor:
-        """The same without the layers."""
-        made = (self.backbone, self.weights, self.weights_sha256, self.preprocess, self.precision)
-        return Extractor(*made, environment={})
+        """The extractor: everything but the layers."""
+        fields = (self.backbone, self.weights, self.weights_sha256, self.preprocess, self.precision)
+        return Extractor(*fields, environment={})
 
     @classmethod
     def from_cache(cls, cache: FeatureCache, layers: tuple[str, ...]) -> "FeatureSource":
-        """Take it down from a cache."""
-        made, infos = cache.extractor, [cache.layer(name) for name in layers]
+        """Read the source of some layers from a cache.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+            The cache.
+        layers : tuple of str
+            Names of layers in the cache.
+
+        Returns
+        -------
+        FeatureSource
+            Its layers are in the given order.
+        """
+        extractor, infos = cache.extractor, [cache.layer(name) for name in layers]
         return cls(
-            backbone=made.backbone,
-            weights=made.weights,
-            weights_sha256=made.weights_sha256,
-            preprocess=made.preprocess,
-            precision=made.precision,
+            backbone=extractor.backbone,
+            weights=extractor.weights,
+            weights_sha256=extractor.weights_sha256,
+            preprocess=extractor.preprocess,
+            precision=extractor.precision,
             layers=tuple(
                 HeadLayer(i.name, i.layer, i.pool, i.dtype, i.dim, i.fingerprint) for i in infos
             ),
@@ -79,33 +120,34 @@ class FittedHead:
     Attributes
     ----------
     head : str
-        Its kind: ``softmax``, ``ridge``, ...
+        Kind of head: ``softmax``, ``ridge``, ...
     classes : list of str
-        Names of the classes, in the order of the scores. K of them.
+        Names of the K classes, in the order of the decision values.
     prepare : str
-        How features are prepared before they are scored: ``root-l2``, layer by layer; or
-        ``standardise``, which is a part of the scorer.
+        Preparation of the features: ``root-l2``, applied layer by layer; or ``standardise``, which
+        is part of the model.
     scorer : LinearModel, MLPModel or SklearnModel
-        Arrays, or a scikit-learn pipeline, of prepared features; the bias of its calibration is in
-        its scores.
+        The model, from prepared features to decision values. It includes the bias of the
+        calibration.
     probabilistic : bool
-        Whether the softmax of the scores is its own idea of the probabilities.
+        Whether the softmax of the decision values gives the model's own probabilities.
     temperature : float, or None
-        What the scores are divided by for calibrated probabilities.
+        Divisor of the decision values for calibrated probabilities.
     settings : dict of str to float
-        What was chosen: ``{"C": 0.01}``.
+        Selected params: ``{"C": 0.01}``.
     task : str
+        Name of the task.
     source : FeatureSource
         The backbone, and the layers whose features are joined to D columns.
     record : dict
-        How it scored; the keys of a `HeadResult`.
+        Results of the fit; the keys of a `HeadResult`.
     seen : uint64 array
-        The beginnings of the hashes of the images it was trained on, or its setting chosen by,
-        sorted: it is not to be scored on them.
+        Sorted hash prefixes of the images that the head was trained or its param selected on. It
+        must not be evaluated on them.
     notices : tuple of str
-        What a user should know about this fit. Not saved.
+        Messages for the user about this fit. Not saved.
     network : path, or None
-        The file that holds the network as well, where that was fine-tuned with the head.
+        File that also holds the network, where it was fine-tuned with the head.
     """
 
     head: str
@@ -124,25 +166,26 @@ class FittedHead:
 
     def __repr__(self) -> str:
         layers = "+".join(layer.name for layer in self.source.layers)
-        chosen = "".join(f", {name}={value:g}" for name, value in self.settings.items())
-        return f"FittedHead({self.head} on {layers}, {len(self.classes)} classes{chosen})"
+        params = "".join(f", {name}={value:g}" for name, value in self.settings.items())
+        return f"FittedHead({self.head} on {layers}, {len(self.classes)} classes{params})"
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """One score for each class, the greatest of which wins.
+        """Compute decision values of all K classes; the largest is the prediction.
 
         Parameters
         ----------
         X : array of shape (n, D)
-            Features; taken as float32.
+            Features as in the cache; converted to float32.
 
         Returns
         -------
         float32 array of shape (n, K)
+            A column for each of `classes`.
 
         Raises
         ------
         CallError
-            If `X` is of another shape.
+            If `X` has another shape, or decision values are not finite.
         """
         X = np.asarray(X, np.float32)
         if X.ndim != 2 or X.shape[1] != self.scorer.dim:
@@ -155,32 +198,53 @@ class FittedHead:
 
     @property
     def widths(self) -> list[int]:
-        """How many columns each layer has."""
+        """Number of columns of each layer."""
         return [layer.dim for layer in self.source.layers]
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """`scores`, for two classes as scikit-learn has them.
+        """Compute decision values in scikit-learn's shape.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
 
         Returns
         -------
         float32 array of shape (n, K), or (n,) for two classes
-            Of two classes, how much greater the second one's is.
+            For two classes, the decision value of the second minus that of the first.
         """
-        scores = self.scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes) == 2 else scores
+        values = self.scores(X)
+        return values[:, 1] - values[:, 0] if len(self.classes) == 2 else values
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The best class's name for each row: text array of shape (n,)."""
+        """Predict the class of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+
+        Returns
+        -------
+        str array of shape (n,)
+            Names of classes.
+        """
         names: np.ndarray = np.array(self.classes)[self.scores(X).argmax(axis=1)]
         return names
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, calibrated where that was measured.
+        """Compute class probabilities, calibrated where the head has a temperature.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
 
         Returns
         -------
-        float array of shape (n, K)
-            Each row's sum is 1.
+        float64 array of shape (n, K)
+            Each row sums to 1.
 
         Raises
         ------
@@ -190,26 +254,42 @@ class FittedHead:
         return self.probabilities(self.scores(X))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """`predict_proba`, from `scores`."""
+        """Compute class probabilities from decision values.
+
+        Parameters
+        ----------
+        scores : float array of shape (n, K)
+            Decision values, as `scores` returns them.
+
+        Returns
+        -------
+        float64 array of shape (n, K)
+            Each row sums to 1.
+
+        Raises
+        ------
+        CallError
+            If the head has neither probabilities of its own nor a temperature.
+        """
         if self.temperature is None and not self.probabilistic:
             raise CallError(
                 f"this {self.head} head has scores but no probabilities: nothing was held out to "
                 "calibrate them with"
             )
-        found: np.ndarray = softmax(scores.astype(np.float64) / (self.temperature or 1), axis=1)
-        return found
+        proba: np.ndarray = softmax(scores.astype(np.float64) / (self.temperature or 1), axis=1)
+        return proba
 
     def to_sklearn(self) -> "Pipeline":
-        """The same classifier in scikit-learn's own terms, fitted, for whatever takes one.
+        """Convert the head to a fitted scikit-learn pipeline.
 
         Returns
         -------
         Pipeline
-            From features (n, D) as the cache has them to the names of the classes. It begins with
-            `RootL2` where the head does. Of a linear head, whatever it was trained as, follow a
-            `StandardScaler` and a `LogisticRegression` with the calibrated probabilities; or a
-            `LinearSVC` where there are none. Other heads are the pipeline that scikit-learn
-            trained, not calibrated: its ``classes_`` are positions in `classes`.
+            It takes features (n, D) as in the cache and predicts names of classes. It begins with
+            `RootL2` where the head is prepared so. A linear head of any kind becomes a
+            `StandardScaler` and a `LogisticRegression` with the calibrated probabilities, or a
+            `LinearSVC` where there are no probabilities. Other heads are the pipeline that
+            scikit-learn trained, not calibrated: its ``classes_`` are positions in `classes`.
 
         Raises
         ------
@@ -221,27 +301,43 @@ class FittedHead:
         if isinstance(self.scorer, MLPModel):
             raise CallError("a head with a hidden layer has no counterpart in scikit-learn")
         if isinstance(self.scorer, SklearnModel):
-            found: Pipeline = deepcopy(self.scorer.estimator)
+            pipeline: Pipeline = deepcopy(self.scorer.estimator)
         else:
-            heat = self.temperature or (1.0 if self.probabilistic else None)
-            found = make_linear_pipeline(self.scorer, self.classes, heat)
+            temperature = self.temperature or (1.0 if self.probabilistic else None)
+            pipeline = make_linear_pipeline(self.scorer, self.classes, temperature)
         if self.prepare == ROOT_L2:
-            found.steps.insert(0, ("prepare", make_fitted_root_l2(self.widths)))
-        return found
+            pipeline.steps.insert(0, ("prepare", make_fitted_root_l2(self.widths)))
+        return pipeline
 
     def trained_on(self, contents: np.ndarray) -> np.ndarray:
-        """Which images it was trained on or chosen by: bool (n,), from SHA-256 (n, 32) uint8."""
+        """Find the images that the head was trained or its param selected on.
+
+        Parameters
+        ----------
+        contents : uint8 array of shape (n, 32)
+            SHA-256 of the images.
+
+        Returns
+        -------
+        bool array of shape (n,)
+            True for images that the head has seen.
+        """
         return np.isin(hash_prefixes(contents), self.seen)
 
     def check_against(self, cache: FeatureCache) -> None:
-        """Refuse a cache whose features were made in another way.
+        """Check that a cache has the features that the head was trained on.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+            The cache to predict or evaluate on.
 
         Raises
         ------
-        HeadMismatch
+        HeadMismatchError
             If a fingerprint differs; the message names the fields.
-        UnknownLayer
-            If the cache lacks a layer.
+        UnknownLayerError
+            If the cache lacks a layer of the head.
         """
         theirs = FeatureSource.from_cache(cache, tuple(layer.name for layer in self.source.layers))
         pairs = list(zip(self.source.layers, theirs.layers, strict=True))

@@ -1,4 +1,4 @@
-"""Use a saved head: label images or the rows of a cache, or score it on labelled rows."""
+"""Use a saved head: predict labels of images or cache rows, or evaluate it on labelled rows."""
 
 import os
 import tempfile
@@ -27,7 +27,7 @@ from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
 
-USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; beyond the latter it is said
+USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 Say = Callable[[str], None]
 
 
@@ -40,30 +40,39 @@ def predict(
     say: Say = lambda _: None,
     report: Callable[[Any], None] = lambda _: None,
 ) -> Predictions:
-    """Label every image of a folder, an image file, or every finished row of a cache.
+    """Predict labels for a folder of images, an image file, or every finished row of a cache.
 
-    For images, the backbone that the head names is loaded and run over them once.
+    For images, the head's backbone is loaded and run once. Its features are not stored.
 
     Parameters
     ----------
     head : FittedHead
+        The trained head.
     images : path
+        A folder of images, an image file or a feature cache.
     weights : str, optional
         The weights file, where the head's backbone came from one.
-    top : int
-        How many labels each image gets.
+    top : int, default 1
+        Number of labels for each image, best first.
     say, report : callable
         As in `featurize.run`.
 
     Returns
     -------
     Predictions
+        Labels with their probabilities, or with decision values where the head has no
+        probabilities.
 
     Raises
     ------
     HeadMismatchError
         If cache or weights are not those that the head was trained on.
-    CallError, FeaturizeError, FileNotFoundError
+    CallError
+        If `top` is below 1, a weights file is needed but not given, or features are not finite.
+    FileNotFoundError
+        If `images` does not exist.
+    FeaturizeError
+        If the cache cannot be read, or the images cannot be embedded.
     """
     if top < 1:
         raise CallError(f"every image gets at least one label, not {top}")
@@ -71,18 +80,22 @@ def predict(
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
         kind = "probability" if head.probabilistic or head.temperature is not None else "score"
-        none = np.zeros((0, min(top, len(head.classes))))
-        best, values = [none.astype(np.intp)], [none]
-        for _, scores in _iter_decision_values(head, cache, rows):
-            first = scores.argmax(axis=1)[:, None]
-            if none.shape[1] > 1:  # a copy: a part of it would hold on to the order of all
-                first = np.argsort(-scores, axis=1, kind="stable")[:, : none.shape[1]].copy()
-            found = scores.astype(np.float64) if kind == "score" else head.probabilities(scores)
-            best.append(first)
-            values.append(np.take_along_axis(found, first, axis=1))
+        n_labels = min(top, len(head.classes))
+        empty = np.zeros((0, n_labels))
+        best_classes, values = [empty.astype(np.intp)], [empty]
+        for _, decision_values in _iter_decision_values(head, cache, rows):
+            order = decision_values.argmax(axis=1)[:, None]
+            if n_labels > 1:  # copy: a view would keep the whole order in memory
+                order = np.argsort(-decision_values, axis=1, kind="stable")[:, :n_labels].copy()
+            if kind == "probability":
+                class_values = head.probabilities(decision_values)
+            else:
+                class_values = decision_values.astype(np.float64)
+            best_classes.append(order)
+            values.append(np.take_along_axis(class_values, order, axis=1))
         return Predictions(
             paths=[cache.paths[row] for row in rows],
-            labels=np.array(head.classes, object)[np.concatenate(best)],
+            labels=np.array(head.classes, object)[np.concatenate(best_classes)],
             values=np.concatenate(values),
             kind=kind,
             failures=cache.failures,
@@ -98,24 +111,24 @@ def _embed_or_open(
     if images.is_file() and images.suffix.lower() not in IMAGE_SUFFIXES:
         yield open_cache(images)
         return
-    signals.import_uninterrupted("torchvision")  # only now
+    signals.import_uninterrupted("torchvision")  # slow, so only when it is needed
     from featurize import load_backbone, run
 
     source = head.source
     weights = weights or (None if head.network is None else str(head.network))
-    lacking = CallError(
+    missing_weights = CallError(
         f"this head's backbone, {source.backbone}, came from the weights file {source.weights}: "
         "give it with --weights"
     )
     if weights is None and is_file_path(source.weights):
-        raise lacking  # a file of that name here is not what the user gave
-    with tempfile.TemporaryDirectory(prefix="headgraft-") as name:
+        raise missing_weights  # a file of that name here need not be the same file
+    with tempfile.TemporaryDirectory(prefix="headgraft-") as temporary:
         try:
             backbone = load_backbone(
                 source.backbone, weights or source.weights, preprocess=source.preprocess
             )
         except UnknownWeightsError:
-            raise lacking from None
+            raise missing_weights from None
         if backbone.weights_sha256 != source.weights_sha256:
             raise HeadMismatchError(
                 f"the weights {weights or source.weights} of {source.backbone} are not those that "
@@ -131,19 +144,19 @@ def _embed_or_open(
             )
         folder = images
         if images.is_file():
-            folder = Path(name) / "image"
+            folder = Path(temporary) / "image"
             folder.mkdir()
             (folder / images.name).symlink_to(images.absolute())
         layers = ",".join(layer.spec.option for layer in source.layers)
         try:
             run(
                 folder,
-                Path(name) / "images.h5",
+                Path(temporary) / "images.h5",
                 backbone=backbone,
                 layers=layers,
                 dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
                 precision=source.precision,
-                follow=images.is_file(),  # a link of our own leads to it
+                follow=images.is_file(),  # the image is behind our own symlink
                 say=say,
                 report=report,
             )
@@ -152,26 +165,26 @@ def _embed_or_open(
                 "interrupted, and nothing is kept: the images' features were for this once. A "
                 "cache made by `featurize run` is kept, and `predict` takes it too"
             ) from error
-        yield FeatureCache(Path(name) / "images.h5")
+        yield FeatureCache(Path(temporary) / "images.h5")
 
 
 def _iter_decision_values(
     head: FittedHead, cache: FeatureCache, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Scores block by block, with the slice of the rows: all could be images times classes."""
-    found = FeatureRows.from_cache(cache, [layer.name for layer in head.source.layers], rows)
-    # Of 64 MB at most: less, and what a head does once a block would be most of the work.
-    for where, block in found.iter_blocks(len(head.classes) // 8):
+    """Yield decision values in blocks, with their slice of the rows: all may not fit in memory."""
+    features = FeatureRows.from_cache(cache, [layer.name for layer in head.source.layers], rows)
+    # Blocks have at most 64 MB. With smaller ones the head's work per block would dominate.
+    for positions, block in features.iter_blocks(len(head.classes) // 8):
         try:
-            scores = head.scores(block)
+            decision_values = head.scores(block)
         except CallError:
-            found.check_finite(cache)  # where it is the features, it names the image
+            features.check_finite(cache)  # names the image if the features are the cause
             raise
-        yield where, scores
+        yield positions, decision_values
 
 
 class Evaluation(NamedTuple):
-    """How a saved head does on labelled rows; unpacks into metrics and notices.
+    """The result of a saved head on labelled rows; unpacks into metrics and notices.
 
     Attributes
     ----------
@@ -179,14 +192,20 @@ class Evaluation(NamedTuple):
         ``task``, ``head``, ``layer``, ``n_test``, ``accuracy``, ``accuracy_ci``, more metrics, and
         ``recall`` of each class as in a `HeadResult`.
     notices : list of str
-        What a user should know.
+        Messages for the user.
     """
 
     metrics: dict[str, Any]
     notices: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The metrics."""
+        """Return the metrics.
+
+        Returns
+        -------
+        dict
+            `metrics` itself.
+        """
         return self.metrics
 
 
@@ -198,7 +217,7 @@ class _EvaluatedRows(NamedTuple):
     rows, y, unit : int arrays of shape (n,)
         Row numbers, positions in `classes`, and unit numbers.
     classes : list of str
-        Those of the head, then the labels that it does not know.
+        Classes of the head, then labels that the head does not know.
     """
 
     rows: np.ndarray
@@ -218,25 +237,37 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a saved head on labelled rows: the test part where there is a split, else all.
 
-    Images that the head was trained on, or its setting chosen by, are recognised by content and
-    left out. Labels that it does not know count as wrong.
+    Images that the head was trained or its param selected on are recognised by content and left
+    out. Labels that the head does not know count as wrong.
 
     Parameters
     ----------
     head : FittedHead
+        The trained head.
     cache : path or FeatureCache
+        Features from the same backbone and layers as the head's.
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        Labels of the images; folder names if not given.
     column, labels_level, seed
-        As in `fit`.
+        As in `classify.fit`.
 
     Returns
     -------
     Evaluation
+        Metrics with 95 % intervals, and notices.
 
     Raises
     ------
-    HeadMismatchError, LabelError, CallError, UnknownPathError, FileNotFoundError
+    HeadMismatchError
+        If the cache has other features than the head was trained on.
+    LabelError
+        If the labels cannot be read.
+    UnknownPathError
+        If a labelled image is not in the cache.
+    CallError
+        If no image is left to evaluate on, or features are not finite.
+    FileNotFoundError
+        If the cache or the labels do not exist.
     """
     cache = open_cache(cache)
     head.check_against(cache)
@@ -245,17 +276,17 @@ def evaluate(
     predictions = HeldOutPredictions.concatenate(
         [
             summarise_decision_values(
-                rows[where],
-                y[where],
+                rows[positions],
+                y[positions],
                 decision_values,
                 np.arange(len(head.classes)),
                 temperature=head.temperature,
                 probabilistic=head.probabilistic,
             )
-            for where, decision_values in _iter_decision_values(head, cache, rows)
+            for positions, decision_values in _iter_decision_values(head, cache, rows)
         ]
     )
-    about = {
+    description = {
         "task": table.name,
         "head": head.head,
         "layer": "+".join(layer.name for layer in head.source.layers),
@@ -263,19 +294,19 @@ def evaluate(
     }
     metrics = compute_metrics(predictions, len(classes), unit, seed=seed).to_dict()
     recall = compute_class_recall(predictions, classes, unit, seed)
-    return Evaluation(about | metrics | {"recall": recall}, notices)
+    return Evaluation(description | metrics | {"recall": recall}, notices)
 
 
 def _select_rows(
     head: FittedHead, cache: FeatureCache, table: LabelTable
 ) -> tuple[_EvaluatedRows, list[str]]:
-    """Select the labelled rows that the head has not seen; also return notices on the others."""
-    rows, position, notices = find_labelled_rows(cache, table)
-    check_groups(table, position)
-    names = [table.labels[i] for i in position]
+    """Select the labelled rows that the head has not seen; also return notices about the rest."""
+    rows, label_index, notices = find_labelled_rows(cache, table)
+    check_groups(table, label_index)
+    names = [table.labels[i] for i in label_index]
     chosen = np.ones(len(rows), bool)
     if table.splits is not None:
-        chosen = np.array([table.splits[i] == TEST for i in position], bool)
+        chosen = np.array([table.splits[i] == TEST for i in label_index], bool)
     trained = head.trained_on(cache.column("sha256")[rows])
     if (chosen & trained).any():
         notices.append(
@@ -290,12 +321,12 @@ def _select_rows(
         )
     groups = None
     if table.groups is not None:
-        groups = np.array([table.groups[i] for i in position], object)
+        groups = np.array([table.groups[i] for i in label_index], object)
     unit, copy_notices = find_copies(cache, rows).assign_units(groups, len(rows))
     notices += copy_notices
-    if (near := chosen & np.isin(unit, unit[trained])).any():
+    if (linked := chosen & np.isin(unit, unit[trained])).any():
         notices.append(
-            f"{int(near.sum()):,} images are nearly the same as images that the head was trained "
+            f"{int(linked.sum()):,} images are nearly the same as images that the head was trained "
             "on, or in one group with them, which makes the score too good"
         )
     chosen_names = [names[i] for i in np.flatnonzero(chosen)]

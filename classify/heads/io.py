@@ -1,14 +1,15 @@
-"""Save and load heads: one safetensors file of arrays with JSON beside them. No pickle.
+"""Save and load heads: one safetensors file of arrays with JSON metadata. No pickle.
 
-A linear head is four arrays, one with a hidden layer six. A network that was fine-tuned with its
-head lies in the same file, its tensors as ``network.NAME``; that file is a backbone as well. Other
-heads are scikit-learn objects, which skops turns into bytes and back, and an array of what is added
-to their scores; of objects only what skops itself trusts is ever built. Loading runs no code from
-the file and believes nothing in it before it is checked.
+A linear head is four arrays, a head with one hidden layer is six. A network that was fine-tuned
+with its head is in the same file, its tensors as ``network.NAME``; that file is a backbone as well.
+Other heads are scikit-learn objects, which skops converts to bytes and back, and an array that is
+added to their decision values. Only types that skops itself trusts are ever built. Loading runs no
+code from the file and checks every value before it is used.
 
-Version 1.1 adds the preparation of features. Where that is ``root-l2`` the scale is one number, and
-the bytes of a scikit-learn object have another name: a release that knows of no preparation refuses
-such a file, and reads all others. So it does where there is something to add to an object's scores.
+Version 1.1 adds the preparation of features. With ``root-l2`` the scale is a single number, and the
+bytes of a scikit-learn object have another name, so that a release without preparations refuses
+such a file and reads all others. The same holds for an array added to the decision values of a
+scikit-learn object.
 """
 
 import io
@@ -43,7 +44,7 @@ ESTIMATOR_KEYS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
 OFFSET_KEY, SEEN_KEY = "offset", "seen"
 HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 LAYER_DTYPES = ("<f4", "<f2")
-MAX_CLASS_NAME_CHARS = 131_072  # of a class's name, as of a cell of a CSV table
+MAX_CLASS_NAME_CHARS = 131_072  # the limit of a cell in Python's csv module
 # Fine-tuned heads list it so since the first release, and their bytes stay the same.
 TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode")
 TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
@@ -54,29 +55,33 @@ def save_head(
     path: str | os.PathLike[str],
     network: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a head to one file; an older head there is replaced at once or not at all.
+    """Save a head to one file. An older head there is replaced atomically.
 
     Parameters
     ----------
+    head : FittedHead
+        The trained head.
     path : path
+        The output file.
     network : mapping of str to array, optional
-        The tensors of the network that was fine-tuned with it. A head that was loaded together with
-        its network takes that along.
+        Tensors of the network that was fine-tuned with the head. If not given, the network that the
+        head was loaded with is saved again.
 
     Raises
     ------
     OutputError
-        If it cannot be written, or something that is not a head is there already.
+        If the file cannot be written, exists and is not a head, or if the head has objects that
+        would not be loaded again.
     """
     path = check_head_file(path)
     preprocess = head.source.preprocess.to_dict()
     if network is not None or head.network is not None:
         preprocess = {key: preprocess[key] for key in TUNED_PREPROCESS_KEYS}
-    about = {name: getattr(head, name) for name in HEAD_FIELDS}
-    about |= asdict(head.source) | {"preprocess": preprocess}
-    about |= {"settings": dict(head.settings), "record": dict(head.record)}
+    values = {name: getattr(head, name) for name in HEAD_FIELDS}
+    values |= asdict(head.source) | {"preprocess": preprocess}
+    values |= {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
-    metadata |= {name: json.dumps(value, allow_nan=False) for name, value in about.items()}
+    metadata |= {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
     arrays = _to_arrays(head) | {SEEN_KEY: head.seen.astype(np.uint64)}
     arrays |= (
         _read_network_tensors(head)
@@ -89,17 +94,22 @@ def save_head(
 
 
 def check_head_file(path: str | os.PathLike[str]) -> Path:
-    """Refuse a place where a head cannot be saved, before any work is done for it.
+    """Check that a head can be saved to a path, before any work is done.
+
+    Parameters
+    ----------
+    path : path
+        The output file. An existing head may be replaced.
 
     Returns
     -------
     Path
-        Where to save it.
+        The file to write.
 
     Raises
     ------
     OutputError
-        If the folder is missing or closed, or the file there is not a head.
+        If the folder is missing or not writable, or the file exists and is not a head.
     """
     return check_target(path, _is_head_file, "a head", OutputError)
 
@@ -108,24 +118,29 @@ def _is_head_file(path: Path) -> bool:
     try:
         with safe_open(path, "np") as file:
             return bool((file.metadata() or {}).get("format") == FORMAT)
-    except Exception:  # whatever it is, it is no head
+    except Exception:  # unreadable files are no heads
         return False
 
 
 def load_head(path: str | os.PathLike[str]) -> FittedHead:
-    """Read a head that `save_head` wrote.
+    """Load a head that `save_head` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
 
     Returns
     -------
     FittedHead
-        It predicts as the scikit-learn estimator did that it was made from.
+        It gives the same decision values as the saved head.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     HeadFileError
-        If it is not a head, is damaged, or is of a newer version.
+        If the file is not a head, is damaged, or has a newer version.
     """
     path = Path(path)
     if not path.exists():
@@ -138,8 +153,8 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
         with safe_open(path, "np") as file:
             _check_unique_keys(path)
             head = _read_head(file)
-            tuned = any(name.startswith(NETWORK_PREFIX) for name in file.keys())  # noqa: SIM118
-            return replace(head, network=path.absolute()) if tuned else head
+            has_network = any(name.startswith(NETWORK_PREFIX) for name in file.keys())  # noqa: SIM118
+            return replace(head, network=path.absolute()) if has_network else head
     except HeadFileError as error:
         raise HeadFileError(f"{path}: {error}") from error
     except PermissionError:
@@ -149,8 +164,8 @@ def load_head(path: str | os.PathLike[str]) -> FittedHead:
 
 
 def _check_unique_keys(path: Path) -> None:
-    """Refuse a header with a name twice: which of the two counts would be up to the reader."""
-    with open(path, "rb") as file:
+    """Refuse a header with a duplicate key: parsers differ in which of the values they use."""
+    with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         _parse_json(file.read(length))
 
@@ -160,10 +175,10 @@ def _parse_json(text: str | bytes) -> Any:
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise HeadFileError("a name is there twice")
-    return found
+    return unique
 
 
 def _read_head(file: Any) -> FittedHead:
@@ -174,31 +189,33 @@ def _read_head(file: Any) -> FittedHead:
     if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) > VERSION[0]:
         raise HeadFileError(f"version {version!r} is unknown to this Headgraft; upgrade it")
 
-    def value(name: str, fits: Callable[[Any], bool]) -> Any:
+    def read_value(name: str, is_valid: Callable[[Any], bool]) -> Any:
         if name not in metadata:
             raise HeadFileError(f"{name} is missing")
-        found = _parse_json(metadata[name])
-        if not fits(found):
+        value = _parse_json(metadata[name])
+        if not is_valid(value):
             raise HeadFileError(f"{name} is not what it should be")
-        return found
+        return value
 
-    texts = {name: value(name, _is_text) for name in TEXT_FIELDS}
-    classes = value("classes", _is_class_list)
-    probabilistic = value("probabilistic", lambda x: isinstance(x, bool))
-    heat = value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
-    settings = value("settings", _is_number_dict)
-    layers = tuple(HeadLayer(**layer) for layer in value("layers", _is_layer_list))
-    preprocess = Preprocess.from_dict(value("preprocess", lambda x: isinstance(x, dict)))
-    record = value("record", lambda x: isinstance(x, dict))
+    texts = {name: read_value(name, _is_text) for name in TEXT_FIELDS}
+    classes = read_value("classes", _is_class_list)
+    probabilistic = read_value("probabilistic", lambda x: isinstance(x, bool))
+    temperature = read_value("temperature", lambda x: x is None or (_is_number(x) and x > 0))
+    settings = read_value("settings", _is_number_dict)
+    layers = tuple(HeadLayer(**layer) for layer in read_value("layers", _is_layer_list))
+    preprocess = Preprocess.from_dict(read_value("preprocess", lambda x: isinstance(x, dict)))
+    record = read_value("record", lambda x: isinstance(x, dict))
 
-    prepare = STANDARDISE  # as before there was a choice
+    prepare = STANDARDISE  # version 1.0 had no other preparation
     if "prepare" in metadata:
-        prepare = value("prepare", lambda x: x in PREPARATIONS)
+        prepare = read_value("prepare", lambda x: x in PREPARATIONS)
     K, dim = len(classes), sum(layer.dim for layer in layers)
     names = {name for name in file.keys() if not name.startswith(NETWORK_PREFIX)} - {SEEN_KEY}  # noqa: SIM118
-    kept = ESTIMATOR_KEYS[prepare]
-    if kept in names and names <= {kept, OFFSET_KEY}:
-        scorer: LinearModel | MLPModel | SklearnModel = _read_sklearn_model(file, kept, K, dim)
+    estimator_key = ESTIMATOR_KEYS[prepare]
+    if estimator_key in names and names <= {estimator_key, OFFSET_KEY}:
+        scorer: LinearModel | MLPModel | SklearnModel = _read_sklearn_model(
+            file, estimator_key, K, dim
+        )
     else:
         scorer = _read_array_model(file, names, K, dim, prepare)
     head, task = texts.pop("head"), texts.pop("task")
@@ -209,7 +226,7 @@ def _read_head(file: Any) -> FittedHead:
         prepare,
         scorer,
         probabilistic,
-        heat,
+        temperature,
         settings,
         task,
         source,
@@ -222,20 +239,20 @@ def _read_array_model(
     file: Any, names: set[str], K: int, dim: int, prepare: str
 ) -> LinearModel | MLPModel:
     shapes: dict[str, tuple[int, ...]]
-    one = (1,) if prepare == ROOT_L2 else (dim,)
-    shapes = {"mean": (dim,), "scale": one, "coef": (K, dim), "intercept": (K,)}
-    kind: type[LinearModel] | type[MLPModel] = LinearModel
+    scale_shape = (1,) if prepare == ROOT_L2 else (dim,)
+    shapes = {"mean": (dim,), "scale": scale_shape, "coef": (K, dim), "intercept": (K,)}
+    model_class: type[LinearModel] | type[MLPModel] = LinearModel
     if "hidden" in names:
-        units = int(file.get_slice("hidden").get_shape()[0])
-        shapes |= {"hidden": (units, dim), "bias": (units,), "coef": (K, units)}
-        kind = MLPModel
+        n_hidden = int(file.get_slice("hidden").get_shape()[0])
+        shapes |= {"hidden": (n_hidden, dim), "bias": (n_hidden,), "coef": (K, n_hidden)}
+        model_class = MLPModel
     if names != set(shapes):
         raise HeadFileError(
             f"it holds the arrays {', '.join(sorted(names))}, not {', '.join(shapes)}"
         )
     arrays = {name: _read_array(file, name, shapes[name]) for name in shapes}
     arrays["scale"] = np.broadcast_to(arrays["scale"], dim).copy()
-    scorer = kind(**arrays)
+    scorer = model_class(**arrays)
     if not (scorer.scale > 0).all():
         raise HeadFileError("scale is not positive everywhere")
     return scorer
@@ -256,17 +273,17 @@ def _to_arrays(head: FittedHead) -> dict[str, np.ndarray]:
         if head.prepare == ROOT_L2:
             arrays["scale"] = arrays["scale"][:1]
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    unknown = load_skops_function("get_untrusted_types")(
-        data=load_skops_function("dumps")(head.scorer.estimator)
+    untrusted = _load_skops_function("get_untrusted_types")(
+        data=_load_skops_function("dumps")(head.scorer.estimator)
     )
-    if unknown:
+    if untrusted:
         raise OutputError(
-            f"a {head.head} head cannot be saved: it holds {', '.join(unknown[:3])}, which would "
+            f"a {head.head} head cannot be saved: it holds {', '.join(untrusted[:3])}, which would "
             "not be loaded again, as only scikit-learn's own kinds are"
         )
     arrays = {
         ESTIMATOR_KEYS[head.prepare]: np.frombuffer(
-            load_skops_function("dumps")(head.scorer.estimator), np.uint8
+            _load_skops_function("dumps")(head.scorer.estimator), np.uint8
         )
     }
     return arrays if head.scorer.offset is None else arrays | {OFFSET_KEY: head.scorer.offset}
@@ -280,34 +297,34 @@ def _read_network_tensors(head: FittedHead) -> dict[str, np.ndarray]:
 
 
 def _read_sklearn_model(file: Any, name: str, n_classes: int, dim: int) -> SklearnModel:
-    """A scikit-learn classifier from bytes; nothing is built before all its types are known."""
+    """Build a scikit-learn classifier from bytes, after all its types are checked."""
     data = np.asarray(file.get_tensor(name)).tobytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED_BYTES:
             raise HeadFileError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB")
-    unknown = load_skops_function("get_untrusted_types")(data=data)
-    if unknown:
-        raise HeadFileError(f"it holds {', '.join(unknown[:3])}, which is not loaded from a file")
-    model = load_skops_function("loads")(data, trusted=[])
-    known = np.asarray(getattr(model, "classes_", None))
-    if not isinstance(model, Pipeline) or not np.array_equal(known, np.arange(n_classes)):
+    untrusted = _load_skops_function("get_untrusted_types")(data=data)
+    if untrusted:
+        raise HeadFileError(f"it holds {', '.join(untrusted[:3])}, which is not loaded from a file")
+    model = _load_skops_function("loads")(data, trusted=[])
+    classes = np.asarray(getattr(model, "classes_", None))
+    if not isinstance(model, Pipeline) or not np.array_equal(classes, np.arange(n_classes)):
         raise HeadFileError("the classifier in it does not belong to its classes")
     if getattr(model, "n_features_in_", None) != dim:
         raise HeadFileError("the classifier in it does not belong to its layers")
-    added = getattr(model[-1], SMOOTHING_ATTR, 1)
-    if not (_is_number(added) and added > 0):
+    smoothing = getattr(model[-1], SMOOTHING_ATTR, 1)
+    if not (_is_number(smoothing) and smoothing > 0):
         raise HeadFileError("its neighbours' counts are smoothed by what is no number")
     offset = _read_array(file, OFFSET_KEY, (n_classes,)) if OFFSET_KEY in file.keys() else None  # noqa: SIM118
     return SklearnModel(model, dim, n_classes, offset)
 
 
-def load_skops_function(name: str) -> Callable[..., Any]:
-    """A function of skops.io, an extra that linear heads do without.
+def _load_skops_function(name: str) -> Callable[..., Any]:
+    """Return a function of skops.io, an extra that linear heads do not need.
 
     Raises
     ------
     OutputError
-        If it is not installed.
+        If skops is not installed.
     """
     try:
         return getattr(import_module("skops.io"), name)  # type: ignore[no-any-return]
@@ -340,7 +357,7 @@ def _is_number_dict(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    # JSON can write halves of characters, which no file and no terminal takes.
+    # JSON allows lone surrogates, which cannot be encoded for a file or a terminal.
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 

@@ -1,4 +1,4 @@
-"""The labels that a head gives images, as a table in a file."""
+"""Predicted labels of images, and the CSV file that holds them."""
 
 import csv
 import os
@@ -17,20 +17,20 @@ MAX_HEADER_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The best labels of some images.
+    """The most probable labels of some images.
 
     Attributes
     ----------
     paths : list of str
-        n images that could be read.
+        Paths of the n images that could be read.
     labels : object array of shape (n, K)
-        The K best, as text, best first.
+        The K best labels of each image as str, best first.
     values : float array of shape (n, K)
-        Their probabilities, or scores.
+        Their probabilities, or decision values.
     kind : str
-        ``probability`` or ``score``: which of the two.
+        ``probability`` or ``score``: what `values` holds.
     failures : dict of str to str
-        Why an image has no label, by path.
+        Reason for each image without a label, by path.
     """
 
     paths: list[str]
@@ -40,73 +40,93 @@ class Predictions:
     failures: dict[str, str]
 
     def write_csv(self, file: IO[str]) -> None:
-        """Write ``path,label,probability``, or ``score``; further labels in further columns.
+        """Write ``path,label,probability`` or ``path,label,score`` rows, with a header.
 
-        A terminal takes some characters of a name for orders; it is shown them escaped.
+        Further labels are in further columns. Control characters are escaped for a terminal.
+
+        Parameters
+        ----------
+        file : text file
+            Open for writing.
         """
         writer = csv.writer(file, lineterminator="\n")
-        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        text = to_printable if file.isatty() else str
+        quoting_writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        format_text = to_printable if file.isatty() else str
         writer.writerow(_make_header(self.kind, self.labels.shape[1]))
         for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
             cells = [
-                c
-                for pair in zip(labels, values, strict=True)
-                for c in (text(pair[0]), f"{pair[1]:.6g}")
+                cell
+                for label, value in zip(labels, values, strict=True)
+                for cell in (format_text(label), f"{value:.6g}")
             ]
-            line = [text(path), *cells]
-            # A carriage return ends a line for whoever reads, but is not quoted by itself.
-            (quoting if any("\r" in cell for cell in line) else writer).writerow(line)
+            row = [format_text(path), *cells]
+            # Readers end a line at a carriage return, but csv does not quote it by itself.
+            (quoting_writer if any("\r" in cell for cell in row) else writer).writerow(row)
 
     @property
     def notices(self) -> list[str]:
-        """Which images have no label, and why."""
+        """A message for each image without a label."""
         return [f"{path}: {reason}; no label" for path, reason in self.failures.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """``predictions``, ``kind`` and ``failures``."""
+        """Return the predictions for JSON.
+
+        Returns
+        -------
+        dict
+            ``kind``, ``predictions`` (a list with a dict for each image) and ``failures``.
+        """
         rows = zip(self.paths, self.labels.tolist(), self.values.tolist(), strict=True)
-        found = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
-        return {"kind": self.kind, "predictions": found, "failures": self.failures}
+        predictions = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
+        return {"kind": self.kind, "predictions": predictions, "failures": self.failures}
 
 
 def _make_header(kind: str, count: int) -> list[str]:
-    more = [f"_{k}" for k in range(2, count + 1)]
-    return ["path", *(f"{name}{k}" for k in ["", *more] for name in ("label", kind))]
+    suffixes = ["", *(f"_{k}" for k in range(2, count + 1))]
+    return ["path", *(f"{name}{suffix}" for suffix in suffixes for name in ("label", kind))]
 
 
 def check_predictions_file(
     path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None
 ) -> Path:
-    """Refuse a place where predictions cannot be written, before any work is done for it.
+    """Check that predictions can be written to a path, before any work is done.
 
     Parameters
     ----------
     path : path
+        The output file. An existing table of predictions may be replaced.
     *inputs : path, or None
-        What is read, and must not be written over.
+        Input files, which must not be overwritten.
 
     Returns
     -------
     Path
-        Where to write.
+        The file to write.
 
     Raises
     ------
     OutputError
-        If the folder is missing or closed, or the file there is no table of predictions.
+        If the folder is missing or not writable, or the file exists and is not a table of
+        predictions.
     """
 
     def is_own(path: Path) -> bool:
-        read = [name for name in inputs if name is not None and os.path.exists(name)]
-        return _is_predictions_file(path) and not any(os.path.samefile(path, name) for name in read)
+        given = [name for name in inputs if name is not None]
+        return _is_predictions_file(path) and not any(_is_same_file(path, name) for name in given)
 
     return check_target(path, is_own, "a table of predictions", OutputError)
 
 
+def _is_same_file(path: Path, other: str | os.PathLike[str]) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one that does not exist
+        return False
+
+
 def _is_predictions_file(path: Path) -> bool:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             names = file.readline(MAX_HEADER_BYTES).rstrip("\n").split(",")
     except (OSError, ValueError):
         return False

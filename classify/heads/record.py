@@ -1,4 +1,4 @@
-"""What is said of a head once it is trained: its record, and how sure its accuracy is."""
+"""The result of a head on a task: its settings, metrics and confidence intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,61 +10,64 @@ from classify.evaluation.selection_metric import LOWER_IS_BETTER
 
 @dataclass(frozen=True)
 class HeadResult:
-    """How one head did on one task.
+    """The result of one head on one task.
 
     Attributes
     ----------
     task, head : str
+        Names of the task and of the kind of head.
     layer : str
-        Joined layers as ``a+b``.
+        Name of the layer; joined layers as ``a+b``.
     classes : list of str
-        Those the head knows.
+        Classes that the head knows.
     n_train, n_test : int
-        Images it was trained on (the last time, with the chosen C), and scored on.
+        Numbers of images in the final training set and in the test set.
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
         95 % interval, see `classify.evaluation.metrics.estimate_proportion`. It covers the draw of
-        test images, not of training images.
+        test images, not the draw of training images.
     validation : float, or None
-        Accuracy on the images that the setting was chosen by, each held out of the training; None
-        if no class could be validated.
+        Accuracy on the held-out images that the param was selected on; None if no class could be
+        validated.
     validation_ci : (float, float), or None
+        95 % interval of `validation`.
     C : float, or None
-        None for a head without a C.
+        Selected C; None for a head without a C.
     settings : dict of str to float
-        What was chosen, by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, and ``gamma`` of
+        Selected params by name: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, and ``gamma`` of
         the RBF kernel.
     class_weight : str, or None
         ``balanced``, or None.
     prepare : str
-        How the features were prepared: ``root-l2`` or ``standardise``.
+        Preparation of the features: ``root-l2`` or ``standardise``.
     metric : str
-        What settings are chosen and heads ranked by: ``accuracy``, or as `classify.fit` was told.
+        Metric that params are selected and heads ranked by: ``accuracy``, or the one passed to
+        `classify.fit`.
     validation_metric, test_metric : float, or None
-        It, on the images that the setting was chosen by, and on the test images.
+        Value of `metric` on the held-out images and on the test images.
     temperature : float, or None
-        What the scores are divided by for calibrated probabilities, from the held-out scores.
+        Divisor of the decision values for calibrated probabilities, fitted on held-out images.
     recall : dict, or None
-        By class with test images, the least first: the share of them that is found, as ``value``,
-        ``ci`` (95 %) and ``n``, see `classify.evaluation.recall`.
+        Recall by class with test images, lowest first: ``value``, ``ci`` (95 %) and ``n``, see
+        `classify.evaluation.recall`.
     bias : list of float, or None
-        What was added to the scores of each class, from the held-out scores too; its mean is 0. It
-        is part of the head, and decides with it. None where temperature alone is as good, or where
-        the classes are to count alike.
+        Offsets added to the decision values of each class, fitted on held-out images; their mean is
+        0. They are part of the head and change its predictions. None where temperature alone is as
+        good, or where classes have equal weight.
     scores : dict of str to number, interval or None
-        More of the test: ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``calibration_error``
-        and the last two after calibration, each with its interval.
+        Further test metrics: ``balanced_accuracy``, ``macro_f1``, ``log_loss``,
+        ``calibration_error`` and the last two after calibration, each with its interval.
     seconds : float
-        For reading features, choosing, training and scoring.
+        Seconds for reading features, selection, training and evaluation.
     distinguishable : bool, or None
-        In a comparison: whether its test accuracy differs from that of the task's best head by more
-        than chance, image by image. None for the best itself. Each by itself: the best of all stays
-        among those that do not differ in 95 of 100 comparisons, and of 20 that are as good about
-        one differs by chance.
+        In a comparison: whether the test accuracy differs significantly from that of the task's
+        best head, in a paired test without correction for the number of heads. The truly best head
+        stays indistinguishable in 95 of 100 comparisons; of 20 equally good heads about one differs
+        by chance. None for the best itself.
     worse : bool, or None
-        In a comparison: whether it is worse than that head by more than chance, allowing for the
-        number of heads (Holm's correction). None for the best itself.
+        In a comparison: whether it is significantly worse than the best head, corrected for the
+        number of heads (Holm). None for the best itself.
     """
 
     task: str
@@ -93,10 +96,16 @@ class HeadResult:
     bias: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a flat dict of what JSON knows."""
-        found = asdict(self)
-        found |= found.pop("scores")
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        """Return the fields as a flat dict for JSON, with `scores` merged in.
+
+        Returns
+        -------
+        dict
+            Tuples become lists.
+        """
+        values = asdict(self)
+        values |= values.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 HeadCallback = Callable[[HeadResult, int, int], None]
@@ -104,14 +113,14 @@ HeadCallback = Callable[[HeadResult, int, int], None]
 
 @dataclass(frozen=True)
 class HeadProgress:
-    """How many heads are trained, as a `featurize.progress.Progress`.
+    """Progress of training several heads, as a `featurize.progress.Progress`.
 
     Attributes
     ----------
     result : HeadResult
-        The latest.
+        Result of the latest head.
     done, total : int
-        Heads trained, and to be trained.
+        Numbers of heads trained so far and in all.
     """
 
     result: HeadResult
@@ -120,22 +129,35 @@ class HeadProgress:
 
     @property
     def stage(self) -> str:
-        """What is going on."""
+        """Name of the stage."""
         return "heads"
 
     @property
     def note(self) -> str:
-        """The latest head, and how often it was right in validation."""
+        """Task, name and layer of the latest head, and its validation accuracy."""
         result = self.result
-        right = "" if result.validation is None else f" {result.validation:.3f}"
-        return f"{result.task}: {result.head} on {result.layer}{right}"
+        accuracy = "" if result.validation is None else f" {result.validation:.3f}"
+        return f"{result.task}: {result.head} on {result.layer}{accuracy}"
 
 
 HeadReport = Callable[[HeadProgress], None]
 
 
 def report_to(report: HeadReport, progress: HeadCallback | None) -> HeadReport:
-    """Combine both callbacks of a comparison; `progress` takes a step's parts one by one."""
+    """Combine both callbacks of a comparison into one.
+
+    Parameters
+    ----------
+    report : callable
+        Takes a `HeadProgress`.
+    progress : callable, or None
+        Takes the result, the number done and the total as three arguments.
+
+    Returns
+    -------
+    callable
+        Takes a `HeadProgress` and calls `progress`, then `report`.
+    """
     if progress is None:
         return report
 
@@ -147,11 +169,24 @@ def report_to(report: HeadReport, progress: HeadCallback | None) -> HeadReport:
 
 
 def rank_results(results: Sequence[HeadResult], best: HeadResult) -> list[HeadResult]:
-    """A task's records, the best first and the others by the metric on validation images."""
+    """Sort a task's results by their validation metric, the best head first.
+
+    Parameters
+    ----------
+    results : sequence of HeadResult
+        Results of one task.
+    best : HeadResult
+        One of `results`. It comes first whatever its metric.
+
+    Returns
+    -------
+    list of HeadResult
+        Results without a validation metric come last.
+    """
     sign = -1 if best.metric in LOWER_IS_BETTER else 1
 
-    def rank(record: HeadResult) -> tuple[bool, float]:
-        value = record.validation_metric
-        return record is not best, math.inf if value is None else -sign * value
+    def rank(result: HeadResult) -> tuple[bool, float]:
+        value = result.validation_metric
+        return result is not best, math.inf if value is None else -sign * value
 
     return sorted(results, key=rank)

@@ -1,4 +1,4 @@
-"""The heads, by name, each with its grid; and any scikit-learn classifier, by its own name."""
+"""The heads by name, each with its grid; and any scikit-learn classifier by its import path."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,24 +23,26 @@ class HeadSpec:
     Attributes
     ----------
     name : str
+        Name of the head, or the import path of a scikit-learn classifier.
     param_name : str, or None
-        What is selected: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``, or nothing.
+        Name of the selected param: ``C``, ``alpha``, ``shrinkage``, ``n_neighbors``; None for a
+        head without one.
     grid : tuple of float
-        Its values, from strong to weak regularisation.
+        Values of the param, from strong to weak regularisation.
     loss : str
-        The held-out loss it is selected by, one of `classify.solvers.selection.LOSSES`.
+        Held-out loss that the param is selected by, a key of `classify.solvers.selection.LOSSES`.
     probabilistic : bool
-        Whether the softmax of its scores is its own idea of the probabilities.
+        Whether the softmax of the decision values gives the model's own probabilities.
     solver : str
-        How it is trained, a key of `classify.training.train.SOLVERS`: ``lbfgs``, ``rbf_svm``,
+        Solver, a key of `classify.training.train.SOLVERS`: ``lbfgs``, ``rbf_svm``,
         ``closed_form``, ``neighbours`` or ``sklearn``.
     make_estimator : callable, or None
-        Of solver ``sklearn``: makes an unfitted scikit-learn classifier from a class weight.
+        For solver ``sklearn``: makes an unfitted scikit-learn classifier from a class weight.
     uses_class_weight : bool
-        Whether a class weight makes a difference to it.
+        Whether class weights change the trained head.
     gamma_factors : tuple of float
-        Of an RBF kernel: values of its ``gamma``, from smooth to fine, as multiples of what
-        scikit-learn calls ``scale``. It is selected together with the param.
+        For an RBF kernel: values of ``gamma``, from smooth to fine, as multiples of scikit-learn's
+        ``scale``. It is selected together with the param.
     """
 
     name: str
@@ -62,12 +64,23 @@ class HeadSpec:
     def weights_gram(self) -> bool:
         """Whether class weights enter those statistics.
 
-        Of other heads they shift the bias of softmax and hinge, or the priors of LDA.
+        In other heads they shift the bias of softmax and hinge, or the priors of LDA.
         """
         return self.name == "ridge"
 
     def as_params(self, param: Param) -> dict[str, float]:
-        """A chosen value under its name."""
+        """Return a selected value under its name.
+
+        Parameters
+        ----------
+        param : float, or None
+            A value of the param.
+
+        Returns
+        -------
+        dict of str to float
+            Empty for a head without a param.
+        """
         return {} if self.param_name is None or param is None else {self.param_name: param}
 
 
@@ -92,23 +105,33 @@ HEADS = {
     )
 }  # fmt: skip
 DEFAULT_HEADS = ("softmax", "linear-svm", "ridge", "lda", "ncm")
-"""The heads that a comparison tries where none are named: the linear ones."""
+"""The heads of a comparison by default: the linear ones."""
 
 
 def get_head_spec(name: str) -> HeadSpec:
-    """The head of that name, or of a scikit-learn classifier given as ``package.module:Class``.
+    """Look up a head by name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `HEADS`, or a scikit-learn classifier as ``package.module:Class``.
+
+    Returns
+    -------
+    HeadSpec
+        The kind of head.
 
     Raises
     ------
-    UnknownHead
-        If there is none; the message lists them.
+    UnknownHeadError
+        If there is no such head; the message lists the names.
     """
     if name in HEADS:
         return HEADS[name]
     if ":" in name:
         return _make_sklearn_spec(name)
-    near = get_close_matches(name, HEADS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    matches = get_close_matches(name, HEADS, 1)
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
     raise UnknownHeadError(
         f"no head {name!r}, only {', '.join(HEADS)}, and classifiers of scikit-learn's kind as "
         f"package.module:Class{hint}"
@@ -117,18 +140,28 @@ def get_head_spec(name: str) -> HeadSpec:
 
 def _make_sklearn_spec(name: str) -> HeadSpec:
     try:
-        kind = resolve_name(name)
+        estimator_class = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownHeadError(f"no classifier {name!r}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, BaseEstimator) and is_classifier(kind())):
+    if not (
+        isinstance(estimator_class, type)
+        and issubclass(estimator_class, BaseEstimator)
+        and is_classifier(estimator_class())
+    ):
         raise UnknownHeadError(f"{name} is not a scikit-learn classifier")
-    takes = signature(kind).parameters
+    parameters = signature(estimator_class).parameters
 
-    def build(weight: ClassWeight) -> Any:
-        fixed = {"class_weight": weight, "random_state": 0}
-        return kind(**{key: value for key, value in fixed.items() if key in takes})
+    def make_estimator(weight: ClassWeight) -> Any:
+        arguments = {"class_weight": weight, "random_state": 0}
+        return estimator_class(
+            **{key: value for key, value in arguments.items() if key in parameters}
+        )
 
-    probabilistic = hasattr(kind, "predict_proba") and hasattr(kind(), "predict_proba")
+    probabilistic = hasattr(estimator_class, "predict_proba") and hasattr(
+        estimator_class(), "predict_proba"
+    )
     loss = "log" if probabilistic else "error"
-    weighted = "class_weight" in takes
-    return HeadSpec(name, None, (None,), loss, probabilistic, "sklearn", build, weighted)
+    uses_class_weight = "class_weight" in parameters
+    return HeadSpec(
+        name, None, (None,), loss, probabilistic, "sklearn", make_estimator, uses_class_weight
+    )

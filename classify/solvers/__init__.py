@@ -1,1 +1,1 @@
-"""How the parameters of one head are found on arrays."""
+"""Solvers: find the parameters of one head on arrays."""

@@ -1,4 +1,4 @@
-"""Heads with a closed form: ridge, LDA and nearest class mean, from class sums and a spectrum."""
+"""Closed-form heads: ridge, LDA and nearest class mean, from class sums and a principal basis."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,38 +14,64 @@ from classify.heads.models import LinearModel
 from classify.solvers.gram import MAX_SOLVER_BYTES, PrincipalBasis, sum_parts
 from classify.solvers.selection import PathPoint
 
-MAX_VALUE_COLUMNS = 512  # of scores at once: settings side by side make one product of matrices
-MAX_VALUES_IN_MEMORY = 16_000_000  # held at once, 64 MB
+MAX_VALUE_COLUMNS = 512  # of decision values for several params in one matrix product
+MAX_VALUES_IN_MEMORY = 16_000_000  # decision values, 64 MB
 
 
 @dataclass(frozen=True, eq=False)
 class ClassSums:
-    """All that a task adds to label-free statistics, for each of P parts of some rows.
+    """Sums of the features of each class, for each of P parts of some rows.
 
     Attributes
     ----------
     count : float64 array of shape (P, K)
-        Rows of each class, or the sum of their weights.
+        Number of rows of each class, or the sum of their weights.
     total : float64 array of shape (P, K, D)
-        The sum of their features.
+        Weighted sum of their features.
     """
 
     count: np.ndarray
     total: np.ndarray
 
     def sum_without(self, exclude: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Count (K,) and total (K, D) of all parts but one, or of all: nothing is subtracted."""
+        """Sum over all parts, or over all but one, without subtraction.
+
+        Parameters
+        ----------
+        exclude : int, optional
+            Part to leave out.
+
+        Returns
+        -------
+        count : float64 array of shape (K,)
+            Number of rows of each class, or the sum of their weights.
+        total : float64 array of shape (K, D)
+            Weighted sum of their features.
+        """
         return sum_parts(self.count, exclude), sum_parts(self.total, exclude)
 
 
 @dataclass(frozen=True, eq=False)
 class FoldClassSums(ClassSums):
-    """The same where folds are not those of parts: of each fold's training rows, then of all."""
+    """Class sums of each fold's training rows, then of the final rows, for folds without parts."""
 
     def sum_without(self, exclude: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Count (K,) and total (K, D) of what one fold trains on, or of all rows."""
-        which = -1 if exclude is None else exclude
-        return self.count[which], self.total[which]
+        """Return the sums of a fold's training rows, or of the final rows.
+
+        Parameters
+        ----------
+        exclude : int, optional
+            Number of the fold.
+
+        Returns
+        -------
+        count : float64 array of shape (K,)
+            As in `ClassSums.sum_without`.
+        total : float64 array of shape (K, D)
+            As in `ClassSums.sum_without`.
+        """
+        index = -1 if exclude is None else exclude
+        return self.count[index], self.total[index]
 
 
 def sum_classes_for_folds(
@@ -55,21 +81,40 @@ def sum_classes_for_folds(
     fold_plan: FoldPlan,
     weights: np.ndarray | None = None,
 ) -> ClassSums:
-    """The class sums that folds ask for: arguments as in `sum_classes`."""
+    """Sum the features of each class for all training sets of a fold plan.
+
+    Parameters
+    ----------
+    rows, y, n_classes, weights
+        As in `sum_classes`.
+    fold_plan : FoldPlan
+        Folds of these rows.
+
+    Returns
+    -------
+    ClassSums
+        ``sum_without(i)`` gives the sums of fold i's training rows.
+
+    Raises
+    ------
+    CallError
+        If the sums would not fit into memory.
+    """
     if fold_plan.train_indices is None:
         n_parts = int(fold_plan.part.max()) + 1
         return sum_classes(rows, y, n_classes, fold_plan.part, n_parts, weights)
-    each = [
-        sum_classes(rows.subset(some), y[some], n_classes, weights=_take_weights(weights, some))
-        for some in [*fold_plan.train_indices, fold_plan.final_indices]
+    fold_sums = [
+        sum_classes(rows.subset(train), y[train], n_classes, weights=_take_weights(weights, train))
+        for train in [*fold_plan.train_indices, fold_plan.final_indices]
     ]
     return FoldClassSums(
-        np.concatenate([sums.count for sums in each]), np.concatenate([sums.total for sums in each])
+        np.concatenate([sums.count for sums in fold_sums]),
+        np.concatenate([sums.total for sums in fold_sums]),
     )
 
 
-def _take_weights(weights: np.ndarray | None, some: np.ndarray) -> np.ndarray | None:
-    return None if weights is None else weights[some]
+def _take_weights(weights: np.ndarray | None, positions: np.ndarray) -> np.ndarray | None:
+    return None if weights is None else weights[positions]
 
 
 def sum_classes(
@@ -85,14 +130,22 @@ def sum_classes(
     Parameters
     ----------
     rows : FeatureRows
-        n of them.
+        n rows.
     y : int array of shape (n,)
-        -1 for a row of no class.
+        Class numbers below `n_classes`; -1 for a row to leave out.
     n_classes : int
+        K.
     part : int array of shape (n,), optional
-        All one if not given.
-    n_parts : int
+        Part of each row, from 0; a single part if not given.
+    n_parts : int, default 1
+        P.
     weights : float array of shape (n,), optional
+        Weight of each row; 1 if not given.
+
+    Returns
+    -------
+    ClassSums
+        The sums of each part.
 
     Raises
     ------
@@ -106,17 +159,19 @@ def sum_classes(
             f"their sums would need {needed:,} bytes; use fewer layers, or a pool that is not "
             "`none`"
         )
-    cells = n_parts * n_classes
-    count, total = np.zeros(cells), np.zeros((cells, rows.dim))
+    n_cells = n_parts * n_classes
+    count, total = np.zeros(n_cells), np.zeros((n_cells, rows.dim))
     cell = np.where(y < 0, -1, (0 if part is None else part.astype(np.intp) * n_classes) + y)
-    for where, block in rows.iter_blocks():
-        learnt = np.flatnonzero(cell[where] >= 0)
-        used, at = np.unique(cell[where][learnt], return_inverse=True)
-        each = np.ones(len(learnt)) if weights is None else weights[where][learnt]
-        # As many numbers as rows, where a dense matrix would have as many as rows times classes.
-        share = csr_array((each, (at, learnt)), shape=(len(used), len(block)))
-        total[used] += share @ block.astype(np.float64)
-        count[used] += share.sum(axis=1)
+    for positions, block in rows.iter_blocks():
+        labelled = np.flatnonzero(cell[positions] >= 0)
+        used_cells, cell_index = np.unique(cell[positions][labelled], return_inverse=True)
+        row_weights = np.ones(len(labelled)) if weights is None else weights[positions][labelled]
+        # Sparse, as each row belongs to one class of one part.
+        membership = csr_array(
+            (row_weights, (cell_index, labelled)), shape=(len(used_cells), len(block))
+        )
+        total[used_cells] += membership @ block.astype(np.float64)
+        count[used_cells] += membership.sum(axis=1)
     return ClassSums(count.reshape(n_parts, n_classes), total.reshape(n_parts, n_classes, rows.dim))
 
 
@@ -127,76 +182,84 @@ def fit_closed_form(
     params: Sequence[float | None],
     class_weights: np.ndarray | None = None,
 ) -> list[LinearModel]:
-    """Solve one head for several settings.
+    """Fit one head for several params.
 
     Parameters
     ----------
-    kind : str
+    head_name : str
         ``ridge``: least squares to targets of 1 and -1, with `params` the alpha of scikit-learn's
         `RidgeClassifier`. ``lda``: linear discriminants with the pooled covariance S shrunk to
         (1 - g) S + g tr(S)/D I, `params` being g: Friedman (1989), "Regularized discriminant
-        analysis", JASA 84. ``ncm``: the nearest class mean; no setting.
-    spectrum : PrincipalBasis
-        Of the training rows.
+        analysis", JASA 84. ``ncm``: the nearest class mean, without a param.
+    basis : PrincipalBasis
+        Basis of the training rows.
     sums : float64 arrays of shape (K,) and (K, D)
-        How many of the same rows each class has, and the sum of their features.
-    params : sequence of float
+        Number of training rows of each class, and the sum of their features.
+    params : sequence of float, or of None
+        Values of the param.
     class_weights : float array of shape (K,), optional
-        How much likelier than its share each class is to ``lda``. For ``ridge`` the weights of
-        spectrum and sums say so.
+        Factors of the priors of ``lda``. For ``ridge`` the basis and the sums are weighted instead.
+
+    Returns
+    -------
+    list of LinearModel
+        A model for each of `params`.
     """
     count, total = sums
     present = count > 0
     means = total - count[:, None] * basis.mean
     means /= np.maximum(count, 1e-300)[:, None]
     means /= basis.scale
-    within = basis.vectors.T @ means.T  # (R, K): class means along the principal directions
+    projected_means = basis.vectors.T @ means.T  # (R, K)
     share = count / basis.count
-    found = []
-    for setting in params:
+    models = []
+    for param in params:
         if head_name == "ridge":
-            coef = 2 * within * count / (basis.values + setting)[:, None]
+            coef = 2 * projected_means * count / (basis.values + param)[:, None]
             intercept = 2 * share - 1
         elif head_name == "lda":
             prior = share if class_weights is None else share * class_weights
             prior = prior / prior.sum()
-            coef = _solve_discriminants(basis, within, share, float(setting or 0))
-            intercept = -0.5 * (within * coef).sum(axis=0) + np.log(np.maximum(prior, 1e-300))
+            coef = _solve_discriminants(basis, projected_means, share, float(param or 0))
+            intercept = -0.5 * (projected_means * coef).sum(axis=0) + np.log(
+                np.maximum(prior, 1e-300)
+            )
         else:
-            coef, intercept = within, -0.5 * (within**2).sum(axis=0)
+            coef, intercept = projected_means, -0.5 * (projected_means**2).sum(axis=0)
         if head_name != "ridge":
             intercept = np.where(present, intercept, UNSEEN_CLASS_SCORE)
         weights = (basis.vectors @ coef).T
-        found.append(LinearModel(basis.mean, basis.scale, weights, intercept))
-    return found
+        models.append(LinearModel(basis.mean, basis.scale, weights, intercept))
+    return models
 
 
 def _solve_discriminants(
-    basis: PrincipalBasis, within: np.ndarray, share: np.ndarray, shrinkage: float
+    basis: PrincipalBasis, projected_means: np.ndarray, share: np.ndarray, shrinkage: float
 ) -> np.ndarray:
-    """The shrunk pooled covariance's inverse times the class means, (R, K).
+    """Multiply the class means by the inverse of the shrunk pooled covariance: (R, K).
 
-    The pooled covariance is the total one, diagonal here, less the K class means' own. Of fewer
-    classes than directions it is a system of K by K, by Woodbury's identity; else one of R by R.
-    Where no class has two different images it is nothing, and the nearest class mean is left.
+    The pooled covariance is the total covariance, which is diagonal here, minus that of the K class
+    means. With fewer classes than directions the system is K by K, by Woodbury's identity; else it
+    is R by R. If no class has two different images the pooled covariance is zero, and the result is
+    the nearest class mean.
     """
     dim = len(basis.mean)
-    between = within * np.sqrt(share)  # (R, K)
-    whole = basis.values.sum() / basis.count
-    trace = (whole - (between**2).sum()) / dim
-    if trace * dim <= 1e-9 * whole:  # one image of each class: only rounding tells them apart
-        return within
-    keep = 1 - shrinkage
-    diagonal = keep * basis.values / basis.count + shrinkage * max(trace, 1e-12)
-    if keep > 0 and len(share) > len(diagonal):
-        pooled = np.diag(diagonal) - keep * between @ between.T
-        return np.asarray(np.linalg.solve(pooled, within))
-    straight = within / diagonal[:, None]
-    if keep == 0:
-        return np.asarray(straight)
-    leaning = between / diagonal[:, None]
-    small = np.eye(len(share)) / keep - between.T @ leaning
-    return np.asarray(straight + leaning @ np.linalg.solve(small, between.T @ straight))
+    between = projected_means * np.sqrt(share)  # (R, K)
+    total_variance = basis.values.sum() / basis.count
+    trace = (total_variance - (between**2).sum()) / dim
+    if trace * dim <= 1e-9 * total_variance:  # one image per class: the rest is rounding
+        return projected_means
+    retained = 1 - shrinkage
+    diagonal = retained * basis.values / basis.count + shrinkage * max(trace, 1e-12)
+    if retained > 0 and len(share) > len(diagonal):
+        pooled = np.diag(diagonal) - retained * between @ between.T
+        return np.asarray(np.linalg.solve(pooled, projected_means))
+    direct = projected_means / diagonal[:, None]
+    if retained == 0:
+        return np.asarray(direct)
+    scaled_between = between / diagonal[:, None]
+    system = np.eye(len(share)) / retained - between.T @ scaled_between
+    return np.asarray(direct + scaled_between @ np.linalg.solve(system, between.T @ direct))
 
 
 def cross_val_path(
@@ -207,58 +270,58 @@ def cross_val_path(
     sums: ClassSums,
     class_weights: np.ndarray | None = None,
 ) -> Iterator[PathPoint]:
-    """Walk a grid: the held-out scores of every fold, several settings in one pass over them.
+    """Compute held-out decision values along a grid, for several params in one pass.
 
     Parameters
     ----------
     head_name, grid, class_weights
-        As in `fit_closed_form`.
+        As in `fit_closed_form`; `grid` has the params.
     rows : FeatureRows
-        n of them.
+        n rows.
     folds : sequence of (PrincipalBasis, int array)
-        Of what is trained on, and the positions of what is held out.
+        Basis of the training rows, and positions of the held-out rows.
     sums : ClassSums
-        Fold i is trained on all but part i.
+        ``sum_without(i)`` gives the sums of fold i's training rows.
 
     Yields
     ------
     PathPoint
-        Scores in the order of the folds.
+        Decision values in the order of the folds.
     """
     n_classes = sums.count.shape[1]
-    n_held = sum(len(held) for _, held in folds)
+    n_held_out = sum(len(held_out) for _, held_out in folds)
 
-    def scored(settings: Sequence[float | None]) -> np.ndarray:
-        """Of several settings: float32 (number of settings, n_held, K)."""
-        scores = np.empty((len(settings), n_held, n_classes), np.float32)
+    def compute_held_out(params: Sequence[float | None]) -> np.ndarray:
+        """Compute decision values for several params: float32 (n_params, n_held_out, K)."""
+        values = np.empty((len(params), n_held_out, n_classes), np.float32)
         begin = 0
-        for i, (spectrum, held) in enumerate(folds):
-            models = fit_closed_form(
-                head_name, spectrum, sums.sum_without(i), settings, class_weights
-            )
-            side_by_side = LinearModel(
-                spectrum.mean,
-                spectrum.scale,
+        for i, (basis, held_out) in enumerate(folds):
+            models = fit_closed_form(head_name, basis, sums.sum_without(i), params, class_weights)
+            stacked = LinearModel(
+                basis.mean,
+                basis.scale,
                 np.concatenate([model.coef for model in models]),
                 np.concatenate([model.intercept for model in models]),
             )
-            for where, block in rows.subset(held).iter_blocks(n_classes * len(settings)):
-                found = side_by_side.decision_values(block, np.float32)
-                found = found.reshape(len(block), len(settings), n_classes)
-                scores[:, begin + where.start : begin + where.stop] = found.swapaxes(0, 1)
-            begin += len(held)
-        return scores
+            for positions, block in rows.subset(held_out).iter_blocks(n_classes * len(params)):
+                block_values = stacked.decision_values(block, np.float32)
+                block_values = block_values.reshape(len(block), len(params), n_classes)
+                values[:, begin + positions.start : begin + positions.stop] = block_values.swapaxes(
+                    0, 1
+                )
+            begin += len(held_out)
+        return values
 
-    def alone(setting: float | None) -> PathPoint:
-        def again() -> np.ndarray:
-            return np.asarray(scored([setting])[0])
+    def make_point(param: float | None) -> PathPoint:
+        def recompute() -> np.ndarray:
+            return np.asarray(compute_held_out([param])[0])
 
-        return PathPoint(setting, again(), recompute=again)
+        return PathPoint(param, recompute(), recompute=recompute)
 
-    size = max(1, min(MAX_VALUE_COLUMNS, MAX_VALUES_IN_MEMORY // max(n_held, 1)) // n_classes)
-    if size == 1:  # too many to be held for several settings: those of the chosen one come again
-        yield from map(alone, grid)
+    size = max(1, min(MAX_VALUE_COLUMNS, MAX_VALUES_IN_MEMORY // max(n_held_out, 1)) // n_classes)
+    if size == 1:  # too many to hold for several params: those of the selected one are recomputed
+        yield from map(make_point, grid)
         return
     for start in range(0, len(grid), size):
-        settings = grid[start : start + size]
-        yield from (PathPoint(*pair) for pair in zip(settings, scored(settings), strict=True))
+        params = grid[start : start + size]
+        yield from (PathPoint(*pair) for pair in zip(params, compute_held_out(params), strict=True))

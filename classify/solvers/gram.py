@@ -1,8 +1,8 @@
-"""Label-free statistics: all that ridge, LDA and class means need to know of features.
+"""Gram statistics of features: all that ridge, LDA and class means need besides class sums.
 
-One pass over the rows gives their count, sum and Gram matrix, part by part. Without one part they
-are the sum of the others, so folds cost no further pass. Nothing is ever subtracted: a row that
-is left out moves no digit of what remains.
+They do not depend on labels. One pass over the rows gives their count, sum and Gram matrix, part by
+part. The statistics without one part are the sum of the others, so folds cost no further pass.
+Nothing is ever subtracted, so an excluded row does not change a digit of the rest.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from classify.errors import CallError
 
 SCALE_COLUMNS, SCALE_GLOBAL, SCALE_NONE = "columns", "whole", "none"
 
-MIN_EIGENVALUE_RATIO = 1e-10  # of the greatest eigenvalue: below this a direction is rounding
+MIN_EIGENVALUE_RATIO = 1e-10  # of the largest eigenvalue; directions below are rounding errors
 
 MAX_SOLVER_BYTES = 4 << 30
-ORIGIN_SAMPLE_ROWS = 255  # rows whose median the features are taken from
+ORIGIN_SAMPLE_ROWS = 255  # rows whose median is the origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +27,14 @@ class GramStats:
     Attributes
     ----------
     origin : float64 array of shape (D,)
-        Is subtracted from the features first: of numbers far from zero beside their spread, the
-        squares would hold little of the spread.
+        Subtracted from the features first, as features with a mean far from zero and a small
+        spread would lose digits in their squares.
     count : float64 array of shape (P,)
-        The sum of the weights.
+        Sum of the weights.
     total : float64 array of shape (P, D)
+        Weighted sum of the features, less the origin.
     gram : float64 array of shape (P, D, D)
-        About the origin.
+        Weighted Gram matrix of the features, less the origin.
     """
 
     origin: np.ndarray
@@ -49,18 +50,23 @@ class GramStats:
         n_parts: int = 1,
         weights: np.ndarray | None = None,
     ) -> "GramStats":
-        """Gather them in one pass, in memory that does not grow with the rows.
+        """Compute the statistics in one pass, in memory that does not grow with the rows.
 
         Parameters
         ----------
         rows : FeatureRows
-            n of them.
+            n rows.
         part : int array of shape (n,), optional
-            Which part each row belongs to, from 0; all to one if not given.
-        n_parts : int
+            Part of each row, from 0; a single part if not given.
+        n_parts : int, default 1
             P.
         weights : float array of shape (n,), optional
-            1 each if not given.
+            Weight of each row; 1 if not given.
+
+        Returns
+        -------
+        GramStats
+            The statistics of each part.
 
         Raises
         ------
@@ -74,17 +80,16 @@ class GramStats:
                 f"features of {width:,} columns are too wide for ridge and lda on {len(rows):,} "
                 "images; use another head, fewer layers, or a pool that is not `none`"
             )
-        some = np.linspace(0, len(rows) - 1, min(ORIGIN_SAMPLE_ROWS, len(rows))).astype(np.intp)
-        origin = np.median(rows.subset(some).to_array(), axis=0).astype(
-            np.float64
-        )  # no one row moves it
+        sample = np.linspace(0, len(rows) - 1, min(ORIGIN_SAMPLE_ROWS, len(rows))).astype(np.intp)
+        # A median, because a single outlier hardly changes it.
+        origin = np.median(rows.subset(sample).to_array(), axis=0).astype(np.float64)
         count, total = np.zeros(n_parts), np.zeros((n_parts, width))
         gram = np.zeros((n_parts, width, width))
-        for where, block in rows.iter_blocks():
-            for p in np.unique(part[where]):
-                mine = part[where] == p
-                x = block[mine] - origin
-                w = np.ones(len(x)) if weights is None else weights[where][mine]
+        for positions, block in rows.iter_blocks():
+            for p in np.unique(part[positions]):
+                in_part = part[positions] == p
+                x = block[in_part] - origin
+                w = np.ones(len(x)) if weights is None else weights[positions][in_part]
                 scaled = x if weights is None else x * w[:, None]
                 count[p] += w.sum()
                 total[p] += w @ x
@@ -92,7 +97,22 @@ class GramStats:
         return cls(origin, count, total, gram)
 
     def compute_centred(self, exclude: int | None = None) -> tuple[float, np.ndarray, np.ndarray]:
-        """Count, mean (D,) and centred Gram matrix (D, D) of all parts but one, or of all."""
+        """Compute the statistics of all parts together, or of all but one, about their mean.
+
+        Parameters
+        ----------
+        exclude : int, optional
+            Part to leave out.
+
+        Returns
+        -------
+        count : float
+            Sum of the weights.
+        mean : float64 array of shape (D,)
+            Weighted mean of the features.
+        gram : float64 array of shape (D, D)
+            Gram matrix of the centred features.
+        """
         count, total, gram = (
             sum_parts(array, exclude) for array in (self.count, self.total, self.gram)
         )
@@ -102,12 +122,25 @@ class GramStats:
 
 
 def sum_parts(array: np.ndarray, exclude: int | None) -> np.ndarray:
-    """The sum of parts (P, ...) but one, or of all: (...)."""
-    found = np.zeros(array.shape[1:])
-    for p, each in enumerate(array):
+    """Sum an array over its parts, without subtraction.
+
+    Parameters
+    ----------
+    array : float64 array of shape (P, ...)
+        An entry for each part.
+    exclude : int, or None
+        Part to leave out.
+
+    Returns
+    -------
+    float64 array of shape (...)
+        Sum over the other parts.
+    """
+    total = np.zeros(array.shape[1:])
+    for p, entry in enumerate(array):
         if p != exclude:
-            found += each
-    return found
+            total += entry
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +150,15 @@ class PrincipalBasis:
     Attributes
     ----------
     count : float
-        Rows, or the sum of their weights.
+        Number of rows, or the sum of their weights.
     mean, scale : float64 arrays of shape (D,)
-        What is subtracted and divided by. Of standardised columns the scale of one that is
-        constant is 1, as with scikit-learn; of rows that are prepared otherwise it is one number,
-        the root of the columns' mean variance.
+        Subtracted from the features, and their divisor. With standardisation, the scale of a
+        constant column is 1, as in scikit-learn. For rows prepared by root-l2 all scales are one
+        number, the root of the columns' mean variance.
     vectors : float64 array of shape (D, R)
-        R is at most D and at most the number of rows.
+        Eigenvectors as columns. R is at most D and at most the number of rows.
     values : float64 array of shape (R,)
-        Positive. Ascending.
+        Eigenvalues, positive and ascending.
     """
 
     count: float
@@ -138,24 +171,45 @@ class PrincipalBasis:
     def from_gram(
         cls, count: float, mean: np.ndarray, gram: np.ndarray, scaling: str = SCALE_COLUMNS
     ) -> "PrincipalBasis":
-        """From a count, a mean (D,) and a centred Gram matrix (D, D).
+        """Compute the basis from Gram statistics.
 
-        The scaling is that of ``columns``, each by its own deviation, of the features as a
-        ``whole``, by one number, or ``none``.
+        Parameters
+        ----------
+        count : float
+            Number of rows, or the sum of their weights.
+        mean : float64 array of shape (D,)
+            Mean of the features.
+        gram : float64 array of shape (D, D)
+            Gram matrix of the centred features.
+        scaling : str, default "columns"
+            ``columns``: divide each column by its standard deviation. ``whole``: divide all by one
+            number, see `PrincipalBasis`. ``none``: do not scale.
+
+        Returns
+        -------
+        PrincipalBasis
+            Directions with eigenvalues that are not rounding errors.
         """
         scale = _compute_scale(np.diagonal(gram) / count, mean, scaling)
         values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-        real = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
-        return cls(count, mean, scale, _to_c_order(vectors[:, real]), values[real])
+        is_positive = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
+        return cls(count, mean, scale, _to_c_order(vectors[:, is_positive]), values[is_positive])
 
     @classmethod
     def from_rows(cls, rows: FeatureRows, weights: np.ndarray | None = None) -> "PrincipalBasis":
-        """From fewer rows than columns, by way of their n x n products: never D x D.
+        """Compute the basis of few rows from their n x n products, without a D x D matrix.
 
         Parameters
         ----------
         rows : FeatureRows
+            n rows, fewer than columns.
         weights : float array of shape (n,), optional
+            Weight of each row; 1 if not given.
+
+        Returns
+        -------
+        PrincipalBasis
+            As `from_gram` gives it, but for rounding.
         """
         x = rows.to_array().astype(np.float64)
         w = np.ones(len(x)) if weights is None else weights
@@ -166,19 +220,30 @@ class PrincipalBasis:
         x *= np.sqrt(w)[:, None]
         x /= scale
         values, left = np.linalg.eigh(x @ x.T)
-        real = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
-        values, left = values[real], left[:, real]
+        is_positive = values > MIN_EIGENVALUE_RATIO * max(values[-1], 1e-300)
+        values, left = values[is_positive], left[:, is_positive]
         return cls(count, mean, scale, _to_c_order(x.T @ (left / np.sqrt(values))), values)
 
 
 def choose_scaling(rows: FeatureRows) -> str:
-    """How rows are scaled: by one number where root-l2 has prepared them, else column by column."""
+    """Choose the scaling of rows.
+
+    Parameters
+    ----------
+    rows : FeatureRows
+        The rows to scale.
+
+    Returns
+    -------
+    str
+        ``whole`` for rows prepared by root-l2, else ``columns``.
+    """
     return SCALE_GLOBAL if rows.is_root_l2 else SCALE_COLUMNS
 
 
 def _to_c_order(vectors: np.ndarray) -> np.ndarray:
-    # As they lie in a file: BLAS rounds otherwise where they lie otherwise, and a head trained on
-    # what was kept shall be the one that was trained at once.
+    # The order in a file. BLAS rounds differently for another order, and a head must not depend on
+    # whether its basis was loaded or computed.
     return np.ascontiguousarray(vectors)
 
 
@@ -187,7 +252,7 @@ def _compute_scale(variance: np.ndarray, mean: np.ndarray, scaling: str) -> np.n
         return np.ones(len(mean))
     if scaling == SCALE_GLOBAL:
         return np.full(len(mean), np.sqrt(variance.mean()) or 1)
-    # A column counts as constant where its variance is what rounding in float64 leaves of a
-    # constant. One float32 that differs from a billion others in its last digit makes it no such.
+    # A column is constant if its variance is a rounding error of float64. A column of a billion
+    # float32 values, of which one differs in the last digit, is not constant.
     constant = variance <= 1e-24 * np.maximum(mean**2, 1e-12)
     return np.sqrt(np.where(constant, 1.0, variance))

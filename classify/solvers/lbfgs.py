@@ -1,8 +1,8 @@
-"""Linear heads without a closed form: softmax and squared hinge, minimised exactly.
+"""Linear heads without a closed form: softmax and squared hinge, minimised by L-BFGS.
 
-Every step of L-BFGS goes through all rows in blocks, wherever they lie, so features larger than
-memory are no other case. What makes it quick is the coordinates: in those of the features' spectrum
-the problem is nearly round, and a few dozen steps do.
+Every step reads all rows in blocks, so features larger than memory need no code of their own.
+L-BFGS is preconditioned by the principal basis of the features, so it converges in a few dozen
+iterations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,30 +19,30 @@ from classify.heads.models import LinearModel
 from classify.solvers.gram import MAX_SOLVER_BYTES, PrincipalBasis
 from classify.solvers.selection import PathPoint
 
-# The greatest entry of the gradient of the mean loss, in the round coordinates. To choose a setting
-# the first is enough: on 20,000 x 512 features it moved no test accuracy by more than 0.0004.
+# Largest entry of the gradient of the mean loss, in the scaled coordinates. The first is enough to
+# select a param: on 20,000 x 512 features it changed no test accuracy by more than 0.0004.
 SEARCH_TOL, FINAL_TOL = 1e-4, 1e-5
 MAX_ITER = 1000
 LBFGS_MEMORY = 20  # steps that the solver remembers
-MAX_VALUES_IN_MEMORY = (
-    16_000_000  # held-out scores, from which on they are not held for several settings
-)
-MAX_CHUNK_VALUES = 1 << 17  # features, or scores, that are worked on at a time
+# Held-out decision values above which they are not held for several params.
+MAX_VALUES_IN_MEMORY = 16_000_000
+MAX_CHUNK_VALUES = 1 << 17  # features, or decision values, in a chunk
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What one head is trained on, and what it is held out from.
+    """The training rows of one fit, and its held-out rows.
 
     Attributes
     ----------
     rows : FeatureRows
-        n of them.
+        n rows.
     weights : float64 array of shape (n,)
-        Zero where a row is not trained on.
-    spectrum : PrincipalBasis
-        Of the rows that are.
-    held : FeatureRows
+        Weight of each row; 0 for rows that are not trained on.
+    basis : PrincipalBasis
+        Basis of the training rows.
+    held_out : FeatureRows
+        The held-out rows; may be empty.
     """
 
     rows: FeatureRows
@@ -58,51 +58,54 @@ def cross_val_path(
     y: np.ndarray,
     n_classes: int,
 ) -> Iterator[PathPoint]:
-    """Walk a grid of C; each fold goes on from its last minimum.
+    """Compute held-out decision values along a grid of C, each fold with warm starts.
 
     Parameters
     ----------
     loss : str
         ``log`` or ``hinge``.
     grid : sequence of float
+        Values of C, from strong to weak regularisation.
     problems : sequence of Problem
         One for each fold.
     y : int array of shape (n,)
+        Class numbers below `n_classes`.
     n_classes : int
+        K.
 
     Yields
     ------
     PathPoint
-        Scores in the order of the folds.
+        Decision values in the order of the folds.
     """
-    minima: list[LinearModel | None] = [None] * len(problems)
-    n_held = sum(len(problem.held_out) for problem in problems)
-    for setting in grid:
+    warm_starts: list[LinearModel | None] = [None] * len(problems)
+    n_held_out = sum(len(problem.held_out) for problem in problems)
+    for C in grid:
         models, converged = [], True
         for i, problem in enumerate(problems):
-            found, fine = fit_linear(
-                loss, float(setting or 1), problem, y, n_classes, minima[i], tol=SEARCH_TOL
+            model, fold_converged = fit_linear(
+                loss, float(C or 1), problem, y, n_classes, warm_starts[i], tol=SEARCH_TOL
             )
-            models.append(found)
-            minima[i], converged = found, converged and fine
-        again = partial(_score_held_out, models, problems, n_held, n_classes)
+            models.append(model)
+            warm_starts[i], converged = model, converged and fold_converged
+        recompute = partial(_compute_held_out, models, problems, n_held_out, n_classes)
         yield PathPoint(
-            setting,
-            again(),
+            C,
+            recompute(),
             converged,
-            again if n_held * n_classes > MAX_VALUES_IN_MEMORY else None,
+            recompute if n_held_out * n_classes > MAX_VALUES_IN_MEMORY else None,
         )
 
 
-def _score_held_out(
-    models: Sequence[LinearModel], problems: Sequence[Problem], n_held: int, n_classes: int
+def _compute_held_out(
+    models: Sequence[LinearModel], problems: Sequence[Problem], n_held_out: int, n_classes: int
 ) -> np.ndarray:
-    scores, begin = np.empty((n_held, n_classes), np.float32), 0
+    values, begin = np.empty((n_held_out, n_classes), np.float32), 0
     for model, problem in zip(models, problems, strict=True):
         for _, block in problem.held_out.iter_blocks(n_classes):
-            scores[begin : begin + len(block)] = model.decision_values(block)
+            values[begin : begin + len(block)] = model.decision_values(block)
             begin += len(block)
-    return scores
+    return values
 
 
 def fit_linear(
@@ -115,13 +118,13 @@ def fit_linear(
     *,
     tol: float = FINAL_TOL,
 ) -> tuple[LinearModel, bool]:
-    """Minimise ``|W|^2 / 2 + C sum of losses``: what LogisticRegression and LinearSVC minimise.
+    """Minimise ``|W|^2 / 2 + C sum of losses``: the objective of LogisticRegression and LinearSVC.
 
-    As in scikit-learn's LogisticRegression the intercept is not penalised; two classes have two
-    vectors here, where scikit-learn has their difference. The coordinates are
-    those of the spectrum, each times the root of the largest curvature that the loss can have
-    along it: a bound of Boehning (1992), "Multinomial logistic regression algorithm", Annals of the
-    Institute of Statistical Mathematics 44, 197-200.
+    As in scikit-learn's LogisticRegression the intercept is not penalised. Two classes have two
+    weight vectors here, where scikit-learn has their difference. The coordinates are those of the
+    principal basis, each times the root of an upper bound of the loss's curvature along it:
+    Boehning (1992), "Multinomial logistic regression algorithm", Annals of the Institute of
+    Statistical Mathematics 44, 197-200.
 
     Parameters
     ----------
@@ -129,90 +132,109 @@ def fit_linear(
         ``log``: cross entropy of the softmax. ``hinge``: squared hinge of each class against the
         rest, summed over classes.
     C : float
+        Inverse strength of the penalty.
     problem : Problem
+        The training rows.
     y : int array of shape (n,)
+        Class numbers below `n_classes`.
     n_classes : int
+        K.
     warm_start : LinearModel, optional
-        Where to begin.
-    tol : float
-        The gradient to end at.
+        Initial weights, on features scaled as in `problem.basis`; zero if not given.
+    tol : float, default 1e-5
+        Largest entry of the gradient at which the solver stops.
 
     Returns
     -------
     LinearModel
+        The minimum. Classes without training rows have `UNSEEN_CLASS_SCORE`.
     bool
-        Whether the gradient is flat there, measured in float64: scipy's word is not taken for it.
+        Whether it converged: the gradient in float64 is at most `tol`, whatever scipy reports.
 
     Raises
     ------
     CallError
         If there are too many classes and columns for the solver.
     """
-    spectrum, weights, rows = problem.basis, problem.weights, problem.rows
+    basis, weights, rows = problem.basis, problem.weights, problem.rows
     n = float(weights.sum())
     penalty = 1 / (C * n)
-    roots = np.sqrt(MAX_CURVATURE[loss] * spectrum.values / n + penalty)
-    unround = spectrum.vectors / roots  # (D, R): from round coordinates to weights
+    curvature_scale = np.sqrt(MAX_CURVATURE[loss] * basis.values / n + penalty)
+    from_scaled = basis.vectors / curvature_scale  # (D, R): from scaled coordinates to weights
     known = np.flatnonzero(np.bincount(y[weights > 0], minlength=n_classes))
-    targets, slopes = renumber(y, known), LOSS_GRADS[loss]
-    check_solver_memory(len(known), *spectrum.vectors.shape)
+    targets, compute_loss_and_grad = renumber(y, known), LOSS_GRADS[loss]
+    check_solver_memory(len(known), *basis.vectors.shape)
 
-    def objective(point: np.ndarray, kind: type) -> tuple[float, np.ndarray]:
-        """The mean loss and its gradient, from products of float32 or float64."""
-        at = point.reshape(len(known), -1)
-        inside = at[:, :-1] / roots
-        coef = at[:, :-1] @ unround.T / spectrum.scale
-        # Centred before the product: of what is far from zero beside its spread, little would be
-        # left after it. What float32 cannot hold of the mean goes into the intercept.
-        centre: np.ndarray = spectrum.mean.astype(kind)
-        rest = spectrum.mean - centre
-        intercept = (at[:, -1] - coef @ rest).astype(kind)
-        turned: np.ndarray = coef.T.astype(kind)
-        buffer: np.ndarray = np.empty((0, rows.dim), kind)
-        value, pull, push = 0.0, np.zeros((len(known), rows.dim)), np.zeros(len(known))
-        for where, block in _iter_chunks(rows, len(known)):
-            if len(buffer) < len(block):
-                buffer = np.empty(block.shape, kind)
-            x = np.subtract(block, centre, out=buffer[: len(block)])
-            scores = x @ turned
-            scores += intercept
-            losses, slope = slopes(scores, targets[where])
-            value += float(weights[where] @ losses)
-            slope *= weights[where, None].astype(kind)
-            pull += slope.T @ x
-            push += slope.sum(axis=0, dtype=np.float64)
-        pull = (pull - push[:, None] * rest) / spectrum.scale
-        value = value / n + penalty / 2 * float((inside**2).sum())
-        by_round = pull @ unround / n + penalty * inside / roots
-        return value, np.concatenate([by_round, push[:, None] / n], axis=1).ravel()
-
-    at = np.zeros((len(known), len(roots) + 1))
-    if warm_start is not None:
-        at[:, :-1] = warm_start.coef[known] @ spectrum.vectors * roots
-        at[:, -1] = warm_start.intercept[known]
-    # float32 as far as it can tell one loss from another, then float64: whether the gradient is
-    # flat there depends on no rounding, and so on no kernel of BLAS.
-    for kind, least in ((np.float32, 1e-9), (np.float64, 0)):
-        options = {"maxiter": MAX_ITER, "gtol": tol, "ftol": least, "maxcor": LBFGS_MEMORY}
-        found = minimize(
-            objective, at.ravel(), args=(kind,), jac=True, method="L-BFGS-B", options=options
+    def objective(flat_params: np.ndarray, dtype: type) -> tuple[float, np.ndarray]:
+        """Compute the mean loss and its gradient, with products in float32 or float64."""
+        params = flat_params.reshape(len(known), -1)
+        principal_coef = params[:, :-1] / curvature_scale
+        coef = params[:, :-1] @ from_scaled.T / basis.scale
+        # Features are centred before the product: with a mean far from zero and a small spread
+        # they would lose their digits. The part of the mean that float32 cannot hold goes into the
+        # intercept.
+        mean: np.ndarray = basis.mean.astype(dtype)
+        mean_rest = basis.mean - mean
+        intercept = (params[:, -1] - coef @ mean_rest).astype(dtype)
+        coef_columns: np.ndarray = coef.T.astype(dtype)
+        buffer: np.ndarray = np.empty((0, rows.dim), dtype)
+        value, grad_coef, grad_intercept = (
+            0.0,
+            np.zeros((len(known), rows.dim)),
+            np.zeros(len(known)),
         )
-        at = found.x.reshape(at.shape)
+        for positions, block in _iter_chunks(rows, len(known)):
+            if len(buffer) < len(block):
+                buffer = np.empty(block.shape, dtype)
+            x = np.subtract(block, mean, out=buffer[: len(block)])
+            decision_values = x @ coef_columns
+            decision_values += intercept
+            losses, grad = compute_loss_and_grad(decision_values, targets[positions])
+            value += float(weights[positions] @ losses)
+            grad *= weights[positions, None].astype(dtype)
+            grad_coef += grad.T @ x
+            grad_intercept += grad.sum(axis=0, dtype=np.float64)
+        grad_coef = (grad_coef - grad_intercept[:, None] * mean_rest) / basis.scale
+        value = value / n + penalty / 2 * float((principal_coef**2).sum())
+        grad_scaled = grad_coef @ from_scaled / n + penalty * principal_coef / curvature_scale
+        return value, np.concatenate([grad_scaled, grad_intercept[:, None] / n], axis=1).ravel()
+
+    params = np.zeros((len(known), len(curvature_scale) + 1))
+    if warm_start is not None:
+        params[:, :-1] = warm_start.coef[known] @ basis.vectors * curvature_scale
+        params[:, -1] = warm_start.intercept[known]
+    # float32 while it can distinguish losses, then float64, so that the final gradient and the test
+    # of convergence do not depend on rounding or on the kernel that BLAS chooses.
+    for dtype, ftol in ((np.float32, 1e-9), (np.float64, 0)):
+        options = {"maxiter": MAX_ITER, "gtol": tol, "ftol": ftol, "maxcor": LBFGS_MEMORY}
+        result = minimize(
+            objective, params.ravel(), args=(dtype,), jac=True, method="L-BFGS-B", options=options
+        )
+        params = result.x.reshape(params.shape)
     coef, intercept = np.zeros((n_classes, rows.dim)), np.full(n_classes, UNSEEN_CLASS_SCORE)
-    coef[known], intercept[known] = at[:, :-1] @ unround.T, at[:, -1]
-    there = bool(np.abs(found.jac).max() <= tol)
-    return LinearModel(spectrum.mean, spectrum.scale, coef, intercept), there
+    coef[known], intercept[known] = params[:, :-1] @ from_scaled.T, params[:, -1]
+    converged = bool(np.abs(result.jac).max() <= tol)
+    return LinearModel(basis.mean, basis.scale, coef, intercept), converged
 
 
 def check_solver_memory(n_classes: int, dim: int, n_directions: int) -> None:
-    """Refuse what L-BFGS cannot hold.
+    """Check that L-BFGS fits into `MAX_SOLVER_BYTES`.
+
+    Parameters
+    ----------
+    n_classes : int
+        K.
+    dim : int
+        Number of features D.
+    n_directions : int
+        Number of principal directions R.
 
     Raises
     ------
     CallError
-        The message says how many bytes it would need.
+        If it does not fit; the message says how many bytes it would need.
     """
-    # It keeps two vectors a step it remembers, and some; then there are those around it.
+    # Two vectors for each step in memory and some more in the solver, then those of the objective.
     needed = 8 * n_classes * ((2 * LBFGS_MEMORY + 12) * (n_directions + 1) + 6 * dim)
     if needed > MAX_SOLVER_BYTES:
         raise CallError(
@@ -222,38 +244,38 @@ def check_solver_memory(n_classes: int, dim: int, n_directions: int) -> None:
 
 
 def _iter_chunks(rows: FeatureRows, n_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of rows that stay in the processor's cache with their scores."""
+    """Yield chunks of rows that stay in the processor's cache with their decision values."""
     size = max(64, MAX_CHUNK_VALUES // max(rows.dim, n_classes))
-    for where, block in rows.iter_blocks():
+    for positions, block in rows.iter_blocks():
         for start in range(0, len(block), size):
-            part = block[start : start + size]
-            begin = where.start + start
-            yield slice(begin, begin + len(part)), part
+            chunk = block[start : start + size]
+            begin = positions.start + start
+            yield slice(begin, begin + len(chunk)), chunk
 
 
-def _log_loss_and_grad(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log loss of each row (n,), and its slope by the scores (n, K), which takes their place."""
-    each = np.arange(len(y))
-    scores -= scores.max(axis=1, keepdims=True)
-    own = scores[each, y]
-    proba = np.exp(scores, out=scores)
+def _log_loss_and_grad(values: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute log loss (n,) and its gradient (n, K), which overwrites the decision values."""
+    row_index = np.arange(len(y))
+    values -= values.max(axis=1, keepdims=True)
+    true_class = values[row_index, y]
+    proba = np.exp(values, out=values)
     total = proba.sum(axis=1)
     proba /= total[:, None]
-    proba[each, y] -= 1
-    return np.log(total) - own, proba
+    proba[row_index, y] -= 1
+    return np.log(total) - true_class, proba
 
 
-def _squared_hinge_and_grad(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared hinge of each class against the rest, summed; and its slope, in their place."""
-    each = np.arange(len(y))
-    # A class that is not the row's is short of -1 by 1 + score; its own of 1 by 1 - score.
-    scores[each, y] *= -1
-    scores += 1
-    short = np.maximum(scores, 0, out=scores)
-    losses = np.einsum("ij,ij->i", short, short)
-    short *= 2
-    short[each, y] *= -1
-    return losses, short
+def _squared_hinge_and_grad(values: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute one-versus-rest squared hinge (n,) and its gradient, which overwrites `values`."""
+    row_index = np.arange(len(y))
+    # The margin is violated by 1 + value for a wrong class and by 1 - value for the true one.
+    values[row_index, y] *= -1
+    values += 1
+    violation = np.maximum(values, 0, out=values)
+    losses = np.einsum("ij,ij->i", violation, violation)
+    violation *= 2
+    violation[row_index, y] *= -1
+    return losses, violation
 
 
 LOSS_GRADS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
@@ -261,4 +283,4 @@ LOSS_GRADS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
     "hinge": _squared_hinge_and_grad,
 }
 MAX_CURVATURE = {"log": 0.5, "hinge": 2.0}
-"""The greatest second derivative by a score."""
+"""Largest second derivative of each loss by a decision value."""

@@ -1,4 +1,4 @@
-"""How a setting is chosen: along a path from strong to weak regularisation, by held-out loss."""
+"""Select a param along a path from strong to weak regularisation, by held-out loss."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from scipy.special import logsumexp
 
 MAX_LOSS = 100.0
 TEMPERATURE_SAMPLE_ROWS, MAX_NEWTON_STEPS, NEWTON_TOL = 5_000, 12, 1e-3
-"""Images, steps and relative error of what makes scores into probabilities to choose by."""
-MAX_BLOCK_VALUES = 1_000_000  # scores whose losses are computed at a time
-PATIENCE = 2  # so many times in a row the loss may rise before the path ends
+"""Images, steps and relative tolerance of the temperature that params are compared with."""
+MAX_BLOCK_VALUES = 1_000_000  # decision values in a block of losses
+PATIENCE = 2  # consecutive rises of the loss that end the path
 
 
 SelectionLoss = Callable[[np.ndarray, np.ndarray], float]
@@ -18,18 +18,18 @@ SelectionLoss = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True, eq=False)
 class PathPoint:
-    """One setting, tried.
+    """The held-out decision values of one param.
 
     Attributes
     ----------
-    setting : float, or None
-        None where there is nothing to choose.
-    scores : float32 array of shape (m, K)
-        Of held-out images, each by the fold that did not train on it.
+    param : float, or None
+        Value of the param; None for a head without one.
+    decision_values : float32 array of shape (m, K)
+        Decision values of held-out images, each from the fold that did not train on it.
     converged : bool
-        Whether every fold's fit did.
-    again : callable, optional
-        Gives the scores anew. Where there is one, they are not held while the path goes on.
+        Whether the fits of all folds converged.
+    recompute : callable, optional
+        Computes the decision values again. If given, they are not held along the path.
     """
 
     param: float | None
@@ -40,21 +40,22 @@ class PathPoint:
 
 @dataclass(frozen=True, eq=False)
 class SelectedParam:
-    """The setting that was chosen.
+    """The selected param and its path.
 
     Attributes
     ----------
-    setting : float, or None
-    scores : float32 array of shape (m, K)
-        The held-out scores with this setting.
-    path : list of (setting, mean loss)
-        Every setting tried, in order.
+    param : float, or None
+        The selected value; None for a head without a param.
+    decision_values : float32 array of shape (m, K)
+        Held-out decision values with this param.
+    path : list of (param, mean loss)
+        All params whose fits converged, in order.
     loss : float
-        The least mean loss; infinite where no fit converged.
+        The smallest mean loss; infinite if no fit converged.
     unconverged : list of float
-        Settings at which a fit did not converge. They are chosen only where all are such.
-    at_end : bool
-        Whether the loss was still falling where the grid ended.
+        Params for which a fit did not converge. One is selected only if no fit converged.
+    is_at_grid_edge : bool
+        Whether the last param of the path was selected, so that the loss was still falling.
     """
 
     param: float | None
@@ -72,86 +73,90 @@ def select_param(
     selection_loss: SelectionLoss | None = None,
     loss_tol: float = 0.0,
 ) -> SelectedParam:
-    """Walk a path and take the setting of the least mean loss.
+    """Follow a path and select the param with the smallest mean loss.
 
-    The path ends when the loss has risen twice in a row: it hardly ever falls below its least again
-    after that. The one-standard-error rule, which prefers a stronger regularisation where losses
-    are close, loses accuracy and log loss by it: `benchmarks/small_tasks.py` has it as before.
+    The path ends when the loss has risen twice in a row: it hardly ever reaches a new minimum after
+    that. The one-standard-error rule, which prefers stronger regularisation where losses are close,
+    gave lower accuracy and higher log loss: see `benchmarks/small_tasks.py`.
 
     Parameters
     ----------
-    steps : iterable of TrainProgress
-        From strong to weak regularisation; asked for one at a time. Of equal losses the first wins.
+    points : iterable of PathPoint
+        From strong to weak regularisation, consumed one at a time. The first of equal losses wins.
     y : int array of shape (m,)
-        Positions of the true classes among the K; -1 for a class that is not among them.
+        True class numbers below K; -1 for a class that the head does not know.
     loss : str
-        One of `LOSSES`.
-    judge : callable, optional
-        What is to be least instead, from scores and `y`.
-    loss_tol : float
-        Of the settings whose loss is at most so much above the least, the first is taken.
+        A key of `LOSSES`.
+    selection_loss : callable, optional
+        Minimised instead of the mean of `loss`. It takes decision values and `y`.
+    loss_tol : float, default 0
+        Select the first param whose loss is at most this much above the smallest.
 
     Returns
     -------
     SelectedParam
+        The selected param and its path.
+
+    Raises
+    ------
+    ValueError
+        If `points` is empty.
     """
     path: list[tuple[float | None, float]] = []
     unconverged: list[float | None] = []
-    within: list[tuple[float, PathPoint]] = []  # only what may still be taken is held
-    reserve: PathPoint | None = None  # should none converge
+    candidates: list[tuple[float, PathPoint]] = []  # only points that may still be selected
+    reserve: PathPoint | None = None  # selected if no fit converges
     least, rises, last = np.inf, 0, np.inf
-    for step in points:
+    for point in points:
         mean = np.inf
-        if step.converged:
+        if point.converged:
             if selection_loss is None:
-                mean = float(_compute_losses(loss, step.decision_values, y).mean())
+                mean = float(_compute_losses(loss, point.decision_values, y).mean())
             else:
-                mean = selection_loss(step.decision_values, y)
-        if step.recompute is not None:
-            step = replace(step, decision_values=step.decision_values[:0].copy())
-        reserve = reserve or step
-        if not step.converged:
-            unconverged.append(step.param)
+                mean = selection_loss(point.decision_values, y)
+        if point.recompute is not None:
+            point = replace(point, decision_values=point.decision_values[:0].copy())
+        reserve = reserve or point
+        if not point.converged:
+            unconverged.append(point.param)
             continue
-        path.append((step.param, mean))
+        path.append((point.param, mean))
         least = min(least, mean)
-        within = [
-            (loss, held) for loss, held in [*within, (mean, step)] if loss <= least + loss_tol
-        ]
+        candidates = [pair for pair in [*candidates, (mean, point)] if pair[0] <= least + loss_tol]
         rises = rises + 1 if mean > last else 0
         last = mean
         if rises == PATIENCE:
             break
-    chosen = within[0][1] if within else reserve
-    if chosen is None:
+    selected = candidates[0][1] if candidates else reserve
+    if selected is None:
         raise ValueError("a path needs a step")
-    at_end = len(path) > 1 and path[-1][0] == chosen.param
-    # A copy: the scores may be a part of those of all settings, which then are freed.
-    scores = chosen.decision_values.copy() if chosen.recompute is None else chosen.recompute()
-    return SelectedParam(chosen.param, scores, path, least, unconverged, at_end)
+    is_at_grid_edge = len(path) > 1 and path[-1][0] == selected.param
+    # A copy, because the decision values may be a view of those of several params.
+    values = selected.decision_values.copy() if selected.recompute is None else selected.recompute()
+    return SelectedParam(selected.param, values, path, least, unconverged, is_at_grid_edge)
 
 
 def _compute_losses(loss: str, decision_values: np.ndarray, y: np.ndarray) -> np.ndarray:
     size = max(1, MAX_BLOCK_VALUES // decision_values.shape[1])
     blocks = [slice(start, start + size) for start in range(0, len(y), size)]
     factor = _fit_inverse_temperature(decision_values, y) if loss == "calibrated" else 1.0
-    found = [LOSSES[loss](decision_values[block] * factor, y[block]) for block in blocks]
-    return np.asarray(np.minimum(np.concatenate(found), MAX_LOSS))
+    losses = [LOSSES[loss](decision_values[block] * factor, y[block]) for block in blocks]
+    return np.asarray(np.minimum(np.concatenate(losses), MAX_LOSS))
 
 
 def _log_loss(decision_values: np.ndarray, y: np.ndarray) -> np.ndarray:
     decision_values = decision_values.astype(np.float64)
-    found = logsumexp(decision_values, axis=1) - decision_values[np.arange(len(y)), y]
-    return np.asarray(np.where(y < 0, MAX_LOSS, np.minimum(found, MAX_LOSS)))
+    losses = logsumexp(decision_values, axis=1) - decision_values[np.arange(len(y)), y]
+    return np.asarray(np.where(y < 0, MAX_LOSS, np.minimum(losses, MAX_LOSS)))
 
 
 def _fit_inverse_temperature(decision_values: np.ndarray, y: np.ndarray) -> float:
-    """The factor of the scores for which their mean log loss is least, by Newton's method.
+    """Fit the factor of the decision values that minimises mean log loss, by Newton's method.
 
-    It is 1 / T of `classify.evaluation.temperature.fit_temperature`, near enough to choose by.
+    It is 1 / T of `classify.evaluation.temperature.fit_temperature`, exact enough for selection.
     """
-    some = np.flatnonzero(y >= 0)[:: max(1, len(y) // TEMPERATURE_SAMPLE_ROWS)]
-    decision_values, y = decision_values[some].astype(np.float64), y[some]
+    sample = np.flatnonzero(y >= 0)[:: max(1, len(y) // TEMPERATURE_SAMPLE_ROWS)]
+    decision_values, y = decision_values[sample].astype(np.float64), y[sample]
     decision_values -= decision_values.max(axis=1, keepdims=True, initial=-np.inf)
     spread = -float(decision_values.mean()) if len(y) else 0.0
     if not spread:
@@ -164,11 +169,11 @@ def _fit_inverse_temperature(decision_values: np.ndarray, y: np.ndarray) -> floa
         proba /= proba.sum(axis=1, keepdims=True)
         mean = (proba * decision_values).sum(axis=1)
         slope = (mean - own).mean()
-        bend = (proba * decision_values**2).sum(axis=1).mean() - (mean**2).mean()
-        # No step is longer than fourfold: far from the least the curve bends too little to tell.
-        step = slope / bend if bend > 0 else np.sign(slope) * np.inf
-        before, factor = factor, float(np.clip(factor - step, factor / 4, factor * 4))
-        if abs(factor - before) < NEWTON_TOL * factor:
+        curvature = (proba * decision_values**2).sum(axis=1).mean() - (mean**2).mean()
+        # Limited to a factor of four: far from the minimum the curvature is too small to trust.
+        step = slope / curvature if curvature > 0 else np.sign(slope) * np.inf
+        previous, factor = factor, float(np.clip(factor - step, factor / 4, factor * 4))
+        if abs(factor - previous) < NEWTON_TOL * factor:
             break
     return factor / spread
 
@@ -198,5 +203,4 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "hinge": _squared_hinge_loss,
     "error": _zero_one_loss,
 }
-"""Loss of each image: of probabilities, of scores made into probabilities, of support vectors, and
-0 or 1."""
+"""Loss of each image: log loss, log loss after temperature scaling, squared hinge, 0-1 loss."""

@@ -1,4 +1,4 @@
-"""Heads that scikit-learn trains: any classifier of the user's choice."""
+"""Heads that scikit-learn trains: any classifier that the user names."""
 
 import warnings
 from typing import Any
@@ -24,29 +24,38 @@ def cross_val_point(
     *,
     global_scale: bool = False,
 ) -> PathPoint:
-    """The held-out scores of every fold, in their order: there is nothing to choose.
+    """Compute held-out decision values of a classifier without a param.
 
     Parameters
     ----------
-    build : callable
+    make_estimator : callable
+        Makes an unfitted classifier from a class weight.
     X : float32 array of shape (n, D)
+        Prepared features.
     y : int array of shape (n,)
+        Class numbers below `n_classes`.
     folds : sequence of (train, held out)
-        Positions.
+        Positions among the n rows.
     n_classes : int
-    weight : dict of int to float, or None
-        The class weight.
-    global_scale : bool
-        As in `classify.scaling.fit_and_scale`.
+        K.
+    class_weight : dict of int to float, or None
+        Weights by class number.
+    global_scale : bool, default False
+        As in `fit_and_scale`.
+
+    Returns
+    -------
+    PathPoint
+        Decision values in the order of the folds.
     """
-    scores, converged = [], True
-    for train, held in folds:
-        model, fine = fit_sklearn_head(
+    decision_values, converged = [], True
+    for train, held_out in folds:
+        model, fold_converged = fit_sklearn_head(
             make_estimator, X[train], y[train], n_classes, class_weight, global_scale=global_scale
         )
-        scores.append(model.decision_values(X[held]))
-        converged = converged and fine
-    return PathPoint(None, np.concatenate(scores), converged)
+        decision_values.append(model.decision_values(X[held_out]))
+        converged = converged and fold_converged
+    return PathPoint(None, np.concatenate(decision_values), converged)
 
 
 def fit_sklearn_head(
@@ -58,61 +67,86 @@ def fit_sklearn_head(
     *,
     global_scale: bool = False,
 ) -> tuple[SklearnModel, bool]:
-    """Fit once, on features scaled by their own statistics.
+    """Fit a scikit-learn classifier on features scaled by their own statistics.
 
     Parameters
     ----------
+    make_estimator : callable
+        Makes an unfitted classifier from a class weight.
     X : float32 array of shape (n, D)
         Scaled in place: give a copy.
     y : int array of shape (n,)
+        Class numbers below `n_classes`.
     n_classes : int
-        K; positions in `y` are below it.
+        K.
+    class_weight : dict of int to float, or None
+        Weights by class number.
+    global_scale : bool, default False
+        As in `fit_and_scale`.
 
     Returns
     -------
     SklearnModel
+        The scaler and the classifier.
     bool
-        Whether it converged.
+        Whether the fit converged.
     """
     scaler, Z = fit_and_scale(X, global_scale=global_scale)
     model = make_estimator(class_weight)
-    fine = fit_converged(model, Z, y)
+    converged = fit_converged(model, Z, y)
     pipeline = Pipeline([("scale", scaler), ("classify", model)])
-    return SklearnModel(pipeline, X.shape[1], n_classes), fine
+    return SklearnModel(pipeline, X.shape[1], n_classes), converged
 
 
 def fit_converged(model: Any, X: np.ndarray, y: np.ndarray) -> bool:
-    """Fit a classifier, and say whether it converged: scikit-learn warns where it did not.
+    """Fit a classifier and return whether it converged.
 
-    Other warnings pass.
+    It did not if scikit-learn warned of it. Other warnings are issued again.
+
+    Parameters
+    ----------
+    model : classifier
+        Fitted in place.
+    X : float array of shape (n, D)
+        Scaled features.
+    y : int array of shape (n,)
+        Class numbers.
+
+    Returns
+    -------
+    bool
+        Whether the fit converged.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X, y)
-    for other in caught:
-        if not issubclass(other.category, ConvergenceWarning):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    for warning in caught:
+        if not issubclass(warning.category, ConvergenceWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
 
 
 def fit_and_scale(
     X: np.ndarray, *, global_scale: bool = False
 ) -> tuple[StandardScaler, np.ndarray]:
-    """Scale training features by their own statistics.
+    """Standardise training features by their own statistics.
 
     Parameters
     ----------
     X : float array of shape (n, D)
         Scaled in place: give a copy.
-    global_scale : bool
-        Divide all columns by one number, the root of their mean variance: rows that are prepared
-        keep the proportions of their columns. Else each is divided by its own deviation.
+    global_scale : bool, default False
+        Divide all columns by one number, the root of their mean variance, which keeps the
+        proportions of columns prepared by root-l2. Else divide each by its own standard deviation.
 
     Returns
     -------
     StandardScaler
-        Fitted, for the rows to come: it copies what it is given.
+        Fitted; it copies the rows that it transforms.
     float array of shape (n, D)
+        The scaled features.
     """
     scaler = StandardScaler(copy=False).fit(X)
     if global_scale:

@@ -1,1 +1,1 @@
-"""Train one head: its param by validation, then the head; and scikit-learn estimators."""
+"""Train one head: select its param by validation, then fit it; scikit-learn estimators."""

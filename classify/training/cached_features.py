@@ -1,7 +1,8 @@
-"""Features out of a cache by image path, as a scikit-learn transformer."""
+"""A scikit-learn transformer that looks up features of a cache by image path."""
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -21,15 +22,15 @@ from featurize.cache.reader import FeatureCache
 class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A scikit-learn transformer from image paths to their cached features.
 
-    It learns nothing; it looks rows up. So a layer is a hyper-parameter like any other, and
-    ``GridSearchCV`` can choose it.
+    It has nothing to fit. The layer is a hyper-parameter like any other, which ``GridSearchCV`` can
+    select.
 
     Parameters
     ----------
     cache : path or FeatureCache
-        A path is the better choice where estimators are cloned or sent to workers.
+        The cache. A path is better where estimators are cloned or sent to workers.
     layer : str or sequence of str, optional
-        A layer of the cache, or several to be joined; the deepest if not given.
+        A layer of the cache, or several layers to join; the deepest if not given.
 
     Attributes
     ----------
@@ -46,38 +47,53 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Check that the cache and its layers are there.
+        """Check that the cache and its layers exist.
+
+        Parameters
+        ----------
+        X, y : object
+            Not used.
+
+        Returns
+        -------
+        self
+            The transformer.
 
         Raises
         ------
-        FileNotFoundError, CacheFormatError, UnknownLayer
+        FileNotFoundError
+            If there is no cache.
+        CacheFormatError
+            If the file is not a cache.
+        UnknownLayerError
+            If the cache lacks a layer.
         """
         resolve_layers(open_cache(self.cache), self.layer)
         self.n_features_in_ = 1
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Look up images.
+        """Look up the features of images.
 
         Parameters
         ----------
         X : array of str or path of shape (n,) or (n, 1)
-            Paths as in the cache: relative to its image folder, POSIX. Absolute ones below that
-            folder, and ones with ``./`` or ``..``, are brought into that form.
+            Paths as in the cache: relative to its image folder, POSIX. Absolute paths below that
+            folder, and paths with ``./`` or ``..``, are converted to that form.
 
         Returns
         -------
         float32 array of shape (n, D)
-            A data frame instead after ``set_output``.
+            Features in the order of `X`; a data frame after ``set_output``.
 
         Raises
         ------
-        UnknownPath
+        UnknownPathError
             If an image is not in the cache.
-        RowNotReady
-            If it has no features there.
+        RowNotReadyError
+            If an image has no features in the cache.
         CallError
-            If `X` is of another shape.
+            If `X` has another shape.
         """
         cache, paths = open_cache(self.cache), check_paths(X)
         advice = "Give paths of that folder; `featurize run` adds images that are new there"
@@ -85,40 +101,40 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return FeatureRows.from_cache(cache, resolve_layers(cache, self.layer), rows).to_array()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """A name for each column, known without `fit`: the layer's, and the number in it.
+        """Return a name for each column: the layer and the column's number in it.
 
         Parameters
         ----------
         input_features : object
-            Not used: what goes in is a path.
+            Not used.
 
         Returns
         -------
         object array of shape (D,)
-            ``layer4_0``, ``layer4_1``, ...; of joined layers one after the other.
+            ``layer4_0``, ``layer4_1``, ...; joined layers follow one another.
         """
         cache = open_cache(self.cache)
-        names = resolve_layers(cache, self.layer)
-        found = [f"{name}_{i}" for name in names for i in range(cache.layer(name).dim)]
-        return np.array(found, object)
+        layers = resolve_layers(cache, self.layer)
+        names = [f"{layer}_{i}" for layer in layers for i in range(cache.layer(layer).dim)]
+        return np.array(names, object)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
-        tags.no_validation = True  # `fit` learns nothing from X, and does not look at it
+        tags.no_validation = True  # `fit` does not use X
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []  # float32 always
         return tags
 
 
 def _as_in_cache(cache: FeatureCache, path: Any) -> Any:
-    """Write a path as the cache does; one that is not in the cache stays as it is."""
+    """Convert a path to its form in the cache; return others unchanged."""
     if not isinstance(path, str | os.PathLike):
         return path
     text = os.fspath(path)
     if text in cache.row_of:
         return text
-    if os.path.isabs(text):
+    if Path(text).is_absolute():
         text = os.path.relpath(text, cache.root)
     text = os.path.normpath(text).replace(os.sep, "/")
     return text if text in cache.row_of else path

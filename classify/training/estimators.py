@@ -1,4 +1,4 @@
-"""What all heads have in common as scikit-learn classifiers; and `HeadClassifier`, any of them."""
+"""The base class of heads as scikit-learn classifiers, and `HeadClassifier`, a head by name."""
 
 from dataclasses import replace
 from typing import Any, Self
@@ -19,27 +19,28 @@ from classify.training.training_set import make_training_set
 
 
 class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A head on features, its setting chosen by validation or given.
+    """Base class of heads on features, with a param that is given or selected by validation.
 
     Attributes
     ----------
     classes_ : array of shape (K,)
-        Those of rows that weigh something.
+        Classes of the rows with a weight above 0.
     n_features_in_ : int
-    path_ : list of (setting, mean held-out loss)
-        What was tried, from strong to weak regularisation; one pair where the setting was given,
-        none where nothing could be held out.
+        Number of features D.
+    path_ : list of (param, mean held-out loss)
+        Params that were tried, from strong to weak regularisation; one pair if the param was given,
+        none if nothing could be held out.
     temperature_ : float, or None
-        What the scores are divided by for calibrated probabilities; None where nothing could be
-        held out.
+        Divisor of the decision values for calibrated probabilities; None if nothing could be held
+        out.
     notices_ : tuple of str
-        What a user should know about this fit: a solver that did not converge, a path that ended at
+        Messages for the user about this fit, such as a solver that did not converge or a param at
         the end of its grid.
     scorer_ : LinearModel or SklearnModel
-        From features to K scores.
+        The model, from features to K decision values.
     """
 
-    _spec: HeadSpec  # as it was trained
+    _spec: HeadSpec  # of the last fit
 
     def _fit_head(
         self,
@@ -55,45 +56,63 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
+        spec : HeadSpec
+            The kind of head.
+        X : array of shape (n, D)
+            Features; used as float32.
+        y : array of shape (n,)
+            Labels of any kind.
         param : float, optional
-            In scikit-learn's terms; chosen from the head's grid if not given.
-        options
-            Of `classify.training.training_set.make_training_set`.
+            In scikit-learn's scale; selected from the head's grid if not given.
+        sample_weight : array of shape (n,), optional
+            Weight of each row; 1 if not given.
+        **options
+            Options of `classify.training.training_set.make_training_set`.
 
         Returns
         -------
         float, or None
-            The setting, in scikit-learn's terms.
+            The param in scikit-learn's scale.
+
+        Raises
+        ------
+        CallError
+            If there are fewer than two classes, or an option or a weight is wrong.
         """
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         weights = check_sample_weight(sample_weight, len(y))
         used = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
-        self.classes_, numbers = np.unique(y[used], return_inverse=True)
+        self.classes_, class_numbers = np.unique(y[used], return_inverse=True)
         if len(self.classes_) < 2:
             raise CallError("a classifier needs at least two classes; the data has only one class")
-        unit = _get_param_scale(spec, len(self.classes_))
+        param_scale = _get_param_scale(spec, len(self.classes_))
         if param is not None:
-            spec = replace(spec, grid=(param / unit,))
+            spec = replace(spec, grid=(param / param_scale,))
         with threadpool_limits(1):
-            lesson = make_training_set(
+            training_set = make_training_set(
                 spec,
                 X,
-                numbers,
+                class_numbers,
                 self.classes_,
                 used,
                 row_weights=None if weights is None else weights[used],
                 **options,
             )
-            found = train(spec, lesson)
-        self._spec, self.scorer_, choice = spec, found.scorer, found.selected
-        self._probabilistic, self.notices_ = found.probabilistic, tuple(found.notices)
+            result = train(spec, training_set)
+        self._spec, self.scorer_, selected = spec, result.scorer, result.selected
+        self._probabilistic, self.notices_ = result.probabilistic, tuple(result.notices)
         self.temperature_ = None
         self.path_: list[tuple[float | None, float]] = []
-        if choice is not None:
-            self.temperature_ = fit_temperature(choice.decision_values, lesson.y[found.held_out])
-            self.path_ = [(_scale_param(tried, unit), loss) for tried, loss, *_ in choice.path]
-        return _scale_param(found.param, unit)
+        if selected is not None:
+            self.temperature_ = fit_temperature(
+                selected.decision_values, training_set.y[result.held_out]
+            )
+            self.path_ = [
+                (_scale_param(path_param, param_scale), loss)
+                for path_param, loss, *_ in selected.path
+            ]
+        return _scale_param(result.param, param_scale)
 
     def _decision_values(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -101,79 +120,106 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def _binary_factor(self) -> float:
-        """What the difference of two classes' scores is multiplied by to be scikit-learn's one.
+        """Factor from the difference of two classes' decision values to scikit-learn's single one.
 
-        Two vectors that are fitted to targets, or margins, of 1 and -1 are each other's opposite:
-        scikit-learn has the one, and their difference is twice as much.
+        Two weight vectors fitted to targets, or margins, of 1 and -1 are opposite. scikit-learn has
+        one of them, and their difference is twice as large.
         """
-        signs = self._spec.loss in ("hinge", "calibrated")
-        return 0.5 if signs and self._spec.solver != "sklearn" else 1.0
+        has_signed_targets = self._spec.loss in ("hinge", "calibrated")
+        return 0.5 if has_signed_targets and self._spec.solver != "sklearn" else 1.0
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores: float32 (n, K); for two classes (n,), above 0 for the second."""
-        scores = self._decision_values(X)
+        """Compute decision values in scikit-learn's shape.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            Features; used as float32.
+
+        Returns
+        -------
+        float32 array of shape (n, K), or (n,) for two classes
+            For two classes, above 0 for the second.
+        """
+        values = self._decision_values(X)
         if len(self.classes_) > 2:
-            return scores
-        return np.asarray((scores[:, 1] - scores[:, 0]) * np.float32(self._binary_factor))
+            return values
+        return np.asarray((values[:, 1] - values[:, 0]) * np.float32(self._binary_factor))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The best class of each row: (n,)."""
+        """Predict the class of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            Features; used as float32.
+
+        Returns
+        -------
+        array of shape (n,)
+            Entries of `classes_`.
+        """
         best = self._decision_values(X).argmax(axis=1)
-        found: np.ndarray = self.classes_[best]
-        return found
+        labels: np.ndarray = self.classes_[best]
+        return labels
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, calibrated by temperature on held-out scores.
+        """Compute class probabilities, calibrated by temperature scaling.
 
         Guo et al. (2017), "On Calibration of Modern Neural Networks", ICML. The temperature is
-        learnt from scores that each fold gives the rows it holds out, whether the setting was
-        chosen by them or given. Where nothing could be held out, softmax and LDA give the
-        probabilities of their model.
+        fitted on the held-out decision values of all folds, whether the param was selected by them
+        or given. If nothing could be held out, softmax and LDA give the probabilities of their
+        model.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            Features; used as float32.
 
         Returns
         -------
         float64 array of shape (n, K)
-            Each row's sum is 1.
+            Each row sums to 1.
 
         Raises
         ------
         CallError
-            If nothing could be held out, and the scores are no logarithms of probabilities.
+            If nothing could be held out, and the model has no probabilities of its own.
         """
-        scores = self._decision_values(X)
+        values = self._decision_values(X)
         if self.temperature_ is None and not self._probabilistic:
             raise CallError(
                 "there are scores but no probabilities: nothing could be held out to calibrate "
                 "them with; that takes two rows of a class, in two groups where there are groups"
             )
-        found: np.ndarray = softmax(scores.astype(np.float64) / (self.temperature_ or 1), axis=1)
-        return found
+        proba: np.ndarray = softmax(values.astype(np.float64) / (self.temperature_ or 1), axis=1)
+        return proba
 
 
 class HeadClassifier(BaseHeadClassifier):
-    """One of the heads by its name, its setting chosen by validation.
+    """A head by its name, with its param selected by validation.
 
-    Each linear head has a class of its own with its parameters named, which this is a short way to:
+    The linear heads also have classes of their own, with their params in the constructor:
     `SoftmaxClassifier`, `LinearSVMClassifier`, `RidgeHeadClassifier`, `ShrunkLDAClassifier`,
     `NearestMeanClassifier`.
 
     Parameters
     ----------
-    head : str
-        As in `classify.fit`.
+    head : str, default "softmax"
+        Name of the head, as in `classify.fit`.
     cv : None, int, splitter or iterable
-        Folds that the setting is chosen by, and the probabilities calibrated: five stratified ones
-        if not given.
+        Folds for selection of the param and calibration of probabilities; None is five stratified
+        folds.
     class_weight : None, "balanced" or dict
-        Means nothing to ``ncm`` and ``knn``.
-    seed : int
-        Decides the folds.
+        As in scikit-learn. ``ncm`` and ``knn`` do not use it.
+    seed : int, default 0
+        Seed of the folds.
 
     Attributes
     ----------
     setting_ : float, or None
-        What was chosen, as a record of `classify.fit` has it: C of two classes in softmax is half
-        of `SoftmaxClassifier`'s.
+        The selected param, as in a result of `classify.fit`: C of softmax with two classes is half
+        that of `SoftmaxClassifier`.
 
     Examples
     --------
@@ -189,7 +235,7 @@ class HeadClassifier(BaseHeadClassifier):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
-        """Choose the setting and train.
+        """Select the param and train.
 
         Parameters
         ----------
@@ -200,23 +246,31 @@ class HeadClassifier(BaseHeadClassifier):
         groups : array of shape (n,), optional
             Rows of one group are never on both sides of a fold.
 
+        Returns
+        -------
+        self
+            The fitted classifier.
+
         Raises
         ------
-        UnknownHead, ValueError
+        UnknownHeadError
+            If there is no such head.
+        ValueError
+            If an option or the data is wrong; the message says which.
         """
-        kind = get_head_spec(self.head)
-        found = self._fit_head(
-            kind, X, y, class_weight=self.class_weight, cv=self.cv, groups=groups, seed=self.seed
+        spec = get_head_spec(self.head)
+        param = self._fit_head(
+            spec, X, y, class_weight=self.class_weight, cv=self.cv, groups=groups, seed=self.seed
         )
-        self.setting_ = _scale_param(found, 1 / _get_param_scale(kind, len(self.classes_)))
+        self.setting_ = _scale_param(param, 1 / _get_param_scale(spec, len(self.classes_)))
         return self
 
 
 def _get_param_scale(spec: HeadSpec, n_classes: int) -> float:
-    """What the setting of scikit-learn is, times ours.
+    """Return the factor from a head's param to scikit-learn's.
 
-    Of two classes softmax penalises two vectors w and -w, and scikit-learn their difference 2w
-    with half its square: twice the penalty, so that its C is twice as large for the same minimum.
+    For two classes, softmax penalises two vectors w and -w, and scikit-learn their difference 2w
+    with half its square: twice the penalty. So its C is twice as large for the same minimum.
     """
     return 2.0 if n_classes == 2 and spec.solver == "lbfgs" and spec.loss == "log" else 1.0
 

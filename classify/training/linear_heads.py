@@ -1,8 +1,8 @@
-"""The linear heads as scikit-learn classifiers, each with its parameters named.
+"""The linear heads as scikit-learn classifiers, each with its param in the constructor.
 
-All of them standardise the features by training statistics, weighted as the rows are, and their
-setting means what it means in scikit-learn on standardised features. Coefficients are on the
-features as they are given.
+All of them standardise the features by weighted statistics of the training rows. Their params mean
+the same as in scikit-learn on standardised features. Coefficients are those of the features as
+given.
 """
 
 from numbers import Integral
@@ -18,10 +18,23 @@ from classify.training.estimators import BaseHeadClassifier
 
 
 class BaseLinearClassifier(BaseHeadClassifier):
-    """A linear head whose setting is ``cv`` or a number."""
+    """Base class of linear heads, whose param is ``cv`` or a number.
+
+    Parameters
+    ----------
+    cv, class_weight, random_state
+        As in `SoftmaxClassifier`.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the head in `classify.heads.registry.HEADS`.
+    most : float
+        Largest value of the param.
+    """
 
     kind: ClassVar[str]
-    most: ClassVar[float] = np.inf  # the setting is above 0, and no more than this
+    most: ClassVar[float] = np.inf  # the param is above 0 and at most this
 
     def __init__(
         self, *, cv: Any = None, class_weight: Any = None, random_state: Any = None
@@ -31,7 +44,7 @@ class BaseLinearClassifier(BaseHeadClassifier):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
-        """Choose the setting, unless it is given, and train.
+        """Select the param, unless it is given, and train.
 
         Parameters
         ----------
@@ -40,47 +53,52 @@ class BaseLinearClassifier(BaseHeadClassifier):
         y : array of shape (n,)
             Labels of any kind.
         sample_weight : array of shape (n,), optional
-            A row of weight three counts as three such rows, where held out as well; one of weight
-            0 as none.
+            A row of weight 3 counts as three rows, in training and in validation; a row of weight 0
+            is left out. 1 if not given.
         groups : array of shape (n,), optional
-            Rows of one group are never on both sides of a fold; handed to `cv` where that is a
-            splitter. A search hands them on after ``set_fit_request(groups=True)``.
+            Rows of one group are never on both sides of a fold. Passed to `cv` if that is a
+            splitter. A search passes them after ``set_fit_request(groups=True)``.
+
+        Returns
+        -------
+        self
+            The fitted classifier.
 
         Raises
         ------
         ValueError
             If an option, a weight or the data is wrong; the message says which.
         """
-        head = HEADS[self.kind]
-        found = self._fit_head(
-            head,
+        spec = HEADS[self.kind]
+        param = self._fit_head(
+            spec,
             X,
             y,
-            param=self._check_param(head.param_name),
+            param=self._check_param(spec.param_name),
             sample_weight=sample_weight,
             class_weight=self.class_weight,
             cv=self.cv,
             groups=groups,
             seed=_resolve_seed(self.random_state),
         )
-        if head.param_name is not None:
-            setattr(self, f"{head.param_name}_", found)
+        if spec.param_name is not None:
+            setattr(self, f"{spec.param_name}_", param)
         self.coef_, self.intercept_ = self._unscale_coef()
         return self
 
     def _check_param(self, name: str | None) -> float | None:
-        given = "cv" if name is None else getattr(self, name)
-        if isinstance(given, str) and given == "cv":
+        value = "cv" if name is None else getattr(self, name)
+        if isinstance(value, str) and value == "cv":
             return None
-        known = isinstance(given, int | float | np.number) and not isinstance(given, bool)
-        number = float(given) if known else np.nan
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        number = float(value) if is_number else np.nan
         if not (0 < number < np.inf and number <= self.most):
             most = "" if np.isinf(self.most) else f", at most {self.most:g}"
-            raise CallError(f"{name} is 'cv' or a number above 0{most}, not {given!r}")
+            raise CallError(f"{name} is 'cv' or a number above 0{most}, not {value!r}")
         return number
 
     def _unscale_coef(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients and intercept on features as they are given; of two classes, one row."""
+        """Return coefficients and intercept of unscaled features; one row for two classes."""
         linear = cast(LinearModel, self.scorer_)
         coef = linear.coef / linear.scale
         intercept = linear.intercept - coef @ linear.mean
@@ -100,27 +118,30 @@ def _resolve_seed(state: Any) -> int:
 class SoftmaxClassifier(BaseLinearClassifier):
     """Multinomial logistic regression on standardised features.
 
-    What ``LogisticRegression`` minimises: ``|W|^2 / 2 + C sum of log losses``, the intercept free.
+    It minimises the objective of ``LogisticRegression``, ``|W|^2 / 2 + C sum of log losses``,
+    without a penalty of the intercept.
 
     Parameters
     ----------
-    C : "cv" or float
-        Chosen by held-out log loss, or given. The same as of scikit-learn's ``LogisticRegression``
-        on standardised features, for two classes too.
+    C : "cv" or float, default "cv"
+        Inverse strength of the penalty, as in scikit-learn's ``LogisticRegression`` on standardised
+        features, for two classes too. ``cv`` selects it by held-out log loss.
     cv : None, int, splitter or iterable
-        Folds that C is chosen by, and the probabilities calibrated: five stratified ones if not
-        given. Rows that are the same are never torn apart by folds that are drawn.
+        Folds for selection of C and calibration of probabilities; None is five stratified folds.
+        Folds drawn here keep identical rows together.
     class_weight : None, "balanced" or dict
         As in scikit-learn.
     random_state : None, int or RandomState
-        Decides the folds that are drawn; None is 0.
+        Seed of the folds drawn here; None is 0.
 
     Attributes
     ----------
     C_ : float
+        The selected or given C.
     coef_ : float64 array of shape (K, D), or (1, D) for two classes
-        On the features as given.
+        Coefficients of the features as given.
     intercept_ : float64 array of shape (K,) or (1,)
+        Constant of each class.
     """
 
     kind = "softmax"
@@ -138,25 +159,27 @@ class SoftmaxClassifier(BaseLinearClassifier):
 
 
 class LinearSVMClassifier(BaseLinearClassifier):
-    """Linear support vectors with the squared hinge, each class against the rest.
+    """Linear one-versus-rest SVM with the squared hinge loss, on standardised features.
 
-    What ``LinearSVC`` minimises for each class, ``|w|^2 / 2 + C sum of squared hinges``, except
-    that the intercept is not penalised.
+    It minimises the objective of ``LinearSVC`` for each class, ``|w|^2 / 2 + C sum of squared
+    hinges``, but without a penalty of the intercept.
 
     Parameters
     ----------
-    C : "cv" or float
-        Chosen by held-out squared hinge, or given. The same as of scikit-learn's ``LinearSVC`` on
-        standardised features.
+    C : "cv" or float, default "cv"
+        Inverse strength of the penalty, as in scikit-learn's ``LinearSVC`` on standardised
+        features. ``cv`` selects it by held-out squared hinge.
     cv, class_weight, random_state
         As in `SoftmaxClassifier`.
 
     Attributes
     ----------
     C_ : float
+        The selected or given C.
     coef_ : float64 array of shape (K, D), or (1, D) for two classes
-        On the features as given.
+        Coefficients of the features as given.
     intercept_ : float64 array of shape (K,) or (1,)
+        Constant of each class.
     """
 
     kind = "linear-svm"
@@ -178,20 +201,22 @@ class RidgeHeadClassifier(BaseLinearClassifier):
 
     Parameters
     ----------
-    alpha : "cv" or float
-        Chosen by the log loss of scaled held-out scores, or given. The same as of scikit-learn's
-        ``RidgeClassifier`` on standardised features.
+    alpha : "cv" or float, default "cv"
+        Strength of the penalty, as in scikit-learn's ``RidgeClassifier`` on standardised features.
+        ``cv`` selects it by the log loss of temperature-scaled held-out decision values.
     cv, random_state
         As in `SoftmaxClassifier`.
     class_weight : None, "balanced" or dict
-        The features are standardised with it too.
+        As in scikit-learn. It also weighs the statistics of the standardisation.
 
     Attributes
     ----------
     alpha_ : float
+        The selected or given alpha.
     coef_ : float64 array of shape (K, D), or (1, D) for two classes
-        On the features as given.
+        Coefficients of the features as given.
     intercept_ : float64 array of shape (K,) or (1,)
+        Constant of each class.
     """
 
     kind = "ridge"
@@ -209,27 +234,29 @@ class RidgeHeadClassifier(BaseLinearClassifier):
 
 
 class ShrunkLDAClassifier(BaseLinearClassifier):
-    """Linear discriminants with a shrunk covariance of standardised features, in closed form.
+    """Linear discriminant analysis with a shrunk covariance, on standardised features.
 
     Friedman (1989), "Regularized discriminant analysis", JASA 84.
 
     Parameters
     ----------
-    shrinkage : "cv" or float
-        Chosen by held-out log loss, or given: above 0, at most 1. The same as of scikit-learn's
-        ``LinearDiscriminantAnalysis(solver="lsqr")`` on standardised features.
+    shrinkage : "cv" or float, default "cv"
+        Above 0, at most 1; as in scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr")`` on
+        standardised features. ``cv`` selects it by held-out log loss.
     cv, random_state
         As in `SoftmaxClassifier`.
     class_weight : None, "balanced" or dict
-        Multiplies the priors; ``balanced`` makes all classes equally likely. The covariance is
-        pooled by counts all the same.
+        Multiplies the priors; ``balanced`` makes all classes equally likely. The pooled covariance
+        does not change.
 
     Attributes
     ----------
     shrinkage_ : float
+        The selected or given shrinkage.
     coef_ : float64 array of shape (K, D), or (1, D) for two classes
-        On the features as given.
+        Coefficients of the features as given.
     intercept_ : float64 array of shape (K,) or (1,)
+        Constant of each class.
     """
 
     kind = "lda"
@@ -248,20 +275,22 @@ class ShrunkLDAClassifier(BaseLinearClassifier):
 
 
 class NearestMeanClassifier(BaseLinearClassifier):
-    """The class whose mean is nearest, on standardised features: scikit-learn's `NearestCentroid`.
+    """Nearest class mean on standardised features, as scikit-learn's `NearestCentroid`.
 
-    It has nothing to choose, and classes have no weights: their sizes play no part.
+    It has no param and takes no class weights; sizes of classes do not matter.
 
     Parameters
     ----------
     cv, random_state
-        As in `SoftmaxClassifier`; for the probabilities alone.
+        As in `SoftmaxClassifier`; used for calibration of probabilities only.
 
     Attributes
     ----------
     coef_ : float64 array of shape (K, D), or (1, D) for two classes
-        On the features as given: the scores are those of squared distances, halved.
+        Coefficients of the features as given. Decision values differ from minus half the squared
+        distances by a constant in each row.
     intercept_ : float64 array of shape (K,) or (1,)
+        Constant of each class.
     """
 
     kind = "ncm"

@@ -1,4 +1,4 @@
-"""Train one head on some rows: its setting by validation, then the head itself."""
+"""Train one head: select its param by validation, then fit it on the final rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,15 +25,15 @@ from classify.training.training_set import (
 SAMPLE_ABOVE_VALUES = 1_000_000
 """Held-out decision values above which a sample of the held-out images is scored."""
 MIN_HELD_OUT_ROWS = 20_000
-"""Rows that such a sample has at least."""
+"""Smallest number of rows in that sample."""
 MAX_HELD_OUT_VALUES = 100_000_000
-"""Decision values that it has at most, 400 MB: a worker holds them for several params at once."""
+"""Largest number of its decision values, 400 MB: a worker holds them for several params."""
 _NO_ROWS = np.zeros(0, np.intp)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """A trained head, and how its param was selected.
+    """A trained head, and the selection of its param.
 
     Attributes
     ----------
@@ -46,11 +46,11 @@ class TrainResult:
     held_out : int array of shape (m,)
         Positions of the validated rows; `selected.decision_values` has a row for each.
     probabilistic : bool
-        Whether the softmax of the decision values is the model's own idea of the probabilities.
+        Whether the softmax of the decision values gives the model's own probabilities.
     notices : list of str
-        What a user should know.
+        Messages for the user.
     extra_params : dict of str to float
-        What was selected together with the param, by name: ``gamma`` of the RBF kernel.
+        Further selected params by name: ``gamma`` of the RBF kernel.
     """
 
     scorer: LinearModel | SklearnModel
@@ -68,12 +68,14 @@ def train(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
     Parameters
     ----------
     spec : HeadSpec
+        The kind of head.
     training_set : TrainingSet
-        With fold bases where the head `uses_gram`.
+        With fold bases for heads with `HeadSpec.uses_gram`.
 
     Returns
     -------
     TrainResult
+        The trained head with the notices of its fit.
 
     Raises
     ------
@@ -83,16 +85,16 @@ def train(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
     training_set, notices = _sample_held_out(training_set)
     if training_set.class_weights is not None and not spec.uses_class_weight:
         notices.append("it takes no class weights, so that option changes nothing")
-    trained = SOLVERS[spec.solver](spec, training_set)
-    trained.notices[:0] = notices
-    trained.notices.extend(_list_notices(spec, trained))
-    return trained
+    result = SOLVERS[spec.solver](spec, training_set)
+    result.notices[:0] = notices
+    result.notices.extend(_list_notices(spec, result))
+    return result
 
 
 def _train_lbfgs(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
     rows = training_set.rows
     if fits_in_memory(rows.nbytes):
-        rows = FeatureRows.from_array(rows.to_array())  # read many times: gathered once
+        rows = FeatureRows.from_array(rows.to_array())  # read many times, so copied once
     problems = [
         Problem(rows, training_set.weights_at(train), basis, rows.subset(held_out))
         for (train, held_out), basis in zip(
@@ -105,7 +107,7 @@ def _train_lbfgs(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
 
 
 def _train_rbf_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
-    """Train on all pairs of rows where they are few, else on similarities to some of them."""
+    """Train with the exact kernel if rows are few, else with a Nystroem approximation."""
     n_train = len(training_set.fold_plan.final_indices)
     if is_exact_svm_feasible(training_set.rows, n_train, training_set.n_classes):
         return _train_exact_svm(spec, training_set)
@@ -143,13 +145,13 @@ def _train_exact_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
 
 
 def _train_nystroem_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
-    """Select gamma on the first fold alone: to map rows takes most of the time."""
+    """Select gamma on the first fold only, because mapping the rows takes most of the time."""
     fold_plan, y, K = training_set.fold_plan, training_set.y, training_set.n_classes
     spec, gamma_factor = replace(spec, loss="hinge"), _pick_middle(spec.gamma_factors)
     if fold_plan.val_indices:
         (fold, *_), losses = fold_plan.folds, []
-        for tried in spec.gamma_factors:
-            _, problem = _map_rows(training_set, *fold, tried)
+        for candidate in spec.gamma_factors:
+            _, problem = _map_rows(training_set, *fold, candidate)
             path = lbfgs.cross_val_path(spec.loss, spec.grid, [problem], y, K)
             losses.append(training_set.select_param(path, y[fold[1]], spec.loss).loss)
         gamma_factor = spec.gamma_factors[int(np.argmin(losses))]
@@ -171,13 +173,13 @@ def _train_nystroem_svm(spec: HeadSpec, training_set: TrainingSet) -> TrainResul
 def _map_rows(
     training_set: TrainingSet, train: np.ndarray, held_out: np.ndarray, gamma_factor: float
 ) -> tuple[Pipeline, Problem]:
-    """Fit a kernel map to some rows; also return the linear problem behind it."""
+    """Fit a kernel map to training rows; also return the linear problem on mapped rows."""
     rows = training_set.rows
     kernel = rbf_svm.fit_rbf_map(rows.subset(train), gamma_factor)
     mapped: FeatureRows = rbf_svm.KernelRows(rows.parts, rows.rows, rows.is_root_l2, kernel)
     if fits_in_memory((len(training_set.fold_plan.val_indices) + 1) * mapped.nbytes):
         mapped = FeatureRows.from_array(mapped.to_array())
-    # Similarities are left as they are: to scale them would change the kernel.
+    # Mapped rows are not scaled, which would change the kernel.
     stats = GramStats.from_rows(mapped.subset(train)).compute_centred()
     basis = PrincipalBasis.from_gram(*stats, SCALE_NONE)
     return kernel, Problem(mapped, training_set.weights_at(train), basis, mapped.subset(held_out))
@@ -276,7 +278,7 @@ def _check_memory(spec: HeadSpec, rows: FeatureRows) -> None:
 
 
 def _sample_held_out(training_set: TrainingSet) -> tuple[TrainingSet, list[str]]:
-    """Hold out fewer rows where their decision values would not fit; training keeps them all."""
+    """Hold out a sample if the decision values would not fit; training rows stay the same."""
     fold_plan, n_classes = training_set.fold_plan, training_set.n_classes
     n_held_out = len(fold_plan.held_out)
     max_held_out = max(
@@ -296,7 +298,7 @@ def _sample_held_out(training_set: TrainingSet) -> tuple[TrainingSet, list[str]]
 
 
 def _pick_middle(values: Sequence[Any]) -> Any:
-    """Return what is taken where nothing can be validated."""
+    """Return the value to use if nothing can be validated."""
     return values[len(values) // 2]
 
 

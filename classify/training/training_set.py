@@ -1,4 +1,4 @@
-"""What a head learns from: rows, labels, folds, weights, and the bases of its Gram statistics."""
+"""Training sets: rows, labels, folds, weights, and the principal bases of the folds."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,36 +21,34 @@ from classify.solvers.selection import PathPoint, SelectedParam, SelectionLoss, 
 from classify.training.class_weights import count_repeats, resolve_class_weights
 from featurize.cache.reader import FeatureCache
 
-MAX_IN_MEMORY_BYTES = 1 << 30
-"""Bytes of float32 features up to which a copy of them may be made."""
+MAX_IN_MEMORY_BYTES = 1 << 30  # largest size of float32 features that may be copied
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What a head learns from.
+    """The rows, labels, folds and weights that a head is trained on.
 
     Attributes
     ----------
     rows : FeatureRows
-        n of them.
+        n rows.
     y : int array of shape (n,)
         Class numbers below `n_classes`; -1 for a class that the final rows lack.
     n_classes : int
         K.
     fold_plan : FoldPlan
+        Training and held-out rows of each fold, and the final training rows.
     fold_bases : sequence of PrincipalBasis
-        One for each fold and one for the final rows, as
-        `classify.solvers.gram_cache.compute_fold_bases` gives them. Only heads that `uses_gram`
-        need them.
+        One for each fold and one for the final rows, for heads with `HeadSpec.uses_gram`: see
+        `classify.solvers.gram_cache.compute_fold_bases`.
     class_weights : float array of shape (K,), optional
-        How much a row of each class counts.
+        Weight of each class.
     row_weights : float64 array of shape (n,), optional
-        How often each row counts, for heads that `uses_gram`.
+        Weight of each row, for heads with `HeadSpec.uses_gram`.
     find_neighbours : callable
-        `classify.solvers.neighbours.find_neighbours`, or one that loads what it found before.
+        `classify.solvers.neighbours.find_neighbours`, or a function that stores its result.
     selection_loss : callable, optional
-        What params are selected by instead of the head's own loss, from held-out decision values
-        and class numbers.
+        Replaces the head's own loss in selection; takes decision values and class numbers.
     loss_tol : float
         As in `classify.solvers.selection.select_param`.
     """
@@ -82,19 +80,20 @@ class TrainingSet:
         save_stats: bool = True,
         **options: Any,
     ) -> Self:
-        """Limit the folds to what the head can afford, and compute the bases it needs.
+        """Limit the folds for the head's solver, and compute the bases that it needs.
 
         Parameters
         ----------
         spec : HeadSpec
+            The kind of head.
         rows, y, fold_plan, n_classes
             As the attributes; the folds before they are limited.
         cache : FeatureCache, optional
-            Where the rows are from. Without it nothing is stored.
+            The cache that the rows are from. Without it nothing is stored.
         layers : sequence of str
-            Of the cache.
-        save_stats : bool
-            Whether to store the bases beside the cache.
+            Names of the rows' layers.
+        save_stats : bool, default True
+            Whether to store the bases next to the cache.
         **options
             Further attributes: `class_weights`, `row_weights`, `find_neighbours`,
             `selection_loss`, `loss_tol`.
@@ -102,11 +101,12 @@ class TrainingSet:
         Returns
         -------
         TrainingSet
+            With bases for heads with `HeadSpec.uses_gram`.
 
         Raises
         ------
         CallError
-            If the head cannot have so many classes and columns.
+            If the solver cannot hold so many classes and columns.
         """
         fold_plan = limit_folds(spec, rows, fold_plan, n_classes)
         training_set = cls(rows, y, n_classes, fold_plan, **options)
@@ -117,12 +117,27 @@ class TrainingSet:
         return replace(training_set, fold_bases=bases)
 
     def select_param(self, points: Iterable[PathPoint], y: np.ndarray, loss: str) -> SelectedParam:
-        """Select a param by this training set's loss: `classify.solvers.selection.select_param`."""
+        """Select a param, by `selection_loss` if there is one.
+
+        Parameters
+        ----------
+        points : iterable of PathPoint
+            From strong to weak regularisation.
+        y : int array of shape (m,)
+            Class numbers of the held-out rows.
+        loss : str
+            The head's own loss.
+
+        Returns
+        -------
+        SelectedParam
+            As `classify.solvers.selection.select_param` returns it.
+        """
         return select_param(points, y, loss, self.selection_loss, self.loss_tol)
 
     @property
     def weights(self) -> np.ndarray:
-        """The weight of each row, that of its class included: float64 (n,)."""
+        """Weight of each row times that of its class: float64 (n,)."""
         known = self.y >= 0
         weights = known * (1.0 if self.row_weights is None else self.row_weights)
         if self.class_weights is not None:
@@ -130,61 +145,114 @@ class TrainingSet:
         return weights
 
     def gram_weights(self, spec: HeadSpec) -> np.ndarray | None:
-        """The weights of a head's Gram statistics and class sums: float64 (n,), or None."""
+        """Return the row weights of a head's Gram statistics and class sums.
+
+        Parameters
+        ----------
+        spec : HeadSpec
+            The kind of head.
+
+        Returns
+        -------
+        float64 array of shape (n,), or None
+            None if all weights are 1.
+        """
         weighted = spec.weights_gram and self.class_weights is not None
         return self.weights if weighted else self.row_weights
 
     @property
     def class_weight(self) -> dict[int, float] | None:
-        """The weights of the classes as scikit-learn takes them."""
+        """Weights of the classes in scikit-learn's form."""
         weights = self.class_weights
         return None if weights is None else dict(enumerate(weights.tolist()))
 
     def weights_at(self, positions: np.ndarray) -> np.ndarray:
-        """The weights of some rows, zero for all others: float64 (n,)."""
+        """Return the weights of the rows at some positions.
+
+        Parameters
+        ----------
+        positions : int array of shape (m,)
+            Positions among the n rows.
+
+        Returns
+        -------
+        float64 array of shape (n,)
+            0 at all other positions.
+        """
         weights = np.zeros(len(self.y))
         weights[positions] = self.weights[positions]
         return weights
 
 
 def fits_in_memory(n_bytes: int) -> bool:
-    """Whether a copy of features of so many bytes may be made."""
+    """Return whether features may be copied into memory.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Size of the features.
+
+    Returns
+    -------
+    bool
+        True up to `MAX_IN_MEMORY_BYTES`.
+    """
     return n_bytes <= MAX_IN_MEMORY_BYTES
 
 
 def is_exact_svm_feasible(rows: FeatureRows, n_train: int, n_classes: int) -> bool:
-    """Whether an RBF SVM can compare all pairs of training rows."""
-    few = n_train <= rbf_svm.MAX_EXACT_ROWS and n_classes <= rbf_svm.MAX_EXACT_CLASSES
-    return few and fits_in_memory(rows.nbytes)
+    """Return whether an RBF SVM can use the exact kernel of all pairs of training rows.
+
+    Parameters
+    ----------
+    rows : FeatureRows
+        Training and held-out rows.
+    n_train : int
+        Number of training rows.
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    bool
+        True if rows and classes are few, and the features fit into memory.
+    """
+    is_small = n_train <= rbf_svm.MAX_EXACT_ROWS and n_classes <= rbf_svm.MAX_EXACT_CLASSES
+    return is_small and fits_in_memory(rows.nbytes)
 
 
 def limit_folds(spec: HeadSpec, rows: FeatureRows, fold_plan: FoldPlan, n_classes: int) -> FoldPlan:
     """Limit the folds to the first where an iterative solver reads its rows in blocks.
 
-    Heads in closed form use all folds: theirs cost no pass over the rows.
+    Closed-form heads use all folds, which cost them no further pass over the rows.
 
     Parameters
     ----------
     spec : HeadSpec
+        The kind of head.
     rows : FeatureRows
+        All rows.
     fold_plan : FoldPlan
+        Folds of these rows.
     n_classes : int
+        K.
 
     Returns
     -------
     FoldPlan
+        The given folds, or the first of them.
 
     Raises
     ------
     CallError
-        If the head cannot have so many classes and columns. It is raised before bases are computed.
+        If the solver cannot hold so many classes and columns. Raised before bases are computed.
     """
     if spec.solver == "lbfgs":
         lbfgs.check_solver_memory(n_classes, rows.dim, min(len(rows), rows.dim))
     if spec.solver == "rbf_svm" and not is_exact_svm_feasible(rows, len(rows), n_classes):
         lbfgs.check_solver_memory(n_classes, rbf_svm.MAX_LANDMARKS, rbf_svm.MAX_LANDMARKS)
-    iterates = spec.solver in ("lbfgs", "rbf_svm")
-    if iterates and fold_plan.val_indices and not fits_in_memory(rows.nbytes):
+    is_iterative = spec.solver in ("lbfgs", "rbf_svm")
+    if is_iterative and fold_plan.val_indices and not fits_in_memory(rows.nbytes):
         return fold_plan.select_fold(0)
     return fold_plan
 
@@ -205,38 +273,44 @@ def make_training_set(
 ) -> TrainingSet:
     """Prepare a training set from arrays, as `classify.training.train.train` takes it.
 
-    Rows that are the same belong together: folds that are drawn never tear them apart. For a head
-    that `uses_gram` they become one row that weighs as much as all of them. Weights and repetitions
-    are thus the same thing to the last digit.
+    Folds drawn here keep identical rows together. For a head with `HeadSpec.uses_gram` they are
+    merged and their weights summed, so that weights and repetitions give exactly the same result.
 
     Parameters
     ----------
     spec : HeadSpec
+        The kind of head.
     X : float32 array of shape (n, D)
+        Features.
     y : int array of shape (m,)
-        Positions in `classes`, of the rows used.
+        Positions in `classes` of the rows used.
     classes : array of shape (K,)
+        Labels of the classes.
     used : int array of shape (m,)
-        Which of the n rows to learn from.
+        Positions of the training rows among the n rows.
     class_weight : None, "balanced" or mapping
+        As in `classify.training.class_weights.resolve_class_weights`.
     row_weights : float array of shape (m,), optional
-        Above 0; for heads that `uses_gram` only. A held-out row is judged as often as it weighs.
+        Above 0; for heads with `HeadSpec.uses_gram` only. Held-out rows are repeated by weight.
     cv : None, int, splitter or iterable of (train, held out)
-        A number is that of stratified folds, which keep groups whole; None is five. Splitters and
-        iterables give positions among the n.
+        A number of stratified folds, which keep groups whole; None is five. Splitters and iterables
+        give positions among the n rows.
     groups : array of shape (n,), optional
-    seed : int
-        Of the folds that are drawn.
-    loss_tol : float
+        Rows of one group are never on both sides of a fold.
+    seed : int, default 0
+        Seed of the folds drawn here.
+    loss_tol : float, default 0
         As in `classify.solvers.selection.select_param`.
 
     Returns
     -------
     TrainingSet
+        As `TrainingSet.prepare` returns it.
 
     Raises
     ------
     CallError, ValueError
+        If `cv`, `groups` or `class_weight` is wrong, or the solver cannot hold the problem.
     """
     contents = _hash_rows(X, used)
     if groups is not None:
@@ -271,7 +345,7 @@ def make_training_set(
 def _draw_folds(
     cv: Any, y: np.ndarray, contents: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> FoldPlan:
-    """Draw stratified folds; rows of one group, or that are the same, stay together."""
+    """Draw stratified folds that keep groups and identical rows together."""
     n_folds = MAX_FOLDS if cv is None else int(cv)
     if n_folds < 2:
         raise CallError(f"cv is a number of folds from 2 on, not {cv}")
@@ -283,41 +357,44 @@ def _draw_folds(
 def _plan_given_folds(
     cv: Any, X: np.ndarray, y: np.ndarray, classes: np.ndarray, used: np.ndarray, groups: Any
 ) -> FoldPlan:
-    """The folds of a splitter or an iterable, for the rows used."""
-    labels, every = np.full(len(X), classes[0]), np.arange(len(X))
+    """Make a plan of the folds of a splitter or an iterable, for the rows used."""
+    labels, all_rows = np.full(len(X), classes[0]), np.arange(len(X))
     labels[used] = classes[y]
     splits = check_cv(cv, labels, classifier=True).split(X, labels, groups)
-    pairs = [(every[train], every[held]) for train, held in splits]
-    trains, held_by = [train for train, _ in pairs], [held for _, held in pairs]
-    found = FoldPlan(np.zeros(len(X), np.int16), held_by, train_indices=trains).subset(used)
-    # Nothing is learnt from one class, and nothing judged by no rows.
-    fine = [(t, h) for t, h in found.folds if len(h) and len(np.unique(y[t])) > 1]
+    pairs = [(all_rows[train], all_rows[held_out]) for train, held_out in splits]
+    train_indices, val_indices = [train for train, _ in pairs], [held_out for _, held_out in pairs]
+    fold_plan = FoldPlan(
+        np.zeros(len(X), np.int16), val_indices, train_indices=train_indices
+    ).subset(used)
+    # Folds with one class to train on, or without held-out rows, are left out.
+    usable = [(t, h) for t, h in fold_plan.folds if len(h) and len(np.unique(y[t])) > 1]
     return replace(
-        found, train_indices=[train for train, _ in fine], val_indices=[held for _, held in fine]
+        fold_plan, train_indices=[train for train, _ in usable], val_indices=[h for _, h in usable]
     )
 
 
 def _hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """A hash of each row used: uint8 (m, 16)."""
-    hashes = (blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used)  # -0 is 0
+    """Compute a hash of each row used: uint8 (m, 16)."""
+    hashes = (
+        blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used
+    )  # + 0 turns -0 into 0
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(used), 16)
 
 
 def _merge_duplicate_rows(
     contents: np.ndarray, y: np.ndarray, weights: np.ndarray | None, fold_plan: FoldPlan
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """One of each kind of row, in an order that does not depend on theirs; and its weight.
+    """Return the first of each set of duplicates, in an order independent of theirs, and weights.
 
-    Rows are of one kind that have the same features and label, and are trained on and held out by
-    the same folds.
+    Duplicates have the same features and label, and are on the same sides of all folds.
     """
-    pairs = fold_plan.folds
-    sides = np.zeros((len(y), 2 * len(pairs)), bool)
-    for i, (train, held) in enumerate(pairs):
-        sides[train, 2 * i] = sides[held, 2 * i + 1] = True
-    numbers = y.astype("<i8")[:, None].view(np.uint8)
-    key = np.concatenate([contents, numbers, np.packbits(sides, axis=1)], axis=1)
-    whole = np.ascontiguousarray(key).view(f"V{key.shape[1]}")[:, 0]
-    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
-    found = np.bincount(which, weights).astype(np.float64)
-    return first, None if (found == 1).all() else found
+    folds = fold_plan.folds
+    sides = np.zeros((len(y), 2 * len(folds)), bool)
+    for i, (train, held_out) in enumerate(folds):
+        sides[train, 2 * i] = sides[held_out, 2 * i + 1] = True
+    label_bytes = y.astype("<i8")[:, None].view(np.uint8)
+    key = np.concatenate([contents, label_bytes, np.packbits(sides, axis=1)], axis=1)
+    row_keys = np.ascontiguousarray(key).view(f"V{key.shape[1]}")[:, 0]
+    _, first, key_index = np.unique(row_keys, return_index=True, return_inverse=True)
+    merged_weights = np.bincount(key_index, weights).astype(np.float64)
+    return first, None if (merged_weights == 1).all() else merged_weights
