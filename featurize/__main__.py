@@ -7,8 +7,8 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m` searches the working folder for modules first. It stays only if this package
     # lies in it. `python -P` does the same from the start. pathlib is not imported: it could
     # come from that folder.
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if os.path.abspath(sys.path[0]) != home:
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    if os.path.abspath(sys.path[0]) != home:  # noqa: PTH100
         del sys.path[0]
 
 

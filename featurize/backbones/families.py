@@ -224,7 +224,7 @@ def is_file_path(text: str) -> bool:
     bool
         True if it has the suffix of a weights file, contains a slash, or exists as a file.
     """
-    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)
+    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)  # noqa: PTH113
 
 
 def read_backbone_name(metadata: Mapping[str, str]) -> str:

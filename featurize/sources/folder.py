@@ -150,7 +150,7 @@ def join_path(root: str | os.PathLike[str], path: str) -> bytes:
     bytes
         Encoded path of the image.
     """
-    return os.path.join(os.fsencode(root), path.encode())
+    return os.path.join(os.fsencode(root), path.encode())  # noqa: PTH118 - paths of bytes
 
 
 def _explain_empty(root: Path, patterns: GlobFilter, n_excluded: int, skipped: list[str]) -> str:
@@ -174,7 +174,7 @@ class _FolderWalker:
         self._folders: list[tuple[bytes, str]] = [(os.fsencode(root), "")]
         # Links are listed last, in order, so that a folder in the tree keeps its own path.
         self._links: list[tuple[str, bytes]] = []
-        self._root_prefix = os.path.join(os.path.realpath(os.fsencode(root)), b"")
+        self._root_prefix = os.path.join(os.path.realpath(os.fsencode(root)), b"")  # noqa: PTH118
 
     def run(self) -> None:
         while self._folders or self._links:
@@ -198,7 +198,7 @@ class _FolderWalker:
 
     def _list_folder(self, folder: bytes, name: str, by_link: bool = False) -> None:
         try:
-            status = os.stat(folder)
+            status = os.stat(folder)  # noqa: PTH116 - a path of bytes
             if (status.st_dev, status.st_ino) in self._seen:
                 if by_link:
                     self._skip(name, REPEATED_FOLDER)
