@@ -53,8 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Each name is imported when it is first used: torch takes seconds, and most uses of a
-    # cache do without it.
+    # Each name is imported when it is first used: importing torch takes seconds, and most uses
+    # of a cache do not need it.
     if name not in _HOMES:
         raise AttributeError(f"module 'featurize' has no attribute {name!r}")
     value = getattr(import_module(f"featurize.{_HOMES[name]}"), name)

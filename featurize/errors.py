@@ -1,4 +1,4 @@
-"""The errors of Headgraft: one small tree, every leaf also a builtin.
+"""The errors of Headgraft: one small tree in which every leaf is also a builtin error.
 
 HeadgraftError
 ├── FeaturizeError
@@ -14,12 +14,12 @@ HeadgraftError
 │   ├── EngineError (RuntimeError)
 │   ├── ImageUnreadableError (ValueError)
 │   └── RunInterruptedError (RuntimeError)
-└── ClassifyError, with leaves of its own: `classify.errors`
+└── ClassifyError, with its own leaves: see `classify.errors`
 """
 
 
 class HeadgraftError(Exception):
-    """Base of everything that Headgraft raises on purpose.
+    """Base of all errors that Headgraft raises on purpose.
 
     The message says what happened, where, and what to do about it.
     """
@@ -30,27 +30,27 @@ class HeadgraftError(Exception):
 
 
 class FeaturizeError(HeadgraftError):
-    """Base of everything ``featurize`` raises on purpose."""
+    """Base of all errors that ``featurize`` raises on purpose."""
 
 
 class CallError(FeaturizeError, ValueError):
-    """The call itself is wrong: an option, a folder, an output that cannot be."""
+    """An argument is invalid: an option, a folder or an output path."""
 
 
 class CacheFormatError(FeaturizeError, ValueError):
-    """A file is not a feature cache, is damaged, or is of a version unknown here."""
+    """A file is not a feature cache, is damaged, or has an unknown format version."""
 
 
 class CacheUnreachableError(FeaturizeError, OSError):
-    """The system does not let a cache be read now. Nothing is known against the cache itself."""
+    """The system cannot read a cache at the moment; the cache itself may be sound."""
 
 
 class CacheReplacedError(FeaturizeError, OSError):
-    """A cache that is open for reading has become another file, or was cut short."""
+    """A cache that is open for reading was replaced by another file or truncated."""
 
 
 class FingerprintMismatchError(FeaturizeError, ValueError):
-    """A cache was made by another backbone, weights or preprocessing than asked for."""
+    """A cache was made with a backbone, weights or preprocessing other than those requested."""
 
 
 class CacheBusyError(FeaturizeError, OSError):
@@ -58,19 +58,19 @@ class CacheBusyError(FeaturizeError, OSError):
 
 
 class DiskFullError(FeaturizeError, OSError):
-    """There is no room for the cache."""
+    """The disk has no room for the cache."""
 
 
 class OutputError(FeaturizeError, OSError):
-    """A file cannot be written where it should go."""
+    """A file cannot be written at its target."""
 
 
 class RowNotReadyError(FeaturizeError, LookupError):
-    """Features were asked for of rows that are pending or failed."""
+    """Features were requested of rows that are pending or failed."""
 
 
 class UnknownLayerError(FeaturizeError, KeyError):
-    """A layer is not in the cache, or not in the network."""
+    """The cache, or the network, has no such layer."""
 
 
 class UnknownPathError(FeaturizeError, KeyError):
@@ -78,11 +78,11 @@ class UnknownPathError(FeaturizeError, KeyError):
 
 
 class BackboneError(FeaturizeError, ValueError):
-    """A backbone cannot be had: no such name, weights that do not fit, no way to cut it."""
+    """A backbone cannot be loaded: unknown name, weights that do not fit, or no place to cut."""
 
 
 class EngineError(FeaturizeError, RuntimeError):
-    """An engine cannot run this network here, or one image does not fit into its memory."""
+    """An engine cannot run this network here, or a single image exceeds its memory."""
 
 
 class UnknownWeightsError(BackboneError):
@@ -90,7 +90,20 @@ class UnknownWeightsError(BackboneError):
 
 
 class ImageUnreadableError(FeaturizeError, ValueError):
-    """One image cannot become pixels; ``reason`` is its code in the cache's table."""
+    """An image cannot be decoded.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong with the image.
+    reason : int
+        The code of the cache's ``reason`` column (`featurize.images.reasons`).
+
+    Attributes
+    ----------
+    reason : int
+        As the parameter.
+    """
 
     def __init__(self, message: str, reason: int) -> None:
         super().__init__(message)
@@ -98,7 +111,20 @@ class ImageUnreadableError(FeaturizeError, ValueError):
 
 
 class RunInterruptedError(FeaturizeError, RuntimeError):
-    """The run was stopped; what was done is kept and marked, `summary` counts it."""
+    """The run was stopped; finished rows are stored and marked.
+
+    Parameters
+    ----------
+    message : str
+        What stopped the run, and how to go on.
+    summary : dict, optional
+        Counts of what was done.
+
+    Attributes
+    ----------
+    summary : dict of str to object
+        As the parameter; empty if not given.
+    """
 
     def __init__(self, message: str, summary: dict[str, object] | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,7 @@
-"""Files: written whole or not at all, only over what is our own; read and written at a place."""
+"""Files: atomic writing, checks of the target, reading and writing at an offset, hashes.
+
+A file of another kind is never overwritten.
+"""
 
 import errno
 import hashlib
@@ -15,7 +18,20 @@ NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def to_write_error(error: OSError, path: Path) -> OSError:
-    """What the system said, as an error that names the file and says what to do."""
+    """Turn an error of the system into one that names the file and says what to do.
+
+    Parameters
+    ----------
+    error : OSError
+        The error raised by the write.
+    path : Path
+        The file that was written to.
+
+    Returns
+    -------
+    OSError
+        `DiskFullError` if there is no room, else `OutputError`. The caller raises it.
+    """
     if error.errno in NO_SPACE_ERRNOS:
         return DiskFullError(f"no room to write {path}: {error}; free some space and run again")
     return OutputError(
@@ -30,23 +46,30 @@ def check_target(
     kind: str,
     error: type[Exception],
 ) -> Path:
-    """Refuse a place where a file cannot be written, before any work is done for it.
+    """Refuse a target that cannot be written, before any work is done for it.
 
     Parameters
     ----------
     path : path
-        What ``-o`` names. A link is followed: what it points to is what would be replaced.
+        The argument of ``-o``. A link is followed: the file it points to would be replaced.
     is_own : callable
-        Whether a file that is there already is of the kind that is to be written.
+        Whether an existing file is of the kind that is to be written. Only such a file, or an
+        empty one, may be replaced.
     kind : str
         That kind, for the message: ``a report``.
     error : exception type
-        What to raise.
+        The type of error to raise.
 
     Returns
     -------
     Path
-        Where to write, with no link in it.
+        The absolute path to write, free of links.
+
+    Raises
+    ------
+    Exception
+        Of type `error`, if the folder is missing or not writable, or if the path is a folder or
+        a file of another kind.
     """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
@@ -64,40 +87,46 @@ def check_target(
 def atomic_write(
     path: Path, mode: str = "wb", *, error: type[Exception] = OutputError, **options: Any
 ) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` when the block ends, and not before.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    It is written under a name of its own beside `path`, which is refused where anything has that
-    name already, a link included. It is synced, then renamed. After an error nothing is left
-    of it, and `path` is as it was.
+    The temporary file has a random name in the same folder. It is created exclusively, so an
+    existing file or link of that name is an error. It is synced, then renamed. After an error it
+    is removed, and `path` is unchanged.
 
     Parameters
     ----------
     path : Path
         As `check_target` returns it.
     mode : {"wb", "w"}
+        Binary or text.
     error : exception type
-        What to raise where the system does not let it be written.
-    options
-        As for `open`: ``encoding``, ``newline``.
+        The type of error to raise if the system cannot write the file.
+    **options
+        Keyword arguments of `open`: ``encoding``, ``newline``.
 
     Yields
     ------
-    file
-        Open for writing.
+    file object
+        The temporary file, open for writing.
+
+    Raises
+    ------
+    Exception
+        Of type `error`, if the file cannot be written.
     """
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # Outside the inner `try`: what was there before us is not ours to remove.
-        file = open(draft, mode.replace("w", "x"), **options)  # noqa: SIM115
+        # Outside the inner `try`: a file that existed before is not ours to remove.
+        file = temporary.open(mode.replace("w", "x"), **options)
         try:
             with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            replace_durably(draft, path)
+            replace_durably(temporary, path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(draft)
+                temporary.unlink()
             raise
     except HeadgraftError:
         raise
@@ -106,8 +135,16 @@ def atomic_write(
 
 
 def replace_durably(source: Path, target: Path) -> None:
-    """Rename over `target` so that the rename itself outlives a power cut."""
-    os.replace(source, target)
+    """Rename a file over another one so that the rename survives a power cut.
+
+    The folder is synced after the rename, where the system allows it.
+
+    Parameters
+    ----------
+    source, target : Path
+        Files in the same file system.
+    """
+    source.replace(target)
     with suppress(OSError):  # folders cannot be opened for syncing everywhere
         fd = os.open(target.parent, os.O_RDONLY)
         try:
@@ -117,53 +154,87 @@ def replace_durably(source: Path, target: Path) -> None:
 
 
 def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Fill a buffer of bytes from a place in an open file.
+    """Fill a buffer from an offset of an open file.
 
     Parameters
     ----------
     fd : int
+        File descriptor.
     buffer : memoryview of bytes
+        The buffer to fill.
     offset : int
-        Where in the file, in bytes.
+        Offset in the file in bytes.
 
     Returns
     -------
     int
-        Bytes read: fewer than asked for only where the file ends.
+        Number of bytes read: less than ``len(buffer)`` only at the end of the file.
     """
-    done = 0
-    while done < len(buffer):
-        if hasattr(os, "preadv"):  # leaves alone the position that threads share
-            count = os.preadv(fd, [buffer[done:]], offset + done)
+    n_read = 0
+    while n_read < len(buffer):
+        if hasattr(os, "preadv"):  # does not move the position that threads share
+            count = os.preadv(fd, [buffer[n_read:]], offset + n_read)
         else:
-            os.lseek(fd, offset + done, os.SEEK_SET)
-            data = os.read(fd, len(buffer) - done)
+            os.lseek(fd, offset + n_read, os.SEEK_SET)
+            data = os.read(fd, len(buffer) - n_read)
             count = len(data)
-            buffer[done : done + count] = data
+            buffer[n_read : n_read + count] = data
         if not count:
             break
-        done += count
-    return done
+        n_read += count
+    return n_read
 
 
 def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write bytes to a place in an open file, all of them."""
-    rest = memoryview(data)
-    while rest:
+    """Write all bytes at an offset of an open file.
+
+    Parameters
+    ----------
+    fd : int
+        File descriptor.
+    data : bytes or memoryview
+        The bytes to write.
+    offset : int
+        Offset in the file in bytes.
+    """
+    remaining = memoryview(data)
+    while remaining:
         if hasattr(os, "pwrite"):
-            count = os.pwrite(fd, rest, offset)
+            count = os.pwrite(fd, remaining, offset)
         else:
             os.lseek(fd, offset, os.SEEK_SET)  # one thread writes, so the two steps are safe
-            count = os.write(fd, rest)
-        rest, offset = rest[count:], offset + count
+            count = os.write(fd, remaining)
+        remaining, offset = remaining[count:], offset + count
 
 
 def hash_bytes(data: bytes) -> bytes:
-    """Compute the SHA-256 of some bytes: 32 bytes."""
+    """Compute the SHA-256 of bytes.
+
+    Parameters
+    ----------
+    data : bytes
+        The bytes to hash.
+
+    Returns
+    -------
+    bytes
+        Digest of 32 bytes.
+    """
     return hashlib.sha256(data).digest()
 
 
 def hash_file(path: str | os.PathLike[str]) -> bytes:
-    """Compute the SHA-256 of a file, a part of it in memory at a time: 32 bytes."""
-    with open(path, "rb") as file:
+    """Compute the SHA-256 of a file without reading all of it into memory.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    bytes
+        Digest of 32 bytes.
+    """
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

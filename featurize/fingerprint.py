@@ -1,4 +1,4 @@
-"""What decides an embedding's value, written one way and hashed."""
+"""Fingerprints: a hash of everything that determines the values of an embedding."""
 
 import hashlib
 import json
@@ -8,7 +8,17 @@ import numpy as np
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces, so that equal values give equal text.
+    """Write JSON with sorted keys and no spaces, so that equal values give equal text.
+
+    Parameters
+    ----------
+    value : object
+        A value that JSON can hold.
+
+    Returns
+    -------
+    str
+        JSON text.
 
     Raises
     ------
@@ -21,23 +31,23 @@ def canonical_json(value: object) -> str:
 
 
 def hash_weight_arrays(tensors: Mapping[str, np.ndarray]) -> str:
-    """Digest of a network's weights, independent of the file format that held them.
+    """Hash a network's weights, independently of the format of their file.
 
-    Floating-point tensors count as float32, which is what they are run as, so that a
-    float16 file and its float32 copy agree. Batch norm's step counters decide nothing
-    and are left out.
+    Floating-point tensors are hashed as float32, the type in which they are run, so that a
+    float16 file and its float32 copy agree. The step counters of batch norm do not affect the
+    features and are left out.
 
     Parameters
     ----------
     tensors : mapping of str to array
-        As in a state dict.
+        Arrays by name, as in a state dict.
 
     Returns
     -------
     str
-        64 hexadecimal digits.
+        SHA-256 digest, 64 hexadecimal digits.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
         if name.endswith("num_batches_tracked"):
             continue
@@ -45,9 +55,9 @@ def hash_weight_arrays(tensors: Mapping[str, np.ndarray]) -> str:
         if np.issubdtype(array.dtype, np.floating):
             array = array.astype("<f4", copy=False)
         header = canonical_json([name, array.dtype.str, list(array.shape)])
-        whole.update(header.encode())
-        whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.hexdigest()
+        digest.update(header.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def compute_fingerprint(
@@ -60,7 +70,30 @@ def compute_fingerprint(
     precision: str,
     dtype: str,
 ) -> str:
-    """Hash of all that decides a layer's numbers, and of nothing else."""
+    """Hash everything that determines a layer's features, and nothing else.
+
+    Parameters
+    ----------
+    backbone : str
+        Name of the backbone.
+    weights_sha256 : str
+        Digest of its weights, as `hash_weight_arrays` returns it.
+    preprocess : mapping
+        The preprocessing, as `Preprocess.to_dict` returns it.
+    layer : str
+        Name of the layer.
+    pool : str
+        How its maps are pooled.
+    precision : str
+        Precision of the arithmetic.
+    dtype : str
+        Type of the stored features.
+
+    Returns
+    -------
+    str
+        SHA-256 digest, 64 hexadecimal digits.
+    """
     fields = {
         "backbone": backbone,
         "weights_sha256": weights_sha256,

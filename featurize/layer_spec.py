@@ -1,4 +1,4 @@
-"""Which features: a layer of a network, and how its maps are pooled."""
+"""The specification of features: a layer of a network, and how its maps are pooled."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,14 @@ DEFAULT_POOL = "avg"
 
 
 class LayerSpec(NamedTuple):
-    """A layer and its pool. It is a tuple too, so it goes wherever ``(layer, pool)`` does.
+    """A layer and its pool; also a plain tuple ``(layer, pool)``.
 
     Parameters
     ----------
     layer : str
         The layer's name in its network.
     pool : {"avg", "max", "avgmax", "none", "token"}
+        How its maps become one vector (see `featurize.backbones.pooling`).
 
     Examples
     --------
@@ -30,13 +31,19 @@ class LayerSpec(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, default_pool: str = DEFAULT_POOL) -> "LayerSpec":
-        """Read ``LAYER``, ``LAYER:POOL`` or ``LAYER@POOL``.
+        """Parse ``LAYER``, ``LAYER:POOL`` or ``LAYER@POOL``.
 
         Parameters
         ----------
         text : str
+            One layer, with or without a pool.
         default_pool : str
-            The pool where the text names none.
+            The pool if the text names none.
+
+        Returns
+        -------
+        LayerSpec
+            The layer and its pool. Whether a network has the layer is not checked.
 
         Raises
         ------
@@ -53,7 +60,7 @@ class LayerSpec(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name in a cache: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
+        """The name in a cache: the layer, or ``LAYER@POOL`` if the pool is not ``avg``."""
         return self.layer if self.pool == DEFAULT_POOL else f"{self.layer}@{self.pool}"
 
     @property

@@ -1,7 +1,7 @@
-"""How long work reports how far it has come: one protocol for every stage.
+"""Progress of long work: one protocol for every stage.
 
-Functions that take long have two callbacks. `report` is called often, with a `Progress`; `say` is
-called with a sentence now and then. `featurize.cli.progress` draws both.
+Functions that take long have two callbacks. `report` is called often, with a `Progress`. `say` is
+called from time to time, with a sentence. `featurize.cli.progress` draws both.
 """
 
 from collections.abc import Callable
@@ -10,23 +10,33 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """How far one stage has come."""
+    """Progress of one stage.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage.
+    done, total : int
+        Work done and all work, in the stage's own unit.
+    note : str
+        Further information; may be empty.
+    """
 
     @property
     def stage(self) -> str:
-        """What is going on: ``embedding``, ``heads``, ``epoch 3 of 15``."""
+        """Name of the stage: ``embedding``, ``heads``, ``epoch 3 of 15``."""
 
     @property
     def done(self) -> int:
-        """How much of it is done."""
+        """Amount of work done."""
 
     @property
     def total(self) -> int:
-        """How much there is to do."""
+        """Total amount of work."""
 
     @property
     def note(self) -> str:
-        """What else is known: a rate, the latest score; may be empty."""
+        """Further information, such as a rate or the latest score; may be empty."""
 
 
 Report = Callable[[Progress], None]
@@ -35,13 +45,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Step:
-    """A `Progress` of nothing but its parts.
+    """A `Progress` as plain data.
 
     Attributes
     ----------
     stage : str
+        Name of the stage.
     done, total : int
+        Work done and all work, in the stage's own unit.
     note : str
+        Further information; may be empty.
     """
 
     stage: str
@@ -51,4 +64,10 @@ class Step:
 
 
 def ignore(_: object) -> None:
-    """Report to nobody."""
+    """Ignore a report: the default callback.
+
+    Parameters
+    ----------
+    _ : object
+        A `Progress` or a sentence; not used.
+    """

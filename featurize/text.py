@@ -1,4 +1,8 @@
-"""Text from strangers, made safe for a terminal."""
+"""Text of messages.
+
+Text from outside is made safe for a terminal. Sizes, durations and lists of names are formatted,
+durations are parsed, and a near match is suggested for a misspelt name.
+"""
 
 import re
 import unicodedata
@@ -9,7 +13,7 @@ from featurize.errors import CallError
 
 _SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 
-# Control characters, DEL, the other line ends, and what turns the direction of writing around.
+# Control characters, DEL, Unicode line ends, and marks that reverse the direction of writing.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -17,33 +21,45 @@ MAX_PRINTED_CHARS = 300
 
 
 def to_printable(text: object, limit: int = MAX_PRINTED_CHARS) -> str:
-    """Text of a stranger as it may go to a terminal: on one line, of bounded length, no escapes.
+    r"""Make text safe to print on a terminal: one line of bounded length, without escapes.
 
-    Names of files, classes and backbones come from other people's disks. A terminal takes
-    some bytes for orders: to set its title, to move up a line, to write backwards.
+    Names of files, classes and backbones come from other people's disks. A terminal obeys some
+    bytes as commands: they set its title, move up a line or write backwards.
 
     Parameters
     ----------
     text : object
-        Anything; ``str`` is taken of it.
+        Any object; it is converted by ``str``.
     limit : int
-        Characters; the middle of a longer text is left out.
+        Maximum number of characters; of a longer text the middle is left out.
 
     Returns
     -------
     str
-        Control characters, line ends and marks of direction as ``\\x1b`` or ``\\u202e``.
+        The text, with control characters, line ends and marks of direction written as ``\x1b`` or
+        ``\u202e``.
     """
     text = str(text)
     if len(text) > limit:
         head = limit * 2 // 3
         text = f"{text[:head]}...{text[len(text) - (limit - head) :]}"
-    return _UNSAFE.sub(lambda found: _escape_char(found.group()), text)
+    return _UNSAFE.sub(lambda match: _escape_char(match.group()), text)
 
 
 def escape_unsafe_json(document: str) -> str:
-    """Escape in a JSON document what a terminal would obey; it means the same as before."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", document)
+    """Escape the characters of a JSON document that a terminal would obey.
+
+    Parameters
+    ----------
+    document : str
+        JSON text.
+
+    Returns
+    -------
+    str
+        JSON text of the same value.
+    """
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", document)
 
 
 def _escape_char(character: str) -> str:
@@ -53,7 +69,18 @@ def _escape_char(character: str) -> str:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Bytes as people write them: ``3.2 MB``."""
+    """Format a size in decimal units: ``3.2 MB``.
+
+    Parameters
+    ----------
+    n_bytes : float
+        Size in bytes.
+
+    Returns
+    -------
+    str
+        The size in bytes, kB, MB, GB or TB (powers of 1000).
+    """
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
@@ -62,23 +89,69 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def list_first(names: Sequence[object]) -> str:
-    """Quote the first three names; an ellipsis stands for the others."""
+    """Quote the first three names; an ellipsis stands for the others.
+
+    Parameters
+    ----------
+    names : sequence of object
+        Names, quoted by ``repr``.
+
+    Returns
+    -------
+    str
+        ``'a', 'b', 'c', ...``.
+    """
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def is_invisible(character: str) -> bool:
-    """Whether a character shows as nothing at all: a zero-width space, a mark of direction."""
+    """Tell whether a character is not displayed: a zero-width space, a mark of direction.
+
+    Parameters
+    ----------
+    character : str
+        One character.
+
+    Returns
+    -------
+    bool
+        True for the Unicode categories Cf (format) and Cc (control).
+    """
     return unicodedata.category(character) in ("Cf", "Cc")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean ...?)``, or nothing where nothing known is near."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Suggest the known name that is most similar to a misspelt one.
+
+    Parameters
+    ----------
+    name : str
+        The name as it was given.
+    known : iterable of str
+        The names that exist.
+
+    Returns
+    -------
+    str
+        `` (did you mean 'NAME'?)``, to append to a message. Empty if no known name is similar.
+    """
+    similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {similar[0]!r}?)" if similar else ""
 
 
 def format_duration(seconds: float | None) -> str:
-    """``2:05:09``, ``5:09`` or ``9 s``; a dash where unknown."""
+    """Format a duration: ``2:05:09``, ``5:09`` or ``9 s``.
+
+    Parameters
+    ----------
+    seconds : float or None
+        Duration in seconds. None means unknown.
+
+    Returns
+    -------
+    str
+        The duration; a dash if unknown.
+    """
     if seconds is None:
         return "-"
     if round(seconds) < 60:
@@ -89,11 +162,22 @@ def format_duration(seconds: float | None) -> str:
 
 
 def parse_duration(text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m`` or ``1h30m`` as seconds; None where nothing is given.
+    """Parse a duration: ``90``, ``90s``, ``30m`` or ``1h30m``.
+
+    Parameters
+    ----------
+    text : str or None
+        The duration as a user wrote it. A number without a unit is in seconds.
+
+    Returns
+    -------
+    float or None
+        Duration in seconds; None if `text` is None.
 
     Raises
     ------
     CallError
+        If the text is not a duration.
     """
     if text is None:
         return None

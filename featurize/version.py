@@ -1,4 +1,4 @@
-"""Which release this is: the one place that says so."""
+"""The version of this release, defined only here."""
 
 __version__ = "0.1.0"
 CREATED_BY = f"headgraft {__version__}"  # as written into caches

@@ -1,4 +1,4 @@
-"""Backbones: a frozen network, its weights and its preprocessing, cut at its layers."""
+"""Backbones: a frozen network with its weights and preprocessing, which can be cut at layers."""
 
 import copy
 import json
@@ -33,40 +33,43 @@ SEEDLING_WEIGHTS_PATH = Path(__file__).with_name("seedling") / "seedling.safeten
 class Backbone:
     """A frozen network together with its weights and its preprocessing.
 
-    `load_backbone` makes one by name; this constructor takes a network of your own.
+    `load_backbone` creates one by name; this constructor takes a network of your own.
 
     Parameters
     ----------
     network : nn.Module
-        Takes a float batch (B, 3, H, W). It is copied; yours is not touched.
+        Takes a float batch (B, 3, H, W). It is copied; the original is not changed.
     name : str
-        What the cache calls it. It is part of the fingerprint.
+        Its name in a cache. It is part of the fingerprint.
     preprocess : Preprocess or mapping
         A mapping has the parameters of `Preprocess` as keys.
 
     Attributes
     ----------
+    name : str
+        As the parameter.
+    network : LayerGraph
+        The network as a graph of layers.
     preprocess : Preprocess
+        The checked preprocessing.
     weights : str
-        Where the weights came from.
-    weights_sha256 : str
-        Their digest.
+        Where the weights came from: a name, a file name, or ``own``.
 
     Raises
     ------
     BackboneError
-        If the network can be cut nowhere.
+        If the network cannot be cut anywhere.
     CallError
         If the preprocessing is incomplete.
 
     Examples
     --------
-    >>> recipe = dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3)
-    >>> Backbone(network, name="mine", preprocess=recipe)
+    >>> preprocess = dict(resize=64, crop=64, mean=[0.5] * 3, std=[0.5] * 3)
+    >>> Backbone(network, name="mine", preprocess=preprocess)
     """
 
     def __init__(self, network: nn.Module, *, name: str, preprocess: Mapping[str, Any]) -> None:
-        # Of the copy: what becomes of the caller's network later must not reach the cache.
+        # The tensors of the copy: later changes of the caller's network must not reach the cache.
         copied = copy.deepcopy(network)
         self._set_up(copied, name, preprocess, "own", dict(copied.state_dict()))
 
@@ -98,42 +101,53 @@ class Backbone:
 
     @property
     def weights_sha256(self) -> str:
-        """Digest of the weights, over the sorted tensors."""
+        """SHA-256 digest of the weights (`hash_weight_arrays`); empty if they were not loaded."""
         if not self._weights_sha256 and self._tensors is not None:
             self._weights_sha256 = weights_files.hash_state_dict(self._tensors)
         return self._weights_sha256
 
     @property
     def layers(self) -> dict[str, Layer]:
-        """Every place the network can be cut at, by name, shallowest first."""
+        """All layers at which the network can be cut, by name, shallowest first."""
         return {name: layer for name, layer in self.network.layers.items() if layer.usable}
 
     def cut(self, layers: Sequence[tuple[str, str]]) -> fx.GraphModule:
-        """The part of the network that computes these layers, its weights in place.
+        """Extract the part of the network that computes some layers, with its weights loaded.
 
         Parameters
         ----------
         layers : sequence of LayerSpec, or of (layer, pool)
+            The layers to compute.
 
         Returns
         -------
-        nn.Module
-            From a normalised float batch (B, 3, crop, crop) to a tuple of (B, D).
+        fx.GraphModule
+            Maps a normalised float batch (B, 3, crop, crop) to a tuple of (B, D), one per layer.
 
         Raises
         ------
-        UnknownLayer, BackboneError
-            If a layer does not exist or is not understood, or the weights do not fit.
+        UnknownLayerError
+            If the network has no such layer.
+        BackboneError
+            If a layer cannot be pooled, or the weights do not fit.
         """
         module = self.network.cut([LayerSpec(*layer) for layer in layers])
         if self._tensors is not None:
-            places = set(self.network.module.state_dict())
-            weights_files.load_into(module, self._tensors, places, f"the weights {self.weights}")
+            tensor_names = set(self.network.module.state_dict())
+            weights_files.load_into(
+                module, self._tensors, tensor_names, f"the weights {self.weights}"
+            )
         return module
 
 
 def list_backbones() -> list[str]:
-    """Every backbone known by name."""
+    """List the names of all known backbones.
+
+    Returns
+    -------
+    list of str
+        ``seedling`` and torchvision's classification networks.
+    """
     return [SEEDLING, *list_models(module=torchvision.models)]
 
 
@@ -156,18 +170,24 @@ def load_backbone(
         A name torchvision knows (``IMAGENET1K_V1``, the default) or a local ``.safetensors`` or
         ``.pth`` file.
     preprocess : str, Preprocess or mapping, optional
-        A weights name whose preprocessing to take, a `Preprocess`, or its parameters as a mapping
-        or a JSON file. Not given, it comes with the weights; a file without metadata gets that of
-        the network's ``IMAGENET1K_V1``.
+        The name of weights whose preprocessing to use, a `Preprocess`, or its parameters as a
+        mapping or the name of a JSON file. By default it comes with the weights; for a file
+        without metadata it is that of the network's ``IMAGENET1K_V1``.
     decode : {"exact", "fast"}, optional
-        That of the preprocessing, or exact, if not given.
+        Replaces the decode mode of the preprocessing, which is ``exact`` by default.
     frozen_weights : bool
-        False leaves the network as it is initialised: enough to look at its layers.
+        Whether to load weights by name. Without them the network keeps its initial weights, which
+        is enough to inspect its layers.
+
+    Returns
+    -------
+    Backbone
+        The network, frozen, with weights and preprocessing.
 
     Raises
     ------
     BackboneError
-        If there is no such network, or its weights cannot be had.
+        If there is no such network, or its weights cannot be loaded.
     CallError
         If the preprocessing cannot be read.
     """
@@ -209,15 +229,37 @@ def load_backbone(
 
 
 def get_default_weights(name: str) -> str:
-    """The weights a named backbone gets when none are named."""
+    """Return the name of the weights that a backbone gets by default.
+
+    Parameters
+    ----------
+    name : str
+        Name of a known backbone.
+
+    Returns
+    -------
+    str
+        ``IMAGENET1K_V1`` if the backbone has it.
+    """
     if name == SEEDLING:
         return "V1"
-    known = [entry.name for entry in get_model_weights(name)]
-    return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in known else known[0]
+    names = [entry.name for entry in get_model_weights(name)]
+    return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in names else names[0]
 
 
 def list_weights(name: str) -> list[str]:
-    """Every weights name of a named backbone."""
+    """List the names of a backbone's weights.
+
+    Parameters
+    ----------
+    name : str
+        Name of a known backbone.
+
+    Returns
+    -------
+    list of str
+        As torchvision names them; ``V1`` for seedling.
+    """
     return ["V1"] if name == SEEDLING else [entry.name for entry in get_model_weights(name)]
 
 
@@ -235,13 +277,13 @@ def _build_network(name: str, size: int) -> nn.Module:
         from featurize.backbones.seedling.network import Seedling
 
         return Seedling()
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # Their published weights expect the re-normalisation that this turns on.
-        more = {"transform_input": True, "init_weights": False, "aux_logits": False}
+        # Their published weights expect the re-normalisation that `transform_input` turns on.
+        options = {"transform_input": True, "init_weights": False, "aux_logits": False}
     if name.startswith("vit_"):
-        more = {"image_size": size}  # they have a position for each patch
-    network: nn.Module = get_model_builder(name)(weights=None, **more)
+        options = {"image_size": size}  # they have one position embedding per patch
+    network: nn.Module = get_model_builder(name)(weights=None, **options)
     return network
 
 
@@ -258,16 +300,22 @@ def _resolve_preprocess(name: str, preprocess: str | Mapping[str, Any]) -> Prepr
         from featurize.backbones.seedling.network import PREPROCESS
 
         return PREPROCESS
-    official = _get_weights_entry(name, preprocess).transforms()
+    published = _get_weights_entry(name, preprocess).transforms()
     return Preprocess(
-        resize=official.resize_size[0],
-        crop=official.crop_size[0],
-        interpolation=official.interpolation.value,
-        mean=tuple(official.mean),
-        std=tuple(official.std),
+        resize=published.resize_size[0],
+        crop=published.crop_size[0],
+        interpolation=published.interpolation.value,
+        mean=tuple(published.mean),
+        std=tuple(published.std),
     )
 
 
 def collect_versions() -> dict[str, str]:
-    """What computed the features; kept in the cache for information."""
+    """Return the versions of the libraries that compute features, for the cache's record.
+
+    Returns
+    -------
+    dict of str to str
+        Version by the name of the library.
+    """
     return {"torch": torch.__version__, "torchvision": torchvision.__version__}

@@ -1,6 +1,6 @@
-"""What is known of each family of networks, as data: where its stages end, what `last` means.
+"""Families of networks, as data: the ends of their stages, and the layer that `last` means.
 
-No torch here, so that a finished cache is recognised without importing it.
+This module does not import torch, so that a finished cache is recognised without it.
 """
 
 import os
@@ -20,15 +20,23 @@ DEFAULT_WEIGHTS = "IMAGENET1K_V1"
 
 @dataclass(frozen=True)
 class Family:
-    """Stage ends from shallow to deep.
+    """A family of networks with the same layer names.
 
-    The last of them is what `last` resolves to: the input of the final classifying layer,
-    named by the layer that computes it (pooling and dropout are no layers of their own).
+    Attributes
+    ----------
+    stages : tuple of str
+        The last layer of each stage, from shallow to deep. The deepest one is what `last` means:
+        it computes the input of the final classifying layer (apart from pooling and dropout).
+    last_pool : str
+        The default pool of `last`.
+    maps_are_nchw : bool
+        Whether stages are known to give maps with channels first. It is needed for networks with
+        a fixed input size.
     """
 
     stages: tuple[str, ...]
     last_pool: str = "avg"
-    maps_are_nchw: bool = False  # known for networks whose input size is fixed
+    maps_are_nchw: bool = False
 
     @property
     def last(self) -> str:
@@ -36,8 +44,8 @@ class Family:
         return self.stages[-1]
 
 
-def _make_family(stages: str, **more: str | bool) -> Family:
-    return Family(tuple(stages.split()), **more)  # type: ignore[arg-type]
+def _make_family(stages: str, **options: str | bool) -> Family:
+    return Family(tuple(stages.split()), **options)  # type: ignore[arg-type]
 
 
 def _make_features_family(numbers: str, last: str = "") -> Family:
@@ -50,7 +58,7 @@ def _make_vit_family(depth: int) -> Family:
     return Family((*quarters, "encoder.ln"), last_pool="token")
 
 
-# The first pattern that matches the whole name counts.
+# By a pattern for the whole name of a network; the first match applies.
 FAMILIES: dict[str, Family] = {
     "seedling": _make_family("stage1 stage2 stage3 stage4"),
     "alexnet": _make_features_family("2 5 12", "classifier.5"),
@@ -92,7 +100,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-# Length of the vector that `last` gives, so that listing the backbones builds none of them.
+# Length of the embedding of `last`, so that backbones can be listed without building them.
 _NAMES_BY_DIM = {
     400: "regnet_x_400mf",
     440: "regnet_y_400mf",
@@ -137,33 +145,50 @@ EMBEDDING_DIMS = {name: dim for dim, names in _NAMES_BY_DIM.items() for name in 
 
 
 def find_family(backbone: str) -> Family | None:
-    """The family of a named backbone; None for a network that is not known by name."""
-    return next((f for name, f in FAMILIES.items() if re.fullmatch(name, backbone)), None)
+    """Find the family of a backbone.
+
+    Parameters
+    ----------
+    backbone : str
+        Name of the backbone.
+
+    Returns
+    -------
+    Family or None
+        None if the name is unknown.
+    """
+    return next(
+        (family for pattern, family in FAMILIES.items() if re.fullmatch(pattern, backbone)), None
+    )
 
 
 def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
-    """Turn ``--layers`` into layers and their pools.
+    """Parse the option ``--layers`` into layers and their pools.
 
     Parameters
     ----------
     text : str
-        ``last``, ``auto`` or names, separated by commas, each with ``:POOL`` or not.
+        ``last``, ``auto`` (all stages of the family) or names, separated by commas, each with an
+        optional ``:POOL``.
     pool : str or None
-        The pool of those that name none. Not given, it is ``avg``, except that `last` of a
-        vision transformer is its class token.
+        The pool of layers without one. By default it is ``avg``; for `last` of a vision
+        transformer it is ``token``, the class token.
     backbone : str
+        Name of the backbone.
 
     Returns
     -------
     list of LayerSpec
-        Each once, in the order given.
+        In the order given, without repetitions.
 
     Raises
     ------
     CallError
-        If a pool is unknown, or nothing is asked for.
-    UnknownLayer
-        If `last` or `auto` is asked of a network of no known family.
+        If a pool is unknown, or a name is empty.
+    BackboneError
+        If `last` or `auto` is requested and the backbone seems to be misspelt.
+    UnknownLayerError
+        If `last` or `auto` is requested of a network of no known family.
     """
     family = find_family(backbone)
     specs: dict[LayerSpec, None] = {}
@@ -187,10 +212,32 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
 
 
 def is_file_path(text: str) -> bool:
-    """Whether what was given for a backbone or for weights means a local file."""
-    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)
+    """Tell whether the value of ``--backbone`` or ``--weights`` is a local file.
+
+    Parameters
+    ----------
+    text : str
+        A name or a path.
+
+    Returns
+    -------
+    bool
+        True if it has the suffix of a weights file, contains a slash, or exists as a file.
+    """
+    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)  # noqa: PTH113
 
 
 def read_backbone_name(metadata: Mapping[str, str]) -> str:
-    """The network that a weights file is for, by its metadata; empty where it does not say."""
-    return metadata.get("backbone", "").strip('"')  # a fine-tuned head's metadata are JSON
+    """Read the name of a weights file's network from the file's metadata.
+
+    Parameters
+    ----------
+    metadata : mapping of str to str
+        Metadata of the file.
+
+    Returns
+    -------
+    str
+        Name of a backbone; empty if the metadata have none.
+    """
+    return metadata.get("backbone", "").strip('"')  # metadata of a fine-tuned head are JSON

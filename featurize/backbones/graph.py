@@ -1,4 +1,4 @@
-"""Cut a network at its layers, so that nothing after the deepest one runs."""
+"""The graph of a network, which can be cut so that nothing after the deepest layer runs."""
 
 import copy
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from featurize.errors import BackboneError, UnknownLayerError
 from featurize.layer_spec import LayerSpec
 from featurize.text import did_you_mean
 
-# Modules whose output has its channels first by definition.
+# Modules whose output has channels first by definition.
 _CHANNELS_FIRST_MODULES = (
     nn.Conv2d,
     nn.BatchNorm2d,
@@ -38,18 +38,19 @@ _CHANNELS_FIRST_MODULES = (
 
 @dataclass(frozen=True)
 class Layer:
-    """One place a network can be cut at.
+    """A layer of a network.
 
     Attributes
     ----------
     name : str
+        Dotted name in the network.
     depth : int
         Position in the network's order of computation.
     map_shape : tuple of int
-        What it gives for one image, in the network's own order of axes.
-    kind : str
-        Where the channels are (see `featurize.backbones.pooling`), or a sentence that says why it
-        cannot be pooled.
+        Shape of its output for one image, in the network's own order of axes.
+    axis_order : str
+        Position of the channels (see `featurize.backbones.pooling`), or a clause that says why the
+        layer cannot be pooled.
     """
 
     name: str
@@ -59,92 +60,143 @@ class Layer:
 
     @property
     def usable(self) -> bool:
-        """Whether it is understood well enough to pool it."""
+        """Whether the order of its axes is known, so that it can be pooled."""
         return self.axis_order in (VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS)
 
 
 class LayerGraph:
-    """A network opened up into its layers.
+    """The graph of a network and its layers.
 
     Parameters
     ----------
     module : nn.Module
-        In evaluation mode; its in-place operations get turned off.
+        The network, in evaluation mode. Its in-place operations are turned off.
     size : int
         Height and width of its input in pixels.
     family : Family, optional
+        Its family, if known.
+
+    Attributes
+    ----------
+    module : nn.Module
+        As the parameter.
+    input_size : int
+        Height and width of its input in pixels.
+    graph : fx.Graph
+        The operations, none of them in place.
+    node_depths : dict of fx.Node to int
+        Position of each node in the order of computation.
+    layers : dict of str to Layer
+        All layers that give a tensor, by name, shallowest first; some are not usable.
 
     Raises
     ------
     BackboneError
-        If it can be opened neither by tracing nor as a sequence of modules.
+        If the network can be traced neither operation by operation nor as a sequence of modules,
+        or if it normalises by the statistics of each batch.
     """
 
     def __init__(self, module: nn.Module, size: int, family: Family | None = None) -> None:
         self.module = module
         self.input_size = size
-        writers = set()
-        for name, part in module.named_modules():
-            if isinstance(part, _BatchNorm) and part.running_mean is None:
+        inplace_modules = set()
+        for name, submodule in module.named_modules():
+            if isinstance(submodule, _BatchNorm) and submodule.running_mean is None:
                 raise BackboneError(
                     f"{name or 'the network'} normalises by the statistics of each batch, so an "
                     "image's features would depend on the others; give it statistics of its own"
                 )
-            if getattr(part, "inplace", False):
-                part.inplace = False
-                writers.add(name)
+            if getattr(submodule, "inplace", False):
+                submodule.inplace = False
+                inplace_modules.add(name)
         self.graph, self._name_by_node = _trace(module)
-        remove_inplace_ops(self.graph, writers)
+        remove_inplace_ops(self.graph, inplace_modules)
         self.node_depths = {node: depth for depth, node in enumerate(self.graph.nodes)}
         self._node_by_name: dict[str, fx.Node] = {}
         for node in self.graph.nodes:
             parts = self._name_by_node.get(node, "").split(".")
             for end in range(1, len(parts) + 1):
-                # The last node inside a module is what the module gives.
+                # The last node inside a module computes the output of the module.
                 self._node_by_name[".".join(parts[:end])] = node
         self._node_by_name.pop("", None)
         self.layers = self._find_layers(family)
 
     def to_graph_module(self) -> fx.GraphModule:
-        """The network as one graph, uncut."""
-        return fx.GraphModule(self.module, copy.deepcopy(self.graph))
-
-    def layer(self, name: str) -> Layer:
-        """One layer by name.
-
-        Raises
-        ------
-        UnknownLayer
-        BackboneError
-            If it exists but is not understood.
-        """
-        found = self.layers.get(name)
-        if found is None:
-            raise UnknownLayerError(
-                f"the network has no layer {name!r}{did_you_mean(name, self.layers)}; "
-                "`featurize layers BACKBONE` lists them"
-            )
-        if not found.usable:
-            raise BackboneError(f"cannot cut at {name!r}: {found.axis_order}")
-        return found
-
-    def nodes_inside(self, name: str) -> list[fx.Node]:
-        """The operations inside a module, by its dotted name; none if there is no such module."""
-        within = f"{name}."
-        return [node for node, path in self._name_by_node.items() if f"{path}.".startswith(within)]
-
-    def cut(self, layers: Sequence[LayerSpec]) -> fx.GraphModule:
-        """The part of the network that computes these layers, pooled.
-
-        Parameters
-        ----------
-        layers : sequence of LayerSpec
+        """Return the whole network as a graph module.
 
         Returns
         -------
         fx.GraphModule
-            From a batch (B, 3, size, size) to a tuple of (B, D), one a layer. It shares its
-            weights with the network and holds only the modules it needs.
+            It has a copy of the graph, and shares its weights with the network.
+        """
+        return fx.GraphModule(self.module, copy.deepcopy(self.graph))
+
+    def layer(self, name: str) -> Layer:
+        """Return a usable layer by name.
+
+        Parameters
+        ----------
+        name : str
+            Dotted name of the layer.
+
+        Returns
+        -------
+        Layer
+            The layer.
+
+        Raises
+        ------
+        UnknownLayerError
+            If the network has no such layer.
+        BackboneError
+            If the layer cannot be pooled.
+        """
+        layer = self.layers.get(name)
+        if layer is None:
+            raise UnknownLayerError(
+                f"the network has no layer {name!r}{did_you_mean(name, self.layers)}; "
+                "`featurize layers BACKBONE` lists them"
+            )
+        if not layer.usable:
+            raise BackboneError(f"cannot cut at {name!r}: {layer.axis_order}")
+        return layer
+
+    def nodes_inside(self, name: str) -> list[fx.Node]:
+        """Return the operations inside a module.
+
+        Parameters
+        ----------
+        name : str
+            Dotted name of the module.
+
+        Returns
+        -------
+        list of fx.Node
+            In order of computation; empty if there is no such module.
+        """
+        prefix = f"{name}."
+        return [node for node, path in self._name_by_node.items() if f"{path}.".startswith(prefix)]
+
+    def cut(self, layers: Sequence[LayerSpec]) -> fx.GraphModule:
+        """Extract the part of the network that computes and pools some layers.
+
+        Parameters
+        ----------
+        layers : sequence of LayerSpec
+            The layers to compute.
+
+        Returns
+        -------
+        fx.GraphModule
+            Maps a batch (B, 3, size, size) to a tuple of (B, D), one per layer. It shares its
+            weights with the network, and has only the modules that it needs.
+
+        Raises
+        ------
+        UnknownLayerError
+            If the network has no such layer.
+        BackboneError
+            If a layer cannot be pooled in this way.
         """
         mapping: dict[fx.Node, fx.Node] = {}
         graph = fx.Graph()
@@ -154,7 +206,7 @@ class LayerGraph:
             layer = self.layer(name)
             pooled_dim(layer.axis_order, pool, layer.map_shape)
             node = mapping[self._node_by_name[name]]
-            # Pooled at once: the map need not be kept, nor can a later layer overwrite it.
+            # Pooled at once: the map is freed early, and no later layer can overwrite it.
             with graph.inserting_after(node):
                 outputs.append(graph.call_function(pool_maps, (node, layer.axis_order, pool)))
         graph.output(tuple(outputs))
@@ -164,29 +216,29 @@ class LayerGraph:
                 graph.erase_node(copied)
         cut = fx.GraphModule(self.module, graph)
         cut.graph.eliminate_dead_code()
-        return fx.GraphModule(self.module, cut.graph)  # leaves the unused modules behind
+        return fx.GraphModule(self.module, cut.graph)  # without the unused modules
 
     def _find_layers(self, family: Family | None) -> dict[str, Layer]:
         shapes = _infer_shapes(self.to_graph_module(), 2, self.input_size)
-        # A larger image shows which axes are space: those that grow with it.
-        larger = _infer_shapes(self.to_graph_module(), 3, self.input_size + 64)
-        found = {}
+        # The axes that grow with the image are the spatial ones.
+        larger_shapes = _infer_shapes(self.to_graph_module(), 3, self.input_size + 64)
+        layers = {}
         for name, node in self._node_by_name.items():
             shape = shapes.get(node.name)
             if shape is None or node.op in ("placeholder", "get_attr"):
-                continue  # gives no tensor
-            kind = self._find_axis_order(node, shape, larger.get(node.name), family)
-            found[name] = Layer(name, self.node_depths[node], shape[1:], kind)
-        return dict(sorted(found.items(), key=lambda item: item[1].depth))
+                continue  # not a computed tensor
+            axis_order = self._find_axis_order(node, shape, larger_shapes.get(node.name), family)
+            layers[name] = Layer(name, self.node_depths[node], shape[1:], axis_order)
+        return dict(sorted(layers.items(), key=lambda item: item[1].depth))
 
     def _find_axis_order(
         self,
         node: fx.Node,
         shape: tuple[int, ...],
-        larger: tuple[int, ...] | None,
+        larger_shape: tuple[int, ...] | None,
         family: Family | None,
     ) -> str:
-        if len(shape) < 2 or shape[0] != 2 or (larger is not None and larger[0] != 3):
+        if len(shape) < 2 or shape[0] != 2 or (larger_shape is not None and larger_shape[0] != 3):
             return "its first axis is not the batch"
         if len(shape) == 2:
             return VECTOR
@@ -194,8 +246,8 @@ class LayerGraph:
             return self._find_token_order(shape)
         if len(shape) != 4:
             return f"it gives {len(shape) - 1} axes an image, and maps have 3"
-        if larger is not None:
-            grown = [axis for axis in (1, 2, 3) if larger[axis] != shape[axis]]
+        if larger_shape is not None:
+            grown = [axis for axis in (1, 2, 3) if larger_shape[axis] != shape[axis]]
             if grown == [2, 3]:
                 return CHANNELS_FIRST
             if grown == [1, 2]:
@@ -239,29 +291,29 @@ def _trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
 
 
 class _SequentialTracer(NodePathTracer):  # type: ignore[misc]
-    """Looks into sequences only; every other module is taken whole, whatever it does inside."""
+    """A tracer that enters `nn.Sequential` only; every other module is a single operation."""
 
     def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
         return not isinstance(m, nn.Sequential)
 
 
 def _infer_shapes(module: fx.GraphModule, batch: int, size: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every node's tensor, by node name, found without computing any number."""
+    """Infer the shape of every node's tensor, by node name; values are computed only if needed."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
-    walker = _ShapeInterpreter(copy.deepcopy(module, memo))
-    walker.run_until_error(torch.empty(batch, 3, size, size, device="meta"))
-    if walker.error:  # a path that depends on numbers needs some
-        by_numbers = _ShapeInterpreter(module)
-        by_numbers.run_until_error(torch.zeros(batch, 3, size, size))
-        walker = max(walker, by_numbers, key=lambda found: len(found.shapes))
-    if not walker.shapes or (walker.error and batch == 2):
+    interpreter = _ShapeInterpreter(copy.deepcopy(module, memo))
+    interpreter.run_until_error(torch.empty(batch, 3, size, size, device="meta"))
+    if interpreter.error:  # control flow that depends on values needs real ones
+        with_values = _ShapeInterpreter(module)
+        with_values.run_until_error(torch.zeros(batch, 3, size, size))
+        interpreter = max(interpreter, with_values, key=lambda candidate: len(candidate.shapes))
+    if not interpreter.shapes or (interpreter.error and batch == 2):
         raise BackboneError(
-            f"the network cannot take images of {size} x {size} pixels: {walker.error}"
+            f"the network cannot take images of {size} x {size} pixels: {interpreter.error}"
         )
-    return walker.shapes
+    return interpreter.shapes
 
 
 class _ShapeInterpreter(fx.Interpreter):
@@ -271,12 +323,12 @@ class _ShapeInterpreter(fx.Interpreter):
         self.error: Exception | None = None
 
     def run_until_error(self, x: Tensor) -> None:
-        """Run as far as it goes."""
+        """Run until the end, or until a node raises an error, which is stored."""
         try:
             with torch.no_grad():
                 self.run(x)
         except Exception as error:
-            # Some networks accept one size only; then what came before is known.
+            # Some networks accept one size only; the shapes before the error are still known.
             self.error = error
 
     def run_node(self, n: fx.Node) -> Any:

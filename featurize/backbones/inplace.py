@@ -1,4 +1,4 @@
-"""Turn operations that overwrite their input into ones that do not, so that any layer can be kept."""
+"""Replace in-place operations by out-of-place ones, so that the output of any layer survives."""
 
 import operator
 from collections.abc import Callable
@@ -14,64 +14,55 @@ _OUT_OF_PLACE_OPS: dict[Any, Callable[..., Any]] = {
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
-_VIEW_OPS = {
-    *(
-        "chunk",
-        "detach",
-        "diagonal",
-        "expand",
-        "flatten",
-        "getitem",
-        "movedim",
-        "narrow",
-        "permute",
-    ),
-    *("ravel", "reshape", "select", "split", "squeeze", "swapaxes", "t", "transpose", "unbind"),
-    *("unflatten", "unfold", "unsqueeze", "view", "view_as"),
-}
+_VIEW_NAMES = (
+    "chunk detach diagonal expand flatten getitem movedim narrow permute ravel reshape select "
+    "split squeeze swapaxes t transpose unbind unflatten unfold unsqueeze view view_as"
+)
+_VIEW_OPS = frozenset(_VIEW_NAMES.split())
 
 
 def remove_inplace_ops(graph: fx.Graph, writers: set[str]) -> None:
-    """Make every operation give a new tensor, and let those after it use that.
+    """Make every operation return a new tensor, and make later operations use it.
 
     Parameters
     ----------
     graph : fx.Graph
+        The graph of a network; it is modified.
     writers : set of str
-        Modules that worked in place.
+        Names of the modules that worked in place before they were changed.
 
     Raises
     ------
     BackboneError
-        If one writes into a part of a tensor that is used again.
+        If an operation writes into a part of a tensor that is used again.
     """
-    order = {node: depth for depth, node in enumerate(graph.nodes)}
+    depths = {node: depth for depth, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         written = node.args[0] if node.args else node.kwargs.get("input")
         if not _replace_if_inplace(node, writers) or not isinstance(written, fx.Node):
             continue
         if any(
-            order.get(user, -1) > order[node] for user in _find_alias_users(written, node, order)
+            depths.get(user, -1) > depths[node] for user in _find_alias_users(written, node, depths)
         ):
             raise BackboneError(
                 f"the network cannot be cut: {node.target} writes into a part of a tensor that is "
                 "used again; write it without in-place operations"
             )
         for user in list(written.users):
-            if order.get(user, -1) > order[node]:
+            if depths.get(user, -1) > depths[node]:
                 user.replace_input_with(written, node)
     graph.lint()
 
 
 def _replace_if_inplace(node: fx.Node, writers: set[str]) -> bool:
-    """Turn one operation; say whether it worked in place."""
+    """Replace one operation, and return whether it worked in place."""
     if node.op == "call_module":
         return node.target in writers
     if node.op == "call_method":
         name = str(node.target)
         if name[-1] != "_" or name[-2] == "_":
             return False
-        # What has no twin that gives a new tensor keeps its name, and is given a copy.
+        # A method without an out-of-place variant is kept and applied to a copy.
         if hasattr(Tensor, name[:-1]):
             node.target = name[:-1]
             return True
@@ -85,28 +76,32 @@ def _replace_if_inplace(node: fx.Node, writers: set[str]) -> bool:
         node.update_kwarg("inplace", False)
         return True
     name = getattr(node.target, "__name__", "")
-    twin = _OUT_OF_PLACE_OPS.get(node.target)
-    if twin is None and name.endswith("_") and not name.endswith("__"):
-        twin = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
-    if twin is None:
+    replacement = _OUT_OF_PLACE_OPS.get(node.target)
+    if replacement is None and name.endswith("_") and not name.endswith("__"):
+        replacement = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
+    if replacement is None:
         return False
-    node.target = twin
+    node.target = replacement
     return True
 
 
-def _find_alias_users(written: fx.Node, by: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
-    """Users of tensors that share memory with the one written, but are not it."""
-    found: set[fx.Node] = set()
+def _find_alias_users(
+    written: fx.Node, writer: fx.Node, depths: dict[fx.Node, int]
+) -> set[fx.Node]:
+    """Find the users of other tensors that share memory with the one that is written."""
+    alias_users: set[fx.Node] = set()
     base = written
     while _is_view(base) and isinstance(base.args[0], fx.Node):
         base = base.args[0]
-        found |= set(base.users) - {written}
-    views = [u for u in written.users if _is_view(u) and order.get(u, -1) < order[by]]
+        alias_users |= set(base.users) - {written}
+    views = [
+        user for user in written.users if _is_view(user) and depths.get(user, -1) < depths[writer]
+    ]
     while views:
         view = views.pop()
-        found |= set(view.users)
+        alias_users |= set(view.users)
         views += [user for user in view.users if _is_view(user)]
-    return found
+    return alias_users
 
 
 def _is_view(node: fx.Node) -> bool:

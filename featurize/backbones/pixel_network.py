@@ -1,4 +1,4 @@
-"""What every engine runs: preprocessing's arithmetic, then the cut network."""
+"""The module that every engine runs: normalisation of pixels, then the cut network."""
 
 import copy
 
@@ -14,11 +14,18 @@ class PixelNetwork(nn.Module):
     Parameters
     ----------
     network : nn.Module
-        From a normalised float batch (B, 3, crop, crop) to a tuple of features.
+        Maps a normalised float batch (B, 3, crop, crop) to a tuple of features.
     preprocess : Preprocess
-        Its ``mean`` and ``std``.
-    packed : bool
-        Whether to run a copy whose weights lie in the pixels' order, channels last.
+        Its ``mean`` and ``std`` are used.
+    channels_last : bool
+        Whether to run a copy whose weights are in channels-last layout, as the pixels are.
+
+    Attributes
+    ----------
+    network : nn.Module
+        As the parameter, or its copy.
+    mean, std : float Tensor of shape (1, 3, 1, 1)
+        Buffers, for values in 0..1.
     """
 
     mean: Tensor
@@ -39,11 +46,33 @@ class PixelNetwork(nn.Module):
             self.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """From uint8 (B, crop, crop, 3) to a tuple of (B, D), one a layer."""
+        """Compute the features of images.
+
+        Parameters
+        ----------
+        pixels : uint8 Tensor of shape (B, crop, crop, 3)
+            RGB pixels.
+
+        Returns
+        -------
+        tuple of Tensor of shape (B, D)
+            One per layer.
+        """
         return tuple(self.network(self.normalise(pixels)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """What the network takes: float32 (B, 3, crop, crop)."""
-        # The channels stay last in memory: convolutions are up to twice as fast so.
+        """Normalise pixels: ``(x / 255 - mean) / std``.
+
+        Parameters
+        ----------
+        pixels : uint8 Tensor of shape (B, crop, crop, 3)
+            RGB pixels.
+
+        Returns
+        -------
+        float32 Tensor of shape (B, 3, crop, crop)
+            The input of the network, in channels-last layout.
+        """
+        # Channels-last layout makes convolutions up to twice as fast.
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return x.div_(255).sub_(self.mean).div_(self.std)

@@ -1,4 +1,4 @@
-"""How what a layer gives becomes one vector an image."""
+"""Pool the output of a layer into one vector per image."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from featurize.errors import BackboneError
 
-# What a layer gives, by where its channels are.
+# Kinds of layer output, by the position of the channels.
 VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = (
     "vector",
     "channels first",
@@ -18,12 +18,26 @@ VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = (
 
 
 def pooled_dim(axis_order: str, pool: str, map_shape: tuple[int, ...]) -> int:
-    """Numbers an image after pooling.
+    """Compute the length of the vector of one image after pooling.
+
+    Parameters
+    ----------
+    axis_order : str
+        Kind of output: `VECTOR`, `CHANNELS_FIRST`, `CHANNELS_LAST` or `TOKENS`.
+    pool : str
+        As for `pool_maps`.
+    map_shape : tuple of int
+        Shape of the layer's output for one image.
+
+    Returns
+    -------
+    int
+        Length of the vector.
 
     Raises
     ------
     BackboneError
-        If the layer cannot be pooled so.
+        If the layer cannot be pooled in this way.
     """
     if pool == "token" and axis_order != TOKENS:
         raise BackboneError("pool 'token' is for layers of a vision transformer; use avg")
@@ -39,17 +53,18 @@ def pool_maps(x: Tensor, axis_order: str, pool: str) -> Tensor:
     Parameters
     ----------
     x : Tensor of shape (B, *map_shape)
+        The layer's output.
     axis_order : str
-        Where the channels are.
+        Kind of output: `VECTOR`, `CHANNELS_FIRST`, `CHANNELS_LAST` or `TOKENS`.
     pool : str
-        ``avg``, ``max``, ``avgmax`` (both, joined), ``none`` (the map, flattened) or
+        ``avg``, ``max``, ``avgmax`` (both, concatenated), ``none`` (the map, flattened) or
         ``token`` (a vision transformer's class token). Averages and maxima over tokens
-        leave the class token out.
+        leave out the class token.
 
     Returns
     -------
     Tensor of shape (B, D)
-        Never a view of `x`, which a later layer may overwrite.
+        Never a view of `x`, which a later layer may overwrite. D is `pooled_dim`.
     """
     if pool == "none" or axis_order == VECTOR:
         flat = x.flatten(1).clone()
@@ -68,13 +83,13 @@ def pool_maps(x: Tensor, axis_order: str, pool: str) -> Tensor:
     return torch.cat([x.mean(axes), x.amax(axes)], 1)
 
 
-# As pooling, not as reductions: engines have it in the layout that convolutions leave.
+# These use pooling operations, which keep the channels-last layout; reductions would transpose.
 
 
 def _avg_pool(x: Tensor) -> Tensor:
-    # Each row, then the rows: a sum over all of a map at once would lose digits.
-    rows = functional.avg_pool2d(x, (1, x.shape[3]))
-    return functional.avg_pool2d(rows, (x.shape[2], 1)).flatten(1)
+    # Average over each row, then over the rows: a sum over the whole map would lose precision.
+    row_means = functional.avg_pool2d(x, (1, x.shape[3]))
+    return functional.avg_pool2d(row_means, (x.shape[2], 1)).flatten(1)
 
 
 def _max_pool(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each layer of a network costs: measured time, counted arithmetic."""
+"""Profile the layers of a network: measured time and counted operations."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -12,25 +12,26 @@ from featurize.backbones.backbone import Backbone
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.backbones.pooling import pooled_dim
 
-BATCH_SIZE = 32  # as a run has it at 224 pixels: times do not scale with the batch
+BATCH_SIZE = 32  # as in a run at 224 pixels: times are not proportional to the batch size
 N_PASSES = 5
 
 
 @dataclass
 class LayerCost:
-    """One place to cut at.
+    """The cost of computing one layer from pixels.
 
     Attributes
     ----------
     layer : str
+        Name of the layer.
     shape : list of int
-        What the layer gives for one image, in the network's own order of axes.
+        Shape of its output for one image, in the network's own order of axes.
     dim : int
-        Length of its vector under ``avg``.
+        Length of its vector with the pool ``avg``.
     cost : float
-        Measured share, 0 to 1, of the time of a whole forward pass, from pixels, to get here.
+        Measured time up to this layer, as a share (0 to 1) of a whole forward pass from pixels.
     macs : float
-        The same share of the arithmetic (multiplications and additions).
+        Multiply-accumulate operations up to this layer, as a share of all.
     """
 
     layer: str
@@ -40,55 +41,63 @@ class LayerCost:
     macs: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as plain values, for JSON.
+
+        Returns
+        -------
+        dict of str to object
+            The fields by name.
+        """
         return asdict(self)
 
 
 def layer_costs(backbone: Backbone, batch: int = BATCH_SIZE) -> list[LayerCost]:
-    """Measure where a backbone can be cut, and what each cut saves.
+    """Measure the cost of each layer at which a backbone can be cut.
 
     Parameters
     ----------
+    backbone : Backbone
+        The network.
     batch : int
-        Images in the batch that is timed on this machine's processor.
+        Number of images in the batch, which is timed on this machine's processor.
 
     Returns
     -------
     list of LayerCost
-        Shallowest first.
+        The layers, shallowest first.
     """
     module = backbone.network.to_graph_module()
     size = backbone.preprocess.crop
-    prepared = PixelNetwork(module, backbone.preprocess)
+    pixel_network = PixelNetwork(module, backbone.preprocess)
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
-    clock = _TimingInterpreter(module)
-    before = []  # the first layer, which every cut pays for
+    timer = _TimingInterpreter(module)
+    normalise_seconds = []  # part of the cost of every cut
     with torch.inference_mode():
         for _ in range(N_PASSES):
             start = time.perf_counter()
-            x = prepared.normalise(pixels)
-            before.append(time.perf_counter() - start)
-            clock.run(x)
-        counter = _FlopInterpreter(module)
-        counter.run(x[:1])
+            x = pixel_network.normalise(pixels)
+            normalise_seconds.append(time.perf_counter() - start)
+            timer.run(x)
+        flop_counter = _FlopInterpreter(module)
+        flop_counter.run(x[:1])
     names = [node.name for node in module.graph.nodes]
-    # The best of several passes: what disturbs a node only ever makes it slower.
-    seconds = [min(clock.seconds.get(name, [0.0])) for name in names]
-    whole = min(before) + sum(seconds)
-    flops = [counter.flops.get(name, 0) for name in names]
-    found = []
+    # The minimum over passes: disturbances can only make a node slower.
+    seconds = [min(timer.seconds.get(name, [0.0])) for name in names]
+    total_seconds = min(normalise_seconds) + sum(seconds)
+    flops = [flop_counter.flops.get(name, 0) for name in names]
+    costs = []
     for layer in backbone.layers.values():
-        upto = layer.depth + 1
-        found.append(
+        n_nodes = layer.depth + 1
+        costs.append(
             LayerCost(
                 layer=layer.name,
                 shape=list(layer.map_shape),
                 dim=pooled_dim(layer.axis_order, "avg", layer.map_shape),
-                cost=(min(before) + sum(seconds[:upto])) / whole,
-                macs=sum(flops[:upto]) / max(sum(flops), 1),
+                cost=(min(normalise_seconds) + sum(seconds[:n_nodes])) / total_seconds,
+                macs=sum(flops[:n_nodes]) / max(sum(flops), 1),
             )
         )
-    return found
+    return costs
 
 
 class _TimingInterpreter(fx.Interpreter):

@@ -1,4 +1,4 @@
-"""Weights: from a local file or torchvision's downloads, checked, and put into a network."""
+"""Weights: read from a local file or downloaded by torchvision, checked, loaded into a network."""
 
 import json
 import re
@@ -16,29 +16,36 @@ from featurize.fingerprint import hash_weight_arrays
 from featurize.text import to_printable
 
 HEAD_FORMAT, NETWORK_PREFIX = "headgraft-head", "network."
-"""A fine-tuned network lies in one file with its classifier: these are the network's tensors."""
-MAX_EXPANSION = 16  # a file's bytes, in all its tensors together: some are shared
+"""Format name of a file with a fine-tuned network and its classifier, and the prefix of the
+network's tensors in it."""
+MAX_EXPANSION = 16  # bytes of all tensors over bytes of the file: some tensors share storage
 _WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
-# DenseNet files from before torch 0.4.1 have dots where modules have none now.
+# Names in DenseNet files from before torch 0.4.1 have dots that today's modules do not have.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.\w+)$")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file; no code in it ever runs.
+    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file without running any code in it.
 
-    A checkpoint's wrappings are taken off: ``state_dict`` around the tensors, ``module.``
-    before their names.
+    Wrappers of a checkpoint are removed: a ``state_dict`` around the tensors, ``module.`` before
+    their names.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
 
     Returns
     -------
     tensors : dict of str to Tensor
+        The state dict, on the CPU.
     metadata : dict of str to str
-        Of a safetensors file; else empty.
+        Metadata of a safetensors file; otherwise empty.
 
     Raises
     ------
     BackboneError
-        If it is no such file, or holds no tensors.
+        If the file cannot be read as weights, or has no tensors.
     """
     if not path.is_file():
         raise BackboneError(f"no weights file {path}")
@@ -51,15 +58,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             refuse_compressed(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpicklers and parsers raise anything on hostile bytes
+    except Exception as error:  # unpicklers and parsers raise any exception on hostile bytes
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
             f"{path} cannot be read as weights: {first_line}. It has to be a .safetensors file, "
             "or a .pth file with a plain state dict (torch.save(network.state_dict(), FILE))"
         ) from error
-    for wrapping in _WRAPPER_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
-            content = content[wrapping]
+    for wrapper_key in _WRAPPER_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper_key), dict):
+            content = content[wrapper_key]
     tensors = _extract_state_dict(content)
     _refuse_non_dense(path, tensors)
     if metadata.get("format") == HEAD_FORMAT:
@@ -70,11 +77,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def refuse_compressed(path: Path) -> None:
-    """Refuse an archive that grows when it is unpacked: torch stores, and does not compress.
+    """Refuse a compressed archive, which could expand without bound; torch does not compress.
+
+    Parameters
+    ----------
+    path : Path
+        The file. One that is not a zip archive is accepted.
 
     Raises
     ------
     ValueError
+        If the unpacked content is larger than the file.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -84,62 +97,74 @@ def refuse_compressed(path: Path) -> None:
 
 
 def _refuse_non_dense(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Refuse tensors that have no plain numbers, or more of them than the file can hold.
+    """Refuse tensors that are not dense, or that have more values than the file can hold.
 
-    A view may repeat a few bytes as often as it likes; every use of it would write them out.
+    A view may repeat a few bytes any number of times, and using it would expand them.
     """
-    size, taken = path.stat().st_size, 0
+    size, total = path.stat().st_size, 0
     for name, tensor in tensors.items():
-        what = ""
+        problem = ""
         if tensor.is_nested or tensor.layout != torch.strided:
-            what = "is sparse"
+            problem = "is sparse"
         elif tensor.is_quantized:
-            what = "is quantised"
+            problem = "is quantised"
         elif tensor.device.type != "cpu":
-            what = "has no numbers"
+            problem = "has no numbers"
         elif tensor.numel() * tensor.element_size() > min(size, tensor.untyped_storage().nbytes()):
-            what = f"repeats its numbers: {tuple(tensor.shape)} in a file of {size:,} bytes"
-        elif (taken := taken + tensor.numel() * tensor.element_size()) > MAX_EXPANSION * size:
-            what = "takes the same numbers as many others"
-        if what:
+            problem = f"repeats its numbers: {tuple(tensor.shape)} in a file of {size:,} bytes"
+        elif (total := total + tensor.numel() * tensor.element_size()) > MAX_EXPANSION * size:
+            problem = "takes the same numbers as many others"
+        if problem:
             raise BackboneError(
-                f"{path}: the tensor {to_printable(name)} {what}. Weights are plain tensors; save them "
-                "with torch.save(network.state_dict(), FILE)"
+                f"{path}: the tensor {to_printable(name)} {problem}. Weights are plain tensors; "
+                "save them with torch.save(network.state_dict(), FILE)"
             )
 
 
 def _extract_network(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 ) -> dict[str, Tensor]:
-    """The network's tensors of a file that holds a classifier too."""
-    found = {
-        k.removeprefix(NETWORK_PREFIX): v
-        for k, v in tensors.items()
-        if k.startswith(NETWORK_PREFIX)
+    """Extract the network's tensors from a file that also has a classifier."""
+    network_tensors = {
+        name.removeprefix(NETWORK_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(NETWORK_PREFIX)
     }
-    if not found:
+    if not network_tensors:
         raise BackboneError(
             f"{path} is a head alone, with no network in it; a backbone is a network's name, or a "
             "file made by `classify finetune`"
         )
-    if hash_state_dict(found) != metadata.get("weights_sha256", "").strip('"'):
+    if hash_state_dict(network_tensors) != metadata.get("weights_sha256", "").strip('"'):
         raise BackboneError(
-            f"{path} is damaged: its network is not the one it was saved with; make it anew"
+            f"{path} is damaged: its network is not the one it was saved with; create it again"
         )
-    return found
+    return network_tensors
 
 
 def _extract_state_dict(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         return {}
-    found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if found and all(key.startswith("module.") for key in found):
-        found = {key.removeprefix("module."): value for key, value in found.items()}
-    return {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in found.items()}
+    state_dict = {
+        str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)
+    }
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    return {_OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state_dict.items()}
 
 
 def fetch_weights(weights: Any) -> dict[str, Tensor]:
-    """Fetch one of torchvision's weights, or take them from its local cache.
+    """Download weights of torchvision, or read them from its local cache.
+
+    Parameters
+    ----------
+    weights : torchvision.models.WeightsEnum
+        An entry of a network's weights.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The state dict.
 
     Raises
     ------
@@ -159,11 +184,22 @@ def fetch_weights(weights: Any) -> dict[str, Tensor]:
 
 
 def hash_state_dict(tensors: dict[str, Tensor]) -> str:
-    """Digest of a state dict (see `featurize.fingerprint.hash_weight_arrays`)."""
+    """Hash a state dict (see `featurize.fingerprint.hash_weight_arrays`).
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        The state dict, on any device.
+
+    Returns
+    -------
+    str
+        SHA-256 digest, 64 hexadecimal digits.
+    """
     arrays = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().resolve_neg()
-        # numpy has no bfloat16, and floats count as float32 in any case.
+        # numpy has no bfloat16, and floats are hashed as float32 anyway.
         arrays[name] = (plain.float() if plain.is_floating_point() else plain).numpy()
     return hash_weight_arrays(arrays)
 
@@ -171,52 +207,66 @@ def hash_state_dict(tensors: dict[str, Tensor]) -> str:
 def load_into(
     module: nn.Module, tensors: dict[str, Tensor], tensor_names: set[str], source: str
 ) -> None:
-    """Copy weights into a (cut) network; every one it has must be there and fit.
+    """Copy weights into a network, which may be cut. Each of its tensors must be given and fit.
 
-    Tensors the network has no place for are no obstacle: they lie above the cut.
+    Tensors that the network does not have are ignored: they lie above the cut.
 
     Parameters
     ----------
     module : nn.Module
+        The network; it is modified.
     tensors : dict of str to Tensor
+        The weights, by name.
     tensor_names : set of str
-        Names of the uncut network's tensors. What else the cut one has are constants of its code.
+        Names of the uncut network's tensors. Other tensors of the cut network are constants of its
+        code.
     source : str
-        What the tensors are called in an error.
+        Name of the weights, for the message.
 
     Raises
     ------
     BackboneError
-        Naming the first keys and shapes that differ.
+        If tensors are missing or do not fit; the message names the first ones.
     """
     wanted = {
         name: tensor
         for name, tensor in module.state_dict().items()
         if name in tensor_names and not name.endswith("num_batches_tracked")
     }
-    wrong = []
+    mismatches = []
     for name, tensor in wanted.items():
         if name not in tensors:
-            wrong.append(f"{name} is missing")
+            mismatches.append(f"{name} is missing")
         elif tensors[name].shape != tensor.shape:
-            found, want = tuple(tensors[name].shape), tuple(tensor.shape)
-            wrong.append(f"{name} is {found} but the network has {want}")
+            given_shape, wanted_shape = tuple(tensors[name].shape), tuple(tensor.shape)
+            mismatches.append(f"{name} is {given_shape} but the network has {wanted_shape}")
         elif tensors[name].is_complex() and not tensor.is_complex():
-            wrong.append(f"{name} is complex but the network has real numbers")
-    if wrong:
+            mismatches.append(f"{name} is complex but the network has real numbers")
+    if mismatches:
         unused = sorted(set(tensors) - tensor_names)
         also = f"; the file has {', '.join(unused[:3])} ..." if unused else ""
         raise BackboneError(
-            f"{source} do not fit this network in {len(wrong)} of {len(wanted)} tensors: "
-            f"{'; '.join(wrong[:3])}{also}"
+            f"{source} do not fit this network in {len(mismatches)} of {len(wanted)} tensors: "
+            f"{'; '.join(mismatches[:3])}{also}"
         )
     module.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
 
 
 def read_preprocess(metadata: dict[str, str]) -> dict[str, Any] | None:
-    """The preprocessing written in a weights file's metadata, if any."""
+    """Read the preprocessing from the metadata of a weights file.
+
+    Parameters
+    ----------
+    metadata : dict of str to str
+        Metadata of the file.
+
+    Returns
+    -------
+    dict or None
+        Parameters of `Preprocess`, unchecked; None if the metadata have none.
+    """
     try:
-        found = json.loads(metadata.get("preprocess", "null"))
+        preprocess = json.loads(metadata.get("preprocess", "null"))
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return preprocess if isinstance(preprocess, dict) else None

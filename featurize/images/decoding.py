@@ -1,7 +1,7 @@
-"""Read images, hash them, and turn their bytes into oriented, cropped pixels.
+"""Decode the bytes of image files into oriented, resized and cropped pixels.
 
-One broken image is one failed row: whatever is wrong with a file comes out as
-`ImageUnreadableError` with a reason code, never as another exception.
+A broken image becomes one failed row: any defect of a file raises `ImageUnreadableError` with a
+reason code, never another exception.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ from featurize.images.reasons import (
 )
 from featurize.system import memory
 
-# Pillow is asked for these readers and no others: some of the rest start other programs.
+# Pillow may use only these readers: some of the others start external programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM")
-# How files of these kinds begin; what else they lack makes them damaged, not something else.
+# First bytes of these formats. A file that begins so but cannot be opened is damaged.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
@@ -40,30 +40,33 @@ _OUT_OF_MEMORY_TEXTS = (
 
 
 def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
-    """Turn a file's bytes into the pixels that a network's preprocessing asks for.
+    """Decode an image file and preprocess its pixels.
 
-    EXIF orientation is applied first, transparency is laid over white, the first
-    frame of an animation is taken, 16-bit grey keeps its high byte. Then the shorter
-    side is resized and the centre cropped, to the bit as torchvision does it.
+    EXIF orientation is applied first, transparency is composed over white, the first frame of an
+    animation is taken, and 16-bit grey keeps its high byte. Then the shorter side is resized and
+    the centre is cropped, bit for bit as in torchvision.
 
-    An image that takes much memory is decoded alone, whatever the number of threads, and not at
-    all where there is less. Where memory ends all the same, it is tried once more, alone.
+    An image that needs much memory is decoded alone, whatever the number of threads. It is refused
+    if too little memory is available. If memory runs out anyway, decoding is tried once more,
+    alone.
 
     Parameters
     ----------
     data : bytes
-        An image file.
+        Content of an image file.
     preprocess : Preprocess
-        Its mean and deviation are not used: engines normalise.
+        Size, interpolation and decode mode. Mean and standard deviation are not used: engines
+        normalise.
 
     Returns
     -------
     uint8 array of shape (crop, crop, 3)
+        RGB pixels.
 
     Raises
     ------
-    ImageUnreadable
-        With the reason, whatever is wrong with the bytes.
+    ImageUnreadableError
+        If the image cannot be decoded, with the reason.
     """
     try:
         return _decode_once(data, preprocess)
@@ -83,27 +86,27 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
     resize, crop = preprocess.resize, preprocess.crop
     resample = Image.Resampling[preprocess.interpolation.upper()]
     limits.check_bytes(data)
-    with ExitStack() as claims:
+    with ExitStack() as reservations:
         width, height = footprint.read_webp_size(data)
         if width * height > MAX_PIXELS:
             raise ImageUnreadableError(f"{width} x {height} pixels", TOO_LARGE)
-        need = 2 * len(data)
-        if width * height:  # its decoder takes memory before Pillow says a size
-            need = footprint.estimate_webp_bytes(width * height, len(data))
-            _reserve_memory(claims, need, width, height)
-        image = _open_image(data, need)
-        stored = image.size
-        short, long = sorted(stored)
+        needed_bytes = 2 * len(data)
+        if width * height:  # a WebP: its decoder takes memory before Pillow knows the size
+            needed_bytes = footprint.estimate_webp_bytes(width * height, len(data))
+            _reserve_memory(reservations, needed_bytes, width, height)
+        image = _open_image(data, needed_bytes)
+        stored_size = image.size
+        short, long = sorted(stored_size)
         if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
-            raise ImageUnreadableError(f"{stored[0]} x {stored[1]} pixels", TOO_LARGE)
+            raise ImageUnreadableError(f"{stored_size[0]} x {stored_size[1]} pixels", TOO_LARGE)
         try:
             limits.check_opened_image(image, data)
             if preprocess.decode == "fast":
-                # Twice the target is kept, so that the resize below still filters properly.
+                # Twice the target size, so that the resize below still filters properly.
                 image.draft("RGB", (2 * resize, 2 * resize))
-            need = footprint.estimate_bytes(image, stored, data, resize)
-            if need >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
-                _reserve_memory(claims, need, *stored)
+            needed_bytes = footprint.estimate_bytes(image, stored_size, data, resize)
+            if needed_bytes >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
+                _reserve_memory(reservations, needed_bytes, *stored_size)
             if transforms.is_scaled_ppm(image):
                 image = transforms.decode_scaled_ppm(image, data)
             else:
@@ -111,11 +114,13 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
         except ImageUnreadableError:
             raise
         except Exception as error:
-            raise _to_image_error(error, DAMAGED, need) from error
+            raise _to_image_error(error, DAMAGED, needed_bytes) from error
         try:
             return transforms.resize_and_crop(image, resize, crop, resample)
         except Exception as error:
-            raise _to_image_error(error, UNSUPPORTED, need, f"mode {image.mode}: ") from error
+            raise _to_image_error(
+                error, UNSUPPORTED, needed_bytes, f"mode {image.mode}: "
+            ) from error
 
 
 def _open_image(data: bytes, needed_bytes: int) -> Image.Image:
@@ -123,7 +128,7 @@ def _open_image(data: bytes, needed_bytes: int) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageUnreadableError(str(error), TOO_LARGE) from error
-    except Exception as error:  # Pillow's plugins raise anything on hostile headers
+    except Exception as error:  # Pillow's plugins raise any exception on hostile headers
         reason = DAMAGED if data.startswith(MAGIC) else NOT_AN_IMAGE
         raise _to_image_error(error, reason, needed_bytes) from error
 
@@ -138,32 +143,33 @@ def _reserve_memory(reservations: ExitStack, n_bytes: int, width: int, height: i
 def _to_image_error(
     error: Exception, reason: int, needed_bytes: int, where: str = ""
 ) -> ImageUnreadableError:
-    """What a failure is put down to: the file, or memory that was short."""
-    texts = " ".join(str(one).lower() for one in _iter_causes(error))
+    """Attribute a failure to the file, or to a lack of memory.
+
+    libjpeg and libtiff report both in the same words, so the available memory decides.
+    """
+    messages = " ".join(str(cause).lower() for cause in _iter_causes(error))
     if (
-        any(isinstance(one, MemoryError) for one in _iter_causes(error))
-        or any(text in texts for text in _OUT_OF_MEMORY_TEXTS)
-        or memory.is_short(
-            needed_bytes
-        )  # libjpeg and libtiff say the same of this as of damaged bytes
+        any(isinstance(cause, MemoryError) for cause in _iter_causes(error))
+        or any(text in messages for text in _OUT_OF_MEMORY_TEXTS)
+        or memory.is_short(needed_bytes)
     ):
         return ImageUnreadableError(f"not enough memory: {where}{error}", NO_MEMORY)
     return ImageUnreadableError(f"{where}{error}", reason)
 
 
 def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__ or error.__context__
-    return iter(seen)
+    return iter(causes)
 
 
 def _silence_libtiff() -> None:
-    """Keep libtiff from writing to standard error; what it has to say comes as an exception too.
+    """Prevent libtiff from writing to standard error; its errors also raise exceptions.
 
-    Pillow turns off its warnings, not its errors. The library is looked up among those that
-    Pillow has loaded.
+    Pillow turns off libtiff's warnings, not its errors. The function is found through Pillow's own
+    library, which has loaded libtiff.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
@@ -172,5 +178,5 @@ def _silence_libtiff() -> None:
         handler(None)
 
 
-Image.init()  # several of these readers are not loaded until asked for
+Image.init()  # otherwise several readers are loaded only on first use
 _silence_libtiff()

@@ -1,7 +1,7 @@
-"""How much memory decoding an image takes, told from its header before anything is decoded.
+"""Estimate the memory for decoding an image from its header, before anything is decoded.
 
-The figures are peaks measured with Pillow 13 (``tests/featurize/test_limits.py`` holds them):
-what an image takes in Pillow, and what the library that decodes it holds beside that.
+The figures are peaks measured with Pillow 13. ``tests/featurize/images/test_limits.py`` checks
+them. They cover the image in Pillow and the additional memory of the library that decodes it.
 """
 
 from typing import Any
@@ -18,31 +18,57 @@ from featurize.images.transforms import (
 )
 
 _BASE_BYTES = 1 << 20
-_WEBP_PIXEL_BYTES = 13  # beside the image: canvas, the frame before, a copy for Pillow, alpha
-_COEFFICIENT_BYTES = 2  # bytes of a sample that libjpeg keeps until the last scan has come
-_SMALL_IMAGE = 400_000  # pixels, before and after, and bytes of the file: not worth a closer look
-_SMALL_IMAGE_BYTES = 40 * _SMALL_IMAGE  # bytes; 40 a pixel is the most
+_WEBP_PIXEL_BYTES = 13  # besides the image: canvas, previous frame, a copy for Pillow, alpha
+_COEFFICIENT_BYTES = 2  # per sample; libjpeg keeps them until the last scan
+_SMALL_IMAGE = 400_000  # pixels before and after, and bytes of the file: no closer estimate
+_SMALL_IMAGE_BYTES = 40 * _SMALL_IMAGE  # at most 40 bytes per pixel
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1}
 
 
 def read_webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height in a WebP's header; 0, 0 where it is none."""
+    """Read width and height from the header of a WebP file.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of a file.
+
+    Returns
+    -------
+    width, height : int
+        Size in pixels; 0, 0 if the file is not WebP.
+    """
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return 0, 0
-    kind, start = data[12:16], data[20:30]
-    if len(start) == 10 and kind == b"VP8X":
-        return 1 + int.from_bytes(start[4:7], "little"), 1 + int.from_bytes(start[7:10], "little")
-    if len(start) == 10 and kind == b"VP8 ":
-        sides = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    chunk_type, header = data[12:16], data[20:30]
+    if len(header) == 10 and chunk_type == b"VP8X":
+        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
+    if len(header) == 10 and chunk_type == b"VP8 ":
+        sides = (
+            int.from_bytes(header[offset : offset + 2], "little") & 0x3FFF for offset in (6, 8)
+        )
         return next(sides), next(sides)
-    if kind == b"VP8L":
-        bits = int.from_bytes(start[1:5], "little")
+    if chunk_type == b"VP8L":
+        bits = int.from_bytes(header[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return 0, 0
 
 
 def estimate_webp_bytes(pixels: int, file_bytes: int) -> int:
-    """Bytes at the peak of decoding and preparing a WebP of so many pixels and bytes."""
+    """Estimate the peak memory for decoding and preprocessing a WebP file.
+
+    Parameters
+    ----------
+    pixels : int
+        Width times height.
+    file_bytes : int
+        Size of the file in bytes.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     return (
         _BASE_BYTES
         + (_WEBP_PIXEL_BYTES + 4) * pixels
@@ -54,30 +80,39 @@ def estimate_webp_bytes(pixels: int, file_bytes: int) -> int:
 def estimate_bytes(
     image: Image.Image, stored_size: tuple[int, int], data: bytes, resize: int
 ) -> int:
-    """Bytes at the peak of decoding and preparing an image that has been opened.
+    """Estimate the peak memory for decoding and preprocessing an opened image.
 
     Parameters
     ----------
     image : Image
-        Opened, not loaded; where it is drafted, drafted.
+        Opened, not loaded; after `Image.draft` if that is used.
     stored_size : tuple of int
-        Width and height in the file.
+        Width and height in the file, in pixels.
     data : bytes
-        The file.
+        Content of the file.
     resize : int
-        Pixels of the shorter side in the end.
+        Length of the shorter side after resizing, in pixels.
+
+    Returns
+    -------
+    int
+        Bytes; for a small image an upper bound.
     """
     short, long = sorted(stored_size)
     if max(short * long, resize * resize * long // max(short, 1), len(data)) <= _SMALL_IMAGE:
         return _SMALL_IMAGE_BYTES
     pixels = image.size[0] * image.size[1]
-    held = pixels * _get_pixel_bytes(image.mode)
-    beside = _estimate_decoder_bytes(image, stored_size[0] * stored_size[1], data)
+    image_bytes = pixels * _get_pixel_bytes(image.mode)
+    decoder_bytes = _estimate_decoder_bytes(image, stored_size[0] * stored_size[1], data)
     if image.format != "PNG" and is_opaque_rgb(image) and find_transpose(image) is None:
-        converted = 0
-    else:  # a PNG may say only at its end how it is turned
-        converted = _estimate_convert_bytes(pixels)
-    return _BASE_BYTES + held + max(beside, converted + _estimate_resize_bytes(image, resize))
+        convert_bytes = 0
+    else:  # a PNG may have its EXIF orientation at the end
+        convert_bytes = _estimate_convert_bytes(pixels)
+    return (
+        _BASE_BYTES
+        + image_bytes
+        + max(decoder_bytes, convert_bytes + _estimate_resize_bytes(image, resize))
+    )
 
 
 def _get_pixel_bytes(mode: str) -> int:
@@ -85,7 +120,7 @@ def _get_pixel_bytes(mode: str) -> int:
 
 
 def _estimate_decoder_bytes(image: Any, pixels: int, data: bytes) -> int:
-    """What the decoder holds beside the image."""
+    """Estimate the memory of the decoder besides the image."""
     codec = image.tile[0].codec_name if image.tile else ""
     if image.format == "WEBP":
         return _WEBP_PIXEL_BYTES * pixels + 2 * len(data)
@@ -94,24 +129,24 @@ def _estimate_decoder_bytes(image: Any, pixels: int, data: bytes) -> int:
             _COEFFICIENT_BYTES * _count_samples(image, pixels) if limits.is_multi_scan(data) else 0
         )
     if codec == "gif":
-        return 2 * pixels  # what the next frame would be laid over
+        return 2 * pixels  # the canvas for the next frame
     if codec == "libtiff":
         return _estimate_tiff_bytes(image)
-    if codec in ("bmp_rle", "ppm", "ppm_plain"):  # written in Python: all pixels, twice
+    if codec in ("bmp_rle", "ppm", "ppm_plain"):  # in Python: all pixels, twice
         return 2 * pixels * _get_pixel_bytes(image.mode)
     return 0
 
 
 def _count_samples(image: Any, pixels: int) -> int:
-    """Samples of all components of a JPEG."""
-    across = max((h for _, h, _, _ in image.layer), default=1) or 1
-    down = max((v for _, _, v, _ in image.layer), default=1) or 1
-    share = sum(h * v for _, h, v, _ in image.layer) / (across * down)
-    return int(pixels * share)
+    """Count the samples of all components of a JPEG, which may be subsampled."""
+    max_h = max((h for _, h, _, _ in image.layer), default=1) or 1
+    max_v = max((v for _, _, v, _ in image.layer), default=1) or 1
+    samples_per_pixel = sum(h * v for _, h, v, _ in image.layer) / (max_h * max_v)
+    return int(pixels * samples_per_pixel)
 
 
 def _estimate_tiff_bytes(image: Any) -> int:
-    """A strip or tile, decompressed; and the whole image again where it is turned."""
+    """Estimate a decompressed strip or tile, or a copy of the image if it is rotated."""
     tags = image.tag_v2
     width, height = image.tile[0].extents[2:]
     pixels = int(width * height)
@@ -120,9 +155,9 @@ def _estimate_tiff_bytes(image: Any) -> int:
     else:
         height = min(height, _positive_int(tags.get(278), height))
     bits = tags.get(258, (1,))
-    each = max(4, int(sum(bits)) // 8) + (8 if tags.get(259) in (6, 7) else 0)  # 7: JPEG
-    turned = pixels * 4 if tags.get(274, 1) != 1 else 0
-    return int(max(min(width * height, 4 * pixels) * each, turned))
+    pixel_bytes = max(4, int(sum(bits)) // 8) + (8 if tags.get(259) in (6, 7) else 0)  # 7: JPEG
+    rotated_bytes = pixels * 4 if tags.get(274, 1) != 1 else 0
+    return int(max(min(width * height, 4 * pixels) * pixel_bytes, rotated_bytes))
 
 
 def _positive_int(value: object, default: int) -> int:
@@ -130,16 +165,18 @@ def _positive_int(value: object, default: int) -> int:
 
 
 def _estimate_resize_bytes(image: Image.Image, resize: int) -> int:
-    """What resizing holds beside the image: half of it done, and all."""
-    most = 0
+    """Estimate the memory of resizing: the intermediate image after one axis, and the result."""
+    max_bytes = 0
     for width, height in (image.size, image.size[::-1]):
-        wide, high = compute_resized_size(width, height, resize)
-        most = max(most, 4 * (max(wide * height, width * high) + wide * high))
-    return most
+        new_width, new_height = compute_resized_size(width, height, resize)
+        max_bytes = max(
+            max_bytes, 4 * (max(new_width * height, width * new_height) + new_width * new_height)
+        )
+    return max_bytes
 
 
 def _estimate_convert_bytes(pixels: int) -> int:
-    """A second copy, upright and in RGB, and a strip on its way there."""
+    """Estimate a second copy, upright and in RGB, and one strip during its conversion."""
     return 4 * pixels + _estimate_strip_bytes(pixels)
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing as data: what is done to an image before the network sees it."""
+"""Preprocessing as data: the steps from an image to the input of a network."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,27 +15,29 @@ PREPROCESS_KEYS = frozenset({"resize", "crop", "interpolation", "mean", "std", "
 
 @dataclass(frozen=True, eq=False)
 class Preprocess(Mapping[str, Any]):
-    """What is done to an image before a network sees it. Checked when it is made.
+    """The preprocessing of an image: resize, centre crop, normalise.
 
-    It is also a read-only mapping with the keys and plain values of its JSON form, so
-    ``preprocess["crop"]`` works, and it equals a dict of the same values.
+    Values are checked on construction. The object is also a read-only mapping with the keys and
+    plain values of its JSON form: ``preprocess["crop"]`` works, and it equals a dict of the same
+    values.
 
     Parameters
     ----------
     resize : int
-        Pixels of the shorter side after resizing.
+        Length of the shorter side after resizing, in pixels, 1 to 4096.
     crop : int
-        Pixels along each side of the centre crop.
+        Side of the square centre crop, in pixels, 1 to 4096.
     mean, std : tuple of three float
-        For red, green and blue, of values in 0..1: a network gets ``(x - mean) / std``.
+        Per channel (red, green, blue), for values in 0..1: a network gets ``(x - mean) / std``.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
+        Pillow's filter for resizing; default ``bilinear``.
     decode : {"exact", "fast"}
-        ``fast`` decodes a JPEG at a reduced size.
+        ``fast`` decodes a JPEG at a reduced size; default ``exact``.
 
     Raises
     ------
     CallError
-        If a value cannot be.
+        If a value is invalid.
 
     Examples
     --------
@@ -58,10 +60,12 @@ class Preprocess(Mapping[str, Any]):
                 )
         for name in ("mean", "std"):
             value = getattr(self, name)
-            three = isinstance(value, (list, tuple)) and len(value) == 3
-            if not three or not all(_is_number(n, positive=name == "std") for n in value):
+            has_three = isinstance(value, (list, tuple)) and len(value) == 3
+            if not has_three or not all(
+                _is_number(number, positive=name == "std") for number in value
+            ):
                 raise CallError(f"preprocessing: {name} must be three numbers, not {value!r}")
-            object.__setattr__(self, name, tuple(float(n) for n in value))
+            object.__setattr__(self, name, tuple(float(number) for number in value))
         if self.interpolation not in INTERPOLATIONS:
             raise CallError(f"preprocessing: interpolation is one of {', '.join(INTERPOLATIONS)}")
         if self.decode not in DECODE_MODES:
@@ -69,18 +73,23 @@ class Preprocess(Mapping[str, Any]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """Check a mapping, for example one read from JSON.
+        """Create an instance from a mapping, for example one read from JSON.
 
         Parameters
         ----------
         values : mapping
             ``resize``, ``crop``, ``mean`` and ``std``; optionally ``interpolation`` and ``decode``.
-            A `Preprocess` is returned as it is.
+            A `Preprocess` is returned unchanged.
+
+        Returns
+        -------
+        Preprocess
+            The checked preprocessing.
 
         Raises
         ------
         CallError
-            If a key is unknown or missing, or a value cannot be.
+            If a key is unknown or missing, or a value is invalid.
         """
         if isinstance(values, cls):
             return values
@@ -91,7 +100,13 @@ class Preprocess(Mapping[str, Any]):
         return cls(**{**required, **values})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, in the order of a cache: sorted by key."""
+        """Return plain values for JSON.
+
+        Returns
+        -------
+        dict of str to object
+            The parameters, sorted by key as in a cache.
+        """
         return {
             "crop": self.crop,
             "decode": self.decode,

@@ -1,4 +1,4 @@
-"""Read image files whole, hash them, and notice when they change meanwhile."""
+"""Read image files completely, and detect changes while they are read."""
 
 import os
 import stat
@@ -19,21 +19,23 @@ from featurize.system import memory
 
 MAX_FILE_BYTES = 1 << 30
 
-MTIME_GRANULARITY_NS = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick that slowly
+MTIME_GRANULARITY_NS = 2_000_000_000  # the coarsest resolution of a file system's clock
 
-MAX_READ_ATTEMPTS = 3  # of a file that changes meanwhile
+MAX_READ_ATTEMPTS = 3  # of a file that changes while it is read
 
 
 class ImageFile(NamedTuple):
-    """A file as it was read.
+    """The content of a file and its state while it was read.
 
     Attributes
     ----------
     data : bytes
-        All of it.
-    size, mtime_ns : int
-        As they stood before and after. The time is 0 where it was so young that the file may
-        change once more without another time showing: it has to be looked at again.
+        The whole content.
+    size : int
+        Size in bytes, the same before and after reading.
+    mtime_ns : int
+        Modification time in nanoseconds, the same before and after reading. It is 0 if the time
+        was so recent that a further change might not alter it: the file must be read again later.
     """
 
     data: bytes
@@ -42,20 +44,32 @@ class ImageFile(NamedTuple):
 
 
 def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
-    """Read one file whole, and as it stands at one moment.
+    """Read a whole file in a consistent state.
+
+    A file that changes while it is read is read again, up to `MAX_READ_ATTEMPTS` times.
+
+    Parameters
+    ----------
+    path : path
+        The file; may be bytes.
+
+    Returns
+    -------
+    ImageFile
+        Content, size and modification time.
 
     Raises
     ------
-    ImageUnreadable
-        If it cannot be read, is empty, is no regular file or is over a gigabyte, or if it changes
-        as fast as it is read.
+    ImageUnreadableError
+        If the file cannot be read, is empty, is not a regular file, exceeds `MAX_FILE_BYTES`, or
+        changes during each attempt.
     """
     name = os.fsdecode(path)
     try:
-        # Without O_NONBLOCK a named pipe would hang the run for ever.
+        # Without O_NONBLOCK opening a named pipe would block for ever.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            found = _read_stable(fd, name)
+            image_file = _read_stable(fd, name)
         finally:
             os.close(fd)
     except ImageUnreadableError:
@@ -66,11 +80,11 @@ def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
         raise ImageUnreadableError(f"{name} may not be read", NO_PERMISSION) from error
     except MemoryError as error:
         raise ImageUnreadableError(f"{name}: not enough memory to read it", NO_MEMORY) from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageUnreadableError(f"{name} cannot be read: {error}", READ_ERROR) from error
-    if not found.data:
+    if not image_file.data:
         raise ImageUnreadableError(f"{name} is empty", EMPTY)
-    return found
+    return image_file
 
 
 def _read_stable(fd: int, name: str) -> ImageFile:
@@ -87,7 +101,7 @@ def _read_stable(fd: int, name: str) -> ImageFile:
         after = os.fstat(fd)
         state = (after.st_size, after.st_mtime_ns)
         if state == (before.st_size, before.st_mtime_ns) and len(data) == after.st_size:
-            young = after.st_mtime_ns > now - MTIME_GRANULARITY_NS
-            return ImageFile(data, after.st_size, 0 if young else after.st_mtime_ns)
+            is_recent = after.st_mtime_ns > now - MTIME_GRANULARITY_NS
+            return ImageFile(data, after.st_size, 0 if is_recent else after.st_mtime_ns)
         before = after
     raise ImageUnreadableError(f"{name} changes while it is read", READ_ERROR)

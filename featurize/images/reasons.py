@@ -1,4 +1,4 @@
-"""Why an image failed: the codes of the cache's `reason` column (docs/cache-format.md)."""
+"""Reasons why an image failed: codes of the cache's `reason` column (docs/cache-format.md)."""
 
 OK = 0
 EMPTY, NOT_AN_IMAGE, DAMAGED, TOO_LARGE, UNSUPPORTED, NOT_A_FILE = 1, 2, 3, 4, 5, 6
@@ -20,5 +20,5 @@ REASONS = {
     NO_MEMORY: "not enough memory",
     ENDED_PROCESS: "ended the process that decoded it",
 }
-# The system's fault rather than the file's: tried again by every run.
+# Caused by the system rather than by the file: every run tries such images again.
 TRANSIENT = frozenset({NO_PERMISSION, READ_ERROR, VANISHED, NO_MEMORY})

@@ -1,8 +1,8 @@
-"""From a decoded image to the pixels a network sees: upright, RGB, resized, cropped.
+"""Transform a decoded image into the input of a network: upright, RGB, resized, cropped.
 
-Large images are turned and converted in strips, so that two copies are held at once instead of
-five. They are resized whole: Pillow decides by itself whether rows or columns come first, and
-rounds in between.
+Large images are rotated and converted in strips, so that two copies are in memory at once instead
+of five. They are resized as a whole: Pillow itself chooses whether rows or columns come first, and
+rounds in between, so strips would change the result.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 STRIP_PIXELS = 1 << 21
-STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # cropped, turned, with alpha, over white, RGB
-MAX_EXIF_BYTES = 8 << 20  # bytes; no camera writes that many
+STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # copies: cropped, rotated, with alpha, over white, RGB
+MAX_EXIF_BYTES = 8 << 20  # no camera writes as many
 
 _ORIENTATION = 0x0112
 _TRANSPOSE_BY_ORIENTATION = {
@@ -27,86 +27,140 @@ _TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDE_SWAPPING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (5, 6, 7, 8))
-# Their first row comes from the last row, or column, as stored.
+# The first row of the result is the last stored row or column.
 _REVERSING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (3, 4, 7, 8))
 
 
 def resize_and_crop(
     image: Image.Image, resize: int, crop: int, resample: Image.Resampling
 ) -> np.ndarray:
-    """The centre of an image whose shorter side has been resized.
+    """Resize the shorter side of an image, then crop its centre.
 
-    EXIF orientation is applied first, transparency is laid over white, 16-bit grey keeps its
-    high byte.
+    EXIF orientation is applied first, transparency is composed over white, and 16-bit grey keeps
+    its high byte.
 
     Parameters
     ----------
     image : Image
-        Loaded.
-    resize, crop : int
-        Pixels.
+        A loaded image.
+    resize : int
+        Length of the shorter side after resizing, in pixels.
+    crop : int
+        Side of the square crop, in pixels. Beyond the image it is black.
     resample : Resampling
+        Pillow's filter.
 
     Returns
     -------
     uint8 array of shape (crop, crop, 3)
-        To the bit as torchvision has it.
+        RGB pixels, bit for bit as in torchvision.
 
     Raises
     ------
     ValueError
-        If there is no telling what its numbers mean.
+        If the range of the image's values is unknown.
     """
-    turn = find_transpose(image)
-    width, height = reversed(image.size) if turn in _SIDE_SWAPPING else image.size
+    transpose = find_transpose(image)
+    width, height = reversed(image.size) if transpose in _SIDE_SWAPPING else image.size
     size = compute_resized_size(width, height, resize)
     left, top = _compute_crop_start(size[0], crop), _compute_crop_start(size[1], crop)
-    upright = _to_upright_rgb(image, turn, (width, height))
-    found = upright.resize(size, resample) if size != upright.size else upright
-    # Outside of the image is black.
-    return np.asarray(found.crop((left, top, left + crop, top + crop)), np.uint8)
+    upright = _to_upright_rgb(image, transpose, (width, height))
+    resized = upright.resize(size, resample) if size != upright.size else upright
+    # Pillow fills the area outside of the image with black.
+    return np.asarray(resized.crop((left, top, left + crop, top + crop)), np.uint8)
 
 
 def is_scaled_ppm(image: Any) -> bool:
-    """Whether an opened image is a PPM or PGM whose numbers do not end at 255.
+    """Tell whether an opened image is a PPM or PGM whose maximum value is not 255.
 
-    Pillow goes through these one by one, in Python: a second for a megapixel of colour.
+    Pillow decodes these value by value, in Python: a megapixel of colour takes a second.
+
+    Parameters
+    ----------
+    image : Image
+        Opened, not loaded.
+
+    Returns
+    -------
+    bool
+        Whether `decode_scaled_ppm` can decode it.
     """
     scaled = image.format == "PPM" and image.tile[0].codec_name == "ppm"
     return scaled and image.mode in ("L", "RGB")
 
 
 def decode_scaled_ppm(image: Any, data: bytes) -> Image.Image:
-    """The pixels of such an image: Pillow's, to the bit.
+    """Decode a PPM or PGM whose maximum value is not 255, bit for bit as Pillow does.
+
+    Parameters
+    ----------
+    image : Image
+        Opened, not loaded; `is_scaled_ppm` accepts it.
+    data : bytes
+        Content of the file.
+
+    Returns
+    -------
+    Image
+        Of mode ``L`` or ``RGB``.
 
     Raises
     ------
     ValueError
-        If the file is cut short.
+        If the file is truncated.
     """
-    (_, most), start = image.tile[0].args, image.tile[0].offset
+    (_, max_value), offset = image.tile[0].args, image.tile[0].offset
     width, height = image.size
-    line = width * len(image.getbands())
-    stored = np.frombuffer(data, np.uint8 if most < 256 else ">u2", line * height, start)
-    level = np.array([min(255, round(n / most * 255)) for n in range(65536)], np.uint8)
-    found = np.empty(line * height, np.uint8)
-    for first in range(0, len(found), STRIP_PIXELS):
-        part = slice(first, first + STRIP_PIXELS)
-        found[part] = level[stored[part]]
+    row_samples = width * len(image.getbands())
+    values = np.frombuffer(
+        data, np.uint8 if max_value < 256 else ">u2", row_samples * height, offset
+    )
+    lookup = np.array(
+        [min(255, round(value / max_value * 255)) for value in range(65536)], np.uint8
+    )
+    samples = np.empty(row_samples * height, np.uint8)
+    for begin in range(0, len(samples), STRIP_PIXELS):
+        block = slice(begin, begin + STRIP_PIXELS)
+        samples[block] = lookup[values[block]]
     shape = (height, width) if image.mode == "L" else (height, width, 3)
-    return Image.fromarray(found.reshape(shape))
+    return Image.fromarray(samples.reshape(shape))
 
 
 def compute_resized_size(width: int, height: int, resize: int) -> tuple[int, int]:
-    """Width and height when the shorter side has become `resize`."""
+    """Compute the size of an image after its shorter side is resized.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the image in pixels.
+    resize : int
+        New length of the shorter side in pixels.
+
+    Returns
+    -------
+    width, height : int
+        New size in pixels. The longer side is rounded down, as in torchvision.
+    """
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize
 
 
 def find_transpose(image: Image.Image) -> Image.Transpose | None:
-    """How the image has to be turned to stand upright."""
-    with suppress(Exception):  # damaged EXIF must not cost the picture
+    """Find the transposition that brings an image upright, by its EXIF orientation.
+
+    Parameters
+    ----------
+    image : Image
+        An opened image.
+
+    Returns
+    -------
+    Transpose or None
+        Pillow's operation; None if the image is upright, or its EXIF data are missing, damaged or
+        longer than `MAX_EXIF_BYTES`.
+    """
+    with suppress(Exception):  # damaged EXIF data must not make the image fail
         if len(image.info.get("exif", b"")) <= MAX_EXIF_BYTES:
             return _TRANSPOSE_BY_ORIENTATION.get(image.getexif().get(_ORIENTATION, 1))
     return None
@@ -115,15 +169,15 @@ def find_transpose(image: Image.Image) -> Image.Transpose | None:
 def _to_upright_rgb(
     image: Image.Image, transpose: Image.Transpose | None, upright_size: tuple[int, int]
 ) -> Image.Image:
-    """The image turned upright, in RGB."""
+    """Transpose an image to upright and convert it to RGB."""
     if transpose is None and is_opaque_rgb(image):
-        return image  # nothing is copied
+        return image  # without a copy
     if upright_size[0] * upright_size[1] <= STRIP_PIXELS:
         return _to_rgb(_transpose(image, transpose))
-    found = Image.new("RGB", upright_size)
+    upright = Image.new("RGB", upright_size)
     for top, box in _iter_strips(image, transpose, upright_size):
-        found.paste(_to_rgb(_transpose(image.crop(box), transpose)), (0, top))
-    return found
+        upright.paste(_to_rgb(_transpose(image.crop(box), transpose)), (0, top))
+    return upright
 
 
 def _transpose(image: Image.Image, transpose: Image.Transpose | None) -> Image.Image:
@@ -133,22 +187,33 @@ def _transpose(image: Image.Image, transpose: Image.Transpose | None) -> Image.I
 def _iter_strips(
     image: Image.Image, transpose: Image.Transpose | None, upright_size: tuple[int, int]
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """First row of each strip of the upright image, and where it lies in the stored one."""
+    """Yield the first row of each strip of the upright image, and its box in the stored one."""
     width, height = image.size
-    step = max(1, STRIP_PIXELS // upright_size[0])
-    for top in range(0, upright_size[1], step):
-        bottom = min(top + step, upright_size[1])
-        first, last = (
+    strip_rows = max(1, STRIP_PIXELS // upright_size[0])
+    for top in range(0, upright_size[1], strip_rows):
+        bottom = min(top + strip_rows, upright_size[1])
+        begin, end = (
             (upright_size[1] - bottom, upright_size[1] - top)
             if transpose in _REVERSING
             else (top, bottom)
         )
-        sideways = transpose in _SIDE_SWAPPING
-        yield top, (first, 0, last, height) if sideways else (0, first, width, last)
+        swaps_sides = transpose in _SIDE_SWAPPING
+        yield top, (begin, 0, end, height) if swaps_sides else (0, begin, width, end)
 
 
 def is_opaque_rgb(image: Image.Image) -> bool:
-    """Whether an image is opaque RGB as it is."""
+    """Tell whether an image is opaque RGB without conversion.
+
+    Parameters
+    ----------
+    image : Image
+        An opened image.
+
+    Returns
+    -------
+    bool
+        True if its mode is RGB and no colour is transparent.
+    """
     return image.mode == "RGB" and not image.has_transparency_data
 
 
@@ -156,9 +221,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if is_opaque_rgb(image):
         return image  # `convert` would copy it
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255; the high byte is what it keeps of 16-bit colour.
-        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high).convert("RGB")
+        # Pillow's own conversion clips at 255. Of 16-bit colour, too, Pillow keeps the high byte.
+        high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(high_byte).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("numbers of unknown range; save it as 8-bit or 16-bit")
     if image.has_transparency_data:
@@ -169,7 +234,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _compute_crop_start(side: int, crop: int) -> int:
-    """Where the centre begins along one side, as torchvision has it: to the pixel."""
+    """Compute the start of the centre crop along one side, to the pixel as in torchvision."""
     if crop > side:
         return -((crop - side) // 2)
     return round((side - crop) / 2)

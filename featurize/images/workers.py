@@ -1,7 +1,7 @@
-"""Where images are decoded: in the threads that read them, or each thread in a process of its own.
+"""Decode images in the threads that read them, or in one worker process per thread.
 
-Threads hold the interpreter's lock for a part of every image. On a few cores nobody notices; on
-many that feed one GPU they would wait for each other (``benchmarks/decoding.py``).
+Threads hold the interpreter's lock for a part of every image. On a few cores this does not matter.
+On many cores that feed one GPU the threads would wait for each other (``benchmarks/decoding.py``).
 """
 
 import io
@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,14 +25,14 @@ from featurize.images import decoding, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.system import memory
 
-MIN_PROCESS_CORES = 8  # from here on threads bring less than their cores could
-MIN_PROCESS_IMAGES = 10_000  # fewer are decoded before processes have started
-MAX_CLOSE_SECONDS = 0.5  # seconds that processes get to end by themselves
-# Of an image that is tried alone. None that is accepted comes near; a machine that swaps or
-# sleeps is waited for.
-MAX_CPU_SECONDS, MAX_WALL_SECONDS = 120, 600  # seconds
-# It ends with its parent, from its first line on. It finds the modules that this process found,
-# and in no other place.
+MIN_PROCESS_CORES = 8  # from here on threads do not use their cores fully
+MIN_PROCESS_IMAGES = 10_000  # fewer are decoded before processes would have started
+MAX_CLOSE_SECONDS = 0.5  # time for processes to end by themselves
+# For an image that is decoded in its own process. No accepted image comes near them. The wall time
+# allows for a machine that swaps or sleeps.
+MAX_CPU_SECONDS, MAX_WALL_SECONDS = 120, 600
+# The worker ends with its parent, from its first line on. It searches for modules only where this
+# process does.
 WORKER_CODE = """import os, sys
 if sys.platform == "linux":
     import ctypes, signal
@@ -45,15 +46,16 @@ import json
 sys.path[:] = json.loads(sys.argv[2])
 from featurize.images.workers import worker_main
 worker_main(json.loads(sys.argv[3]))"""
-PIPE_BYTES = 1 << 20  # a whole picture fits, so that neither side waits for the other in between
+PIPE_BYTES = 1 << 20  # holds a whole image, so that neither side waits for the other midway
 
 
 class DecoderPool:
-    """Decodes for several threads at once; begins in the threads themselves.
+    """A decoder for several threads at once. It starts by decoding in the threads themselves.
 
     Parameters
     ----------
     preprocess : Preprocess
+        Size, interpolation and decode mode.
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -64,59 +66,79 @@ class DecoderPool:
         self._turn_file: Any = None
 
     def use_processes_if_worth(self, device: str, cores: int, n_left: int) -> None:
-        """Go on in processes where that pays: many cores, many images, and a GPU to feed."""
+        """Decode in processes from now on if it is worth it: many cores, many images and a GPU.
+
+        Parameters
+        ----------
+        device : str
+            The device that runs the network, such as ``cpu`` or ``cuda``.
+        cores : int
+            Logical cores that this process may use.
+        n_left : int
+            Images that are still to be decoded.
+        """
         self._uses_processes = (
             device != "cpu" and cores >= MIN_PROCESS_CORES and n_left >= MIN_PROCESS_IMAGES
         )
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Pixels of a file's bytes: uint8 (crop, crop, 3).
+        """Decode an image file.
+
+        Parameters
+        ----------
+        data : bytes
+            Content of the file.
+
+        Returns
+        -------
+        uint8 array of shape (crop, crop, 3)
+            RGB pixels.
 
         Raises
         ------
-        ImageUnreadable
-            As `images.decode_image`; also where the image took its process down.
+        ImageUnreadableError
+            As `featurize.images.decoding.decode_image` does; also if the worker process ended.
         FeaturizeError
-            If processes cannot be started, or `close` was called.
+            If a process cannot be started, or `close` was called.
         """
         if not self._uses_processes:
             return decoding.decode_image(data, self._preprocess)
-        mine: _DecodeWorker | None = getattr(self._thread_local, "process", None)
-        if mine is None or mine.lost:
-            mine = self._thread_local.process = self._start_worker()
-        return mine.decode(data)
+        worker: _DecodeWorker | None = getattr(self._thread_local, "process", None)
+        if worker is None or worker.lost:
+            worker = self._thread_local.process = self._start_worker()
+        return worker.decode(data)
 
     def _start_worker(self) -> "_DecodeWorker":
         with self._lock:
             self._refuse_if_closed()
             if self._turn_file is None:
-                self._turn_file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as they are
-            turns = os.dup(self._turn_file.fileno())  # `close` may come in between
+                self._turn_file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the pool
+            turn_fd = os.dup(self._turn_file.fileno())  # `close` may be called meanwhile
         try:
-            process = _DecodeWorker(self._preprocess, turns)
+            worker = _DecodeWorker(self._preprocess, turn_fd)
         finally:
-            os.close(turns)
+            os.close(turn_fd)
         with self._lock:
-            self._workers.append(process)
+            self._workers.append(worker)
             if self._closed:
-                process.close(0)
+                worker.close(0)
             self._refuse_if_closed()
-        return process
+        return worker
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise FeaturizeError("decoding has ended")
 
     def close(self) -> None:
-        """End the processes, within a moment: one in the midst of an image is ended all the same.
+        """End the processes within `MAX_CLOSE_SECONDS`, even those that are decoding an image.
 
-        A thread that waits for such a one gets an `ImageUnreadableError`.
+        A thread that waits for such a process gets an `ImageUnreadableError`.
         """
         with self._lock:
             self._closed = True
-        until = time.monotonic() + MAX_CLOSE_SECONDS
-        for process in self._workers:
-            process.close(max(0.0, until - time.monotonic()))
+        deadline = time.monotonic() + MAX_CLOSE_SECONDS
+        for worker in self._workers:
+            worker.close(max(0.0, deadline - time.monotonic()))
         if self._turn_file is not None:
             self._turn_file.close()
 
@@ -127,46 +149,52 @@ def decode_in_process(
     cpu_seconds: float = MAX_CPU_SECONDS,
     wall_seconds: float = MAX_WALL_SECONDS,
 ) -> np.ndarray:
-    """Decode an image in a process of its own, that nothing else goes down with.
+    """Decode an image in a separate process, so that a crash affects nothing else.
 
-    For an image that may have ended a whole run. Where memory ends, the system takes that process
-    first; its processor time is bounded.
+    This is for an image that may have ended a whole run. If memory runs out, the system ends that
+    process first. Its processor time is limited.
 
     Parameters
     ----------
     data : bytes
+        Content of an image file.
     preprocess : Preprocess
-    cpu_seconds, waiting : float
-        Most seconds of the processor, and by the clock.
+        Size, interpolation and decode mode.
+    cpu_seconds : float
+        Limit of processor time in seconds.
+    wall_seconds : float
+        Limit of wall time in seconds.
 
     Returns
     -------
     uint8 array of shape (crop, crop, 3)
+        RGB pixels.
 
     Raises
     ------
-    ImageUnreadable
-        As `images.decode_image`. Where the process ends, by itself or by a signal, with the reason
-        "ended the process that decoded it"; where there is no answer in time, "read error".
+    ImageUnreadableError
+        As `featurize.images.decoding.decode_image` does. If the process ends, by itself or by a
+        signal, the reason is "ended the process that decoded it"; if it does not reply in time,
+        "read error".
     FeaturizeError
-        If no process can be started.
+        If the process cannot be started.
     """
-    process = _DecodeWorker(preprocess, cpu_seconds=cpu_seconds)
-    late = threading.Event()
+    worker = _DecodeWorker(preprocess, cpu_seconds=cpu_seconds)
+    timed_out = threading.Event()
 
     def give_up() -> None:
-        late.set()
-        process.kill()
+        timed_out.set()
+        worker.kill()
 
-    watch = threading.Timer(wall_seconds, give_up)
-    watch.daemon = True
-    watch.start()
+    timer = threading.Timer(wall_seconds, give_up)
+    timer.daemon = True
+    timer.start()
     try:
-        return process.decode(data)
+        return worker.decode(data)
     except ImageUnreadableError as error:
-        if not process.lost:
+        if not worker.lost:
             raise
-        if late.is_set():
+        if timed_out.is_set():
             raise ImageUnreadableError(
                 f"no answer within {wall_seconds:,.0f} s", reasons.READ_ERROR
             ) from error
@@ -174,23 +202,30 @@ def decode_in_process(
             reasons.REASONS[reasons.ENDED_PROCESS], reasons.ENDED_PROCESS
         ) from error
     finally:
-        watch.cancel()
-        process.close(0)
+        timer.cancel()
+        worker.close(0)
 
 
 class _DecodeWorker:
     """A process that decodes one image after the other.
 
-    Each image goes in as eight bytes of length and its bytes. What comes out is a byte, a reason
-    code, and behind a 0 the pixels.
+    A request is the length of an image file in eight bytes, then its content. The reply is one
+    byte, a reason code; after a code of 0 the pixels follow.
 
     Parameters
     ----------
     preprocess : Preprocess
-    turns : int, optional
-        A file whose lock is held by the one that decodes a large image.
-    processor : float, optional
-        For one that the system takes first where memory ends: its most seconds of the processor.
+        Size, interpolation and decode mode.
+    turn_fd : int, optional
+        Descriptor of a file. The process that decodes a large image holds its lock.
+    cpu_seconds : float, optional
+        Limit of processor time in seconds. If given, the system also ends this process first when
+        memory runs out.
+
+    Attributes
+    ----------
+    lost : bool
+        Whether the process has ended or is about to.
     """
 
     def __init__(
@@ -214,7 +249,7 @@ class _DecodeWorker:
             stdout=subprocess.PIPE,
             bufsize=0,
             pass_fds=() if turn_fd is None else (turn_fd,),
-            # Ctrl-C is for the process that writes the cache; this one ends with its input.
+            # Ctrl-C is handled by the process that writes the cache; this one ends with its input.
             start_new_session=True,
         )
         self._stdin = cast(io.FileIO, self._process.stdin)
@@ -228,25 +263,25 @@ class _DecodeWorker:
     def decode(self, data: bytes) -> np.ndarray:
         with self._lock:
             if not self.lost:
-                with suppress(BrokenPipeError):  # what follows comes back empty
+                with suppress(BrokenPipeError):  # the process has ended: the reply will be empty
                     self._send(len(data).to_bytes(8))
                     self._send(data)
-                answer = self._receive(1)
-                if answer == b"\0":
+                reply = self._receive(1)
+                if reply == b"\0":
                     pixels = np.frombuffer(self._receive(int(np.prod(self._shape))), np.uint8)
                     if pixels.size == np.prod(self._shape):
                         return pixels.reshape(self._shape)
-                elif answer:
-                    raise ImageUnreadableError(reasons.REASONS[answer[0]], answer[0])
+                elif reply:
+                    raise ImageUnreadableError(reasons.REASONS[reply[0]], reply[0])
                 self._end(0)
         raise ImageUnreadableError("the process that decoded it ended", reasons.READ_ERROR)
 
     def kill(self) -> None:
-        """End it at once, whatever it does; whoever waits for it hears of it."""
+        """Kill the process; a thread that waits for its reply gets an error."""
         self._process.kill()
 
     def close(self, timeout: float) -> None:
-        """End it: by itself, or after so many seconds not."""
+        """Let the process end by itself; kill it after `timeout` seconds."""
         if not self._lock.acquire(timeout=timeout):
             self.kill()
             self._lock.acquire()
@@ -268,31 +303,37 @@ class _DecodeWorker:
         self._process.wait()
 
     def _send(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._stdin.write(rest) :]
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[self._stdin.write(remaining) :]
 
     def _receive(self, count: int) -> bytearray:
-        """So many bytes; fewer where the process has ended."""
-        found = bytearray(count)
-        rest = memoryview(found)
-        while rest and (arrived := self._stdout.readinto(rest)):
-            rest = rest[arrived:]
-        return found[: count - len(rest)]
+        """Read `count` bytes, or fewer if the process has ended."""
+        received = bytearray(count)
+        remaining = memoryview(received)
+        while remaining and (n_read := self._stdout.readinto(remaining)):
+            remaining = remaining[n_read:]
+        return received[: count - len(remaining)]
 
 
 def _enlarge_pipe(pipe: io.FileIO) -> None:
     if sys.platform == "linux":
         import fcntl
 
-        with suppress(OSError):  # an administrator's limit: it works as it is, only slower
+        with suppress(OSError):  # an administrator's limit: a smaller pipe is only slower
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def worker_main(options: dict[str, Any]) -> None:
-    """Decode what comes in on standard input, until it ends: what such a process does."""
+    """Run a worker process: decode the images that arrive on standard input, until it ends.
+
+    Parameters
+    ----------
+    options : dict
+        ``preprocess``, ``turn_fd`` and ``cpu_seconds`` of the worker, as plain values.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, target = sys.stdin.buffer, sys.stdout.buffer
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
     warnings.filterwarnings("ignore", module=r"PIL\.")
     memory.retain_freed_memory()
     if options["turn_fd"] is not None:
@@ -300,29 +341,29 @@ def worker_main(options: dict[str, Any]) -> None:
     if options["cpu_seconds"] is not None:
         _limit_resources(options["cpu_seconds"])
     preprocess = Preprocess.from_dict(options["preprocess"])
-    target.write(b"\0")
-    target.flush()
-    while len(head := source.read(8)) == 8:
-        data = source.read(int.from_bytes(head))
+    replies.write(b"\0")
+    replies.flush()
+    while len(length := requests.read(8)) == 8:
+        data = requests.read(int.from_bytes(length))
         try:
             pixels = decoding.decode_image(data, preprocess)
         except ImageUnreadableError as error:
-            target.write(bytes([error.reason]))
+            replies.write(bytes([error.reason]))
         except MemoryError:
-            target.write(bytes([reasons.NO_MEMORY]))
+            replies.write(bytes([reasons.NO_MEMORY]))
         else:
-            target.write(b"\0")
-            target.write(np.ascontiguousarray(pixels).data)
-        target.flush()
+            replies.write(b"\0")
+            replies.write(np.ascontiguousarray(pixels).data)
+        replies.flush()
 
 
 def _limit_resources(cpu_seconds: float) -> None:
-    """Where memory ends, and after so many seconds of the processor from now."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    """Let the system end this process first for lack of memory, and limit its processor time."""
+    with suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
         file.write("1000")
     with suppress(ImportError, OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        most = int(time.process_time() + cpu_seconds) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
+        limit = int(time.process_time() + cpu_seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))

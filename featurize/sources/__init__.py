@@ -1,1 +1,1 @@
-"""Where images come from: what lists them, under a path and with a stamp."""
+"""Sources of images: they list the images by path, size and modification time."""

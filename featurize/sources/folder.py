@@ -1,4 +1,4 @@
-"""Which images a folder holds: found by name, without opening any."""
+"""List the images of a folder, by their names alone."""
 
 import errno
 import heapq
@@ -14,15 +14,10 @@ from featurize.errors import CallError
 from featurize.sources.patterns import GlobFilter
 from featurize.text import to_printable
 
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm"),
-    )
-)
+_FORMATS = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm pnm"
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _SUFFIX_BYTES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
-MAX_NAMED = 3  # of what is passed over for one reason; the others are counted
+MAX_NAMED = 3  # paths named per reason for skipping; the others are counted
 
 OUTSIDE_LINK = "it is a link that leads out of the folder; `--follow` takes such links too"
 REPEATED_FOLDER = "it is a link to a folder that is listed already"
@@ -41,13 +36,13 @@ class ImageListing:
         POSIX paths relative to `root`, sorted.
     sizes, mtimes_ns : int64 arrays of shape (N,)
         File sizes in bytes and modification times in nanoseconds.
-    passed_over : list of str
-        Sentences: what cannot be a row, and why.
+    skipped : list of str
+        Sentences: what was skipped, and why.
     unlisted : tuple of str
-        Folders, relative to `root`, that could not be listed, or not to the end. Nothing is known
-        of the images in them.
+        Folders, relative to `root`, that could not be listed completely. The images in them are
+        unknown.
     include, exclude : tuple of str
-        The globs by which images were taken (`GlobFilter`).
+        The globs by which images were selected (`GlobFilter`).
     follow : bool
         Whether links that lead out of the folder were followed.
     """
@@ -63,7 +58,18 @@ class ImageListing:
     follow: bool = False
 
     def full_path(self, row: int) -> bytes:
-        """Where a row's image lies."""
+        """Return the path of a row's image.
+
+        Parameters
+        ----------
+        row : int
+            Index of the image in `paths`.
+
+        Returns
+        -------
+        bytes
+            Path below `root`, encoded (see `join_path`).
+        """
         return join_path(self.root, self.paths[row])
 
 
@@ -75,48 +81,54 @@ def list_images(
 ) -> ImageListing:
     """List every image below a folder, without opening any.
 
-    Hidden files and folders are passed over. A folder with an image's suffix becomes a row too
-    (which will fail), so that nothing that looks like an image disappears silently. What cannot
-    be listed costs itself alone, and is said.
+    Hidden files and folders are skipped. A folder with an image's suffix becomes a row too
+    (which will fail), so that nothing that looks like an image disappears silently. A subfolder
+    that cannot be listed is skipped and reported.
 
-    A link counts like what it leads to, as long as that lies in the folder. No folder is listed
-    twice, whatever leads to it.
+    A link is treated like its target, as long as the target lies in the folder. No folder is
+    listed twice, whatever links point to it.
 
     Parameters
     ----------
     folder : path
-        May be a link itself.
+        The folder; it may be a link itself.
     include, exclude : iterable of str
-        Globs: images that count, of all or of those included those that do not (`GlobFilter`).
+        Globs of the images to select, and of those to leave out (`GlobFilter`).
     follow : bool
-        Follow links that lead out of the folder as well.
+        Whether to follow links that lead out of the folder as well.
+
+    Returns
+    -------
+    ImageListing
+        The images, sorted by path.
 
     Raises
     ------
     CallError
-        If the folder is missing, cannot be read or holds no image that counts, or a glob is none.
+        If the folder is missing, cannot be read or holds no selected image, or if a glob is
+        invalid.
     """
     root = Path(folder)
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise CallError(f"{root} {what}; give the folder that holds the images")
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise CallError(f"{root} {problem}; give the folder that holds the images")
     patterns = GlobFilter(include, exclude)
-    walk = _FolderWalker(root, patterns, follow)
-    walk.run()
-    passed_over = walk.describe_skipped()
-    if not walk.images:
-        raise CallError(_explain_empty(root, patterns, walk.n_excluded, passed_over))
+    walker = _FolderWalker(root, patterns, follow)
+    walker.run()
+    skipped = walker.describe_skipped()
+    if not walker.images:
+        raise CallError(_explain_empty(root, patterns, walker.n_excluded, skipped))
     for pattern in (*patterns.include, *patterns.exclude):
         if pattern not in patterns.matched:
-            passed_over.append(f"the pattern {to_printable(pattern)!r} matches no image in {root}")
-    walk.images.sort()
+            skipped.append(f"the pattern {to_printable(pattern)!r} matches no image in {root}")
+    walker.images.sort()
     return ImageListing(
         root,
-        [row[0] for row in walk.images],
-        np.array([row[1] for row in walk.images], np.int64),
-        np.array([row[2] for row in walk.images], np.int64),
-        passed_over,
-        tuple(walk.unlisted),
+        [row[0] for row in walker.images],
+        np.array([row[1] for row in walker.images], np.int64),
+        np.array([row[2] for row in walker.images], np.int64),
+        skipped,
+        tuple(walker.unlisted),
         patterns.include,
         patterns.exclude,
         follow,
@@ -124,19 +136,32 @@ def list_images(
 
 
 def join_path(root: str | os.PathLike[str], path: str) -> bytes:
-    """Where an image lies: its path below the folder is UTF-8, whatever the locale says."""
-    return os.path.join(os.fsencode(root), path.encode())
+    """Join a folder and an image's path below it, which is UTF-8 in any locale.
+
+    Parameters
+    ----------
+    root : path
+        The folder.
+    path : str
+        POSIX path relative to the folder.
+
+    Returns
+    -------
+    bytes
+        Encoded path of the image.
+    """
+    return os.path.join(os.fsencode(root), path.encode())  # noqa: PTH118 - paths of bytes
 
 
 def _explain_empty(root: Path, patterns: GlobFilter, n_excluded: int, skipped: list[str]) -> str:
     if n_excluded:
         return f"none of the {n_excluded:,} images in {root} is left by --include and --exclude"
-    looked = f"no image in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
-    return ". ".join([looked, *skipped])
+    message = f"no image in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+    return ". ".join([message, *skipped])
 
 
 class _FolderWalker:
-    """One pass over a tree, with a stack: a tree may be deeper than Python's own."""
+    """A walk over a folder tree with its own stack: trees may be deeper than Python recurses."""
 
     def __init__(self, root: Path, patterns: GlobFilter, follow: bool) -> None:
         self.root, self.patterns, self.follow = root, patterns, follow
@@ -147,9 +172,9 @@ class _FolderWalker:
         self._skipped: dict[str, list[str]] = {}  # by reason
         self._seen: set[tuple[int, int]] = set()
         self._folders: list[tuple[bytes, str]] = [(os.fsencode(root), "")]
-        # They come last, in order, so that a folder is listed by its own name where it has one.
+        # Links are listed last, in order, so that a folder in the tree keeps its own path.
         self._links: list[tuple[str, bytes]] = []
-        self._root_prefix = os.path.join(os.path.realpath(os.fsencode(root)), b"")
+        self._root_prefix = os.path.join(os.path.realpath(os.fsencode(root)), b"")  # noqa: PTH118
 
     def run(self) -> None:
         while self._folders or self._links:
@@ -160,32 +185,34 @@ class _FolderWalker:
                 self._list_folder(folder, name, by_link=True)
 
     def describe_skipped(self) -> list[str]:
-        """What was passed over, a bounded number of lines."""
-        found = []
+        """Describe what was skipped, in a bounded number of sentences."""
+        sentences = []
         for reason, names in self._skipped.items():
             names.sort()
-            found += [f"passed over {to_printable(name)}: {reason}" for name in names[:MAX_NAMED]]
+            sentences += [
+                f"passed over {to_printable(name)}: {reason}" for name in names[:MAX_NAMED]
+            ]
             if len(names) > MAX_NAMED:
-                found.append(f"passed over {len(names) - MAX_NAMED:,} more for that reason")
-        return found
+                sentences.append(f"passed over {len(names) - MAX_NAMED:,} more for that reason")
+        return sentences
 
     def _list_folder(self, folder: bytes, name: str, by_link: bool = False) -> None:
         try:
-            here = os.stat(folder)
-            if (here.st_dev, here.st_ino) in self._seen:
+            status = os.stat(folder)  # noqa: PTH116 - a path of bytes
+            if (status.st_dev, status.st_ino) in self._seen:
                 if by_link:
                     self._skip(name, REPEATED_FOLDER)
                 return
-            self._seen.add((here.st_dev, here.st_ino))
+            self._seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if not entry.name.startswith(b"."):
                         self._inspect_entry(entry, f"{name}/" if name else "")
         except OSError as error:
-            what = _describe_error(error)
+            problem = _describe_error(error)
             if not name:
-                raise CallError(f"cannot list {self.root}: {what}") from error
-            self._skip(f"{name}/", f"the folder cannot be listed: {what}")
+                raise CallError(f"cannot list {self.root}: {problem}") from error
+            self._skip(f"{name}/", f"the folder cannot be listed: {problem}")
             self.unlisted.append(name)
 
     def _inspect_entry(self, entry: os.DirEntry[bytes], prefix: str) -> None:
@@ -195,13 +222,13 @@ class _FolderWalker:
         if not (is_image or is_link or is_folder):
             return
         try:
-            info = entry.stat() if is_image or is_link else None
+            status = entry.stat() if is_image or is_link else None
         except OSError as error:  # a dangling link, a link to itself, gone already
             if error.errno == errno.ENAMETOOLONG and is_image:
                 self._skip(prefix + _decode_name(entry.name), _describe_error(error))
                 return
-            info = None
-        is_folder = is_folder or (info is not None and stat.S_ISDIR(info.st_mode))
+            status = None
+        is_folder = is_folder or (status is not None and stat.S_ISDIR(status.st_mode))
         if not (is_image or is_folder):
             return
         try:
@@ -219,10 +246,10 @@ class _FolderWalker:
         if is_image:
             if self._has_patterns and not self.patterns.accepts(name):
                 self.n_excluded += 1
-            elif info is None:
+            elif status is None:
                 self.images.append((name, 0, 0))  # a row that fails
             else:
-                self.images.append((name, info.st_size, info.st_mtime_ns))
+                self.images.append((name, status.st_size, status.st_mtime_ns))
 
     def _is_link_inside(self, path: bytes) -> bool:
         return (os.path.realpath(path) + os.sep.encode()).startswith(self._root_prefix)

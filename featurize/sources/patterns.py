@@ -1,4 +1,4 @@
-"""Which images of a folder count: globs over their paths."""
+"""Select images of a folder by globs over their paths."""
 
 import fnmatch
 import re
@@ -8,28 +8,35 @@ from typing import Any
 from featurize.errors import CallError
 
 MAX_PATTERNS = 1000
-MAX_PATTERN_CHARS = 4096  # characters, as of a path
+MAX_PATTERN_CHARS = 4096  # as for a path
 
 _PartMatcher = Callable[[str], Any] | None  # None stands for **
 
 
 def check_patterns(patterns: Iterable[str], option: str) -> tuple[str, ...]:
-    """Globs, or an error that says what is wrong.
+    """Check that globs are valid.
 
     Parameters
     ----------
-    patterns : iterable of str
+    patterns : iterable of str, or str
+        The globs; a single string counts as one glob.
     option : str
-        What they are called in the error: the option.
+        Name of the option, for the message.
+
+    Returns
+    -------
+    tuple of str
+        The globs, unchanged.
 
     Raises
     ------
     CallError
+        If there are too many globs, or one is invalid.
     """
-    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if len(found) > MAX_PATTERNS:
-        raise CallError(f"{option}: {len(found):,} patterns are more than {MAX_PATTERNS:,}")
-    for pattern in found:
+    checked = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if len(checked) > MAX_PATTERNS:
+        raise CallError(f"{option}: {len(checked):,} patterns are more than {MAX_PATTERNS:,}")
+    for pattern in checked:
         if not isinstance(pattern, str) or not pattern or len(pattern) > MAX_PATTERN_CHARS:
             raise CallError(
                 f"{option}: a pattern is 1 to {MAX_PATTERN_CHARS} characters, not {pattern!r:.80}"
@@ -41,33 +48,37 @@ def check_patterns(patterns: Iterable[str], option: str) -> tuple[str, ...]:
             )
         if {"", ".", ".."} & set(pattern.split("/")):
             raise CallError(f"{option} {pattern!r}: no path below the image folder has such parts")
-    return found
+    return checked
 
 
 class GlobFilter:
-    """Include and exclude globs, as one question: does this image count?
+    """A filter of images by include and exclude globs.
 
     A pattern is compared with an image's path relative to the folder, part by part between the
-    ``/``: ``*`` is any run of characters, ``?`` any one character, ``[abc]`` one of these and
-    ``[!abc]`` one of the others; none of them is a ``/``. A part ``**`` is any number of folders,
-    also none. A pattern without ``/`` is compared with the image's name alone too, in whatever
-    folder. Capitals count. There is no escape character: ``[*]`` is a star.
+    ``/``. ``*`` is any run of characters, ``?`` is any one character, ``[abc]`` is one of these
+    and ``[!abc]`` is one of the others; none of them matches a ``/``. A part ``**`` is any number
+    of folders, including none. A pattern without ``/`` is compared with the image's name alone, in
+    any folder. Matching is case-sensitive. There is no escape character: ``[*]`` is a star.
 
-    An image counts where it matches one of `include`, or there are none, and none of `exclude`.
+    An image is selected if it matches an include pattern, or there are none, and it matches no
+    exclude pattern.
 
     Parameters
     ----------
     include, exclude : iterable of str
+        The patterns.
 
     Attributes
     ----------
+    include, exclude : tuple of str
+        The patterns, checked.
     matched : set of str
-        The patterns that matched something so far.
+        The patterns that have matched an image so far.
 
     Raises
     ------
     CallError
-        If one cannot be a pattern.
+        If a pattern is invalid.
     """
 
     def __init__(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
@@ -81,15 +92,28 @@ class GlobFilter:
         return bool(self.include or self.exclude)
 
     def accepts(self, path: str) -> bool:
-        """Whether the image at this path, relative to the folder, counts."""
+        """Tell whether an image is selected.
+
+        The pattern that decides is added to `matched`.
+
+        Parameters
+        ----------
+        path : str
+            POSIX path of the image, relative to the folder.
+
+        Returns
+        -------
+        bool
+            Whether it is selected.
+        """
         parts = path.split("/")
         if self.include and not self._match_any(self._include, parts):
             return False
         return not self._match_any(self._exclude, parts)
 
     def _match_any(self, patterns: list[tuple[str, list[_PartMatcher]]], parts: list[str]) -> bool:
-        for pattern, wanted in patterns:
-            if _match_parts(wanted, parts if len(wanted) > 1 else parts[-1:]):
+        for pattern, matchers in patterns:
+            if _match_parts(matchers, parts if len(matchers) > 1 else parts[-1:]):
                 self.matched.add(pattern)
                 return True
         return False
@@ -103,19 +127,19 @@ def _compile_parts(pattern: str) -> list[_PartMatcher]:
 
 
 def _match_parts(matchers: list[_PartMatcher], parts: list[str]) -> bool:
-    """Match part by part; a ``**`` takes as few as it can, and more where that fails."""
-    at = here = 0
-    star, resume = -1, 0
-    while here < len(parts):
-        if at < len(matchers) and matchers[at] is None:
-            star, resume = at, here
-            at += 1
-        elif at < len(matchers) and matchers[at](parts[here]):  # type: ignore[misc]
-            at += 1
-            here += 1
-        elif star >= 0:
-            resume += 1
-            at, here = star + 1, resume
+    """Match part by part; a ``**`` takes as few folders as possible, and more if that fails."""
+    i_matcher = i_part = 0
+    i_star, i_resume = -1, 0
+    while i_part < len(parts):
+        if i_matcher < len(matchers) and matchers[i_matcher] is None:
+            i_star, i_resume = i_matcher, i_part
+            i_matcher += 1
+        elif i_matcher < len(matchers) and matchers[i_matcher](parts[i_part]):  # type: ignore[misc]
+            i_matcher += 1
+            i_part += 1
+        elif i_star >= 0:
+            i_resume += 1
+            i_matcher, i_part = i_star + 1, i_resume
         else:
             return False
-    return all(part is None for part in matchers[at:])
+    return all(part is None for part in matchers[i_matcher:])

@@ -1,4 +1,4 @@
-"""The control groups of this process, by which a container or a job is given its share."""
+"""The control groups of this process, which limit a container or a batch job."""
 
 from pathlib import Path
 
@@ -11,27 +11,28 @@ def list_cgroups(controller: str = "") -> list[Path]:
     Parameters
     ----------
     controller : str
-        Of version 1: ``memory``. Empty for version 2, which has one tree for all.
+        A controller of version 1, such as ``memory``. Empty for version 2, which has one tree
+        for all controllers.
 
     Returns
     -------
     list of Path
-        From the innermost outwards; empty where the system has none.
+        From the innermost group outwards; empty if the system has none.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    groups = [line.split(":", 2)[1:] for line in lines]
-    inside = [place for controllers, place in groups if controllers == controller]
+    entries = [line.split(":", 2)[1:] for line in lines]
+    paths = [path for controllers, path in entries if controllers == controller]
     if controller:
-        tops = [CGROUP_ROOT / controller]
-    else:  # version 2, which lies beside version 1 where a system has both
-        tops, inside = [CGROUP_ROOT, CGROUP_ROOT / "unified"], inside or ["/"]
+        roots = [CGROUP_ROOT / controller]
+    else:  # version 2, which has a subfolder of its own on systems that also have version 1
+        roots, paths = [CGROUP_ROOT, CGROUP_ROOT / "unified"], paths or ["/"]
     return [
         group
-        for place in inside
-        for top in tops
-        for group in (top / place.lstrip("/"), *(top / place.lstrip("/")).parents)
-        if group.is_relative_to(top)
+        for path in paths
+        for root in roots
+        for group in (root / path.lstrip("/"), *(root / path.lstrip("/")).parents)
+        if group.is_relative_to(root)
     ]

@@ -1,4 +1,4 @@
-"""How many cores this process may use: by its affinity and by its control group's quota."""
+"""Number of cores this process may use, by its affinity and its control groups' quota."""
 
 import os
 from contextlib import suppress
@@ -10,12 +10,24 @@ CPU_ROOT = Path("/sys/devices/system/cpu")
 
 
 def usable_cores() -> int:
-    """Logical cores: what decoding threads are counted by."""
+    """Count the logical cores; decoding uses as many threads.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
     return max(1, min(len(_list_cpus()), int(_read_quota())))
 
 
 def physical_cores() -> int:
-    """Physical cores: two threads of arithmetic on one core only get in each other's way."""
+    """Count the physical cores; arithmetic gains nothing from two threads on one core.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
     cores = {_read_siblings(number) for number in _list_cpus()}
     return max(1, min(len(cores), int(_read_quota())))
 
@@ -27,7 +39,7 @@ def _list_cpus() -> set[int]:
 
 
 def _read_siblings(number: int) -> str:
-    """The logical cores that share one physical core with this one, as Linux lists them."""
+    """Read which logical cores share one physical core with this one, as Linux lists them."""
     try:
         return (CPU_ROOT / f"cpu{number}/topology/thread_siblings_list").read_text()
     except OSError:
@@ -35,11 +47,11 @@ def _read_siblings(number: int) -> str:
 
 
 def _read_quota() -> float:
-    """Read how many cores' worth of time the control groups (version 2) allow."""
+    """Read the quota of processor time of the control groups (version 2), in cores."""
     quotas = [float(os.cpu_count() or 1)]
     for group in list_cgroups():
-        with suppress(OSError):  # it limits no processor time
-            most, period = (group / "cpu.max").read_text().split()
-            if most != "max":
-                quotas.append(int(most) / int(period))
+        with suppress(OSError):  # the group does not limit processor time
+            quota, period = (group / "cpu.max").read_text().split()
+            if quota != "max":
+                quotas.append(int(quota) / int(period))
     return max(1.0, min(quotas))

@@ -1,4 +1,4 @@
-"""How much memory this process may use, and who may use much of it; freed memory kept."""
+"""Memory: how much this process may use, turns for large uses, retention of freed blocks."""
 
 import ctypes
 import os
@@ -12,20 +12,20 @@ from pathlib import Path
 from featurize.system.cgroups import list_cgroups
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as in <malloc.h>
-MAX_RETAINED_BYTES = 1 << 30  # bytes; a block above that goes back at once, as before
+MAX_RETAINED_BYTES = 1 << 30  # a larger block goes back to the system at once
 
-MAX_AGE_SECONDS = 0.1  # seconds for which what was found out still counts
-MIN_COUNTED_BYTES = 1 << 24  # bytes; for less nothing is counted
-MIN_EXCLUSIVE_BYTES = 256 << 20  # bytes; from here on one at a time: a photograph of 64 megapixels
-MARGIN_BYTES = 32 << 20  # bytes that stay free, for what else the process does in between
+MAX_AGE_SECONDS = 0.1  # for this long a measurement of available memory is reused
+MIN_COUNTED_BYTES = 1 << 24  # smaller uses are not counted
+MIN_EXCLUSIVE_BYTES = 256 << 20  # from here on one at a time: a photograph of 64 megapixels
+MARGIN_BYTES = 32 << 20  # stays free for the other work of the process
 
 
 def retain_freed_memory() -> None:
-    """Ask glibc to hold on to large blocks that are freed, for this process.
+    """Make glibc retain large blocks that this process frees.
 
-    By itself it hands blocks of many megabytes back to the system, and fetches them anew for every
-    layer of every batch, zeroed page by page: that can take as long as the arithmetic. The most
-    that is held is what was in use at once. Elsewhere than on glibc nothing is done.
+    By default glibc returns blocks of many megabytes to the system and requests them again for
+    every layer of every batch. The system zeroes them page by page, which can take as long as the
+    arithmetic. At most the peak use is retained. Without glibc nothing is done.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library has no such call
@@ -34,22 +34,30 @@ def retain_freed_memory() -> None:
             libc.mallopt(_TRIM_THRESHOLD, MAX_RETAINED_BYTES)
 
 
-# --- how much there is ---------------------------------------------------------------------
+# --- available memory ----------------------------------------------------------------------
 
 
 def read_available_bytes() -> int:
-    """Bytes that this process may still take, as it stands now.
+    """Read how many bytes this process may still allocate.
 
-    The least of what the machine has, what its control groups (version 1 or 2) leave, and what
-    its own limits on address space and data leave. Where the system does not say: no limit.
+    This is the minimum of the machine's available memory, the headroom of the control groups
+    (version 1 or 2), and the headroom of the process's limits on address space and data. A value
+    that the system does not report counts as no limit.
+
+    Returns
+    -------
+    int
+        Bytes, at least 0; ``sys.maxsize`` if nothing is limited.
     """
-    found = [sys.maxsize]
+    limits = [sys.maxsize]
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(n for n in lines if n.startswith("MemAvailable")).split()[1]))
-    found += _read_cgroup_headroom()
-    found += _read_rlimit_headroom()
-    return max(0, min(found))
+        limits.append(
+            1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+        )
+    limits += _read_cgroup_headroom()
+    limits += _read_rlimit_headroom()
+    return max(0, min(limits))
 
 
 def _read_cgroup_headroom() -> Iterator[int]:
@@ -62,55 +70,68 @@ def _read_cgroup_headroom() -> Iterator[int]:
 
 def _read_headroom(group: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
     with suppress(OSError, ValueError):  # no limit here, or "max"
-        most = int((group / limit).read_text())
-        used = int((group / usage).read_text())
+        max_bytes = int((group / limit).read_text())
+        used_bytes = int((group / usage).read_text())
         for line in (group / "memory.stat").read_text().splitlines():
-            if line.startswith(f"{reclaimable} "):  # files' pages, which go when room is needed
-                used -= int(line.split()[1])
-        yield most - used
+            # Cached pages of files, which the system can drop.
+            if line.startswith(f"{reclaimable} "):
+                used_bytes -= int(line.split()[1])
+        yield max_bytes - used_bytes
 
 
 def _read_rlimit_headroom() -> Iterator[int]:
     with suppress(OSError, ImportError, ValueError):
         import resource
 
-        pages = [int(n) for n in Path("/proc/self/statm").read_text().split()]
-        for limit, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-            most = resource.getrlimit(limit)[0]
-            if most != resource.RLIM_INFINITY:
-                yield most - used * resource.getpagesize()
+        pages = [int(text) for text in Path("/proc/self/statm").read_text().split()]
+        for limit, used_pages in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            max_bytes = resource.getrlimit(limit)[0]
+            if max_bytes != resource.RLIM_INFINITY:
+                yield max_bytes - used_pages * resource.getpagesize()
 
 
 class _State:
-    """Who uses much memory; there is one."""
+    """The memory use of this process; a single instance in effect."""
 
     turn_lock = threading.RLock()
     turn_depth = 0
-    shared_fd: int | None = None  # a file whose lock other decoding processes wait for too
+    shared_fd: int | None = None  # a file on whose lock other decoding processes wait too
     count_lock = threading.Lock()
     reserved_bytes = 0
-    last_available = 0, -MAX_AGE_SECONDS  # bytes, when
+    last_available = 0, -MAX_AGE_SECONDS  # bytes, time of the measurement
 
 
 def _get_available_bytes() -> int:
-    bytes_, when = _State.last_available
-    if time.monotonic() - when > MAX_AGE_SECONDS:
-        bytes_ = read_available_bytes()
-        _State.last_available = bytes_, time.monotonic()
-    return bytes_
+    available_bytes, measured_at = _State.last_available
+    if time.monotonic() - measured_at > MAX_AGE_SECONDS:
+        available_bytes = read_available_bytes()
+        _State.last_available = available_bytes, time.monotonic()
+    return available_bytes
 
 
-# --- who may use it ------------------------------------------------------------------------
+# --- turns and reservations ----------------------------------------------------------------
 
 
 def share_turn_lock(fd: int) -> None:
-    """Let this process take turns with others that were given the same file."""
+    """Let this process take turns with others that have the same file.
+
+    Parameters
+    ----------
+    fd : int
+        Descriptor of an open file, on whose lock the processes wait.
+    """
     _State.shared_fd = fd
 
 
 @contextmanager
 def take_turn() -> Iterator[None]:
-    """Wait for one's turn: a single thread is inside at a time, also of processes that share."""
+    """Wait for a turn: one thread at a time is inside, over all processes that share the lock.
+
+    Yields
+    ------
+    None
+        The turn ends with the block. A thread may nest turns.
+    """
     with _State.turn_lock:
         _State.turn_depth += 1
         try:
@@ -127,25 +148,31 @@ def _lock_shared_file(unlock: bool = False) -> None:
     if _State.shared_fd is not None:
         import fcntl
 
-        # By process, not by open file: the file was opened once, for all of them.
+        # POSIX locks belong to a process. A lock of the open file would be shared by them all.
         fcntl.lockf(_State.shared_fd, fcntl.LOCK_UN if unlock else fcntl.LOCK_EX)
 
 
 @contextmanager
 def reserve(n_bytes: int, subject: str) -> Iterator[None]:
-    """Use so many bytes inside: alone, where they are many.
+    """Reserve memory for a block of code. A large reservation excludes all others.
 
     Parameters
     ----------
-    count : int
-        Bytes that will be needed at once.
+    n_bytes : int
+        Peak number of bytes. Below `MIN_COUNTED_BYTES` nothing is checked; from
+        `MIN_EXCLUSIVE_BYTES` on the block takes a turn (`take_turn`).
     subject : str
-        What needs them, for the error.
+        What needs the memory, for the message; in the plural.
+
+    Yields
+    ------
+    None
+        The reservation ends with the block.
 
     Raises
     ------
     MemoryError
-        If there are not as many; before anything is tried.
+        If too little memory is available; raised before the block runs.
     """
     if n_bytes < MIN_COUNTED_BYTES:
         yield
@@ -156,10 +183,10 @@ def reserve(n_bytes: int, subject: str) -> Iterator[None]:
             yield
         return
     with _State.count_lock:
-        # What others have claimed may be in use already, and count twice: this one then comes
-        # again in its turn, when it has to fit into what is free and no more.
-        others = 0 if _State.turn_depth else _State.reserved_bytes
-        _require_available(n_bytes + others, subject, _get_available_bytes())
+        # Memory reserved by others may be in use already, and then counts twice. A caller that is
+        # refused for that tries again in its turn, where only free memory counts.
+        others_bytes = 0 if _State.turn_depth else _State.reserved_bytes
+        _require_available(n_bytes + others_bytes, subject, _get_available_bytes())
         _State.reserved_bytes += n_bytes
     try:
         yield
@@ -176,12 +203,23 @@ def _require_available(n_bytes: int, subject: str, available_bytes: int) -> None
 
 
 def is_short(n_bytes: int) -> bool:
-    """Whether a failure may be for want of memory: libraries do not always say so."""
+    """Tell whether a failure may be due to a lack of memory; libraries do not always say so.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Bytes that the failed work needs.
+
+    Returns
+    -------
+    bool
+        True if less than twice that, and a margin, is available.
+    """
     return 2 * n_bytes + MARGIN_BYTES > read_available_bytes()
 
 
 def _reset_after_fork() -> None:
-    # Another thread of the parent may have held them.
+    # Another thread of the parent may have held the locks.
     _State.turn_lock, _State.count_lock = threading.RLock(), threading.Lock()
     _State.turn_depth = _State.reserved_bytes = 0
 

@@ -1,4 +1,4 @@
-"""What comes first in a command: whose modules are run, and what its output can be."""
+"""Process set-up of a command: where modules are imported from, and how output is encoded."""
 
 import io
 import os
@@ -10,40 +10,56 @@ SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"
 
 
 def prepare_process() -> None:
-    """Settle the surroundings of a command line, before anything else of it is imported."""
+    """Set up the process of a command line, before its other modules are imported."""
     enable_safe_path()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Where the locale knows fewer characters than a message has, it is said all the same.
+            # Characters that the locale cannot encode are escaped, so the message is printed.
             stream.reconfigure(errors="backslashreplace")
 
 
 def enable_safe_path() -> None:
-    """Keep processes that are started from here on from importing what the working folder holds.
+    """Prevent child processes from importing modules of the working folder.
 
-    Workers and trackers, of joblib and of torch's compiler, are started by ``python -m`` and
-    ``python -c``, which look for modules there first: in a folder that was downloaded, those may
-    be anybody's.
+    The workers and trackers of joblib and of torch's compiler are started by ``python -m`` and
+    ``python -c``, which search that folder first. A downloaded folder may hold untrusted modules.
     """
     os.environ[SAFE_PATH_VARIABLE] = "1"
 
 
 @contextmanager
 def use_safe_path() -> Iterator[None]:
-    """The same inside a block: other processes of a user's program start as ever."""
+    """Apply `enable_safe_path` inside a block, and leave the rest of a user's program as it is.
+
+    Yields
+    ------
+    None
+        The previous environment is restored after the block.
+    """
     with override_env(SAFE_PATH_VARIABLE, "1"):
         yield
 
 
 @contextmanager
 def override_env(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment inside a block."""
-    before = os.environ.get(name)
+    """Set an environment variable inside a block.
+
+    Parameters
+    ----------
+    name, value : str
+        The variable and its value.
+
+    Yields
+    ------
+    None
+        The previous value is restored after the block.
+    """
+    previous = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             os.environ.pop(name, None)
         else:
-            os.environ[name] = before
+            os.environ[name] = previous

@@ -1,6 +1,6 @@
-"""The backbone that ships inside the package: a small residual net trained from drawn images alone.
+"""The backbone that ships with the package: a small residual net trained on drawn images only.
 
-The network is in ``featurize.backbones.seedling.network`` (which imports torch), its weights lie beside it in
-``seedling.safetensors``, its card is ``README.md``. This module imports nothing, so that finding
-the files costs nothing.
+The network is in ``featurize.backbones.seedling.network``, which imports torch. Its weights are in
+the same folder in ``seedling.safetensors``, and its model card is ``README.md``. This module
+imports nothing, so that locating the files is fast.
 """

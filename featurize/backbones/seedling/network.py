@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.first = make_conv_norm(in_channels, out_channels, 3, stride)
-        # Never in place: a map that a user cuts out must not be overwritten by what follows it.
+        # Never in place: the next operation must not overwrite a map that a user extracts.
         self.relu1 = nn.ReLU(inplace=False)
         self.second = make_conv_norm(out_channels, out_channels, 3)
         same = in_channels == out_channels and stride == 1
@@ -62,7 +62,18 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU(inplace=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        """Apply the block.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, in_channels, H, W)
+            Maps.
+
+        Returns
+        -------
+        Tensor of shape (N, out_channels, H / stride, W / stride)
+            Maps.
+        """
         y = self.second(self.relu1(self.first(x)))
         out: Tensor = self.relu2(y + self.shortcut(x))
         return out
@@ -71,7 +82,8 @@ class BasicBlock(nn.Module):
 class Seedling(nn.Module):
     """A residual net for 32 px RGB images, without a classifying layer.
 
-    Five stages are called in sequence; each is a place to cut. For an image of 32 px their maps are
+    Five stages run in sequence, and the network can be cut after each. For an image of 32 px their
+    maps are
 
     ========  ========  =====
     stage     channels  side
@@ -85,11 +97,16 @@ class Seedling(nn.Module):
 
     The forward pass has no branch on data, so ``torch.fx`` traces it.
 
+    Attributes
+    ----------
+    dim : int
+        Length of the vector that ``forward`` returns for one image: 512.
+
     References
     ----------
     He, Zhang, Ren & Sun (2016), "Deep residual learning for image recognition", CVPR; its nets for
-    CIFAR-10 have the same plan: a 3x3 stem at full size, then stages that halve it. The widening
-    1x1 convolution at the end is that of Sandler et al. (2018), "MobileNetV2", CVPR.
+    CIFAR-10 have the same structure: a 3x3 stem at full size, then stages that halve it. The
+    widening 1x1 convolution at the end is that of Sandler et al. (2018), "MobileNetV2", CVPR.
     """
 
     dim = 512
@@ -101,7 +118,7 @@ class Seedling(nn.Module):
         self.stage1 = nn.Sequential(BasicBlock(32, 32))
         self.stage2 = nn.Sequential(BasicBlock(32, 64, stride=2), BasicBlock(64, 64))
         self.stage3 = nn.Sequential(BasicBlock(64, 128, stride=2), BasicBlock(128, 128))
-        # A wide vector costs little at 4x4 px and gives a linear head more to choose from.
+        # At 4x4 px a wide vector costs little, and it helps a linear head.
         self.stage4 = nn.Sequential(
             BasicBlock(128, 256, stride=2),
             BasicBlock(256, 256),
@@ -116,13 +133,13 @@ class Seedling(nn.Module):
 
         Parameters
         ----------
-        x : Tensor
-            (N, 3, H, W), prepared as ``PREPROCESS`` says; 32 x 32 is what it was trained on.
+        x : Tensor of shape (N, 3, H, W)
+            Images, preprocessed by ``PREPROCESS``. The network was trained on 32 x 32 pixels.
 
         Returns
         -------
-        Tensor
-            (N, 512), the averaged map of ``stage4``.
+        Tensor of shape (N, 512)
+            The map of ``stage4``, averaged over space.
         """
         x = self.stem(x)
         x = self.stage1(x)
