@@ -1,1 +1,1 @@
-"""The feature cache: its format, its reader, its one writer."""
+"""The feature cache: its file format, the reader and the writer."""

@@ -1,6 +1,6 @@
-"""Lay out a new cache, whole, under a temporary name, and put it in place by one rename.
+"""Build a new, empty cache under a temporary name, and put it in place by one rename.
 
-HDF5 draws the layout in memory and never meets the disk it will lie on.
+HDF5 builds the layout in memory and never writes to the disk.
 """
 
 import io
@@ -35,19 +35,40 @@ from featurize.version import CREATED_BY
 
 
 def estimate_cache_bytes(layers: Sequence[LayerInfo], n_rows: int) -> int:
-    """About how large a cache of so many rows will be."""
-    rows = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
+    """Estimate the size of a cache file.
+
+    Parameters
+    ----------
+    layers : sequence of LayerInfo
+    n_rows : int
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    features_bytes = sum(info.dim * np.dtype(info.dtype).itemsize for info in layers)
     return (
-        n_rows * (rows + 32 + 8 + 8 + 2 + 64 + 8 * len(layers)) + len(layers) * PAGE_BYTES + 16384
+        n_rows * (features_bytes + 32 + 8 + 8 + 2 + 64 + 8 * len(layers))
+        + len(layers) * PAGE_BYTES
+        + 16384
     )
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuse early what will not fit.
+    """Check that the disk of a new file has enough free space.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be written; its folder exists.
+    needed : int
+        Bytes.
 
     Raises
     ------
     DiskFullError
+        If less is free.
     """
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -69,12 +90,32 @@ def allocate_cache(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> None:
-    """Put a whole, empty cache at `path`, its disk space reserved; all or nothing.
+    """Write an empty cache to `path` and reserve its disk space, atomically.
+
+    All rows are pending. After an error no file is left behind.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it exists.
+    extractor : Extractor
+    layers : sequence of LayerInfo
+        Shallowest first.
+    paths : sequence of str
+        N image paths, relative to `root`, POSIX, sorted and unique.
+    sizes, mtimes_ns : int64 arrays of shape (N,)
+        Size in bytes and modification time in nanoseconds of each image.
+    root : str
+        The image folder; informative.
+    include, exclude : sequence of str
+        The patterns that selected the images; informative.
 
     Raises
     ------
     DiskFullError
-        If its space cannot be reserved; nothing is left behind.
+        If the space cannot be reserved.
+    OutputError
+        If the file cannot be written for another reason.
     """
     check_free_space(path, estimate_cache_bytes(layers, len(paths)))
     temporary = path.with_name(path.name + ".tmp")
@@ -103,65 +144,71 @@ def allocate_cache(
         replace_durably(temporary, path)
     except BaseException as error:
         with suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         if isinstance(error, OSError) and not isinstance(error, FeaturizeError):
             raise to_write_error(error, path) from error
         raise
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove what a killed run left of a layout it had not finished; with the `WriteLock` held."""
+    """Remove the temporary files of a run that was killed while it allocated a cache.
+
+    Parameters
+    ----------
+    path : Path
+        The cache file. The caller holds its `WriteLock`.
+    """
     for name in (path.name, path.name + ".part"):
         path.with_name(name + ".tmp").unlink(missing_ok=True)
 
 
 class _SparseFile(io.RawIOBase):
-    """A file that HDF5 draws a layout into: what it writes is kept, the rest is a hole."""
+    """A sparse file in memory that HDF5 writes a layout to: written pieces and holes."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.written: list[tuple[int, bytes]] = []  # in order: the later counts
+        self.written: list[tuple[int, bytes]] = []  # a later piece overrides an earlier one
         self._position = 0
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True: the file is readable."""
         return True
 
     def writable(self) -> bool:
-        """And written."""
+        """Return True: the file is writable."""
         return True
 
     def seekable(self) -> bool:
-        """Anywhere."""
+        """Return True: the file is seekable."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
+        """Set the position; see `io.IOBase.seek`."""
         self._position = (
             offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         )
         return self._position
 
     def tell(self) -> int:
-        """Where it is."""
+        """Return the position in bytes."""
         return self._position
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size."""
+        """Set the size in bytes; see `io.IOBase.truncate`."""
         self.size = self._position if size is None else size
         return self.size
 
     def write(self, data: Any) -> int:
-        """Keep some bytes."""
+        """Store a piece at the position; see `io.RawIOBase.write`."""
         data = bytes(data)
         self.written.append((self._position, data))
         self._position += len(data)
         self.size = max(self.size, self._position)
         return len(data)
 
-    def readinto(self, into: Any) -> int:
-        """Give back what was written, and zeros from the holes."""
-        view = memoryview(into).cast("B")
+    def readinto(self, buffer: Any) -> int:
+        """Read written pieces, and zeros from holes; see `io.RawIOBase.readinto`."""
+        view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.size - self._position))
         view[:count] = bytes(count)
         for start, data in self.written:
@@ -185,53 +232,50 @@ def _build_empty_file(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> tuple[int, list[tuple[int, bytes]]]:
-    """Lay a cache out: all rows pending, all space allocated, nothing computed.
+    """Build the bytes of a cache whose rows are all pending.
 
-    HDF5 draws in memory and never meets a disk, which it would crash on when that is full.
+    HDF5 writes in memory because it would crash on a full disk.
 
     Parameters
     ----------
-    paths : sequence of str
-        Sorted, unique, relative, POSIX.
-    include, exclude : sequence of str
-        The patterns that chose them.
+    extractor, layers, paths, sizes, mtimes_ns, root, include, exclude
+        As in `allocate_cache`.
 
     Returns
     -------
     size : int
         Of the file, in bytes.
-    pieces : list of (offset, bytes)
-        What is in it; everything else is zero.
+    pieces : list of (int, bytes)
+        Offset and content of each piece; everything else is zero.
     """
     n_rows = len(paths)
     encoded = [path.encode() for path in paths]
     path_type = h5py.string_dtype("utf-8", max(map(len, encoded)))
     # Every features array is at least this large, so all of them are aligned to pages.
-    smallest = n_rows * min(info.dim * np.dtype(info.dtype).itemsize for info in layers)
-    # The default libver, never "latest": with that, a killed writer leaves a file that
-    # refuses to open.
-    sketch = _SparseFile()
+    min_features_bytes = n_rows * min(info.dim * np.dtype(info.dtype).itemsize for info in layers)
+    # The default libver: with "latest" a killed writer leaves a file that cannot be opened.
+    sparse_file = _SparseFile()
     with h5py.File(
-        sketch, "w", alignment_threshold=smallest, alignment_interval=PAGE_BYTES
-    ) as file:
-        file.attrs["format"] = FORMAT_NAME
-        file.attrs["format_version"] = f"{FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}"
-        file.attrs["required_features"] = "[]"
-        file.attrs["n_rows"] = np.int64(n_rows)
-        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        file.attrs["created_by"] = CREATED_BY
-        file.attrs["root"] = root.encode("utf-8", "replace").decode()
-        file.attrs["id"] = secrets.token_hex(16)
+        sparse_file, "w", alignment_threshold=min_features_bytes, alignment_interval=PAGE_BYTES
+    ) as h5_file:
+        h5_file.attrs["format"] = FORMAT_NAME
+        h5_file.attrs["format_version"] = f"{FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}"
+        h5_file.attrs["required_features"] = "[]"
+        h5_file.attrs["n_rows"] = np.int64(n_rows)
+        h5_file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        h5_file.attrs["created_by"] = CREATED_BY
+        h5_file.attrs["root"] = root.encode("utf-8", "replace").decode()
+        h5_file.attrs["id"] = secrets.token_hex(16)
         for name, patterns in (("include", include), ("exclude", exclude)):
             if patterns:
-                file.attrs[name] = json.dumps(list(patterns))
-        group = file.create_group("extractor")
+                h5_file.attrs[name] = json.dumps(list(patterns))
+        group = h5_file.create_group("extractor")
         for name in EXTRACTOR_TEXT_ATTRS:
             group.attrs[name] = getattr(extractor, name)
         group.attrs["preprocess"] = canonical_json(extractor.preprocess.to_dict())
         group.attrs["environment"] = canonical_json(extractor.environment)
 
-        images = file.create_group("images")
+        images = h5_file.create_group("images")
         columns = [
             (_create_dataset(images, "path", (n_rows,), path_type), np.array(encoded, path_type)),
             (_create_dataset(images, "sha256", (n_rows, 32), "u1"), None),
@@ -240,22 +284,22 @@ def _build_empty_file(
             (_create_dataset(images, "status", (n_rows,), "u1"), None),  # zero is pending
             (_create_dataset(images, "reason", (n_rows,), "u1"), None),
         ]
-        features = file.create_group("features")
+        features = h5_file.create_group("features")
         for info in layers:
             dataset = _create_dataset(features, info.name, (n_rows, info.dim), info.dtype)
             dataset.attrs["layer"] = info.layer
             dataset.attrs["pool"] = info.pool
             dataset.attrs["map_shape"] = np.array(info.map_shape, np.int64)
             dataset.attrs["fingerprint"] = info.fingerprint
-        checksums = file.create_group(CHECKSUMS_GROUP)
+        checksums = h5_file.create_group(CHECKSUMS_GROUP)
         for info in layers:
-            _create_dataset(checksums, info.name, (n_rows, 2), CHECKSUM_DTYPE)  # zeros are none
+            _create_dataset(checksums, info.name, (n_rows, 2), CHECKSUM_DTYPE)  # zeros: none
         pieces = [
             (dataset.id.get_offset(), values.tobytes())
             for dataset, values in columns
             if values is not None
         ]
-    return sketch.size, [*sketch.written, *pieces]
+    return sparse_file.size, [*sparse_file.written, *pieces]
 
 
 def _create_dataset(group: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:

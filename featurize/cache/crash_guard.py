@@ -1,4 +1,4 @@
-"""Try a call in a process of its own first, where it could crash or hang this one."""
+"""Run a call in a child process first, because it could crash or hang this process."""
 
 import os
 import signal
@@ -11,25 +11,31 @@ from h5py._objects import phil  # HDF5's lock: no other thread may hold it while
 from featurize.system import signals
 
 if hasattr(os, "fork"):
-    import resource  # not in the child, which may be short of descriptors to import by
+    import resource  # not in the child, which may lack the descriptors for an import
 
-MAX_CPU_SECONDS = 10  # far more than any layout takes; a loop without end is cut off here
-MAX_WALL_SECONDS = 300.0  # a disk may be slow: recalled from tape, far away, just waking up
+MAX_CPU_SECONDS = 10  # far more than reading any layout takes; ends an endless loop
+MAX_WALL_SECONDS = 300.0  # a disk may be slow: on tape, remote or asleep
 COMPLETED, CRASHED, TIMED_OUT = "ended", "crashed", "unanswered"
 
 
 def probe_in_child(call: Callable[[], object]) -> str:
-    """What becomes of a call in a forked child.
+    """Report how a call ends in a forked child.
 
-    HDF5's parsers crash or loop on some damaged bytes, and no check of ours comes before them. A
-    forked child takes milliseconds. Only processor time tells a loop from a slow disk, so that is
-    what is limited; the clock is as well, but far later and under another name.
+    HDF5's parsers crash or loop on some damaged bytes, and no check can run before them. Forking
+    a child takes milliseconds. Only processor time distinguishes a loop from a slow disk, so it
+    has the tight limit. Wall-clock time has a much longer one, with an outcome of its own.
+
+    Parameters
+    ----------
+    call : callable
+        Takes no argument. Its result and its exceptions are dropped.
 
     Returns
     -------
     str
-        `COMPLETED`, with a result or an exception; `CRASHED`, or never to end; `TIMED_OUT` within
-        `MAX_WALL_SECONDS`. Where no process can be forked the call is trusted to end.
+        `COMPLETED` if the call returned or raised; `CRASHED` if it killed the child or used
+        more than `MAX_CPU_SECONDS`; `TIMED_OUT` if it took more than `MAX_WALL_SECONDS`.
+        `COMPLETED` as well where no process can be forked.
     """
     if not hasattr(os, "fork"):
         return COMPLETED
@@ -37,7 +43,7 @@ def probe_in_child(call: Callable[[], object]) -> str:
     try:
         # An interrupt inside `fork` would be swallowed, and could leave logging's lock locked.
         with signals.defer_signals(), phil, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads
             child = os.fork()
             if not child:
                 _run_child(call)
@@ -45,7 +51,7 @@ def probe_in_child(call: Callable[[], object]) -> str:
     except OSError:  # no more processes allowed, or no memory for one
         return COMPLETED
     finally:
-        if child and status is None:  # interrupted: nobody waits for the answer any more
+        if child and status is None:  # interrupted before the child ended
             with suppress(OSError):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -56,7 +62,7 @@ def probe_in_child(call: Callable[[], object]) -> str:
 
 
 def _run_child(call: Callable[[], object]) -> None:
-    # Straight out in any case: what the parent would do at its end is not the child's to do.
+    # Always leave by `os._exit`: the parent's exit handlers must not run in the child.
     status = 1
     try:
         signals.ignore_signals()
@@ -66,7 +72,7 @@ def _run_child(call: Callable[[], object]) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS))
         with suppress(OSError):  # no descriptor left
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 2)  # faulthandler's report would be taken for the parent's
+            os.dup2(null, 2)  # a report of faulthandler would look like the parent's
             os.close(null)
         status = 0
         call()

@@ -1,7 +1,8 @@
-"""The file format: its names and numbers, what a cache says of itself, and rows by their places.
+"""The file format: its constants, the metadata of a cache, and rows read by offset.
 
-The specification is docs/cache-format.md. HDF5 is used twice only: to draw a layout, in
-memory (`builder`), and to look at a file's (`layout`). Everything else is bytes at known offsets.
+The specification is docs/cache-format.md. HDF5 is used only to build a layout in memory
+(`builder`) and to read the layout of a file (`layout`). All other access is to bytes at known
+offsets.
 """
 
 import math
@@ -30,9 +31,19 @@ MAX_READ_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Extractor:
-    """What made the features: the backbone, its weights and its preprocessing.
+    """What computed the features: the backbone, its weights and its preprocessing.
 
-    `environment` is informative; everything else decides the numbers.
+    Attributes
+    ----------
+    backbone, weights : str
+        Their names.
+    weights_sha256 : str
+        SHA-256 of the weights, in hexadecimal.
+    preprocess : Preprocess
+    precision : str
+        One of `featurize.engines.base.PRECISIONS`.
+    environment : mapping of str to object
+        Versions and the weights file; informative. All other fields determine the features.
     """
 
     backbone: str
@@ -43,15 +54,24 @@ class Extractor:
     environment: Mapping[str, Any]
 
     def differences(self, other: "Extractor") -> dict[str, tuple[Any, Any]]:
-        """Find what decides the features and is not the same in another extractor.
+        """Find the fields that determine the features and differ from another extractor's.
+
+        Parameters
+        ----------
+        other : Extractor
 
         Returns
         -------
-        dict of str to (value here, value there)
-            By name: ``backbone``, ``weights_sha256``, ``preprocess.crop``, ``precision``, ...
+        dict of str to (object, object)
+            The two values, this extractor's first, by field name: ``backbone``,
+            ``weights_sha256``, ``preprocess.crop``, ``precision``, ...
         """
-        ours, theirs = self._deciding_fields(), other._deciding_fields()
-        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+        own_fields, other_fields = self._deciding_fields(), other._deciding_fields()
+        return {
+            name: (own_fields[name], other_fields[name])
+            for name in own_fields
+            if own_fields[name] != other_fields[name]
+        }
 
     def _deciding_fields(self) -> dict[str, Any]:
         preprocess = {f"preprocess.{key}": value for key, value in self.preprocess.items()}
@@ -65,7 +85,20 @@ class Extractor:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer's features: `dim` numbers of `dtype` a row, pooled by `pool` from `map_shape`."""
+    """Metadata of one layer's features.
+
+    Attributes
+    ----------
+    layer, pool : str
+    dim : int
+        Numbers per row.
+    dtype : str
+        ``<f4`` or ``<f2``.
+    map_shape : tuple of int
+        Shape of one image's activations before pooling.
+    fingerprint : str
+        See `featurize.fingerprint.compute_fingerprint`.
+    """
 
     layer: str
     pool: str
@@ -81,13 +114,21 @@ class LayerInfo:
 
     @property
     def name(self) -> str:
-        """The dataset's name: the layer, or ``LAYER@POOL`` where the pool is not ``avg``."""
+        """Name of the dataset: the layer, or ``LAYER@POOL`` if the pool is not ``avg``."""
         return self.spec.key
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A contiguous array inside the file."""
+    """A contiguous array inside the file.
+
+    Attributes
+    ----------
+    offset : int
+        Of the first byte in the file.
+    dtype : numpy.dtype
+    shape : tuple of int
+    """
 
     offset: int
     dtype: np.dtype[Any]
@@ -101,7 +142,25 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything in a cache but its rows."""
+    """Everything in a cache except its rows.
+
+    Attributes
+    ----------
+    version : str
+        Of the format, as ``1.1``.
+    created, created_by, root : str
+        Time, program and image folder; informative.
+    include, exclude : list of str
+        The patterns that selected the images; informative.
+    n_rows : int
+    extractor : Extractor
+    layers : dict of str to LayerInfo
+        By dataset name, shallowest first.
+    extents : dict of str to Extent
+        By dataset path: ``images/status``, ``features/layer3``, ``checksums/layer3``, ...
+    identity : (int, int)
+        Of the file that was read, see `featurize.cache.layout.identify_file`.
+    """
 
     version: str
     created: str
@@ -112,8 +171,8 @@ class Layout:
     n_rows: int
     extractor: Extractor
     layers: dict[str, LayerInfo]
-    extents: dict[str, Extent]  # "images/status", "features/layer3", "checksums/layer3", ...
-    identity: tuple[int, int]  # of the file that was read
+    extents: dict[str, Extent]
+    identity: tuple[int, int]
 
     @property
     def has_checksums(self) -> bool:
@@ -122,9 +181,9 @@ class Layout:
 
 
 def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:
-    """Read rows of an array by their places in the file: a copy of shape (n, ...).
+    """Read rows of an array by their offsets in the file.
 
-    Not through a memory map: where a file is cut short under a map the system ends the process.
+    No memory map is used: the system kills a process that reads a map of a truncated file.
 
     Parameters
     ----------
@@ -132,32 +191,39 @@ def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:
         The open file.
     extent : Extent
     rows : int array of shape (n,)
-        In any order, from 0.
+        Row numbers from 0, in any order.
+
+    Returns
+    -------
+    array of shape (n, ...)
+        A copy, of the extent's dtype.
 
     Raises
     ------
-    CacheReplaced
-        If the file ends before them.
+    CacheReplacedError
+        If the file ends before one of the rows.
     """
-    found = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
-    size = max(1, MAX_READ_BYTES // max(extent.row_bytes, 1))
-    for start in range(0, len(rows), size):
-        _read_block(fd, extent, rows[start : start + size], found[start : start + size])
-    return found
+    values = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
+    block_rows = max(1, MAX_READ_BYTES // max(extent.row_bytes, 1))
+    for start in range(0, len(rows), block_rows):
+        _read_block(
+            fd, extent, rows[start : start + block_rows], values[start : start + block_rows]
+        )
+    return values
 
 
-def _read_block(fd: int, extent: Extent, rows: np.ndarray, into: np.ndarray) -> None:
+def _read_block(fd: int, extent: Extent, rows: np.ndarray, out: np.ndarray) -> None:
     first, last = int(rows.min()), int(rows.max())
-    if last - first < 4 * len(rows):  # nearly neighbours: one long read is quicker than many
-        span = into
+    if last - first < 4 * len(rows):  # close together: one long read is faster than many short ones
+        span = out
         if last - first != len(rows) - 1 or not (np.diff(rows) == 1).all():
             span = np.empty((last - first + 1, *extent.shape[1:]), extent.dtype)
         _read_array(fd, span, extent.offset + first * extent.row_bytes)
-        if span is not into:
-            into[:] = span[rows - first]
+        if span is not out:
+            out[:] = span[rows - first]
         return
     for run in iter_row_runs(rows):
-        _read_array(fd, into[run], extent.offset + int(rows[run.start]) * extent.row_bytes)
+        _read_array(fd, out[run], extent.offset + int(rows[run.start]) * extent.row_bytes)
 
 
 def _read_array(fd: int, array: np.ndarray, offset: int) -> None:
@@ -167,18 +233,18 @@ def _read_array(fd: int, array: np.ndarray, offset: int) -> None:
 
 
 def iter_row_runs(rows: np.ndarray) -> Iterator[slice]:
-    """Find runs of neighbouring rows, which go in one read or one write.
+    """Split rows into runs of consecutive numbers, which take one read or one write each.
 
     Parameters
     ----------
     rows : int array of shape (n,)
-        In any order.
+        Row numbers, in any order.
 
     Yields
     ------
     slice
-        Of `rows`: from there on each is the one before and one more.
+        Of `rows`: each number is the previous one plus one.
     """
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=False):  # no rows, no run
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=False):  # no rows give no run
         yield slice(start, stop)

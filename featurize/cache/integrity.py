@@ -1,49 +1,84 @@
-"""A checksum for each row and layer: whether the numbers on disk are those that were written.
+"""Integrity of a cache: checksums per row, image paths, and whether the file was replaced.
 
-Two CRC-32 a row and layer: of the row's ``sha256``, and of its features. The first says whose
-checksum it is. A release that knows nothing of checksums writes a row and leaves an older one
-there; then the first no longer agrees, and the row counts as having none.
+A checksum is two CRC-32 values: of the row's ``sha256`` and of its features. The first identifies
+the image that the checksum belongs to. A release without checksums rewrites a row and leaves the
+old checksum; then the first value no longer matches, and the row counts as unchecked.
+
+`find_gaps` and `checksum_gaps` serve to detect that a file was replaced while it is open.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 
-from featurize.cache.format import FAILED, MARKED
+from featurize.cache.format import FAILED, MARKED, Extent
 from featurize.errors import CacheFormatError
+from featurize.files import pread_into
 
 if TYPE_CHECKING:
     from featurize.cache.reader import FeatureCache
 
-MAX_BLOCK_BYTES = 64 << 20  # how much a pass over features holds at a time
+MAX_SEALED_BYTES = 1 << 18  # between the arrays; metadata of a cache takes kilobytes
+# A path component that is empty, . or ..; or a zero byte.
+_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+MAX_BLOCK_BYTES = 64 << 20  # features held at a time in a pass over a layer
 
 
 def compute_checksums(sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Checksums of some rows of one layer.
+    """Compute the checksums of some rows of one layer.
 
     Parameters
     ----------
     sha256 : uint8 array of shape (n, 32)
     features : array of shape (n, D)
-        In the type in which they are stored.
+        In the dtype in which they are stored.
 
     Returns
     -------
     uint32 array of shape (n, 2)
-        The ISO-HDLC CRC-32, as of zlib and PNG, of each row's hash and features.
+        CRC-32 (ISO-HDLC, as in zlib and PNG) of each row's hash and of its features.
     """
     return np.column_stack([_crc32_rows(sha256), _crc32_rows(features)])
 
 
 def is_unchecked(stored: np.ndarray, sha256: np.ndarray) -> np.ndarray:
-    """Which rows have no checksum of their own: bool (n,), from uint32 (n, 2), uint8 (n, 32)."""
+    """Return which rows have no checksum, or one of another image.
+
+    Parameters
+    ----------
+    stored : uint32 array of shape (n, 2)
+        Checksums as in the file.
+    sha256 : uint8 array of shape (n, 32)
+        Of each row's image.
+
+    Returns
+    -------
+    bool array of shape (n,)
+    """
     return np.asarray((stored[:, 0] != _crc32_rows(sha256)) | ~stored.any(axis=1))
 
 
 def is_damaged(stored: np.ndarray, sha256: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Which rows have other numbers than were written: bool (n,); never one without checksum."""
+    """Return which rows differ from what was written.
+
+    Parameters
+    ----------
+    stored : uint32 array of shape (n, 2)
+        Checksums as in the file.
+    sha256 : uint8 array of shape (n, 32)
+        Of each row's image.
+    features : array of shape (n, D)
+        As in the file.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        False for rows without a checksum.
+    """
     return np.asarray(~is_unchecked(stored, sha256) & (stored[:, 1] != _crc32_rows(features)))
 
 
@@ -53,12 +88,16 @@ def _crc32_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def find_row_violations(cache: "FeatureCache") -> list[str]:
-    """Find rows of a cache that break the specification, or are damaged.
+    """Find rows of a cache that break the specification or are damaged.
+
+    Parameters
+    ----------
+    cache : FeatureCache
 
     Returns
     -------
     list of str
-        What is wrong; empty where nothing is.
+        One sentence per violation; empty for a sound cache.
     """
     violations = []
     try:
@@ -85,7 +124,16 @@ def find_row_violations(cache: "FeatureCache") -> list[str]:
 
 
 def find_damaged_rows(cache: "FeatureCache") -> np.ndarray:
-    """Find marked rows whose numbers, in some layer, are not those that were written: bool (N,)."""
+    """Find marked rows whose features, in any layer, differ from what was written.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Returns
+    -------
+    bool array of shape (N,)
+    """
     damaged = np.zeros(cache.n_rows, bool)
     status, sha256 = cache.status, cache.column("sha256")
     for name in cache.layers if cache.has_checksums else ():
@@ -95,7 +143,17 @@ def find_damaged_rows(cache: "FeatureCache") -> np.ndarray:
 
 
 def count_unchecked_rows(cache: "FeatureCache") -> int:
-    """Count marked rows that lack a checksum in some layer: those of format 1.0 have none."""
+    """Count marked rows without a checksum in some layer.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        A cache of format 1.0 has no checksums.
+
+    Returns
+    -------
+    int
+    """
     rows = np.flatnonzero(cache.status == MARKED)
     sha256 = cache.column("sha256")[rows]
     unchecked = np.zeros(len(rows), bool)
@@ -107,9 +165,92 @@ def count_unchecked_rows(cache: "FeatureCache") -> int:
 def _iter_marked_blocks(
     cache: "FeatureCache", layer: str, status: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Marked rows and their features, `MAX_BLOCK_BYTES` of features at most at a time."""
+    """Yield marked rows and their features, at most `MAX_BLOCK_BYTES` of features at a time."""
     rows, info = np.flatnonzero(status == MARKED), cache.layer(layer)
-    step = max(1, MAX_BLOCK_BYTES // (info.dim * np.dtype(info.dtype).itemsize))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
+    block_rows = max(1, MAX_BLOCK_BYTES // (info.dim * np.dtype(info.dtype).itemsize))
+    for start in range(0, len(rows), block_rows):
+        block = rows[start : start + block_rows]
         yield block, cache.stored(layer, block)
+
+
+def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
+    """Decode the column of image paths, and check that they are safe and sorted.
+
+    Parameters
+    ----------
+    column : bytes array of shape (N,)
+        ``images/path``.
+    cache_path : Path
+        The cache, for messages.
+
+    Returns
+    -------
+    list of str
+        N relative POSIX paths, strictly ascending.
+
+    Raises
+    ------
+    CacheFormatError
+        If a path is not UTF-8, is absolute, leads out of the folder, is repeated or out of order.
+    """
+    try:
+        paths = [path.decode() for path in column.tolist()]
+    except UnicodeDecodeError as error:
+        raise CacheFormatError(f"{cache_path}: a path is not UTF-8: {error}") from error
+    for previous, path in zip(["", *paths], paths, strict=False):
+        if path <= previous:
+            raise CacheFormatError(f"{cache_path}: path {path!r} is out of order or repeated")
+        if not _NON_PLAIN_PATH.search(path):
+            continue
+        if path.startswith("/") or ".." in path.split("/"):
+            raise CacheFormatError(f"{cache_path}: path {path!r} leads out of the folder")
+        raise CacheFormatError(f"{cache_path}: path {path!r} is not the plain one of a file")
+    return paths
+
+
+def find_gaps(extents: Iterable[Extent], file_bytes: int) -> list[tuple[int, int]]:
+    """Find the bytes of a file that belong to no array.
+
+    Parameters
+    ----------
+    extents : iterable of Extent
+        The arrays, in any order.
+    file_bytes : int
+        Size of the file.
+
+    Returns
+    -------
+    list of (int, int)
+        First byte and end of each gap, ascending; at most `MAX_SEALED_BYTES` bytes in total.
+    """
+    gaps, end, n_left = [], 0, MAX_SEALED_BYTES
+    for extent in sorted(extents, key=lambda extent: extent.offset):
+        start = min(extent.offset, end + n_left)
+        if start > end:
+            gaps.append((end, start))
+            n_left -= start - end
+        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
+    if min(file_bytes, end + n_left) > end:
+        gaps.append((end, min(file_bytes, end + n_left)))
+    return gaps
+
+
+def checksum_gaps(fd: int, gaps: Sequence[tuple[int, int]]) -> int:
+    """Compute the CRC-32 of the bytes in the gaps between arrays.
+
+    Parameters
+    ----------
+    fd : int
+        The open file.
+    gaps : sequence of (int, int)
+        As `find_gaps` returns them.
+
+    Returns
+    -------
+    int
+    """
+    checksum = 0
+    for start, stop in gaps:
+        data = memoryview(bytearray(stop - start))
+        checksum = crc32(data[: pread_into(fd, data, start)], checksum)
+    return checksum

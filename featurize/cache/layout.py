@@ -1,10 +1,11 @@
-"""Look at a cache's layout by HDF5: in a child process first, then checked, then read."""
+"""Read a cache's layout by HDF5: first in a child process, then check it, then parse it."""
 
 import errno
 import json
 import os
 import re
 import stat
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -23,7 +24,7 @@ from featurize.cache.violations import find_violations
 from featurize.errors import CacheFormatError, CacheUnreachableError
 from featurize.images.preprocess import Preprocess
 
-# What the system says where nothing is wrong with the file. A damaged address gives others.
+# Errors of the system that say nothing against the file. A damaged address gives other errors.
 _SYSTEM_ERRNOS = {
     getattr(errno, name, 0)
     for name in (
@@ -31,26 +32,39 @@ _SYSTEM_ERRNOS = {
         *("ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH"),
     )
 } - {0}
-_safe_files: set[tuple[int, ...]] = set()  # files, as they stood, that need no second trial
+_safe_files: set[tuple[int, ...]] = set()  # device, inode, size and time of files that passed
 
 
 def read_layout(path: str | os.PathLike[str]) -> Layout:
-    """Look at a cache's layout. Follows no link, runs nothing, reads no other file.
+    """Read and check the layout of a cache.
+
+    No HDF5 link is followed, no code from the file runs, and no other file is read.
+
+    Parameters
+    ----------
+    path : path
+        The cache file.
+
+    Returns
+    -------
+    Layout
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     CacheFormatError
-        If it is not a feature cache, or one that breaks the specification.
+        If it is not a feature cache, or breaks the specification.
+    CacheUnreachableError
+        If the system cannot read the file now.
     """
     try:
-        # A pipe would be waited for, a device read for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        # Opening a pipe would block, and reading a device would never end.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
             raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
-        state = os.stat(path)
-        known = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        if known not in _safe_files:
+        state = Path(path).stat()
+        file_state = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        if file_state not in _safe_files:
             outcome = crash_guard.probe_in_child(lambda: _check_and_parse(path))
             if outcome == crash_guard.TIMED_OUT:
                 raise CacheUnreachableError(
@@ -59,7 +73,7 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
                 )
             if outcome == crash_guard.CRASHED:
                 raise CacheFormatError(f"{path} is damaged: HDF5 crashes on it, or never ends")
-            _safe_files.add(known)
+            _safe_files.add(file_state)
         return _check_and_parse(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`") from None
@@ -73,22 +87,34 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
 
 
 def to_unreachable_error(path: str | os.PathLike[str], error: OSError) -> CacheUnreachableError:
-    """What the system said when a cache was to be read, as an error that names the cache."""
+    """Convert an error of the system to one that names the cache.
+
+    Parameters
+    ----------
+    path : path
+        The cache that could not be read.
+    error : OSError
+
+    Returns
+    -------
+    CacheUnreachableError
+        To be raised by the caller.
+    """
     return CacheUnreachableError(
         f"{path} cannot be read: {error.strerror}. It may be sound: try again"
     )
 
 
 def _find_system_errno(error: Exception) -> int:
-    """The system's own number of what went wrong, where it was the system; else 0."""
-    said = re.search(r"errno = (\d+)", str(error))  # how HDF5 passes it on
-    number = int(said.group(1)) if said else getattr(error, "errno", None) or 0
+    """Return the errno of the system's error behind an exception; 0 if there is none."""
+    match = re.search(r"errno = (\d+)", str(error))  # as in messages of HDF5
+    number = int(match.group(1)) if match else getattr(error, "errno", None) or 0
     return number if number in _SYSTEM_ERRNOS else 0
 
 
 def _check_and_parse(path: str | os.PathLike[str]) -> Layout:
     with h5py.File(path, "r") as file:
-        for problem in find_violations(file, os.path.getsize(path)):
+        for problem in find_violations(file, Path(path).stat().st_size):
             raise CacheFormatError(f"{path}: {problem}")
         return _parse_layout(file)
 
@@ -112,7 +138,7 @@ def _parse_layout(file: Any) -> Layout:
             map_shape=tuple(int(n) for n in dataset.attrs["map_shape"]),
             fingerprint=dataset.attrs["fingerprint"],
         )
-    # In the order of the file, which is the order they were asked for: by depth.
+    # In the order of the file, which is by depth.
     layers = dict(sorted(layers.items(), key=lambda item: extents[f"features/{item[0]}"].offset))
     return Layout(
         version=file.attrs["format_version"],
@@ -134,23 +160,37 @@ def _parse_layout(file: Any) -> Layout:
 
 
 def identify_file(found: os.stat_result) -> tuple[int, int]:
-    """What tells one file from another, whatever they are called."""
+    """Identify a file independently of its name.
+
+    Parameters
+    ----------
+    found : os.stat_result
+
+    Returns
+    -------
+    (int, int)
+        Device and inode.
+    """
     return found.st_dev, found.st_ino
 
 
 def _parse_json_object(text: object) -> dict[str, Any]:
-    """A JSON object that nothing depends on: empty where it is none."""
+    """Parse an informative JSON object; return an empty one if the text is not one."""
     try:
-        found = json.loads(text) if isinstance(text, str) else {}
+        value = json.loads(text) if isinstance(text, str) else {}
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _parse_json_texts(text: object) -> list[str]:
-    """A JSON list of texts that nothing depends on: empty where it is none."""
+    """Parse an informative JSON list of strings; return an empty one if the text is not one."""
     try:
-        found = json.loads(text) if isinstance(text, str) else []
+        values = json.loads(text) if isinstance(text, str) else []
     except (ValueError, RecursionError):
         return []
-    return found if isinstance(found, list) and all(isinstance(t, str) for t in found) else []
+    return (
+        values
+        if isinstance(values, list) and all(isinstance(value, str) for value in values)
+        else []
+    )

@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""A lock that allows one writer at a time."""
 
 import errno
 import os
@@ -19,20 +19,32 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class WriteLock:
-    """The right to write to one cache: an advisory lock on a sidecar, ``C.h5.lock``.
+    """An advisory lock on ``C.h5.lock``, next to the cache; a context manager.
 
-    Not on the cache itself: that lock would be lost when the file is replaced, and would
-    keep readers out. The sidecar stays, because removing it would race with the next writer.
+    A lock on the cache itself would be lost when the file is replaced, and would keep readers
+    out. The lock file is never removed, because that would race with the next writer.
 
-    Where nothing can be written at all, on a disk mounted read-only, it is not held; a run that
-    finds nothing to do needs none. `require` says so before anything is written.
+    Where nothing can be written, as on a disk mounted read-only, entering does not raise: a run
+    with nothing to do needs no lock. Such a run calls `require_held` before it writes.
+
+    Parameters
+    ----------
+    cache : Path
+        The cache file; it need not exist.
 
     Attributes
     ----------
-    unheld : str
-        Why it is not held; empty where it is.
-    unlockable : str
-        Why the system cannot lock there: then nothing keeps a second writer away.
+    unheld_reason : str
+        Why the lock file could not be opened; empty if it was.
+    unsupported_reason : str
+        Why the system cannot lock there. Then nothing prevents a second writer.
+
+    Raises
+    ------
+    CacheBusyError
+        On entering, if another process holds the lock.
+    DiskFullError, OutputError
+        On entering, if the lock file cannot be made.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -72,11 +84,12 @@ class WriteLock:
             os.close(self._fd)
 
     def require_held(self) -> None:
-        """Refuse to write without it.
+        """Check that the lock file could be opened.
 
         Raises
         ------
         OutputError
+            If it could not.
         """
         if self.unheld_reason:
             raise OutputError(

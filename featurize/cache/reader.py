@@ -1,13 +1,11 @@
-"""Read a feature cache: rows by memory map, and only rows that are marked."""
+"""Read a feature cache; features of marked rows only."""
 
 import os
-import re
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -17,7 +15,6 @@ from featurize.cache.format import (
     FAILED,
     MARKED,
     PENDING,
-    Extent,
     Extractor,
     LayerInfo,
     Layout,
@@ -25,28 +22,21 @@ from featurize.cache.format import (
 )
 from featurize.cache.layout import identify_file, read_layout, to_unreachable_error
 from featurize.errors import (
-    CacheFormatError,
     CacheReplacedError,
     RowNotReadyError,
     UnknownLayerError,
     UnknownPathError,
 )
-from featurize.files import pread_into
 from featurize.images.reasons import REASONS
 from featurize.text import list_first
-
-# A part that is empty, . or ..; a zero byte.
-_NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
-MAX_SEALED_BYTES = 1 << 18  # of what lies between the arrays: kilobytes, in any cache of ours
 
 
 class FeatureCache:
     """A feature cache, opened for reading.
 
-    Opening looks at the layout alone; HDF5 is closed again before this returns, so a
-    cache can be sent to worker processes and read while a run is still filling it. A file that
-    is overwritten or cut short while it is open is noticed: then reading raises
-    `CacheReplacedError`.
+    Opening reads the layout only, and closes HDF5 again. So a cache can be pickled for worker
+    processes, and read while a run fills it. If the file is overwritten or truncated while it is
+    open, reading raises `CacheReplacedError`.
 
     Parameters
     ----------
@@ -56,33 +46,36 @@ class FeatureCache:
     Attributes
     ----------
     extractor : Extractor
-        Backbone, weights, preprocessing.
     layers : dict of str to LayerInfo
         By dataset name, shallowest first.
     n_rows : int
     root : str
-        The image folder it was made from; informative.
+        The image folder; informative.
     include, exclude : list of str
-        The patterns that chose its images; informative.
+        The patterns that selected the images; informative.
+    format_version, created_by : str
+        As ``1.1``, and the program that wrote the file.
+    has_checksums : bool
+        Whether every layer has a column of checksums.
 
     Raises
     ------
-    FileNotFoundError, CacheFormatError
-        If there is no such file, or it is not a feature cache.
+    FileNotFoundError, CacheFormatError, CacheUnreachableError
+        If there is no such file, it is not a feature cache, or it cannot be read now.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        found = self._open()
-        self.format_version = found.version
-        self.created_by = found.created_by
-        self.root = found.root
-        self.include, self.exclude = found.include, found.exclude
-        self.n_rows = found.n_rows
-        self.extractor: Extractor = found.extractor
-        self.layers: dict[str, LayerInfo] = found.layers
-        self._extents = found.extents
-        self.has_checksums = found.has_checksums
+        layout = self._open()
+        self.format_version = layout.version
+        self.created_by = layout.created_by
+        self.root = layout.root
+        self.include, self.exclude = layout.include, layout.exclude
+        self.n_rows = layout.n_rows
+        self.extractor: Extractor = layout.extractor
+        self.layers: dict[str, LayerInfo] = layout.layers
+        self._extents = layout.extents
+        self.has_checksums = layout.has_checksums
         self._maps: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
@@ -92,37 +85,38 @@ class FeatureCache:
         )
 
     def _open(self) -> Layout:
-        # The file itself is held, not its name: a cache that is grown is another file of the
-        # same name, in which other rows lie in these places.
+        # Keep the descriptor: a grown cache is another file of the same name, with other rows
+        # at these offsets.
         while True:
-            found = read_layout(self.path)
+            layout = read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if found.identity == identify_file(os.fstat(fd)):
+            if layout.identity == identify_file(os.fstat(fd)):
                 break
-            os.close(fd)  # replaced in between
+            os.close(fd)  # replaced between the two calls
         self._fd = fd
         weakref.finalize(self, os.close, fd)
-        self._gaps = _find_gaps(found.extents.values(), os.fstat(fd).st_size)
+        self._gaps = integrity.find_gaps(layout.extents.values(), os.fstat(fd).st_size)
         self._seal = self._compute_seal()
-        return found
+        return layout
 
     def _compute_seal(self) -> tuple[int, int]:
-        """Compute the file's size and a checksum of what lies between its arrays."""
-        seal = 0  # no run changes either
+        """Return the file's size and a checksum of the bytes between its arrays.
+
+        A run that fills the cache changes neither.
+        """
         try:
-            for start, stop in self._gaps:
-                data = memoryview(bytearray(stop - start))
-                seal = crc32(data[: pread_into(self._fd, data, start)], seal)
+            checksum = integrity.checksum_gaps(self._fd, self._gaps)
         except OSError as error:
             raise to_unreachable_error(self.path, error) from error
-        return os.fstat(self._fd).st_size, seal
+        return os.fstat(self._fd).st_size, checksum
 
     def check_unchanged(self) -> None:
-        """Refuse to go on with a file that is no longer the one that was opened.
+        """Check that the file is still the one that was opened.
 
         Raises
         ------
-        CacheReplaced
+        CacheReplacedError
+            If it was overwritten or truncated.
         """
         if self._compute_seal() != self._seal:
             raise CacheReplacedError(
@@ -135,22 +129,44 @@ class FeatureCache:
             return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
 
     def column(self, name: str) -> np.ndarray:
-        """One column of ``images/`` as it stands in the file now, copied: shape (N, ...)."""
-        # A plain read, not the map: columns change while a run fills the cache.
+        """Read a column of ``images/`` as it is in the file now.
+
+        Parameters
+        ----------
+        name : {"path", "sha256", "size", "mtime_ns", "status", "reason"}
+
+        Returns
+        -------
+        array of shape (N, ...)
+            A copy.
+        """
+        # Read without the map: columns change while a run fills the cache.
         return self._read_rows(f"images/{name}", np.arange(self.n_rows))
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         try:
-            found = read_rows(self._fd, self._extents[name], rows)
+            values = read_rows(self._fd, self._extents[name], rows)
         except CacheReplacedError as error:
             raise CacheReplacedError(f"{self.path}: {error}; open it again") from error
         except OSError as error:
             raise to_unreachable_error(self.path, error) from error
-        self.check_unchanged()  # afterwards: what was read is of the file that was opened
-        return found
+        self.check_unchanged()  # after reading, so the rows are of the file that was opened
+        return values
 
     def checksums(self, layer: str, rows: np.ndarray) -> np.ndarray:
-        """Checksums of some rows of a layer, as in the file: uint32 (n, 2); zeros are none."""
+        """Read the stored checksums of some rows of a layer.
+
+        Parameters
+        ----------
+        layer : str
+            Dataset name.
+        rows : int array of shape (n,)
+
+        Returns
+        -------
+        uint32 array of shape (n, 2)
+            See `featurize.cache.integrity`; zeros where there is none.
+        """
         name = f"{CHECKSUMS_GROUP}/{self.layer(layer).name}"
         if name not in self._extents:
             return np.zeros((len(rows), 2), np.uint32)
@@ -158,27 +174,14 @@ class FeatureCache:
 
     @cached_property
     def paths(self) -> list[str]:
-        """Every row's image, relative to the folder, sorted: the row key.
+        """Path of every row's image, relative to the folder, sorted: the row key.
 
         Raises
         ------
         CacheFormatError
-            If one is absolute, leads out of the folder, is repeated or out of order.
+            If a path is absolute, leads out of the folder, is repeated or out of order.
         """
-        column = self.column("path")
-        try:
-            paths = [path.decode() for path in column.tolist()]
-        except UnicodeDecodeError as error:
-            raise CacheFormatError(f"{self.path}: a path is not UTF-8: {error}") from error
-        for before, path in zip(["", *paths], paths, strict=False):
-            if path <= before:
-                raise CacheFormatError(f"{self.path}: path {path!r} is out of order or repeated")
-            if not _NON_PLAIN_PATH.search(path):
-                continue
-            if path.startswith("/") or ".." in path.split("/"):
-                raise CacheFormatError(f"{self.path}: path {path!r} leads out of the folder")
-            raise CacheFormatError(f"{self.path}: path {path!r} is not the plain one of a file")
-        return paths
+        return integrity.decode_paths(self.column("path"), self.path)
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -191,7 +194,7 @@ class FeatureCache:
         Parameters
         ----------
         paths : sequence of str
-            n of them, written as in `paths`, in any order.
+            n paths, written as in `paths`, in any order.
 
         Returns
         -------
@@ -200,47 +203,57 @@ class FeatureCache:
         Raises
         ------
         UnknownPathError
-            If some are not in the cache; the message lists the first three.
+            If any is not in the cache; the message lists the first three.
         """
         row_of = self.row_of
-        absent = [path for path in paths if path not in row_of]
-        if absent:
+        unknown = [path for path in paths if path not in row_of]
+        if unknown:
             raise UnknownPathError(
-                f"{len(absent):,} of {len(paths):,} images are not in {self.path}: "
-                f"{list_first(absent)}; its paths look like {self.paths[0]!r}, below {self.root}"
+                f"{len(unknown):,} of {len(paths):,} images are not in {self.path}: "
+                f"{list_first(unknown)}; its paths look like {self.paths[0]!r}, below {self.root}"
             )
         return np.array([row_of[path] for path in paths], np.intp)
 
     @property
     def status(self) -> np.ndarray:
-        """uint8 (N,): 0 pending, 1 ok, 2 failed; read afresh at every access."""
+        """Status of each row, uint8 (N,): 0 pending, 1 ok, 2 failed; read at every access."""
         return self.column("status")
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows are ``ok``, ``failed`` and ``pending``."""
-        count = np.bincount(self.status, minlength=3)
+        """Number of rows that are ``ok``, ``failed`` and ``pending``."""
+        count_of_status = np.bincount(self.status, minlength=3)
         return {
-            "ok": int(count[MARKED]),
-            "failed": int(count[FAILED]),
-            "pending": int(count[PENDING]),
+            "ok": int(count_of_status[MARKED]),
+            "failed": int(count_of_status[FAILED]),
+            "pending": int(count_of_status[PENDING]),
         }
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why each failed row failed, by path."""
-        reason = self.column("reason")
+        """Reason of each failed row, by path."""
+        reasons = self.column("reason")
         return {
-            self.paths[row]: REASONS.get(int(reason[row]), f"reason {reason[row]}")
+            self.paths[row]: REASONS.get(int(reasons[row]), f"reason {reasons[row]}")
             for row in np.flatnonzero(self.status == FAILED)
         }
 
     def layer(self, name: str | None = None) -> LayerInfo:
-        """One layer by its dataset name; without a name, the deepest.
+        """Return the metadata of a layer.
+
+        Parameters
+        ----------
+        name : str, optional
+            Dataset name; default the deepest layer.
+
+        Returns
+        -------
+        LayerInfo
 
         Raises
         ------
-        UnknownLayer
+        UnknownLayerError
+            If the cache has no such layer.
         """
         if name is None:
             return next(reversed(self.layers.values()))
@@ -254,29 +267,30 @@ class FeatureCache:
     def features(
         self, layer: str | None = None, rows: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
-        """Features of marked rows.
+        """Return features of marked rows.
 
         Parameters
         ----------
         layer : str, optional
-            Dataset name; the deepest if not given.
+            Dataset name; default the deepest layer.
         rows : int array of shape (n,), optional
-            Row numbers. Not given means every row, which all have to be marked.
+            Row numbers; default all rows, which must then all be marked.
 
         Returns
         -------
         float32 or float16 array of shape (n, D)
-            For every row at once a read-only memory map, shared by all processes that
-            open it; else a copy of the rows asked for. The system ends a process that reads a
-            map whose file was cut short; a copy is made without one.
+            With `rows` a copy, read without a map. Without `rows` a read-only memory map, shared
+            by all processes that open it. The system kills a process that reads a map of a
+            truncated file.
 
         Raises
         ------
-        RowNotReady
-            If a row asked for is pending or failed.
-        CacheReplaced
-            If the file was overwritten or cut short since it was opened.
-        UnknownLayer
+        RowNotReadyError
+            If one of the rows is pending or failed.
+        CacheReplacedError
+            If the file was overwritten or truncated since it was opened.
+        UnknownLayerError
+            If the cache has no such layer.
         """
         info = self.layer(layer)
         self.check_ready(rows)
@@ -285,37 +299,54 @@ class FeatureCache:
         return self.stored(info.name, np.arange(self.n_rows)[np.asarray(rows, np.intp)])
 
     def stored(self, layer: str, rows: np.ndarray) -> np.ndarray:
-        """What a layer holds of some rows, marked or not: a copy of shape (n, D).
+        """Read a layer's stored values of some rows, marked or not.
 
         Parameters
         ----------
+        layer : str
+            Dataset name.
         rows : int array of shape (n,)
-            In any order, from 0.
+            Row numbers from 0, in any order.
+
+        Returns
+        -------
+        float32 or float16 array of shape (n, D)
+            A copy.
 
         Raises
         ------
-        CacheReplaced, UnknownLayer
+        CacheReplacedError, UnknownLayerError
+            As in `features`.
         """
         return self._read_rows(f"features/{self.layer(layer).name}", rows)
 
     def check_ready(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
-        """Refuse rows that have no features.
+        """Check that rows have features.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,), optional
+            Row numbers; default all rows.
 
         Raises
         ------
-        RowNotReady
-            If one of `rows`, or of all rows where none are given, is pending or failed.
+        RowNotReadyError
+            If one of the rows is pending or failed.
         """
-        status = self.status
-        wanted = status if rows is None else status[np.asarray(rows, np.intp)]
-        if (wanted != MARKED).any():
+        status = self.status if rows is None else self.status[np.asarray(rows, np.intp)]
+        if (status != MARKED).any():
             raise RowNotReadyError(
-                f"{self.path}: {int((wanted != MARKED).sum())} of {len(wanted)} rows asked for "
+                f"{self.path}: {int((status != MARKED).sum())} of {len(status)} rows asked for "
                 "are pending or failed; `featurize info` lists them, `featurize run` completes them"
             )
 
     def mapped(self, layer: str) -> np.ndarray:
-        """Map every row of a layer, marked or not: for callers that look at `status` themselves.
+        """Map all rows of a layer, marked or not, for callers that check `status` themselves.
+
+        Parameters
+        ----------
+        layer : str
+            Dataset name.
 
         Returns
         -------
@@ -323,7 +354,8 @@ class FeatureCache:
 
         Raises
         ------
-        CacheReplaced, UnknownLayer
+        CacheReplacedError, UnknownLayerError
+            As in `features`.
         """
         info = self.layer(layer)
         self.check_unchanged()
@@ -332,7 +364,7 @@ class FeatureCache:
         return self._maps[info.name]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Maps are opened anew in another process, rather than copied into it.
+        # Another process opens the maps itself; pickling would copy them.
         return {k: v for k, v in self.__dict__.items() if k != "_fd"} | {"_maps": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -347,43 +379,20 @@ class FeatureCache:
         Returns
         -------
         list of str
-            What is wrong; empty where nothing is.
+            One sentence per violation; empty for a sound cache.
         """
         return integrity.find_row_violations(self)
 
     def damaged_rows(self) -> np.ndarray:
-        """Marked rows whose numbers, in some layer, are not those that were written: bool (N,)."""
+        """Find marked rows whose features, in any layer, differ from what was written.
+
+        Returns
+        -------
+        bool array of shape (N,)
+        """
         return integrity.find_damaged_rows(self)
 
     @property
     def unchecked_rows(self) -> int:
-        """How many marked rows lack a checksum in some layer: those of format 1.0 have none."""
+        """Number of marked rows without a checksum in some layer; format 1.0 has none."""
         return integrity.count_unchecked_rows(self)
-
-
-def _find_gaps(extents: Iterable[Extent], size: int) -> list[tuple[int, int]]:
-    """Where a file holds something other than the arrays, `MAX_SEALED_BYTES` bytes at most."""
-    gaps, end, left = [], 0, MAX_SEALED_BYTES
-    for extent in sorted(extents, key=lambda extent: extent.offset):
-        start = min(extent.offset, end + left)
-        if start > end:
-            gaps.append((end, start))
-            left -= start - end
-        end = max(end, extent.offset + extent.row_bytes * extent.shape[0])
-    if min(size, end + left) > end:
-        gaps.append((end, min(size, end + left)))
-    return gaps
-
-
-def find_cache_violations(path: str | os.PathLike[str]) -> list[str]:
-    """Everything that breaks the specification in a file, its layout and its rows.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    """
-    try:
-        return FeatureCache(path).verify()
-    except CacheFormatError as error:
-        return [str(error)]

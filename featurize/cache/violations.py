@@ -1,4 +1,4 @@
-"""What breaks a clause of docs/cache-format.md, as far as a file's layout shows it."""
+"""Check the layout of a file against the clauses of docs/cache-format.md."""
 
 import json
 import re
@@ -27,16 +27,29 @@ MAX_OBJECTS = 10_000  # far above any real cache; bounds the walk through a host
 
 
 def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
-    """Say in which ways an open HDF5 file breaks the specification; nothing if it does not."""
+    """Find the ways in which an open HDF5 file breaks the specification.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for reading.
+    file_bytes : int
+        Size of the file.
+
+    Yields
+    ------
+    str
+        One sentence per violation.
+    """
     if file.attrs.get("format") != FORMAT_NAME:
         yield "is HDF5 but not a feature cache (no format attribute of ours)"
         return
     yield from _find_version_violations(file)
-    places: list[tuple[int, int, str]] = []
-    dangerous = list(_find_unsafe_objects(file, places))
-    yield from dangerous
-    if dangerous:
-        return  # nothing below may be touched
+    byte_ranges: list[tuple[int, int, str]] = []
+    unsafe = list(_find_unsafe_objects(file, byte_ranges))
+    yield from unsafe
+    if unsafe:
+        return  # the checks below would read unsafe objects
     missing = [name for name in ("extractor", "images", "features") if name not in file]
     if missing:
         yield f"group missing: {', '.join(missing)}"
@@ -52,7 +65,7 @@ def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
     yield from _find_column_violations(file, int(n_rows), file_bytes)
     yield from _find_feature_violations(file, int(n_rows), file_bytes)
     yield from _find_checksum_violations(file, int(n_rows), file_bytes)
-    yield from _find_overlaps(places)
+    yield from _find_overlaps(byte_ranges)
 
 
 def _find_version_violations(file: Any) -> Iterator[str]:
@@ -77,18 +90,18 @@ def _find_version_violations(file: Any) -> Iterator[str]:
 
 def _find_preprocess_violations(text: object) -> Iterator[str]:
     try:
-        recipe = json.loads(text) if isinstance(text, str) else None
-        if not isinstance(recipe, dict) or not recipe.keys() >= PREPROCESS_KEYS:
+        fields = json.loads(text) if isinstance(text, str) else None
+        if not isinstance(fields, dict) or not fields.keys() >= PREPROCESS_KEYS:
             raise ValueError("it lacks a field")
-        Preprocess.from_dict(recipe)
+        Preprocess.from_dict(fields)
     except (CallError, ValueError) as error:
-        yield f"extractor: preprocess is not a whole recipe: {error}"
+        yield f"extractor: preprocess is incomplete or invalid: {error}"
 
 
-def _find_unsafe_objects(file: Any, places: list[tuple[int, int, str]]) -> Iterator[str]:
-    """Everything in the file that would lead out of it or is not plain numbers and text.
+def _find_unsafe_objects(file: Any, byte_ranges: list[tuple[int, int, str]]) -> Iterator[str]:
+    """Yield objects that refer to other files, or are not plain numbers and text.
 
-    `places` receives where each object and each array begins and ends, and what it is called.
+    The start, the end and the name of each object and array are appended to `byte_ranges`.
     """
     groups, seen, count = [file], {h5py.h5o.get_info(file.id).addr}, 0
     while groups:
@@ -109,23 +122,23 @@ def _find_unsafe_objects(file: Any, places: list[tuple[int, int, str]]) -> Itera
                 yield f"{where} is a second name for another object"
                 continue
             seen.add(address)
-            places.append((address, address + 1, f"the header of {where}"))
+            byte_ranges.append((address, address + 1, f"the header of {where}"))
             if isinstance(item, h5py.Group):
                 groups.append(item)
             elif isinstance(item, h5py.Dataset):
                 yield from _find_unsafe_attributes(item)
                 yield from _find_unsafe_storage(item, where)
                 if (start := item.id.get_offset()) is not None:
-                    places.append((start, start + item.id.get_storage_size(), where))
+                    byte_ranges.append((start, start + item.id.get_storage_size(), where))
             else:
                 yield f"{where} is a stored type; a cache has none"
 
 
 def _find_unsafe_attributes(item: Any) -> Iterator[str]:
     for name in item.attrs:
-        kind = item.attrs.get_id(name).dtype
-        text = h5py.check_string_dtype(kind) is not None
-        if not text and (kind.kind not in "iufb" or kind.metadata):
+        dtype = item.attrs.get_id(name).dtype
+        is_text = h5py.check_string_dtype(dtype) is not None
+        if not is_text and (dtype.kind not in "iufb" or dtype.metadata):
             yield f"attribute {name} of {item.name} is neither numbers nor text"
 
 
@@ -184,22 +197,22 @@ def _find_feature_violations(file: Any, n_rows: int, file_bytes: int) -> Iterato
             yield f"{where} is not aligned to {PAGE_BYTES} bytes"
 
 
-def _find_fingerprint_violations(made: Any, dataset: Any, where: str) -> Iterator[str]:
-    """Whether what is said of a layer is what its fingerprint was made of."""
+def _find_fingerprint_violations(extractor_attrs: Any, dataset: Any, where: str) -> Iterator[str]:
+    """Yield a violation if a layer's metadata does not give its fingerprint."""
     attrs = dataset.attrs
     try:
-        stands = compute_fingerprint(
-            backbone=made["backbone"],
-            weights_sha256=made["weights_sha256"],
-            preprocess=json.loads(made["preprocess"]),
+        expected = compute_fingerprint(
+            backbone=extractor_attrs["backbone"],
+            weights_sha256=extractor_attrs["weights_sha256"],
+            preprocess=json.loads(extractor_attrs["preprocess"]),
             layer=attrs["layer"],
             pool=attrs["pool"],
-            precision=made["precision"],
+            precision=extractor_attrs["precision"],
             dtype=dataset.dtype.str,
         )
     except (KeyError, TypeError, ValueError):
-        return  # what is missing has been said
-    if stands != attrs.get("fingerprint"):
+        return  # the missing attribute is reported elsewhere
+    if expected != attrs.get("fingerprint"):
         yield (
             f"{where}: its fingerprint is not that of backbone, weights_sha256, preprocess, "
             "layer, pool, precision and dtype as they stand here; one of them was altered"
@@ -221,10 +234,10 @@ def _find_checksum_violations(file: Any, n_rows: int, file_bytes: int) -> Iterat
         yield from _find_extent_violations(dataset, file_bytes)
 
 
-def _find_overlaps(places: list[tuple[int, int, str]]) -> Iterator[str]:
-    """Bytes of the file that are said to be two things."""
+def _find_overlaps(byte_ranges: list[tuple[int, int, str]]) -> Iterator[str]:
+    """Yield objects and arrays that share bytes of the file."""
     end, owner = 0, ""
-    for start, stop, where in sorted(places):
+    for start, stop, where in sorted(byte_ranges):
         if start < end:
             yield f"{where} lies on the bytes of {owner}"
         if stop > end:

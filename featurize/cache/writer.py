@@ -1,7 +1,7 @@
-"""Write a feature cache: fill, mark. `builder` allocates it.
+"""Write rows of a feature cache and mark them. `builder` allocates the file.
 
-HDF5 is closed and only bytes inside existing arrays change, in an order that
-a kill at any instant leaves valid: rows first, then a sync, then their marks.
+HDF5 is not used, and only bytes inside existing arrays change. The order is rows, sync, marks, so
+the file is valid if the process is killed at any time.
 """
 
 import os
@@ -30,12 +30,21 @@ _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 class CacheWriter:
-    """Fill rows of a laid-out cache and mark them; to be used with the `WriteLock` held.
+    """Writes rows of an allocated cache and marks them; a context manager.
+
+    The caller holds the cache's `WriteLock`.
 
     Parameters
     ----------
     path : Path
-        A cache made by `builder.allocate_cache`.
+        A cache allocated by `builder.allocate_cache`.
+
+    Attributes
+    ----------
+    path : Path
+    layout : Layout
+    status : uint8 array of shape (N,)
+        As in the file: 0 pending, 1 ok, 2 failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +63,7 @@ class CacheWriter:
         self.close()
 
     def close(self) -> None:
-        """Mark what is written and let go of the file."""
+        """Mark the rows that were written, sync, and close the file."""
         if self._fd >= 0:
             try:
                 self.flush()
@@ -72,17 +81,20 @@ class CacheWriter:
         mtimes_ns: np.ndarray,
         checksums: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Write finished rows; their marks follow with the next `flush`.
+        """Write finished rows; the next `flush` marks them.
 
         Parameters
         ----------
         rows : int array of shape (n,)
         features : dict of str to array of shape (n, D)
-            By dataset name, finite. Datasets not named keep what they hold.
+            By dataset name, finite. Other datasets are not changed.
         sha256 : uint8 array of shape (n, 32)
+            Hash of each image.
         sizes, mtimes_ns : int64 arrays of shape (n,)
+            Size in bytes and modification time of each image.
         checksums : dict of str to uint32 array of shape (n, 2), optional
-            Those that rows taken over had: what was damaged before must not look sound here.
+            For rows copied from a cache, their checksums there, so that damaged rows do not look
+            sound. Default computed from `features`.
         """
         self._write_image_columns(rows, sha256, sizes, mtimes_ns, np.zeros(len(rows), np.uint8))
         self._write_features(rows, features, sha256, checksums)
@@ -95,11 +107,29 @@ class CacheWriter:
         sha256: np.ndarray,
         checksums: dict[str, np.ndarray],
     ) -> None:
-        """Write features of rows that stay pending, because other layers are still missing."""
+        """Write features of rows that stay pending because other layers are missing.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+        features : dict of str to array of shape (n, D)
+            By dataset name.
+        sha256 : uint8 array of shape (n, 32)
+        checksums : dict of str to uint32 array of shape (n, 2)
+            By dataset name.
+        """
         self._write_features(rows, features, sha256, checksums)
 
     def write_checksums(self, rows: np.ndarray, name: str, values: np.ndarray) -> None:
-        """Write checksums of a layer's rows, uint32 (n, 2); a cache without a place has none."""
+        """Write checksums of a layer's rows; do nothing in a cache without checksums.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+        name : str
+            Dataset name of the layer.
+        values : uint32 array of shape (n, 2)
+        """
         if f"{CHECKSUMS_GROUP}/{name}" in self.layout.extents:
             self._write_column(f"{CHECKSUMS_GROUP}/{name}", rows, values)
 
@@ -113,8 +143,10 @@ class CacheWriter:
         for name, values in features.items():
             values = np.ascontiguousarray(values, self.layout.extents[f"features/{name}"].dtype)
             self._write_column(f"features/{name}", rows, values)
-            sums = compute_checksums(sha256, values) if checksums is None else checksums[name]
-            self.write_checksums(rows, name, sums)
+            row_checksums = (
+                compute_checksums(sha256, values) if checksums is None else checksums[name]
+            )
+            self.write_checksums(rows, name, row_checksums)
 
     def record_failures(
         self,
@@ -124,19 +156,49 @@ class CacheWriter:
         sizes: np.ndarray,
         mtimes_ns: np.ndarray,
     ) -> None:
-        """Record rows that failed, with the code of their reason: uint8 (n,)."""
+        """Record rows that failed; the next `flush` marks them.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+        reasons : uint8 array of shape (n,)
+            Codes of `featurize.images.reasons`.
+        sha256 : uint8 array of shape (n, 32)
+            Zeros for an image that could not be read.
+        sizes, mtimes_ns : int64 arrays of shape (n,)
+        """
         self._write_image_columns(rows, sha256, sizes, mtimes_ns, reasons)
         self._pending_marks.update(dict.fromkeys(rows.tolist(), FAILED))
 
     def update_stat(self, rows: np.ndarray, sizes: np.ndarray, mtimes_ns: np.ndarray) -> None:
-        """Note that files were found to hold the same bytes under a new time."""
+        """Update size and time of images whose bytes are unchanged.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+        sizes, mtimes_ns : int64 arrays of shape (n,)
+        """
         self._write_column("images/size", rows, sizes)
         self._write_column("images/mtime_ns", rows, mtimes_ns)
 
     def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Read rows back, of ``images/COLUMN`` or ``features/LAYER``: a copy of shape (n, ...).
+        """Read rows of an array.
 
-        Of ``checksums/LAYER`` in a cache that has none: zeros.
+        Parameters
+        ----------
+        name : str
+            ``images/COLUMN``, ``features/LAYER`` or ``checksums/LAYER``.
+        rows : int array of shape (n,)
+
+        Returns
+        -------
+        array of shape (n, ...)
+            A copy; zeros for checksums in a cache without them.
+
+        Raises
+        ------
+        CacheReplacedError, CacheUnreachableError
+            If the file was truncated, or cannot be read now.
         """
         extent = self.layout.extents.get(name)
         if extent is None and name.startswith(f"{CHECKSUMS_GROUP}/"):
@@ -152,14 +214,26 @@ class CacheWriter:
             raise to_unreachable_error(self.path, error) from error
 
     def flush_if_due(self) -> bool:
-        """Mark the written rows if the last time was about a second ago."""
+        """Mark the written rows if the last flush was `SYNC_INTERVAL_SECONDS` ago or more.
+
+        Returns
+        -------
+        bool
+            Whether rows were flushed.
+        """
         if time.monotonic() - self._last_flush < SYNC_INTERVAL_SECONDS:
             return False
         self.flush()
         return True
 
     def flush(self) -> None:
-        """Sync the rows that were written, then mark them."""
+        """Sync the rows that were written, then mark them.
+
+        Raises
+        ------
+        DiskFullError, OutputError
+            If the system cannot write.
+        """
         if self._pending_marks:
             self._sync_file()
             rows = np.array(sorted(self._pending_marks), np.intp)
@@ -170,9 +244,9 @@ class CacheWriter:
         self._last_flush = time.monotonic()
 
     def _sync_file(self) -> None:
-        """Sync; after a failure nothing that was written is marked any more.
+        """Sync the file; after a failure, drop the marks of all rows written so far.
 
-        The system reports a lost write once: the next sync would succeed and prove nothing.
+        The system reports a lost write only once, so a later sync that succeeds proves nothing.
         """
         try:
             with signals.delay_exit(f"the disk to take what was written to {self.path}"):
@@ -193,7 +267,7 @@ class CacheWriter:
     ) -> None:
         stale = rows[self.status[rows] != PENDING]
         if len(stale):
-            # A marked row must never hold half of its new numbers.
+            # A row must not be marked while it holds a part of its new values.
             self._mark(stale, np.zeros(len(stale), np.uint8))
             self._sync_file()
         self._write_column("images/sha256", rows, sha256)

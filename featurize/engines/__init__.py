@@ -1,5 +1,5 @@
-"""How a cut backbone is run: an engine takes batches of pixels and gives batches of features.
+"""Engines run a cut backbone: batches of pixels in, batches of features out.
 
-Which engine ran is not in the fingerprint: in float32 every one of them agrees with `eager` to
-`ENGINE_RTOL`, and is held to it by a batch of two when it is opened.
+The engine is not part of the fingerprint. In float32 every engine agrees with `eager` to
+`ENGINE_RTOL`; this is checked on a batch of two when it is opened.
 """

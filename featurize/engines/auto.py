@@ -1,4 +1,4 @@
-"""`--engine auto`: start with eager, change to a faster engine where its start-up pays."""
+"""`--engine auto`: start with eager, and change to a faster engine if its start-up pays off."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from featurize.errors import CallError, EngineError
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """What an engine costs and brings, counted low: `benchmarks/engines.py` measures it.
+    """Cost and speed of an engine, conservative; measured by `benchmarks/engines.py`.
 
     Attributes
     ----------
     startup_seconds : float
-        Until it runs: imports, export or compilation, comparison with eager.
+        Time for imports, export or compilation, and the comparison with eager.
     speedup : float
-        Its rate, in eager's.
+        Images per second, relative to eager.
     """
 
     startup_seconds: float
@@ -31,22 +31,23 @@ ENGINE_PROFILES = {
 
 
 class EngineSelector:
-    """Opens the engine that a job begins with, and a faster one where that pays.
+    """Opens the first engine of a job, and a faster one if that saves time.
 
     Parameters
     ----------
     requested : str
-        ``auto``, or the engine that was named.
+        One of `featurize.engines.base.ENGINES`.
     precision : str
+        One of `featurize.engines.base.PRECISIONS`.
     open_engine : callable
-        Opens an engine by name; not called before `open_first`.
+        Opens an engine by name; first called by `open_first`.
     say : callable
-        Receives what was chosen, and why.
+        Receives a sentence about each choice.
 
     Attributes
     ----------
     reason : str
-        Why the engine that runs is the one, in a few words.
+        Why the current engine was chosen, in a few words.
     """
 
     def __init__(
@@ -62,33 +63,44 @@ class EngineSelector:
         self._is_decided = requested != "auto"
 
     def open_first(self) -> Engine:
-        """Open the engine to begin with."""
+        """Open the first engine.
+
+        Returns
+        -------
+        Engine
+            The requested one; `eager` for ``auto``.
+
+        Raises
+        ------
+        CallError, EngineError
+            If it cannot be opened.
+        """
         return self._open_engine("eager" if self.requested == "auto" else self.requested)
 
     def upgrade(self, current: Engine, seconds_per_image: float, n_remaining: int) -> Engine | None:
-        """Open an engine to go on with, where that pays; decided once.
+        """Open a faster engine if that saves time; decided once per job.
 
         Parameters
         ----------
         current : Engine
-            What runs.
         seconds_per_image : float
-            What an image takes in it, measured.
+            Measured with `current`.
         n_remaining : int
-            Images still to come.
+            Images still to be run.
 
         Returns
         -------
-        Engine, or None to stay
+        Engine or None
+            None to stay with `current`.
         """
         if self._is_decided:
             return None
         self._is_decided = True
-        takes = n_remaining * seconds_per_image
-        self.reason = f"{n_remaining:,} images take it about {takes:.0f} s"
+        current_seconds = n_remaining * seconds_per_image
+        self.reason = f"{n_remaining:,} images take it about {current_seconds:.0f} s"
         for name in ("cuda",) if current.device != "cpu" else ("onnxruntime", "compile"):
             profile = ENGINE_PROFILES[name]
-            if takes * (1 - 1 / profile.speedup) < profile.startup_seconds:
+            if current_seconds * (1 - 1 / profile.speedup) < profile.startup_seconds:
                 self.reason += f", {name} about {profile.startup_seconds:.0f} s to start"
                 continue
             try:
@@ -99,7 +111,7 @@ class EngineSelector:
                 self._say(f"not by the engine {name}: {error}")
                 self.reason += f", {name} cannot be had"
                 continue
-            self.reason = f"{n_remaining:,} images would take eager about {takes:.0f} s"
+            self.reason = f"{n_remaining:,} images would take eager about {current_seconds:.0f} s"
             self._say(f"going on with the engine {name}: {self.reason}")
             return engine
         return None

@@ -1,4 +1,4 @@
-"""What an engine is: how it is called, which there are, what they have to agree on."""
+"""The engine protocol, the names of engines and precisions, and the checks on them."""
 
 import shutil
 from importlib.util import find_spec
@@ -12,19 +12,21 @@ ENGINES = ("auto", "eager", "compile", "onnxruntime", "cuda")
 CPU_ENGINES = ("compile", "onnxruntime")
 ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
-ENGINE_RTOL = 1e-5  # distance to what eager gives for the same image, as a share of its norm
+ENGINE_RTOL = 1e-5  # largest distance to eager's features, relative to their norm
 
 
 class Engine(Protocol):
-    """Runs one cut backbone on one device.
+    """Protocol of an engine, which runs one cut backbone on one device.
 
     Attributes
     ----------
     name, device : str
+        One of `ENGINES`; ``cpu``, ``cuda`` or ``cuda:1``.
     batch_size : int
-        Images it wants at once. Who calls it may change that; fewer are taken at any time.
-    largest_batch : int, read only
-        More than that at once bring nothing, or a new start-up.
+        Preferred number of images per batch. The caller may change it; smaller batches always
+        work.
+    max_batch_size : int
+        Read only. Larger batches are not faster, or need another start-up.
     """
 
     name: str
@@ -44,24 +46,27 @@ class Engine(Protocol):
         Returns
         -------
         list of float32 arrays of shape (B, D)
-            One a layer.
+            One per layer.
         """
         ...
 
 
 def check_engine(name: str, device: str, precision: str) -> None:
-    """Refuse an engine that cannot be what was asked for, before anything is loaded.
+    """Check that an engine can run here with this device and precision; load nothing.
 
     Parameters
     ----------
     name : str
+        To be one of `ENGINES`.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     precision : str
+        One of `PRECISIONS`.
 
     Raises
     ------
     CallError
+        If the engine is unknown, or cannot run so.
     """
     if name not in ENGINES:
         raise CallError(f"--engine is one of {', '.join(ENGINES)}, not {name!r}")
@@ -72,18 +77,21 @@ def check_engine(name: str, device: str, precision: str) -> None:
 
 
 def find_obstacle(name: str, device: str, precision: str) -> str:
-    """Find what keeps an engine from running here, without loading it.
+    """Find the reason why an engine cannot run here, without loading it.
 
     Parameters
     ----------
     name : str
         One of `ENGINES`.
-    device, precision : str
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    precision : str
+        One of `PRECISIONS`.
 
     Returns
     -------
     str
-        What it is, and what to do about it; empty where there is nothing.
+        The reason and what to do about it; empty if there is none.
     """
     if name in CPU_ENGINES and device.startswith("cuda"):
         return "it is for the processor; for a GPU use --engine cuda"
@@ -99,14 +107,32 @@ def find_obstacle(name: str, device: str, precision: str) -> str:
 
 
 def find_missing_onnx_packages() -> list[str]:
-    """List what onnxruntime would need and is not installed."""
+    """List the packages of the onnxruntime engine that are not installed.
+
+    Returns
+    -------
+    list of str
+        Names of `ONNX_PACKAGES`.
+    """
     return [package for package in ONNX_PACKAGES if find_spec(package) is None]
 
 
 def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A batch with black images behind it, to `size`."""
+    """Append black images to a batch.
+
+    Parameters
+    ----------
+    pixels : uint8 array of shape (B, crop, crop, 3)
+    size : int
+        Number of images needed.
+
+    Returns
+    -------
+    uint8 array of shape (max(B, size), crop, crop, 3)
+        `pixels` itself if it is large enough.
+    """
     if len(pixels) >= size:
         return pixels
-    full = np.zeros((size, *pixels.shape[1:]), np.uint8)
-    full[: len(pixels)] = pixels
-    return full
+    padded = np.zeros((size, *pixels.shape[1:]), np.uint8)
+    padded[: len(pixels)] = pixels
+    return padded

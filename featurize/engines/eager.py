@@ -1,4 +1,4 @@
-"""The plain engine: torch as it is, on the processor or on one GPU."""
+"""The eager engine: plain torch, on the processor or on one GPU."""
 
 import numpy as np
 import torch
@@ -34,7 +34,17 @@ class EagerEngine:
         self.batch_size, self.max_batch_size = choose_batch_sizes(self.crop, self.device)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
+        """Embed a batch; see `featurize.engines.base.Engine`.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (B, crop, crop, 3)
+
+        Returns
+        -------
+        list of float32 arrays of shape (B, D)
+            One per layer.
+        """
         with torch.inference_mode(), precision_context(self.device, self.precision):
             outputs = self.module(torch.from_numpy(pixels).to(self.device))
             return [output.float().cpu().numpy() for output in outputs]

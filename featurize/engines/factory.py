@@ -1,4 +1,4 @@
-"""Open an engine for some layers of a backbone; each one is held to what `eager` gives."""
+"""Open an engine for some layers of a backbone, and check it against `eager`."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def resolve_engine_device(name: str, device: str, precision: str) -> str:
-    """Find the device that an engine will run on; refuse what cannot be had here.
+    """Find the device that an engine will run on.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def resolve_engine_device(name: str, device: str, precision: str) -> str:
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     precision : str
+        One of `featurize.engines.base.PRECISIONS`.
 
     Returns
     -------
@@ -37,6 +38,7 @@ def resolve_engine_device(name: str, device: str, precision: str) -> str:
     Raises
     ------
     CallError
+        If there is no such device, or the engine cannot run on it.
     """
     from featurize.engines.torch_settings import resolve_device
 
@@ -55,15 +57,15 @@ def open_engine(
     device: str = "auto",
     precision: str = "float32",
 ) -> Engine:
-    """Open the engine that runs these layers of a backbone.
+    """Open an engine that runs some layers of a backbone.
 
     Parameters
     ----------
     backbone : Backbone
-    layers : sequence of (str, str)
+    layers : sequence of LayerSpec
         Layers and their pools.
     name : str
-        One of `ENGINES`; ``auto`` is `eager` here, to begin with (see `EngineSelector`).
+        One of `ENGINES`; ``auto`` opens `eager`, see `EngineSelector`.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     precision : {"float32", "tf32", "bf16", "fp16"}
@@ -75,9 +77,9 @@ def open_engine(
     Raises
     ------
     CallError
-        If the engine, device or precision is unknown or cannot be had here.
+        If the engine, device or precision is unknown or not available here.
     EngineError
-        If the engine cannot run this network, or gives other features than `eager`.
+        If the engine cannot run this network, or its features differ from those of `eager`.
     """
     from featurize.engines.eager import EagerEngine
 
@@ -92,18 +94,18 @@ def open_engine(
 def _open_verified_engine(
     name: str, eager: "EagerEngine", module: "nn.Module", preprocess: Preprocess
 ) -> Engine:
-    """Open an engine, run a batch of two through it, and compare with `eager`'s features."""
+    """Open an engine, and compare its features of a batch of two with those of `eager`."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2, eager.crop, eager.crop, 3), np.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # compilers and exporters warn of their own insides
+        warnings.simplefilter("ignore")  # compilers and exporters warn about internals
         try:
             engine = _make_engine(name, module, preprocess, eager.device, eager.precision)
             features = engine.run(pixels)
-        except Exception as error:  # whatever a compiler or an exporter may raise
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:  # compilers and exporters raise anything
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineError(
-                f"the engine {name} cannot run this network here ({first[:200]}); "
+                f"the engine {name} cannot run this network here ({first_line[:200]}); "
                 "use --engine eager"
             ) from error
     if eager.precision == "float32":
@@ -133,10 +135,10 @@ def _make_engine(
 
 
 def _max_relative_difference(features: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """Compute the largest distance between two rows, as a share of the row's norm."""
-    shares = []
-    for one, other in zip(features, expected, strict=True):
-        norm = np.linalg.norm(other, axis=1)
-        share = np.linalg.norm(one - other, axis=1) / np.maximum(norm, 1e-12)
-        shares.append(share[np.isfinite(norm)])  # the others fail under any engine
-    return float(np.concatenate(shares).max(initial=0.0))
+    """Compute the largest distance between matching rows, relative to the expected row's norm."""
+    ratios = []
+    for values, expected_values in zip(features, expected, strict=True):
+        norm = np.linalg.norm(expected_values, axis=1)
+        ratio = np.linalg.norm(values - expected_values, axis=1) / np.maximum(norm, 1e-12)
+        ratios.append(ratio[np.isfinite(norm)])  # rows that are not finite fail under any engine
+    return float(np.concatenate(ratios).max(initial=0.0))

@@ -1,4 +1,4 @@
-"""The onnxruntime engine: the network exported to ONNX, pixels in, on the processor."""
+"""The onnxruntime engine: the network exported to ONNX, on the processor."""
 
 import tempfile
 from pathlib import Path
@@ -14,14 +14,15 @@ from featurize.images.preprocess import Preprocess
 
 
 class OnnxRuntimeEngine:
-    """Runs a cut network by ONNX Runtime.
+    """Runs a cut network with ONNX Runtime.
 
-    The file is written for the moment of opening into a folder that nobody else can read; no
-    ONNX file of anybody's is ever loaded.
+    The exported file exists only while the engine is opened, in a folder that no other user can
+    read. No other ONNX file is ever loaded.
 
     Parameters
     ----------
     module : nn.Module
+        From a normalised float batch to a tuple of features.
     preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     """
@@ -35,35 +36,50 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = count_compute_threads()
         options.inter_op_num_threads = 1
-        # A thread that waits by spinning takes its core from the decoding threads.
+        # A spinning thread takes a core from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory(prefix="headgraft-") as folder:
-            file = Path(folder) / "cut.onnx"
-            _export_onnx(PixelNetwork(module, preprocess), crop, file)
+            onnx_path = Path(folder) / "cut.onnx"
+            _export_onnx(PixelNetwork(module, preprocess), crop, onnx_path)
             self._session = onnxruntime.InferenceSession(
-                file, options, providers=["CPUExecutionProvider"]
+                onnx_path, options, providers=["CPUExecutionProvider"]
             )
         self._input = self._session.get_inputs()[0].name
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
+        """Embed a batch; see `featurize.engines.base.Engine`.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (B, crop, crop, 3)
+
+        Returns
+        -------
+        list of float32 arrays of shape (B, D)
+            One per layer.
+
+        Raises
+        ------
+        MemoryError
+            If ONNX Runtime cannot allocate memory.
+        """
         try:
             return list(self._session.run(None, {self._input: np.ascontiguousarray(pixels)}))
         except Exception as error:
-            # Its own errors are no MemoryError, whatever they say.
+            # ONNX Runtime reports this by an exception class of its own.
             if "allocat" in str(error).lower():
                 raise MemoryError(str(error)) from error
             raise
 
 
-def _export_onnx(prepared: PixelNetwork, crop: int, file: Path) -> None:
+def _export_onnx(pixel_network: PixelNetwork, crop: int, path: Path) -> None:
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
     size = torch.export.Dim("batch", min=1, max=1 << 16)
     with torch.inference_mode():
         program = torch.onnx.export(
-            prepared, (example,), dynamo=True, dynamic_shapes=({0: size},), verbose=False
+            pixel_network, (example,), dynamo=True, dynamic_shapes=({0: size},), verbose=False
         )
     if program is None:
         raise RuntimeError("the exporter gave no program")
-    program.save(file)
+    program.save(path)

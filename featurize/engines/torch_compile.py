@@ -1,4 +1,4 @@
-"""The compiled engine: torch.compile on the processor, weights folded in, one batch size."""
+"""The compile engine: torch.compile on the processor, frozen weights, one batch size."""
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from featurize.images.preprocess import Preprocess
 class TorchCompileEngine:
     """Runs a cut network through torch.compile (inductor, C++), on the processor.
 
-    The kernels are made for one batch size when the first batch comes, which takes tens of
-    seconds; a smaller batch is filled up with black images, and those are dropped again.
+    The kernels are compiled for one batch size with the first batch, which takes tens of seconds.
+    A smaller batch is padded with black images, whose features are dropped.
 
     Parameters
     ----------
     module : nn.Module
+        From a normalised float batch to a tuple of features.
     preprocess : Preprocess
         Its ``crop``, ``mean`` and ``std``.
     precision : {"float32", "bf16", "fp16"}
@@ -34,20 +35,32 @@ class TorchCompileEngine:
     def __init__(self, module: nn.Module, preprocess: Preprocess, precision: str) -> None:
         self.precision = precision
         self.batch_size, _ = choose_batch_sizes(preprocess.crop, self.device)
-        private = use_private_cache()
-        prepared = PixelNetwork(module, preprocess, channels_last=True)
-        # Freezing folds batch norm into the convolutions and packs weights for their kernels.
-        self._run = torch.compile(prepared, dynamic=False, options={"freezing": True, **private})
+        cache_options = use_private_cache()
+        pixel_network = PixelNetwork(module, preprocess, channels_last=True)
+        # Freezing folds batch norm into the convolutions and packs the weights.
+        self._run = torch.compile(
+            pixel_network, dynamic=False, options={"freezing": True, **cache_options}
+        )
 
     @property
     def max_batch_size(self) -> int:
-        """Its batch size: another one would have to be compiled."""
+        """The batch size itself: another size would have to be compiled."""
         return self.batch_size
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Embed a batch: uint8 (B, crop, crop, 3) in, float32 (B, D) out, one a layer."""
-        count = len(pixels)
+        """Embed a batch; see `featurize.engines.base.Engine`.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (B, crop, crop, 3)
+
+        Returns
+        -------
+        list of float32 arrays of shape (B, D)
+            One per layer.
+        """
+        n_images = len(pixels)
         with torch.inference_mode(), precision_context(self.device, self.precision):
             outputs = self._run(torch.from_numpy(pad_batch(pixels, self.batch_size)))
-            # Copied: what the compiled code gives may be its own memory, used again.
-            return [np.array(output[:count].float().numpy()) for output in outputs]
+            # Copy: the compiled code may reuse the memory of its outputs.
+            return [np.array(output[:n_images].float().numpy()) for output in outputs]

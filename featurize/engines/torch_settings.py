@@ -1,4 +1,4 @@
-"""What engines that run torch share: device, batch sizes, threads, precision, compiled kernels."""
+"""Shared by the torch engines: device, batch sizes, threads, precision, compiler cache."""
 
 import atexit
 import os
@@ -21,26 +21,26 @@ _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PIXELS_PER_BATCH = 32 * 224 * 224
 CACHE_DIR_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _CODECACHE_MODULE = "torch._inductor.codecache"
-_imported_here: list[ModuleType] = []  # that, where we were the first to import it
+_imported_here: list[ModuleType] = []  # holds `_CODECACHE_MODULE` if this module imported it first
 
 
 def resolve_device(name: str) -> str:
-    """Find the device that a name means on this machine.
+    """Resolve the name of a device on this machine.
 
     Parameters
     ----------
     name : str
-        ``auto`` takes a GPU where there is one; else ``cpu``, ``cuda`` or ``cuda:1``.
+        ``auto`` (a GPU if there is one, else the processor), ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns
     -------
     str
-        Any of them but ``auto``.
+        ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises
     ------
     CallError
-        If it is not there.
+        If there is no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,19 +54,19 @@ def resolve_device(name: str) -> str:
 
 
 def choose_batch_sizes(crop: int, device: str) -> tuple[int, int]:
-    """Choose how many images to run at once, so that memory stays bounded.
+    """Choose batch sizes that bound the memory used.
 
     Parameters
     ----------
     crop : int
         Side of the images, in pixels.
     device : str
-        As `resolve_device` gives it.
+        As `resolve_device` returns it.
 
     Returns
     -------
     first, largest : int
-        To begin with, and at most.
+        Images per batch to begin with, and at most.
     """
     images = _PIXELS_PER_BATCH // crop**2
     scale = 1 if device == "cpu" else 4
@@ -74,86 +74,105 @@ def choose_batch_sizes(crop: int, device: str) -> tuple[int, int]:
 
 
 def count_compute_threads() -> int:
-    """Count threads for arithmetic: one a physical core, fewer where torch is limited to fewer."""
+    """Count the threads for arithmetic.
+
+    Returns
+    -------
+    int
+        One per physical core, or torch's limit if that is lower.
+    """
     return min(torch.get_num_threads(), cpu.physical_cores())
 
 
 @contextmanager
 def precision_context(device: str, precision: str) -> Iterator[None]:
-    """Set torch's switches for a precision, and its threads; restore them afterwards.
+    """Set torch's precision and number of threads within a block; restore them afterwards.
 
-    float32 means float32: the faster formats are used only where they are asked for.
+    With ``float32`` no reduced precision is used, not even TF32.
 
     Parameters
     ----------
     device : str
-        As `resolve_device` gives it.
+        As `resolve_device` returns it.
     precision : {"float32", "tf32", "bf16", "fp16"}
+
+    Yields
+    ------
+    None
     """
-    threads, wanted_threads = torch.get_num_threads(), count_compute_threads()
-    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    dtype = _AUTOCAST_DTYPES.get(precision)
+    old_threads, n_threads = torch.get_num_threads(), count_compute_threads()
+    old_matmul, old_cudnn_tf32 = (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+    autocast_dtype = _AUTOCAST_DTYPES.get(precision)
     try:
-        if wanted_threads != threads:
-            torch.set_num_threads(wanted_threads)
+        if n_threads != old_threads:
+            torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        with torch.autocast(device.partition(":")[0], dtype) if dtype else nullcontext():
+        with (
+            torch.autocast(device.partition(":")[0], autocast_dtype)
+            if autocast_dtype
+            else nullcontext()
+        ):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = cudnn
-        if wanted_threads != threads:
-            torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(old_matmul)
+        torch.backends.cudnn.allow_tf32 = old_cudnn_tf32
+        if n_threads != old_threads:
+            torch.set_num_threads(old_threads)
 
 
 def use_private_cache() -> dict[str, bool]:
-    """Point torch's compiler at a folder of our own, unless the user has named one.
+    """Set a private cache folder for torch's compiler, unless the user has set one.
 
-    Left alone it takes ``/tmp/torchinductor_USER``, whoever made that, and unpickles what lies
-    there: any other user of the machine could have code run. It also names that folder in the
-    environment, as soon as torchvision is imported, so that a name there may be torch's own.
+    By default the compiler unpickles files from ``/tmp/torchinductor_USER``, whoever owns that
+    folder, so any other user of the machine could run code. Importing torchvision writes this
+    default to the environment, so a value there may be torch's own.
 
     Returns
     -------
     dict of str to bool
-        Options for the compiler. Headers that it compiles beforehand lie where the folder for
-        temporary files was when its code was imported. Where others have imported that before us
-        it does without such headers, which takes minutes.
+        Options for the compiler. It stores precompiled headers in the folder for temporary files
+        at the time its module was imported. If other code imported that module first, precompiled
+        headers are switched off, and compilation takes minutes.
     """
-    named = Path(os.environ.get(CACHE_DIR_VARIABLE, ""))
-    torchs_own = named.name.startswith("torchinductor_")
-    torchs_own = torchs_own and named.parent == Path(tempfile.gettempdir()).absolute()
-    if not named.name or torchs_own:
+    cache_dir = Path(os.environ.get(CACHE_DIR_VARIABLE, ""))
+    is_torch_default = cache_dir.name.startswith("torchinductor_")
+    is_torch_default = (
+        is_torch_default and cache_dir.parent == Path(tempfile.gettempdir()).absolute()
+    )
+    if not cache_dir.name or is_torch_default:
         os.environ[CACHE_DIR_VARIABLE] = str(_make_private_folder())
     if _CODECACHE_MODULE not in sys.modules:
-        before, tempfile.tempdir = tempfile.tempdir, os.environ[CACHE_DIR_VARIABLE]
+        old_tempdir, tempfile.tempdir = tempfile.tempdir, os.environ[CACHE_DIR_VARIABLE]
         try:
             _imported_here.append(import_module(_CODECACHE_MODULE))
         finally:
-            tempfile.tempdir = before
+            tempfile.tempdir = old_tempdir
     return {"cpp_cache_precompile_headers": bool(_imported_here)}
 
 
 def _make_private_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
-    ours = base / "headgraft"
+    cache_home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(cache_home) if Path(cache_home).is_absolute() else Path("~/.cache").expanduser()
+    own_folder = base / "headgraft"
     try:
         base.mkdir(parents=True, exist_ok=True)
-        for folder in (ours, ours / "inductor"):
+        for folder in (own_folder, own_folder / "inductor"):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not _is_private(folder):
                 raise PermissionError(f"{folder} is not the user's alone")
-    except (OSError, RuntimeError):  # no home, a full disk, somebody else's folder
-        private = tempfile.mkdtemp(prefix="headgraft-")
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        return Path(private)
-    return ours / "inductor"
+    except (OSError, RuntimeError):  # no home, a full disk, another user's folder
+        temporary_folder = tempfile.mkdtemp(prefix="headgraft-")
+        atexit.register(shutil.rmtree, temporary_folder, ignore_errors=True)
+        return Path(temporary_folder)
+    return own_folder / "inductor"
 
 
 def _is_private(folder: Path) -> bool:
-    found = folder.lstat()
-    mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
-    others = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISDIR(found.st_mode) and mine and not others
+    stat_result = folder.lstat()
+    is_own = not hasattr(os, "geteuid") or stat_result.st_uid == os.geteuid()
+    others_can_write = stat.S_IMODE(stat_result.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(stat_result.st_mode) and is_own and not others_can_write

@@ -1,1 +1,1 @@
-"""`run`: decide what there is to do, and do it; `verify` and `export`."""
+"""`run`: find the rows to process, and process them; `verify` and `export`."""

@@ -1,4 +1,4 @@
-"""What has changed between the cache and the images, and what is left to do."""
+"""Compare the images with a cache: copy what is unchanged, and find the rows to process."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.cache.format import FAILED, PENDING
+from featurize.cache.format import FAILED, MARKED, PENDING
+from featurize.cache.integrity import is_damaged
 from featurize.cache.reader import FeatureCache
+from featurize.cache.writer import CacheWriter
 from featurize.errors import CallError, ImageUnreadableError
 from featurize.files import hash_bytes
 from featurize.images import reading
@@ -15,22 +17,24 @@ from featurize.images.reasons import TRANSIENT
 from featurize.sources.folder import ImageListing
 
 MAX_VANISHED_SHARE = 0.1
+COPY_CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class ListingDiff:
-    """A listing beside a cache's rows.
+    """A listing of N images compared with the rows of a cache.
 
     Attributes
     ----------
     old_row : int array of shape (N,)
-        The row of each listed image in the cache; -1 where it has none.
+        Row of each listed image in the cache; -1 if it has none.
     unchanged : bool array of shape (N,)
-        Its size and time are those of its row.
-    young : bool array of shape (N,)
-        Its size is; it was read too soon after it was written to be sure by the time.
-    vanished : int
-        Rows whose image is no longer listed.
+        Whether size and time of the image equal those of its row.
+    maybe_unchanged : bool array of shape (N,)
+        Whether only the size is known to be equal: the image was read so soon after it was
+        written that its time proves nothing, and is recorded as 0.
+    n_vanished : int
+        Number of rows whose image is no longer listed.
     """
 
     old_row: np.ndarray
@@ -40,12 +44,22 @@ class ListingDiff:
 
     @property
     def has_same_paths(self) -> bool:
-        """Whether the cache has exactly the listed images."""
+        """Whether the cache has exactly the rows of the listed images."""
         return self.n_vanished == 0 and bool((self.old_row >= 0).all())
 
 
 def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
-    """Match images with rows by path, size and time; no image is opened."""
+    """Match images with rows by path, size and time, without opening an image.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    cache : FeatureCache
+
+    Returns
+    -------
+    ListingDiff
+    """
     if listing.paths == cache.paths:  # the common case, without a dictionary
         old_row = np.arange(cache.n_rows)
     else:
@@ -53,64 +67,76 @@ def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
         old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
     sizes, mtimes_ns = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
     unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == listing.mtimes_ns)
-    young = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == 0) & ~unchanged
-    return ListingDiff(old_row, unchanged, young, cache.n_rows - int((old_row >= 0).sum()))
+    maybe_unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == 0) & ~unchanged
+    return ListingDiff(
+        old_row, unchanged, maybe_unchanged, cache.n_rows - int((old_row >= 0).sum())
+    )
 
 
 def refuse_mass_removal(listing: ImageListing, cache: FeatureCache, diff: ListingDiff) -> None:
-    """Refuse where more than a tenth of the rows would be lost: a mistyped or half-mounted folder.
+    """Check that at most `MAX_VANISHED_SHARE` of the rows would be lost.
 
-    Renamed images are not lost; so where many paths are gone, new files of the same sizes are
-    looked into first.
+    More suggests a mistyped or half-mounted folder. Renamed images are not lost: if many paths
+    are gone, new files of the same sizes are hashed first.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    cache : FeatureCache
+    diff : ListingDiff
+        Of the two.
 
     Raises
     ------
     CallError
+        If more rows would be lost.
     """
     limit = MAX_VANISHED_SHARE * cache.n_rows
     if diff.n_vanished <= limit:
         return
-    kept = np.zeros(cache.n_rows, bool)
-    kept[diff.old_row[diff.old_row >= 0]] = True
-    gone = np.flatnonzero(~kept)
-    lost = diff.n_vanished - _count_renamed(listing, cache, diff, gone)
-    if lost > limit:
+    is_listed = np.zeros(cache.n_rows, bool)
+    is_listed[diff.old_row[diff.old_row >= 0]] = True
+    vanished_rows = np.flatnonzero(~is_listed)
+    n_lost = diff.n_vanished - _count_renamed(listing, cache, diff, vanished_rows)
+    if n_lost > limit:
         raise CallError(
-            f"{lost} of the {cache.n_rows} images in {cache.path} are not in {listing.root} "
-            f"(first: {cache.paths[gone[0]]}). Is the folder right, and mounted? "
+            f"{n_lost} of the {cache.n_rows} images in {cache.path} are not in {listing.root} "
+            f"(first: {cache.paths[vanished_rows[0]]}). Is the folder right, and mounted? "
             "If they are meant to go, add --prune"
         )
 
 
 def _count_renamed(
-    listing: ImageListing, cache: FeatureCache, diff: ListingDiff, gone: np.ndarray
+    listing: ImageListing, cache: FeatureCache, diff: ListingDiff, vanished_rows: np.ndarray
 ) -> int:
-    sizes = set(cache.column("size")[gone].tolist())
-    gone_digests = Counter(row.tobytes() for row in cache.column("sha256")[gone])
-    new = [row for row in np.flatnonzero(diff.old_row < 0) if int(listing.sizes[row]) in sizes]
+    sizes = set(cache.column("size")[vanished_rows].tolist())
+    vanished_digests = Counter(row.tobytes() for row in cache.column("sha256")[vanished_rows])
+    candidates = [
+        row for row in np.flatnonzero(diff.old_row < 0) if int(listing.sizes[row]) in sizes
+    ]
 
-    def digest(row: int) -> bytes:
+    def hash_image(row: int) -> bytes:
         try:
             return hash_bytes(reading.read_image_file(listing.full_path(row)).data)
         except ImageUnreadableError:
             return b""
 
     with ThreadPoolExecutor() as pool:
-        return (gone_digests & Counter(pool.map(digest, new))).total()
+        return (vanished_digests & Counter(pool.map(hash_image, candidates))).total()
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Which finished rows are looked at again.
+    """Which finished rows to process again.
 
     Attributes
     ----------
     failed : bool
-        Every failed one.
+        All failed rows.
     rehash : bool
-        All of them.
+        All rows.
     transient : bool
-        Those that failed by the system's fault; every run does so.
+        Rows that failed for a reason of the system's (`featurize.images.reasons.TRANSIENT`).
     """
 
     failed: bool = False
@@ -118,7 +144,16 @@ class RetryPolicy:
     transient: bool = True
 
     def select_failures(self, cache: FeatureCache) -> np.ndarray:
-        """Failed rows to try again: bool (N,)."""
+        """Select the failed rows to try again.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+
+        Returns
+        -------
+        bool array of shape (N,)
+        """
         reasons = TRANSIENT if self.transient else ()
         transient = np.isin(cache.column("reason"), list(reasons))
         return np.asarray((cache.status == FAILED) & (transient | self.failed))
@@ -126,15 +161,15 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class PendingRows:
-    """Which rows of a cache a run has to look at.
+    """Rows of a cache that a run has to process.
 
     Attributes
     ----------
-    look : int array
-        Finished rows whose file changed its time, or is read again: unchanged after all where its
-        bytes have the same hash.
+    recheck : int array
+        Finished rows whose file is to be hashed, because its size or time changed or `rehash` is
+        set. With the same hash the row is not computed again.
     compute : int array
-        Others: pending, or to be tried again.
+        Rows that are pending, damaged or to be tried again.
     """
 
     recheck: np.ndarray
@@ -144,9 +179,106 @@ class PendingRows:
 def find_pending_rows(
     cache: FeatureCache, unchanged: np.ndarray, retry: RetryPolicy
 ) -> PendingRows:
-    """Rows of a cache that are not finished, given which of them are unchanged: bool (N,)."""
-    again = (cache.status == PENDING) | retry.select_failures(cache)
+    """Find the rows of a cache that a run has to process.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    unchanged : bool array of shape (N,)
+        Whether each row's image has the recorded size and time.
+    retry : RetryPolicy
+
+    Returns
+    -------
+    PendingRows
+    """
+    must_compute = (cache.status == PENDING) | retry.select_failures(cache)
     if retry.rehash:
-        again |= cache.damaged_rows()
-    look = (~unchanged | retry.rehash) & ~again
-    return PendingRows(np.flatnonzero(look), np.flatnonzero(again))
+        must_compute |= cache.damaged_rows()
+    must_recheck = (~unchanged | retry.rehash) & ~must_compute
+    return PendingRows(np.flatnonzero(must_recheck), np.flatnonzero(must_compute))
+
+
+@dataclass(frozen=True)
+class ReusedRows:
+    """Rows of the partial cache whose features were copied from the old one.
+
+    Attributes
+    ----------
+    rows : int array of shape (n,)
+        In the partial cache, ascending.
+    old_rows : int array of shape (n,)
+        Rows of the same images in the old cache.
+    """
+
+    rows: np.ndarray
+    old_rows: np.ndarray
+
+
+def copy_unchanged(
+    cache: FeatureCache,
+    into: CacheWriter,
+    diff: ListingDiff,
+    listing: ImageListing,
+    retry: RetryPolicy,
+) -> ReusedRows:
+    """Copy the rows of unchanged images from the old cache.
+
+    If the grown cache has no new layers, copied rows are marked. Otherwise they stay pending and
+    are returned. Damaged rows are not copied.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        The old cache.
+    into : CacheWriter
+        Of the partial cache.
+    diff : ListingDiff
+        Of `listing` and `cache`.
+    listing : ImageListing
+    retry : RetryPolicy
+        Rows to process again are not copied.
+
+    Returns
+    -------
+    ReusedRows
+        Rows that lack the new layers only; empty if there are no new layers.
+    """
+    status, reason, sha256 = cache.status, cache.column("reason"), cache.column("sha256")
+    old_row = diff.old_row
+    must_retry = retry.select_failures(cache) | retry.rehash
+    is_known = diff.unchanged & (into.status == PENDING) & ~must_retry[old_row]
+    failed_rows = np.flatnonzero(is_known & (status[old_row] == FAILED))
+    if len(failed_rows):
+        old_rows = old_row[failed_rows]
+        stat_columns = listing.sizes[failed_rows], listing.mtimes_ns[failed_rows]
+        into.record_failures(failed_rows, reason[old_rows], sha256[old_rows], *stat_columns)
+    has_all_layers = set(into.layout.layers) == set(cache.layers)
+    if not has_all_layers:  # the files are read for the new layers, and their hashes compared
+        is_known |= diff.maybe_unchanged & (into.status == PENDING) & ~must_retry[old_row]
+    rows = np.flatnonzero(is_known & (status[old_row] == MARKED))
+    row_bytes = sum(info.dim * 4 for info in cache.layers.values())
+    block_rows = max(1, COPY_CHUNK_BYTES // row_bytes)
+    is_sound = np.ones(len(rows), bool)
+    for start in range(0, len(rows), block_rows):
+        block = rows[start : start + block_rows]
+        old_rows = old_row[block]
+        features = {name: cache.stored(name, old_rows) for name in cache.layers}
+        checksums = {name: cache.checksums(name, old_rows) for name in cache.layers}
+        is_good = ~np.any(
+            [is_damaged(checksums[name], sha256[old_rows], features[name]) for name in features],
+            axis=0,
+        )
+        is_sound[start : start + block_rows] = is_good
+        block, old_rows = block[is_good], old_rows[is_good]
+        features = {name: values[is_good] for name, values in features.items()}
+        checksums = {name: values[is_good] for name, values in checksums.items()}
+        if has_all_layers:
+            stat_columns = listing.sizes[block], listing.mtimes_ns[block]
+            into.fill(block, features, sha256[old_rows], *stat_columns, checksums)
+            into.flush()
+        else:
+            into.write_partial(block, features, sha256[old_rows], checksums)
+    into.flush()
+    rows = rows[is_sound]  # damaged rows are computed again
+    return ReusedRows(rows[:0], rows[:0]) if has_all_layers else ReusedRows(rows, old_row[rows])

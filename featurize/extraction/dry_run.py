@@ -1,4 +1,4 @@
-"""`--dry-run`: how many images, how many bytes, how long."""
+"""`--dry-run`: estimate the images, the bytes and the time of a run."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,23 +20,29 @@ from featurize.images.preprocess import Preprocess
 from featurize.sources.folder import ImageListing
 
 SAMPLE_SIZE = 16
-MIN_SPEEDUP = 1.5  # times as fast: from there on it is worth a word
+MIN_SPEEDUP = 1.5  # smaller gains are not reported
 
 
 @dataclass
 class Estimate:
-    """What a run would do.
+    """Estimate of a run.
 
     Attributes
     ----------
+    cache : str
+        Path of the cache.
     rows : int
         Images in the folder.
     to_compute : int
-        Of them, those that are not in the cache yet.
+        Images that are not in the cache yet.
     bytes : int
-        The cache's size in the end.
+        Size of the finished cache.
     seconds : float
-        Expected, without the download of weights.
+        Expected time, without the download of weights.
+    images_per_second : float
+        0 if there is nothing to compute.
+    layers : list of str
+        Dataset names.
     """
 
     cache: str
@@ -48,7 +54,12 @@ class Estimate:
     layers: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as a dict for JSON.
+
+        Returns
+        -------
+        dict of str to object
+        """
         return asdict(self)
 
 
@@ -60,25 +71,41 @@ def estimate_run(
     setup: ExtractionSetup,
     retry: RetryPolicy,
 ) -> Estimate:
-    """Time a sample of the images through decoding and the network.
+    """Estimate a run by timing a sample of images in decoding and the network.
 
-    The network runs with weights as initialised: its speed does not depend on them, and a dry
-    run downloads nothing.
+    The network has its initial weights: its speed does not depend on them, and a dry run downloads
+    nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The cache, which need not exist.
+    listing : ImageListing
+    cache : FeatureCache or None
+        The cache at `path`, if it exists.
+    diff : ListingDiff or None
+        Of `listing` and `cache`.
+    setup : ExtractionSetup
+    retry : RetryPolicy
+
+    Returns
+    -------
+    Estimate
     """
     to_compute = len(listing.paths)
     layers = setup.resolved.layers
     if cache is not None and diff is not None and len(layers) == len(cache.layers):
         finished = (cache.status != PENDING) & ~retry.select_failures(cache)
         to_compute -= int((diff.unchanged & finished[diff.old_row]).sum())
-    blank = setup.with_initial_weights()
-    infos = blank.describe_layers(layers)
-    seconds = rate = 0.0
+    untrained_setup = setup.with_initial_weights()
+    infos = untrained_setup.describe_layers(layers)
+    seconds = images_per_second = 0.0
     if to_compute:
         step = max(1, len(listing.paths) // SAMPLE_SIZE)
         rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
-        preprocess = blank.backbone.preprocess
+        preprocess = untrained_setup.backbone.preprocess
 
-        def decoded(row: int) -> np.ndarray | None:
+        def decode(row: int) -> np.ndarray | None:
             try:
                 return decoding.decode_image(
                     reading.read_image_file(listing.full_path(row)).data, preprocess
@@ -88,53 +115,64 @@ def estimate_run(
 
         start = time.perf_counter()
         with ThreadPoolExecutor() as pool:
-            pixels = [p for p in pool.map(decoded, rows) if p is not None]
+            pixels = [image for image in pool.map(decode, rows) if image is not None]
         decode_seconds = (time.perf_counter() - start) / len(rows)
-        batches = BatchRunner(blank.make_engine_selector(infos))
+        batch_runner = BatchRunner(untrained_setup.make_engine_selector(infos))
         crop = preprocess.crop
         batch = np.stack(pixels) if pixels else np.zeros((SAMPLE_SIZE, crop, crop, 3), np.uint8)
-        batches.batch_size = len(batch)
-        for _ in range(2):  # the first one pays for start-up
-            batches.run(batch)
-        if batches.maybe_upgrade(to_compute):
-            batches.run(batch)
-        run_seconds = batches.last_seconds / len(batch)
-        # On a processor the two share the cores; on a GPU the slower one counts.
-        each = max(decode_seconds, run_seconds)
-        if batches.engine.device == "cpu":
-            each = decode_seconds + run_seconds
-        seconds, rate = to_compute * each, 1 / each
+        batch_runner.batch_size = len(batch)
+        for _ in range(2):  # the first batch includes start-up
+            batch_runner.run(batch)
+        if batch_runner.maybe_upgrade(to_compute):
+            batch_runner.run(batch)
+        run_seconds = batch_runner.last_seconds / len(batch)
+        # On a processor decoding and network share the cores; on a GPU the slower one counts.
+        seconds_per_image = max(decode_seconds, run_seconds)
+        if batch_runner.engine.device == "cpu":
+            seconds_per_image = decode_seconds + run_seconds
+        seconds, images_per_second = to_compute * seconds_per_image, 1 / seconds_per_image
     return Estimate(
         cache=str(path),
         rows=len(listing.paths),
         to_compute=to_compute,
         bytes=estimate_cache_bytes(infos, len(listing.paths)),
         seconds=seconds,
-        images_per_second=rate,
+        images_per_second=images_per_second,
         layers=[info.name for info in infos],
     )
 
 
 def suggest_fast_decoding(listing: ImageListing, preprocess: Preprocess) -> str:
-    """What ``--decode fast`` would bring, measured on a few images; empty where that is little."""
+    """Measure the speed-up of ``--decode fast`` on a few images, and describe it.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    preprocess : Preprocess
+
+    Returns
+    -------
+    str
+        A sentence that begins with a space; empty for a speed-up below `MIN_SPEEDUP`.
+    """
     seconds = {"exact": 0.0, "fast": 0.0}
-    reduced = False  # images no larger than the target are decoded alike by both
+    differs = False  # small images are decoded alike by both
     rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
     for row in rows:
         try:
             data = reading.read_image_file(listing.full_path(row)).data
             pixels = {}
-            for decoder in seconds:
+            for mode in seconds:
                 start = time.perf_counter()
-                pixels[decoder] = decoding.decode_image(data, replace(preprocess, decode=decoder))
-                seconds[decoder] += time.perf_counter() - start
+                pixels[mode] = decoding.decode_image(data, replace(preprocess, decode=mode))
+                seconds[mode] += time.perf_counter() - start
         except ImageUnreadableError:
             continue
-        reduced |= not np.array_equal(pixels["exact"], pixels["fast"])
-    times = seconds["exact"] / seconds["fast"] if reduced else 1.0
-    if times < MIN_SPEEDUP:
+        differs |= not np.array_equal(pixels["exact"], pixels["fast"])
+    speedup = seconds["exact"] / seconds["fast"] if differs else 1.0
+    if speedup < MIN_SPEEDUP:
         return ""
     return (
-        f" With --decode fast these images decode {times:.1f} times as fast; it changes pixels "
+        f" With --decode fast these images decode {speedup:.1f} times as fast; it changes pixels "
         "slightly, so it needs a cache of its own (another -o)."
     )

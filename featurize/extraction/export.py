@@ -1,4 +1,4 @@
-"""Hand the features to anything else."""
+"""Export features to ``.npz`` or ``.parquet``."""
 
 import os
 from pathlib import Path
@@ -22,26 +22,31 @@ def export(
 ) -> int:
     """Write the marked rows of a cache to a ``.npz`` or ``.parquet`` file.
 
-    The ``.npz`` holds ``path`` (text, (n,)) and one array (n, D) a layer, under the layer's
-    name. The ``.parquet`` has a column ``path`` and one of fixed-size lists a layer.
+    The ``.npz`` holds ``path`` (str, (n,)) and one array (n, D) per layer, under its dataset name.
+    The ``.parquet`` has a column ``path`` and one column of fixed-size lists per layer.
 
     Parameters
     ----------
+    path : path
+        The cache.
+    output : path
+        The file to write; an earlier export is replaced.
     layers : list of str, optional
-        Dataset names; all of them if not given.
+        Dataset names; default all layers.
 
     Returns
     -------
     int
-        Rows written.
+        Number of rows written.
 
     Raises
     ------
     CallError
         If the suffix is neither, or pyarrow is missing for parquet.
     OutputError
-        If it cannot be written, or something that is not an export is there already.
-    UnknownLayer, FileNotFoundError, CacheFormatError
+        If `output` cannot be written, or is a file that is not an export.
+    UnknownLayerError, FileNotFoundError, CacheFormatError
+        If the cache lacks a layer, or cannot be opened.
     """
     target = Path(output)
     if target.suffix not in _FORMATS:
@@ -57,7 +62,7 @@ def export(
 
 
 def _is_exported_npz(path: Path) -> bool:
-    """Whether a file is one of ours: its first member is the paths, others are arrays too."""
+    """Return whether a file looks like our export: first the paths, then arrays."""
     try:
         with ZipFile(path) as file:
             members = file.namelist()
@@ -67,14 +72,14 @@ def _is_exported_npz(path: Path) -> bool:
 
 
 def _is_exported_parquet(path: Path) -> bool:
-    """Whether a file is one of ours: a column of paths, then columns of lists of one length."""
+    """Return whether a file looks like our export: paths, then fixed-size lists."""
     pa, pq = _import_pyarrow()
     try:
         schema = pq.read_schema(path)
-    except (OSError, ValueError):  # pyarrow's own errors are of these kinds
+    except (OSError, ValueError):  # pyarrow's errors derive from these
         return False
-    lists = all(pa.types.is_fixed_size_list(field.type) for field in list(schema)[1:])
-    return bool(schema.names[:1] == ["path"] and lists)
+    are_lists = all(pa.types.is_fixed_size_list(field.type) for field in list(schema)[1:])
+    return bool(schema.names[:1] == ["path"] and are_lists)
 
 
 def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]) -> None:
@@ -111,17 +116,17 @@ def _write_parquet(
     fields = [pa.field("path", pa.string())]
     for name in names:
         info = cache.layers[name]
-        number = pa.float32() if info.dtype == "<f4" else pa.float16()
-        fields.append(pa.field(name, pa.list_(number, info.dim)))
+        value_type = pa.float32() if info.dtype == "<f4" else pa.float16()
+        fields.append(pa.field(name, pa.list_(value_type, info.dim)))
     schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as table:
         for start in range(0, len(rows), ROWS_PER_BLOCK):
-            some = rows[start : start + ROWS_PER_BLOCK]
-            columns = [pa.array([cache.paths[row] for row in some])]
+            block = rows[start : start + ROWS_PER_BLOCK]
+            columns = [pa.array([cache.paths[row] for row in block])]
             for name in names:
-                flat = np.ascontiguousarray(cache.features(name, some)).reshape(-1)
+                values = np.ascontiguousarray(cache.features(name, block)).reshape(-1)
                 columns.append(
-                    pa.FixedSizeListArray.from_arrays(pa.array(flat), cache.layers[name].dim)
+                    pa.FixedSizeListArray.from_arrays(pa.array(values), cache.layers[name].dim)
                 )
             table.write_table(pa.table(columns, schema=schema))
 

@@ -1,6 +1,6 @@
-"""What a run has to do: options settled against the cache, images compared with its rows.
+"""Options of a run, completed from the cache and checked against it.
 
-No torch here: an unchanged collection is recognised without it.
+This module does not import torch, so a run with nothing to compute starts without it.
 """
 
 import re
@@ -29,12 +29,19 @@ DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for; None means: as in the cache, or the default of a new one.
+    """Requested options; None means as in the cache, or the default for a new cache.
+
+    Attributes
+    ----------
+    backbone, weights, layers, pool, dtype, precision, decode, preprocess : str, optional
+        As in `featurize.extraction.run.run`.
+    engine, device : str
+        Also as there; ``auto`` by default.
 
     Raises
     ------
     CallError
-        If a value cannot be, whatever the cache; nothing is loaded to say so.
+        If a value is invalid for any cache; nothing is loaded to find out.
     """
 
     backbone: str | None = None
@@ -49,13 +56,13 @@ class Options:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value, known in (
+        for name, value, choices in (
             ("dtype", self.dtype, tuple(DTYPES)),
             ("precision", self.precision, PRECISIONS),
             ("decode", self.decode, DECODE_MODES),
         ):
-            if value is not None and value not in known:
-                raise CallError(f"--{name} is one of {', '.join(known)}, not {value!r}")
+            if value is not None and value not in choices:
+                raise CallError(f"--{name} is one of {', '.join(choices)}, not {value!r}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
         check_engine(self.engine, self.device, self.precision or "float32")
@@ -66,7 +73,22 @@ class Options:
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """Options with nothing left open."""
+    """Options of a run, completed from the cache or the defaults.
+
+    Attributes
+    ----------
+    backbone : str
+        Name, or path of a weights file that names the network.
+    weights : str, optional
+        Name or path; None for the backbone's default.
+    layers : list of LayerSpec
+        Those of the cache first, then the new ones.
+    dtype : str
+        One of `DTYPES`.
+    precision, decode, engine, device : str
+    preprocess : str, optional
+        None for that of the weights.
+    """
 
     backbone: str
     weights: str | None
@@ -82,12 +104,23 @@ class ResolvedOptions:
 def resolve_options(
     options: Options, cache: FeatureCache | None, own_name: str | None = None
 ) -> ResolvedOptions:
-    """Complete the options from the cache, or from the defaults where there is none.
+    """Complete the options from the cache, or from the defaults without one.
 
     Parameters
     ----------
+    options : Options
+    cache : FeatureCache or None
     own_name : str, optional
-        The name of a network passed in from Python.
+        Name of a backbone made in Python.
+
+    Returns
+    -------
+    ResolvedOptions
+
+    Raises
+    ------
+    CallError, BackboneError
+        If the layers are invalid.
     """
     common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
     if cache is None:
@@ -103,30 +136,30 @@ def resolve_options(
             decode=options.decode or "exact",
             **common,  # type: ignore[arg-type]
         )
-    made = cache.extractor
-    backbone = own_name or options.backbone or made.backbone
-    there = [info.spec for info in cache.layers.values()]
-    asked = (
+    extractor = cache.extractor
+    backbone = own_name or options.backbone or extractor.backbone
+    cached_specs = [info.spec for info in cache.layers.values()]
+    requested_specs = (
         parse_layers(options.layers, options.pool, _resolve_backbone_name(backbone))
         if options.layers
         else []
     )
     weights = options.weights
-    if weights is None and backbone == made.backbone:
-        weights = made.environment.get("weights_file") or made.weights
+    if weights is None and backbone == extractor.backbone:
+        weights = extractor.environment.get("weights_file") or extractor.weights
     return ResolvedOptions(
         backbone=backbone,
         weights=weights,
-        layers=[*there, *(spec for spec in asked if spec not in there)],
+        layers=[*cached_specs, *(spec for spec in requested_specs if spec not in cached_specs)],
         dtype=options.dtype or _find_dtype(cache),
-        precision=options.precision or made.precision,
-        decode=options.decode or made.preprocess.decode,
+        precision=options.precision or extractor.precision,
+        decode=options.decode or extractor.preprocess.decode,
         **common,  # type: ignore[arg-type]
     )
 
 
 def _resolve_backbone_name(backbone: str) -> str:
-    """The network's name, where a file stands for it."""
+    """Return the backbone's name, read from the file if a file is given."""
     if not is_file_path(backbone):
         return backbone
     try:
@@ -137,42 +170,61 @@ def _resolve_backbone_name(backbone: str) -> str:
 
 
 def _find_dtype(cache: FeatureCache) -> str:
-    return next(n for n, code in DTYPES.items() if code == cache.layer().dtype)
+    return next(name for name, code in DTYPES.items() if code == cache.layer().dtype)
 
 
 def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: FeatureCache) -> bool:
-    """Whether the cache is known, without loading anything, to be of the extractor wanted.
+    """Return whether a cache is known to have the requested extractor; load no network.
+
+    Parameters
+    ----------
+    resolved : ResolvedOptions
+    options : Options
+        As requested.
+    cache : FeatureCache
+
+    Returns
+    -------
+    bool
+        False if the network must be loaded to find out.
 
     Raises
     ------
-    FingerprintMismatch
-        If it is known to be of another.
+    FingerprintMismatchError
+        If the cache is known to have another extractor.
     """
-    made = cache.extractor
+    cached = cache.extractor
     names_file = is_file_path(resolved.backbone)  # then the file names the backbone
-    asked = replace(
-        made,
-        backbone=made.backbone if names_file else resolved.backbone,
-        preprocess=replace(made.preprocess, decode=resolved.decode),
+    requested = replace(
+        cached,
+        backbone=cached.backbone if names_file else resolved.backbone,
+        preprocess=replace(cached.preprocess, decode=resolved.decode),
         precision=resolved.precision,
     )
-    check_extractor(cache, asked, resolved.dtype)
+    check_extractor(cache, requested, resolved.dtype)
     if options.preprocess is not None or names_file:
         return False
     if options.weights is None:
         return True
     if is_file_path(options.weights):
-        return hash_file(options.weights).hex() == made.environment.get("weights_file_sha256")
-    return options.weights == made.weights
+        return hash_file(options.weights).hex() == cached.environment.get("weights_file_sha256")
+    return options.weights == cached.weights
 
 
 def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:
-    """Refuse to mix features of two extractors in one cache.
+    """Check that a cache has a given extractor and dtype.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    extractor : Extractor
+    dtype : str
+        One of `DTYPES`.
 
     Raises
     ------
-    FingerprintMismatch
-        Naming the fields that differ.
+    FingerprintMismatchError
+        If not; the message names the fields that differ.
     """
     differences = cache.extractor.differences(extractor)
     if _find_dtype(cache) != dtype:
@@ -187,7 +239,7 @@ def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> No
         )
 
 
-def _describe_difference(name: str, there: Any, here: Any) -> str:
+def _describe_difference(name: str, cached: Any, requested: Any) -> str:
     if name == "weights_sha256":
-        there, here = f"{there[:12]}...", f"{here[:12]}..."
-    return f"{name} is {there!r}, asked for {here!r}"
+        cached, requested = f"{cached[:12]}...", f"{requested[:12]}..."
+    return f"{name} is {cached!r}, asked for {requested!r}"

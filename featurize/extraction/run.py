@@ -1,4 +1,4 @@
-"""`run`: the one public way to make a feature cache, or to complete one."""
+"""`run`: make a feature cache, or complete one."""
 
 import os
 import time
@@ -71,53 +71,53 @@ def run(
     report: Callable[[RunStats], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Summary | Estimate:
-    """Embed every image of a folder, once, into a feature cache.
+    """Embed every image of a folder into a feature cache.
 
-    A cache that is there already is completed: rows that are done are left alone, and options
-    not given are taken from it.
+    An existing cache is completed: finished rows are not computed again, and options not given are
+    taken from it.
 
     Parameters
     ----------
     folder : path
-        The images, in any depth of folders.
+        The images, in nested folders of any depth.
     output : path
         The cache, an HDF5 file.
     backbone : str or Backbone, optional
-        A torchvision network or ``seedling`` by name, a weights file that names its network, or a
-        `Backbone` of your own. Default ``resnet50``.
+        Name of a torchvision network, ``seedling``, a weights file that names its network, or a
+        `Backbone` made in Python. Default ``resnet50``.
     weights : str, optional
-        torchvision's name for them, or a local ``.safetensors`` or ``.pth`` file.
+        torchvision's name of the weights, or a local ``.safetensors`` or ``.pth`` file.
     layers : str, optional
         ``last`` (the default), ``auto`` (every stage), or names with pools: ``layer3,layer4:max``.
     pool : {"avg", "max", "avgmax", "none", "token"}, optional
-        For layers that name none.
+        For layers without a pool of their own. Default ``avg`` for maps.
     dtype : {"float32", "float16"}, optional
-        As stored.
+        Of the stored features. Default ``float32``.
     precision : {"float32", "tf32", "bf16", "fp16"}, optional
-        As computed.
+        Of the arithmetic. Default ``float32``.
     decode : {"exact", "fast"}, optional
-        ``fast`` lets large JPEGs be decoded at reduced size; pixels differ slightly.
+        ``fast`` decodes large JPEGs at reduced size; pixels differ slightly. Default ``exact``.
     preprocess : str, optional
-        A weights name whose preprocessing to take, or a JSON file.
+        Name of weights whose preprocessing to use, or a JSON file. Default that of `weights`.
     engine : {"auto", "eager", "compile", "onnxruntime", "cuda"}, optional
-        What runs the network. ``auto`` weighs what a faster one costs to start against the images
-        left. It does not decide the features: in float32 all agree to 1e-5 of a row's norm.
+        Runs the network. ``auto`` changes to a faster engine if that saves more time than its
+        start-up takes. In float32 the features of all engines agree to 1e-5 of a row's norm.
     device : str, optional
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     dry_run : bool
-        Say what would be done and what it would cost; write nothing.
+        Estimate the run; write nothing.
     retry_failed : bool
-        Try every failed image again; those that failed by the system's fault are in any case.
+        Try every failed image again. Failures for a reason of the system's are always retried.
     rehash : bool
-        Read every file and compare its hash, instead of trusting size and time.
+        Read every file and compare its hash, instead of comparing size and time.
     prune : bool
-        Allow more than a tenth of the rows to go, because their images are gone.
+        Allow more than a tenth of the rows to be removed because their images are gone.
     include, exclude : list of str, optional
-        Globs over the images' paths: which of them count
-        (`featurize.sources.patterns.GlobFilter`). As in the cache where they are not given;
-        ``["**"]`` and ``[]`` are all images.
+        Globs over the images' paths that select images
+        (`featurize.sources.patterns.GlobFilter`). Default as in the cache; ``["**"]`` and ``[]``
+        select all images.
     follow : bool
-        Follow links that lead out of the folder as well.
+        Follow links that lead out of the folder.
     report : callable
         Called often with the run's `RunStats`.
     say : callable
@@ -125,23 +125,25 @@ def run(
 
     Returns
     -------
-    Summary, or Estimate for a dry run
+    Summary or Estimate
+        `Estimate` for a dry run.
 
     Raises
     ------
     CallError, BackboneError, UnknownLayerError
-        If the call is wrong: folder, options, output.
+        If the folder, an option or the output is invalid.
     CacheFormatError, FingerprintMismatchError
-        If `output` exists and is no cache, or one of another extractor.
+        If `output` exists and is not a cache, or has another extractor.
     EngineError
-        If the engine asked for cannot run the network.
-    CacheBusyError, DiskFullError
+        If the requested engine cannot run the network.
+    CacheBusyError, DiskFullError, OutputError
+        If another process writes to the cache, or it cannot be written.
     RunInterruptedError
-        On Ctrl-C; what is done is kept and marked.
+        On Ctrl-C; finished rows are written and marked.
     """
     started = time.perf_counter()
     path = Path(output)
-    if path.is_symlink():  # the link stays, what it points to is written
+    if path.is_symlink():  # keep the link, write to its target
         path = path.resolve()
     _check_output_path(path)
     custom_backbone = None if backbone is None or isinstance(backbone, str) else backbone
@@ -157,9 +159,9 @@ def run(
         engine=engine,
         device=device,
     )
-    # What is no cache is refused before a lock is put beside it.
-    before = open_if_exists(path, _KEEP_ADVICE)
-    listing = _list_images(folder, include, exclude, follow, before, say)
+    # Refuse a file that is not a cache before a lock file is made.
+    existing_cache = open_if_exists(path, _KEEP_ADVICE)
+    listing = _list_images(folder, include, exclude, follow, existing_cache, say)
     stats, retry = RunStats(workers=cpu.usable_cores()), RetryPolicy(retry_failed, rehash)
     lock = WriteLock(path)
     with nullcontext() if dry_run else lock:
@@ -175,7 +177,7 @@ def run(
         diff = None if cache is None else diff_listing(listing, cache)
         if cache is not None and diff is not None:
             if custom_backbone or not is_same_extractor(resolved, options, cache):
-                _ = setup.backbone  # refuses another extractor, before anything is touched
+                _ = setup.backbone  # raises for another extractor, before anything is written
             if not prune:
                 refuse_mass_removal(listing, cache, diff)
         if dry_run:
@@ -189,7 +191,7 @@ def run(
                 cache = _allocate_cache(path, listing, setup, say)
                 diff = diff_listing(listing, cache)
             CacheCompletion(cache, diff, listing, setup, retry, stats, report, say).run()
-            if not lock.unheld_reason:  # every image that was suspected has been met, or is gone
+            if not lock.unheld_reason:  # every suspect was tried, or is gone
                 in_flight_path(cache.path).unlink(missing_ok=True)
         except KeyboardInterrupt:
             signals.acknowledge()
@@ -213,7 +215,7 @@ def _list_images(
     cache: FeatureCache | None,
     say: Callable[[str], None],
 ) -> ImageListing:
-    """List the images that count, and name those that do not, in the folder and in the cache."""
+    """List the selected images, and report files and rows that are left out."""
     include = getattr(cache, "include", ()) if include is None else include
     exclude = getattr(cache, "exclude", ()) if exclude is None else exclude
     listing = folder_source.list_images(folder, include, exclude, follow=follow)
@@ -236,7 +238,7 @@ def _is_complete(
     resolved: ResolvedOptions,
     retry: RetryPolicy,
 ) -> bool:
-    """Whether there is nothing to write."""
+    """Return whether there is nothing to write."""
     if cache is None or diff is None or not diff.has_same_paths:
         return False
     if set(resolved.layers) != {(info.layer, info.pool) for info in cache.layers.values()}:
@@ -256,13 +258,13 @@ def _allocate_cache(
 
 
 def _format_stop_message(path: Path) -> str:
-    places = [place for place in (path, partial_path(path)) if place.exists()]
-    if not places:
+    paths = [cache_path for cache_path in (path, partial_path(path)) if cache_path.exists()]
+    if not paths:
         return "stopped before anything was written"
-    place = max(places, key=lambda place: place.stat().st_mtime_ns)
-    count = FeatureCache(place).counts
-    finished = count["ok"] + count["failed"]
+    cache_path = max(paths, key=lambda cache_path: cache_path.stat().st_mtime_ns)
+    counts = FeatureCache(cache_path).counts
+    finished = counts["ok"] + counts["failed"]
     return (
-        f"stopped; {finished:,} of {sum(count.values()):,} rows are done and kept in {place}. "
-        "The same command goes on from there"
+        f"stopped; {finished:,} of {sum(counts.values()):,} rows are done and kept in "
+        f"{cache_path}. The same command goes on from there"
     )

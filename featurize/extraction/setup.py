@@ -1,4 +1,4 @@
-"""Load what computes features, only when there is something to compute."""
+"""Load the backbone and the engine of a run when they are first needed."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 class ExtractionSetup:
-    """The backbone, extractor and engines of one run, made when first needed.
+    """Backbone, extractor and engines of one run, loaded on first use.
 
     Parameters
     ----------
     resolved : ResolvedOptions
     custom_backbone : Backbone, optional
-        A backbone made in Python, instead of one by name.
+        A backbone made in Python, instead of a named one.
     cache : FeatureCache, optional
-        What it makes has to agree with this.
+        The extractor has to match this cache.
     say : callable
-        Receives what was chosen.
+        Receives a sentence about each choice made.
     frozen_weights : bool
-        Whether the weights are loaded; else they are as initialised.
+        Whether to load the weights; else the network keeps its initial ones.
     """
 
     def __init__(
@@ -51,17 +51,22 @@ class ExtractionSetup:
         self.say, self.frozen_weights = say, frozen_weights
 
     def with_initial_weights(self) -> "ExtractionSetup":
-        """The same with the network as it is initialised, for looking at and timing."""
+        """Return a copy whose network has its initial weights, for shapes and timing.
+
+        Returns
+        -------
+        ExtractionSetup
+        """
         return ExtractionSetup(self.resolved, self.custom_backbone, None, frozen_weights=False)
 
     @cached_property
     def device(self) -> str:
-        """The device that the network runs on.
+        """Device that the network runs on.
 
         Raises
         ------
         CallError
-            If it is not there, or cannot run the engine or the precision.
+            If there is no such device, or it cannot run the engine or the precision.
         """
         resolved = self.resolved
         return resolve_engine_device(resolved.engine, resolved.device, resolved.precision)
@@ -73,11 +78,11 @@ class ExtractionSetup:
         Raises
         ------
         BackboneError
-            If it cannot be had.
-        FingerprintMismatch
-            If it is another than the cache's.
+            If it cannot be loaded.
+        FingerprintMismatchError
+            If the cache has another extractor.
         """
-        _ = self.device  # refused before anything is loaded for it
+        _ = self.device  # raises before anything is loaded
         backbone = self.custom_backbone or self._load_backbone()
         preprocess = backbone.preprocess
         self.say(
@@ -86,44 +91,51 @@ class ExtractionSetup:
             f"{preprocess.interpolation}"
         )
         if self.cache is not None:
-            made = self._make_extractor(backbone)
-            check_extractor(self.cache, made, self.resolved.dtype)
+            extractor = self._make_extractor(backbone)
+            check_extractor(self.cache, extractor, self.resolved.dtype)
         return backbone
 
     def _load_backbone(self) -> "Backbone":
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.backbone import load_backbone
 
-        wanted = self.resolved
-        if wanted.weights == "own":
+        resolved = self.resolved
+        if resolved.weights == "own":
             raise CallError(
-                f"the cache was made with a network of its own ({wanted.backbone}); "
+                f"the cache was made with a network of its own ({resolved.backbone}); "
                 "continue it from Python: featurize.run(..., backbone=Backbone(...))"
             )
-        if wanted.weights and is_file_path(wanted.weights) and not Path(wanted.weights).is_file():
+        if (
+            resolved.weights
+            and is_file_path(resolved.weights)
+            and not Path(resolved.weights).is_file()
+        ):
             raise CallError(
-                f"the weights file {wanted.weights} is gone; say where it is with --weights FILE"
+                f"the weights file {resolved.weights} is gone; say where it is with --weights FILE"
             )
         return load_backbone(
-            wanted.backbone,
-            wanted.weights,
-            preprocess=wanted.preprocess,
-            decode=wanted.decode,
+            resolved.backbone,
+            resolved.weights,
+            preprocess=resolved.preprocess,
+            decode=resolved.decode,
             frozen_weights=self.frozen_weights,
         )
 
     @property
     def extractor(self) -> Extractor:
-        """What goes into the cache about it."""
+        """Extractor metadata for the cache."""
         return self._make_extractor(self.backbone)
 
     def _make_extractor(self, backbone: "Backbone") -> Extractor:
         from featurize.backbones.backbone import collect_versions
 
         environment = collect_versions()
-        file = self._weights_file
-        if file is not None:
-            environment |= {"weights_file": file, "weights_file_sha256": hash_file(file).hex()}
+        weights_file = self._weights_file
+        if weights_file is not None:
+            environment |= {
+                "weights_file": weights_file,
+                "weights_file_sha256": hash_file(weights_file).hex(),
+            }
         return Extractor(
             backbone=backbone.name,
             weights=backbone.weights,
@@ -141,12 +153,21 @@ class ExtractionSetup:
         return None
 
     def describe_layers(self, layers: Sequence[LayerSpec]) -> list[LayerInfo]:
-        """Describe layers as the cache does, shallowest first.
+        """Compute the metadata of layers.
+
+        Parameters
+        ----------
+        layers : sequence of LayerSpec
+
+        Returns
+        -------
+        list of LayerInfo
+            Shallowest first.
 
         Raises
         ------
-        UnknownLayer, BackboneError
-            If one does not exist or cannot be pooled so; also if the weights do not fit.
+        UnknownLayerError, BackboneError
+            If a layer does not exist or cannot be pooled so, or the weights do not fit.
         """
         from featurize.backbones.pooling import pooled_dim
 
@@ -164,7 +185,7 @@ class ExtractionSetup:
                     fingerprint=self._compute_fingerprint(extractor, spec),
                 )
             )
-        self.backbone.cut(layers)  # weights that do not fit are refused before a file is made
+        self.backbone.cut(layers)  # raises for weights that do not fit, before a file is made
         return infos
 
     def _compute_fingerprint(self, extractor: Extractor, spec: LayerSpec) -> str:
@@ -179,7 +200,16 @@ class ExtractionSetup:
         )
 
     def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
-        """Prepare the choice of an engine for these layers; nothing is loaded yet."""
+        """Make the selector of an engine for some layers; nothing is loaded yet.
+
+        Parameters
+        ----------
+        layers : sequence of LayerInfo
+
+        Returns
+        -------
+        EngineSelector
+        """
         return EngineSelector(
             self.resolved.engine,
             self.resolved.precision,

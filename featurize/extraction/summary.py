@@ -1,4 +1,4 @@
-"""What a run did, in figures and in words."""
+"""Summary of a finished run."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,34 +10,37 @@ from featurize.pipeline.stats import RunStats
 
 @dataclass
 class Summary:
-    """What a run did. ``rows = computed + reused + failed`` where it was not interrupted.
+    """Summary of a run; ``rows = computed + reused + failed`` unless it was interrupted.
 
     Attributes
     ----------
     cache : str
+        Path of the cache.
     rows : int
+        Rows in the cache.
     computed : int
         Images that went through the network.
     reused : int
-        Rows taken as they were, or over from the same content elsewhere.
+        Rows that were finished before, or copied from a row of the same content.
     failed : int
+        Failed rows.
     seconds : float
-        All of it, from the call to the return.
+        Wall-clock time of the call.
     images_per_second : float
-        Of the steady state, without start-up.
+        Images through the network per second, without start-up.
     bound : str
-        The stage that bounded the run: read, decode, run or write; ``none`` where nothing was
+        The bottleneck: ``read``, ``decode``, ``run`` or ``write``; ``none`` if nothing was
         computed.
     engine : str
-        What ran the network, at last; empty where nothing ran.
+        The engine that ran last; empty if none ran.
     engine_why : str
-        Why that one.
+        Why it was chosen.
     layers : list of str
         Dataset names.
     failures : dict of str to str
-        Why, by path.
+        Reason of each failed row, by path.
     verdict : str
-        What bounded the run, in words.
+        A sentence about the bottleneck.
     """
 
     cache: str
@@ -56,28 +59,47 @@ class Summary:
 
     @classmethod
     def of(cls, path: Path, measure: RunStats, seconds: float) -> "Summary":
-        """Count what stands in a cache after a run."""
+        """Summarise a cache after a run.
+
+        Parameters
+        ----------
+        path : Path
+            The cache; it need not exist.
+        measure : RunStats
+            Of the run.
+        seconds : float
+            Wall-clock time of the run.
+
+        Returns
+        -------
+        Summary
+        """
         if not path.exists():
             return cls(str(path), seconds=seconds)
         cache = FeatureCache(path)
-        count = cache.counts
-        found = cls(
+        counts = cache.counts
+        summary = cls(
             cache=str(path),
             rows=cache.n_rows,
             computed=measure.computed,
-            reused=max(count["ok"] - measure.computed, 0),
-            failed=count["failed"],
+            reused=max(counts["ok"] - measure.computed, 0),
+            failed=counts["failed"],
             seconds=seconds,
             layers=list(cache.layers),
             failures=cache.failures,
         )
         if measure.images_run:
-            found.images_per_second = measure.images_per_second
-            found.bound = measure.bottleneck
-            found.engine, found.engine_why = measure.engine, measure.engine_why
-            found.verdict = measure.describe_bottleneck()
-        return found
+            summary.images_per_second = measure.images_per_second
+            summary.bound = measure.bottleneck
+            summary.engine, summary.engine_why = measure.engine, measure.engine_why
+            summary.verdict = measure.describe_bottleneck()
+        return summary
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as a dict for JSON.
+
+        Returns
+        -------
+        dict of str to object
+        """
         return asdict(self)

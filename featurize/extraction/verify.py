@@ -1,4 +1,4 @@
-"""Check a cache against its specification and, where they are at hand, against its images."""
+"""Check a cache against its specification and, if given, against its images."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,16 @@ import numpy as np
 from featurize.cache.format import MARKED
 from featurize.cache.integrity import compute_checksums, is_unchecked
 from featurize.cache.lock import WriteLock
-from featurize.cache.reader import FeatureCache, find_cache_violations
+from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
-from featurize.errors import CallError, ImageUnreadableError, OutputError
-from featurize.extraction.changes import ListingDiff, RetryPolicy
-from featurize.extraction.grow import (
+from featurize.errors import CacheFormatError, CallError, ImageUnreadableError, OutputError
+from featurize.extraction.changes import (
     COPY_CHUNK_BYTES,
+    ListingDiff,
+    RetryPolicy,
     copy_unchanged,
-    open_partial,
-    partial_path,
-    replace_original,
 )
+from featurize.extraction.grow import open_partial, partial_path, replace_original
 from featurize.extraction.options import Options, resolve_options
 from featurize.extraction.setup import ExtractionSetup
 from featurize.files import hash_bytes
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
 
 SAMPLE_SIZE = 32
-# Another machine's arithmetic, float16 storage, reduced precision: (relative to the row's norm).
+# Relative to the row's norm. Allows for another machine's arithmetic and for float16 storage.
 RELATIVE_TOLERANCE = {"<f4": 1e-3, "<f2": 5e-3}
 LOW_PRECISION_TOLERANCE = 5e-2
 
@@ -45,44 +44,54 @@ def verify(
     fill: bool = False,
     seed: int = 0,
 ) -> list[str]:
-    """Find what is wrong with a cache.
+    """Check a cache, and optionally add missing checksums.
 
     Parameters
     ----------
     path : path
         The cache.
     folder : path, optional
-        Its images. With them every marked row is hashed again, and a random sample embedded.
+        Its images. If given, the image of every marked row is hashed, and a random sample is
+        embedded again.
     backbone : Backbone, optional
-        For a cache that was made with a network of your own.
+        For a cache that was made with a `Backbone` of your own.
     weights : str, optional
-        Where the weights file is now.
+        Path of the weights file, if it has moved.
     fill : bool
-        Where nothing is wrong, make checksums for rows that have none, of their numbers as they
-        stand.
+        If no problem is found, compute checksums of the stored features for rows without one.
+    seed : int
+        Of the random sample.
 
     Returns
     -------
     list of str
-        Problems; empty where there are none.
+        One sentence per problem; empty for a sound cache.
 
     Raises
     ------
     FileNotFoundError
         If there is no such cache.
-    CallError, BackboneError, FingerprintMismatch
-        If the backbone cannot be had again, or is another.
-    CacheBusy, DiskFull, OutputError
+    CallError, BackboneError, FingerprintMismatchError
+        If the backbone cannot be loaded, or differs from the cache's.
+    CacheBusyError, DiskFullError, OutputError
         If checksums cannot be written.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
-    found = find_cache_violations(path)
-    if not found and folder is not None:
-        found = _check_against_images(path, folder, backbone, weights, seed)
-    if fill and not found:
+    problems = _find_cache_violations(path)
+    if not problems and folder is not None:
+        problems = _check_against_images(path, folder, backbone, weights, seed)
+    if fill and not problems:
         _add_checksums(Path(path))
-    return found
+    return problems
+
+
+def _find_cache_violations(path: str | os.PathLike[str]) -> list[str]:
+    """List what breaks the specification in a file, in its layout and its rows."""
+    try:
+        return FeatureCache(path).verify()
+    except CacheFormatError as error:
+        return [str(error)]
 
 
 def _check_against_images(
@@ -92,20 +101,20 @@ def _check_against_images(
     weights: str | None,
     seed: int,
 ) -> list[str]:
-    found, cache, root = [], FeatureCache(path), Path(folder)
+    problems, cache, root = [], FeatureCache(path), Path(folder)
     if not root.is_dir():
         raise CallError(f"{root} is no folder; give the one that holds the images")
     sha256 = cache.column("sha256")
-    sound = []
+    sound_rows = []
     for row in np.flatnonzero(cache.status == MARKED).tolist():
         problem = _find_row_problem(cache.paths[row], sha256[row].tobytes(), root)
         if problem:
-            found.append(problem)
+            problems.append(problem)
         else:
-            sound.append(row)
+            sound_rows.append(row)
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.permutation(np.array(sound, np.intp))[:SAMPLE_SIZE])
-    return found + _compare_with_fresh_pass(cache, sample, root, backbone, weights)
+    sample = np.sort(rng.permutation(np.array(sound_rows, np.intp))[:SAMPLE_SIZE])
+    return problems + _compare_with_fresh_pass(cache, sample, root, backbone, weights)
 
 
 def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
@@ -129,40 +138,42 @@ def _compare_with_fresh_pass(
 ) -> list[str]:
     if not len(rows):
         return []
-    wanted = resolve_options(Options(weights=weights), cache, backbone.name if backbone else None)
-    loader = ExtractionSetup(wanted, backbone, cache)
+    resolved = resolve_options(Options(weights=weights), cache, backbone.name if backbone else None)
+    setup = ExtractionSetup(resolved, backbone, cache)
     infos = list(cache.layers.values())
-    engine = loader.make_engine_selector(infos).open_first()
+    engine = setup.make_engine_selector(infos).open_first()
     preprocess = cache.extractor.preprocess
-    places = [folder.join_path(root, cache.paths[row]) for row in rows]
+    paths = [folder.join_path(root, cache.paths[row]) for row in rows]
     pixels = np.stack(
-        [decoding.decode_image(reading.read_image_file(place).data, preprocess) for place in places]
+        [decoding.decode_image(reading.read_image_file(path).data, preprocess) for path in paths]
     )
-    found = []
-    for info, fresh in zip(infos, engine.run(pixels), strict=True):
-        stored = cache.features(info.name, rows).astype(np.float32)
-        norm = np.linalg.norm(fresh, axis=1)
-        error = np.linalg.norm(stored - fresh, axis=1) / np.maximum(norm, 1e-12)
-        low = cache.extractor.precision != "float32"
-        limit = LOW_PRECISION_TOLERANCE if low else RELATIVE_TOLERANCE[info.dtype]
+    problems = []
+    for info, fresh_features in zip(infos, engine.run(pixels), strict=True):
+        stored_features = cache.features(info.name, rows).astype(np.float32)
+        norm = np.linalg.norm(fresh_features, axis=1)
+        error = np.linalg.norm(stored_features - fresh_features, axis=1) / np.maximum(norm, 1e-12)
+        is_low_precision = cache.extractor.precision != "float32"
+        limit = LOW_PRECISION_TOLERANCE if is_low_precision else RELATIVE_TOLERANCE[info.dtype]
         for k in np.flatnonzero(error > limit):
-            found.append(
+            problems.append(
                 f"features/{info.name} of {cache.paths[rows[k]]} differ from a fresh pass "
                 f"by {error[k]:.1e} of their norm"
             )
-    return found
+    return problems
 
 
 def _add_checksums(path: Path) -> None:
-    """Give every finished row a checksum of its numbers as they stand, where it has none.
+    """Compute a checksum of the stored features for every finished row without one.
 
-    A cache of format 1.0 has no place for them: it is written anew beside the old one.
+    A cache of format 1.0 has no columns for checksums: it is copied to a new file, which replaces
+    it.
 
     Raises
     ------
-    CacheBusyError, DiskFullError, OutputError
-    FeaturizeError
-        If a growth of this cache was begun and not finished.
+    CacheBusyError, DiskFullError
+        If another process writes to the cache, or the disk is full.
+    OutputError
+        If the cache cannot be written, or an earlier run left a partial cache.
     """
     with WriteLock(path) as lock:
         lock.require_held()
@@ -170,8 +181,8 @@ def _add_checksums(path: Path) -> None:
         if not cache.unchecked_rows:
             return
         if cache.has_checksums:
-            with CacheWriter(path) as into:
-                _write_missing_checksums(into)
+            with CacheWriter(path) as writer:
+                _write_missing_checksums(writer)
             return
         part = partial_path(path)
         if part.exists():
@@ -179,35 +190,35 @@ def _add_checksums(path: Path) -> None:
                 f"{part} is left from a run that was adding to the cache; run that again to "
                 "finish it, or remove it"
             )
-        stat = cache.column("size"), cache.column("mtime_ns")
+        stat_columns = cache.column("size"), cache.column("mtime_ns")
         listing = ImageListing(
             Path(cache.root),
             cache.paths,
-            *stat,
+            *stat_columns,
             skipped=[],
             include=tuple(cache.include),
             exclude=tuple(cache.exclude),
         )
         open_partial(cache, list(cache.layers.values()), listing)
-        every = np.arange(cache.n_rows)
-        same = ListingDiff(every, np.ones(len(every), bool), np.zeros(len(every), bool), 0)
-        with CacheWriter(part) as into:
-            copy_unchanged(cache, into, same, listing, RetryPolicy(transient=False))
-            _write_missing_checksums(into)
+        all_rows = np.arange(cache.n_rows)
+        diff = ListingDiff(all_rows, np.ones(len(all_rows), bool), np.zeros(len(all_rows), bool), 0)
+        with CacheWriter(part) as writer:
+            copy_unchanged(cache, writer, diff, listing, RetryPolicy(transient=False))
+            _write_missing_checksums(writer)
         replace_original(cache)
 
 
-def _write_missing_checksums(into: CacheWriter) -> None:
-    marked = np.flatnonzero(into.status == MARKED)
-    for name, info in into.layout.layers.items():
-        step = max(1, COPY_CHUNK_BYTES // (4 * info.dim))
-        for start in range(0, len(marked), step):
-            rows = marked[start : start + step]
+def _write_missing_checksums(writer: CacheWriter) -> None:
+    marked = np.flatnonzero(writer.status == MARKED)
+    for name, info in writer.layout.layers.items():
+        block_rows = max(1, COPY_CHUNK_BYTES // (4 * info.dim))
+        for start in range(0, len(marked), block_rows):
+            rows = marked[start : start + block_rows]
             sha256, stored = (
-                into.read_rows("images/sha256", rows),
-                into.read_rows(f"checksums/{name}", rows),
+                writer.read_rows("images/sha256", rows),
+                writer.read_rows(f"checksums/{name}", rows),
             )
-            missing = is_unchecked(stored, sha256)
-            rows, sha256 = rows[missing], sha256[missing]
-            sums = compute_checksums(sha256, into.read_rows(f"features/{name}", rows))
-            into.write_checksums(rows, name, sums)
+            is_missing = is_unchecked(stored, sha256)
+            rows, sha256 = rows[is_missing], sha256[is_missing]
+            checksums = compute_checksums(sha256, writer.read_rows(f"features/{name}", rows))
+            writer.write_checksums(rows, name, checksums)

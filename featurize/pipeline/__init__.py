@@ -1,1 +1,1 @@
-"""Images to rows: decode ahead, run in batches, write behind."""
+"""From images to rows: decode in threads, run in batches, write in a thread."""

@@ -1,4 +1,4 @@
-"""Which contents are at hand already, so that no image is ever embedded twice."""
+"""Find rows by the content of their image, so that no image is embedded twice."""
 
 import threading
 from dataclasses import dataclass
@@ -12,22 +12,61 @@ from featurize.cache.reader import FeatureCache
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A finished row of an older cache; `reason` is not 0 where it failed."""
+    """A finished row of an older cache.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+    row : int
+    reason : int
+        Code of `featurize.images.reasons`; 0 if the row did not fail.
+    """
 
     cache: FeatureCache
     row: int
     reason: int
 
     def features(self, layer: str) -> np.ndarray:
-        """Its features: shape (1, D)."""
+        """Read the row's features.
+
+        Parameters
+        ----------
+        layer : str
+            Dataset name.
+
+        Returns
+        -------
+        float32 or float16 array of shape (1, D)
+        """
         return self.cache.stored(layer, np.array([self.row]))
 
     def checksums(self, layer: str) -> np.ndarray:
-        """Their checksum: uint32 (1, 2)."""
+        """Read the checksum of the row's features.
+
+        Parameters
+        ----------
+        layer : str
+            Dataset name.
+
+        Returns
+        -------
+        uint32 array of shape (1, 2)
+        """
         return self.cache.checksums(layer, np.array([self.row]))
 
     def is_sound(self, digest: bytes) -> bool:
-        """Whether its features, of every layer, are those that were written."""
+        """Return whether the features of all layers match their checksums.
+
+        Parameters
+        ----------
+        digest : bytes
+            SHA-256 of the image.
+
+        Returns
+        -------
+        bool
+            True for a failed row, or one without checksums.
+        """
         sha256 = np.frombuffer(digest, np.uint8).reshape(1, 32)
         return self.reason != 0 or not any(
             is_damaged(self.checksums(name), sha256, self.features(name))[0]
@@ -36,10 +75,10 @@ class StoredRow:
 
 
 class ContentIndex:
-    """Rows by the SHA-256 of their image's bytes; shared by the decoding threads.
+    """Index of rows by the SHA-256 of their image's bytes; shared by the decoding threads.
 
-    A content is at hand in the cache being written (a marked row, or one that this run is
-    computing) or in an older cache that is being grown from.
+    It holds rows of the cache being written (finished, or computed by this run) and finished rows
+    of older caches.
     """
 
     def __init__(self) -> None:
@@ -48,29 +87,58 @@ class ContentIndex:
         self._lock = threading.Lock()
 
     def add_current_rows(self, sha256: np.ndarray, rows: np.ndarray) -> None:
-        """Rows of the cache being written: their hashes (n, 32) and numbers (n,)."""
+        """Add finished rows of the cache being written.
+
+        Parameters
+        ----------
+        sha256 : uint8 array of shape (N, 32)
+            Hashes of all rows of the cache.
+        rows : int array of shape (n,)
+            The rows to add.
+        """
         for row, digest in zip(rows.tolist(), _split_digests(sha256[rows]), strict=True):
             if any(digest):
                 self._current.setdefault(digest, row)
 
     def add_older_cache(self, cache: FeatureCache, excluded: np.ndarray) -> None:
-        """Every finished row of a cache that is grown from, but some: bool (N,)."""
+        """Add the finished rows of an older cache.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+        excluded : bool array of shape (N,)
+            Rows to leave out.
+        """
         rows = np.flatnonzero((cache.status != PENDING) & ~excluded)
         reasons = cache.column("reason")
         for row, digest in zip(
             rows.tolist(), _split_digests(cache.column("sha256")[rows]), strict=True
         ):
-            if any(digest):  # rows that could not be read have no hash
+            if any(digest):  # images that could not be read have no hash
                 self._older.setdefault(digest, StoredRow(cache, row, int(reasons[row])))
 
     def claim(self, digest: bytes, row: int) -> int | StoredRow | None:
-        """Where this content is at hand; None makes `row` the one that computes it."""
-        older = self._older.get(digest)
-        if older is not None and older.is_sound(digest):
-            return older
+        """Look up a content, or claim it for a row.
+
+        Parameters
+        ----------
+        digest : bytes
+            SHA-256 of the image.
+        row : int
+            Row of the cache being written.
+
+        Returns
+        -------
+        int, StoredRow or None
+            The row of this cache or of an older one that has the content. None if there is none:
+            then `row` is to compute it.
+        """
+        stored_row = self._older.get(digest)
+        if stored_row is not None and stored_row.is_sound(digest):
+            return stored_row
         with self._lock:
-            first = self._current.setdefault(digest, row)
-            return None if first == row else first
+            first_row = self._current.setdefault(digest, row)
+            return None if first_row == row else first_row
 
 
 def _split_digests(sha256: np.ndarray) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Which images are being decoded: so that one which takes the whole run down can be named."""
+"""Log the images being decoded, to identify an image that crashes the process."""
 
 import os
 import stat
@@ -14,34 +14,34 @@ MAX_FILE_BYTES = 1 << 16
 
 
 class InFlightLog:
-    """A small file beside the cache, ``C.h5.working``: one place for each decoding thread.
+    """A small file ``C.h5.working`` next to the cache, with one slot per decoding thread.
 
-    A thread writes an image's hash there before it decodes, and clears it afterwards. Where the
-    system ends the process in between, for want of memory or by a crash inside a decoder, the
-    file stays. The next run decodes those images alone, each in a process of its own.
+    A thread writes an image's hash to its slot before it decodes, and clears the slot afterwards.
+    If the process is killed in between, by lack of memory or a crash inside a decoder, the file
+    remains. The next run decodes each of those images in a process of its own.
 
     Parameters
     ----------
     path : Path
-        As `in_flight_path` gives it; the cache's `WriteLock` has to be held.
+        As `in_flight_path` returns it. The caller holds the cache's `WriteLock`.
     n_slots : int
-        How many threads decode.
+        Number of decoding threads.
 
     Raises
     ------
     OutputError, DiskFullError
-        If something else lies there, or it cannot be written.
+        If there is another kind of file at `path`, or the file cannot be written.
     """
 
     def __init__(self, path: Path, n_slots: int) -> None:
         self.path = path
         self._suspects = read_crash_suspects(path)
         self._lock = threading.Lock()
-        # Those still to be tried stay in the file until they were: this run may die as well.
+        # Untested suspects stay at the start of the file, because this run may crash as well.
         self._first_slot = len(self._suspects)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            path.unlink(missing_ok=True)  # never written into: it may be a link
+            path.unlink(missing_ok=True)  # never write to an existing file: it may be a link
             self._fd = os.open(path, flags, 0o644)
             pwrite_all(
                 self._fd, b"".join(sorted(self._suspects)) + bytes(n_slots * DIGEST_BYTES), 0
@@ -50,61 +50,112 @@ class InFlightLog:
             raise to_write_error(error, path) from error
 
     def is_suspect(self, digest: bytes) -> bool:
-        """Whether this image was in work when an earlier run died, and has not been tried yet."""
+        """Return whether an image was being decoded when an earlier run crashed.
+
+        Parameters
+        ----------
+        digest : bytes
+            SHA-256 of the image.
+
+        Returns
+        -------
+        bool
+            False once `clear_suspect` was called for it.
+        """
         return digest in self._suspects
 
     def clear_suspect(self, digest: bytes) -> None:
-        """Note that a suspect was tried, and this process is still there."""
+        """Remove a suspect after it was decoded without a crash.
+
+        Parameters
+        ----------
+        digest : bytes
+            SHA-256 of the image.
+        """
         self._suspects.discard(digest)
 
     def begin(self, slot: int, digest: bytes) -> None:
-        """Note that the image with this SHA-256 is being decoded at a place."""
+        """Log that an image is being decoded.
+
+        Parameters
+        ----------
+        slot : int
+            Number of the decoding thread, from 0.
+        digest : bytes
+            SHA-256 of the image.
+        """
         self._write_slot(digest, self._first_slot + slot)
 
     def end(self, slot: int) -> None:
-        """Note that it is done."""
+        """Log that the image of a slot has been decoded.
+
+        Parameters
+        ----------
+        slot : int
+            Number of the decoding thread, from 0.
+        """
         self._write_slot(bytes(DIGEST_BYTES), self._first_slot + slot)
 
     def close(self) -> None:
-        """Leave what is still suspected, or no file: nothing in work was what ended the run."""
-        with self._lock:  # a thread that nobody waits for may still be at work
+        """Remove the file, or leave only the suspects in it that were not tried."""
+        with self._lock:  # a decoding thread may still be running
             fd, self._fd = self._fd, -1
-        left = b"".join(sorted(self._suspects))
+        suspects = b"".join(sorted(self._suspects))
         with suppress(OSError):
-            if left:
+            if suspects:
                 os.ftruncate(fd, 0)
-                pwrite_all(fd, left, 0)
+                pwrite_all(fd, suspects, 0)
             else:
                 self.path.unlink(missing_ok=True)
         os.close(fd)
 
     def _write_slot(self, data: bytes, slot: int) -> None:
-        # What the disk has to say is heard where rows are written; this is only an aid.
+        # Ignore errors here: the log is only an aid, and the writer of rows reports disk errors.
         with self._lock, suppress(OSError):
             if self._fd >= 0:
                 pwrite_all(self._fd, data, slot * DIGEST_BYTES)
 
 
 def in_flight_path(cache: Path) -> Path:
-    """Name the file in which a run on this cache notes what it decodes."""
+    """Return the path of a cache's in-flight log.
+
+    Parameters
+    ----------
+    cache : Path
+
+    Returns
+    -------
+    Path
+        ``C.h5.working``.
+    """
     return cache.with_name(cache.name + ".working")
 
 
 def read_crash_suspects(path: Path) -> set[bytes]:
-    """SHA-256 of the images that were in work when an earlier run died.
+    """Read which images were being decoded when an earlier run crashed.
+
+    Parameters
+    ----------
+    path : Path
+        The in-flight log; it need not exist.
+
+    Returns
+    -------
+    set of bytes
+        SHA-256 of each image.
 
     Raises
     ------
     OutputError
-        If something else lies there.
+        If there is another kind of file at `path`.
     """
     try:
-        found = path.lstat()
+        stat_result = path.lstat()
     except FileNotFoundError:
         return set()
-    known = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE_BYTES
-    if not known or found.st_size % DIGEST_BYTES:
+    is_log = stat.S_ISREG(stat_result.st_mode) and stat_result.st_size <= MAX_FILE_BYTES
+    if not is_log or stat_result.st_size % DIGEST_BYTES:
         raise OutputError(f"{path} stands where a run notes what it decodes; move it away")
     data = path.read_bytes()
-    places = range(0, len(data) - DIGEST_BYTES + 1, DIGEST_BYTES)
-    return {data[at : at + DIGEST_BYTES] for at in places} - {bytes(DIGEST_BYTES)}
+    offsets = range(0, len(data) - DIGEST_BYTES + 1, DIGEST_BYTES)
+    return {data[offset : offset + DIGEST_BYTES] for offset in offsets} - {bytes(DIGEST_BYTES)}

@@ -1,4 +1,4 @@
-"""Images to rows: decode ahead in threads, batch, run, write behind."""
+"""Process rows: decode in threads, run in batches, write in a thread."""
 
 import warnings
 from collections.abc import Callable
@@ -22,17 +22,37 @@ def process_rows(
     stats: RunStats,
     report: Callable[[RunStats], None],
 ) -> list[int]:
-    """Bring the rows of a task into the cache.
+    """Embed the images of a job, and write their rows to the cache.
 
-    Memory is bounded by a few batches, whatever the number of rows. On an interrupt what
-    has been computed is written and marked before the interrupt goes on.
+    Memory is bounded by a few batches, for any number of rows. On an interrupt, computed rows are
+    written and marked before `KeyboardInterrupt` is raised again.
+
+    Parameters
+    ----------
+    job : ExtractionJob
+    writer : CacheWriter
+    content_index : ContentIndex
+        Images found there are copied, not embedded.
+    stats : RunStats
+        Updated in place.
+    report : callable
+        Called with `stats` after every image.
 
     Returns
     -------
     list of int
-        Rows whose file has other bytes than `Task.recorded` says, where that matters.
+        With `ExtractionJob.new_layers_only`, rows whose file has other bytes than recorded. They
+        were not written.
+
+    Raises
+    ------
+    EngineError
+        If no engine can be opened, or one image does not fit into memory.
+    DiskFullError, OutputError
+        If rows cannot be written.
     """
-    # What Pillow thinks of odd files is no news: they are read, or fail with a reason.
+    # Pillow's warnings about odd files do not help the user: the file is read, or fails with a
+    # reason.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         return _process_rows(job, writer, content_index, stats, report)
@@ -45,67 +65,71 @@ def _process_rows(
     stats: RunStats,
     report: Callable[[RunStats], None],
 ) -> list[int]:
-    changed: list[int] = []
-    ahead = Prefetcher(job, content_index, stats)
-    behind = BackgroundWriter(job, writer, stats)
-    # The network runs in a thread of its own: an interrupt does not have to wait for a batch.
-    network = ThreadPoolExecutor(1, thread_name_prefix="network")
+    changed_rows: list[int] = []
+    prefetcher = Prefetcher(job, content_index, stats)
+    background_writer = BackgroundWriter(job, writer, stats)
+    # The network runs in a thread, so that an interrupt need not wait for a batch.
+    network_thread = ThreadPoolExecutor(1, thread_name_prefix="network")
     try:
         batch: list[PrefetchedImage] = []
-        batches: BatchRunner | None = None
-        left = len(job.rows)
-        for item in ahead:
+        batch_runner: BatchRunner | None = None
+        n_remaining = len(job.rows)
+        for item in prefetcher:
             if item is not None:
-                left -= 1
+                n_remaining -= 1
             if item is None:
                 pass
             elif item.is_changed:
-                changed.append(item.row)
+                changed_rows.append(item.row)
             elif item.pixels is None:
-                behind.put([item], None)
+                background_writer.put([item], None)
             else:
                 batch.append(item)
-                if batches is None:
-                    batches = network.submit(BatchRunner, job.engine_selector).result()
-                    ahead.decoders.use_processes_if_worth(
-                        batches.engine.device, stats.workers, left
+                if batch_runner is None:
+                    batch_runner = network_thread.submit(BatchRunner, job.engine_selector).result()
+                    prefetcher.decoders.use_processes_if_worth(
+                        batch_runner.engine.device, stats.workers, n_remaining
                     )
-                ahead.batch_size = batches.batch_size
-            # A batch that has to wait for one slow image goes without it.
-            if batches is not None and batch and (item is None or len(batch) >= batches.batch_size):
-                _run_batch(network, batches, batch, behind, stats)
+                prefetcher.batch_size = batch_runner.batch_size
+            # Do not let one slow image delay a batch.
+            if (
+                batch_runner is not None
+                and batch
+                and (item is None or len(batch) >= batch_runner.batch_size)
+            ):
+                _run_batch(network_thread, batch_runner, batch, background_writer, stats)
                 batch = []
-                if network.submit(batches.maybe_upgrade, left).result():
+                if network_thread.submit(batch_runner.maybe_upgrade, n_remaining).result():
                     stats.restart_rate()
-                ahead.batch_size = batches.batch_size
+                prefetcher.batch_size = batch_runner.batch_size
             report(stats)
-        if batches is not None and batch:
-            _run_batch(network, batches, batch, behind, stats)
-        ahead.finish()
-        behind.close()
+        if batch_runner is not None and batch:
+            _run_batch(network_thread, batch_runner, batch, background_writer, stats)
+        prefetcher.finish()
+        background_writer.close()
         report(stats)
     except KeyboardInterrupt:
         signals.acknowledge()
         raise
     finally:
-        network.shutdown(wait=False, cancel_futures=True)
-        ahead.stop()
-        behind.drain()
-    return changed
+        network_thread.shutdown(wait=False, cancel_futures=True)
+        prefetcher.stop()
+        background_writer.drain()
+    return changed_rows
 
 
 def _run_batch(
-    network: ThreadPoolExecutor,
-    batches: BatchRunner,
+    network_thread: ThreadPoolExecutor,
+    batch_runner: BatchRunner,
     batch: list[PrefetchedImage],
     writer: BackgroundWriter,
     stats: RunStats,
 ) -> None:
-    batch.sort(key=lambda item: item.row)  # neighbouring rows are written at once
+    batch.sort(key=lambda item: item.row)  # consecutive rows are written at once
     pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
-    features = network.submit(batches.run, pixels).result()
-    stats.record_batch(len(batch), batches.last_seconds)
-    stats.engine, stats.engine_why = batches.engine.name, batches.reason
+    features = network_thread.submit(batch_runner.run, pixels).result()
+    stats.record_batch(len(batch), batch_runner.last_seconds)
+    stats.engine, stats.engine_why = batch_runner.engine.name, batch_runner.reason
     for item in batch:
         item.pixels = None
     writer.put(batch, features)

@@ -1,4 +1,4 @@
-"""Images ahead of the network: read, hashed and decoded in threads, a bounded number of them."""
+"""Read, hash and decode a bounded number of images in threads, ahead of the network."""
 
 import queue
 import threading
@@ -22,31 +22,31 @@ from featurize.pipeline.stats import RunStats
 from featurize.sources import folder
 
 MAX_BATCHES_AHEAD = 2
-MAX_WAIT_SECONDS = 1.0  # seconds without an image, after which a batch is run as it is
+MAX_WAIT_SECONDS = 1.0  # without a new image; then an incomplete batch is run
 
 
 @dataclass
 class ExtractionJob:
-    """What one pass over some rows needs to know.
+    """Input of one pass over some rows.
 
     Attributes
     ----------
     listing : ImageListing
     rows : int array
-        Rows to do, ascending.
+        Rows to process, ascending.
     preprocess : Preprocess
     layers : list of str
-        Dataset names the engine computes, in its order.
+        Dataset names that the engine computes, in its order.
     engine_selector : EngineSelector
-        Opens the engine when the first image is there.
+        Opens the engine when the first image is decoded.
     in_flight_path : Path
-        Where to note which images are being decoded.
+        Log of the images being decoded.
     recorded_sha256 : uint8 array of shape (N, 32), optional
-        Hashes of finished rows whose file may hold the same bytes still; zeros elsewhere. Where
-        it does, the row is kept.
+        Hashes of finished rows whose file may be unchanged; zeros elsewhere. If the file has the
+        same hash, the row is not computed again.
     new_layers_only : bool
-        The rows' other layers are in place already, of images with the recorded hashes. A file
-        with other bytes is not computed but returned by `process_rows`.
+        Whether the other layers of the rows are written already, for images with the recorded
+        hashes. A file with another hash is not computed; `process_rows` returns its row.
     """
 
     listing: folder.ImageListing
@@ -61,10 +61,28 @@ class ExtractionJob:
 
 @dataclass
 class PrefetchedImage:
-    """One image on its way: read, hashed and decoded, or known, or with the reason why not."""
+    """An image that was read, with the result.
+
+    Attributes
+    ----------
+    row : int
+    size, mtime_ns : int
+        As read; as listed if the file could not be read.
+    digest : bytes
+        SHA-256 of the file; zeros if it could not be read.
+    pixels : uint8 array of shape (crop, crop, 3), optional
+        None if the image need not, or cannot, be embedded.
+    reason : int
+        Code of `featurize.images.reasons`, why it cannot be embedded.
+    is_unchanged, is_changed : bool
+        Whether the file has the recorded hash, and whether it should have but does not.
+    copy_of : int or StoredRow, optional
+        The row to copy features from.
+    read_seconds, decode_seconds : float
+    """
 
     row: int
-    size: int  # as it was read; as it was listed, where it could not be
+    size: int
     mtime_ns: int
     digest: bytes = bytes(32)
     pixels: np.ndarray | None = None
@@ -77,36 +95,49 @@ class PrefetchedImage:
 
 
 class Prefetcher:
-    """Reads and decodes a bounded number of images ahead; they come out as they are ready.
+    """Iterator over images that are read and decoded in threads, in order of completion.
 
-    So one image that takes long holds up nobody. Threads rather than a pool of the standard
-    library: the interpreter waits for those of a pool before it ends, however long one takes.
+    A slow image does not delay the others. The threads are daemons, not a pool of the standard
+    library: the interpreter waits for the threads of a pool before it exits.
+
+    Parameters
+    ----------
+    job : ExtractionJob
+    content_index : ContentIndex
+    stats : RunStats
+        Its `workers` is the number of threads; updated in place.
+
+    Attributes
+    ----------
+    batch_size : int
+        Set by the caller; at most `MAX_BATCHES_AHEAD` batches are decoded ahead.
+    decoders : DecoderPool
     """
 
     def __init__(self, job: ExtractionJob, content_index: ContentIndex, stats: RunStats) -> None:
         self.job, self.content_index, self.stats = job, content_index, stats
-        self.batch_size = 32  # until the engine is open and says its own
+        self.batch_size = 32  # until the engine is open
         self.decoders = DecoderPool(job.preprocess)
         self._row_queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._ready_queue: queue.SimpleQueue[PrefetchedImage | BaseException] = queue.SimpleQueue()
         self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
         self._suspect_lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._decode_loop, args=(place,), name="decode", daemon=True)
-            for place in range(min(stats.workers, len(job.rows)))
+            threading.Thread(target=self._decode_loop, args=(slot,), name="decode", daemon=True)
+            for slot in range(min(stats.workers, len(job.rows)))
         ]
         for thread in self._threads:
             thread.start()
 
     def __iter__(self) -> Iterator[PrefetchedImage | None]:
-        """Images as they are ready; None where for a moment none is."""
-        rows, in_work = iter(self.job.rows.tolist()), 0
+        """Yield images as they are ready; None after `MAX_WAIT_SECONDS` without one."""
+        rows, n_in_work = iter(self.job.rows.tolist()), 0
         while True:
-            room = MAX_BATCHES_AHEAD * self.batch_size + self.stats.workers - in_work
-            for row in islice(rows, max(room, 0)):
+            n_free = MAX_BATCHES_AHEAD * self.batch_size + self.stats.workers - n_in_work
+            for row in islice(rows, max(n_free, 0)):
                 self._row_queue.put(row)
-                in_work += 1
-            if not in_work:
+                n_in_work += 1
+            if not n_in_work:
                 return
             with self.stats.time_waiting("input"):
                 try:
@@ -116,7 +147,7 @@ class Prefetcher:
             if item is None:
                 yield None
                 continue
-            in_work -= 1
+            n_in_work -= 1
             if isinstance(item, BaseException):
                 raise item
             self.stats.stage_seconds["read"] += item.read_seconds
@@ -124,14 +155,14 @@ class Prefetcher:
             yield item
 
     def finish(self) -> None:
-        """Let the threads end; they have nothing left to do."""
+        """End the threads after the last image, and wait for them."""
         for _ in self._threads:
             self._row_queue.put(None)
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
-        """Start on nothing more, and wait for nothing that is being decoded."""
+        """Drop the images not started, and do not wait for those being decoded."""
         while not self._row_queue.empty():
             self._row_queue.get()
         for _ in self._threads:
@@ -143,20 +174,20 @@ class Prefetcher:
         while (row := self._row_queue.get()) is not None:
             try:
                 self._ready_queue.put(self._prepare(row, slot))
-            except BaseException as error:  # carried over to the main thread
+            except BaseException as error:  # raised again in the main thread
                 self._ready_queue.put(error)
 
     def _prepare(self, row: int, slot: int) -> PrefetchedImage:
-        """Read, hash and decode one image: what the threads do."""
-        task, listing = self.job, self.job.listing
+        """Read, hash and decode one image, in a thread."""
+        job, listing = self.job, self.job.listing
         item = PrefetchedImage(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
         start = time.perf_counter()
         try:
             data, item.size, item.mtime_ns = reading.read_image_file(listing.full_path(row))
             item.digest = hash_bytes(data)
             item.read_seconds = time.perf_counter() - start
-            recorded = b"" if task.recorded_sha256 is None else task.recorded_sha256[row].tobytes()
-            if task.new_layers_only:
+            recorded = b"" if job.recorded_sha256 is None else job.recorded_sha256[row].tobytes()
+            if job.new_layers_only:
                 item.is_changed = recorded != item.digest
                 if item.is_changed:
                     return item

@@ -1,4 +1,4 @@
-"""Where a run's time goes: its stages, its rate, what bounds it."""
+"""Timing of a run: its stages, its rate and its bottleneck."""
 
 import time
 from collections.abc import Iterator
@@ -16,12 +16,31 @@ _BOTTLENECK_MESSAGES = {
 
 @dataclass
 class RunStats:
-    """Seconds spent in each stage, added up over threads, and images through the network.
+    """Times and counts of a run.
 
-    `done` counts rows brought into the cache, `computed` those of them with new features.
-    `waited` is the main thread's time: for decoded images, in the network, and for the writer.
-    `engine` is the one that ran last, `engine_why` the reason it was chosen for,
-    `hint` a sentence more for the verdict.
+    Attributes
+    ----------
+    workers : int
+        Number of decoding threads.
+    total : int
+        Rows to process.
+    stage_seconds : dict of str to float
+        Time in each of `STAGES`, summed over threads.
+    wait_seconds : dict of str to float
+        Time that the main thread waited for decoded images (``input``) and for the writer
+        (``output``).
+    done : int
+        Rows written to the cache.
+    images_run : int
+        Images through the network.
+    computed : int
+        Rows written with new features.
+    engine, engine_why : str
+        The engine that ran last, and why it was chosen.
+    hint : str
+        A sentence appended to the description of the bottleneck.
+    started : float
+        `time.perf_counter` at the start.
     """
 
     workers: int
@@ -39,61 +58,78 @@ class RunStats:
     _last_batch_time: float = 0.0
 
     def record_batch(self, count: int, seconds: float) -> None:
-        """Note a batch that went through the network."""
+        """Count a batch that went through the network.
+
+        Parameters
+        ----------
+        count : int
+            Images in it.
+        seconds : float
+            Time in the network.
+        """
         self.stage_seconds["run"] += seconds
         self.images_run += count
         self._last_batch_time = time.perf_counter()
         if self._rate_start is None:
-            # The first batch pays for start-up; the rate counts from its end.
+            # The first batch includes start-up, so the rate counts from its end.
             self._rate_start = (self._last_batch_time, self.images_run)
 
     def restart_rate(self) -> None:
-        """Count the rate from here on: another engine has started, which is no part of it."""
+        """Count the rate from now on, after the start-up of another engine."""
         self._rate_start = (time.perf_counter(), self.images_run)
 
     @contextmanager
     def time_waiting(self, what: str) -> Iterator[None]:
-        """Count the time inside as waiting for ``input`` or ``output``."""
+        """Count the time within a block as waiting.
+
+        Parameters
+        ----------
+        what : {"input", "output"}
+
+        Yields
+        ------
+        None
+        """
         start = time.perf_counter()
         yield
         self.wait_seconds[what] += time.perf_counter() - start
 
     @property
     def stage(self) -> str:
-        """What is going on, as a `featurize.progress.Progress`."""
+        """Name of the stage; see `featurize.progress.Progress`."""
         return "embedding"
 
     @property
     def note(self) -> str:
-        """Rate and the stages' shares of the working time: ``310 images/s, read 3%, ...``."""
+        """Rate and shares of the working time, as ``310 images/s, read 3%, ...``."""
         shares = (f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
         return ", ".join((f"{self.images_per_second:,.0f} images/s", *shares))
 
     @property
     def images_per_second(self) -> float:
-        """Images through the network a second, without start-up."""
+        """Images through the network per second, without start-up."""
         if self._rate_start is None:
             return 0.0
-        since, before = self._rate_start
-        if self.images_run > before:
-            return (self.images_run - before) / (self._last_batch_time - since)
+        start_time, images_before = self._rate_start
+        if self.images_run > images_before:
+            return (self.images_run - images_before) / (self._last_batch_time - start_time)
         return self.images_run / (self._last_batch_time - self.started)
 
     @property
     def seconds_left(self) -> float | None:
-        """Expected time to the end; None while nothing is known."""
+        """Expected time to the end; None before the first row is done."""
         elapsed = time.perf_counter() - self.started
         return (self.total - self.done) * elapsed / self.done if self.done else None
 
     @property
     def stage_shares(self) -> dict[str, float]:
-        """Share of the working time of each stage, 0 to 1; threads count each for itself."""
-        whole = sum(self.stage_seconds.values()) or 1.0
-        return {stage: seconds / whole for stage, seconds in self.stage_seconds.items()}
+        """Share of each stage in the working time of all threads, 0 to 1."""
+        total_seconds = sum(self.stage_seconds.values()) or 1.0
+        return {stage: seconds / total_seconds for stage, seconds in self.stage_seconds.items()}
 
     @property
     def bottleneck(self) -> str:
-        """The stage the others waited for."""
+        """The stage that the others waited for."""
         if not self.images_run:
             return "read"
         waits = {
@@ -109,6 +145,11 @@ class RunStats:
         return longest
 
     def describe_bottleneck(self) -> str:
-        """A sentence that says what bounded the run, with the figures."""
+        """Describe the bottleneck in a sentence, with the shares of all stages.
+
+        Returns
+        -------
+        str
+        """
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
         return f"{_BOTTLENECK_MESSAGES[self.bottleneck]} ({shares} of the working time).{self.hint}"
