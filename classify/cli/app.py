@@ -1,6 +1,7 @@
-"""The command line of stage 2, one verb for one public function. Thin.
+"""The command `classify`: each verb calls one public function and prints its result.
 
-What is heavy is imported inside the verbs: ``--help`` must answer at once.
+The docstring of a verb is its ``--help`` text. Its parameters are documented by their options.
+Heavy modules are imported inside the verbs, so that ``--help`` is fast.
 """
 
 import shlex
@@ -135,7 +136,7 @@ def compare(
             from classify.experiments.compare import compare as compare_heads
 
             opened = open_cache(cache)
-            found = compare_heads(
+            comparison = compare_heads(
                 opened,
                 labels or None,
                 heads,
@@ -153,24 +154,24 @@ def compare(
                 report=display.report,
             )
             checks = {}
-            if isinstance(found, Comparison):
+            if isinstance(comparison, Comparison):
                 display.begin("checking the data")
-                checks = check_data(opened, found)
-        show_notices(found.notices)
+                checks = check_data(opened, comparison)
+        show_notices(comparison.notices)
         all_layers = "+".join(opened.layers)
-        if json and isinstance(found, Comparison):
-            by_task = {task: checked.to_dict() for task, checked in checks.items()}
-            print_json(found.to_dict() | {"checks": by_task})
+        if json and isinstance(comparison, Comparison):
+            checks_by_task = {task: checked.to_dict() for task, checked in checks.items()}
+            print_json(comparison.to_dict() | {"checks": checks_by_task})
         elif json:
-            print_json(found.to_dict())
-        elif not isinstance(found, Comparison):
+            print_json(comparison.to_dict())
+        elif not isinstance(comparison, Comparison):
             from classify.cli.repeat_tables import show_repeated_comparison
 
-            show_repeated_comparison(found, all_layers)
+            show_repeated_comparison(comparison, all_layers)
         else:
             from classify.cli.tables import show_comparison
 
-            show_comparison(found, checks, all_layers)
+            show_comparison(comparison, checks, all_layers)
 
 
 @app.command()
@@ -188,12 +189,12 @@ def advise(
 ) -> None:
     """Say which of four strategies a task asks for, with the evidence; needs several layers."""
     with handle_errors(debug, json):
-        saving = None
+        cut_cost = None
         with ProgressDisplay("reading the cache") as display:
             from classify.strategy.advise import advise as advise_on
             from classify.strategy.cut_cost import measure_cut_cost
 
-            found = advise_on(
+            advice = advise_on(
                 cache,
                 labels,
                 size=size,
@@ -204,16 +205,18 @@ def advise(
                 seed=seed,
                 report=display.report,
             )
-            if found.strategy == "truncated-probe":
-                display.begin(f"measuring what a cut at {found.layer} saves")
-                saving = measure_cut_cost(cache, found.layer)
-        show_notices(found.notices)
+            if advice.strategy == "truncated-probe":
+                display.begin(f"measuring what a cut at {advice.layer} saves")
+                cut_cost = measure_cut_cost(cache, advice.layer)
+        show_notices(advice.notices)
         if json:
-            print_json(found.to_dict() | ({} if saving is None else {"saving": saving.to_dict()}))
+            print_json(
+                advice.to_dict() | ({} if cut_cost is None else {"saving": cut_cost.to_dict()})
+            )
         else:
             from classify.cli.tables import show_advice
 
-            show_advice(found, saving)
+            show_advice(advice, cut_cost)
 
 
 @app.command()
@@ -242,7 +245,7 @@ def predict(
             output = None
         target = None if output is None else check_predictions_file(output, head, images, weights)
         with ProgressDisplay() as display:
-            found = predict_images(
+            predictions = predict_images(
                 load_head(head),
                 images,
                 weights=weights,
@@ -251,16 +254,16 @@ def predict(
                 report=display.report,
             )
         if json:
-            print_json(found.to_dict())
+            print_json(predictions.to_dict())
         elif target is None:
-            found.write_csv(open_csv_stdout())
+            predictions.write_csv(open_csv_stdout())
         else:
             with atomic_write(target, "w", newline="", encoding="utf-8", error=OutputError) as file:
-                found.write_csv(file)
-        show_notices(found.notices)
+                predictions.write_csv(file)
+        show_notices(predictions.notices)
         if output is not None and not json:
-            show_notices([f"{len(found.paths):,} images labelled in {output}"])
-        if found.failures:
+            show_notices([f"{len(predictions.paths):,} images labelled in {output}"])
+        if predictions.failures:
             raise typer.Exit(EXIT_INCOMPLETE)
 
 
@@ -281,16 +284,16 @@ def evaluate(
             from classify.heads.inference import evaluate as evaluate_head
             from classify.heads.io import load_head
 
-            found, notices = evaluate_head(
+            metrics, notices = evaluate_head(
                 load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
             )
         show_notices(notices)
         if json:
-            print_json(found)
+            print_json(metrics)
         else:
             from classify.cli.tables import show_evaluation
 
-            show_evaluation(found)
+            show_evaluation(metrics)
 
 
 @app.command()
@@ -328,7 +331,7 @@ def report(
 
             check_report_path(output, images)
             opened = open_cache(cache)
-            found = compare_heads(
+            comparison = compare_heads(
                 opened,
                 labels or None,
                 heads,
@@ -345,7 +348,7 @@ def report(
             display.begin("drawing the learning curve")
             advice, left_out = advise_from_comparison(
                 opened,
-                found,
+                comparison,
                 labels or (),
                 column=column,
                 labels_level=labels_level,
@@ -353,21 +356,21 @@ def report(
                 seed=seed,
             )
             display.begin("drawing the page")
-            tasks = (task.name for task in found.tasks)
+            task_names = (task.name for task in comparison.tasks)
             write_report(
                 output,
                 opened,
-                found,
+                comparison,
                 images=images,
                 command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-                sources=dict(zip(tasks, map(str, labels or ()), strict=bool(labels))),
+                sources=dict(zip(task_names, map(str, labels or ()), strict=bool(labels))),
                 seed=seed,
                 advice=advice,
             )
-        show_notices([*found.notices, *left_out])
+        show_notices([*comparison.notices, *left_out])
         if json:
-            by_task = {task: advised.to_dict() for task, advised in advice.items()}
-            print_json(found.to_dict() | {"output": str(output), "advice": by_task})
+            advice_by_task = {task: advised.to_dict() for task, advised in advice.items()}
+            print_json(comparison.to_dict() | {"output": str(output), "advice": advice_by_task})
         else:
             show_notices([f"the report is in {output}"])
 

@@ -1,4 +1,7 @@
-"""The verbs that train a network: `finetune`, `auto`. Thin, as those of `cli`."""
+"""The verbs that train a network: `finetune`, `auto`.
+
+As in `classify.cli.app`, their docstrings are their ``--help`` texts.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,12 +54,18 @@ Augment = Annotated[
 
 
 class TrainingDisplay(ProgressDisplay):
-    """Draws how training goes; a log gets a line for each epoch too."""
+    """A `ProgressDisplay` that also prints a line for each epoch in a log."""
 
     _n_epochs = 0
 
     def report(self, step: Progress) -> None:
-        """Show how far a stage is; of training, how each epoch ended."""
+        """Show how far a stage is, and the result of each finished epoch.
+
+        Parameters
+        ----------
+        step : Progress
+            While training, a `classify.TrainProgress`.
+        """
         history: Any = getattr(step, "history", ())
         if len(history) > self._n_epochs and not self.is_terminal:
             last = history[-1]
@@ -122,7 +131,7 @@ def finetune(
             signals.import_uninterrupted("torchvision")
             from classify.finetuning.run import finetune as tune_backbone
 
-            found = tune_backbone(
+            result = tune_backbone(
                 images,
                 output,
                 labels,
@@ -154,13 +163,13 @@ def finetune(
 
         if not is_main_process():
             return
-        show_notices(found.notices)
+        show_notices(result.notices)
         if json:
-            print_json(found.to_dict())
+            print_json(result.to_dict())
         else:
             from classify.cli.tables import show_finetune
 
-            show_finetune(found, str(output))
+            show_finetune(result, str(output))
 
 
 def auto(
@@ -195,9 +204,9 @@ def auto(
     with handle_errors(debug, json):
         limit = parse_duration(max_time)
         with TrainingDisplay("loading torch") as display:
-            from classify.strategy.auto import auto as do_it
+            from classify.strategy.auto import auto as run_auto
 
-            found = do_it(
+            result = run_auto(
                 images,
                 output,
                 labels,
@@ -220,10 +229,10 @@ def auto(
                 learning_rate=learning_rate,
                 augment=augment,
             )
-        show_notices(found.notices)
+        show_notices(result.notices)
         if json:
-            print_json(found.to_dict())
+            print_json(result.to_dict())
         else:
             from classify.cli.tables import show_auto
 
-            show_auto(found, str(output))
+            show_auto(result, str(output))

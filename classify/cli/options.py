@@ -1,11 +1,11 @@
-"""Options that verbs of `classify` share; those of both commands: `featurize.cli.options`."""
+"""Options of several verbs of `classify`. Those of both commands are in `featurize.cli.options`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-# As in heads.py, which imports scikit-learn; a test holds the two together.
+# As in `classify.heads.registry`, which imports scikit-learn. A test compares the two.
 HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 

@@ -1,4 +1,4 @@
-"""How a comparison over several draws looks on stdout."""
+"""Tables of a comparison over several draws, for stdout."""
 
 from rich.table import Table
 from rich.text import Text
@@ -10,28 +10,30 @@ from featurize.cli.console import make_console, make_text
 
 
 def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) -> None:
-    """A table for each task, best first, and what its intervals cover.
+    """Print a table for each task, best head first, and what the intervals cover.
 
     Parameters
     ----------
+    comparison : RepeatedComparison
+        The result of `classify.compare` with repeats, shots or folds.
     all_layers : str
         As in `classify.cli.tables.show_comparison`.
     """
-    screen = make_console(stderr=False)
+    console = make_console(stderr=False)
     joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
     for task in comparison.tasks:
         rows = [row for row in comparison.rows if row.task == task.name]
         best = comparison.best_per_task.get(task.name)
-        drawn = _build_few_shot_table if comparison.shots else _build_draws_table
-        screen.print(drawn(comparison, rows, best, joined))
-    screen.print(
+        build_table = _build_few_shot_table if comparison.shots else _build_draws_table
+        console.print(build_table(comparison, rows, best, joined))
+    console.print(
         f"{comparison.n_heads:,} heads from one cache in {comparison.seconds:.1f} s; "
         f"{NO_IMAGE_READ}",
         style="bold",
     )
     if comparison.n_reused:
-        screen.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
-    screen.print(
+        console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    console.print(
         "* best by validation; ~ not distinguishable from it; < worse, allowing for the number of "
         f"heads. {comparison.interval_note}",
         style="dim",
@@ -39,7 +41,7 @@ def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) ->
     for name, best in comparison.best_per_task.items():
         low, high = best.accuracy_ci
         shots = "" if best.shots is None else f", {best.shots} images of each class"
-        screen.print(
+        console.print(
             make_text(
                 f"Best by validation, {name}: {best.head} on {joined.get(best.layer, best.layer)}"
                 f"{shots}; test {best.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})."
@@ -47,29 +49,30 @@ def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) ->
         )
 
 
-def _describe_draws(found: RepeatedComparison) -> str:
-    count, seeds = len(found.seeds), f"seeds {found.seeds[0]} to {found.seeds[-1]}"
-    if found.shots:
-        least, most = found.shots[0], found.shots[-1]
+def _describe_draws(comparison: RepeatedComparison) -> str:
+    count, seeds = len(comparison.seeds), f"seeds {comparison.seeds[0]} to {comparison.seeds[-1]}"
+    if comparison.shots:
+        least, most = comparison.shots[0], comparison.shots[-1]
         images = f"{most:,}" if least == most else f"{least:,} to {most:,}"
         return f"{count} draws of {images} images of each class"
-    if found.folds is None:
+    if comparison.folds is None:
         return f"{count} random splits ({seeds})"
-    return f"{found.folds} folds" if count == 1 else f"{count} times {found.folds} folds ({seeds})"
+    folds = f"{comparison.folds} folds"
+    return folds if count == 1 else f"{count} times {folds} ({seeds})"
 
 
 def _build_draws_table(
-    found: RepeatedComparison,
+    comparison: RepeatedComparison,
     rows: list[HeadSummary],
     best: HeadSummary | None,
     joined: dict[str, str],
 ) -> Table:
-    one = rows[0]
-    counts = f"{one.n_train:,} training and {one.n_test:,} test images"
-    table = _new_table(f"{one.task}: {_describe_draws(found)}, {counts}", "head", "layer")
+    first = rows[0]
+    counts = f"{first.n_train:,} training and {first.n_test:,} test images"
+    table = _new_table(f"{first.task}: {_describe_draws(comparison)}, {counts}", "head", "layer")
     for heading in ("val", "test", "95 % CI", "sd", "best ahead by"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda r: (r is not best, -(r.validation or 0))):
+    for row in sorted(rows, key=lambda row: (row is not best, -(row.validation or 0))):
         low, high = row.accuracy_ci
         table.add_row(
             *_format_head(row, best, joined),
@@ -84,31 +87,36 @@ def _build_draws_table(
 
 
 def _build_few_shot_table(
-    found: RepeatedComparison,
+    comparison: RepeatedComparison,
     rows: list[HeadSummary],
     best: HeadSummary | None,
     joined: dict[str, str],
 ) -> Table:
-    """A line for each head on each choice of layers, a column for each number of images."""
-    lines: dict[tuple[str, str], list[HeadSummary]] = {}
+    """Build a table with a row per head and layers, and a column per number of images."""
+    rows_by_head: dict[tuple[str, str], list[HeadSummary]] = {}
     for row in rows:
-        lines.setdefault((row.head, row.layer), []).append(row)
-    title = f"{rows[0].task}: {rows[0].n_test:,} test images, {_describe_draws(found)}"
+        rows_by_head.setdefault((row.head, row.layer), []).append(row)
+    title = f"{rows[0].task}: {rows[0].n_test:,} test images, {_describe_draws(comparison)}"
     table = _new_table(title, "head", "layer")
-    for shots in found.shots:
+    for shots in comparison.shots:
         table.add_column(f"{shots}", justify="right", no_wrap=True)
-    last = -1  # the most shots: what the best is chosen by
-    for line in sorted(lines.values(), key=lambda it: (it[last] is not best, -it[last].accuracy)):
+    last = -1  # the most shots, which the best head is chosen by
+    for head_rows in sorted(
+        rows_by_head.values(), key=lambda rows: (rows[last] is not best, -rows[last].accuracy)
+    ):
         table.add_row(
-            *_format_head(line[last], best, joined),
-            *(f"{_get_mark(row)}{row.accuracy:.3f}±{_compute_half_width(row):.3f}" for row in line),
-            style="bold green" if line[last] is best else None,
+            *_format_head(head_rows[last], best, joined),
+            *(
+                f"{_get_mark(row)}{row.accuracy:.3f}±{_compute_half_width(row):.3f}"
+                for row in head_rows
+            ),
+            style="bold green" if head_rows[last] is best else None,
         )
     return table
 
 
 def _compute_half_width(row: HeadSummary) -> float:
-    """Half of an interval; the longer part, where an end of the scale cuts the other off."""
+    """Return the longer half of an interval; the other may be cut at 0 or 1."""
     low, high = row.accuracy_ci
     return max(row.accuracy - low, high - row.accuracy)
 
@@ -133,5 +141,5 @@ def _format_head(
 
 
 def _get_mark(row: HeadSummary) -> str:
-    alike = row.difference is not None and not row.difference.distinguishable
-    return "<" if row.worse else "~" if alike else ""
+    is_tied = row.difference is not None and not row.difference.distinguishable
+    return "<" if row.worse else "~" if is_tied else ""

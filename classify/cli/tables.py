@@ -1,4 +1,4 @@
-"""How results look on stdout: a few lines for a fit, tables for a comparison or an advice."""
+"""Results for stdout: a few lines for a fit, tables for a comparison or an advice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,22 @@ from classify.strategy.strategies import (
 )
 from featurize.cli.console import make_console, make_text
 
-# What fits into 80 columns.
+# Fits into 80 columns.
 TABLE_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
-MAX_LISTED_CLASSES = 20  # that are listed
+MAX_LISTED_CLASSES = 20
 NO_IMAGE_READ = "no image was read, no forward pass made."
 
 
 def show_fit(record: HeadResult, saved: str) -> None:
-    """The result of one fit, in a few lines."""
+    """Print the result of one fit in a few lines.
+
+    Parameters
+    ----------
+    record : HeadResult
+        The trained head and its test metrics.
+    saved : str
+        The file of the head.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
@@ -38,42 +46,55 @@ def show_fit(record: HeadResult, saved: str) -> None:
         validation = f"{record.validation:.3f} right in validation"
     table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
     table.add_row("head", make_text(f"{record.head} on {record.layer}"))
-    table.add_row("chosen", make_text(f"{format_settings(record)}, {validation}"))
+    table.add_row("chosen", make_text(f"{_format_settings(record)}, {validation}"))
     table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
     table.add_row("test", make_text(_format_test_accuracy(record), "bold"))
     table.add_row("saved", make_text(saved))
-    screen = make_console(stderr=False)
-    screen.print(table)
+    console = make_console(stderr=False)
+    console.print(table)
     if record.recall is not None:
         _show_recall(record.recall)
-    screen.print(f"One head in {record.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+    console.print(f"One head in {record.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
 
 
 def _show_recall(recall: ClassRecalls) -> None:
-    """How much of each class is found; of many classes, the worst."""
+    """Print the recall of each class; of many classes, the lowest ones."""
     table = Table(**TABLE_STYLE)
     table.add_column("class")
     for heading in ("found", "95 % interval", "test images"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for label, it in list(recall.items())[:MAX_LISTED_CLASSES]:
-        low, high = it["ci"]
+    for label, class_recall in list(recall.items())[:MAX_LISTED_CLASSES]:
+        low, high = class_recall["ci"]
         table.add_row(
-            make_text(label), format_number(it["value"]), f"{low:.3f} to {high:.3f}", f"{it['n']:,}"
+            make_text(label),
+            format_number(class_recall["value"]),
+            f"{low:.3f} to {high:.3f}",
+            f"{class_recall['n']:,}",
         )
-    screen = make_console(stderr=False)
-    screen.print(table)
+    console = make_console(stderr=False)
+    console.print(table)
     if len(recall) > MAX_LISTED_CLASSES:
         line = f"The worst {MAX_LISTED_CLASSES} of {len(recall):,} classes; --json lists them all."
-        screen.print(line, style="dim")
+        console.print(line, style="dim")
 
 
 def format_number(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """Format a number with three decimals.
+
+    Parameters
+    ----------
+    value : float, or None
+
+    Returns
+    -------
+    str
+        A dash for None.
+    """
     return "-" if value is None else f"{value:.3f}"
 
 
-def format_settings(record: HeadResult) -> str:
-    """The chosen setting: ``C = 0.01``."""
+def _format_settings(record: HeadResult) -> str:
+    """Format the params that validation chose: ``C = 0.01``."""
     return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items()) or "-"
 
 
@@ -85,80 +106,100 @@ def _format_test_accuracy(record: Any) -> str:
 
 
 def show_finetune(record: Any, saved: str) -> None:
-    """The result of a fine-tuning (a `FineTuneResult`), in a few lines."""
+    """Print the result of a fine-tuning in a few lines.
+
+    Parameters
+    ----------
+    record : FineTuneResult
+        The tuned network and its test metrics.
+    saved : str
+        The file of network and classifier.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    used = f"{record.n_train:,} training, {record.n_validation:,} validation"
+    counts = f"{record.n_train:,} training, {record.n_validation:,} validation"
     table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
     table.add_row(
         "strategy", make_text(f"{record.strategy}: {record.backbone}, {record.tune} tuned")
     )
-    table.add_row("images", f"{used}, {record.n_test:,} test")
+    table.add_row("images", f"{counts}, {record.n_test:,} test")
     best = f"best after {record.best_epoch}, {record.validation:.3f} right in validation"
     table.add_row("epochs", f"{record.epochs}, {best}")
     table.add_row("test", make_text(_format_test_accuracy(record), "bold"))
     table.add_row("saved", make_text(saved))
-    screen = make_console(stderr=False)
-    screen.print(table)
+    console = make_console(stderr=False)
+    console.print(table)
     passes = f"{record.images_run:,} images went through the network"
-    screen.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
+    console.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
 
 
 def show_auto(result: Any, saved: str) -> None:
-    """What `classify.auto` tried (an `Automatic`), the chosen one first."""
+    """Print the strategies that `classify.auto` tried, the chosen one first.
+
+    Parameters
+    ----------
+    result : AutoResult
+        The candidates with their metrics.
+    saved : str
+        The file of the chosen one.
+    """
     table = Table(**TABLE_STYLE)
     for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
         table.add_column(title)
     for title in ("epochs", "s"):
         table.add_column(title, justify="right")
-    for i, one in enumerate(result.candidates):
-        low, high = one.accuracy_ci or (None, None)
-        ahead = "" if one.behind is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.behind)
+    for i, candidate in enumerate(result.candidates):
+        low, high = candidate.accuracy_ci or (None, None)
+        difference = ""
+        if candidate.behind is not None:
+            difference = "{:+.3f} ({:+.3f} to {:+.3f})".format(*candidate.behind)
         table.add_row(
-            one.strategy,
-            make_text(one.what),
-            format_number(one.validation),
-            format_number(one.accuracy),
+            candidate.strategy,
+            make_text(candidate.what),
+            format_number(candidate.validation),
+            format_number(candidate.accuracy),
             f"{format_number(low)} to {format_number(high)}",
-            ahead,
-            str(one.epochs),
-            f"{one.seconds:.0f}",
+            difference,
+            str(candidate.epochs),
+            f"{candidate.seconds:.0f}",
             style="bold" if i == 0 else "",
         )
-    screen, advice = make_console(stderr=False), result.advice
-    sure = "" if advice.confident else ", though the evidence is thin"
-    screen.print(f"{advice.size} and {advice.similarity}{sure}: {advice.strategy}")
-    screen.print(table)
-    screen.print(make_text(f"saved: {saved}; features: {result.summary.cache}"))
-    screen.print(f"{result.seconds:.0f} s in all.", style="dim")
+    console, advice = make_console(stderr=False), result.advice
+    caveat = "" if advice.confident else ", though the evidence is thin"
+    console.print(f"{advice.size} and {advice.similarity}{caveat}: {advice.strategy}")
+    console.print(table)
+    console.print(make_text(f"saved: {saved}; features: {result.summary.cache}"))
+    console.print(f"{result.seconds:.0f} s in all.", style="dim")
 
 
 def show_comparison(
     comparison: Comparison, checks: Mapping[str, DataChecks], all_layers: str
 ) -> None:
-    """A table for each task, best first, what it took, and what to look at in the data.
+    """Print a table for each task, best head first, the time taken, and checks of the data.
 
     Parameters
     ----------
+    comparison : Comparison
+        The result of `classify.compare`.
     checks : mapping of str to DataChecks
-        By task.
+        The checks of the data, by task.
     all_layers : str
-        The layers of the cache as a record joins them; too long to be repeated in each row.
+        All layers of the cache, joined by ``+`` as in a `HeadResult`. The tables abbreviate them.
     """
-    screen = make_console(stderr=False)
+    console = make_console(stderr=False)
     joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
     for task, best in comparison.best_per_task.items():
         rows = [record for record in comparison.records if record.task == task]
-        screen.print(_build_leaderboard(rows, best, joined))
-    count = len(comparison.records)
-    heads = "One head" if count == 1 else f"{count:,} heads"
-    screen.print(
+        console.print(_build_leaderboard(rows, best, joined))
+    n_heads = len(comparison.records)
+    heads = "One head" if n_heads == 1 else f"{n_heads:,} heads"
+    console.print(
         f"{heads} from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}", style="bold"
     )
     if comparison.n_reused:
-        screen.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
-    screen.print(
+        console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    console.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
         "distinguishable from it on these test images; < worse, allowing for the number of heads. "
         "Intervals leave out the variance of training.",
@@ -168,12 +209,12 @@ def show_comparison(
         f"{task}: {line}" for task, checked in checks.items() for line in checked.summary_lines()
     ]
     for line in lines:
-        screen.print(make_text(line, "yellow"))
+        console.print(make_text(line, "yellow"))
     if lines:
-        screen.print("--json lists them all, `classify report` shows them.", style="dim")
+        console.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in comparison.best_per_task.items():
         name = f"{best.head} on {joined.get(best.layer, best.layer)}"
-        screen.print(
+        console.print(
             make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
         )
 
@@ -193,8 +234,8 @@ def _build_leaderboard(
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
     table.add_column("layer")
-    by = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
-    for heading in (*by, "val", "test", "95 % CI", "chosen", "s"):
+    metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
+    for heading in (*metric_heading, "val", "test", "95 % CI", "chosen", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in rank_results(records, best):
         low, high = record.accuracy_ci or (None, None)
@@ -202,11 +243,11 @@ def _build_leaderboard(
             "*" if record is best else _get_mark(record),
             make_text(record.head),
             make_text(joined.get(record.layer, record.layer)),
-            *(format_number(record.validation_metric) for _ in by),
+            *(format_number(record.validation_metric) for _ in metric_heading),
             format_number(record.validation),
             format_number(record.accuracy),
             f"{format_number(low)}–{format_number(high)}" if low is not None else "-",
-            make_text(format_settings(record).replace(" = ", " ")),
+            make_text(_format_settings(record).replace(" = ", " ")),
             f"{record.seconds:.1f}",
             style="bold green" if record is best else None,
         )
@@ -214,7 +255,13 @@ def _build_leaderboard(
 
 
 def show_evaluation(metrics: dict[str, Any]) -> None:
-    """The scores of a saved head, each with its interval."""
+    """Print the metrics of a saved head, each with its interval.
+
+    Parameters
+    ----------
+    metrics : dict of str to object
+        As `classify.evaluate` returns it.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
@@ -232,27 +279,29 @@ def show_evaluation(metrics: dict[str, Any]) -> None:
 
 
 def show_advice(advice: Advice, saving: CutCost | None) -> None:
-    """The strategy among the four, the evidence, and the commands.
+    """Print the advised strategy among the four, the evidence, and the commands.
 
     Parameters
     ----------
+    advice : Advice
+        The result of `classify.advise`.
     saving : CutCost, or None
-        What cutting the network saves, where that was measured.
+        The cost of the truncated network, if it was measured.
     """
-    screen = make_console(stderr=False)
-    screen.print(make_text(f"{advice.task}: {advice.strategy}", "bold green"))
-    screen.print(make_text(f"{DESCRIPTIONS[advice.strategy]}; layer {advice.layer}"))
-    sure = "" if advice.confident else " as far as can be told yet: see below"
-    screen.print(
+    console = make_console(stderr=False)
+    console.print(make_text(f"{advice.task}: {advice.strategy}", "bold green"))
+    console.print(make_text(f"{DESCRIPTIONS[advice.strategy]}; layer {advice.layer}"))
+    caveat = "" if advice.confident else " as far as can be told yet: see below"
+    console.print(
         make_text(
-            f"The data are {advice.size}, and {describe_similarity(advice.similarity)}{sure}."
+            f"The data are {advice.size}, and {describe_similarity(advice.similarity)}{caveat}."
         )
     )
-    screen.print(_build_strategy_table(advice))
-    screen.print(_build_depth_table(advice))
-    screen.print(_build_curve_table(advice))
+    console.print(_build_strategy_table(advice))
+    console.print(_build_depth_table(advice))
+    console.print(_build_curve_table(advice))
     if saving is not None:
-        screen.print(
+        console.print(
             make_text(
                 f"Up to {saving.layer} the network takes {saving.time:.0%} of its time on this "
                 f"machine, {saving.macs:.0%} of its arithmetic, and {saving.weights:.0%} of its "
@@ -260,16 +309,16 @@ def show_advice(advice: Advice, saving: CutCost | None) -> None:
             )
         )
     for reason in advice.reasons:
-        screen.print(make_text(f"- {reason}."))
+        console.print(make_text(f"- {reason}."))
     for strategy, command in advice.commands.items():
-        screen.print()
-        screen.print(make_text(f"{strategy}: {DESCRIPTIONS[strategy]}", "bold"))
-        # A command that was broken into lines could not be pasted.
-        screen.print(make_text(f"  {command}"), soft_wrap=True)
+        console.print()
+        console.print(make_text(f"{strategy}: {DESCRIPTIONS[strategy]}", "bold"))
+        # Do not wrap the command: it must remain one line to be pasted.
+        console.print(make_text(f"  {command}"), soft_wrap=True)
         if strategy == advice.strategy and advice.joined_layers_command is not None:
-            screen.print(make_text("or a probe on all layers joined, which validate better"))
-            screen.print(make_text(f"  {advice.joined_layers_command}"), soft_wrap=True)
-    screen.print(f"\nMeasured in {advice.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+            console.print(make_text("or a probe on all layers joined, which validate better"))
+            console.print(make_text(f"  {advice.joined_layers_command}"), soft_wrap=True)
+    console.print(f"\nMeasured in {advice.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
 
 
 def _build_strategy_table(advice: Advice) -> Table:
@@ -277,31 +326,31 @@ def _build_strategy_table(advice: Advice) -> Table:
     for heading in ("", *SIMILARITIES):
         table.add_column(heading)
     for size in SIZES:
-        names = [STRATEGIES[size, likeness] for likeness in SIMILARITIES]
+        names = [STRATEGIES[size, similarity] for similarity in SIMILARITIES]
         cells = [
-            make_text(f"> {n}", "bold green") if n == advice.strategy else make_text(n)
-            for n in names
+            make_text(f"> {name}", "bold green") if name == advice.strategy else make_text(name)
+            for name in names
         ]
         table.add_row(size, *cells)
     return table
 
 
 def _build_depth_table(advice: Advice) -> Table:
-    by_depth, _ = advice.measured
+    profile, _ = advice.measured
     table = _new_estimate_table(
-        f"Accuracy by depth, among {by_depth.depths.among}", "layer", "depth"
+        f"Accuracy by depth, among {profile.depths.among}", "layer", "depth"
     )
-    for layer, accuracy in by_depth.accuracy_by_layer.items():
+    for layer, accuracy in profile.accuracy_by_layer.items():
         mark = "*" if layer == advice.layer else ""
-        depth = f"{by_depth.depths.relative[layer]:.0%}"
+        depth = f"{profile.depths.relative[layer]:.0%}"
         table.add_row(mark, make_text(layer), depth, *_format_estimate(accuracy))
     return table
 
 
 def _build_curve_table(advice: Advice) -> Table:
-    _, by_count = advice.measured
+    _, dataset_size = advice.measured
     table = _new_estimate_table("Learning curve on the last layer", "images", "share")
-    for point in by_count.curve:
+    for point in dataset_size.curve:
         table.add_row(
             "", f"{point.n_images:,}", f"{point.fraction:.0%}", *_format_estimate(point.accuracy)
         )
@@ -319,5 +368,6 @@ def _new_estimate_table(title: str, *headings: str) -> Table:
     return table
 
 
-def _format_estimate(found: Estimate) -> tuple[str, str]:
-    return format_number(found.value), f"{format_number(found.low)} to {format_number(found.high)}"
+def _format_estimate(estimate: Estimate) -> tuple[str, str]:
+    interval = f"{format_number(estimate.low)} to {format_number(estimate.high)}"
+    return format_number(estimate.value), interval

@@ -1,15 +1,16 @@
-"""A training that can go on after a kill: one file, replaced after every epoch.
+"""Checkpoints: one file per training, replaced after every epoch, to resume after a kill.
 
-It is written by `torch.save` and read without running code in it (``weights_only``). It holds no
-optimiser options and no schedule: those follow from the options of the training and the number of
-its epochs, so that a file cannot change them. Version 0.1 wrote safetensors, which are still read.
+The file is written by `torch.save` and read with ``weights_only``, which runs no code from it. It
+holds neither optimiser options nor the schedule. Those follow from the options of the training and
+the number of finished epochs, so a file cannot change them. Version 0.1 wrote safetensors, which
+are still read.
 """
 
 import json
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,15 +22,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from classify.errors import OutputError
+from classify.finetuning.datasets.activations import ActivationDataset
+from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.network import FineTuneNetwork
+from classify.heads.fitted import FittedHead
+from classify.store import compute_digest
+from featurize.backbones.backbone import Backbone
 from featurize.backbones.weights import refuse_compressed
 from featurize.files import atomic_write, check_target
 
 FORMAT = "headgraft-training"
 ZIP_MAGIC = b"PK\x03\x04"
-MAX_HEADER_BYTES = 1 << 20  # read to find out whether a file is a checkpoint
-MAX_OTHER_BYTES = 64 << 20  # of a checkpoint, beside the numbers of its tensors
-ADAM_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")  # of each parameter, in AdamW's state
+MAX_HEADER_BYTES = 1 << 20  # read to recognise a checkpoint
+MAX_OTHER_BYTES = 64 << 20  # limit of a checkpoint's bytes other than tensor values
+ADAM_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")  # for each parameter
 EPOCH_FIELDS = {"number", "loss", "validation_loss", "validation", "seconds"}
 OLD_PARTS = {"learnt": "model", "best": "best_model"}  # names in files of version 0.1
 
@@ -41,11 +47,11 @@ class Checkpoint:
     Attributes
     ----------
     model, best_model : dict of str to Tensor
-        What training changes: now, and after its best epoch.
+        Trainable state: of the last epoch, and of the best one.
     optimizer : dict of int to dict of str to Tensor
         The ``state`` of the optimiser's ``state_dict``.
     history : list of dict
-        The epochs so far.
+        Each finished `Epoch`, as a dict.
     """
 
     model: dict[str, Tensor]
@@ -54,40 +60,86 @@ class Checkpoint:
     history: list[dict[str, Any]]
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
-        """Give a new optimiser the state of the saved one."""
+        """Load the saved state into a new optimiser.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            With the parameters of the saved one, in the same order. It keeps its own options.
+        """
         optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer})
 
 
+def compute_key(
+    options: Mapping[str, Any],
+    init_head: FittedHead | None,
+    backbone: Backbone,
+    datasets: Sequence[ImageDataset | ActivationDataset],
+) -> str:
+    """Digest everything that determines the result of a training.
+
+    Parameters
+    ----------
+    options : mapping of str to object
+        The parameters of the `FineTuneClassifier`.
+    init_head : FittedHead, optional
+        The head to start from. It is linear.
+    backbone : Backbone
+        The network to tune.
+    datasets : sequence of ImageDataset or ActivationDataset
+        The training set and the validation set.
+
+    Returns
+    -------
+    str
+        The key of the training's checkpoints.
+    """
+    params = dict(options)
+    del params["root"], params["device"]  # neither changes what the images show
+    params["cache"] = params["cache"] is not None
+    if init_head is not None:
+        scorer = init_head.scorer
+        params["init_head"] = compute_digest(scorer.coef, scorer.intercept)  # type: ignore[union-attr]
+    texts = {name: value if value is None else str(value) for name, value in params.items()}
+    contents = [array for dataset in datasets for array in (dataset.sha256, dataset.y)]
+    return compute_digest(texts, backbone.weights_sha256, *contents)
+
+
 def check_checkpoint_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse a path where a checkpoint cannot be written, before any work is done for it.
+    """Refuse a path where a checkpoint cannot be written, before any training.
+
+    Parameters
+    ----------
+    path : path
+        Of a new file, or of a checkpoint to replace.
 
     Returns
     -------
     Path
-        Where to write it.
+        The path to write to.
 
     Raises
     ------
     OutputError
-        If the folder is missing or closed, or the file there is not a checkpoint.
+        If the folder is missing or not writable, or the path holds something else.
     """
     return check_target(path, _is_checkpoint, "an unfinished training", OutputError)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """By its beginning alone, which a file that was cut short still has."""
+    """Tell whether a file begins like a checkpoint, as a truncated one still does."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             start = file.read(MAX_HEADER_BYTES)
     except OSError:
         return False
     # A zip archive of torch, or a safetensors file: a length of eight bytes, then JSON.
-    is_own_kind = (start.startswith(ZIP_MAGIC) and b"data.pkl" in start[:256]) or start[8:9] == b"{"
-    return is_own_kind and FORMAT.encode() in start
+    is_torch_zip = start.startswith(ZIP_MAGIC) and b"data.pkl" in start[:256]
+    return (is_torch_zip or start[8:9] == b"{") and FORMAT.encode() in start
 
 
 def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; the one before is replaced at once or not at all.
+    """Write a checkpoint atomically; the previous one is replaced.
 
     Parameters
     ----------
@@ -96,12 +148,14 @@ def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
     key : str
         A digest of what is trained, and how.
     checkpoint : Checkpoint
+        The state to save.
 
     Raises
     ------
     OutputError
+        If the file cannot be written.
     """
-    content = {  # the format first, for `_is_checkpoint`
+    content = {  # the format comes first, for `_is_checkpoint`
         "format": FORMAT,
         "key": key,
         "model": _to_cpu(checkpoint.model),
@@ -109,7 +163,7 @@ def save_checkpoint(path: Path, key: str, checkpoint: Checkpoint) -> None:
         "optimizer": {i: _to_cpu(state) for i, state in checkpoint.optimizer.items()},
         "history": checkpoint.history,
     }
-    data = BytesIO()  # torch's own writing to a full disk ends in an error of no use
+    data = BytesIO()  # torch.save to a full disk fails with an unhelpful error
     torch.save(content, data)
     with atomic_write(path, error=OutputError) as file:
         file.write(data.getbuffer())
@@ -125,15 +179,16 @@ def load_checkpoint(path: Path, key: str, net: FineTuneNetwork) -> Checkpoint | 
     Parameters
     ----------
     path : Path
+        The file.
     key : str
         A digest of what is trained, and how.
     net : FineTuneNetwork
-        What is trained. A file with tensors of other names or shapes is not taken.
+        The network to train. A file with tensors of other names or shapes is ignored.
 
     Returns
     -------
     Checkpoint, or None
-        None where there is none, it is damaged, or of another training.
+        None if there is no file, or if it is damaged or of another training.
     """
     optimizer = {
         i: {
@@ -143,30 +198,30 @@ def load_checkpoint(path: Path, key: str, net: FineTuneNetwork) -> Checkpoint | 
         for i, tensor in enumerate(net.trainable_parameters().values())
     }
     state = net.trainable_state()
-    form = {"model": state, "best_model": state, "optimizer": optimizer}
+    template = {"model": state, "best_model": state, "optimizer": optimizer}
     try:
-        if path.stat().st_size > _count_bytes(form) + MAX_OTHER_BYTES:
+        if path.stat().st_size > _count_bytes(template) + MAX_OTHER_BYTES:
             return None
         content = _read(path)
         if content.pop("format") != FORMAT or content.pop("key") != key:
             return None
         history = content.pop("history")
-        if not (_has_form(content, form) and _is_history(history)):
+        if not (_matches(content, template) and _is_history(history)):
             return None
         return Checkpoint(**content, history=history)
-    except Exception:  # absent, or hostile bytes: the training begins anew
+    except Exception:  # no file, or damaged or hostile bytes: train from the start
         return None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, now or in version 0.1; nothing is checked yet."""
+    """Read a file of `save_checkpoint`, or of version 0.1, without checking its content."""
     if zipfile.is_zipfile(path):
         refuse_compressed(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     content: dict[str, Any] = {"model": {}, "best_model": {}, "optimizer": {}}
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-        for entry in file.keys():  # noqa: SIM118 - the file is no mapping
+        for entry in file.keys():  # noqa: SIM118 - the file is not a mapping
             part, _, name = entry.partition("/")
             if part == "moments":
                 i, _, name = name.partition(".")
@@ -177,27 +232,28 @@ def _read(path: Path) -> dict[str, Any]:
     return content | {name: metadata[name] for name in ("format", "key")}
 
 
-def _has_form(value: Any, form: Any) -> bool:
-    """Whether a value has the keys of another, and tensors of the same types and shapes."""
-    if isinstance(form, dict):
+def _matches(value: Any, template: Any) -> bool:
+    """Tell whether a value has the template's keys, and tensors of its types and shapes."""
+    if isinstance(template, dict):
         return (
             type(value) is dict
-            and value.keys() == form.keys()
-            and all(_has_form(value[key], form[key]) for key in form)
+            and value.keys() == template.keys()
+            and all(_matches(value[key], template[key]) for key in template)
         )
     return (
         isinstance(value, Tensor)
-        and (value.dtype, value.layout, value.shape) == (form.dtype, torch.strided, form.shape)
+        and (value.dtype, value.shape) == (template.dtype, template.shape)
+        and value.layout == torch.strided
         and value.device.type == "cpu"
-        and 0 not in value.stride()  # the same number many times cannot be written to
+        and 0 not in value.stride()  # a broadcast tensor cannot be written to
     )
 
 
-def _count_bytes(form: Any) -> int:
-    """The bytes of all tensors in a dict of dicts."""
-    if isinstance(form, dict):
-        return sum(map(_count_bytes, form.values()))
-    return int(form.numel() * form.element_size())
+def _count_bytes(tree: Any) -> int:
+    """Count the bytes of all tensors in a dict of dicts."""
+    if isinstance(tree, dict):
+        return sum(map(_count_bytes, tree.values()))
+    return int(tree.numel() * tree.element_size())
 
 
 def _is_history(value: Any) -> bool:

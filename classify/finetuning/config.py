@@ -1,4 +1,4 @@
-"""`TrainConfig`: how a network is trained. Defaults and checks stand here, and need no torch."""
+"""`TrainConfig`: how a network is trained. Its defaults and checks need no torch."""
 
 import math
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ SCRATCH_DEFAULTS: dict[str, Any] = {
     "layer_decay": 1.0,
     "batch_norm": "trained",
 }
-"""Where weights are random, no stage is nearer to its goal than another."""
+"""Random weights need a higher learning rate, the same for all stages, and their own statistics."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,30 @@ class TrainConfig:
     batch_size : int
         Images per step, over all processes together.
     learning_rate : float
-        The highest rate of AdamW (I. Loshchilov and F. Hutter, 2019, "Decoupled weight decay
-        regularization", ICLR). Classifier and deepest stage have it.
+        The highest learning rate of AdamW (I. Loshchilov and F. Hutter, 2019, "Decoupled weight
+        decay regularization", ICLR). It is that of the classifier and of the deepest stage.
     augment : {"flips", "crops", "none"}
-        ``flips``: random crops, mirrored half the time. ``crops``: random crops alone, for what
-        has a left and a right. ``none``: the centre.
+        ``flips``: random crops, mirrored half the time. ``crops``: random crops alone, for
+        images with a left and a right. ``none``: the central crop.
     mixup : float
         The alpha of mixup (H. Zhang et al., 2018, "mixup: beyond empirical risk minimization",
-        ICLR). 0 is none.
+        ICLR). 0 means no mixup.
     patience : int
         Epochs without a lower validation loss before training stops.
     batch_norm : {"frozen", "trained"}
-        ``frozen``: images are normalised by the statistics that came with the weights.
+        ``frozen``: images are normalised by the pretrained statistics. ``trained``: the
+        statistics are updated.
     class_weight : {"balanced"}, optional
-        ``balanced``: every class counts alike in the loss, small or large.
+        ``balanced``: every class has the same weight in the loss, whatever its size.
     seed : int
+        Of random weights, of the order of images, and of their augmentation.
     layer_decay : float
         Learning rate of a stage as a share of the next stage's.
 
     Raises
     ------
     CallError
-        If an option is none of those that exist, or a number is out of range.
+        If an option has an unknown value, or a number is out of range.
     """
 
     epochs: int = 15
@@ -84,10 +86,20 @@ class TrainConfig:
         Parameters
         ----------
         options : object
-            What lacks or is None has its default.
+            An attribute that is missing or None takes its default.
         from_scratch : bool
-            Whether training starts from random weights, which has `SCRATCH_DEFAULTS`.
+            Whether training starts from random weights. Then `SCRATCH_DEFAULTS` replace the
+            defaults. False by default.
+
+        Returns
+        -------
+        TrainConfig
+
+        Raises
+        ------
+        CallError
+            If an option has an unknown value, or a number is out of range.
         """
         given = {field.name: getattr(options, field.name, None) for field in fields(cls)}
         defaults = SCRATCH_DEFAULTS if from_scratch else {}
-        return cls(**defaults | {name: x for name, x in given.items() if x is not None})
+        return cls(**defaults | {name: value for name, value in given.items() if value is not None})

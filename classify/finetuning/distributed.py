@@ -1,7 +1,7 @@
-"""Where a network is trained: one processor or GPU, or several, each in a process of its own.
+"""The devices a network is trained on: a CPU, a GPU, or several GPUs with a process each.
 
-Several processes are started by torch's own launcher, ``torchrun --nproc-per-node 4 --no-python
-classify finetune ...``. It describes them in environment variables, which are read here.
+torch's launcher starts several processes: ``torchrun --nproc-per-node 4 --no-python classify
+finetune ...``. It describes them in environment variables, which are read here.
 """
 
 import os
@@ -19,11 +19,12 @@ from featurize.engines.torch_settings import resolve_device
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among those that train together.
+    """One of the processes that train together.
 
     Attributes
     ----------
     device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
     rank : int
         Number of this process, from 0.
     world_size : int
@@ -35,13 +36,31 @@ class Distributed:
     world_size: int = 1
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision on a GPU that has bfloat16; float32 on a processor."""
+        """Make a context of mixed precision on a GPU that has bfloat16, of float32 elsewhere.
+
+        Returns
+        -------
+        context manager
+        """
         if self.device == "cpu" or not torch.cuda.is_bf16_supported():
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16)
 
     def broadcast(self, value: bool) -> bool:
-        """The value of the main process: one that stopped alone would leave the rest waiting."""
+        """Replace a value by that of the main process.
+
+        A process that stopped alone would leave the others waiting.
+
+        Parameters
+        ----------
+        value : bool
+            The value in this process.
+
+        Returns
+        -------
+        bool
+            The value in the process of rank 0.
+        """
         if self.world_size == 1:
             return value
         shared = torch.tensor(int(value), device=self.device)
@@ -49,7 +68,18 @@ class Distributed:
         return bool(shared)
 
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
-        """The network, with gradients averaged over all processes."""
+        """Wrap a network so that its gradients are averaged over all processes.
+
+        Parameters
+        ----------
+        net : Module
+            On `device`.
+
+        Returns
+        -------
+        Module
+            The network itself if there is only one process.
+        """
         if self.world_size == 1:
             return net
         devices = None if self.device == "cpu" else [self.device]
@@ -58,17 +88,22 @@ class Distributed:
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[Distributed]:
-    """Join the processes that a launcher has started, or be the only one.
+    """Join the processes that a launcher has started, if there are several.
 
     Parameters
     ----------
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
 
+    Yields
+    ------
+    Distributed
+        This process, until the context ends.
+
     Raises
     ------
     CallError
-        If the device is not there.
+        If there is no such device.
     """
     resolved = resolve_device(device)
     if _read_world_size() == 1:
@@ -85,7 +120,12 @@ def init_distributed(device: str) -> Iterator[Distributed]:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes files and messages."""
+    """Tell whether this process is the one that writes files and messages.
+
+    Returns
+    -------
+    bool
+    """
     return _read_world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 

@@ -1,7 +1,7 @@
-"""`FineTuneClassifier`: a backbone's weights trained too, as a scikit-learn classifier on paths."""
+"""`FineTuneClassifier`: fine-tuning as a scikit-learn classifier on image paths."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from classify.data.features import CacheOrPath, check_paths, open_cache
 from classify.data.splits import split_validation
-from classify.errors import CallError, TooFewImagesError
+from classify.errors import CallError
 from classify.evaluation.temperature import fit_temperature
-from classify.finetuning.checkpoint import check_checkpoint_path, load_checkpoint
+from classify.finetuning.checkpoint import check_checkpoint_path, compute_key, load_checkpoint
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import (
-    ActivationDataset,
-    DecodedImages,
-    ImageDataset,
-    find_activations,
-    read_image_dataset,
-)
+from classify.finetuning.datasets.activations import ActivationDataset, find_activations
+from classify.finetuning.datasets.images import DecodedImages, ImageDataset, read_image_datasets
 from classify.finetuning.distributed import Distributed, init_distributed
 from classify.finetuning.head_transfer import (
     RANDOM_INIT,
@@ -39,28 +34,24 @@ from classify.finetuning.trainer import (
     train_network,
 )
 from classify.heads.fitted import FittedHead
-from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone, load_backbone
 from featurize.engines.torch_settings import resolve_device
-from featurize.progress import Progress
-
-Examples = ImageDataset | ActivationDataset
-Say = Callable[[str], None]
+from featurize.progress import Say
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A backbone and a new classifier, trained together on images.
 
-    It starts from a linear probe: the head that is best on the frozen embeddings, so that the first
-    steps do not spoil the backbone (A. Kumar et al., 2022, "Fine-tuning can distort pretrained
-    features and underperform out-of-distribution", ICLR). Then both are trained: AdamW, a warm-up
-    and a cosine, lower learning rates for earlier stages, batch norm frozen, and an early stop by
-    the loss on a validation part.
+    Training starts from a linear probe on the frozen embeddings, so that the first steps do not
+    spoil the backbone (A. Kumar et al., 2022, "Fine-tuning can distort pretrained features and
+    underperform out-of-distribution", ICLR). Then both are trained: AdamW, a warm-up, a cosine
+    decay, lower learning rates for earlier stages, frozen batch norm, and early stopping by the
+    loss on a validation part.
 
     Parameters
     ----------
     backbone : str
-        As in `featurize.load_backbone`; the result of an earlier fine-tuning is one too.
+        As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning.
     root : path
         The image folder that paths are relative to.
     weights, preprocess : str, optional
@@ -68,33 +59,36 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     tune : str
         ``all``, ``last`` (the deepest stage), or a layer: that one and everything after it.
     classifier : {"linear", "mlp"}
-        The latter has one hidden layer of 512 units.
+        ``mlp`` has one hidden layer of 512 units.
     init_head : str, path or FittedHead, optional
-        What a linear classifier starts from: a head trained on the backbone's last layer, or
-        ``random``. Not given, such a head is trained first, from `cache` if that has the layer.
+        The initial linear classifier: a head trained on the backbone's last layer, or ``random``.
+        By default such a head is trained first, from `cache` if that has the layer.
     cache : path or FeatureCache, optional
-        With the maps that enter the tuned part (``PREVIOUS:none``), training starts from those and
-        the frozen part is never run; they are seen as they are, so nothing is cropped or flipped.
+        If it has the maps that enter the tuned part (``PREVIOUS:none``), training reads those. Then
+        the frozen part is never run, and there are no random crops or flips.
     epochs, batch_size, augment, mixup, patience, class_weight, seed
         See `classify.finetuning.config.TrainConfig`.
     learning_rate, batch_norm : optional
-        See `TrainConfig`. From scratch they are 1e-3 and ``trained`` if not given.
+        See `TrainConfig`. The defaults from scratch are 1e-3 and ``trained``.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
 
     Attributes
     ----------
     classes_ : array of shape (K,)
+        The sorted labels.
     head_ : FittedHead
         The classifier on the tuned backbone's embeddings.
     network_ : dict of str to Tensor
         The tuned backbone's weights.
     n_train_ : int
+        Number of images trained on.
     history_ : list of Epoch
+        All epochs.
     images_run_ : int
-        Images that went forward through the tuned part, in training, validation and before.
+        Forward passes of an image through the tuned part: initialisation, training, validation.
     failures_ : dict of str to str
-        Images left out, and why.
+        Why an image was left out, by path.
 
     Examples
     --------
@@ -154,7 +148,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         say: Say = lambda _: None,
         report: ProgressCallback = lambda _: None,
     ) -> "FineTuneClassifier":
-        """Train.
+        """Train on labelled images.
 
         Parameters
         ----------
@@ -163,15 +157,17 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : array of shape (n,)
             Labels.
         groups : array of shape (n,), optional
-            Images of one group are either trained on or validated by.
+            Images of one group are all trained on, or all validated by.
         validation : bool array of shape (n,), optional
-            Images for the early stop, not trained on; else a tenth of every class.
+            Images for early stopping, not trained on. By default a tenth of every class.
         checkpoint : path, optional
-            Written after every epoch; where it is there, training goes on from it.
+            Written after every epoch. If it exists, training resumes from it.
         deadline : float, optional
-            Of `time.monotonic`: no epoch is begun that would pass it.
-        say, report : callable
-            Told what a user should know, and how training goes.
+            A time of `time.monotonic`, in seconds. No epoch begins that would end later.
+        say : callable
+            Called with sentences for the user.
+        report : callable
+            Called with a `TrainProgress` often.
 
         Returns
         -------
@@ -181,8 +177,15 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         TooFewImagesError
-            If there is one class only, or a class has one image.
-        UnknownLayerError, BackboneError, HeadMismatchError, CallError, OutputError, DivergedError
+            If there is only one class, or a class has only one readable image.
+        CallError
+            If an option has an unknown value, or `X` and `y` do not go together.
+        UnknownLayerError, BackboneError, HeadMismatchError
+            If `backbone`, `tune`, `cache` and `init_head` do not go together.
+        OutputError
+            If the checkpoint cannot be written.
+        DivergedError
+            If the loss is not finite.
         """
         paths = _check_text_paths(X)
         self.classes_, y = np.unique(np.asarray(y), return_inverse=True)
@@ -190,18 +193,24 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
         config = TrainConfig.from_options(self, from_scratch=self._is_from_scratch)
         init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
-        parts = split_validation(y, names, groups, validation, self.seed)
+        masks = split_validation(y, names, groups, validation, self.seed)
         path = None if checkpoint is None else check_checkpoint_path(checkpoint)
         with init_distributed(self.device) as distributed, seed_torch(self.seed):
-            backbone = self._load_backbone()
-            say(self._format_start_message(backbone, parts, distributed))
+            backbone = load_backbone(
+                self.backbone,
+                None if self._is_from_scratch else self.weights,
+                preprocess=self.preprocess,
+                frozen_weights=not self._is_from_scratch,
+            )
+            say(self._format_start_message(backbone, masks, distributed))
             cache = None if self.cache is None else open_cache(self.cache)
             tune = find_last_weighted_stage(backbone) if self.tune == "last" else self.tune
             activations = find_activations(backbone, tune, cache, paths.tolist(), y, say)
             net = self._make_network(backbone, tune, config, init_head, activations)
             net.to(distributed.device)
-            training, judged = self._make_datasets(backbone, paths, y, parts, activations, report)
-            key = self._compute_key(init_head, backbone, training, judged)
+            datasets = self._make_datasets(backbone, paths, y, masks, activations, report)
+            key = compute_key(self.get_params(deep=False), init_head, backbone, datasets)
+            training, held_out = datasets
             resume_from = None if path is None else load_checkpoint(path, key, net)
             n_init = 0
             if resume_from is None:
@@ -221,7 +230,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.history_ = train_network(
                 net,
                 training,
-                judged,
+                held_out,
                 config,
                 distributed=distributed,
                 checkpoint=None if path is None else (path, key),
@@ -229,39 +238,58 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 deadline=deadline,
                 report=report,
             )
-            scores = run_inference(net, judged, self.batch_size, distributed)
-        n_epoch = len(training) + len(judged)
-        self.images_run_ = n_init + len(self.history_) * n_epoch + len(judged)
+            decision_values = run_inference(net, held_out, self.batch_size, distributed)
+        n_per_epoch = len(training) + len(held_out)
+        self.images_run_ = n_init + len(self.history_) * n_per_epoch + len(held_out)
         self.n_train_ = len(training)
         self._network, self.network_ = net, extract_state_dict(net, backbone)
         self.head_ = to_fitted_head(
             net,
             backbone,
             names,
-            temperature=fit_temperature(scores, judged.y),
-            train_sha256=np.concatenate([training.sha256, judged.sha256]),
+            temperature=fit_temperature(decision_values, held_out.y),
+            train_sha256=np.concatenate([training.sha256, held_out.sha256]),
         )
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The best class of each image: (n,).
+        """Predict the class of each image.
+
+        Parameters
+        ----------
+        X : array of str of shape (n,)
+            Image paths relative to `root`.
+
+        Returns
+        -------
+        array of shape (n,)
 
         Raises
         ------
         CallError
-            If one cannot be read.
+            If an image cannot be read.
         """
-        best = self.decision_scores(X).argmax(axis=1)
-        found: np.ndarray = self.classes_[best]
-        return found
+        predictions: np.ndarray = self.classes_[self.decision_scores(X).argmax(axis=1)]
+        return predictions
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities, calibrated on the validation part: float64 (n, K)."""
+        """Return calibrated class probabilities, float64 (n, K). See `predict`."""
         check_is_fitted(self)
         return self.head_.probabilities(self.decision_scores(X))
 
     def decision_scores(self, X: Any) -> np.ndarray:
-        """Scores of images: float32 (n, K)."""
+        """Compute decision values of images.
+
+        Parameters
+        ----------
+        X : array of str of shape (n,)
+            Image paths relative to `root`.
+
+        Returns
+        -------
+        float32 array of shape (n, K)
+            In the order of `classes_`. Raises as `predict` does.
+        """
         check_is_fitted(self)
         pixels = DecodedImages(
             self.root, _check_text_paths(X).tolist(), self.head_.source.preprocess
@@ -272,11 +300,21 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.scores_of(pixels)
 
     def scores_of(self, pixels: DecodedImages) -> np.ndarray:
-        """Scores of decoded images: float32 (n, K)."""
-        examples = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
+        """Compute decision values of decoded images.
+
+        Parameters
+        ----------
+        pixels : DecodedImages
+            n images. The rows of unreadable ones have no meaning.
+
+        Returns
+        -------
+        float32 array of shape (n, K)
+        """
+        dataset = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
         distributed = Distributed(resolve_device(self.device))
         net = self._network.to(distributed.device)
-        embeddings = run_inference(net, examples, self.batch_size, distributed, embeddings=True)
+        embeddings = run_inference(net, dataset, self.batch_size, distributed, embeddings=True)
         return self.head_.scores(embeddings)
 
     @property
@@ -284,21 +322,13 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.weights == "none"
 
     def _resolve_init_head(self) -> FittedHead | None:
-        """The head to start from, once the options are known to go together."""
+        """Load the head to start from, and refuse options that exclude each other."""
         if self._is_from_scratch and self.cache is not None:
             raise CallError(
                 "--weights none trains from random weights, for which no cache can be of use: "
                 "leave --cache out"
             )
         return resolve_init_head(self.init_head, self.classifier)
-
-    def _load_backbone(self) -> Backbone:
-        return load_backbone(
-            self.backbone,
-            None if self._is_from_scratch else self.weights,
-            preprocess=self.preprocess,
-            frozen_weights=not self._is_from_scratch,
-        )
 
     def _make_network(
         self,
@@ -317,7 +347,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             batch_norm=config.batch_norm,
         )
         if init_head is not None:
-            check_init_head(init_head, backbone, net.last_layer, [str(x) for x in self.classes_])
+            check_init_head(
+                init_head, backbone, net.last_layer, [str(name) for name in self.classes_]
+            )
         return net
 
     def _make_datasets(
@@ -325,69 +357,37 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         backbone: Backbone,
         paths: np.ndarray,
         y: np.ndarray,
-        parts: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
         activations: ActivationDataset | None,
         report: ProgressCallback,
-    ) -> Sequence[Examples]:
-        """What to train on and what to validate by."""
+    ) -> Sequence[ImageDataset | ActivationDataset]:
         self.failures_: dict[str, str] = {}
         if activations is not None:
-            return [activations.subset(part) for part in parts]
-
-        def report_images(progress: Progress) -> None:
-            report(TrainProgress(progress.stage, progress.done, progress.total))
-
-        datasets = []
-        for part, purpose in zip(parts, ("train on", "validate by"), strict=True):
-            augment = self.augment if purpose == "train on" else "none"
-            dataset = read_image_dataset(
-                self.root,
-                paths[part],
-                y[part],
-                backbone.preprocess,
-                augment,
-                self.seed,
-                report_images,
-            )
-            failures = dataset.images.failures
-            missing = np.setdiff1d(y[part], dataset.y)
-            if len(missing):
-                path, reason = next(iter(failures.items()))
-                raise TooFewImagesError(
-                    f"no image of class {str(self.classes_[missing[0]])!r} to {purpose} can be "
-                    f"read ({path}: {reason})"
-                )
-            self.failures_ |= failures
-            datasets.append(dataset)
+            return [activations.subset(mask) for mask in masks]
+        datasets = read_image_datasets(
+            self.root,
+            paths,
+            y,
+            masks,
+            classes=self.classes_,
+            preprocess=backbone.preprocess,
+            augment=self.augment,
+            seed=self.seed,
+            report=lambda step: report(TrainProgress(step.stage, step.done, step.total)),
+        )
+        for dataset in datasets:
+            self.failures_ |= dataset.images.failures
         return datasets
 
-    def _compute_key(
-        self,
-        init_head: FittedHead | None,
-        backbone: Backbone,
-        training: Examples,
-        judged: Examples,
-    ) -> str:
-        """A digest of everything that decides the result, for the checkpoint."""
-        given: dict[str, Any] = self.get_params(deep=False)
-        del given["root"], given["device"]  # neither changes what the images show
-        given["cache"] = self.cache is not None
-        if init_head is not None:
-            scorer = init_head.scorer
-            given["init_head"] = compute_digest(scorer.coef, scorer.intercept)  # type: ignore[union-attr]
-        options = {name: value if value is None else str(value) for name, value in given.items()}
-        contents = (training.sha256, training.y, judged.sha256, judged.y)
-        return compute_digest(options, backbone.weights_sha256, *contents)
-
     def _format_start_message(
-        self, backbone: Backbone, parts: Sequence[np.ndarray], distributed: Distributed
+        self, backbone: Backbone, masks: Sequence[np.ndarray], distributed: Distributed
     ) -> str:
         weights = "random" if self._is_from_scratch else backbone.weights
-        several = f" x {distributed.world_size}" if distributed.world_size > 1 else ""
-        n_train, n_validation = (int(part.sum()) for part in parts)
+        processes = f" x {distributed.world_size}" if distributed.world_size > 1 else ""
+        n_train, n_validation = (int(mask.sum()) for mask in masks)
         return (
             f"{backbone.name}, weights {weights}, tuning {self.tune} on "
-            f"{distributed.device}{several}: {n_train:,} images to train on, {n_validation:,} to "
+            f"{distributed.device}{processes}: {n_train:,} images to train on, {n_validation:,} to "
             "validate by"
         )
 

@@ -1,4 +1,4 @@
-"""What a tuned network's classifier starts from: a linear probe, or random weights."""
+"""Between heads and tuned networks: a classifier from a linear probe, and back to a head."""
 
 import os
 
@@ -11,12 +11,12 @@ from classify.data.folds import hash_prefixes
 from classify.data.preparation import STANDARDISE
 from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import (
+from classify.finetuning.datasets.activations import (
     ADD_IMAGES,
     ActivationDataset,
-    ImageDataset,
     describe_extractor,
 )
+from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import ProgressCallback, run_inference
@@ -36,10 +36,10 @@ WEIGHTS_NAME = "fine-tuned"
 
 SOFTMAX = get_head_spec("softmax")
 PROBE_LOSS_SLACK = 0.1
-"""Log loss by which the probe that training starts from may be behind the best, for the sake of
-stronger regularisation: where classes part easily the best has weights so large that every step of
-the network below upsets them."""
-MAX_SCALING_IMAGES = 2000  # images whose embeddings standardise those of a random classifier
+"""How much the log loss of the initial probe may exceed the lowest, for stronger regularisation.
+On easily separable classes the best probe has very large weights. Then small changes of the network
+below it change the decision values much."""
+MAX_SCALING_IMAGES = 2000  # images that the scaling of a random classifier is fitted on
 RANDOM_INIT = "random"
 
 
@@ -51,9 +51,9 @@ def resolve_init_head(
     Parameters
     ----------
     head : path or FittedHead, optional
-        Or ``random``.
+        The value of the option. It may be ``random``.
     classifier : {"linear", "mlp"}
-        Which is to start from it.
+        The kind of the classifier to initialise.
 
     Returns
     -------
@@ -64,7 +64,10 @@ def resolve_init_head(
     ------
     CallError
         If the classifier is not linear.
-    FileNotFoundError, HeadFileError
+    FileNotFoundError
+        If there is no such file.
+    HeadFileError
+        If the file is no valid head.
     """
     if head is None or head == RANDOM_INIT:
         return None
@@ -82,10 +85,21 @@ def check_init_head(
 ) -> None:
     """Refuse a head that is not linear in this network's embeddings.
 
+    Parameters
+    ----------
+    head : FittedHead
+        The head to start from.
+    backbone : Backbone
+        The network to tune.
+    last_layer : LayerSpec
+        Its last layer.
+    classes : list of str
+        The K class names of the training.
+
     Raises
     ------
     HeadMismatchError
-        Naming what differs.
+        If the head is not linear, or differs in classes, layer or extractor.
     """
     if not isinstance(head.scorer, LinearModel):
         raise HeadMismatchError(f"training cannot start from a {head.head} head: it is not linear")
@@ -95,18 +109,18 @@ def check_init_head(
             "network ends in a linear layer; train one with `classify fit ... --prepare "
             f"{STANDARDISE}`, or leave --init-head out"
         )
-    made = head.source.extractor
+    extractor = head.source.extractor
     compared = {
         "classes": (list(head.classes), classes),
         "layer": ([layer.spec.option for layer in head.source.layers], [last_layer.option]),
-        **made.differences(describe_extractor(backbone, made)),
+        **extractor.differences(describe_extractor(backbone, extractor)),
     }
-    for what, (one, other) in compared.items():
-        if one != other:
+    for name, (of_head, of_network) in compared.items():
+        if of_head != of_network:
             raise HeadMismatchError(
-                f"the head to start from has another {what} ({_shorten(one)}) than what is tuned "
-                f"({_shorten(other)}); train one with `classify fit C.h5 --layer {last_layer.key}` "
-                "on a cache of this backbone, or leave --init-head out"
+                f"the head to start from has another {name} ({_shorten(of_head)}) than what is "
+                f"tuned ({_shorten(of_network)}); train one with `classify fit C.h5 --layer "
+                f"{last_layer.key}` on a cache of this backbone, or leave --init-head out"
             )
 
 
@@ -121,29 +135,32 @@ def init_classifier(
     cache: FeatureCache | None,
     report: ProgressCallback = lambda _: None,
 ) -> int:
-    """Give a network's classifier the weights that its training begins with.
+    """Set the initial weights of a network's classifier.
 
     Parameters
     ----------
     net : FineTuneNetwork
         On the device of `distributed`.
     training : ImageDataset or ActivationDataset
-        n examples.
+        The training images.
     config : TrainConfig
-        Its class weight and its seed are also those of the linear probe.
+        Its class weight and seed are also those of the linear probe.
     distributed : Distributed
+        Gives the device and the precision.
     init_head : FittedHead, optional
-        To start from as it is. Otherwise a linear probe is trained.
+        A linear head to copy. Without it a linear probe is trained.
     random_init : bool
-        Leave the classifier random, with standardised inputs.
+        Whether to leave the weights random and only standardise the inputs. A classifier with a
+        hidden layer is always initialised so.
     cache : FeatureCache, optional
-        If it has the last layer, the embeddings are read from there.
+        If it has the last layer, the embeddings are read from it.
     report : callable
+        Called with a `TrainProgress` while embeddings are computed.
 
     Returns
     -------
     int
-        How many images were run through the network for it.
+        Number of images that were run through the network.
     """
     if init_head is not None:
         net.classifier.init_from(init_head.scorer)  # type: ignore[arg-type]
@@ -158,9 +175,9 @@ def init_classifier(
         rows = find_rows(cache, training.paths, ADD_IMAGES)[chosen]
         embeddings = FeatureRows.from_cache(cache, (name,), rows).to_array()
     else:
-        plain = training.without_augmentation(chosen)
+        unaugmented = training.without_augmentation(chosen)
         embeddings = run_inference(
-            net, plain, config.batch_size, distributed, embeddings=True, report=report
+            net, unaugmented, config.batch_size, distributed, embeddings=True, report=report
         )
         n_run = len(chosen)
     if random_init:
@@ -189,11 +206,25 @@ def _shorten(value: object) -> str:
 
 
 def extract_state_dict(net: FineTuneNetwork, backbone: Backbone) -> dict[str, Tensor]:
-    """Copy the tuned network's tensors to the processor, named as those of the whole network."""
+    """Copy the tuned backbone's tensors to the CPU, named as in the whole backbone.
+
+    Parameters
+    ----------
+    net : FineTuneNetwork
+        Trained. It is moved to the CPU, frozen, and takes images from now on.
+    backbone : Backbone
+        The backbone of `net`.
+
+    Returns
+    -------
+    dict of str to Tensor
+    """
     net.use_images()
     net.cpu().eval().requires_grad_(False)
-    places = backbone.network.module.state_dict()
-    return {k: tensor.clone() for k, tensor in net.trunk.state_dict().items() if k in places}
+    names = backbone.network.module.state_dict()
+    return {
+        name: tensor.clone() for name, tensor in net.trunk.state_dict().items() if name in names
+    }
 
 
 def to_fitted_head(
@@ -211,10 +242,17 @@ def to_fitted_head(
     net : FineTuneNetwork
         Trained.
     backbone : Backbone
+        The backbone of `net`.
     classes : list of str
+        The K class names.
     temperature : float
+        Divides the decision values, for calibrated probabilities.
     train_sha256 : uint8 array of shape (n, 32)
-        SHA-256 of each image it was trained on, or stopped by.
+        SHA-256 of each training and validation image.
+
+    Returns
+    -------
+    FittedHead
     """
     scorer, last = net.classifier.to_model(), net.last_layer
     sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))

@@ -1,4 +1,4 @@
-"""A network to be tuned: a backbone from some layer on, and a new classifier of the right size."""
+"""The network to tune: a backbone, trainable from some layer on, and a new classifier."""
 
 from collections.abc import Iterator
 
@@ -23,8 +23,17 @@ class Classifier(nn.Module):
 
     Parameters
     ----------
-    dim, n_classes : int
+    dim : int
+        Dimension D of the embeddings.
+    n_classes : int
+        Number K of classes.
     kind : {"linear", "mlp"}
+        ``mlp`` has one hidden layer of `HIDDEN_UNITS` units.
+
+    Attributes
+    ----------
+    mean, scale : Tensor of shape (D,)
+        Mean and standard deviation of the embeddings, 0 and 1 until they are set.
     """
 
     mean: Tensor
@@ -38,19 +47,40 @@ class Classifier(nn.Module):
         self.out = nn.Linear(dim if self.hidden is None else HIDDEN_UNITS, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, K) of embeddings (B, D)."""
+        """Compute decision values.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, D)
+            Embeddings.
+
+        Returns
+        -------
+        Tensor of shape (B, K)
+        """
         x = (x - self.mean) / self.scale
-        scores: Tensor = self.out(x if self.hidden is None else self.hidden(x).relu())
-        return scores
+        decision_values: Tensor = self.out(x if self.hidden is None else self.hidden(x).relu())
+        return decision_values
 
     def fit_scaling(self, embeddings: np.ndarray) -> None:
-        """Take mean and scale from embeddings (n, D), so that every dimension counts alike."""
+        """Set mean and scale, so that each dimension is standardised.
+
+        Parameters
+        ----------
+        embeddings : float array of shape (n, D)
+        """
         scale = embeddings.std(axis=0)
         self.mean.copy_(torch.from_numpy(embeddings.mean(axis=0)))
         self.scale.copy_(torch.from_numpy(np.where(scale > 1e-6, scale, 1)))
 
     def init_from(self, model: LinearModel) -> None:
-        """Begin as a linear head on the same embeddings."""
+        """Copy the weights of a linear head on the same embeddings.
+
+        Parameters
+        ----------
+        model : LinearModel
+            With K classes and D features.
+        """
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(model.mean))
             self.scale.copy_(torch.from_numpy(model.scale))
@@ -58,7 +88,12 @@ class Classifier(nn.Module):
             self.out.bias.copy_(torch.from_numpy(model.intercept))
 
     def to_model(self) -> LinearModel | MLPModel:
-        """The same as arrays."""
+        """Convert to a model of arrays.
+
+        Returns
+        -------
+        LinearModel or MLPModel
+        """
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
         mean, scale = arrays["mean"], arrays["scale"]
         coef, intercept = arrays["out.weight"], arrays["out.bias"]
@@ -69,7 +104,7 @@ class Classifier(nn.Module):
 
 
 class FineTuneNetwork(nn.Module):
-    """A backbone, part of it to be tuned, and a classifier.
+    """A backbone, trainable from some layer on, and a classifier.
 
     Parameters
     ----------
@@ -78,15 +113,32 @@ class FineTuneNetwork(nn.Module):
     tune : str
         ``all``, or a layer: that and everything after it.
     n_classes : int
+        Number K of classes.
     classifier : {"linear", "mlp"}
+        See `Classifier`.
     from_activations : bool
-        Whether it takes the activations that enter the tuned part, instead of images.
+        Whether the inputs are the activations that enter the tuned part. By default they are
+        images.
     batch_norm : {"frozen", "trained"}
-        Frozen: normalised by the statistics that came with the weights.
+        ``frozen`` (the default): images are normalised by the pretrained statistics.
+
+    Attributes
+    ----------
+    last_layer : LayerSpec
+        The backbone's last layer, which gives the embeddings.
+    trunk : Module
+        The part of the backbone that is run.
+    classifier : Classifier
+        Takes the embeddings.
 
     Raises
     ------
-    CallError, UnknownLayerError, BackboneError
+    CallError
+        If the classifier is unknown, or nothing from `tune` on has weights.
+    UnknownLayerError
+        If the backbone has no layer `tune`.
+    BackboneError
+        If the backbone cannot be split there.
     """
 
     mean: Tensor
@@ -110,20 +162,20 @@ class FineTuneNetwork(nn.Module):
         self.batch_norm, self.from_activations = batch_norm, from_activations
         (self.last_layer,) = parse_layers("last", None, backbone.name)
         network = self._network = backbone.network
-        begin = 0 if tune == "all" else find_first_op(network, tune)
+        first_tuned_op = 0 if tune == "all" else find_first_op(network, tune)
         # Loads the weights into the network that all its parts share.
         self.trunk = backbone.cut([self.last_layer])
         if from_activations:
             self.trunk = extract_upper_part(network, tune, self.last_layer)
         self._depths = find_parameter_depths(network)
         for name, parameter in self.trunk.named_parameters():
-            parameter.requires_grad_(self._depths[name] >= begin)
+            parameter.requires_grad_(self._depths[name] >= first_tuned_op)
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             raise CallError(f"nothing from {tune!r} on has weights to tune; name a layer before")
         self._frozen_modules = {
             str(node.target)
             for node, depth in network.node_depths.items()
-            if node.op == "call_module" and depth < begin
+            if node.op == "call_module" and depth < first_tuned_op
         }
         self._stage_ends = [network.layer(name).depth for name in list_stages(backbone)]
         layer = network.layer(self.last_layer.layer)
@@ -134,86 +186,154 @@ class FineTuneNetwork(nn.Module):
         self.classifier = Classifier(dim, n_classes, classifier)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (B, D) of pixels, uint8 (B, 3, H, W), or of entering maps, float32."""
-        # Channels last: convolutions then run half as long again, or twice as fast. Vectors that
-        # enter have none.
-        form = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-        x = x.to(torch.float32, memory_format=form)
+        """Compute embeddings.
+
+        Parameters
+        ----------
+        x : Tensor
+            Pixels, uint8 (B, 3, H, W); with `from_activations`, activations, float32.
+
+        Returns
+        -------
+        Tensor of shape (B, D)
+        """
+        # Convolutions are 1.5 to 2 times as fast with channels last. It needs four axes.
+        memory_format = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+        x = x.to(torch.float32, memory_format=memory_format)
         if not self.from_activations:
             x = (x - self.mean) / self.std
-        found: Tensor = self.trunk(x) if self.from_activations else self.trunk(x)[0]
-        return found
+        embeddings: Tensor = self.trunk(x) if self.from_activations else self.trunk(x)[0]
+        return embeddings
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, K)."""
-        scores: Tensor = self.classifier(self.embed(x))
-        return scores
+        """Compute decision values.
+
+        Parameters
+        ----------
+        x : Tensor
+            As in `embed`.
+
+        Returns
+        -------
+        Tensor of shape (B, K)
+        """
+        decision_values: Tensor = self.classifier(self.embed(x))
+        return decision_values
 
     def train(self, mode: bool = True) -> "FineTuneNetwork":
-        """Training mode; the frozen part, and frozen batch norm, stay as they are."""
+        """Set the training mode, except in the frozen part and in frozen batch norm.
+
+        Parameters
+        ----------
+        mode : bool
+            True (the default) for training, False for evaluation.
+
+        Returns
+        -------
+        FineTuneNetwork
+            Itself.
+        """
         super().train(mode)
         for name, module in self.trunk.named_modules():
-            # Dropout too: what enters the tuned part is always the same.
-            frozen = isinstance(module, _BatchNorm) and self.batch_norm == "frozen"
-            if frozen or name in self._frozen_modules:
+            # The frozen part has no dropout either, so the tuned part always gets the same inputs.
+            is_frozen_norm = isinstance(module, _BatchNorm) and self.batch_norm == "frozen"
+            if is_frozen_norm or name in self._frozen_modules:
                 module.eval()
         return self
 
     def param_groups(
         self, learning_rate: float, layer_decay: float, weight_decay: float
     ) -> Iterator[dict[str, object]]:
-        """Parameters for an optimiser, with a learning rate by stage.
+        """Yield parameter groups for an optimiser, with a learning rate by stage.
 
         Parameters
         ----------
         learning_rate : float
             Of the classifier and the deepest stage.
         layer_decay : float
-            Each stage before has the next one's rate times this.
+            Each earlier stage has the learning rate of the next one times this factor.
         weight_decay : float
-            Of weights; biases and normalisations have none.
+            Of weights. Biases and normalisations have none.
+
+        Yields
+        ------
+        dict
+            One parameter with its ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
         """
         for name, parameter in self.trainable_parameters().items():
             depth = self._depths.get(name.removeprefix("trunk."), self._stage_ends[-1])
-            later = sum(end >= depth for end in self._stage_ends) - 1
+            n_later_stages = sum(end >= depth for end in self._stage_ends) - 1
             yield {
                 "params": [parameter],
-                "lr": learning_rate * layer_decay ** max(later, 0),
+                "lr": learning_rate * layer_decay ** max(n_later_stages, 0),
                 "weight_decay": weight_decay if parameter.ndim > 1 else 0.0,
             }
 
     def use_images(self) -> None:
-        """From now on take images: the frozen part and the tuned one, one after the other."""
+        """Take images from now on: run the frozen part and then the tuned one."""
         if self.from_activations:
             self.trunk, self.from_activations = self._network.cut([self.last_layer]), False
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """All that training changes, by name: tuned parameters, and statistics if they are."""
-        changing = self.trainable_parameters().keys() | {name for name, _ in self.named_buffers()}
-        return {k: v for k, v in self.state_dict().items() if k in changing}
+        """Return the state dict of trainable parameters and of buffers.
+
+        Returns
+        -------
+        dict of str to Tensor
+        """
+        names = self.trainable_parameters().keys() | {name for name, _ in self.named_buffers()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that are tuned, by name, in the order an optimiser has them."""
-        return {k: parameter for k, parameter in self.named_parameters() if parameter.requires_grad}
+        """Return the trainable parameters by name, in the order of `param_groups`.
+
+        Returns
+        -------
+        dict of str to Parameter
+        """
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
 
 
 def list_stages(backbone: Backbone) -> tuple[str, ...]:
-    """The ends of a backbone's stages, shallowest first."""
+    """Return the last layer of each stage of a backbone, shallowest first.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    tuple of str
+    """
     return tuple(spec.layer for spec in parse_layers("auto", None, backbone.name))
 
 
 def find_last_weighted_stage(backbone: Backbone) -> str:
-    """The last stage to have a matrix of weights: a normalisation alone is none."""
+    """Find the last stage with a weight matrix; normalisations alone do not count.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    str
+        The layer that ends the stage.
+    """
     network = backbone.network
-    (last,) = parse_layers("last", None, backbone.name)
-    end, depth = network.layer(last.layer).depth, find_parameter_depths(network)
-    matrices = [
-        depth[name]
+    (last_layer,) = parse_layers("last", None, backbone.name)
+    last_depth, depths = network.layer(last_layer.layer).depth, find_parameter_depths(network)
+    matrix_depths = [
+        depths[name]
         for name, parameter in network.module.named_parameters()
-        if parameter.ndim > 1 and depth.get(name, end + 1) <= end
+        if parameter.ndim > 1 and depths.get(name, last_depth + 1) <= last_depth
     ]
     return next(
         name
         for name in reversed(list_stages(backbone))
-        if find_first_op(network, name) <= max(matrices)
+        if find_first_op(network, name) <= max(matrix_depths)
     )

@@ -1,8 +1,8 @@
-"""`finetune`: a folder of images and labels in, a tuned backbone with its classifier out."""
+"""`finetune`: tune a backbone to a folder of labelled images, and save it with a classifier."""
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,18 +26,18 @@ from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import DecodedImages
+from classify.finetuning.datasets.images import DecodedImages
 from classify.finetuning.distributed import is_main_process
 from classify.finetuning.estimator import FineTuneClassifier
 from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from featurize.cache.reader import FeatureCache
+from featurize.progress import Say, ignore
 from featurize.sources.folder import list_images
 from featurize.text import list_first
 
 NOT_IN_DICT = ("head", "predictions", "notices")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,16 @@ class FineTuneResult:
     Attributes
     ----------
     strategy : str
-        ``finetune``, or ``retrain`` where everything was trained with a classifier of choice.
-    task, backbone, tune, classifier : str
+        ``finetune``, or ``retrain`` if the whole network was trained with a given classifier or
+        from random weights.
+    task : str
+        Name of the label table.
+    backbone, tune, classifier : str
+        As given to `finetune`.
     classes : list of str
+        The K class names.
     n_train, n_validation, n_test : int
-        Images trained on, used to stop, and scored on.
+        Number of images for training, early stopping, and testing.
     accuracy : float, or None
         On the test images; None if there are none.
     accuracy_ci : (float, float), or None
@@ -59,19 +64,22 @@ class FineTuneResult:
     validation : float
         Accuracy on the validation part, after the best epoch.
     epochs, best_epoch : int
+        Number of epochs, and the one with the lowest validation loss, from 1.
     history : list of dict
-        Every `Epoch`.
+        Each `Epoch` as a dict.
     images_run : int
-        Images that went through the network, in training and in validation.
+        Forward passes of an image through the tuned part: initialisation, training, validation.
     scores : dict
         Further metrics of the test images, as in a `HeadResult`.
     seconds : float
+        Time of the whole call.
     head : FittedHead
+        The classifier, as a head on the tuned backbone's embeddings.
     predictions : HeldOutPredictions, or None
-        For the test images, by row of the cache. Where there is no cache, the position of an image
-        by path counts. None if there are no test images.
+        For the test images, by row of the cache. Without a cache the rows are the positions of
+        the images in the order of their paths. None if there are no test images.
     notices : list of str
-        What a user should know.
+        Sentences for the user.
     """
 
     strategy: str
@@ -98,15 +106,20 @@ class FineTuneResult:
 
     @property
     def record(self) -> "FineTuneResult":
-        """The same, under the name it had when there were two classes."""
+        """The result itself, under its earlier name."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as a flat dict for JSON, without head, predictions and notices."""
+        """Convert to a flat dict for JSON, without head, predictions and notices.
+
+        Returns
+        -------
+        dict of str to object
+        """
         names = [field.name for field in fields(self) if field.name not in NOT_IN_DICT]
-        found = {name: getattr(self, name) for name in names}
-        found |= found.pop("scores")
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        values = {name: getattr(self, name) for name in names}
+        values |= values.pop("scores")
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def finetune(
@@ -138,28 +151,28 @@ def finetune(
     say: Say = lambda _: None,
     report: ProgressCallback = lambda _: None,
 ) -> FineTuneResult:
-    """Tune a backbone to labelled images, save it with its classifier, and score both.
+    """Tune a backbone to labelled images, save it with its classifier, and evaluate both.
 
-    Interrupted, it goes on after its last epoch when called again: until it is done, a checkpoint
-    lies next to the output as ``OUTPUT.part``.
+    A call that was interrupted resumes after its last epoch when it is repeated. Until it is done,
+    the checkpoint is next to the output as ``OUTPUT.part``.
 
     Parameters
     ----------
     images : path
-        A folder.
+        The image folder.
     output : path
         A safetensors file, which is a head (`predict`, `evaluate`) and a backbone (`featurize`).
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        By default the names of the folders are the labels.
     backbone, weights, preprocess : optional
-        As in `featurize.load_backbone`; those of the cache, if there is one and they are not given.
+        As in `featurize.load_backbone`. The defaults are those of the cache, or ``resnet50``.
     cache : path or FeatureCache, optional
-        Of the same images. Its last layer gives the classifier to start from; with the activations
-        that enter the tuned part (``PREVIOUS:none``) the frozen part is not run at all.
+        Of the same images. The initial classifier is trained on its last layer. If it has the
+        activations that enter the tuned part (``PREVIOUS:none``), the frozen part is not run.
     tune : str
         ``all``, ``last`` (the deepest stage), or a layer.
     classifier : {"linear", "mlp"}, optional
-        Linear if not given. With `tune` ``all``, to choose one is the strategy ``retrain``.
+        Linear by default. If it is given and `tune` is ``all``, the strategy is ``retrain``.
     init_head, device
         As in `FineTuneClassifier`.
     epochs, batch_size, learning_rate, augment, mixup, patience, batch_norm, class_weight
@@ -167,9 +180,11 @@ def finetune(
     column, labels_level, test_size, seed
         As in `fit`: the same images are held out.
     max_seconds : float, optional
-        No epoch is begun that would end later.
-    say, report : callable
-        Called with what is done, as text, and with the progress of training.
+        No epoch begins that would end later than this after the call.
+    say : callable
+        Called with sentences for the user.
+    report : callable
+        Called with a `TrainProgress` often.
 
     Returns
     -------
@@ -177,11 +192,16 @@ def finetune(
 
     Raises
     ------
-    ClassifyError, FeaturizeError, FileNotFoundError
+    ClassifyError, FeaturizeError
+        If an option, the labels, the cache or the output is refused, or training diverges.
+    FileNotFoundError
+        If the label table, the cache or the head to start from does not exist.
+    NotADirectoryError
+        If `images` is not a folder.
     """
     started = time.monotonic()
     if not is_main_process():
-        say, report = _ignore_report, _ignore_report
+        say, report = ignore, ignore  # the main process reports for all
     check_head_file(output)
     checkpoint = check_checkpoint_path(f"{output}.part")
     check_test_size(test_size)
@@ -189,14 +209,14 @@ def finetune(
         raise NotADirectoryError(f"{images} is no folder of images")
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
-        made = opened.extractor
-        backbone, preprocess = made.backbone, preprocess or made.preprocess.to_dict()
-        weights = weights or made.environment.get("weights_file") or made.weights
-    table, position, rows, copies, notices = _match_labels_to_images(
+        extractor = opened.extractor
+        backbone, preprocess = extractor.backbone, preprocess or extractor.preprocess.to_dict()
+        weights = weights or extractor.environment.get("weights_file") or extractor.weights
+    table, positions, rows, copies, notices = _match_labels_to_images(
         images, read_given_labels(labels, column, labels_level), labels_level, opened
     )
-    task = encode_and_split(table, position, rows, copies, test_size, seed, notices)
-    paths = np.array([table.paths[i] for i in position], object)
+    task = encode_and_split(table, positions, rows, copies, test_size, seed, notices)
+    paths = np.array([table.paths[i] for i in positions], object)
     leaks = describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))
     dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
     model = FineTuneClassifier(
@@ -270,39 +290,62 @@ def finetune(
     return replace(result, head=replace(head, network=Path(output).absolute()))
 
 
-def _ignore_report(_: object) -> None:
-    """One of several processes speaks for all."""
-
-
 def _match_labels_to_images(
     images: str | os.PathLike[str],
     given: LabelTable | None,
     level: int | None,
     cache: FeatureCache | None,
 ) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
-    """The table, which of its lines are used, a row number for each, and which are copies.
+    """Match the lines of a label table to images.
 
-    Without a cache there are no features: then only files with the same bytes are known.
+    Without a cache there are no features. Then only files with the same bytes count as copies.
+
+    Parameters
+    ----------
+    images : path
+        The image folder.
+    given : LabelTable, optional
+        By default the names of the folders are the labels.
+    level : int, optional
+        Which folder of a path is its label, see `labels_from_folders`.
+    cache : FeatureCache, optional
+        Of the same images.
+
+    Returns
+    -------
+    table : LabelTable
+    positions : int array of shape (n,)
+        The lines of the table that are used.
+    rows : int array of shape (n,)
+        The cache row of each line. Without a cache, its position in the order of paths.
+    copies : Copies
+    notices : list of str
+
+    Raises
+    ------
+    UnknownPathError
+        If an image of the table does not exist.
     """
     if cache is not None:
         table = given or labels_from_folders(cache.paths, level)
-        rows, position, notices = find_labelled_rows(cache, table)
-        return table, position, rows, find_copies(cache, rows), notices
-    found = list_images(images)
-    table = given or labels_from_folders(found.paths, level)
-    absent = sorted(set(table.paths) - set(found.paths))
+        rows, positions, notices = find_labelled_rows(cache, table)
+        return table, positions, rows, find_copies(cache, rows), notices
+    listing = list_images(images)
+    table = given or labels_from_folders(listing.paths, level)
+    absent = sorted(set(table.paths) - set(listing.paths))
     if absent:
         raise UnknownPathError(
             f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
-            f"{list_first(absent)}; its paths look like {found.paths[0]!r}. Paths are relative to "
-            "that folder"
+            f"{list_first(absent)}; its paths look like {listing.paths[0]!r}. Paths are relative "
+            "to that folder"
         )
-    position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    notices = [sentence for sentence in (table.notice, *found.skipped) if sentence]
-    paths = [table.paths[i] for i in position]
-    at = dict(zip(found.paths, range(len(found.paths)), strict=True))
-    copies = find_file_copies(images, paths, found.sizes[[at[path] for path in paths]])
-    return table, position, np.arange(len(position)), copies, notices
+    positions = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
+    notices = [sentence for sentence in (table.notice, *listing.skipped) if sentence]
+    paths = [table.paths[i] for i in positions]
+    index_by_path = dict(zip(listing.paths, range(len(listing.paths)), strict=True))
+    sizes = listing.sizes[[index_by_path[path] for path in paths]]
+    copies = find_file_copies(images, paths, sizes)
+    return table, positions, np.arange(len(positions)), copies, notices
 
 
 def _predict_test_images(

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import cpu_count
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import v2
 
 from classify.errors import DivergedError
 from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets import ActivationDataset, ImageDataset
+from classify.finetuning.datasets.activations import ActivationDataset
+from classify.finetuning.datasets.images import ImageDataset
+from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 
@@ -30,7 +30,7 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch.
+    """The result of one epoch.
 
     Attributes
     ----------
@@ -41,6 +41,7 @@ class Epoch:
     validation : float
         Accuracy on the validation part.
     seconds : float
+        Time of training and validation.
     """
 
     number: int
@@ -50,22 +51,22 @@ class Epoch:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a dict."""
+        """Return the fields as a dict."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where things stand, as a `featurize.progress.Progress`.
+    """A `featurize.progress.Progress` with the epochs so far.
 
     Attributes
     ----------
     stage : str
-        What is going on: ``reading images``, ``frozen pass`` or ``epoch 3 of 15``.
+        The current stage: ``reading images``, ``frozen pass`` or ``epoch 3 of 15``.
     done, total : int
-        Of it; of all epochs together, in training.
+        Images of the stage; while training, steps of all epochs together.
     history : list of Epoch
-        Those that are over.
+        The finished epochs.
     """
 
     stage: str
@@ -75,7 +76,7 @@ class TrainProgress:
 
     @property
     def note(self) -> str:
-        """How the last epoch ended: ``validation 0.912, loss 0.310``."""
+        """The result of the last epoch: ``validation 0.912, loss 0.310``."""
         if not self.history:
             return ""
         last = self.history[-1]
@@ -97,32 +98,39 @@ def train_network(
     deadline: float | None = None,
     report: ProgressCallback = lambda _: None,
 ) -> list[Epoch]:
-    """Train a network and leave it as it was after its best epoch, by validation loss.
+    """Train a network and restore its weights of the epoch with the lowest validation loss.
+
+    The optimiser is AdamW, with a linear warm-up, a cosine decay and clipped gradients.
 
     Parameters
     ----------
     net : FineTuneNetwork
-        On the device of `distributed`.
+        On the device of `distributed`. It is trained in place.
     training, validation : ImageDataset or ActivationDataset
+        Images to train on, and images for early stopping.
     config : TrainConfig
+        The options of the training.
     distributed : Distributed
+        The processes that train together.
     checkpoint : (Path, str), optional
-        Where to write a checkpoint after every epoch, and its key: what is trained, and how.
+        The path of a checkpoint, written after every epoch, and its key: a digest of what is
+        trained, and how.
     resume_from : Checkpoint, optional
-        Where to go on. The result is that of an unbroken training.
+        The state to continue from. The result is that of an uninterrupted training.
     deadline : float, optional
-        A time of `time.monotonic`, in seconds. No epoch is begun that would end later.
+        A time of `time.monotonic`, in seconds. No epoch begins that would end later.
     report : callable
+        Called with a `TrainProgress` after every step.
 
     Returns
     -------
     list of Epoch
-        All of them, those of `resume_from` included.
+        All epochs, including those of `resume_from`.
 
     Raises
     ------
     DivergedError
-        If the loss is no longer a number.
+        If the loss is not finite.
     OutputError
         If the checkpoint cannot be written.
     """
@@ -144,7 +152,7 @@ def train_network(
 
 
 class _Trainer:
-    """A network with its optimiser, its schedule and the epochs so far."""
+    """A network with its optimiser, its learning-rate schedule and the epochs so far."""
 
     def __init__(
         self,
@@ -173,10 +181,10 @@ class _Trainer:
         self.steps_per_epoch = len(self._make_batches(0))
         self.n_steps = config.epochs * self.steps_per_epoch
         self.step = len(self.history) * self.steps_per_epoch
-        first = self.step
+        first_step = self.step
         self.schedule = LambdaLR(
             self.optimizer,
-            lambda step: compute_lr_scale(first + step, self.n_steps, self.steps_per_epoch),
+            lambda step: compute_lr_scale(first_step + step, self.n_steps, self.steps_per_epoch),
         )
         n_classes = net.classifier.out.out_features
         self.mixup = v2.MixUp(alpha=config.mixup, num_classes=n_classes) if config.mixup else None
@@ -185,13 +193,13 @@ class _Trainer:
             self.class_weights = self.class_weights.to(distributed.device)
 
     def train_epoch(self) -> float:
-        """Train one epoch; its mean loss."""
-        number, device = len(self.history), self.distributed.device
-        # Dropout in an epoch is the same whether or not training was stopped before it.
-        torch.manual_seed(_derive_seed(self.config.seed, number, self.distributed.rank))
+        """Train one epoch and return its mean loss, in nats."""
+        epoch, device = len(self.history), self.distributed.device
+        # Seed each epoch, so that a resumed training has the same dropout.
+        torch.manual_seed(_derive_seed(self.config.seed, epoch, self.distributed.rank))
         self.net.train()
         losses = []
-        for k, (x, y) in enumerate(self._make_batches(number)):
+        for k, (x, y) in enumerate(self._make_batches(epoch)):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             x, target = self._mix(x, y)
             with self.distributed.autocast():
@@ -199,7 +207,7 @@ class _Trainer:
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise self._make_diverged_error(
-                    f"the loss is {losses[-1]} in epoch {number + 1}, batch {k + 1}"
+                    f"the loss is {losses[-1]} in epoch {epoch + 1}, batch {k + 1}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -207,22 +215,24 @@ class _Trainer:
             self.optimizer.step()
             self.schedule.step()
             self.step += 1
-            self.report_step(number + 1)
+            self.report_step(epoch + 1)
         return float(np.mean(losses))
 
     def validate(self, validation: ImageDataset | ActivationDataset) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on the validation part."""
-        scores = run_inference(self.net, validation, self.config.batch_size, self.distributed)
-        truth = torch.from_numpy(np.asarray(validation.y))
-        loss = float(nn.functional.cross_entropy(torch.from_numpy(scores), truth))
+        """Return the mean cross-entropy, in nats, and the accuracy on the validation part."""
+        decision_values = run_inference(
+            self.net, validation, self.config.batch_size, self.distributed
+        )
+        y_true = torch.from_numpy(np.asarray(validation.y))
+        loss = float(nn.functional.cross_entropy(torch.from_numpy(decision_values), y_true))
         if not math.isfinite(loss):
             raise self._make_diverged_error(
                 f"the validation loss is {loss} after epoch {len(self.history) + 1}"
             )
-        return loss, float((scores.argmax(axis=1) == validation.y).mean())
+        return loss, float((decision_values.argmax(axis=1) == validation.y).mean())
 
     def to_checkpoint(self) -> Checkpoint:
-        """The state of the training after its last epoch."""
+        """Return the state of the training after its last epoch."""
         return Checkpoint(
             model=self.net.trainable_state(),
             best_model=self.best_model,
@@ -231,94 +241,55 @@ class _Trainer:
         )
 
     def report_step(self, number: int) -> None:
-        """Report the last step, of the epoch of that number."""
+        """Report the last step, which belongs to epoch `number` (from 1)."""
         stage = f"epoch {number} of {self.config.epochs}"
         self.report(TrainProgress(stage, self.step, self.n_steps, self.history))
 
     def _make_batches(self, epoch: int) -> Any:
-        """The batches of one epoch, this process's share."""
+        """Return this process's share of the batches of one epoch."""
         rank, world_size = self.distributed.rank, self.distributed.world_size
         sampler = EpochSampler(len(self.training), epoch, self.config.seed, rank, world_size)
         batch_size = max(1, self.config.batch_size // world_size)
         return make_dataloader(self.training, batch_size, self.distributed.device, sampler)
 
     def _mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch after mixup, if there is any, with the targets of the loss."""
+        """Return the inputs and the targets of the loss, after mixup if there is any."""
         if self.mixup is None:
             return x, y
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_derive_seed(self.config.seed, self.step))
-            # It takes floats of four axes alone, and mixes any two rows alike.
-            rows, target = self.mixup(x.float().reshape(len(x), 1, 1, -1), y)
-        return rows.view(x.shape), target
+            # MixUp accepts only float tensors with four axes. It mixes rows of any shape alike.
+            mixed, target = self.mixup(x.float().reshape(len(x), 1, 1, -1), y)
+        return mixed.view(x.shape), target
 
-    def _make_diverged_error(self, what: str) -> DivergedError:
+    def _make_diverged_error(self, reason: str) -> DivergedError:
         rate = self.config.learning_rate
         return DivergedError(
-            f"{what}: training has gone astray. Lower --learning-rate (it is {rate:g})"
+            f"{reason}: training has gone astray. Lower --learning-rate (it is {rate:g})"
         )
 
 
 def compute_lr_scale(step: int, n_steps: int, steps_per_epoch: int) -> float:
-    """The learning rate as a share of the highest: a linear warm-up, then a cosine to 0.
+    """Return the learning rate as a share of the highest: a linear warm-up, then a cosine to 0.
 
     Parameters
     ----------
     step : int
         From 0.
-    n_steps, steps_per_epoch : int
-        Of the whole training, and of one epoch.
+    n_steps : int
+        Number of steps in the whole training.
+    steps_per_epoch : int
+        Number of steps in one epoch.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
     """
     warmup = max(1, min(steps_per_epoch, round(WARMUP_SHARE * n_steps)))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
-
-
-class EpochSampler(Sampler[int]):
-    """The items of one epoch in random order, or this process's share of them.
-
-    Parameters
-    ----------
-    n : int
-    epoch, seed : int
-    rank, world : int
-        Of several processes, each takes every world-th, the same number all.
-    """
-
-    def __init__(self, n: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        order = np.random.default_rng((seed, epoch)).permutation(n)
-        share = order[rank::world_size][: n // world_size] if world_size > 1 else order
-        self.indices = (share + epoch * n).tolist()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def make_dataloader(
-    dataset: ImageDataset | ActivationDataset,
-    batch_size: int,
-    device: str,
-    sampler: EpochSampler | None = None,
-) -> "DataLoader[tuple[Tensor, int]]":
-    """Batches of examples, in order if no other order is given.
-
-    Worker processes help where a GPU waits, or where images are decoded anew each time.
-    """
-    busy = isinstance(dataset, ImageDataset) and not dataset.images.is_in_memory
-    workers = min(8, cpu_count()) if busy or device != "cpu" else 0
-    return DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        pin_memory=device != "cpu",
-        # What is left over would make a batch whose step counts as much as a whole one's.
-        drop_last=sampler is not None and len(sampler) > 2 * batch_size,
-    )
 
 
 def run_inference(
@@ -332,19 +303,34 @@ def run_inference(
 ) -> np.ndarray:
     """Run a network on a dataset, in order.
 
+    Parameters
+    ----------
+    net : FineTuneNetwork
+        On the device of `distributed`. It is left in evaluation mode.
+    dataset : ImageDataset or ActivationDataset
+        n images or activations.
+    batch_size : int
+        Images per batch.
+    distributed : Distributed
+        Gives the device and the precision.
+    embeddings : bool
+        Whether to return embeddings. False by default.
+    report : callable
+        Called with a `TrainProgress` after every batch.
+
     Returns
     -------
     float32 array of shape (n, K), or (n, D)
-        Decision values; with `embeddings` what the classifier is given instead.
+        Decision values; with `embeddings`, the inputs of the classifier.
     """
     net.eval()
-    found: list[np.ndarray] = []
+    outputs: list[np.ndarray] = []
     with torch.inference_mode(), distributed.autocast():
         for x, _ in make_dataloader(dataset, batch_size, distributed.device):
             x = x.to(distributed.device, non_blocking=True)
-            found.append((net.embed(x) if embeddings else net(x)).float().cpu().numpy())
-            report(TrainProgress("frozen pass", sum(map(len, found)), len(dataset)))
-    return np.concatenate(found)
+            outputs.append((net.embed(x) if embeddings else net(x)).float().cpu().numpy())
+            report(TrainProgress("frozen pass", sum(map(len, outputs)), len(dataset)))
+    return np.concatenate(outputs)
 
 
 def _compute_class_weights(y: np.ndarray, n_classes: int, option: str | None) -> Tensor | None:
@@ -359,18 +345,28 @@ def _clone_state(net: FineTuneNetwork) -> dict[str, Tensor]:
 
 
 def _should_stop(history: list[Epoch], config: TrainConfig, deadline: float | None) -> bool:
-    """Whether all epochs are done, the loss no longer falls, or the time is up."""
+    """Tell whether all epochs are done, the loss no longer falls, or the time is up."""
     if not history:
         return False
-    stalled = len(history) - 1 - int(np.argmin([epoch.validation_loss for epoch in history]))
-    longest = max(epoch.seconds for epoch in history)
-    is_late = deadline is not None and time.monotonic() + longest > deadline
-    return is_late or len(history) >= config.epochs or stalled >= config.patience
+    n_stalled = len(history) - 1 - int(np.argmin([epoch.validation_loss for epoch in history]))
+    longest_seconds = max(epoch.seconds for epoch in history)
+    is_late = deadline is not None and time.monotonic() + longest_seconds > deadline
+    return is_late or len(history) >= config.epochs or n_stalled >= config.patience
 
 
 @contextmanager
 def seed_torch(seed: int) -> Iterator[None]:
-    """Draw random weights from a seed, and leave torch's generator as it was."""
+    """Seed torch within a context, and restore its CPU generator afterwards.
+
+    Parameters
+    ----------
+    seed : int
+        Of the random weights drawn within the context.
+
+    Yields
+    ------
+    None
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,7 @@
-"""The command `featurize`: thin verbs over the package's functions."""
+"""The command `featurize`: each verb calls one public function and prints its result.
+
+The docstring of a verb is its ``--help`` text. Its parameters are documented by their options.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +99,6 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Make a feature cache of IMAGES, or complete one. What is done is never done again."""
-
     with handle_errors(debug, as_json):
         from featurize.extraction.dry_run import Estimate
         from featurize.extraction.run import run as run_job
@@ -178,18 +180,17 @@ def layers(
     debug: Debug = False,
 ) -> None:
     """Show where a network can be cut, and what each cut costs on this machine."""
-
     with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.backbone import load_backbone
         from featurize.backbones.profiling import layer_costs
 
         print_stderr(f"measuring {backbone} on this machine ...")
-        found = layer_costs(load_backbone(backbone, frozen_weights=False))
+        costs = layer_costs(load_backbone(backbone, frozen_weights=False))
         if as_json:
-            print_json({"layers": [layer.to_dict() for layer in found]})
+            print_json({"layers": [layer.to_dict() for layer in costs]})
             return
-        shown = [layer for layer in found if layer.layer.count(".") < 2]
+        shown = [layer for layer in costs if layer.layer.count(".") < 2]
         width = max(len(layer.layer) for layer in shown)
         print(f"{'layer':{width}}  {'shape':>14} {'dim':>6}  {'time':>5}  {'arithmetic':>10}")
         for layer in shown:
@@ -198,20 +199,19 @@ def layers(
                 f"{layer.layer:{width}}  {shape:>14} {layer.dim:>6}  "
                 f"{layer.cost:>5.0%}  {layer.macs:>10.0%}"
             )
-        if len(shown) < len(found):
-            print(f"{len(found) - len(shown)} deeper names are left out; --json lists all")
+        if len(shown) < len(costs):
+            print(f"{len(costs) - len(shown)} deeper names are left out; --json lists all")
 
 
 @app.command()
 def backbones(as_json: Json = False, debug: Debug = False) -> None:
     """List the backbones there are."""
-
     with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.backbone import list_backbones, list_weights
         from featurize.backbones.families import EMBEDDING_DIMS
 
-        found: list[dict[str, Any]] = [
+        entries: list[dict[str, Any]] = [
             {
                 "name": name,
                 "weights": list_weights(name),
@@ -221,9 +221,9 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
             for name in list_backbones()
         ]
         if as_json:
-            print_json({"backbones": found})
+            print_json({"backbones": entries})
             return
-        for entry in found:
+        for entry in entries:
             dim = entry["dim"] or "?"
             print(
                 f"{entry['name']:20} {dim:>5}  {entry['source']:14}  {' '.join(entry['weights'])}"
@@ -233,13 +233,12 @@ def backbones(as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
     """Say what is in a cache, without reading its features."""
-
     with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
 
-        found = FeatureCache(cache)
-        status, made, failures = found.counts, found.extractor, found.failures
-        listed = [
+        opened = FeatureCache(cache)
+        counts, extractor, failures = opened.counts, opened.extractor, opened.failures
+        layer_dicts = [
             {
                 "name": layer.name,
                 "layer": layer.layer,
@@ -249,38 +248,39 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                 "map_shape": list(layer.map_shape),
                 "fingerprint": layer.fingerprint,
             }
-            for layer in found.layers.values()
+            for layer in opened.layers.values()
         ]
         if as_json:
             print_json(
                 {
                     "cache": str(cache),
-                    "format_version": found.format_version,
-                    "rows": found.n_rows,
-                    "status": status,
-                    "include": list(found.include),
-                    "exclude": list(found.exclude),
-                    "backbone": made.backbone,
-                    "weights": made.weights,
-                    "weights_sha256": made.weights_sha256,
-                    "preprocess": made.preprocess.to_dict(),
-                    "precision": made.precision,
-                    "layers": listed,
+                    "format_version": opened.format_version,
+                    "rows": opened.n_rows,
+                    "status": counts,
+                    "include": list(opened.include),
+                    "exclude": list(opened.exclude),
+                    "backbone": extractor.backbone,
+                    "weights": extractor.weights,
+                    "weights_sha256": extractor.weights_sha256,
+                    "preprocess": extractor.preprocess.to_dict(),
+                    "precision": extractor.precision,
+                    "layers": layer_dicts,
                     "failures": failures,
                 }
             )
             return
-        print(f"{to_printable(str(cache))}: feature cache, format {found.format_version}")
-        print(f"rows      {found.n_rows:,}: " + ", ".join(f"{v:,} {k}" for k, v in status.items()))
-        weights = (
-            f"weights {to_printable(made.weights)} ({to_printable(made.weights_sha256[:12])}...)"
-        )
-        print(f"backbone  {to_printable(made.backbone)}, {weights}")
-        print(f"images    shorter side to {made.preprocess.resize}, centre {made.preprocess.crop}")
-        for word, patterns in (("include", found.include), ("exclude", found.exclude)):
+        print(f"{to_printable(str(cache))}: feature cache, format {opened.format_version}")
+        row_counts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        print(f"rows      {opened.n_rows:,}: {row_counts}")
+        sha256 = to_printable(extractor.weights_sha256[:12])
+        weights = f"weights {to_printable(extractor.weights)} ({sha256}...)"
+        print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
+        preprocess = extractor.preprocess
+        print(f"images    shorter side to {preprocess.resize}, centre {preprocess.crop}")
+        for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):
             for pattern in patterns:
-                print(f"{word}   {to_printable(pattern)}")
-        for layer in found.layers.values():
+                print(f"{option}   {to_printable(pattern)}")
+        for layer in opened.layers.values():
             shape = "x".join(map(str, layer.map_shape))
             pooled = f"{layer.dim} numbers from {shape}, pool {to_printable(layer.pool)}"
             print(f"layer     {to_printable(layer.name)}: {pooled}")
@@ -303,26 +303,25 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check a cache against its specification and, with IMAGES, against them."""
-
     with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
         from featurize.extraction.verify import verify as check
 
         problems = check(cache, images, weights=weights, fill=fill)
-        lacking = 0 if problems else FeatureCache(cache).unchecked_rows
-        if lacking:
-            have = "row has" if lacking == 1 else "rows have"
+        n_unchecked = 0 if problems else FeatureCache(cache).unchecked_rows
+        if n_unchecked:
+            subject = "row has" if n_unchecked == 1 else "rows have"
             print_stderr(
-                f"{lacking:,} {have} no checksum, from before format 1.1; --fill makes them of the "
-                "numbers as they stand"
+                f"{n_unchecked:,} {subject} no checksum, from before format 1.1; --fill makes them "
+                "of the numbers as they stand"
             )
         if as_json:
             print_json({"ok": not problems, "problems": problems})
         else:
             for problem in problems:
                 print(to_printable(problem))
-            found = f"{len(problems)} problems" if problems else "sound"
-            print(f"{to_printable(str(cache))}: {found}")
+            result = f"{len(problems)} problems" if problems else "sound"
+            print(f"{to_printable(str(cache))}: {result}")
         if problems:
             raise typer.Exit(EXIT_WRONG_INPUT)
 
@@ -336,7 +335,6 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Hand the features to anything else, as .npz or .parquet."""
-
     with handle_errors(debug, as_json):
         from featurize.extraction.export import export as write
 

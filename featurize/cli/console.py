@@ -1,4 +1,4 @@
-"""How both command lines talk: results on stdout; progress, notes and errors on stderr.
+"""Output of both command lines: results on stdout; progress, notes and errors on stderr.
 
 Exit codes: 0 done, 1 unexpected, 2 the input or the call is wrong, 3 incomplete.
 """
@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -30,12 +31,12 @@ INPUT_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-PIPED_WIDTH = 100  # columns
+PIPED_WIDTH = 100  # columns where stdout is not a terminal
 MAX_MESSAGE_CHARS = 20_000
 
 
 def make_app(name: str, description: str) -> typer.Typer:
-    """Make a command line without verbs; it knows ``--version``.
+    """Make a command line without verbs, with the option ``--version``.
 
     Parameters
     ----------
@@ -43,6 +44,11 @@ def make_app(name: str, description: str) -> typer.Typer:
         The command: ``featurize`` or ``classify``.
     description : str
         A sentence for ``--help``.
+
+    Returns
+    -------
+    Typer
+        The application that the verbs are added to.
     """
     app = typer.Typer(
         name=name,
@@ -72,14 +78,19 @@ def make_app(name: str, description: str) -> typer.Typer:
 
 @contextmanager
 def handle_errors(debug: bool, as_json: bool = False) -> Iterator[None]:
-    """Turn what a verb raises into one line on stderr and an exit code.
+    """Turn the exception of a verb into one line on stderr and an exit code.
 
     Parameters
     ----------
     debug : bool
         Whether to print the traceback too.
     as_json : bool
-        Whether stdout is to hold a JSON object: of a run that is interrupted, its summary.
+        Whether stdout takes a JSON object. Then the summary of an interrupted run is printed.
+        False by default.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
@@ -100,9 +111,9 @@ def handle_errors(debug: bool, as_json: bool = False) -> Iterator[None]:
         signals.acknowledge()
         _exit_with_message(signals.EXIT_MESSAGE, EXIT_INCOMPLETE, debug)
     except BrokenPipeError:
-        # Nobody reads stdout any more. Python would fail again when it flushes it at the end.
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
+        # The reader of stdout is gone. Python would fail again when it flushes stdout at exit.
+        with Path(os.devnull).open("w") as devnull:
+            os.dup2(devnull.fileno(), 1)
         raise typer.Exit(EXIT_UNEXPECTED) from None
     except INPUT_ERRORS as error:
         _exit_with_message(f"error: {error}", EXIT_WRONG_INPUT, debug)
@@ -123,14 +134,30 @@ def _exit_with_message(message: str, code: int, debug: bool) -> None:
 
 
 def print_stderr(text: str) -> None:
-    """Print a line on stderr."""
+    """Print a line on stderr.
+
+    Parameters
+    ----------
+    text : str
+        Control characters in it are escaped. It is cut after `MAX_MESSAGE_CHARS`.
+    """
     print(to_printable(text, MAX_MESSAGE_CHARS), file=sys.stderr, flush=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, as UTF-8 whatever the locale.
+    """Print one JSON object on stdout, as UTF-8 in any locale.
 
-    What a terminal would obey is written as an escape, which means the same.
+    Control characters are written as JSON escapes, so that a terminal does not obey them.
+
+    Parameters
+    ----------
+    value : dict of str to object
+        Without NaN and infinity.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
@@ -138,32 +165,65 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def open_csv_stdout() -> TextIO:
-    """Return stdout for a table: UTF-8, as in a file, unless it is a terminal."""
+    """Return stdout for a table, as UTF-8 unless it is a terminal.
+
+    Returns
+    -------
+    text file
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
     return sys.stdout
 
 
 def show_notices(notices: Iterable[str]) -> None:
-    """Print what the user should know, on stderr."""
+    """Print notes for the user on stderr.
+
+    Parameters
+    ----------
+    notices : iterable of str
+        One sentence per line.
+    """
     for notice in notices:
         text = make_text(f"note: {notice}", "yellow")
         make_console(stderr=True).print(text, soft_wrap=True)
 
 
 def make_console(*, stderr: bool) -> "Console":
-    """Make a rich console for stdout or stderr; 100 columns wide where it is no terminal."""
+    """Make a rich console, `PIPED_WIDTH` columns wide where it is not a terminal.
+
+    Parameters
+    ----------
+    stderr : bool
+        Whether it prints to stderr; else to stdout.
+
+    Returns
+    -------
+    Console
+    """
     from rich.console import Console
 
-    # Names of files and labels are data: neither markup nor highlighting is read into them.
-    screen = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not screen.is_terminal and "COLUMNS" not in os.environ:
-        screen.width = PIPED_WIDTH
-    return screen
+    # Names of files and labels must not be interpreted as markup, or highlighted.
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    return console
 
 
 def make_text(text: object, style: str = "") -> "Text":
-    """Make text that holds a stranger's names safe for a terminal."""
+    """Make text with untrusted names safe for a terminal.
+
+    Parameters
+    ----------
+    text : object
+        Converted to str. Control characters are escaped.
+    style : str
+        A rich style. None by default.
+
+    Returns
+    -------
+    Text
+    """
     from rich.text import Text
 
     return Text(to_printable(text, MAX_MESSAGE_CHARS), style)

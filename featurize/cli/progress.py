@@ -1,4 +1,4 @@
-"""The one drawing of progress, on stderr: a bar on a terminal, a line now and then in a log."""
+"""Display of progress on stderr: a bar on a terminal, a line every ten seconds in a log."""
 
 import os
 import sys
@@ -20,24 +20,24 @@ MAX_BAR_WIDTH = 20  # columns
 
 
 class ProgressDisplay:
-    """Draws how long work goes; a context, after which the bar is gone.
+    """A progress bar as a context. The bar is removed when the context ends.
 
     Parameters
     ----------
     stage : str
-        What goes on until the first report. Without it the bar comes with the first report.
+        The stage until the first report. By default the bar appears with the first report.
 
     Attributes
     ----------
     is_terminal : bool
-        Whether there is a bar; else lines are printed.
+        Whether a bar is drawn. Otherwise lines are printed.
     """
 
     def __init__(self, stage: str = "") -> None:
         self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._stage, self._done, self._total = stage, 0, 0
-        self._start = (0.0, 0)  # when the current count began, and how much was done then
-        self._next_at: float | None = None  # when to draw again; a log's clock starts at a report
+        self._start = (0.0, 0)  # time and count at the start of the current stage
+        self._next_at: float | None = None  # when to draw next; None before the first report
         self._bar: Bar | None = None
 
     def __enter__(self) -> "ProgressDisplay":
@@ -56,13 +56,25 @@ class ProgressDisplay:
             self._bar = None
 
     def begin(self, stage: str) -> None:
-        """Show that a stage has begun which does not report how far it is."""
+        """Show a stage that does not report how far it is.
+
+        Parameters
+        ----------
+        stage : str
+            What is done.
+        """
         self._stage = stage
         if self.is_terminal:
             self._draw(stage, 0, None)
 
     def report(self, step: Progress) -> None:
-        """Show how far a stage is, if it is time to."""
+        """Show how far a stage is, unless the last update was a moment ago.
+
+        Parameters
+        ----------
+        step : Progress
+            The stage, and how much of it is done.
+        """
         now, stage = time.monotonic(), self._stage
         if step.total != self._total or step.done < self._done:
             self._start = (now, step.done)
@@ -71,18 +83,24 @@ class ProgressDisplay:
             self._next_at = now + (0.0 if self.is_terminal else LINE_SECONDS)
         if now < self._next_at and (step.stage == stage or not self.is_terminal):
             return
-        started, done = self._start
-        fresh = step.done - done
-        left = (step.total - step.done) * (now - started) / fresh if fresh else None
+        start_time, start_done = self._start
+        n_new = step.done - start_done
+        seconds_left = (step.total - step.done) * (now - start_time) / n_new if n_new else None
         if self.is_terminal:
             self._next_at = now + REDRAW_SECONDS
-            self._draw(format_line(step, left), step.done, step.total)
+            self._draw(format_line(step, seconds_left), step.done, step.total)
         elif step.done < step.total:
             self._next_at = now + LINE_SECONDS
-            print_stderr(format_line(step, left))
+            print_stderr(format_line(step, seconds_left))
 
     def say(self, text: str) -> None:
-        """Print a line of its own, above the bar."""
+        """Print a line of its own, above the bar.
+
+        Parameters
+        ----------
+        text : str
+            A sentence for the user.
+        """
         if self._bar is None:
             print_stderr(text)
         else:
@@ -93,8 +111,8 @@ class ProgressDisplay:
             self._bar = _make_bar()
             self._bar.add_task("", total=None)
             self._bar.start()
-        room = self._bar.console.width - _bar_width(self._bar.console) - len("* ") - len(" ")
-        line = to_printable(text)[:room]
+        max_chars = self._bar.console.width - _bar_width(self._bar.console) - len("* ") - len(" ")
+        line = to_printable(text)[:max_chars]
         self._bar.update(self._bar.task_ids[0], description=line, completed=done, total=total)
 
 
@@ -102,28 +120,40 @@ def _make_bar() -> "Bar":
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
     from rich.table import Column
 
-    screen = make_console(stderr=True)
-    one_line = Column(no_wrap=True, overflow="ellipsis")
+    console = make_console(stderr=True)
+    single_line = Column(no_wrap=True, overflow="ellipsis")
     return Progress(
         SpinnerColumn(),
-        BarColumn(_bar_width(screen)),
-        TextColumn("{task.description}", markup=False, table_column=one_line),
-        console=screen,
+        BarColumn(_bar_width(console)),
+        TextColumn("{task.description}", markup=False, table_column=single_line),
+        console=console,
         transient=True,
         refresh_per_second=5,
-        # What children and libraries write must not wait for this thread's lock.
+        # Output of child processes and libraries must not wait for the bar's lock.
         redirect_stdout=False,
         redirect_stderr=False,
     )
 
 
-def _bar_width(screen: "Console") -> int:
-    """The bar's columns: an eighth of the terminal's, so that the words have room."""
-    return min(MAX_BAR_WIDTH, screen.width // 8)
+def _bar_width(console: "Console") -> int:
+    """Return the bar's width in columns: an eighth of the terminal, to leave room for text."""
+    return min(MAX_BAR_WIDTH, console.width // 8)
 
 
 def format_line(step: Progress, seconds_left: float | None) -> str:
-    """Format how far a stage is: ``heads: 3 of 12, 9 s left, t: softmax on layer4 0.912``."""
+    """Format how far a stage is: ``heads: 3 of 12, 9 s left, t: softmax on layer4 0.912``.
+
+    Parameters
+    ----------
+    step : Progress
+        The stage, and how much of it is done.
+    seconds_left : float, or None
+        Left out if None.
+
+    Returns
+    -------
+    str
+    """
     left = "" if seconds_left is None else f"{format_duration(seconds_left)} left"
     parts = (f"{step.stage}: {step.done:,} of {step.total:,}", left, step.note)
     return ", ".join(part for part in parts if part)

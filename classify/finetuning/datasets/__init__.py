@@ -1,0 +1,1 @@
+"""Datasets of images or of cached activations, and loaders of their batches."""
