@@ -6,8 +6,8 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     # `python -m` looks for modules in the working folder first. If only we ourselves lie there,
     # it stays; `-P` does the same, and from the first instant.
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if os.path.abspath(sys.path[0]) != home:
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    if os.path.abspath(sys.path[0]) != home:  # noqa: PTH100
         del sys.path[0]
 
 
