@@ -17,8 +17,8 @@ import numpy as np
 from machine import describe
 
 from classify import advise
-from classify.data.labels import LabelTable, resolve_labels
 from classify.evaluation.predictions import HeldOutPredictions
+from classify.labels.table import LabelTable, resolve_labels
 from classify.strategy.depth_profile import measure_depth_profile
 from classify.strategy.layer_depths import LayerDepths
 from featurize import FeatureCache

@@ -14,10 +14,10 @@ from features import BUILD, real
 from machine import describe
 
 from classify import compare
-from classify.data.folder_labels import TEST
-from classify.data.labels import LabelTable, read_labels
 from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.paired import compare_paired
+from classify.labels.folders import TEST
+from classify.labels.table import LabelTable, read_labels
 from featurize import FeatureCache, run
 
 DRAWS = 400

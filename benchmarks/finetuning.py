@@ -16,8 +16,8 @@ from machine import describe
 from strategies import BUILD, REAL, RECIPE, cifar, extracted
 
 from classify import FineTuneClassifier, finetune, fit
-from classify.data.labels import LabelTable, labels_from_folders
 from classify.evaluation.metrics import wilson_interval
+from classify.labels.table import LabelTable, labels_from_folders
 from featurize import FeatureCache, layer_costs, load_backbone, run
 from featurize.backbones.families import parse_layers
 

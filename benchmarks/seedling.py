@@ -21,7 +21,7 @@ from table import Row, show
 from torch import nn
 
 from classify import CachedFeatures, HeadClassifier, compare
-from classify.data.labels import read_labels
+from classify.labels.table import read_labels
 from featurize import Backbone, FeatureCache, load_backbone, run
 
 ROOT = Path(__file__).parents[1]

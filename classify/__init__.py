@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.data.labels import LabelTable, read_labels
     from classify.data.preparation import RootL2
     from classify.errors import ClassifyError
     from classify.experiments.compare import Comparison, compare
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from classify.heads.io import load_head, save_head
     from classify.heads.predictions import Predictions
     from classify.heads.record import HeadProgress, HeadResult
+    from classify.labels.table import LabelTable, read_labels
     from classify.report.write import write_report
     from classify.strategy.advise import Advice, advise
     from classify.strategy.auto import AutoResult, auto
@@ -92,7 +92,7 @@ _HOMES = {
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
     "HeadResult": "heads.record",
-    "LabelTable": "data.labels",
+    "LabelTable": "labels.table",
     "LinearSVMClassifier": "training.linear_heads",
     "NearestMeanClassifier": "training.linear_heads",
     "Predictions": "heads.predictions",
@@ -110,7 +110,7 @@ _HOMES = {
     "fit": "experiments.fit",
     "load_head": "heads.io",
     "predict": "heads.inference",
-    "read_labels": "data.labels",
+    "read_labels": "labels.table",
     "save_head": "heads.io",
     "write_report": "report.write",
 }

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from classify.data.features import FeatureRows, resolve_layers
-from classify.data.folder_labels import TEST
 from classify.data.near_copies import MAX_EXPECTED, MAX_SAME_DISTANCE, expected_by_chance
 from classify.data.tasks import Task
+from classify.labels.folders import TEST
 from featurize.cache.reader import FeatureCache
 
 MAX_MULTIPLICATIONS = 2e12  # of features, which take a minute or two

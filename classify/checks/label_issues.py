@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classify.data.folder_labels import TRAIN
 from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
+from classify.labels.folders import TRAIN
 
 MIN_PROBABILITY_RATIO = 5.0  # of the proposed label to the given label
 

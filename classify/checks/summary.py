@@ -8,10 +8,10 @@ import numpy as np
 
 from classify.checks.duplicates import DuplicatePair, count_compared, find_duplicates
 from classify.checks.label_issues import LabelIssue, find_label_issues
-from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.data.tasks import Task
 from classify.data.units import count_units
 from classify.evaluation.predictions import HeldOutPredictions
+from classify.labels.folders import TEST, TRAIN, VAL
 from featurize.cache.reader import FeatureCache
 
 MIN_TRAIN_IMAGES = 10  # training images below which a class is listed

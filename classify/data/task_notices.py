@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from classify.data.folder_labels import VAL
-from classify.data.labels import LabelTable
+from classify.labels.folders import VAL
+from classify.labels.table import LabelTable
 from featurize.cache.format import FAILED, MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.text import list_first

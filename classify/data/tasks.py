@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import find_rows
-from classify.data.folder_labels import TEST, TRAIN, VAL
-from classify.data.labels import LabelsLike, LabelTable, resolve_labels
 from classify.data.splits import hold_out
 from classify.data.task_notices import describe_skipped_rows, warn_small_classes
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
+from classify.labels.folders import TEST, TRAIN, VAL
+from classify.labels.table import LabelsLike, LabelTable, resolve_labels
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 
@@ -106,7 +106,7 @@ class TaskSpec:
         Raises
         ------
         LabelError, CallError, FileNotFoundError
-            As `classify.data.labels.resolve_labels`.
+            As `classify.labels.table.resolve_labels`.
         """
         return resolve_labels(cache, self.labels, self.column, self.labels_level)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from classify.checks.summary import DataChecks, check_task
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets, total_dim
-from classify.data.labels import LabelsLike, LabelTable
 from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import CallError
 from classify.evaluation.paired import apply_holm_correction, compare_paired
@@ -23,6 +22,7 @@ from classify.experiments.repeats import RepeatedComparison
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
+from classify.labels.table import LabelsLike, LabelTable
 from featurize.cache.reader import FeatureCache
 from featurize.progress import ignore
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import total_dim
-from classify.data.folder_labels import TEST
-from classify.data.labels import LabelTable
 from classify.errors import CallError
 from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.paired import Difference, apply_holm_correction, compare_correctness
@@ -20,6 +18,8 @@ from classify.experiments.grid import GridCell, train_grid
 from classify.experiments.repeats import HeadSummary, RepeatedComparison
 from classify.experiments.results import FitOptions, FitResult
 from classify.heads.record import HeadReport, HeadResult
+from classify.labels.folders import TEST
+from classify.labels.table import LabelTable
 from featurize.cache.reader import FeatureCache
 
 RUN_METRICS = ("balanced_accuracy", "macro_f1", "log_loss")

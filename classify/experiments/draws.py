@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from classify.data.folder_labels import TEST, TRAIN
 from classify.data.folds import draw_class_ranks, draw_test_folds
-from classify.data.labels import LabelTable
 from classify.data.splits import hold_out
 from classify.data.tasks import NO_TEST_NOTICE, Task, make_task
 from classify.data.units import count_units
 from classify.errors import CallError, TooFewImagesError
+from classify.labels.folders import TEST, TRAIN
+from classify.labels.table import LabelTable
 from featurize.cache.reader import FeatureCache
 
 DEFAULT_N_DRAWS = 5

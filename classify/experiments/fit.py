@@ -14,9 +14,7 @@ from classify.data.features import (
     resolve_layers,
     total_dim,
 )
-from classify.data.folder_labels import TEST
 from classify.data.folds import hash_prefixes
-from classify.data.labels import LabelsLike
 from classify.data.preparation import check_preparation
 from classify.data.tasks import Task, TaskSpec, describe_leaking_copies
 from classify.errors import CallError
@@ -26,6 +24,8 @@ from classify.experiments.results import FitOptions, FitResult, load_result, res
 from classify.heads.fitted import FittedHead
 from classify.heads.record import HeadResult
 from classify.heads.registry import HeadSpec, get_head_spec
+from classify.labels.folders import TEST
+from classify.labels.table import LabelsLike
 from featurize.cache.reader import FeatureCache
 
 MAX_JOINED_VALUES = 1 << 26

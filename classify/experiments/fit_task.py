@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from classify.data.features import FeatureRows
-from classify.data.folder_labels import TEST, VAL
 from classify.data.folds import FoldPlan, plan_content_folds, plan_folds
 from classify.data.preparation import list_preparations
 from classify.data.tasks import Task
@@ -28,6 +27,7 @@ from classify.heads.fitted import FeatureSource, FittedHead
 from classify.heads.models import LinearModel, SklearnModel, add_offset
 from classify.heads.record import HeadResult
 from classify.heads.registry import HeadSpec
+from classify.labels.folders import TEST, VAL
 from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
 from classify.solvers.selection import SelectionLoss
 from classify.training.class_weights import resolve_class_weights

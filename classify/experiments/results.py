@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.folder_labels import TEST
 from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
 from classify.heads.record import HeadResult
+from classify.labels.folders import TEST
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 

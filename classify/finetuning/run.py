@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache
-from classify.data.folder_labels import TEST, VAL
-from classify.data.labels import LabelTable, labels_from_folders, read_given_labels
 from classify.data.tasks import (
     Task,
     check_test_size,
@@ -32,6 +30,8 @@ from classify.finetuning.estimator import FineTuneClassifier
 from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
+from classify.labels.folders import TEST, VAL
+from classify.labels.table import LabelTable, labels_from_folders, read_given_labels
 from featurize.cache.reader import FeatureCache
 from featurize.progress import Say, ignore
 from featurize.sources.folder import list_images

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
-from classify.data.folder_labels import TEST
-from classify.data.labels import LabelsLike, LabelTable
 from classify.data.tasks import TaskSpec, check_groups, find_labelled_rows
 from classify.data.units import find_copies
 from classify.errors import CallError, HeadMismatchError
@@ -20,15 +18,17 @@ from classify.evaluation.predictions import HeldOutPredictions, summarise_decisi
 from classify.evaluation.recall import compute_class_recall
 from classify.heads.fitted import FittedHead
 from classify.heads.predictions import Predictions
+from classify.labels.folders import TEST
+from classify.labels.table import LabelsLike, LabelTable
 from featurize.backbones.families import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError
+from featurize.progress import Say
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
 
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
-Say = Callable[[str], None]
 
 
 def predict(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.experiments.compare import Comparison
+from classify.labels.folders import TEST, TRAIN, VAL
 from featurize.cache.reader import FeatureCache
 
 REPORTED_PACKAGES = (

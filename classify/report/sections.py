@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from classify.checks.summary import DataChecks, SmallClass, check_task
-from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.data.tasks import Task
 from classify.evaluation.metrics import calibration_error
 from classify.evaluation.metrics import compute_confusion_matrix as count_confusions
@@ -14,6 +13,7 @@ from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.recall import compute_class_recall
 from classify.experiments.compare import Comparison
 from classify.experiments.results import FitResult
+from classify.labels.folders import TEST, TRAIN, VAL
 from classify.report.charts.advice import AdviceSection, advice_section
 from classify.report.charts.base import Chart
 from classify.report.charts.confusion import chart_confusion

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
-from classify.data.folder_labels import TEST, VAL
-from classify.data.labels import LabelsLike
 from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadProgress, HeadReport, HeadResult, report_to
+from classify.labels.folders import TEST, VAL
+from classify.labels.table import LabelsLike
 from classify.strategy.depth_profile import DepthProfile, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.layer_depths import LayerDepths

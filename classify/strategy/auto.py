@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from classify.data.labels import LabelTable
 from classify.data.tasks import Task, TaskSpec
 from classify.evaluation.paired import compare_paired
 from classify.evaluation.predictions import HeldOutPredictions
@@ -18,6 +17,7 @@ from classify.experiments.fit import can_join_layers, fit
 from classify.experiments.results import FitResult
 from classify.heads.io import check_head_file, save_head
 from classify.heads.record import HeadProgress
+from classify.labels.table import LabelTable
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
 from featurize.cache.reader import FeatureCache

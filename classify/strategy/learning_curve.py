@@ -8,7 +8,6 @@ import numpy as np
 from joblib import delayed
 
 from classify.data.features import FeatureRows
-from classify.data.folder_labels import TEST, TRAIN, VAL
 from classify.data.folds import FoldPlan, iter_folds
 from classify.data.preparation import ROOT_L2
 from classify.data.tasks import Task
@@ -16,6 +15,7 @@ from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.evaluation.predictions import renumber
 from classify.experiments.workers import run_parallel
 from classify.heads.registry import get_head_spec
+from classify.labels.folders import TEST, TRAIN, VAL
 from classify.store import compute_digest, load_artifact, save_artifact
 from classify.training.train import train
 from classify.training.training_set import TrainingSet

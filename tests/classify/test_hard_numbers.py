@@ -16,10 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from classify import HeadClassifier, fit, load_head, save_head
 from classify.data.features import FeatureRows
 from classify.data.folds import plan_folds
-from classify.data.labels import LabelTable
 from classify.errors import CallError, HeadFileError
 from classify.heads.models import LinearModel, MLPModel
 from classify.heads.registry import DEFAULT_HEADS, HEADS
+from classify.labels.table import LabelTable
 from classify.solvers.gram_cache import _recent, compute_fold_bases
 from classify.solvers.lbfgs import Problem, fit_linear
 from featurize.cache.reader import FeatureCache

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 import featurize
 from classify import compare
-from classify.data.labels import LabelTable
+from classify.labels.table import LabelTable
 from classify.solvers import gram_cache
 from classify.store import MAX_FILE_BYTES, store_dir
 from featurize.cache.reader import FeatureCache

@@ -13,11 +13,11 @@ from classify.checks.label_issues import find_label_issues
 from classify.checks.summary import check_task, find_small_classes
 from classify.data import near_copies
 from classify.data.features import FeatureRows
-from classify.data.labels import LabelTable
 from classify.data.near_copies import expected_by_chance
 from classify.data.tasks import Task, make_task
 from classify.evaluation.predictions import summarise_decision_values
 from classify.evaluation.temperature import fit_temperature
+from classify.labels.table import LabelTable
 from featurize.errors import UnknownLayerError
 
 

@@ -14,11 +14,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from classify import CachedFeatures, RootL2, compare, evaluate, fit, load_head, predict, save_head
 from classify.data.features import FeatureRows
-from classify.data.labels import LabelTable
 from classify.data.preparation import root_l2
 from classify.data.tasks import make_task
 from classify.errors import CallError, HeadFileError
 from classify.heads.registry import HEADS
+from classify.labels.table import LabelTable
 
 
 def prepared_by_hand(X, *widths):

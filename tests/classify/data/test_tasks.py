@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from classify.data.labels import LabelTable
 from classify.data.tasks import make_task
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
+from classify.labels.table import LabelTable
 
 
 def labelled(labels, **more) -> LabelTable:

@@ -12,13 +12,13 @@ from classify import compare, evaluate, fit
 from classify.data import near_copies, units
 from classify.data.features import FeatureRows
 from classify.data.folds import iter_folds, plan_content_folds
-from classify.data.labels import LabelTable
 from classify.data.near_copies import find_near_copies
 from classify.data.splits import hold_out
 from classify.data.tasks import make_task
 from classify.data.units import find_copies, link_same_bytes, number_units
 from classify.evaluation.metrics import wilson_interval
 from classify.experiments import fit_task as fit_module
+from classify.labels.table import LabelTable
 from featurize import FeatureCache
 
 

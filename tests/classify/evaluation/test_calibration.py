@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 
 from classify import fit, load_head, save_head
 from classify.data.features import FeatureRows
-from classify.data.labels import LabelTable
 from classify.errors import CallError, HeadFileError
 from classify.evaluation.calibration import calibrate
 from classify.evaluation.predictions import UNSEEN_CLASS_SCORE
 from classify.evaluation.temperature import fit_temperature
+from classify.labels.table import LabelTable
 
 
 def world(n, lacking, seed=0, spread=2.0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from classify import evaluate, fit, save_head
-from classify.data.labels import LabelTable
 from classify.evaluation.metrics import estimate_proportion, wilson_interval
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.recall import compute_class_recall
+from classify.labels.table import LabelTable
 
 
 def answers(truth, predicted):

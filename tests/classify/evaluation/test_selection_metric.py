@@ -8,9 +8,9 @@ from scipy.special import softmax
 from sklearn import metrics as theirs
 
 from classify import compare, fit
-from classify.data.labels import LabelTable
 from classify.errors import CallError, LabelError
 from classify.evaluation.selection_metric import METRIC_NAMES, SelectionMetric, resolve_metric
+from classify.labels.table import LabelTable
 
 CLASSES = ["a", "b", "c"]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from classify import compare, fit
-from classify.data.labels import LabelTable
 from classify.errors import CallError, UnknownHeadError
 from classify.evaluation.paired import apply_holm_correction
 from classify.experiments import grid, workers
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadResult
 from classify.heads.registry import DEFAULT_HEADS
+from classify.labels.table import LabelTable
 from classify.store import store_dir
 
 

@@ -7,10 +7,10 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import fit
 from classify.data.features import FeatureRows
-from classify.data.labels import LabelTable, read_labels
 from classify.data.tasks import make_task
 from classify.errors import CallError, UnknownHeadError
 from classify.heads.registry import HEADS, get_head_spec
+from classify.labels.table import LabelTable, read_labels
 from classify.solvers import lbfgs
 
 

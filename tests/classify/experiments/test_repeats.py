@@ -17,11 +17,11 @@ from classify import compare
 from classify.cli import app as app_module
 from classify.data.folds import draw_class_ranks
 from classify.data.folds import draw_test_folds as draw_folds
-from classify.data.labels import LabelTable, read_labels
 from classify.errors import CallError, TooFewImagesError
 from classify.evaluation.metrics import wilson_interval
 from classify.evaluation.repeated import average_over_draws, average_over_splits
 from classify.experiments.draws import DrawSpec, plan_draws
+from classify.labels.table import LabelTable, read_labels
 from classify.store import store_dir
 from featurize.cache.reader import FeatureCache
 

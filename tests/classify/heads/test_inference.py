@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from classify import evaluate, fit, predict, save_head
-from classify.data.labels import LabelTable
 from classify.errors import CallError, HeadMismatchError
+from classify.labels.table import LabelTable
 from featurize import FeatureCache, run
 from featurize.errors import CacheReplacedError
 

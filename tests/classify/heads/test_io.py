@@ -18,9 +18,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from classify import fit, load_head, predict, save_head
 from classify.data.features import FeatureRows
-from classify.data.labels import LabelTable
 from classify.errors import CallError, HeadFileError, HeadMismatchError, OutputError
 from classify.heads.registry import HEADS
+from classify.labels.table import LabelTable
 from featurize.errors import UnknownLayerError
 
 

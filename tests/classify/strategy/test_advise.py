@@ -13,11 +13,11 @@ import pytest
 
 import featurize
 from classify import advise
-from classify.data.labels import read_labels
 from classify.data.tasks import make_task
 from classify.errors import CallError, LabelError, TooFewImagesError, UnknownPathError
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.evaluation.predictions import HeldOutPredictions
+from classify.labels.table import read_labels
 from classify.strategy.cut_cost import measure_cut_cost
 from classify.strategy.depth_profile import measure_depth_profile
 from classify.strategy.layer_depths import LayerDepths

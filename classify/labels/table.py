@@ -10,8 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from classify.data.folder_labels import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
 from classify.errors import CallError, LabelError
+from classify.labels.folders import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
 from featurize.cache.reader import FeatureCache
 from featurize.text import is_invisible
 
@@ -70,7 +70,7 @@ LabelsLike = LabelTable | str | PathLike[str] | None
 
 
 def labels_from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
-    """Label images by their folders, see `classify.data.folder_labels.infer_folder_labels`.
+    """Label images by their folders, see `classify.labels.folders.infer_folder_labels`.
 
     Parameters
     ----------

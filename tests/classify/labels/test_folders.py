@@ -2,9 +2,9 @@
 
 import pytest
 
-from classify.data.labels import labels_from_folders, read_labels
 from classify.data.tasks import make_task
 from classify.errors import CallError, LabelError
+from classify.labels.table import labels_from_folders, read_labels
 
 TWO = ("cat", "dog")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from classify.data.labels import MAX_TABLE_BYTES, labels_from_folders, read_labels
 from classify.errors import LabelError
+from classify.labels.table import MAX_TABLE_BYTES, labels_from_folders, read_labels
 
 
 def table(tmp_path: Path, text: str | bytes) -> Path:

@@ -1,0 +1,1 @@
+"""Labels: from a table, or from the names of folders."""
