@@ -269,7 +269,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If an image cannot be read.
         """
-        predictions: np.ndarray = self.classes_[self.decision_scores(X).argmax(axis=1)]
+        best = self.decision_scores(X).argmax(axis=1)  # refuses an estimator that is not fitted
+        predictions: np.ndarray = self.classes_[best]
         return predictions
 
     def predict_proba(self, X: Any) -> np.ndarray:
