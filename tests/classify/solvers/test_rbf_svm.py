@@ -90,7 +90,7 @@ def test_width_and_C_are_chosen_together():
     assert found.param in RBF.grid
     model = found.scorer.estimator["classify"]
     assert (model.C, model.gamma) == (found.param, found.extra_params["gamma"])
-    wide = HeadSpec(**vars(RBF) | {"widths": RBF.gamma_factors[:1]})
+    wide = HeadSpec(**vars(RBF) | {"gamma_factors": RBF.gamma_factors[:1]})
     assert train(wide, lesson).selected.path[-1][1] > found.selected.path[-1][1]
 
 

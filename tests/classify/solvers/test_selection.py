@@ -38,16 +38,16 @@ def walk(*losses, **options):
 
 def test_it_ends_when_the_loss_has_risen_twice_in_a_row_and_asks_for_no_more():
     choice, tried = walk(3, 2, 1, 1.5, 1.6, 0.1)
-    assert (choice.setting, tried) == (2, 5)
+    assert (choice.param, tried) == (2, 5)
     assert [setting for setting, _ in choice.path] == [0, 1, 2, 3, 4]
     assert [mean for _, mean in choice.path] == pytest.approx([3, 2, 1, 1.5, 1.6])
 
 
 def test_one_rise_or_standing_still_is_not_the_end():
     choice, tried = walk(2, 1, 1.2, 1.1, 1.3, 0.5)
-    assert (choice.setting, tried) == (5, 6)
+    assert (choice.param, tried) == (5, 6)
     choice, tried = walk(2, 1, 1, 1, 1.2, 1.2, 0.9)
-    assert (choice.setting, tried) == (6, 7)
+    assert (choice.param, tried) == (6, 7)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_one_rise_or_standing_still_is_not_the_end():
 )
 def test_the_least_mean_loss_is_taken_however_close_the_others_are(losses, chosen):
     choice, _ = walk(*losses, error=0.1)
-    assert choice.setting == chosen
-    assert choice.scores == pytest.approx(step(chosen, losses[chosen], 0.1).decision_values)
+    assert choice.param == chosen
+    assert choice.decision_values == pytest.approx(step(chosen, losses[chosen], 0.1).decision_values)
     assert choice.loss == pytest.approx(losses[chosen])
 
 
 def test_with_slack_the_strongest_that_is_near_the_least_is_taken():
-    assert walk(2, 1.04, 1.0, 1.1)[0].setting == 2
+    assert walk(2, 1.04, 1.0, 1.1)[0].param == 2
     steps = (step(i, loss) for i, loss in enumerate((2, 1.2, 1.04, 1.0, 1.1)))
     assert select_param(steps, Y, "log", loss_tol=0.05).param == 2
     steps = (step(i, loss) for i, loss in enumerate((1.3, 1.26, 1.22, 1.0)))
@@ -72,19 +72,19 @@ def test_with_slack_the_strongest_that_is_near_the_least_is_taken():
 
 
 def test_of_equal_losses_the_strongest_regularisation_is_taken():
-    assert walk(2, 1, 1, 1.5)[0].setting == 1
+    assert walk(2, 1, 1, 1.5)[0].param == 1
 
 
 def test_what_did_not_converge_is_never_chosen_and_said():
     choice, _ = walk(2, step(1, 0.1, converged=False), 1, step(3, 0.2, converged=False), 1.5)
-    assert choice.setting == 2
+    assert choice.param == 2
     assert choice.unconverged == [1, 3]
     assert [setting for setting, _ in choice.path] == [0, 2, 4]
 
 
 def test_where_nothing_converges_it_is_the_strongest():
     choice, tried = walk(*(step(i, 3 - i, converged=False) for i in range(3)))
-    assert (choice.setting, choice.unconverged, choice.path, tried) == (0, [0, 1, 2], [], 3)
+    assert (choice.param, choice.unconverged, choice.path, tried) == (0, [0, 1, 2], [], 3)
     with pytest.raises(ValueError, match="a path needs a step"):
         walk()
 
