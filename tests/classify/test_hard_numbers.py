@@ -198,9 +198,9 @@ def test_scores_too_large_are_said_to_be_so(kind):
     scorer = kind(**arrays | {"coef": 3e38 * arrays["coef"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert scorer.scores(np.zeros((1, 3), np.float32)).tolist() == [[0, 0]]
+        assert scorer.decision_values(np.zeros((1, 3), np.float32)).tolist() == [[0, 0]]
         with pytest.raises(CallError, match="not finite numbers"):
-            scorer.scores(np.full((5, 3), 2, np.float32))
+            scorer.decision_values(np.full((5, 3), 2, np.float32))
 
 
 def test_a_hostile_head_is_refused_or_says_so(cache, parity, tmp_path, run_cli):

@@ -57,7 +57,9 @@ def test_one_rise_or_standing_still_is_not_the_end():
 def test_the_least_mean_loss_is_taken_however_close_the_others_are(losses, chosen):
     choice, _ = walk(*losses, error=0.1)
     assert choice.param == chosen
-    assert choice.decision_values == pytest.approx(step(chosen, losses[chosen], 0.1).decision_values)
+    assert choice.decision_values == pytest.approx(
+        step(chosen, losses[chosen], 0.1).decision_values
+    )
     assert choice.loss == pytest.approx(losses[chosen])
 
 

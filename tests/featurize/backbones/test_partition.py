@@ -13,6 +13,7 @@ from featurize.backbones.partition import (
     find_parameter_depths,
 )
 from featurize.errors import BackboneError, UnknownLayerError
+from featurize.layer_spec import LayerSpec
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 NETWORKS = {
@@ -70,7 +71,7 @@ def test_both_parts_together_are_the_network_to_the_bit(name, layer, before, las
     with torch.inference_mode():
         (whole,) = backbone.cut([last])(x)
         (entering,) = backbone.cut([(door.name, "none")])(x)
-        upper = extract_upper_part(backbone.network, layer, last)
+        upper = extract_upper_part(backbone.network, layer, LayerSpec(*last))
         found = upper(entering.reshape(len(x), *door.map_shape))
     assert torch.equal(found, whole)
     assert whole.std() > 0
@@ -78,7 +79,7 @@ def test_both_parts_together_are_the_network_to_the_bit(name, layer, before, las
 
 def test_a_part_holds_what_lies_in_it_and_shares_its_weights():
     backbone = made("resnet")
-    upper = extract_upper_part(backbone.network, "layer4", ("layer4", "avg"))
+    upper = extract_upper_part(backbone.network, "layer4", LayerSpec("layer4", "avg"))
     names = {name.split(".")[0] for name in upper.state_dict()}
     assert names == {"layer4"}
     ours = dict(backbone.network.module.named_parameters())
@@ -102,4 +103,4 @@ def test_what_cannot_be_parted_is_refused():
     with pytest.raises(UnknownLayerError, match=r"no layer 'layer33' \(did you mean 'layer3'\?\)"):
         find_boundary_layer(network, "layer33")
     with pytest.raises(BackboneError, match="'layer4' lies above 'layer3'"):
-        extract_upper_part(network, "layer4", ("layer3", "avg"))
+        extract_upper_part(network, "layer4", LayerSpec("layer3", "avg"))
