@@ -113,7 +113,9 @@ class ProgressDisplay:
             self._bar.start()
         max_chars = self._bar.console.width - _bar_width(self._bar.console) - len("* ") - len(" ")
         line = to_printable(text)[:max_chars]
-        self._bar.update(self._bar.task_ids[0], description=line, completed=done, total=total)
+        self._bar.update(
+            self._bar.task_ids[0], description=line, completed=done, total=total, refresh=True
+        )
 
 
 def _make_bar() -> "Bar":
