@@ -14,7 +14,7 @@ INTERVAL_NOTES = {
     ),
     "folds": (
         "Every image is tested once. Intervals cover the draw of test images, and not that of "
-        "training images: --repeats draws the folds several times."
+        "training images: --repeats draws the folds anew."
     ),
     "repeated folds": (
         "Every image is tested once in each repeat. Intervals cover the draw of training images "
