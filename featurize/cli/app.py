@@ -25,7 +25,6 @@ from featurize.cli.options import (
     Preprocess,
     WeightsFile,
 )
-from featurize.cli.progress import ProgressDisplay
 from featurize.system import signals
 from featurize.text import to_printable
 
@@ -100,6 +99,7 @@ def run(
 ) -> None:
     """Make a feature cache of IMAGES, or complete one. What is done is never done again."""
     with handle_errors(debug, as_json):
+        from featurize.cli.progress import ProgressDisplay
         from featurize.extraction.dry_run import Estimate
         from featurize.extraction.run import run as run_job
 
