@@ -25,6 +25,7 @@ check: install  ## Lint, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file mypy-scripts.ini tests benchmarks data examples docs
 	$(BIN)/lint-imports
 
 test: install  ## All quick tests, on two cores

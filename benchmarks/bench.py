@@ -53,7 +53,7 @@ def page(results: dict[str, dict[str, object]]) -> str:
         if part not in results:
             continue
         found = results[part]
-        output = found["output"]
+        output = str(found["output"])
         text += f"\n## {part}\n\n{found['about']}\n\n"
         if found["tables"]:  # Markdown already, but for the machine's lines at its head
             head, _, rest = output.partition("\n\n### ")

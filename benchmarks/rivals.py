@@ -124,7 +124,7 @@ def main() -> None:
     weights = {key: value.float() for key, value in load_file(file).items()}
     for place in ("torchvision._internally_replaced_utils", "torchvision.models._api"):
         module = __import__(place, fromlist=["_"])
-        module.load_state_dict_from_url = lambda *_, **__: weights
+        setattr(module, "load_state_dict_from_url", lambda *_, **__: weights)  # noqa: B010
     torch.hub.load_state_dict_from_url = lambda *_, **__: weights
     way = globals()[name]
     count, start = 0, None

@@ -39,6 +39,7 @@ class Record:
         self.folder, self.backbone, self.every = folder, backbone, every
         self.layers = layers.replace(":", "@").split(",")
         self.now, self.sound = {}, {}
+        self.events, self.disk, self.had_one = [], None, False
 
     def run(self, path, layers):
         return featurize.run(self.folder, path, backbone=self.backbone, layers=layers)

@@ -20,7 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from .starting import Starter
 
-Arrays, Metadata = dict[str, np.ndarray], dict[str, str]
+Arrays = dict[str, np.ndarray]
+Metadata = dict[str, str]
 Change = Callable[[Arrays, Metadata], object]
 CANARY = "canary"
 

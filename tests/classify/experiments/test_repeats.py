@@ -206,11 +206,11 @@ def test_the_corrected_interval_holds_the_truth():
             for k in (0, 1):
                 test[rng.permutation(np.flatnonzero(y == k))[:10]] = True
             values.append((nearest_mean(X[~test], y[~test], X[test]) == y[test]).mean())
-        values = np.array(values)
-        found = average_over_splits(values, 0.25, 1 / 20).estimate
+        scores = np.array(values)
+        found = average_over_splits(scores, 0.25, 1 / 20).estimate
         held += found.low <= expected <= found.high
-        half = t.ppf(0.975, 9) * values.std(ddof=1) / np.sqrt(10)
-        plain += abs(values.mean() - expected) <= half
+        half = t.ppf(0.975, 9) * scores.std(ddof=1) / np.sqrt(10)
+        plain += abs(scores.mean() - expected) <= half
     assert held >= 0.92 * 400
     assert plain <= 0.85 * 400
 

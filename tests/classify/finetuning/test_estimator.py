@@ -132,7 +132,7 @@ def test_it_starts_as_the_linear_probe(tuner, pictured):
     assert model.images_run_ == 60 + 6  # an epoch and the last judgement; none for the start
     cache = FeatureCache(pictured.cache)
     training, _ = split_validation(
-        np.unique(pictured.labels, return_inverse=True)[1], list("179"), *[None] * 2, 0
+        np.unique(pictured.labels, return_inverse=True)[1], list("179"), None, None, 0
     )
     X = np.asarray(cache.features("stage4"))
     y = np.array(pictured.labels)[training]

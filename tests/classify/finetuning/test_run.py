@@ -103,7 +103,7 @@ def test_options_have_names_and_one_default_each():
     scratch = TrainConfig.from_options(FineTuneClassifier(weights="none"), from_scratch=True)
     assert (scratch.learning_rate, scratch.batch_norm) == (1e-3, "trained")
     with pytest.raises(TypeError, match="epoch"):
-        finetune("images", "M", epoch=3)
+        finetune("images", "M", **{"epoch": 3})
 
 
 def test_it_may_be_called_anything(tuned, pictured, tmp_path, monkeypatch):
