@@ -13,6 +13,7 @@ from classify.errors import CallError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN
 from classify.labels.table import LabelTable
 from featurize.cache.reader import FeatureCache
+from featurize.text import list_first
 
 DEFAULT_N_DRAWS = 5
 """Default number of draws per number of shots, as in P. Goyal et al. (2019), "Scaling and
@@ -273,5 +274,4 @@ def _subset_task(task: Task, used: np.ndarray) -> Task:
 
 
 def _format_classes(classes: list[str]) -> str:
-    names = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
-    return f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({names})"
+    return f"{len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({list_first(classes)})"

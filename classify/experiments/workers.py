@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from joblib import Parallel, cpu_count, parallel_config
+from joblib import Parallel, parallel_config
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from threadpoolctl import threadpool_limits
 
 from classify.store import WRITE_LOCK
 from featurize.system import signals
+from featurize.system.cpu import usable_cores
 from featurize.system.startup import override_env, use_safe_path
 
 
@@ -37,7 +38,7 @@ def run_parallel(calls: Sequence[Any], jobs: int | None = None) -> Iterator[Iter
     """
     config = parallel_config(
         "loky",
-        n_jobs=max(1, min(jobs or cpu_count(), len(calls))),
+        n_jobs=max(1, min(jobs or usable_cores(), len(calls))),
         inner_max_num_threads=1,
         initializer=_init_worker,
         initargs=(os.getpid(),),

@@ -36,7 +36,7 @@ from classify.finetuning.trainer import (
 from classify.heads.fitted import FittedHead
 from featurize.backbones.backbone import Backbone, load_backbone
 from featurize.engines.torch_settings import resolve_device
-from featurize.progress import Say
+from featurize.progress import Say, ignore
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -145,8 +145,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation: np.ndarray | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         deadline: float | None = None,
-        say: Say = lambda _: None,
-        report: ProgressCallback = lambda _: None,
+        say: Say = ignore,
+        report: ProgressCallback = ignore,
     ) -> "FineTuneClassifier":
         """Train on labelled images.
 

@@ -31,6 +31,7 @@ from featurize.backbones.backbone import Backbone
 from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import compute_fingerprint
 from featurize.layer_spec import LayerSpec
+from featurize.progress import ignore
 
 WEIGHTS_NAME = "fine-tuned"
 
@@ -133,7 +134,7 @@ def init_classifier(
     init_head: FittedHead | None,
     random_init: bool,
     cache: FeatureCache | None,
-    report: ProgressCallback = lambda _: None,
+    report: ProgressCallback = ignore,
 ) -> int:
     """Set the initial weights of a network's classifier.
 

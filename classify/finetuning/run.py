@@ -148,8 +148,8 @@ def finetune(
     test_size: float = 0.2,
     seed: int = TrainConfig.seed,
     max_seconds: float | None = None,
-    say: Say = lambda _: None,
-    report: ProgressCallback = lambda _: None,
+    say: Say = ignore,
+    report: ProgressCallback = ignore,
 ) -> FineTuneResult:
     """Tune a backbone to labelled images, save it with its classifier, and evaluate both.
 

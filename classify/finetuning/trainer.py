@@ -22,6 +22,7 @@ from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
+from featurize.progress import ignore
 
 WEIGHT_DECAY = 0.02
 WARMUP_SHARE = 0.1  # of all steps, though at most one epoch
@@ -96,7 +97,7 @@ def train_network(
     checkpoint: tuple[Path, str] | None = None,
     resume_from: Checkpoint | None = None,
     deadline: float | None = None,
-    report: ProgressCallback = lambda _: None,
+    report: ProgressCallback = ignore,
 ) -> list[Epoch]:
     """Train a network and restore its weights of the epoch with the lowest validation loss.
 
@@ -299,7 +300,7 @@ def run_inference(
     distributed: Distributed,
     *,
     embeddings: bool = False,
-    report: ProgressCallback = lambda _: None,
+    report: ProgressCallback = ignore,
 ) -> np.ndarray:
     """Run a network on a dataset, in order.
 

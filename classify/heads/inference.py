@@ -24,7 +24,7 @@ from featurize.backbones.families import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError
-from featurize.progress import Say
+from featurize.progress import Say, ignore
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
 
@@ -37,8 +37,8 @@ def predict(
     *,
     weights: str | None = None,
     top: int = 1,
-    say: Say = lambda _: None,
-    report: Callable[[Any], None] = lambda _: None,
+    say: Say = ignore,
+    report: Callable[[Any], None] = ignore,
 ) -> Predictions:
     """Predict labels for a folder of images, an image file, or every finished row of a cache.
 

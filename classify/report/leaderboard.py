@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from classify.heads.record import HeadResult, rank_results
 
 BEST, EQUAL, WORSE = "best", "equal", "worse"
-SCORES = ("balanced_accuracy", "macro_f1", "log_loss_scaled", "calibration_error_scaled")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,18 +47,12 @@ class Thumbnails:
         Its paths have been checked to stay in the folder.
     folder : path, optional
         The image folder. Without one, every thumbnail is None.
-
-    Attributes
-    ----------
-    unreadable : set of int
-        Rows whose image could not be opened.
     """
 
     def __init__(self, cache: FeatureCache, folder: str | os.PathLike[str] | None) -> None:
         self._cache = cache
         self._folder = None if folder is None else Path(folder)
         self._thumbnails: dict[tuple[int, int], Thumbnail | None] = {}
-        self.unreadable: set[int] = set()
 
     def __bool__(self) -> bool:
         return self._folder is not None
@@ -96,10 +91,8 @@ class Thumbnails:
             return None
         if (row, side) not in self._thumbnails:
             thumbnail = None
-            try:
+            with suppress(ImageUnreadableError):
                 thumbnail = make_thumbnail(self._folder / self._cache.paths[row], side)
-            except ImageUnreadableError:
-                self.unreadable.add(row)
             self._thumbnails[row, side] = thumbnail
         return self._thumbnails[row, side]
 

@@ -36,6 +36,7 @@ from classify.strategy.strategies import (
 from featurize.backbones.families import EMBEDDING_DIMS
 from featurize.cache.reader import FeatureCache
 from featurize.progress import Progress, ignore
+from featurize.text import list_first
 
 MIN_USUAL_CROP = 160  # pixels; torchvision's networks were trained at 176 or more
 
@@ -359,7 +360,7 @@ def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
     n_per_class = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
     singletons = [task.classes[i] for i in np.flatnonzero(n_per_class == 1)]
     if singletons and not (task.split == VAL).any():
-        names = ", ".join(map(repr, singletons[:3])) + (", ..." if len(singletons) > 3 else "")
+        names = list_first(singletons)
         raise TooFewImagesError(
             f"{source}: {len(singletons):,} of {len(task.classes):,} classes have a single image "
             f"to learn from ({names}), which cannot be held out as well; add images of them, or "

@@ -148,8 +148,8 @@ class Layout:
     ----------
     version : str
         Of the format, as ``1.1``.
-    created, created_by, root : str
-        Time, program and image folder; informative.
+    created_by, root : str
+        Program and image folder; informative.
     include, exclude : list of str
         The patterns that selected the images; informative.
     n_rows : int
@@ -163,7 +163,6 @@ class Layout:
     """
 
     version: str
-    created: str
     created_by: str
     root: str
     include: list[str]

@@ -142,7 +142,6 @@ def _parse_layout(file: Any) -> Layout:
     layers = dict(sorted(layers.items(), key=lambda item: extents[f"features/{item[0]}"].offset))
     return Layout(
         version=file.attrs["format_version"],
-        created=str(file.attrs.get("created", "")),
         created_by=str(file.attrs.get("created_by", "")),
         root=str(file.attrs.get("root", "")),
         include=_parse_json_texts(file.attrs.get("include")),

@@ -30,6 +30,7 @@ from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.pipeline import process_rows
 from featurize.pipeline.prefetch import ExtractionJob
 from featurize.pipeline.stats import RunStats
+from featurize.progress import ignore
 from featurize.sources.folder import ImageListing
 
 _REMOVE_ADVICE = "It stands where the cache grows; remove it"
@@ -264,7 +265,7 @@ def open_partial(
     cache: FeatureCache,
     layers: list[LayerInfo],
     listing: ImageListing,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = ignore,
 ) -> list[FeatureCache]:
     """Allocate the partial cache, or continue with the one that an earlier run left.
 

@@ -35,6 +35,7 @@ from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.summary import Summary
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.stats import RunStats
+from featurize.progress import ignore
 from featurize.sources import folder as folder_source
 from featurize.sources.folder import ImageListing
 from featurize.sources.patterns import GlobFilter
@@ -68,8 +69,8 @@ def run(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     follow: bool = False,
-    report: Callable[[RunStats], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    report: Callable[[RunStats], None] = ignore,
+    say: Callable[[str], None] = ignore,
 ) -> Summary | Estimate:
     """Embed every image of a folder into a feature cache.
 

@@ -16,6 +16,7 @@ from featurize.extraction.options import DTYPES, ResolvedOptions, check_extracto
 from featurize.files import hash_file
 from featurize.fingerprint import compute_fingerprint
 from featurize.layer_spec import LayerSpec
+from featurize.progress import ignore
 from featurize.system import signals
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ExtractionSetup:
         resolved: ResolvedOptions,
         custom_backbone: "Backbone | None",
         cache: FeatureCache | None,
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = ignore,
         *,
         frozen_weights: bool = True,
     ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -21,6 +20,7 @@ from featurize.images import decoding, reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.progress import Report, Step, ignore
 from featurize.sources import folder
+from featurize.system.cpu import usable_cores
 
 MAX_PIXEL_BYTES = 2 << 30
 """Limit of the decoded pixels held in memory. Beyond it, images are decoded in every epoch."""
@@ -75,7 +75,7 @@ class DecodedImages:
         self.is_readable = np.ones(len(paths), bool)
         self.sha256 = np.zeros((len(paths), 32), np.uint8)
         self.failures: dict[str, str] = {}
-        with ThreadPoolExecutor(cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             # Decode all now, held or not: an unreadable file must not stop an epoch later.
             for i, error in enumerate(pool.map(self._decode_image, range(len(paths)))):
                 if error is not None:

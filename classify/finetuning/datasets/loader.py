@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
-from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
+from featurize.system.cpu import usable_cores
 
 
 class EpochSampler(Sampler[int]):
@@ -68,7 +68,7 @@ def make_dataloader(
     """
     # Worker processes help where a GPU waits, or where images are decoded in every epoch.
     decodes = isinstance(dataset, ImageDataset) and not dataset.images.is_in_memory
-    n_workers = min(8, cpu_count()) if decodes or device != "cpu" else 0
+    n_workers = min(8, usable_cores()) if decodes or device != "cpu" else 0
     return DataLoader(
         dataset,
         batch_size,
