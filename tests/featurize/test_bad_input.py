@@ -737,10 +737,13 @@ def test_the_unexpected_is_exit_1(folder, tmp_path, cli, monkeypatch):
 
 
 def test_errors_are_of_one_tree_and_builtins():
-    from featurize import FeaturizeError, errors
+    from featurize import FeaturizeError, HeadgraftError, errors
 
+    assert issubclass(FeaturizeError, HeadgraftError)
     leaves = [
-        e for e in vars(errors).values() if isinstance(e, type) and e.__module__.endswith("errors")
+        e
+        for e in vars(errors).values()
+        if isinstance(e, type) and e.__module__.endswith("errors") and e is not HeadgraftError
     ]
     assert len(leaves) > 8
     for leaf in leaves:
