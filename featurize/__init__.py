@@ -7,7 +7,8 @@ from featurize.errors import FeaturizeError, HeadgraftError
 from featurize.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from featurize.backbones.backbone import Backbone, load_backbone
+    from featurize.backbones.backbone import Backbone
+    from featurize.backbones.load import load_backbone
     from featurize.backbones.profiling import layer_costs
     from featurize.cache.reader import FeatureCache
     from featurize.extraction.dry_run import Estimate
@@ -46,7 +47,7 @@ _HOMES = {
     "Summary": "extraction.summary",
     "export": "extraction.export",
     "layer_costs": "backbones.profiling",
-    "load_backbone": "backbones.backbone",
+    "load_backbone": "backbones.load",
     "run": "extraction.run",
     "verify": "extraction.verify",
 }

@@ -6,6 +6,8 @@ from featurize.errors import CallError
 
 POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_POOL = "avg"
+PRE_LOGITS = "pre_logits"
+"""The layer that a classifier would take: the output of a network without its classifier."""
 
 
 class LayerSpec(NamedTuple):
@@ -16,7 +18,7 @@ class LayerSpec(NamedTuple):
     layer : str
         The layer's name in its network.
     pool : {"avg", "max", "avgmax", "none", "token"}
-        How its maps become one vector (see `featurize.backbones.pooling`).
+        How its maps become one vector (see `featurize.layers.pooling`).
 
     Examples
     --------

@@ -34,7 +34,8 @@ from classify.finetuning.trainer import (
     train_network,
 )
 from classify.heads.fitted import FittedHead
-from featurize.backbones.backbone import Backbone, load_backbone
+from featurize.backbones.backbone import Backbone
+from featurize.backbones.load import load_backbone
 from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Say, ignore
 

@@ -11,8 +11,7 @@ from classify.errors import CallError
 from classify.heads.models import LinearModel, MLPModel
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.families import parse_layers
-from featurize.backbones.partition import extract_upper_part, find_first_op, find_parameter_depths
-from featurize.backbones.pooling import pooled_dim
+from featurize.layers.partition import extract_upper_part, find_first_op, find_parameter_depths
 
 HIDDEN_UNITS = 512  # units of the hidden layer of `mlp`
 CLASSIFIER_KINDS = ("linear", "mlp")
@@ -182,7 +181,7 @@ class FineTuneNetwork(nn.Module):
         mean, std = map(torch.tensor, (backbone.preprocess.mean, backbone.preprocess.std))
         self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * std.view(1, 3, 1, 1), persistent=False)
-        dim = pooled_dim(layer.axis_order, self.last_layer.pool, layer.map_shape)
+        dim = layer.dim(self.last_layer.pool)
         self.classifier = Classifier(dim, n_classes, classifier)
 
     def embed(self, x: Tensor) -> Tensor:

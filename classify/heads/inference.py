@@ -20,7 +20,7 @@ from classify.heads.fitted import FittedHead
 from classify.heads.predictions import Predictions
 from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike, LabelTable
-from featurize.backbones.families import is_file_path
+from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError, UnknownWeightsError

@@ -3,7 +3,6 @@
 This module does not import torch, so that a finished cache is recognised without it.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from featurize.errors import BackboneError, CallError, UnknownLayerError
 from featurize.layer_spec import DEFAULT_POOL, LayerSpec
 from featurize.text import did_you_mean
-
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 DEFAULT_BACKBONE = "resnet50"
 DEFAULT_WEIGHTS = "IMAGENET1K_V1"
@@ -29,23 +26,46 @@ class Family:
         it computes the input of the final classifying layer (apart from pooling and dropout).
     last_pool : str
         The default pool of `last`.
-    maps_are_nchw : bool
-        Whether stages are known to give maps with channels first. It is needed for networks with
-        a fixed input size.
     """
 
     stages: tuple[str, ...]
     last_pool: str = "avg"
-    maps_are_nchw: bool = False
 
     @property
     def last(self) -> str:
         """The deepest stage."""
         return self.stages[-1]
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, str]) -> "Family | None":
+        """Read a family from the facts that a cache records of its backbone.
 
-def _make_family(stages: str, **options: str | bool) -> Family:
-    return Family(tuple(stages.split()), **options)  # type: ignore[arg-type]
+        Parameters
+        ----------
+        facts : mapping of str to str
+            As `to_facts` returns them, among others.
+
+        Returns
+        -------
+        Family or None
+            None if the facts name no stages.
+        """
+        stages = tuple(facts.get("stages", "").split())
+        return cls(stages, facts.get("last_pool", "avg")) if stages else None
+
+    def to_facts(self) -> dict[str, str]:
+        """Return the family as facts to record in a cache.
+
+        Returns
+        -------
+        dict of str to str
+            Texts by key.
+        """
+        return {"stages": " ".join(self.stages), "last_pool": self.last_pool}
+
+
+def _make_family(stages: str) -> Family:
+    return Family(tuple(stages.split()))
 
 
 def _make_features_family(numbers: str, last: str = "") -> Family:
@@ -71,9 +91,7 @@ FAMILIES: dict[str, Family] = {
     "efficientnet_v2_.*": _make_features_family("2 3 5 7 8"),
     "googlenet": _make_family("maxpool2 inception3b inception4e inception5b"),
     "inception_v3": _make_family("maxpool2 Mixed_5d Mixed_6e Mixed_7c"),
-    "maxvit_t": _make_family(
-        "blocks.0 blocks.1 blocks.2 blocks.3 classifier.4", maps_are_nchw=True
-    ),
+    "maxvit_t": _make_family("blocks.0 blocks.1 blocks.2 blocks.3 classifier.4"),
     "mnasnet.*": _make_family("layers.8 layers.9 layers.11 layers.13 layers.16"),
     "mobilenet_v2": _make_features_family("3 6 13 17 18"),
     "mobilenet_v3_large": _make_features_family("3 6 12 16", "classifier.1"),
@@ -144,6 +162,22 @@ _NAMES_BY_DIM = {
 EMBEDDING_DIMS = {name: dim for dim, names in _NAMES_BY_DIM.items() for name in names.split()}
 
 
+def names_family(text: str) -> bool:
+    """Tell whether the option ``--layers`` names layers that only a family knows.
+
+    Parameters
+    ----------
+    text : str
+        Value of the option.
+
+    Returns
+    -------
+    bool
+        Whether ``last`` or ``auto`` is among them.
+    """
+    return any(re.split("[:@]", word.strip())[0] in ("last", "auto") for word in text.split(","))
+
+
 def find_family(backbone: str) -> Family | None:
     """Find the family of a backbone.
 
@@ -162,7 +196,9 @@ def find_family(backbone: str) -> Family | None:
     )
 
 
-def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
+def parse_layers(
+    text: str, pool: str | None, backbone: str, family: Family | None = None
+) -> list[LayerSpec]:
     """Parse the option ``--layers`` into layers and their pools.
 
     Parameters
@@ -171,10 +207,12 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
         ``last``, ``auto`` (all stages of the family) or names, separated by commas, each with an
         optional ``:POOL``.
     pool : str or None
-        The pool of layers without one. By default it is ``avg``; for `last` of a vision
-        transformer it is ``token``, the class token.
+        The pool of layers without one. By default it is ``avg``; for `last` of torchvision's vision
+        transformers it is ``token``, the class token.
     backbone : str
         Name of the backbone.
+    family : Family, optional
+        Of the backbone; by default that of its name.
 
     Returns
     -------
@@ -190,7 +228,7 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
     UnknownLayerError
         If `last` or `auto` is requested of a network of no known family.
     """
-    family = find_family(backbone)
+    family = family or find_family(backbone)
     specs: dict[LayerSpec, None] = {}
     for word in text.split(","):
         if not word.strip():
@@ -209,35 +247,3 @@ def parse_layers(text: str, pool: str | None, backbone: str) -> list[LayerSpec]:
             default = family.last_pool if stage == family.last else DEFAULT_POOL
             specs[LayerSpec(stage, LayerSpec.parse(word, pool or default).pool)] = None
     return list(specs)
-
-
-def is_file_path(text: str) -> bool:
-    """Tell whether the value of ``--backbone`` or ``--weights`` is a local file.
-
-    Parameters
-    ----------
-    text : str
-        A name or a path.
-
-    Returns
-    -------
-    bool
-        True if it has the suffix of a weights file, contains a slash, or exists as a file.
-    """
-    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)  # noqa: PTH113
-
-
-def read_backbone_name(metadata: Mapping[str, str]) -> str:
-    """Read the name of a weights file's network from the file's metadata.
-
-    Parameters
-    ----------
-    metadata : mapping of str to str
-        Metadata of the file.
-
-    Returns
-    -------
-    str
-        Name of a backbone; empty if the metadata have none.
-    """
-    return metadata.get("backbone", "").strip('"')  # metadata of a fine-tuned head are JSON

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.pixel_network import PixelNetwork
-from featurize.backbones.pooling import pooled_dim
 
 BATCH_SIZE = 32  # as in a run at 224 pixels: times are not proportional to the batch size
 N_PASSES = 5
@@ -92,7 +91,7 @@ def layer_costs(backbone: Backbone, batch: int = BATCH_SIZE) -> list[LayerCost]:
             LayerCost(
                 layer=layer.name,
                 shape=list(layer.map_shape),
-                dim=pooled_dim(layer.axis_order, "avg", layer.map_shape),
+                dim=layer.dim("avg"),
                 cost=(min(normalise_seconds) + sum(seconds[:n_nodes])) / total_seconds,
                 macs=sum(flops[:n_nodes]) / max(sum(flops), 1),
             )

@@ -43,10 +43,15 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="torchvision's name, or a .safetensors or .pth FILE."
+            metavar="NAME|FILE",
+            help="torchvision's name, a tag of timm's, or a .safetensors, .pth or .bin FILE.",
         ),
     ] = None,
     preprocess: Preprocess = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels a side for the network. [default: the weights' own]"),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="last, auto, or names: layer3,layer4:max. [default: last]")
     ] = None,
@@ -115,6 +120,7 @@ def run(
                 precision=precision,
                 decode=decode,
                 preprocess=preprocess,
+                size=size,
                 engine=engine,
                 device=device,
                 dry_run=dry_run,
@@ -182,7 +188,7 @@ def layers(
     """Show where a network can be cut, and what each cut costs on this machine."""
     with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
-        from featurize.backbones.backbone import load_backbone
+        from featurize.backbones.load import load_backbone
         from featurize.backbones.profiling import layer_costs
 
         print_stderr(f"measuring {backbone} on this machine ...")
@@ -204,30 +210,27 @@ def layers(
 
 
 @app.command()
-def backbones(as_json: Json = False, debug: Debug = False) -> None:
-    """List the backbones there are."""
+def backbones(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[PATTERN]", help="As 'timm:*dinov2*': search timm too.")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Only weights that are permissive, non-commercial, restricted, unknown."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the backbones there are, or search them by name and licence of the weights."""
     with handle_errors(debug, as_json):
         signals.import_uninterrupted("torchvision")
-        from featurize.backbones.backbone import list_backbones, list_weights
-        from featurize.backbones.families import EMBEDDING_DIMS
+        from featurize.cli.backbones import find_backbones, show_backbones
 
-        entries: list[dict[str, Any]] = [
-            {
-                "name": name,
-                "weights": list_weights(name),
-                "dim": EMBEDDING_DIMS.get(name),
-                "source": "shipped inside" if name == "seedling" else "torchvision",
-            }
-            for name in list_backbones()
-        ]
+        entries = find_backbones(pattern, licence)
         if as_json:
             print_json({"backbones": entries})
-            return
-        for entry in entries:
-            dim = entry["dim"] or "?"
-            print(
-                f"{entry['name']:20} {dim:>5}  {entry['source']:14}  {' '.join(entry['weights'])}"
-            )
+        else:
+            show_backbones(entries, pattern)
 
 
 @app.command()

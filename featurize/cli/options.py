@@ -11,8 +11,9 @@ CacheFile = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FILE",
-        help="A torchvision network, `seedling`, or a FILE; if not given the cache's, or resnet50.",
+        metavar="NAME|FILE|FOLDER",
+        help="As resnet50, timm:ARCH.TAG, hf-hub:ORG/NAME, lite0, seedling. [default: the cache's, "
+        "or resnet50]",
     ),
 ]
 Preprocess = Annotated[

@@ -93,7 +93,7 @@ def estimate_run(
     Estimate
     """
     to_compute = len(listing.paths)
-    layers = setup.resolved.layers
+    layers = setup.layers
     if cache is not None and diff is not None and len(layers) == len(cache.layers):
         finished = (cache.status != PENDING) & ~retry.select_failures(cache)
         to_compute -= int((diff.unchanged & finished[diff.old_row]).sum())

@@ -103,7 +103,7 @@ class CacheCompletion:
         CacheBusyError, DiskFullError, OutputError
             If another process replaced the partial cache, or rows cannot be written.
         """
-        layers, cached_layers = self.setup.resolved.layers, list(self.cache.layers.values())
+        layers, cached_layers = self.setup.layers, list(self.cache.layers.values())
         if set(layers) != {(info.layer, info.pool) for info in cached_layers}:
             self._grow(self.setup.describe_layers(layers))
         elif not self.diff.has_same_paths:

@@ -4,6 +4,7 @@ This module does not import torch, so a run with nothing to compute starts witho
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,27 @@ from safetensors import SafetensorError, safe_open
 
 from featurize.backbones.families import (
     DEFAULT_BACKBONE,
-    is_file_path,
+    Family,
+    find_family,
+    names_family,
     parse_layers,
+)
+from featurize.backbones.names import (
+    CONFIG_FILE,
+    HUB,
+    TIMM,
+    find_weights_file,
+    is_file_path,
+    is_pretrained_folder,
     read_backbone_name,
+    split_name,
 )
 from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.engines.base import PRECISIONS, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
 from featurize.files import hash_file
-from featurize.images.preprocess import DECODE_MODES
+from featurize.images.preprocess import DECODE_MODES, Preprocess
 from featurize.layer_spec import LayerSpec
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
@@ -35,6 +47,8 @@ class Options:
     ----------
     backbone, weights, layers, pool, dtype, precision, decode, preprocess : str, optional
         As in `featurize.extraction.run.run`.
+    size : int, optional
+        Also as there.
     engine, device : str
         Also as there; ``auto`` by default.
 
@@ -52,6 +66,7 @@ class Options:
     precision: str | None = None
     decode: str | None = None
     preprocess: str | None = None
+    size: int | None = None
     engine: str = "auto"
     device: str = "auto"
 
@@ -67,8 +82,12 @@ class Options:
             raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
         check_engine(self.engine, self.device, self.precision or "float32")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
-            if value is not None and is_file_path(value) and not Path(value).is_file():
+            if value is not None and is_file_path(value) and not _can_be_read(value):
                 raise CallError(f"--{name}: there is no file {value}")
+
+
+def _can_be_read(path: str) -> bool:
+    return Path(path).is_file() or is_pretrained_folder(path)
 
 
 @dataclass(frozen=True)
@@ -78,27 +97,54 @@ class ResolvedOptions:
     Attributes
     ----------
     backbone : str
-        Name, or path of a weights file that names the network.
+        Name; or where the network is that says its name: a file, a folder, a repository.
     weights : str, optional
         Name or path; None for the backbone's default.
-    layers : list of LayerSpec
-        Those of the cache first, then the new ones.
+    layers : list of LayerSpec, or None
+        Those of the cache first, then the new ones. None if only the network knows which they are.
     dtype : str
         One of `DTYPES`.
     precision, decode, engine, device : str
-    preprocess : str, optional
+    preprocess : str or Preprocess, optional
         None for that of the weights.
+    size : int, optional
+        Height and width of the images in pixels; None for those of the preprocessing.
     """
 
     backbone: str
     weights: str | None
-    layers: list[LayerSpec]
+    layers: list[LayerSpec] | None
     dtype: str
     precision: str
     decode: str
-    preprocess: str | None
+    preprocess: str | Preprocess | None
+    size: int | None
     engine: str
     device: str
+    requested_layers: tuple[str, str | None]
+    cached_layers: tuple[LayerSpec, ...] = ()
+
+    def find_layers(self, family: Family | None) -> list[LayerSpec]:
+        """Find the layers of the run.
+
+        Parameters
+        ----------
+        family : Family or None
+            Of the loaded backbone.
+
+        Returns
+        -------
+        list of LayerSpec
+            Those of the cache first, then the new ones.
+
+        Raises
+        ------
+        CallError, BackboneError, UnknownLayerError
+            If the layers are invalid.
+        """
+        text, pool = self.requested_layers
+        requested = parse_layers(text, pool, self.backbone, family) if text else []
+        return list(dict.fromkeys((*self.cached_layers, *requested)))
 
 
 def resolve_options(
@@ -122,45 +168,84 @@ def resolve_options(
     CallError, BackboneError
         If the layers are invalid.
     """
-    common = {"preprocess": options.preprocess, "engine": options.engine, "device": options.device}
+    common: dict[str, Any] = {
+        "preprocess": options.preprocess,
+        "size": options.size,
+        "engine": options.engine,
+        "device": options.device,
+    }
+    named, named_weights = _split_names(options, cache, own_name)
     if cache is None:
-        backbone = own_name or options.backbone or DEFAULT_BACKBONE
-        return ResolvedOptions(
-            backbone=backbone,
-            weights=options.weights,
-            layers=parse_layers(
-                options.layers or "last", options.pool, _resolve_backbone_name(backbone)
-            ),
+        resolved = ResolvedOptions(
+            backbone=named or DEFAULT_BACKBONE,
+            weights=named_weights,
+            layers=None,
             dtype=options.dtype or "float32",
             precision=options.precision or "float32",
             decode=options.decode or "exact",
-            **common,  # type: ignore[arg-type]
+            requested_layers=(options.layers or "last", options.pool),
+            **common,
         )
+        return _with_known_layers(resolved, {})
     extractor = cache.extractor
-    backbone = own_name or options.backbone or extractor.backbone
-    cached_specs = [info.spec for info in cache.layers.values()]
-    requested_specs = (
-        parse_layers(options.layers, options.pool, _resolve_backbone_name(backbone))
-        if options.layers
-        else []
-    )
-    weights = options.weights
+    backbone, weights = named or extractor.backbone, named_weights
     if weights is None and backbone == extractor.backbone:
         weights = extractor.environment.get("weights_file") or extractor.weights
-    return ResolvedOptions(
+        if options.size is None and options.preprocess is None and options.weights is None:
+            common["preprocess"] = extractor.preprocess
+    resolved = ResolvedOptions(
         backbone=backbone,
         weights=weights,
-        layers=[*cached_specs, *(spec for spec in requested_specs if spec not in cached_specs)],
+        layers=None,
         dtype=options.dtype or _find_dtype(cache),
         precision=options.precision or extractor.precision,
         decode=options.decode or extractor.preprocess.decode,
-        **common,  # type: ignore[arg-type]
+        requested_layers=(options.layers or "", options.pool),
+        cached_layers=tuple(info.spec for info in cache.layers.values()),
+        **common,
     )
+    return _with_known_layers(resolved, extractor.environment)
+
+
+def _split_names(
+    options: Options, cache: FeatureCache | None, own_name: str | None
+) -> tuple[str | None, str | None]:
+    """Return the names of network and weights, as a cache has them where that is known."""
+    if own_name is not None or options.backbone is None:
+        return own_name, options.weights
+    name, weights = split_name(options.backbone, options.weights)
+    if cache is not None and _is_recorded_origin(name, cache.extractor):
+        return cache.extractor.backbone, weights
+    return name, weights
+
+
+def _is_recorded_origin(name: str, extractor: Extractor) -> bool:
+    """Tell whether a cache records that its network came from here, unchanged since."""
+    recorded = extractor.environment
+    if name.startswith(HUB):
+        repository, _, revision = name.removeprefix(HUB).partition("@")
+        same_revision = revision in ("", recorded.get("commit"))
+        return recorded.get("repository") == repository and same_revision
+    if not is_pretrained_folder(name) or "config_sha256" not in recorded:
+        return False
+    digests = hash_file(find_weights_file(name)).hex(), hash_file(Path(name) / CONFIG_FILE).hex()
+    return digests == (recorded.get("weights_file_sha256"), recorded["config_sha256"])
+
+
+def _with_known_layers(resolved: ResolvedOptions, facts: Mapping[str, str]) -> ResolvedOptions:
+    """Find the layers where that needs no network."""
+    text, _ = resolved.requested_layers
+    name = _resolve_backbone_name(resolved.backbone)
+    family = find_family(name) or Family.from_facts(facts)
+    says_itself = name.startswith((TIMM, HUB)) or is_pretrained_folder(name)
+    if family is None and says_itself and names_family(text):
+        return resolved
+    return replace(resolved, layers=resolved.find_layers(family))
 
 
 def _resolve_backbone_name(backbone: str) -> str:
     """Return the backbone's name, read from the file if a file is given."""
-    if not is_file_path(backbone):
+    if not is_file_path(backbone) or is_pretrained_folder(backbone):
         return backbone
     try:
         with safe_open(backbone, "np") as file:
@@ -194,21 +279,28 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
         If the cache is known to have another extractor.
     """
     cached = cache.extractor
-    names_file = is_file_path(resolved.backbone)  # then the file names the backbone
+    # A file, a folder or a repository names the backbone itself.
+    names_itself = is_file_path(resolved.backbone) or resolved.backbone.startswith(HUB)
     requested = replace(
         cached,
-        backbone=cached.backbone if names_file else resolved.backbone,
-        preprocess=replace(cached.preprocess, decode=resolved.decode),
+        backbone=cached.backbone if names_itself else resolved.backbone,
+        preprocess=replace(
+            cached.preprocess,
+            decode=resolved.decode,
+            crop=resolved.size or cached.preprocess.crop,
+        ),
         precision=resolved.precision,
     )
     check_extractor(cache, requested, resolved.dtype)
-    if options.preprocess is not None or names_file:
+    if options.preprocess is not None or names_itself:
         return False
-    if options.weights is None:
+    _, weights = _split_names(options, cache, None)
+    if weights is None:
         return True
-    if is_file_path(options.weights):
-        return hash_file(options.weights).hex() == cached.environment.get("weights_file_sha256")
-    return options.weights == cached.weights
+    if is_file_path(weights):
+        path = find_weights_file(weights)
+        return hash_file(path).hex() == cached.environment.get("weights_file_sha256")
+    return weights == cached.weights
 
 
 def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:

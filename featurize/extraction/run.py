@@ -27,7 +27,6 @@ from featurize.extraction.grow import (
 )
 from featurize.extraction.options import (
     Options,
-    ResolvedOptions,
     is_same_extractor,
     resolve_options,
 )
@@ -60,6 +59,7 @@ def run(
     precision: str | None = None,
     decode: str | None = None,
     preprocess: str | None = None,
+    size: int | None = None,
     engine: str = "auto",
     device: str = "auto",
     dry_run: bool = False,
@@ -84,10 +84,9 @@ def run(
     output : path
         The cache, an HDF5 file.
     backbone : str or Backbone, optional
-        Name of a torchvision network, ``seedling``, a weights file that names its network, or a
-        `Backbone` made in Python. Default ``resnet50``.
+        As for `featurize.load_backbone`, or a `Backbone` made in Python. Default ``resnet50``.
     weights : str, optional
-        torchvision's name of the weights, or a local ``.safetensors`` or ``.pth`` file.
+        As for `featurize.load_backbone`.
     layers : str, optional
         ``last`` (the default), ``auto`` (every stage), or names with pools: ``layer3,layer4:max``.
     pool : {"avg", "max", "avgmax", "none", "token"}, optional
@@ -100,6 +99,8 @@ def run(
         ``fast`` decodes large JPEGs at reduced size; pixels differ slightly. Default ``exact``.
     preprocess : str, optional
         Name of weights whose preprocessing to use, or a JSON file. Default that of `weights`.
+    size : int, optional
+        Height and width in pixels at which the network sees images. Default that of `preprocess`.
     engine : {"auto", "eager", "compile", "onnxruntime", "cuda"}, optional
         Runs the network. ``auto`` changes to a faster engine if that saves more time than its
         start-up takes. In float32 the features of all engines agree to 1e-5 of a row's norm.
@@ -157,6 +158,7 @@ def run(
         precision=precision,
         decode=decode,
         preprocess=preprocess,
+        size=size,
         engine=engine,
         device=device,
     )
@@ -183,7 +185,7 @@ def run(
                 refuse_mass_removal(listing, cache, diff)
         if dry_run:
             return estimate_run(path, listing, cache, diff, setup, retry)
-        if lock.unheld_reason and not _is_complete(cache, diff, resolved, retry):
+        if lock.unheld_reason and not _is_complete(cache, diff, setup, retry):
             lock.require_held()
         try:
             if not lock.unheld_reason:
@@ -236,13 +238,13 @@ def _list_images(
 def _is_complete(
     cache: FeatureCache | None,
     diff: ListingDiff | None,
-    resolved: ResolvedOptions,
+    setup: ExtractionSetup,
     retry: RetryPolicy,
 ) -> bool:
     """Return whether there is nothing to write."""
     if cache is None or diff is None or not diff.has_same_paths:
         return False
-    if set(resolved.layers) != {(info.layer, info.pool) for info in cache.layers.values()}:
+    if set(setup.layers) != {(info.layer, info.pool) for info in cache.layers.values()}:
         return False
     pending = find_pending_rows(cache, diff.unchanged, retry)
     return not len(pending.recheck) + len(pending.compute)
@@ -251,7 +253,7 @@ def _is_complete(
 def _allocate_cache(
     path: Path, listing: ImageListing, setup: ExtractionSetup, say: Callable[[str], None]
 ) -> FeatureCache:
-    layers = setup.describe_layers(setup.resolved.layers)
+    layers = setup.describe_layers(setup.layers)
     needed = estimate_cache_bytes(layers, len(listing.paths))
     say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
     allocate_for_listing(path, setup.extractor, layers, listing)

@@ -5,7 +5,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurize.backbones.families import is_file_path
+from featurize.backbones.licences import find_licence_warning
+from featurize.backbones.names import CONFIG_FILE, find_weights_file, is_file_path
 from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.engines.auto import EngineSelector
@@ -85,20 +86,37 @@ class ExtractionSetup:
         """
         _ = self.device  # raises before anything is loaded
         backbone = self.custom_backbone or self._load_backbone()
-        preprocess = backbone.preprocess
-        self.say(
-            f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
-            f"{preprocess.resize}, centre {preprocess.crop} x {preprocess.crop}, "
-            f"{preprocess.interpolation}"
-        )
+        self._say_what_it_is(backbone)
         if self.cache is not None:
             extractor = self._make_extractor(backbone)
             check_extractor(self.cache, extractor, self.resolved.dtype)
         return backbone
 
+    def _say_what_it_is(self, backbone: "Backbone") -> None:
+        preprocess, licence = backbone.preprocess, backbone.facts.get("licence")
+        self.say(
+            f"{backbone.name}, weights {backbone.weights}{f', {licence}' if licence else ''}; "
+            f"each image: {preprocess.describe()}"
+        )
+        warning = find_licence_warning(licence, backbone.weights) if licence else ""
+        if warning and self.frozen_weights:
+            self.say(warning)
+
+    @cached_property
+    def layers(self) -> list[LayerSpec]:
+        """Layers of the run; where only the network knows them, it is loaded.
+
+        Raises
+        ------
+        UnknownLayerError
+            If the network has no known stages.
+        """
+        known = self.resolved.layers
+        return self.resolved.find_layers(self.backbone.family) if known is None else known
+
     def _load_backbone(self) -> "Backbone":
         signals.import_uninterrupted("torchvision")
-        from featurize.backbones.backbone import load_backbone
+        from featurize.backbones.load import load_backbone
 
         resolved = self.resolved
         if resolved.weights == "own":
@@ -109,7 +127,7 @@ class ExtractionSetup:
         if (
             resolved.weights
             and is_file_path(resolved.weights)
-            and not Path(resolved.weights).is_file()
+            and not Path(resolved.weights).exists()
         ):
             raise CallError(
                 f"the weights file {resolved.weights} is gone; say where it is with --weights FILE"
@@ -119,6 +137,7 @@ class ExtractionSetup:
             resolved.weights,
             preprocess=resolved.preprocess,
             decode=resolved.decode,
+            size=resolved.size,
             frozen_weights=self.frozen_weights,
         )
 
@@ -130,13 +149,15 @@ class ExtractionSetup:
     def _make_extractor(self, backbone: "Backbone") -> Extractor:
         from featurize.backbones.backbone import collect_versions
 
-        environment = collect_versions()
-        weights_file = self._weights_file
-        if weights_file is not None:
+        environment = {**collect_versions(), **backbone.facts}
+        origin = self._weights_file
+        if origin is not None:
             environment |= {
-                "weights_file": weights_file,
-                "weights_file_sha256": hash_file(weights_file).hex(),
+                "weights_file": str(origin),
+                "weights_file_sha256": hash_file(find_weights_file(origin)).hex(),
             }
+        if origin is not None and origin.is_dir():
+            environment["config_sha256"] = hash_file(origin / CONFIG_FILE).hex()
         return Extractor(
             backbone=backbone.name,
             weights=backbone.weights,
@@ -147,10 +168,10 @@ class ExtractionSetup:
         )
 
     @property
-    def _weights_file(self) -> str | None:
+    def _weights_file(self) -> Path | None:
         for name in (self.resolved.weights, self.resolved.backbone):
             if self.custom_backbone is None and name is not None and is_file_path(name):
-                return str(Path(name).resolve())
+                return Path(name).resolve()
         return None
 
     def describe_layers(self, layers: Sequence[LayerSpec]) -> list[LayerInfo]:
@@ -170,8 +191,6 @@ class ExtractionSetup:
         UnknownLayerError, BackboneError
             If a layer does not exist or cannot be pooled so, or the weights do not fit.
         """
-        from featurize.backbones.pooling import pooled_dim
-
         network, extractor = self.backbone.network, self.extractor
         infos = []
         for spec in sorted(layers, key=lambda spec: (network.layer(spec.layer).depth, spec)):
@@ -180,7 +199,7 @@ class ExtractionSetup:
                 LayerInfo(
                     layer=spec.layer,
                     pool=spec.pool,
-                    dim=pooled_dim(layer.axis_order, spec.pool, layer.map_shape),
+                    dim=layer.dim(spec.pool),
                     dtype=DTYPES[self.resolved.dtype],
                     map_shape=layer.map_shape,
                     fingerprint=self._compute_fingerprint(extractor, spec),

@@ -116,6 +116,18 @@ class Preprocess(Mapping[str, Any]):
             "std": list(self.std),
         }
 
+    def describe(self) -> str:
+        """Describe the steps for a reader.
+
+        Returns
+        -------
+        str
+            A clause.
+        """
+        return (
+            f"shorter side to {self.resize}, centre {self.crop} x {self.crop}, {self.interpolation}"
+        )
+
     def __getitem__(self, key: str) -> Any:
         return self.to_dict()[key]
 

@@ -12,11 +12,11 @@ from classify.data.features import find_rows
 from classify.errors import HeadMismatchError
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.families import parse_layers
-from featurize.backbones.partition import find_boundary_layer
 from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, UnknownLayerError
 from featurize.layer_spec import LayerSpec
+from featurize.layers.partition import find_boundary_layer
 from featurize.progress import Say
 from featurize.text import format_bytes
 

@@ -13,7 +13,7 @@ from classify.errors import CallError, HeadMismatchError
 from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
 from classify.finetuning.trainer import compute_lr_scale
 from featurize import FeatureCache, load_backbone
-from featurize.backbones.backbone import SEEDLING_WEIGHTS_PATH
+from featurize.backbones.pretrained.torchvision_models import SEEDLING_WEIGHTS_PATH
 
 # Without the counters of batches, which nothing reads.
 PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS_PATH).items() if not k.endswith("_tracked")}

@@ -179,11 +179,13 @@ def test_layers_of_an_unknown_network(cli):
 
 def test_backbones_are_listed(cli):
     found = json.loads(cli("backbones", "--json").stdout)["backbones"]
-    assert all(list(entry) == ["name", "weights", "dim", "source"] for entry in found)
+    keys = ["name", "weights", "dim", "source", "licence"]
+    assert all(list(entry) == keys for entry in found)
     by_name = {entry["name"]: entry for entry in found}
-    assert set(by_name) == {"seedling", *models.list_models(module=models)}
+    assert set(by_name) == {"seedling", "lite0", *models.list_models(module=models)}
     assert all(isinstance(entry["dim"], int) and entry["weights"] for entry in found)
     assert by_name["resnet50"]["weights"][0] == "IMAGENET1K_V1"
     assert by_name["seedling"]["source"] == "shipped inside"
     table = cli("backbones").stdout
     assert all(re.search(rf"^{name} ", table, re.MULTILINE) for name in by_name)
+    assert "timm:*dinov2*" in table

@@ -1,11 +1,15 @@
 """Partition a network at a layer: its input there, and the part from that layer on."""
 
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
 from torch import fx
 
-from featurize.backbones.graph import Layer, LayerGraph
-from featurize.backbones.pooling import pool_maps, pooled_dim
 from featurize.errors import BackboneError
 from featurize.layer_spec import LayerSpec
+from featurize.layers.axes import infer_shapes
+from featurize.layers.graph import Layer, LayerGraph
 
 
 def find_parameter_depths(network: LayerGraph) -> dict[str, int]:
@@ -98,20 +102,24 @@ def extract_upper_part(network: LayerGraph, layer: str, last: LayerSpec) -> fx.G
     if first_depth > last_layer.depth:
         raise BackboneError(f"{layer!r} lies above {last.layer!r}, where the embedding is taken")
     boundary_depth = find_boundary_layer(network, layer).depth
-    mapping: dict[fx.Node, fx.Node] = {}
+    mapping: dict[fx.Node, Any] = {}
     graph = fx.Graph()
+    images = graph.placeholder("entering")
+    shape_of = _make_shape_reader(network, graph, images)
+    static_nodes = _find_static_nodes(network)
     for node, depth in network.node_depths.items():
         if depth == boundary_depth:
-            mapping[node] = graph.placeholder("entering")
-        elif first_depth <= depth <= last_layer.depth or node.op == "get_attr":
+            mapping[node] = images
+        elif _reads_shape(node) and depth < first_depth:
+            mapping[node] = shape_of(node)
+        elif first_depth <= depth <= last_layer.depth or (
+            depth < first_depth and node in static_nodes
+        ):
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    pooled_dim(last_layer.axis_order, last.pool, last_layer.map_shape)
     last_node = next(
         node for node, depth in network.node_depths.items() if depth == last_layer.depth
     )
-    graph.output(
-        graph.call_function(pool_maps, (mapping[last_node], last_layer.axis_order, last.pool))
-    )
+    graph.output(last_layer.add_pooling(graph, mapping[last_node], last.pool))
     module = fx.GraphModule(network.module, graph)
     module.graph.eliminate_dead_code()
     return fx.GraphModule(network.module, module.graph)
@@ -145,13 +153,64 @@ def find_first_op(network: LayerGraph, layer: str) -> int:
 
 def _find_crossing_nodes(network: LayerGraph, layer: str) -> list[fx.Node]:
     first_depth = find_first_op(network, layer)
+    static_nodes = _find_static_nodes(network)
     return [
         node
         for node, depth in network.node_depths.items()
         if depth < first_depth
-        and node.op != "get_attr"
+        and node not in static_nodes
         and any(network.node_depths.get(user, -1) >= first_depth for user in node.users)
     ]
+
+
+def _find_static_nodes(network: LayerGraph) -> set[fx.Node]:
+    """Find what depends on no pixel: on weights, constants and the shapes of tensors alone."""
+    static_nodes: set[fx.Node] = set()
+    for node in network.node_depths:
+        if node.op in ("placeholder", "output"):
+            continue
+        if _reads_shape(node) or all(given in static_nodes for given in node.all_input_nodes):
+            static_nodes.add(node)
+    return static_nodes
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.op == "call_function" and node.target is getattr and str(node.args[1]) == "shape"
+
+
+def _make_shape_reader(
+    network: LayerGraph, graph: fx.Graph, entering: fx.Node
+) -> Callable[[fx.Node], Any]:
+    """Make a function that gives the shape of a tensor that the upper part does not have.
+
+    Images have one size, so the shape is known but for the number of images.
+    """
+    whole = network.to_graph_module()
+    names = {
+        node: copied.name
+        for node, copied in zip(network.node_depths, whole.graph.nodes, strict=True)
+    }
+    two_images, _ = infer_shapes(whole, 2, network.input_size)
+    three_images, _ = infer_shapes(whole, 3, network.input_size)
+
+    def read_shape(node: fx.Node) -> Any:
+        name = names[node.all_input_nodes[0]]
+        shape: list[Any] = []
+        for length, longer in zip(two_images[name], three_images[name], strict=True):
+            if length == longer:
+                shape.append(length)
+            else:  # one or several per image
+                batch = graph.call_method("size", (entering, 0))
+                shape.append(graph.call_function(operator.mul, (batch, longer - length)))
+        if node.target == "dim":
+            return len(shape)
+        if node.target == "size" and len(node.args) == 2:
+            return shape[cast(int, node.args[1])]
+        return tuple(shape)
+
+    return read_shape
 
 
 def _find_layer_name(network: LayerGraph, node: fx.Node) -> str | None:

@@ -1,6 +1,7 @@
 """Pool the output of a layer into one vector per image."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,31 @@ VECTOR, CHANNELS_FIRST, CHANNELS_LAST, TOKENS = (
 )
 
 
-def pooled_dim(axis_order: str, pool: str, map_shape: tuple[int, ...]) -> int:
+class Axes(NamedTuple):
+    """What the axes of a layer's output mean, after the axis of the batch.
+
+    Attributes
+    ----------
+    order : str
+        `VECTOR`, `CHANNELS_FIRST`, `CHANNELS_LAST` or `TOKENS`.
+    n_prefix_tokens : int
+        Number of tokens before those of the patches: class token, registers.
+    has_class_token : bool
+        Whether the first of them is a class token.
+    """
+
+    order: str
+    n_prefix_tokens: int = 0
+    has_class_token: bool = False
+
+
+def pooled_dim(axes: Axes, pool: str, map_shape: tuple[int, ...]) -> int:
     """Compute the length of the vector of one image after pooling.
 
     Parameters
     ----------
-    axis_order : str
-        Kind of output: `VECTOR`, `CHANNELS_FIRST`, `CHANNELS_LAST` or `TOKENS`.
+    axes : Axes
+        Of the layer's output.
     pool : str
         As for `pool_maps`.
     map_shape : tuple of int
@@ -39,15 +58,17 @@ def pooled_dim(axis_order: str, pool: str, map_shape: tuple[int, ...]) -> int:
     BackboneError
         If the layer cannot be pooled in this way.
     """
-    if pool == "token" and axis_order != TOKENS:
+    if pool == "token" and axes.order != TOKENS:
         raise BackboneError("pool 'token' is for layers of a vision transformer; use avg")
+    if pool == "token" and not axes.has_class_token:
+        raise BackboneError("pool 'token' needs a class token, and this layer has none; use avg")
     if pool == "none":
         return math.prod(map_shape)
-    channels = map_shape[0] if axis_order in (VECTOR, CHANNELS_FIRST) else map_shape[-1]
+    channels = map_shape[0] if axes.order in (VECTOR, CHANNELS_FIRST) else map_shape[-1]
     return 2 * channels if pool == "avgmax" else channels
 
 
-def pool_maps(x: Tensor, axis_order: str, pool: str) -> Tensor:
+def pool_maps(x: Tensor, axis_order: str, n_prefix_tokens: int, pool: str) -> Tensor:
     """Pool a batch of maps.
 
     Parameters
@@ -55,11 +76,13 @@ def pool_maps(x: Tensor, axis_order: str, pool: str) -> Tensor:
     x : Tensor of shape (B, *map_shape)
         The layer's output.
     axis_order : str
-        Kind of output: `VECTOR`, `CHANNELS_FIRST`, `CHANNELS_LAST` or `TOKENS`.
+        As `Axes.order`.
+    n_prefix_tokens : int
+        As `Axes.n_prefix_tokens`.
     pool : str
         ``avg``, ``max``, ``avgmax`` (both, concatenated), ``none`` (the map, flattened) or
-        ``token`` (a vision transformer's class token). Averages and maxima over tokens
-        leave out the class token.
+        ``token`` (a vision transformer's class token). Averages and maxima over tokens are over
+        patches: they leave out class token and registers.
 
     Returns
     -------
@@ -75,12 +98,12 @@ def pool_maps(x: Tensor, axis_order: str, pool: str) -> Tensor:
         if pool == "avgmax":
             return torch.cat([_avg_pool(x), _max_pool(x)], 1)
         return _avg_pool(x) if pool == "avg" else _max_pool(x)
-    x, axes = (x[:, 1:], [1]) if axis_order == TOKENS else (x, [1, 2])
+    x, dims = (x[:, n_prefix_tokens:], [1]) if axis_order == TOKENS else (x, [1, 2])
     if pool == "avg":
-        return x.mean(axes)
+        return x.mean(dims)
     if pool == "max":
-        return x.amax(axes)
-    return torch.cat([x.mean(axes), x.amax(axes)], 1)
+        return x.amax(dims)
+    return torch.cat([x.mean(dims), x.amax(dims)], 1)
 
 
 # These use pooling operations, which keep the channels-last layout; reductions would transpose.

@@ -7,13 +7,13 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from featurize import Backbone
-from featurize.backbones.partition import (
+from featurize.errors import BackboneError, UnknownLayerError
+from featurize.layer_spec import LayerSpec
+from featurize.layers.partition import (
     extract_upper_part,
     find_boundary_layer,
     find_parameter_depths,
 )
-from featurize.errors import BackboneError, UnknownLayerError
-from featurize.layer_spec import LayerSpec
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 NETWORKS = {

@@ -1,0 +1,1 @@
+"""Layers: a network traced into a graph, cut at layers, pooled to vectors."""
