@@ -101,8 +101,10 @@ def test_columns_nearly_constant_count_as_in_scikit_learn():
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("times", [1e8, 1e10, np.nan], ids=str)
-@pytest.mark.parametrize("what", ["unlabelled", "test"])
+@pytest.mark.parametrize(
+    "times", [pytest.param(1e8, marks=pytest.mark.slow), 1e10, np.nan], ids=str
+)
+@pytest.mark.parametrize("what", ["unlabelled", pytest.param("test", marks=pytest.mark.slow)])
 def test_no_row_that_is_not_learnt_from_moves_a_head(make_cache, tmp_path, head, times, what):
     X, y = world(600, 10, 3)
     # Enough of each class, so that folds are drawn by content and statistics may be kept.

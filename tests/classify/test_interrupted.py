@@ -109,7 +109,11 @@ def rerun_and_compare(cache, line, run_cli, unbroken):
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("group", [True, False], ids=["as a terminal does", "one process"])
+@pytest.mark.parametrize(
+    "group",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["as a terminal does", "one process"],
+)
 def test_ctrl_c_ends_it_with_status_3_and_the_workers_too(mine, line, run_cli, unbroken, group):
     process = started(mine, line)
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)

@@ -211,6 +211,7 @@ def test_damaged_files_count_as_not_there(cache, digits, tmp_path, damage):
         assert compared(mine, table, "ridge").n_reused == 3
 
 
+@pytest.mark.slow
 def test_a_pipe_is_not_waited_for(cache, parity, tmp_path, run_cli):
     mine = clone(cache, tmp_path)
     options = ("compare", mine.path, "--labels", parity, "--heads", "ridge", "--json")
@@ -385,6 +386,7 @@ def without_powers() -> None:
         os._exit(98)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes of folders mean nothing here")
 def test_a_read_only_folder_is_read_and_left_alone(cache, parity, tmp_path, run_cli):
     mine = clone(cache, tmp_path / "closed")

@@ -185,6 +185,7 @@ def test_nothing_raw_reaches_a_terminal(strange, make_table):
         assert not forged or "--debug" in line, line  # a traceback has lines of its own
 
 
+@pytest.mark.slow
 def test_names_are_true_in_files_and_on_pipes(strange, command, tmp_path):
     cache, head = strange["cache"], strange["head"]
     assert command("classify", "fit", cache, "--head", "ncm", "-o", head).returncode == 0

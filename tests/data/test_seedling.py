@@ -74,6 +74,7 @@ def watched(tmp_path_factory):
     return output, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_no_image_enters_the_training(watched):
     output, found = watched
     assert {event for event, _ in found["seen"]} <= {"open", "subprocess.Popen"}
@@ -92,6 +93,7 @@ def test_no_image_enters_the_training(watched):
     assert readers.isdisjoint(found["modules"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(watched, tmp_path):
     again = tmp_path / "again.safetensors"
     train(again).check_returncode()

@@ -384,6 +384,7 @@ def _modes_apply(tmp_path_factory):
         pytest.skip("this user reads any file, and cannot give up the right to")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_modes_apply")
 def test_a_file_without_permission_is_tried_again_by_itself(spoiled, tmp_path):
     closed = tmp_path / "images" / "3 mine.png"
@@ -401,6 +402,7 @@ def test_a_file_without_permission_is_tried_again_by_itself(spoiled, tmp_path):
     assert (found["computed"], found["reused"], found["failed"]) == (1, 34, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_modes_apply")
 def test_folders_without_permission(folder, tmp_path):
     """One costs itself alone; where it is the whole, that is a clear error."""

@@ -138,7 +138,14 @@ def new_images(folder, draw):
 GROWING = (new_layer, new_images)
 
 
-@pytest.fixture(params=[make, change, swap, *GROWING], ids=lambda kind: kind.__name__)
+@pytest.fixture(
+    params=[
+        change,
+        swap,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (make, *GROWING)),
+    ],
+    ids=lambda kind: kind.__name__,
+)
 def record(request, toy, draw, tape, tmp_path, monkeypatch):
     """One kind of run, recorded write by write; its `disk` stands at the beginning."""
     folder, path = draw(tmp_path / "images", NAMES), tmp_path / "c.h5"
@@ -238,7 +245,7 @@ KEPT = {
 # Those that are slow take half a minute each.
 @pytest.mark.parametrize(
     "record",
-    [change, swap, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (make, *GROWING))],
+    [swap, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (change, make, *GROWING))],
     indirect=True,
     ids=lambda kind: kind.__name__,
 )
@@ -368,6 +375,7 @@ def standing(record, folder):
     }
 
 
+@pytest.mark.slow
 def test_kills_at_random_instants(call, draw, tmp_path):
     record = seedling(draw(tmp_path / "images", [f"{k:03}.png" for k in range(200)]))
     rng, path = np.random.default_rng(0), tmp_path / "c.h5"

@@ -535,6 +535,7 @@ def test_refusals_are_one_line_on_stderr(call, own, table):
     assert err == "error: repeats is 2 or more, not 1: one draw has no interval\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills by signal")
 def test_a_kill_loses_only_what_was_at_work(cache, table, run_cli, tmp_path):
     mine = FeatureCache(shutil.copy(cache.path, tmp_path / "c.h5"))

@@ -218,6 +218,7 @@ def stop_after_an_epoch(command: list[str], part: Path, how: signal.Signals) -> 
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_it_ends_as_an_unbroken_run(line, tmp_path):
     unbroken = subprocess.run([*line, tmp_path / "u"], capture_output=True, text=True, timeout=600)
     assert unbroken.returncode == 0, unbroken.stderr

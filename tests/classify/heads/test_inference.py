@@ -91,6 +91,7 @@ def test_csv_is_quoted(world):
     assert {row["label"] for row in rows} == {"one", '=zero, "o"'}
 
 
+@pytest.mark.slow
 def test_failed_images_are_said(world, run_cli, tmp_path):
     from classify import save_head
 
@@ -173,6 +174,7 @@ def test_a_head_on_fast_decoding_predicts_with_it(tmp_path):
     assert np.allclose(from_cache.values, from_images.values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predictions_replace_predictions_and_nothing_else(world, run_cli, tmp_path):
     home, head, _ = world
     save_head(head, tmp_path / "h")

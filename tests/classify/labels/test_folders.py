@@ -190,7 +190,13 @@ def scenes(make_cache, tmp_path):
     return make_cache(tmp_path / "scenes.h5", {"early": Y, "late": X}, paths)
 
 
-@pytest.mark.parametrize("verb", ["fit", "compare", "advise", "report"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "fit",
+        *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("compare", "advise", "report")),
+    ],
+)
 def test_every_verb_refuses_what_is_unclear_and_says_what_it_took(verb, scenes, run_cli, tmp_path):
     out = {"fit": ("-o", tmp_path / "h"), "report": ("-o", tmp_path / "r.html")}.get(verb, ())
     refused = run_cli(verb, scenes.path, *out)

@@ -473,6 +473,7 @@ def test_the_command_refuses_in_one_line(situation, run_cli):
 # --- the report -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_advice(situation, run_cli, tmp_path):
     pytest.importorskip("bokeh")
     cache, table = situation([0.3, 2.4, 0.5, 1.4], name="a <b> & $$c$$")

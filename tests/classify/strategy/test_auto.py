@@ -98,6 +98,7 @@ def test_a_probe_of_either_kind_takes_what_validates_best(folder, similarity):
     assert saved.record["accuracy"] == found.chosen.accuracy
 
 
+@pytest.mark.slow
 def test_time_left_tries_the_others_and_leaves_no_file_of_theirs(auto, folder):
     told = auto("timed", "--max-time", "5m")
     tried = [one["strategy"] for one in told["candidates"]]
@@ -105,6 +106,7 @@ def test_time_left_tries_the_others_and_leaves_no_file_of_theirs(auto, folder):
     assert sorted(p.name for p in folder.parent.glob("timed*")) == ["timed"]
 
 
+@pytest.mark.slow
 def test_no_time_left_still_does_what_is_advised(auto):
     told = auto("hurried", "--max-time", "0.001s", "--size", "large", "--similarity", "similar")
     assert told["candidates"][0]["strategy"] == "finetune"

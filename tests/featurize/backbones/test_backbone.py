@@ -454,6 +454,7 @@ def test_every_classification_network_of_torchvision_is_known():
     assert unused == []
 
 
+@pytest.mark.slow
 def test_stages_exist_and_dims_are_those_of_the_classifier():
     wrong = []
     for name in models.list_models(module=models):

@@ -1222,6 +1222,7 @@ def test_c32_a_pipe_is_not_waited_for(tmp_path):
     assert b"CacheFormatError" in done.stderr, done.returncode
 
 
+@pytest.mark.slow
 def test_c32_cut_short(small, cache):
     ends = {
         end

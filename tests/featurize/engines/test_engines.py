@@ -104,6 +104,7 @@ def test_onnxruntime_agrees_with_eager(small):
     check(small, EVERY_POOL, "onnxruntime", (40, 3, 1))
 
 
+@pytest.mark.slow
 def test_compile_agrees_with_eager(small):
     check(small, EVERY_POOL, "compile", None)
 
@@ -473,6 +474,7 @@ def test_small_images_are_promised_nothing(folder, tmp_path, toy):
     assert "--decode fast" not in run(folder, tmp_path / "c.h5", backbone=toy, layers="0").verdict
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is asked, on Linux alone")
 def test_a_batch_does_not_fetch_its_memory_anew():
     """A batch finds the pages of the one before; by itself glibc fetches all of them again."""

@@ -283,6 +283,7 @@ def test_command_prints_one_json_object(folder, cache):
     assert json.loads(sound.stdout) == {"ok": True, "problems": []}
 
 
+@pytest.mark.slow
 def test_verify_finds_what_was_altered(folder, cache):
     featurize("run", folder, "-o", cache, "--backbone", "seedling")
     found = FeatureCache(cache)

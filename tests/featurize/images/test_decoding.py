@@ -354,6 +354,7 @@ def test_links_are_followed_inside_the_folder(folder, tmp_path):
     ] == ["passed over linked again: it is a link to a folder that is listed already"]
 
 
+@pytest.mark.slow
 def test_links_that_lead_out_are_followed_where_that_is_asked_for(folder, tmp_path, command):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "deep").mkdir(parents=True)

@@ -132,6 +132,7 @@ def paths(tmp_path_factory) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 @needs_proc
 def test_what_an_image_takes_is_known_beforehand(paths):
     """The claim is never less than the peak, nor far more; 32 MB are left for other things."""
@@ -244,6 +245,7 @@ print(sorted(done.failures.items()))
 """
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_run_that_was_short_of_memory_is_made_good_by_the_next(tmp_path, draw):
     """Sound photographs of 24 megapixels, under a limit as batch systems set it."""

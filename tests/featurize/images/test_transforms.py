@@ -79,7 +79,9 @@ def test_strips_are_the_whole_image_to_the_bit(mode, orientation, monkeypatch):
             np.testing.assert_array_equal(decoding.decode_image(data, preprocess), expected)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "PA", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", pytest.param("PA", marks=pytest.mark.slow), "CMYK", "I;16", "1"]
+)
 def test_an_image_of_several_strips(mode):
     preprocess = Preprocess(256, 224, MEAN, STD)
     data = drawn(mode, 2601, 3333, 6, 0)

@@ -129,6 +129,7 @@ def test_where_everything_is_passed_over_the_reason_is_given(folder, tmp_path):
 # --- odd names -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_are_utf8_whatever_the_locale(draw, tmp_path):
     """In the C locale, without UTF-8 mode, a rerun finds every image, and decodes a new one."""
     draw(tmp_path / "bílder", ["a.png", "ö/ä.png", "日本.png", "é.png"])
@@ -216,6 +217,7 @@ def test_a_pattern_may_be_as_nasty_as_it_likes():
     assert not nasty.accepts("a/" * 1000 + "c")
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_images_that_are_asked_for(draw, tmp_path, command):
     names = ["ants/1.png", "ants/imageNotFound.gif", "bees/2.png", "bees/2_mask.png", "raw/3.png"]
     draw(tmp_path / "images", names)

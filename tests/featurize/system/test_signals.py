@@ -84,7 +84,11 @@ def folder(draw, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "ignore_sigint"),
-    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)],
+    [
+        (signal.SIGINT, False),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+    ],
 )
 def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sigint):
     """The signal ends the run; every other image was decoded, run, and is kept."""
@@ -102,6 +106,7 @@ def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sig
     assert not list(tmp_path.glob("*.working"))
 
 
+@pytest.mark.slow
 def test_while_the_network_runs_without_end(folder, tmp_path):
     prepare = """
 from featurize.engines.batching import BatchRunner
@@ -237,6 +242,7 @@ def test_a_program_that_imports_it_keeps_its_signals():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path):
     """The first run dies at it, as for want of memory; the next one tries it alone."""
     folder, path = draw(tmp_path / "photos", [f"{k:02}.png" for k in range(8)]), tmp_path / "c.h5"
