@@ -33,12 +33,12 @@ from classify.strategy.strategies import (
     probe_command,
     strategy_commands,
 )
-from featurize.backbones.families import EMBEDDING_DIMS
+from featurize.backbones.families import find_source_size
 from featurize.cache.reader import FeatureCache
 from featurize.progress import Progress, ignore
 from featurize.text import list_first
 
-MIN_USUAL_CROP = 160  # pixels; torchvision's networks were trained at 176 or more
+MIN_SIZE_SHARE = 0.7  # of the size that the weights are meant for
 
 
 @dataclass(frozen=True)
@@ -378,7 +378,8 @@ def _plan_checked_curve(task: Task, source: str, seed: int) -> list[CurveFit]:
 def _iter_caveats(cache: FeatureCache, profile: DepthProfile) -> Iterator[str]:
     depths, backbone = profile.depths, cache.extractor.backbone
     crop = cache.extractor.preprocess.crop
-    if backbone in EMBEDDING_DIMS and backbone != "seedling" and crop < MIN_USUAL_CROP:
+    source_size = find_source_size(backbone, cache.extractor.environment)
+    if source_size is not None and crop < MIN_SIZE_SHARE * source_size:
         yield (
             f"the images were cut to {crop} pixels, far below what {backbone} was trained on, from "
             "which its last layers suffer first: with the weights' own preprocessing the data may "

@@ -5,6 +5,8 @@ from typing import Any
 
 from classify.data.features import CacheOrPath, open_cache
 from featurize.backbones.families import EMBEDDING_DIMS
+from featurize.backbones.names import TIMM
+from featurize.errors import BackboneError
 from featurize.system import signals
 
 BATCH_SIZE = 8  # images; enough for a ratio of times, as large networks take seconds per image
@@ -55,7 +57,7 @@ def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
     Returns
     -------
     CutCost or None
-        None for a network that is not known by name.
+        None for a network that cannot be built by its name.
 
     Raises
     ------
@@ -64,12 +66,17 @@ def measure_cut_cost(cache: CacheOrPath, layer: str) -> CutCost | None:
     """
     cache = open_cache(cache)
     info, backbone = cache.layer(layer), cache.extractor.backbone
-    if backbone not in EMBEDDING_DIMS:
+    if backbone not in EMBEDDING_DIMS and not backbone.startswith(TIMM):
         return None
     signals.import_uninterrupted("torchvision")
     from featurize import layer_costs, load_backbone
 
-    backbone_network = load_backbone(backbone, frozen_weights=False)
+    try:
+        # Networks of timm may be built for one size only, that of the cache.
+        preprocess = cache.extractor.preprocess if backbone.startswith(TIMM) else None
+        backbone_network = load_backbone(backbone, preprocess=preprocess, frozen_weights=False)
+    except BackboneError:  # without timm, or with a version that has no such network
+        return None
     total_bytes = sum(
         tensor.nbytes for tensor in backbone_network.network.module.state_dict().values()
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from classify.errors import CallError
-from featurize.backbones.families import find_family
+from featurize.backbones.families import Family, find_family
 from featurize.cache.reader import FeatureCache
 
 
@@ -52,13 +52,14 @@ class LayerDepths:
                 f"{cache.path} has features of one layer only ({', '.join(names)}), so there is "
                 f"nothing to compare it with; add the others with `{command} --layers auto`"
             )
-        family = find_family(cache.extractor.backbone)
+        extractor = cache.extractor
+        family = find_family(extractor.backbone) or Family.from_facts(extractor.environment)
         stages = list(names)
         among = "the layers of the cache"
         missing_last = ""
         if family is not None and names.keys() <= set(family.stages):
             stages = list(family.stages)
-            among = f"the stages of {cache.extractor.backbone}"
+            among = f"the stages of {extractor.backbone}"
             missing_last = "" if family.last in names else family.last
         depth_of_stage = {name: (i + 1) / len(stages) for i, name in enumerate(stages)}
         relative = {name: depth_of_stage[info.layer] for name, info in cache.layers.items()}

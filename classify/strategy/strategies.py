@@ -79,7 +79,7 @@ def strategy_commands(
     extractor = cache.extractor
     network_options = ["--backbone", extractor.backbone]
     weights = str(extractor.environment.get("weights_file") or extractor.weights)
-    if weights not in (DEFAULT_WEIGHTS, "seedling", "none"):
+    if weights not in (DEFAULT_WEIGHTS, "seedling", "none", ""):
         network_options += ["--weights", weights]
     finetune_words = [
         "classify",

