@@ -7,10 +7,11 @@ from rich import box
 from rich.table import Table
 
 from classify.checks.summary import DataChecks
+from classify.cli.places import count_caches, format_layer_cells
 from classify.evaluation.bootstrap import Estimate
 from classify.evaluation.recall import ClassRecalls
 from classify.experiments.compare import Comparison
-from classify.heads.record import HeadResult, rank_results
+from classify.heads.record import HeadResult, describe_place, rank_results
 from classify.strategy.advise import Advice
 from classify.strategy.cut_cost import CutCost
 from classify.strategy.strategies import (
@@ -174,7 +175,7 @@ def show_auto(result: Any, saved: str) -> None:
 
 
 def show_comparison(
-    comparison: Comparison, checks: Mapping[str, DataChecks], all_layers: str
+    comparison: Comparison, checks: Mapping[str, DataChecks], joined: Mapping[str, str]
 ) -> None:
     """Print a table for each task, best head first, the time taken, and checks of the data.
 
@@ -184,18 +185,19 @@ def show_comparison(
         The result of `classify.compare`.
     checks : mapping of str to DataChecks
         The checks of the data, by task.
-    all_layers : str
-        All layers of the cache, joined by ``+`` as in a `HeadResult`. The tables abbreviate them.
+    joined : mapping of str to str
+        As `classify.data.sets.cache_set.label_joined_layers` returns it.
     """
     console = make_console(stderr=False)
-    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
     for task, best in comparison.best_per_task.items():
         rows = [record for record in comparison.records if record.task == task]
         console.print(_build_leaderboard(rows, best, joined))
     n_heads = len(comparison.records)
     heads = "One head" if n_heads == 1 else f"{n_heads:,} heads"
     console.print(
-        f"{heads} from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}", style="bold"
+        f"{heads} from {count_caches(comparison.caches)} in {comparison.seconds:.1f} s; "
+        f"{NO_IMAGE_READ}",
+        style="bold",
     )
     if comparison.n_reused:
         console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
@@ -213,7 +215,7 @@ def show_comparison(
     if lines:
         console.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in comparison.best_per_task.items():
-        name = f"{best.head} on {joined.get(best.layer, best.layer)}"
+        name = f"{best.head} on {describe_place(best.layer, best.cache, joined)}"
         console.print(
             make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
         )
@@ -224,7 +226,7 @@ def _get_mark(record: HeadResult) -> str:
 
 
 def _build_leaderboard(
-    records: list[HeadResult], best: HeadResult, joined: dict[str, str]
+    records: list[HeadResult], best: HeadResult, joined: Mapping[str, str]
 ) -> Table:
     title = (
         f"{best.task}: {len(best.classes):,} classes, "
@@ -233,20 +235,24 @@ def _build_leaderboard(
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("layer")
+    several = best.cache is not None
+    for heading in ("cache", "layer") if several else ("layer",):
+        table.add_column(heading)
     metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
-    for heading in (*metric_heading, "val", "test", "95 % CI", "chosen", "s"):
+    cost_headings = ["columns", "bytes"] if several else []
+    for heading in (*metric_heading, "val", "test", "95 % CI", *cost_headings, "chosen", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in rank_results(records, best):
         low, high = record.accuracy_ci or (None, None)
         table.add_row(
             "*" if record is best else _get_mark(record),
             make_text(record.head),
-            make_text(joined.get(record.layer, record.layer)),
+            *format_layer_cells(record, joined),
             *(format_number(record.validation_metric) for _ in metric_heading),
             format_number(record.validation),
             format_number(record.accuracy),
             f"{format_number(low)}–{format_number(high)}" if low is not None else "-",
+            *(f"{cost:,}" for cost in (record.columns, record.row_bytes) if cost is not None),
             make_text(_format_settings(record).replace(" = ", " ")),
             f"{record.seconds:.1f}",
             style="bold green" if record is best else None,

@@ -22,14 +22,14 @@ from classify.report.charts.base import (
 def chart_depth(
     records: Sequence[HeadResult], layers: Sequence[str], split: str, element_id: str
 ) -> Chart:
-    """Chart accuracy by layer: one line per head, joined layers apart at the right.
+    """Chart accuracy by layer: one line per head and cache, joined layers apart at the right.
 
     Parameters
     ----------
     records : sequence of HeadResult
         Of one task.
     layers : sequence of str
-        Of the cache, shallowest first.
+        Of the cache, shallowest first; of several one after the other, as ``CACHE:LAYER``.
     split : str
         ``validation`` or ``test``.
     element_id : str
@@ -42,7 +42,7 @@ def chart_depth(
     title = split.capitalize()
     field = "accuracy" if split == "test" else split
     scored = [record for record in records if getattr(record, field) is not None]
-    tried_layers = {record.layer for record in scored}
+    tried_layers = {record.place for record in scored}
     single = [name for name in layers if name in tried_layers]
     joined = sorted(tried_layers - set(single), key=lambda name: (name.count("+"), name))
     if not scored:
@@ -52,7 +52,8 @@ def chart_depth(
             element_id, title, f"Only {clean_label(scored[0].layer)} was tried: no depth to show."
         )
 
-    joined_labels = [_abbreviate_joined(name, layers) for name in joined]
+    cache_of_layer = {record.place: record.cache for record in scored}
+    joined_labels = [_abbreviate_joined(name, layers, cache_of_layer[name]) for name in joined]
     slot_of_layer = {name: i for i, name in enumerate([*single, *joined])}
     plot = new_figure(
         300, x_range=make_slot_range(len(slot_of_layer)), y_range=_make_y_range(records)
@@ -62,20 +63,23 @@ def chart_depth(
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         keys.append(LegendEntry(f"head-{i}", head, colour, marker))
         head_records = sorted(
-            (r for r in scored if r.head == head), key=lambda r: slot_of_layer[r.layer]
+            (r for r in scored if r.head == head), key=lambda r: slot_of_layer[r.place]
         )
         # Joined layers have no depth, so no line connects them.
         line_groups = [
-            [r for r in head_records if r.layer in single],
-            *([r] for r in head_records if r.layer in joined),
+            *(
+                [r for r in head_records if r.place in single and r.cache == cache]
+                for cache in dict.fromkeys(cache_of_layer[name] for name in single)
+            ),
+            *([r] for r in head_records if r.place in joined),
         ]
         for points in line_groups:
             source = ColumnDataSource(
                 {
-                    "x": [slot_of_layer[r.layer] for r in points],
+                    "x": [slot_of_layer[r.place] for r in points],
                     "y": [getattr(r, field) for r in points],
                     "head": [clean_label(head)] * len(points),
-                    "layer": [clean_label(r.layer, 80) for r in points],
+                    "layer": [clean_label(r.place, 80) for r in points],
                     "low": [_get_interval_end(r, field, 0) for r in points],
                     "high": [_get_interval_end(r, field, 1) for r in points],
                 }
@@ -97,8 +101,10 @@ def chart_depth(
     return to_chart(plot, element_id, title, "", keys)
 
 
-def _abbreviate_joined(name: str, layers: Sequence[str]) -> str:
+def _abbreviate_joined(name: str, layers: Sequence[str], cache: str | None) -> str:
     count = name.count("+") + 1
+    if cache is not None:
+        return f"{cache}: {count} joined"
     return f"all {count} joined" if name == "+".join(layers) else f"{count} joined"
 
 
