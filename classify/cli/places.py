@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich.text import Text
 
 from classify.experiments.repeats import HeadSummary
-from classify.heads.record import HeadResult
+from classify.heads.record import HeadResult, shorten_cache
 from featurize.cli.console import make_text
 
 
@@ -26,7 +26,7 @@ def format_layer_cells(
         The cache, where several are compared; the layers.
     """
     if record.cache is not None:
-        yield make_text(record.cache)
+        yield make_text(shorten_cache(record.cache))
     yield make_text(joined.get(record.place, record.layer))
 
 

@@ -135,7 +135,7 @@ def _new_table(title: str, row: HeadSummary) -> Table:
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
     for heading in ("layer",) if row.cache is None else ("cache", "layer"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     return table
 
 

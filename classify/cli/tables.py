@@ -237,7 +237,7 @@ def _build_leaderboard(
         table.add_column(heading, no_wrap=True)
     several = best.cache is not None
     for heading in ("cache", "layer") if several else ("layer",):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
     cost_headings = ["columns", "bytes"] if several else []
     for heading in (*metric_heading, "val", "test", "95 % CI", *cost_headings, "chosen", "s"):
@@ -330,7 +330,7 @@ def show_advice(advice: Advice, saving: CutCost | None) -> None:
 def _build_strategy_table(advice: Advice) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("", *SIMILARITIES):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for size in SIZES:
         names = [STRATEGIES[size, similarity] for similarity in SIMILARITIES]
         cells = [
@@ -368,7 +368,7 @@ def _new_estimate_table(title: str, *headings: str) -> Table:
         title=make_text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     for heading in ("", headings[0]):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in (headings[1], "validation", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     return table

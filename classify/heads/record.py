@@ -148,6 +148,22 @@ def qualify_layers(layer: str, cache: str | None) -> str:
     return "+".join(f"{cache}:{name}" for name in layer.split("+"))
 
 
+def shorten_cache(cache: str) -> str:
+    """Shorten the names of several caches for a table cell, whose layers name them.
+
+    Parameters
+    ----------
+    cache : str
+        Short name of a cache, or several as ``a+b``.
+
+    Returns
+    -------
+    str
+        ``2 caches``, or `cache`.
+    """
+    return f"{cache.count('+') + 1} caches" if "+" in cache else cache
+
+
 def describe_place(layer: str, cache: str | None, joined: Mapping[str, str]) -> str:
     """Name cache and layers of a head for a sentence.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from classify.heads.record import HeadResult, describe_place, rank_results
+from classify.heads.record import HeadResult, describe_place, rank_results, shorten_cache
 
 BEST, EQUAL, WORSE = "best", "equal", "worse"
 
@@ -18,8 +18,8 @@ class LeaderboardRow:
         ``best``, ``equal`` (not distinguishable from the best), ``worse`` (corrected for the number
         of heads) or empty.
     record : HeadResult
-    layer : str
-        The layers, short enough for a table cell.
+    cache, layer : str
+        The cache, empty where only one is compared, and the layers, short enough for table cells.
     setting : str
         The selected params, as ``C = 0.01``.
     bar : (float, float, float), or None
@@ -28,6 +28,7 @@ class LeaderboardRow:
 
     mark: str
     record: HeadResult
+    cache: str
     layer: str
     setting: str
     bar: tuple[float, float, float] | None
@@ -84,13 +85,21 @@ def build_leaderboard(
         mark = BEST if record is best_record else mark
         bar = None
         if record.accuracy_ci is not None and record.accuracy is not None:
-            ends_and_accuracy = (*record.accuracy_ci, record.accuracy)
-            bar = tuple(
-                round(max(0, 100 * (value - low) / width), 2) for value in ends_and_accuracy
+            left, right, middle = (
+                round(max(0, 100 * (value - low) / width), 2)
+                for value in (*record.accuracy_ci, record.accuracy)
             )
+            bar = (left, right, middle)
         params = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
         rows.append(
-            LeaderboardRow(mark, record, joined.get(record.place, record.layer), params, bar)  # type: ignore[arg-type]
+            LeaderboardRow(
+                mark,
+                record,
+                shorten_cache(record.cache or ""),
+                joined.get(record.place, record.layer),
+                params,
+                bar,
+            )
         )
     n_equal, n_worse = (sum(row.mark == mark for row in rows) for mark in (EQUAL, WORSE))
     return Headline(

@@ -1,15 +1,14 @@
 """Several caches of the same images, read as one: layers of several backbones side by side."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache
+from classify.data.sets.cache_names import name_caches
 from classify.errors import CallError
 from featurize.cache.format import MARKED, LayerInfo
 from featurize.cache.reader import FeatureCache
@@ -347,52 +346,13 @@ def label_joined_layers(cache: FeatureCache) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        ``all 4 joined`` for all layers of a cache, and ``last of each joined`` for the last layers
+        ``all 4 joined`` for all layers of a cache, and ``last ones joined`` for the last layers
         of several, by `classify.heads.record.HeadResult.place`.
     """
     layers, labels = [tuple(cache.layers)], {}
     if isinstance(cache, CacheSet):
         layers = list(cache.layers_by_cache.values())
-        labels["+".join(cache.last_layers)] = "last of each joined"
+        labels["+".join(cache.last_layers)] = "last ones joined"
     return labels | {
         "+".join(names): f"all {len(names)} joined" for names in layers if len(names) > 1
     }
-
-
-def name_caches(paths: Sequence[Path]) -> list[str]:
-    """Name files by their stems, with as many folders before them as tell them apart.
-
-    What separates words of an option (comma, plus, colon, space) becomes an underscore.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-
-    Returns
-    -------
-    list of str
-        All different.
-
-    Raises
-    ------
-    CallError
-        If a file is given twice.
-    """
-    resolved = [path.resolve() for path in paths]
-    repeated = [str(path) for path in paths if resolved.count(path.resolve()) > 1]
-    if repeated:
-        raise CallError(f"the same cache is given twice: {', '.join(dict.fromkeys(repeated))}")
-    names = [_shorten_path(path, 1) for path in resolved]
-    for depth in range(2, max(len(path.parts) for path in resolved) + 1):
-        shared = {name for name in names if names.count(name) > 1}
-        names = [
-            _shorten_path(path, depth) if name in shared else name
-            for path, name in zip(resolved, names, strict=True)
-        ]
-    if len(set(names)) < len(names):  # they differ by their suffixes
-        return [f"{number}_{name}" for number, name in enumerate(names, 1)]
-    return names
-
-
-def _shorten_path(path: Path, depth: int) -> str:
-    return re.sub(r"[,+:\s]", "_", "/".join(path.with_suffix("").parts[-depth:]))
