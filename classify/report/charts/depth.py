@@ -143,7 +143,7 @@ def _label_place(place: str, layers: Sequence[str]) -> str:
 
 def _name_groups(plot: Any, first_slots: dict[str, int]) -> None:
     """Write the name of each cache above its first slot."""
-    axis = LinearAxis(
+    axis: Any = LinearAxis(
         major_label_overrides={
             slot: "joined caches" if "+" in name else clean_label(name, 24)
             for name, slot in first_slots.items()
