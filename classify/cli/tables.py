@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from classify.checks.summary import DataChecks
 from classify.cli.places import count_caches, format_layer_cells
@@ -201,6 +202,8 @@ def show_comparison(
     )
     if comparison.n_reused:
         console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    if comparison.caches:
+        console.print("columns and bytes are those of one image in the cache.", style="dim")
     console.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
         "distinguishable from it on these test images; < worse, allowing for the number of heads. "
@@ -239,8 +242,9 @@ def _build_leaderboard(
     for heading in ("cache", "layer") if several else ("layer",):
         table.add_column(heading, overflow="fold")
     metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
-    cost_headings = ["columns", "bytes"] if several else []
-    for heading in (*metric_heading, "val", "test", "95 % CI", *cost_headings, "chosen", "s"):
+    # Of several caches, what an image costs matters more; both would not fit.
+    last_headings = ("columns", "bytes") if several else ("chosen", "s")
+    for heading in (*metric_heading, "val", "test", "95 % CI", *last_headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in rank_results(records, best):
         low, high = record.accuracy_ci or (None, None)
@@ -252,12 +256,16 @@ def _build_leaderboard(
             format_number(record.validation),
             format_number(record.accuracy),
             f"{format_number(low)}–{format_number(high)}" if low is not None else "-",
-            *(f"{cost:,}" for cost in (record.columns, record.row_bytes) if cost is not None),
-            make_text(_format_settings(record).replace(" = ", " ")),
-            f"{record.seconds:.1f}",
+            *_format_last_cells(record),
             style="bold green" if record is best else None,
         )
     return table
+
+
+def _format_last_cells(record: HeadResult) -> tuple[str | Text, str]:
+    if record.columns is not None:
+        return f"{record.columns:,}", f"{record.row_bytes:,}"
+    return make_text(_format_settings(record).replace(" = ", " ")), f"{record.seconds:.1f}"
 
 
 def show_evaluation(metrics: dict[str, Any]) -> None:

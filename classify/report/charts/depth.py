@@ -77,7 +77,7 @@ def chart_depth(
             ),
             *([r] for r in head_records if r.place not in layers),
         ]
-        for points in line_groups:
+        for points in filter(None, line_groups):
             source = ColumnDataSource(
                 {
                     "x": [slot_of_place[r.place] for r in points],
