@@ -346,13 +346,13 @@ def label_joined_layers(cache: FeatureCache) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        ``all 4 joined`` for all layers of a cache, and ``last ones joined`` for the last layers
+        ``all 4 joined`` for all layers of a cache, and ``last of each`` for the last layers
         of several, by `classify.heads.record.HeadResult.place`.
     """
     layers, labels = [tuple(cache.layers)], {}
     if isinstance(cache, CacheSet):
         layers = list(cache.layers_by_cache.values())
-        labels["+".join(cache.last_layers)] = "last ones joined"
+        labels["+".join(cache.last_layers)] = "last of each"
     return labels | {
         "+".join(names): f"all {len(names)} joined" for names in layers if len(names) > 1
     }

@@ -57,7 +57,7 @@ def test_compare_prints_cache_and_cost(call, caches, width):
     rows = [line.split() for line in lines if line[4:7] in ("lda", "ncm")]
     assert len(rows) == 16
     assert "lda deep stage3@max" in " ".join(" ".join(row) for row in rows)
-    assert sum("last ones joined" in line for line in lines) == 2
+    assert sum("last of each" in line for line in lines) == 2
     assert "16 heads from 2 caches in " in out
     assert max(map(len, lines)) <= width
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from classify.data.features import FeatureRows
-from classify.data.sets.cache_set import CacheSet, open_caches
+from classify.data.sets.cache_set import (
+    CacheSet,
+    find_deepest_layer,
+    label_joined_layers,
+    list_files,
+    open_caches,
+)
 from classify.errors import CallError
 from featurize.errors import UnknownLayerError, UnknownPathError
 
@@ -67,6 +73,21 @@ def test_layers_bear_the_names_of_their_caches(pair):
     assert both.layer("deep:two").fingerprint == pair[1].layer("two").fingerprint
     with pytest.raises(UnknownLayerError, match=r"no layer 'two'.*wide:one, wide:two, deep:two"):
         both.layer("two")
+
+
+def test_what_is_said_of_a_place_fits_one_cache_and_several(pair):
+    wide, deep = pair
+    both = CacheSet(pair)
+    assert find_deepest_layer(both, "wide:one+wide:two") == "wide:two"
+    assert find_deepest_layer(both, "deep:two") == "deep:two"
+    assert find_deepest_layer(wide, "one") == "two"
+    assert label_joined_layers(wide) == {"one+two": "all 2 joined"}
+    assert label_joined_layers(deep) == list_files(deep) == {}
+    assert label_joined_layers(both) == {
+        "wide:one+wide:two": "all 2 joined",
+        "wide:two+deep:two": "last of each",
+    }
+    assert list_files(both) == {"wide": str(wide.path), "deep": str(deep.path)}
 
 
 def test_a_copy_in_another_process_reads_the_same(pair):
