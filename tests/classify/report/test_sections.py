@@ -5,12 +5,14 @@ import pytest
 
 from classify import compare
 from classify.data.sets.cache_set import CacheSet
+from featurize.cache.reader import FeatureCache
 
 pytest.importorskip("bokeh")
 from classify.report.charts.depth import chart_depth
 from classify.report.sections import build_sections
 from classify.report.thumbnails import Thumbnails
 from classify.report.write import write_report
+from classify.strategy.advise import advise_from_comparison
 from classify.strategy.advise_best import advise_on_best
 
 N = 240
@@ -26,7 +28,10 @@ def world(tmp_path_factory, digits, make_cache, make_table):
     paths = [f"{i:04}.png" for i in range(N)]
     make_cache(home / "noise.h5", {"a": noise, "b": noise + 1}, paths[1:])
     make_cache(home / "pixels.h5", {"coarse": coarse, "fine": pixels})
-    make_table(home / "digit.csv", "path,label", list(zip(paths, y, strict=True)))
+    groups = np.arange(N) // 3
+    rows = list(zip(paths, y, groups, strict=True))
+    make_table(home / "digit.csv", "path,label,group", rows)
+    make_table(home / "shared.csv", "path,label,group", rows[1:])
     caches = CacheSet([home / "noise.h5", home / "pixels.h5"])
     return home, caches, compare(caches, home / "digit.csv", "lda", "each,joined", jobs=1)
 
@@ -46,7 +51,8 @@ def test_section_has_a_leaderboard_over_all_and_a_map_of_the_best(world):
 
 def test_mistakes_are_those_of_the_right_images(world):
     home, caches, found = world
-    label_of = dict(line.split(",") for line in (home / "digit.csv").read_text().split()[1:])
+    lines = (home / "digit.csv").read_text().split()[1:]
+    label_of = dict(line.split(",")[:2] for line in lines)
     (section,) = build_sections(caches, found, Thumbnails(caches, None), {})
     for group in section.galleries[0].groups:
         (tile,) = group.tiles
@@ -86,10 +92,10 @@ def test_advice_is_that_of_the_best_cache(world):
     assert notices == []
     assert advice["digit"].layer in ("coarse", "fine")
     assert any(str(home / "pixels.h5") in command for command in advice["digit"].commands.values())
-    profile, _ = advice["digit"].measured
-    accuracies = {name: value.value for name, value in profile.accuracy_by_layer.items()}
-    expected = {r.layer: r.validation for r in found.records if r.cache == "pixels"}
-    assert accuracies == {name: pytest.approx(expected[name]) for name in ("coarse", "fine")}
+    # It is the advice on that cache alone: the same images, in the same groups.
+    single = compare(home / "pixels.h5", home / "shared.csv", "lda", "each,joined", jobs=1)
+    alone, _ = advise_from_comparison(FeatureCache(home / "pixels.h5"), single, [table])
+    assert advice["digit"].depth_profile.to_dict() == alone["shared"].depth_profile.to_dict()
 
 
 def test_no_advice_on_layers_of_several_caches(world):
