@@ -201,7 +201,10 @@ class DataChecks:
 
 
 def check_task(
-    cache: FeatureCache, task: Task, *predictions: HeldOutPredictions | None
+    cache: FeatureCache,
+    task: Task,
+    *predictions: HeldOutPredictions | None,
+    layer: str | None = None,
 ) -> DataChecks:
     """Check a task's data: duplicates across the split, label issues, small classes.
 
@@ -214,6 +217,8 @@ def check_task(
     *predictions : HeldOutPredictions, or None
         Predictions of a good head for held-out images, to check labels with: those of the folds,
         and those of the test set, whose labels may be wrong as well.
+    layer : str, optional
+        The layer that duplicates are looked for in. The deepest if not given.
 
     Returns
     -------
@@ -225,13 +230,13 @@ def check_task(
     RowNotReadyError
         If an image has no features.
     """
-    duplicates = find_duplicates(cache, task)
+    duplicates = find_duplicates(cache, task, layers=layer)
     parts = [part for part in predictions if part is not None and len(part)]
     all_predictions = HeldOutPredictions.concatenate(parts) if parts else None
     label_issues = [] if all_predictions is None else find_label_issues(task, all_predictions)
     n_test, n_judged = int((task.split == TEST).sum()), 0
     notices = []
-    n_compared = count_compared(cache, task)
+    n_compared = count_compared(cache, task, layers=layer)
     if n_compared < n_test:
         notices.append(
             f"the bytes of all {n_test:,} test images, but the features of {n_compared:,} of them "

@@ -15,6 +15,7 @@ from classify.cli import networks
 from classify.cli.options import (
     DEFAULT_HEADS,
     HEAD_NAMES,
+    CacheFiles,
     ClassWeight,
     Column,
     Folds,
@@ -51,7 +52,9 @@ app = make_app(
 
 @app.command()
 def fit(
-    cache: CacheFile,
+    cache: Annotated[
+        list[Path], typer.Argument(metavar="C.h5", help="One cache, made by `featurize run`.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="H", help="Where to save the head.")
     ],
@@ -83,7 +86,7 @@ def fit(
             from classify.experiments.fit import fit as fit_head
 
             fitted, record = fit_head(
-                cache,
+                cache[0] if len(cache) == 1 else cache,  # type: ignore[arg-type]
                 labels,
                 head,
                 layer,
@@ -107,7 +110,7 @@ def fit(
 
 @app.command()
 def compare(
-    cache: CacheFile,
+    cache: CacheFiles,
     labels: Tables = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
@@ -126,16 +129,17 @@ def compare(
 ) -> None:
     """Train every head on every layer for every task, and rank them by validation.
 
-    With --repeats, --shots or --folds on several draws of training images: then intervals say how
-    much another draw would change.
+    With several caches of the same images, one for each backbone, over all of them. With --repeats,
+    --shots or --folds on several draws of training images: then intervals say how much another draw
+    would change.
     """
     with handle_errors(debug, json):
         with ProgressDisplay("reading the cache") as display:
-            from classify.data.features import open_cache
+            from classify.data.sets.cache_set import label_joined_layers, open_caches
             from classify.experiments.compare import Comparison, check_data
             from classify.experiments.compare import compare as compare_heads
 
-            opened = open_cache(cache)
+            opened = open_caches(cache)
             comparison = compare_heads(
                 opened,
                 labels or None,
@@ -158,7 +162,7 @@ def compare(
                 display.begin("checking the data")
                 checks = check_data(opened, comparison)
         show_notices(comparison.notices)
-        all_layers = "+".join(opened.layers)
+        joined = label_joined_layers(opened)
         if json and isinstance(comparison, Comparison):
             checks_by_task = {task: checked.to_dict() for task, checked in checks.items()}
             print_json(comparison.to_dict() | {"checks": checks_by_task})
@@ -167,11 +171,11 @@ def compare(
         elif not isinstance(comparison, Comparison):
             from classify.cli.repeat_tables import show_repeated_comparison
 
-            show_repeated_comparison(comparison, all_layers)
+            show_repeated_comparison(comparison, joined)
         else:
             from classify.cli.tables import show_comparison
 
-            show_comparison(comparison, checks, all_layers)
+            show_comparison(comparison, checks, joined)
 
 
 @app.command()
@@ -298,7 +302,7 @@ def evaluate(
 
 @app.command()
 def report(
-    cache: CacheFile,
+    cache: CacheFiles,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="R.html", help="The page, one file.")
     ],
@@ -324,13 +328,13 @@ def report(
     """
     with handle_errors(debug, json):
         with ProgressDisplay("reading the cache") as display:
-            from classify.data.features import open_cache
+            from classify.data.sets.cache_set import open_caches
             from classify.experiments.compare import compare as compare_heads
             from classify.report.write import check_report_path, write_report
-            from classify.strategy.advise import advise_from_comparison
+            from classify.strategy.advise_best import advise_on_best
 
             check_report_path(output, images)
-            opened = open_cache(cache)
+            opened = open_caches(cache)
             comparison = compare_heads(
                 opened,
                 labels or None,
@@ -346,7 +350,7 @@ def report(
                 report=display.report,
             )
             display.begin("drawing the learning curve")
-            advice, left_out = advise_from_comparison(
+            advice, left_out = advise_on_best(
                 opened,
                 comparison,
                 labels or (),

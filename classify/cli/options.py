@@ -9,6 +9,10 @@ import typer
 HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 
+CacheFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="C.h5", help="Feature caches; several of the same images."),
+]
 Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
 LabelsLevel = Annotated[
     int | None,
@@ -46,7 +50,11 @@ Tables = Annotated[
 ]
 Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {HEAD_NAMES}.")]
 Layers = Annotated[
-    str, typer.Option(metavar="each,joined|A,B", help="Every layer, all at once, or these.")
+    str,
+    typer.Option(
+        metavar="each,joined|A,B",
+        help="Every layer, all at once, or these; A+B joins, CACHE:A is of one cache.",
+    ),
 ]
 Size = Annotated[
     str | None, typer.Option(metavar="small|large", help="If you know better than the count.")

@@ -1,33 +1,37 @@
 """Tables of a comparison over several draws, for stdout."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
 from rich.text import Text
 
+from classify.cli.places import count_caches, format_layer_cells
 from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE, format_number
 from classify.evaluation.paired import Difference
 from classify.experiments.repeats import HeadSummary, RepeatedComparison
+from classify.heads.record import describe_place
 from featurize.cli.console import make_console, make_text
 
 
-def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) -> None:
+def show_repeated_comparison(comparison: RepeatedComparison, joined: Mapping[str, str]) -> None:
     """Print a table for each task, best head first, and what the intervals cover.
 
     Parameters
     ----------
     comparison : RepeatedComparison
         The result of `classify.compare` with repeats, shots or folds.
-    all_layers : str
+    joined : mapping of str to str
         As in `classify.cli.tables.show_comparison`.
     """
     console = make_console(stderr=False)
-    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
     for task in comparison.tasks:
         rows = [row for row in comparison.rows if row.task == task.name]
         best = comparison.best_per_task.get(task.name)
         build_table = _build_few_shot_table if comparison.shots else _build_draws_table
         console.print(build_table(comparison, rows, best, joined))
     console.print(
-        f"{comparison.n_heads:,} heads from one cache in {comparison.seconds:.1f} s; "
+        f"{comparison.n_heads:,} heads from {count_caches(comparison.caches)} in "
+        f"{comparison.seconds:.1f} s; "
         f"{NO_IMAGE_READ}",
         style="bold",
     )
@@ -43,7 +47,8 @@ def show_repeated_comparison(comparison: RepeatedComparison, all_layers: str) ->
         shots = "" if best.shots is None else f", {best.shots} images of each class"
         console.print(
             make_text(
-                f"Best by validation, {name}: {best.head} on {joined.get(best.layer, best.layer)}"
+                f"Best by validation, {name}: {best.head} on "
+                f"{describe_place(best.layer, best.cache, joined)}"
                 f"{shots}; test {best.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f})."
             )
         )
@@ -65,11 +70,11 @@ def _build_draws_table(
     comparison: RepeatedComparison,
     rows: list[HeadSummary],
     best: HeadSummary | None,
-    joined: dict[str, str],
+    joined: Mapping[str, str],
 ) -> Table:
     first = rows[0]
     counts = f"{first.n_train:,} training and {first.n_test:,} test images"
-    table = _new_table(f"{first.task}: {_describe_draws(comparison)}, {counts}", "head", "layer")
+    table = _new_table(f"{first.task}: {_describe_draws(comparison)}, {counts}", first)
     for heading in ("val", "test", "95 % CI", "sd", "best ahead by"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row is not best, -(row.validation or 0))):
@@ -90,14 +95,14 @@ def _build_few_shot_table(
     comparison: RepeatedComparison,
     rows: list[HeadSummary],
     best: HeadSummary | None,
-    joined: dict[str, str],
+    joined: Mapping[str, str],
 ) -> Table:
     """Build a table with a row per head and layers, and a column per number of images."""
     rows_by_head: dict[tuple[str, str], list[HeadSummary]] = {}
     for row in rows:
-        rows_by_head.setdefault((row.head, row.layer), []).append(row)
+        rows_by_head.setdefault((row.head, row.place), []).append(row)
     title = f"{rows[0].task}: {rows[0].n_test:,} test images, {_describe_draws(comparison)}"
-    table = _new_table(title, "head", "layer")
+    table = _new_table(title, rows[0])
     for shots in comparison.shots:
         table.add_column(f"{shots}", justify="right", no_wrap=True)
     last = -1  # the most shots, which the best head is chosen by
@@ -125,19 +130,20 @@ def _format_difference(difference: Difference) -> str:
     return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
 
 
-def _new_table(title: str, *names: str) -> Table:
+def _new_table(title: str, row: HeadSummary) -> Table:
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
-    for heading in ("", names[0]):
+    for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
-    table.add_column(names[1])
+    for heading in ("layer",) if row.cache is None else ("cache", "layer"):
+        table.add_column(heading, overflow="fold")
     return table
 
 
 def _format_head(
-    row: HeadSummary, best: HeadSummary | None, joined: dict[str, str]
-) -> tuple[str, Text, Text]:
-    layer = joined.get(row.layer, row.layer)
-    return "*" if row is best else _get_mark(row), make_text(row.head), make_text(layer)
+    row: HeadSummary, best: HeadSummary | None, joined: Mapping[str, str]
+) -> tuple[str | Text, ...]:
+    mark = "*" if row is best else _get_mark(row)
+    return mark, make_text(row.head), *format_layer_cells(row, joined)
 
 
 def _get_mark(row: HeadSummary) -> str:

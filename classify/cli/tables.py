@@ -5,12 +5,14 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from classify.checks.summary import DataChecks
+from classify.cli.places import count_caches, format_layer_cells
 from classify.evaluation.bootstrap import Estimate
 from classify.evaluation.recall import ClassRecalls
 from classify.experiments.compare import Comparison
-from classify.heads.record import HeadResult, rank_results
+from classify.heads.record import HeadResult, describe_place, rank_results
 from classify.strategy.advise import Advice
 from classify.strategy.cut_cost import CutCost
 from classify.strategy.strategies import (
@@ -174,7 +176,7 @@ def show_auto(result: Any, saved: str) -> None:
 
 
 def show_comparison(
-    comparison: Comparison, checks: Mapping[str, DataChecks], all_layers: str
+    comparison: Comparison, checks: Mapping[str, DataChecks], joined: Mapping[str, str]
 ) -> None:
     """Print a table for each task, best head first, the time taken, and checks of the data.
 
@@ -184,21 +186,24 @@ def show_comparison(
         The result of `classify.compare`.
     checks : mapping of str to DataChecks
         The checks of the data, by task.
-    all_layers : str
-        All layers of the cache, joined by ``+`` as in a `HeadResult`. The tables abbreviate them.
+    joined : mapping of str to str
+        As `classify.data.sets.cache_set.label_joined_layers` returns it.
     """
     console = make_console(stderr=False)
-    joined = {all_layers: f"all {all_layers.count('+') + 1} joined"} if "+" in all_layers else {}
     for task, best in comparison.best_per_task.items():
         rows = [record for record in comparison.records if record.task == task]
         console.print(_build_leaderboard(rows, best, joined))
     n_heads = len(comparison.records)
     heads = "One head" if n_heads == 1 else f"{n_heads:,} heads"
     console.print(
-        f"{heads} from one cache in {comparison.seconds:.1f} s; {NO_IMAGE_READ}", style="bold"
+        f"{heads} from {count_caches(comparison.caches)} in {comparison.seconds:.1f} s; "
+        f"{NO_IMAGE_READ}",
+        style="bold",
     )
     if comparison.n_reused:
         console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
+    if comparison.caches:
+        console.print("columns and bytes are those of one image in the cache.", style="dim")
     console.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
         "distinguishable from it on these test images; < worse, allowing for the number of heads. "
@@ -213,7 +218,7 @@ def show_comparison(
     if lines:
         console.print("--json lists them all, `classify report` shows them.", style="dim")
     for task, best in comparison.best_per_task.items():
-        name = f"{best.head} on {joined.get(best.layer, best.layer)}"
+        name = f"{best.head} on {describe_place(best.layer, best.cache, joined)}"
         console.print(
             make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
         )
@@ -224,7 +229,7 @@ def _get_mark(record: HeadResult) -> str:
 
 
 def _build_leaderboard(
-    records: list[HeadResult], best: HeadResult, joined: dict[str, str]
+    records: list[HeadResult], best: HeadResult, joined: Mapping[str, str]
 ) -> Table:
     title = (
         f"{best.task}: {len(best.classes):,} classes, "
@@ -233,25 +238,34 @@ def _build_leaderboard(
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
     for heading in ("", "head"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("layer")
+    several = best.cache is not None
+    for heading in ("cache", "layer") if several else ("layer",):
+        table.add_column(heading, overflow="fold")
     metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
-    for heading in (*metric_heading, "val", "test", "95 % CI", "chosen", "s"):
+    # Of several caches, what an image costs matters more; both would not fit.
+    last_headings = ("columns", "bytes") if several else ("chosen", "s")
+    for heading in (*metric_heading, "val", "test", "95 % CI", *last_headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in rank_results(records, best):
         low, high = record.accuracy_ci or (None, None)
         table.add_row(
             "*" if record is best else _get_mark(record),
             make_text(record.head),
-            make_text(joined.get(record.layer, record.layer)),
+            *format_layer_cells(record, joined),
             *(format_number(record.validation_metric) for _ in metric_heading),
             format_number(record.validation),
             format_number(record.accuracy),
             f"{format_number(low)}–{format_number(high)}" if low is not None else "-",
-            make_text(_format_settings(record).replace(" = ", " ")),
-            f"{record.seconds:.1f}",
+            *_format_last_cells(record),
             style="bold green" if record is best else None,
         )
     return table
+
+
+def _format_last_cells(record: HeadResult) -> tuple[str | Text, str]:
+    if record.columns is not None:
+        return f"{record.columns:,}", f"{record.row_bytes:,}"
+    return make_text(_format_settings(record).replace(" = ", " ")), f"{record.seconds:.1f}"
 
 
 def show_evaluation(metrics: dict[str, Any]) -> None:
@@ -324,7 +338,7 @@ def show_advice(advice: Advice, saving: CutCost | None) -> None:
 def _build_strategy_table(advice: Advice) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("", *SIMILARITIES):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for size in SIZES:
         names = [STRATEGIES[size, similarity] for similarity in SIMILARITIES]
         cells = [
@@ -362,7 +376,7 @@ def _new_estimate_table(title: str, *headings: str) -> Table:
         title=make_text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     for heading in ("", headings[0]):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in (headings[1], "validation", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     return table

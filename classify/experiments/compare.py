@@ -1,15 +1,18 @@
-"""Compare heads: tasks x heads x layers of one cache, in parallel."""
+"""Compare heads: tasks x heads x layers of one cache or several, in parallel."""
 
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 
 from classify.checks.summary import DataChecks, check_task
-from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets, total_dim
+from classify.data.features import total_dim
+from classify.data.sets.cache_set import CachesLike, find_deepest_layer, list_files, open_caches
+from classify.data.sets.layer_words import DEFAULT_LAYERS, list_layer_sets
+from classify.data.sets.shared_images import keep_shared_images
 from classify.data.tasks import Task, TaskSpec, make_task
 from classify.errors import CallError
 from classify.evaluation.paired import apply_holm_correction, compare_paired
@@ -49,6 +52,8 @@ class Comparison:
         Notices for the user.
     seconds : float
         Wall-clock time.
+    caches : dict of str to str
+        File of each cache by short name; empty where one cache is compared.
     """
 
     records: list[HeadResult]
@@ -59,6 +64,7 @@ class Comparison:
     n_reused: int
     notices: list[str]
     seconds: float
+    caches: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the records and the best of them as dicts for JSON.
@@ -66,7 +72,8 @@ class Comparison:
         Returns
         -------
         dict
-            ``records`` and ``best``; with several tasks also ``best_per_task``.
+            ``records`` and ``best``; with several tasks also ``best_per_task``, with several
+            caches also ``caches``.
         """
         content: dict[str, Any] = {
             "records": [record.to_dict() for record in self.records],
@@ -74,6 +81,8 @@ class Comparison:
         }
         if len(self.best_per_task) > 1:
             content["best_per_task"] = {t: r.to_dict() for t, r in self.best_per_task.items()}
+        if self.caches:
+            content["caches"] = self.caches
         return content
 
     def to_frame(self) -> Any:
@@ -102,7 +111,7 @@ class Comparison:
 
 @overload
 def compare(
-    cache: CacheOrPath,
+    cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
     heads: str | Sequence[str] = ...,
     layers: str | Sequence[str] = ...,
@@ -125,7 +134,7 @@ def compare(
 
 @overload
 def compare(
-    cache: CacheOrPath,
+    cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
     heads: str | Sequence[str] = ...,
     layers: str | Sequence[str] = ...,
@@ -147,10 +156,10 @@ def compare(
 
 
 def compare(
-    cache: CacheOrPath,
+    cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
     heads: str | Sequence[str] = DEFAULT_HEADS,
-    layers: str | Sequence[str] = "each,joined",
+    layers: str | Sequence[str] = DEFAULT_LAYERS,
     *,
     column: str = "label",
     labels_level: int | None = None,
@@ -173,15 +182,18 @@ def compare(
 
     Parameters
     ----------
-    cache : path or FeatureCache
-        Worker processes map its features into memory; nothing is copied between processes.
+    cache : path or FeatureCache, or several
+        Worker processes map its features into memory; nothing is copied between processes. Several
+        caches of the same images, matched by path, are compared on those that are finished in all
+        of them: one split, one leaderboard, paired differences. Which images are copies of each
+        other is told from the first.
     labels : LabelTable or path of a CSV, or several, optional
         One task each; by default one task from the folder names.
     heads : str or sequence of str
         Names; a string is split at its commas.
     layers : str or sequence of str
         ``each`` (every layer alone), ``joined`` (all layers concatenated), layer names, and
-        ``a+b``.
+        ``a+b``. For several caches see `classify.data.sets.layer_words.list_layer_sets`.
     column, labels_level, class_weight, prepare, metric, test_size, seed
         As in `fit`; every head of a task gets the same split.
     repeats : int, optional
@@ -217,14 +229,19 @@ def compare(
     options = make_fit_options(seed, class_weight, prepare, metric)
     head_names = heads.split(",") if isinstance(heads, str) else heads
     names = list(dict.fromkeys(get_head_spec(word.strip()).name for word in head_names))
-    cache = open_cache(cache)
-    layer_sets = resolve_layer_sets(cache, layers)
+    cache = open_caches(cache)
+    layer_sets = list_layer_sets(cache, layers)
     single = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     label_inputs: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
     specs = [
         TaskSpec(task_labels, column, labels_level, test_size, seed) for task_labels in label_inputs
     ]
-    tables = _make_names_unique([spec.read_table(cache) for spec in specs])
+    tables = _make_names_unique(
+        [
+            keep_shared_images(cache, spec.read_table(cache), spec.labels is not None)
+            for spec in specs
+        ]
+    )
     if not (tables and names and layer_sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
     if repeats is not None or shots is not None or folds is not None:
@@ -278,6 +295,7 @@ def compare(
         + list(left_out.values())
         + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
         seconds=round(time.perf_counter() - started, 3),
+        caches=list_files(cache),
     )
 
 
@@ -288,7 +306,8 @@ def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:
     ----------
     cache : FeatureCache
     found : Comparison
-        A comparison on `cache`.
+        A comparison on `cache`. Of a `CacheSet`, duplicates are looked for in the deepest layer of
+        the cache of the task's best head.
 
     Returns
     -------
@@ -297,7 +316,13 @@ def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:
     """
     tasks = {task.name: task for task in found.tasks}
     return {
-        name: check_task(cache, tasks[name], result.validation, result.test)
+        name: check_task(
+            cache,
+            tasks[name],
+            result.validation,
+            result.test,
+            layer=find_deepest_layer(cache, result.record.place),
+        )
         for result in found.results
         if result.record is found.best_per_task[name := result.record.task]
     }

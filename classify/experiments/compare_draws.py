@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import total_dim
+from classify.data.sets.cache_set import list_files
 from classify.errors import CallError
 from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.paired import Difference, apply_holm_correction, compare_correctness
@@ -121,7 +122,7 @@ def compare_over_draws(
 
     def handle_result(i: int, result: FitResult) -> None:
         results[i] = DrawResult.from_result(result)
-        prefix = f"{result.record.head} on {result.record.layer}: "
+        prefix = f"{result.record.head} on {result.record.place}: "
         for notice in result.notices:
             notice_counts[f"{result.record.task}: {result.record.head}"][
                 notice.removeprefix(prefix)
@@ -177,6 +178,7 @@ def compare_over_draws(
             for notice, count in counts.items()
         ],
         seconds=round(time.perf_counter() - started, 3),
+        caches=list_files(cache),
     )
 
 
@@ -251,6 +253,9 @@ def _summarise_head(
         task=records[0].task,
         head=records[0].head,
         layer=records[0].layer,
+        cache=records[0].cache,
+        columns=records[0].columns,
+        row_bytes=records[0].row_bytes,
         shots=shots,
         n_train=round(np.mean([record.n_train for record in records])),
         n_test=n_test,

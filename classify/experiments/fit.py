@@ -16,6 +16,7 @@ from classify.data.features import (
 )
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import check_preparation
+from classify.data.sets.cache_set import CacheSet
 from classify.data.tasks import Task, TaskSpec, describe_leaking_copies
 from classify.errors import CallError
 from classify.evaluation.selection_metric import ACCURACY, resolve_metric
@@ -92,6 +93,7 @@ def fit(
     Parameters
     ----------
     cache : path or FeatureCache
+        One only, as a head file has one backbone.
     labels : LabelTable or path of a CSV, optional
         By default the folder names.
     head : str
@@ -132,6 +134,7 @@ def fit(
     ClassifyError, FeaturizeError, FileNotFoundError
         If cache or labels cannot be read or used.
     """
+    _check_single(cache)
     head_spec = get_head_spec(head)
     task_spec = TaskSpec(labels, column, labels_level, test_size, seed)
     options = make_fit_options(seed, class_weight, prepare, metric)
@@ -158,6 +161,15 @@ def fit(
     notices = (*task.notices, *copies, *layer_notices, *fitted.notices)
     head_on_task = replace(fitted, seen=_collect_seen_hashes(cache, task), notices=notices)
     return HeadFit(head_on_task, result.record)
+
+
+def _check_single(cache: object) -> None:
+    """Refuse several caches: a head file has one backbone."""
+    if isinstance(cache, (list, tuple, CacheSet)):
+        raise CallError(
+            "a head is saved with the one backbone that its features come from, so fit takes one "
+            "cache: `classify compare A.h5 B.h5` says which backbone is best, then fit on its cache"
+        )
 
 
 def can_join_layers(cache: FeatureCache, task: Task) -> bool:

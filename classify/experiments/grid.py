@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from joblib import delayed
 
-from classify.data.features import open_cache, total_dim
+from classify.data.features import CacheOrPath, open_cache, total_dim
+from classify.data.sets.cache_set import CacheSet
 from classify.data.tasks import Task
 from classify.errors import CallError
+from classify.evaluation.predictions import HeldOutPredictions
 from classify.experiments.fit_task import fit_task
 from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
 from classify.experiments.workers import run_parallel
@@ -37,6 +40,29 @@ class GridCell:
     options: FitOptions
 
 
+@dataclass(frozen=True, eq=False)
+class _PlacedCell:
+    """A cell in the cache that has its layers.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+    cell : GridCell
+        With rows and layers of `cache`.
+    key : str
+        Of its stored result.
+    """
+
+    cache: FeatureCache
+    cell: GridCell
+    key: str
+
+    def load(self) -> FitResult | None:
+        """Load the stored result."""
+        cell = self.cell
+        return load_result(self.cache, self.key, cell.task, cell.head, cell.layers)
+
+
 def train_grid(
     cache: FeatureCache,
     grid: Sequence[GridCell],
@@ -51,7 +77,9 @@ def train_grid(
     Parameters
     ----------
     cache : FeatureCache
-        Worker processes map its features into memory; nothing is copied between processes.
+        Worker processes map its features into memory; nothing is copied between processes. In a
+        `CacheSet`, layers of one cache are trained on and stored beside that cache, as if it had
+        been given alone.
     grid : sequence of GridCell
     on_result : callable
         Called with a position in `grid` and its result, in order of completion.
@@ -71,38 +99,98 @@ def train_grid(
         By position, why a head could not be trained on so many rows or columns.
     """
     n_done = 0
+    placed = _place_cells(cache, grid)
 
     def handle_result(i: int, result: FitResult) -> None:
         nonlocal n_done
         n_done += 1
+        result = _describe_in_set(cache, grid[i], placed[i], result)
         on_result(i, result)
         report(HeadProgress(result.record, n_done, len(grid)))
 
-    keys, missing = [], []
-    for i, cell in enumerate(grid):
-        keys.append(result_key(cache, cell.task, cell.head, cell.layers, cell.options))
-        result = load_result(cache, keys[i], cell.task, cell.head, cell.layers)
+    missing = []
+    for i, place in enumerate(placed):
+        result = place.load()
         if result is None:
             missing.append(i)
         else:
             handle_result(i, result)
     n_reused, left_out = n_done, {}
-    path = str(cache.path.absolute())  # workers may have been started in another folder
     calls = [
-        delayed(_train_group)(path, [(i, grid[i], keys[i]) for i in group], persist)
+        delayed(_train_group)(
+            _make_portable(placed[group[0]].cache),
+            [(i, placed[i].cell, placed[i].key) for i in group],
+            persist,
+        )
         for group in _group_cells(cache, grid, missing, persist)
     ]
     if calls:
         with ExitStack() as exit_stack:
             # Runs after all workers have ended, even if they were killed.
-            exit_stack.callback(remove_partial, cache)
+            for written in {place.cache.path: place.cache for place in placed}.values():
+                exit_stack.callback(remove_partial, written)
             for batch in exit_stack.enter_context(run_parallel(calls, jobs)):
                 for i, result_or_reason in batch:
                     if isinstance(result_or_reason, str):
-                        left_out[i] = result_or_reason
+                        name = f"{grid[i].head} on {'+'.join(grid[i].layers)}"
+                        left_out[i] = f"{grid[i].task.name}: {name} left out: {result_or_reason}"
                     else:
                         handle_result(i, result_or_reason)
     return n_reused, left_out
+
+
+def _place_cells(cache: FeatureCache, grid: Sequence[GridCell]) -> list[_PlacedCell]:
+    """Find the cache of every cell, and the task's rows in it."""
+    tasks: dict[tuple[int, str], Task] = {}  # one object each, as those that share it are grouped
+    placed = []
+    for cell in grid:
+        source = cache
+        if isinstance(cache, CacheSet):
+            names, layers = cache.locate(cell.layers)
+            if len(names) == 1:
+                rows, source = cache.rows_in[names[0]], cache.caches[names[0]]
+                task = tasks.setdefault(
+                    (id(cell.task), names[0]), replace(cell.task, rows=rows[cell.task.rows])
+                )
+                cell = replace(cell, task=task, layers=layers)
+        key = result_key(source, cell.task, cell.head, cell.layers, cell.options)
+        placed.append(_PlacedCell(source, cell, key))
+    return placed
+
+
+def _describe_in_set(
+    cache: FeatureCache, cell: GridCell, place: _PlacedCell, result: FitResult
+) -> FitResult:
+    """Say which cache a result is of, and give its predictions by rows of the set."""
+    if not isinstance(cache, CacheSet):
+        return result
+    names, _ = cache.locate(cell.layers)
+    infos = [cache.layer(layer) for layer in cell.layers]
+    record = replace(
+        result.record,
+        cache="+".join(names),
+        columns=sum(info.dim for info in infos),
+        row_bytes=sum(info.dim * np.dtype(info.dtype).itemsize for info in infos),
+    )
+    start = f"{record.head} on "
+    notices = tuple(
+        notice.replace(f"{start}{record.layer}:", f"{start}{record.place}:", 1)
+        for notice in result.notices
+    )
+
+    def renumber(predictions: HeldOutPredictions | None) -> HeldOutPredictions | None:
+        if predictions is None:
+            return None
+        positions = np.searchsorted(place.cell.task.rows, predictions.rows)
+        return replace(predictions, rows=cell.task.rows[positions])
+
+    return FitResult(record, renumber(result.validation), renumber(result.test), notices)
+
+
+def _make_portable(cache: FeatureCache) -> CacheOrPath:
+    """Return what a worker opens a cache by; it may have been started in another folder."""
+    # A set goes as it is: a run that fills a cache must not change which images it has.
+    return cache if isinstance(cache, CacheSet) else str(cache.path.absolute())
 
 
 def _group_cells(
@@ -120,13 +208,13 @@ def _group_cells(
 
 
 def _train_group(
-    path: str, cells: list[tuple[int, GridCell, str]], persist: bool
+    cache: CacheOrPath, cells: list[tuple[int, GridCell, str]], persist: bool
 ) -> list[tuple[int, FitResult | str]]:
     """Train a group of cells in a worker, which opens the cache itself.
 
     Where a head cannot be trained on so many rows or columns, the reason replaces its result.
     """
-    cache = open_cache(path)
+    cache = open_cache(cache)
     results: list[tuple[int, FitResult | str]] = []
     for i, cell, key in cells:
         try:
@@ -139,8 +227,7 @@ def _train_group(
                 persist,
             )
         except CallError as error:
-            description = f"{cell.task.name}: {cell.head} on {'+'.join(cell.layers)}"
-            results.append((i, f"{description} left out: {error}"))
+            results.append((i, str(error)))
             continue
         save_result(cache, key, result)
         results.append((i, result))

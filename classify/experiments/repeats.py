@@ -1,11 +1,12 @@
 """Results of a comparison over several draws of training images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from classify.data.tasks import Task
 from classify.evaluation.metrics import Interval
 from classify.evaluation.paired import Difference
+from classify.heads.record import CACHE_FIELDS, qualify_layers
 
 INTERVAL_NOTES = {
     "splits": (
@@ -59,6 +60,9 @@ class HeadSummary:
     runs : list of dict
         By draw: ``seed``, ``fold``, and of its record ``n_train``, ``n_test``, ``settings``,
         ``validation`` and the metrics.
+    cache : str, or None
+    columns, row_bytes : int, or None
+        As in `classify.heads.record.HeadResult`.
     """
 
     task: str
@@ -74,6 +78,14 @@ class HeadSummary:
     difference: Difference | None
     worse: bool | None
     runs: list[dict[str, Any]]
+    cache: str | None = None
+    columns: int | None = None
+    row_bytes: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The layers, as in `classify.heads.record.HeadResult`."""
+        return qualify_layers(self.layer, self.cache)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as a flat dict for JSON.
@@ -82,9 +94,12 @@ class HeadSummary:
         -------
         dict
             The attributes by name. ``difference`` is a number, and its ``difference_ci``,
-            ``p_value`` and ``distinguishable`` are further keys.
+            ``p_value`` and ``distinguishable`` are further keys. The keys ``cache``, ``columns``
+            and ``row_bytes`` are there where several caches are compared.
         """
         content = asdict(self) | {"accuracy_ci": list(self.accuracy_ci)}
+        if self.cache is None:
+            content = {k: v for k, v in content.items() if k not in CACHE_FIELDS}
         difference = self.difference
         return content | {
             "difference": None if difference is None else difference.value,
@@ -119,6 +134,8 @@ class RepeatedComparison:
         Notices for the user.
     seconds : float
         Wall-clock time.
+    caches : dict of str to str
+        File of each cache by short name; empty where one cache is compared.
     """
 
     rows: list[HeadSummary]
@@ -132,6 +149,7 @@ class RepeatedComparison:
     n_reused: int
     notices: list[str]
     seconds: float
+    caches: dict[str, str] = field(default_factory=dict)
 
     @property
     def interval_note(self) -> str:
@@ -146,9 +164,9 @@ class RepeatedComparison:
         dict
             ``kind``, ``seeds``, ``shots`` and ``folds``; ``intervals``, a sentence on what the
             intervals cover; ``rows`` as `HeadSummary.to_dict` returns them; ``best_per_task``, the
-            same by task name.
+            same by task name; with several caches, ``caches``.
         """
-        return {
+        content = {
             "kind": self.kind,
             "seeds": list(self.seeds),
             "shots": list(self.shots) or None,
@@ -157,3 +175,4 @@ class RepeatedComparison:
             "rows": [row.to_dict() for row in self.rows],
             "best_per_task": {task: row.to_dict() for task, row in self.best_per_task.items()},
         }
+        return content | ({"caches": self.caches} if self.caches else {})

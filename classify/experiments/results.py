@@ -10,7 +10,7 @@ import numpy as np
 from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
-from classify.heads.record import HeadResult
+from classify.heads.record import CACHE_FIELDS, HeadResult
 from classify.labels.folders import TEST
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
@@ -122,7 +122,9 @@ def save_result(cache: FeatureCache, key: str, result: FitResult) -> None:
                 f"{split}.{f.name}": getattr(predictions, f.name)
                 for f in fields(HeldOutPredictions)
             }
-    metadata = {"record": asdict(result.record), "notices": list(result.notices)}
+    # What several caches add to a record depends on the comparison, and is not stored.
+    record = {k: v for k, v in asdict(result.record).items() if k not in CACHE_FIELDS}
+    metadata = {"record": record, "notices": list(result.notices)}
     save_artifact(cache, "result", key, arrays, metadata)
 
 
@@ -152,6 +154,8 @@ def load_result(
     try:
         record: dict[str, Any] = dict(artifact.metadata["record"])
         if not all(_is_numeric(record[name]) for name in record.keys() - NON_NUMERIC_FIELDS):
+            return None
+        if not record.keys().isdisjoint(CACHE_FIELDS):
             return None
         for name in ("accuracy_ci", "validation_ci"):
             record[name] = None if record[name] is None else tuple(record[name])

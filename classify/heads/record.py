@@ -1,11 +1,14 @@
 """The result of a head on a task: its settings, metrics and confidence intervals."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from classify.evaluation.selection_metric import LOWER_IS_BETTER
+
+CACHE_FIELDS = ("cache", "columns", "row_bytes")
+"""Fields that only a comparison of several caches fills."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class HeadResult:
     worse : bool, or None
         In a comparison: whether it is significantly worse than the best head, corrected for the
         number of heads (Holm). None for the best itself.
+    cache : str, or None
+        In a comparison of several caches: the short name of the cache, or several as ``a+b`` where
+        layers of several are joined. Else None.
+    columns, row_bytes : int, or None
+        In a comparison of several caches: numbers per image in these layers, and their bytes in the
+        cache.
     """
 
     task: str
@@ -94,6 +103,14 @@ class HeadResult:
     worse: bool | None = None
     recall: dict[str, dict[str, Any]] | None = None
     bias: list[float] | None = None
+    cache: str | None = None
+    columns: int | None = None
+    row_bytes: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The layers as ``layer``, or ``CACHE:LAYER`` where several caches are compared."""
+        return qualify_layers(self.layer, self.cache)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a flat dict for JSON, with `scores` merged in.
@@ -101,11 +118,72 @@ class HeadResult:
         Returns
         -------
         dict
-            Tuples become lists.
+            Tuples become lists. The keys ``cache``, ``columns`` and ``row_bytes`` are there where
+            several caches are compared.
         """
         values = asdict(self)
         values |= values.pop("scores")
+        if self.cache is None:
+            values = {k: v for k, v in values.items() if k not in CACHE_FIELDS}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def qualify_layers(layer: str, cache: str | None) -> str:
+    """Name the cache of every layer, where several caches are compared.
+
+    Parameters
+    ----------
+    layer : str
+        One layer or several as ``a+b``; of several caches, with their names already.
+    cache : str, or None
+        Short name of the cache; of several caches as ``a+b``. None for a single cache.
+
+    Returns
+    -------
+    str
+        Each layer as ``CACHE:LAYER``; `layer` for a single cache.
+    """
+    if cache is None or "+" in cache:
+        return layer
+    return "+".join(f"{cache}:{name}" for name in layer.split("+"))
+
+
+def shorten_cache(cache: str) -> str:
+    """Shorten the names of several caches for a table cell, whose layers name them.
+
+    Parameters
+    ----------
+    cache : str
+        Short name of a cache, or several as ``a+b``.
+
+    Returns
+    -------
+    str
+        ``2 caches``, or `cache`.
+    """
+    return f"{cache.count('+') + 1} caches" if "+" in cache else cache
+
+
+def describe_place(layer: str, cache: str | None, joined: Mapping[str, str]) -> str:
+    """Name cache and layers of a head for a sentence.
+
+    Parameters
+    ----------
+    layer, cache
+        As in `qualify_layers`.
+    joined : mapping of str to str
+        Labels of joined layers, by the name that `qualify_layers` gives them.
+
+    Returns
+    -------
+    str
+        ``stage4`` or ``all 4 joined``; where several caches are compared, ``stage4 of CACHE``, and
+        every layer of several caches by name.
+    """
+    if cache is not None and "+" in cache:
+        return layer
+    layers = joined.get(qualify_layers(layer, cache), layer)
+    return layers if cache is None else f"{layers} of {cache}"
 
 
 HeadCallback = Callable[[HeadResult, int, int], None]
@@ -137,7 +215,7 @@ class HeadProgress:
         """Task, name and layer of the latest head, and its validation accuracy."""
         result = self.result
         accuracy = "" if result.validation is None else f" {result.validation:.3f}"
-        return f"{result.task}: {result.head} on {result.layer}{accuracy}"
+        return f"{result.task}: {result.head} on {result.place}{accuracy}"
 
 
 HeadReport = Callable[[HeadProgress], None]

@@ -1,9 +1,9 @@
 """The leaderboard of one task, and its headline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from classify.heads.record import HeadResult, rank_results
+from classify.heads.record import HeadResult, describe_place, rank_results, shorten_cache
 
 BEST, EQUAL, WORSE = "best", "equal", "worse"
 
@@ -18,8 +18,8 @@ class LeaderboardRow:
         ``best``, ``equal`` (not distinguishable from the best), ``worse`` (corrected for the number
         of heads) or empty.
     record : HeadResult
-    layer : str
-        The layers, short enough for a table cell.
+    cache, layer : str
+        The cache, empty where only one is compared, and the layers, short enough for table cells.
     setting : str
         The selected params, as ``C = 0.01``.
     bar : (float, float, float), or None
@@ -28,6 +28,7 @@ class LeaderboardRow:
 
     mark: str
     record: HeadResult
+    cache: str
     layer: str
     setting: str
     bar: tuple[float, float, float] | None
@@ -41,7 +42,7 @@ class Headline:
     ----------
     best : HeadResult
     layer : str
-        Its layers, short enough for a sentence.
+        Its layers, and its cache where several are compared, short enough for a sentence.
     n_heads, n_equal, n_worse : int
         Number of all heads, of those not distinguishable from the best, and of those worse than it.
     """
@@ -53,27 +54,8 @@ class Headline:
     n_worse: int
 
 
-def abbreviate_layers(name: str, layers: Sequence[str]) -> str:
-    """Abbreviate the name of joined layers, if they are all of a cache's.
-
-    Parameters
-    ----------
-    name : str
-        One layer, or several as ``a+b``.
-    layers : sequence of str
-        All layers of the cache.
-
-    Returns
-    -------
-    str
-        ``all 4 joined``, or `name`.
-    """
-    count = name.count("+") + 1
-    return f"all {count} joined" if count > 1 and name == "+".join(layers) else name
-
-
 def build_leaderboard(
-    records: Sequence[HeadResult], best_record: HeadResult, layers: Sequence[str]
+    records: Sequence[HeadResult], best_record: HeadResult, joined: Mapping[str, str]
 ) -> tuple[Headline, list[LeaderboardRow]]:
     """Build the headline of one task, and the rows of its leaderboard.
 
@@ -83,8 +65,8 @@ def build_leaderboard(
         All heads of the task.
     best_record : HeadResult
         One of them, selected by validation.
-    layers : sequence of str
-        All layers of the cache.
+    joined : mapping of str to str
+        Labels of joined layers, as `classify.data.sets.cache_set.label_joined_layers` returns them.
 
     Returns
     -------
@@ -103,17 +85,29 @@ def build_leaderboard(
         mark = BEST if record is best_record else mark
         bar = None
         if record.accuracy_ci is not None and record.accuracy is not None:
-            ends_and_accuracy = (*record.accuracy_ci, record.accuracy)
-            bar = tuple(
-                round(max(0, 100 * (value - low) / width), 2) for value in ends_and_accuracy
+            left, right, middle = (
+                round(max(0, 100 * (value - low) / width), 2)
+                for value in (*record.accuracy_ci, record.accuracy)
             )
+            bar = (left, right, middle)
         params = ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
         rows.append(
-            LeaderboardRow(mark, record, abbreviate_layers(record.layer, layers), params, bar)  # type: ignore[arg-type]
+            LeaderboardRow(
+                mark,
+                record,
+                shorten_cache(record.cache or ""),
+                joined.get(record.place, record.layer),
+                params,
+                bar,
+            )
         )
     n_equal, n_worse = (sum(row.mark == mark for row in rows) for mark in (EQUAL, WORSE))
     return Headline(
-        best_record, abbreviate_layers(best_record.layer, layers), len(rows), n_equal, n_worse
+        best_record,
+        describe_place(best_record.layer, best_record.cache, joined),
+        len(rows),
+        n_equal,
+        n_worse,
     ), rows
 
 

@@ -13,6 +13,7 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from classify.data.sets.cache_set import list_caches
 from classify.experiments.compare import Comparison
 from classify.report.leaderboard import format_decimal, format_interval, format_percent
 from classify.report.provenance import Facts, collect_provenance
@@ -149,7 +150,7 @@ def build_page(
     }
     folder = shlex.quote(cache.root) if cache.root else "DIR"
     page = Page(
-        title=cache.path.name,
+        title=", ".join(each.path.name for each in list_caches(cache).values()),
         tasks=tasks,
         layers=list(cache.layers.values()),
         provenance=collect_provenance(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.data.sets.cache_set import list_caches
 from classify.experiments.compare import Comparison
 from classify.labels.folders import TEST, TRAIN, VAL
 from featurize.cache.reader import FeatureCache
@@ -51,11 +52,12 @@ def collect_provenance(
     dict of str to list of (str, str)
         By heading.
     """
+    plural = "s" if comparison.caches else ""
     n_trained = len(comparison.results) - comparison.n_reused
     report_facts: Facts = [
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", command or "called from Python"),
-        ("heads", f"{n_trained:,} trained, {comparison.n_reused:,} found beside the cache"),
+        ("heads", f"{n_trained:,} trained, {comparison.n_reused:,} found beside the cache{plural}"),
     ]
     if seed is not None:
         report_facts.append(("seed", f"{seed} (held-out images and folds)"))
@@ -63,14 +65,23 @@ def collect_provenance(
     report_facts.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
     return {
         "This report": report_facts,
-        "Feature cache": _describe_cache(cache),
-        "Backbone": _describe_backbone(cache),
+        **_describe_caches(cache),
         "Packages": [(name, _find_version(name)) for name in REPORTED_PACKAGES]
         + [("Python", f"{platform.python_version()} on {platform.system()}")],
     } | {
         f"Task {task.name}": _describe_task(task, sources.get(task.name))
         for task in comparison.tasks
     }
+
+
+def _describe_caches(cache: FeatureCache) -> dict[str, Facts]:
+    """Describe each cache and its backbone; with their names where there are several."""
+    sections: dict[str, Facts] = {}
+    for name, each in list_caches(cache).items():
+        suffix = f" {name}" if name else ""
+        sections[f"Feature cache{suffix}"] = _describe_cache(each)
+        sections[f"Backbone{suffix}"] = _describe_backbone(each)
+    return sections
 
 
 def _describe_cache(cache: FeatureCache) -> Facts:

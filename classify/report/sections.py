@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from classify.checks.summary import DataChecks, SmallClass, check_task
+from classify.data.sets.cache_set import find_deepest_layer, label_joined_layers
 from classify.data.tasks import Task
 from classify.evaluation.metrics import calibration_error
 from classify.evaluation.metrics import compute_confusion_matrix as count_confusions
@@ -67,7 +68,8 @@ class TaskSection:
     notices : list of str
     leaderboard_rows : list of LeaderboardRow
     rank_of : dict of str to int
-        Position of each choice of layers for sorting: by depth, joined ones last.
+        Position of each choice of layers for sorting, by `HeadResult.place`: by depth, joined ones
+        last.
     depth : list of Chart
         Accuracy by layer, in validation and in the test.
     confusion, reliability, map : Chart
@@ -172,14 +174,17 @@ def _build_section(
     notices: list[str],
 ) -> TaskSection:
     layers = tuple(cache.layers)
+    place = best.record.place
     records = [result.record for result in results]
-    headline, leaderboard_rows = build_leaderboard(records, best.record, layers)
+    headline, leaderboard_rows = build_leaderboard(records, best.record, label_joined_layers(cache))
     predictions, predicted_split = best.test, "test"
     if predictions is None:
         predictions, predicted_split = best.validation, "validation"
-    data_checks = check_task(cache, task, best.validation, best.test)
+    data_checks = check_task(
+        cache, task, best.validation, best.test, layer=find_deepest_layer(cache, place)
+    )
     ids = {name: f"{id}-{name}" for name in ("twins", "suspects", "mistakes", "small")}
-    projection = projector.project(best.record.layer.split("+"), task.rows)
+    projection = projector.project(place.split("+"), task.rows)
     galleries = []
     if predictions is not None:
         galleries.append(
@@ -204,7 +209,7 @@ def _build_section(
         )
     depth_of_layer = {name: i for i, name in enumerate(layers)}
     ranked = sorted(
-        {r.layer for r in records}, key=lambda n: (n.count("+"), depth_of_layer.get(n, 0), n)
+        {r.place for r in records}, key=lambda n: (n.count("+"), depth_of_layer.get(n, 0), n)
     )
     return TaskSection(
         id=id,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from classify.data.features import CacheOrPath, open_cache
+from classify.data.sets.cache_set import CachesLike, open_caches
 from classify.errors import CallError, OutputError
 from classify.experiments.compare import Comparison
 from classify.strategy.advise import Advice
@@ -20,7 +20,7 @@ REQUIRED_PACKAGES = ("bokeh", "jinja2")
 
 def write_report(
     path: str | os.PathLike[str],
-    cache: CacheOrPath,
+    cache: CachesLike,
     comparison: Comparison,
     *,
     images: str | os.PathLike[str] | None = None,
@@ -38,8 +38,8 @@ def write_report(
     ----------
     path : path
         ``report.html``.
-    cache : path or FeatureCache
-        The cache of the comparison.
+    cache : path or FeatureCache, or several
+        The cache or caches of the comparison, in its order.
     comparison : Comparison
     images : path, optional
         The image folder of the cache, for thumbnails. Missing images are left out.
@@ -65,7 +65,7 @@ def write_report(
     from classify.report.page import build_page
 
     page = build_page(
-        open_cache(cache),
+        open_caches(cache),
         comparison,
         images=images,
         command=command,

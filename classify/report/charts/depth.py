@@ -1,12 +1,20 @@
 """Chart of accuracy by layer depth."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
+from bokeh.models import (
+    ColumnDataSource,
+    FixedTicker,
+    LinearAxis,
+    NumeralTickFormatter,
+    Range1d,
+)
 
 from classify.heads.record import HeadResult
 from classify.report.charts.base import (
     COLOURS,
+    FONT,
     MARKERS,
     Chart,
     LegendEntry,
@@ -22,14 +30,14 @@ from classify.report.charts.base import (
 def chart_depth(
     records: Sequence[HeadResult], layers: Sequence[str], split: str, element_id: str
 ) -> Chart:
-    """Chart accuracy by layer: one line per head, joined layers apart at the right.
+    """Chart accuracy by layer: one line per head and cache, joined layers apart at the right.
 
     Parameters
     ----------
     records : sequence of HeadResult
         Of one task.
     layers : sequence of str
-        Of the cache, shallowest first.
+        Of the cache, shallowest first; of several one after the other, as ``CACHE:LAYER``.
     split : str
         ``validation`` or ``test``.
     element_id : str
@@ -42,40 +50,40 @@ def chart_depth(
     title = split.capitalize()
     field = "accuracy" if split == "test" else split
     scored = [record for record in records if getattr(record, field) is not None]
-    tried_layers = {record.layer for record in scored}
-    single = [name for name in layers if name in tried_layers]
-    joined = sorted(tried_layers - set(single), key=lambda name: (name.count("+"), name))
     if not scored:
         return Chart(element_id, title, f"There are no {split} images.")
-    if len(single) + len(joined) < 2:
+    groups = _group_places(scored, layers)
+    places = [place for group in groups.values() for place in group]
+    if len(places) < 2:
         return Chart(
-            element_id, title, f"Only {clean_label(scored[0].layer)} was tried: no depth to show."
+            element_id, title, f"Only {clean_label(scored[0].place)} was tried: no depth to show."
         )
-
-    joined_labels = [_abbreviate_joined(name, layers) for name in joined]
-    slot_of_layer = {name: i for i, name in enumerate([*single, *joined])}
-    plot = new_figure(
-        300, x_range=make_slot_range(len(slot_of_layer)), y_range=_make_y_range(records)
-    )
+    slots = _leave_gaps(list(groups.values()))
+    slot_of_place = {place: i for i, place in enumerate(slots) if place is not None}
+    plot = new_figure(300, x_range=make_slot_range(len(slots)), y_range=_make_y_range(records))
     keys = []
+    caches = dict.fromkeys(record.cache for record in scored)
     for i, head in enumerate(dict.fromkeys(record.head for record in records)):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         keys.append(LegendEntry(f"head-{i}", head, colour, marker))
         head_records = sorted(
-            (r for r in scored if r.head == head), key=lambda r: slot_of_layer[r.layer]
+            (r for r in scored if r.head == head), key=lambda r: slot_of_place[r.place]
         )
         # Joined layers have no depth, so no line connects them.
         line_groups = [
-            [r for r in head_records if r.layer in single],
-            *([r] for r in head_records if r.layer in joined),
+            *(
+                [r for r in head_records if r.place in layers and r.cache == name]
+                for name in caches
+            ),
+            *([r] for r in head_records if r.place not in layers),
         ]
-        for points in line_groups:
+        for points in filter(None, line_groups):
             source = ColumnDataSource(
                 {
-                    "x": [slot_of_layer[r.layer] for r in points],
+                    "x": [slot_of_place[r.place] for r in points],
                     "y": [getattr(r, field) for r in points],
                     "head": [clean_label(head)] * len(points),
-                    "layer": [clean_label(r.layer, 80) for r in points],
+                    "layer": [clean_label(r.place, 80) for r in points],
                     "low": [_get_interval_end(r, field, 0) for r in points],
                     "high": [_get_interval_end(r, field, 1) for r in points],
                 }
@@ -88,18 +96,67 @@ def chart_depth(
     add_hover(
         plot, lines, renderers=[r for r in plot.renderers if r.glyph.__class__.__name__ != "Line"]
     )
-    labels = [*single, *joined_labels]
+    labels = ["" if place is None else _label_place(place, layers) for place in slots]
     set_tick_labels(plot.xaxis[0], labels, 22)
     if len(labels) > 4 or max(map(len, labels)) > 10:
         plot.xaxis.major_label_orientation = 0.7
+    if None not in caches:
+        _name_groups(plot, {name: slot_of_place[group[0]] for name, group in groups.items()})
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.xgrid.visible = False
     return to_chart(plot, element_id, title, "", keys)
 
 
-def _abbreviate_joined(name: str, layers: Sequence[str]) -> str:
-    count = name.count("+") + 1
-    return f"all {count} joined" if name == "+".join(layers) else f"{count} joined"
+def _group_places(records: Sequence[HeadResult], layers: Sequence[str]) -> dict[str, list[str]]:
+    """Group the layers that were tried by cache: by depth, then the joined ones."""
+    place_caches = {record.place: record.cache or "" for record in records}
+    depth = {name: i for i, name in enumerate(layers)}
+    ordered = sorted(
+        place_caches, key=lambda name: (name.count("+"), depth.get(name, len(depth)), name)
+    )
+    # Caches in their order, which is that of their layers; several joined caches come last.
+    names = [place_caches[name] for name in layers if name in place_caches]
+    names += sorted(place_caches.values(), key=lambda name: (name.count("+"), name))
+    return {
+        name: [place for place in ordered if place_caches[place] == name]
+        for name in dict.fromkeys(names)
+    }
+
+
+def _leave_gaps(groups: Sequence[list[str]]) -> list[str | None]:
+    """Put groups side by side, with an empty slot between two."""
+    slots: list[str | None] = [*groups[0]]
+    for group in groups[1:]:
+        slots += [None, *group]
+    return slots
+
+
+def _label_place(place: str, layers: Sequence[str]) -> str:
+    """Label layers without their cache, which is written above them."""
+    names = place.split("+")
+    if place in layers:
+        _, colon, layer = place.partition(":")
+        return layer if colon else place
+    is_all = [name for name in layers if name.startswith(f"{names[0].partition(':')[0]}:")] == names
+    return f"all {len(names)} joined" if is_all or names == [*layers] else f"{len(names)} joined"
+
+
+def _name_groups(plot: Any, first_slots: dict[str, int]) -> None:
+    """Write the name of each cache above its first slot."""
+    axis: Any = LinearAxis(
+        major_label_overrides={
+            slot: "joined caches" if "+" in name else clean_label(name, 24)
+            for name, slot in first_slots.items()
+        },
+        axis_line_color=None,
+        major_tick_line_color=None,
+        minor_tick_line_color=None,
+        major_label_text_font=FONT,
+        major_label_text_font_size="12px",
+        major_label_text_align="left",
+    )
+    axis.ticker = FixedTicker(ticks=list(first_slots.values()))
+    plot.add_layout(axis, "above")
 
 
 def _get_interval_end(record: HeadResult, field: str, end: int) -> float:

@@ -1,0 +1,46 @@
+"""Where a head is: the cells and words for cache and layers."""
+
+from collections.abc import Iterator, Mapping
+
+from rich.text import Text
+
+from classify.experiments.repeats import HeadSummary
+from classify.heads.record import HeadResult, shorten_cache
+from featurize.cli.console import make_text
+
+
+def format_layer_cells(
+    record: HeadResult | HeadSummary, joined: Mapping[str, str]
+) -> Iterator[Text]:
+    """Format the cells of a table that say where a head is.
+
+    Parameters
+    ----------
+    record : HeadResult or HeadSummary
+    joined : mapping of str to str
+        As `classify.data.sets.cache_set.label_joined_layers` returns it.
+
+    Yields
+    ------
+    Text
+        The cache, where several are compared; the layers.
+    """
+    if record.cache is not None:
+        yield make_text(shorten_cache(record.cache))
+    yield make_text(joined.get(record.place, record.layer))
+
+
+def count_caches(caches: Mapping[str, str]) -> str:
+    """Say how many caches were compared.
+
+    Parameters
+    ----------
+    caches : mapping of str to str
+        Those of a comparison; empty for one cache.
+
+    Returns
+    -------
+    str
+        ``one cache`` or ``2 caches``.
+    """
+    return f"{len(caches)} caches" if caches else "one cache"
