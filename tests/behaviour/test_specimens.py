@@ -162,7 +162,9 @@ def test_the_cache_reads_as_it_was_written():
 
 
 def test_the_command_line_says_the_same_of_the_cache(cache):
-    same(json.loads(said("featurize", "info", cache, "--json")), EXPECTED["info"])
+    found = json.loads(said("featurize", "info", cache, "--json"))
+    assert found.pop("licence") is None  # newer than the specimens
+    same(found, EXPECTED["info"])
 
 
 def test_a_run_finds_the_cache_complete(cache, images):
