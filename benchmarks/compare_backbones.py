@@ -1,0 +1,60 @@
+"""Four networks on the same photographs, one leaderboard; and what the advice says of each.
+
+CIFAR-10 at 224 pixels, 500 + 100 images a class. Two of the networks are the same MobileNetV2,
+trained on ImageNet and on birds: for the second these photographs are different from its source.
+Needs HEADGRAFT_REAL. Usage: compare_backbones.py [IMAGES A CLASS [TEST IMAGES A CLASS]]
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from strategies import BUILD, cifar
+
+REAL = Path(os.environ.get("HEADGRAFT_REAL", "."))
+NETWORKS = {
+    "squeezenet": ["squeezenet1_1", "--weights", REAL / "squeezenet1_1-imagenet.safetensors"],
+    "mobilenet-imagenet": [REAL / "mobilenetv2_100-imagenet"],
+    "lite0": ["lite0"],
+    "mobilenet-birds": [REAL / "mobilenetv2_100-inat-birds"],
+}
+
+
+def run(*words: object) -> dict:
+    line = [str(Path(sys.executable).with_name(str(words[0]))), *map(str, words[1:]), "--json"]
+    return json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def main() -> None:
+    n_train, n_test = map(int, (*sys.argv[1:], 500, 100)[:2])
+    folder = cifar(n_train, n_test)
+    caches = [BUILD / f"{name}-{n_train}.h5" for name in NETWORKS]
+    for cache, (network, *more) in zip(caches, NETWORKS.values(), strict=True):
+        done = run("featurize", "run", folder, "-o", cache, "--backbone", network, *more,
+                   "--layers", "auto")  # fmt: skip
+        print(f"{cache.stem}: {done['computed']:,} computed in {done['seconds']:.0f} s", flush=True)
+    found = run("classify", "compare", *caches, "--heads", "softmax,lda,ncm")
+    print("\n| network | layers | head | columns | validation | test | |\n|---|---|---|---|---|---|---|")
+    ranked = sorted(found["records"], key=lambda record: -record["validation_accuracy"])
+    best = {}
+    for record in ranked:
+        best.setdefault((record["cache"], record["layer"]), record)
+    for record in best.values():
+        mark = "" if record.get("distinguishable", True) else "not distinguishable from the best"
+        print(
+            f"| {record['cache']} | {record['layer']} | {record['head']} | {record['columns']} | "
+            f"{record['validation_accuracy']:.3f} | {record['test_accuracy']:.3f} | {mark} |"
+        )
+    print("\n| network | situation | strategy | probe | accuracy by layer |\n|---|---|---|---|---|")
+    for cache in caches:
+        advice = run("classify", "advise", cache)
+        profile = advice["measured"]["similarity"]["accuracy"]
+        by_layer = " ".join(f"{name} {value:.3f}" for name, value in profile.items())
+        print(f"| {cache.stem} | {advice['size']}, {advice['similarity']} | {advice['strategy']} | "
+              f"{advice.get('layer')} | {by_layer} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
