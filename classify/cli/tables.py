@@ -203,7 +203,10 @@ def show_comparison(
     if comparison.n_reused:
         console.print(f"{comparison.n_reused:,} of them had been trained before and were kept.")
     if comparison.caches:
-        console.print("columns and bytes are those of one image in the cache.", style="dim")
+        console.print(
+            "columns: numbers of an image. GMAC: 1e9 operations of the network for an image.",
+            style="dim",
+        )
     console.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
         "distinguishable from it on these test images; < worse, allowing for the number of heads. "
@@ -243,7 +246,7 @@ def _build_leaderboard(
         table.add_column(heading, overflow="fold")
     metric_heading = [] if best.metric == "accuracy" else [best.metric.replace("_", " ")]
     # Of several caches, what an image costs matters more; both would not fit.
-    last_headings = ("columns", "bytes") if several else ("chosen", "s")
+    last_headings = ("columns", "GMAC") if several else ("chosen", "s")
     for heading in (*metric_heading, "val", "test", "95 % CI", *last_headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in rank_results(records, best):
@@ -264,7 +267,7 @@ def _build_leaderboard(
 
 def _format_last_cells(record: HeadResult) -> tuple[str | Text, str]:
     if record.columns is not None:
-        return f"{record.columns:,}", f"{record.row_bytes:,}"
+        return f"{record.columns:,}", "-" if record.gmacs is None else f"{record.gmacs:.2f}"
     return make_text(_format_settings(record).replace(" = ", " ")), f"{record.seconds:.1f}"
 
 

@@ -256,6 +256,7 @@ def _summarise_head(
         cache=records[0].cache,
         columns=records[0].columns,
         row_bytes=records[0].row_bytes,
+        gmacs=records[0].gmacs,
         shots=shots,
         n_train=round(np.mean([record.n_train for record in records])),
         n_test=n_test,

@@ -171,6 +171,7 @@ def _describe_in_set(
         cache="+".join(names),
         columns=sum(info.dim for info in infos),
         row_bytes=sum(info.dim * np.dtype(info.dtype).itemsize for info in infos),
+        gmacs=cache.sum_gmacs(cell.layers),
     )
     start = f"{record.head} on "
     notices = tuple(

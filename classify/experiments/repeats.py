@@ -62,6 +62,7 @@ class HeadSummary:
         ``validation`` and the metrics.
     cache : str, or None
     columns, row_bytes : int, or None
+    gmacs : float, or None
         As in `classify.heads.record.HeadResult`.
     """
 
@@ -81,6 +82,7 @@ class HeadSummary:
     cache: str | None = None
     columns: int | None = None
     row_bytes: int | None = None
+    gmacs: float | None = None
 
     @property
     def place(self) -> str:
@@ -94,8 +96,8 @@ class HeadSummary:
         -------
         dict
             The attributes by name. ``difference`` is a number, and its ``difference_ci``,
-            ``p_value`` and ``distinguishable`` are further keys. The keys ``cache``, ``columns``
-            and ``row_bytes`` are there where several caches are compared.
+            ``p_value`` and ``distinguishable`` are further keys. The keys ``cache``, ``columns``,
+            ``row_bytes`` and ``gmacs`` are there where several caches are compared.
         """
         content = asdict(self) | {"accuracy_ci": list(self.accuracy_ci)}
         if self.cache is None:

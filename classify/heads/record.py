@@ -7,7 +7,7 @@ from typing import Any
 
 from classify.evaluation.selection_metric import LOWER_IS_BETTER
 
-CACHE_FIELDS = ("cache", "columns", "row_bytes")
+CACHE_FIELDS = ("cache", "columns", "row_bytes", "gmacs")
 """Fields that only a comparison of several caches fills."""
 
 
@@ -77,6 +77,9 @@ class HeadResult:
     columns, row_bytes : int, or None
         In a comparison of several caches: numbers per image in these layers, and their bytes in the
         cache.
+    gmacs : float, or None
+        In a comparison of several caches: what the network costs an image up to these layers, in
+        1e9 multiply-accumulate operations. None if a cache does not record it.
     """
 
     task: str
@@ -106,6 +109,7 @@ class HeadResult:
     cache: str | None = None
     columns: int | None = None
     row_bytes: int | None = None
+    gmacs: float | None = None
 
     @property
     def place(self) -> str:
@@ -118,8 +122,8 @@ class HeadResult:
         Returns
         -------
         dict
-            Tuples become lists. The keys ``cache``, ``columns`` and ``row_bytes`` are there where
-            several caches are compared.
+            Tuples become lists. The keys ``cache``, ``columns``, ``row_bytes`` and ``gmacs`` are
+            there where several caches are compared.
         """
         values = asdict(self)
         values |= values.pop("scores")

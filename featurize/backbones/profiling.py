@@ -1,6 +1,7 @@
 """Profile the layers of a network: measured time and counted operations."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.pixel_network import PixelNetwork
+from featurize.layers.axes import copy_to_meta
 
 BATCH_SIZE = 32  # as in a run at 224 pixels: times are not proportional to the batch size
 N_PASSES = 5
@@ -97,6 +99,44 @@ def layer_costs(backbone: Backbone, batch: int = BATCH_SIZE) -> list[LayerCost]:
             )
         )
     return costs
+
+
+def count_macs(backbone: Backbone, layers: Iterable[str]) -> dict[str, float]:
+    """Count the arithmetic of cuts, from the shapes of the tensors alone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network.
+    layers : iterable of str
+        Names of layers.
+
+    Returns
+    -------
+    dict of str to float
+        Multiply-accumulate operations per image in units of 1e9, by layer. Empty for a network
+        whose shapes depend on values.
+    """
+    module = backbone.network.to_graph_module()
+    size = backbone.preprocess.crop
+    flop_counter = _FlopInterpreter(copy_to_meta(module))
+    try:
+        with torch.inference_mode():
+            flop_counter.run(torch.empty(1, 3, size, size, device="meta"))
+    except Exception:  # it runs the network's own code
+        return {}
+    nodes = list(module.graph.nodes)
+    macs = {}
+    for name in layers:
+        needed, waiting = set(), [nodes[backbone.network.layer(name).depth]]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                needed.add(node)
+                waiting += node.all_input_nodes
+        flops = sum(flop_counter.flops.get(node.name, 0) for node in needed)
+        macs[name] = round(flops / 2e9, 4)  # a multiplication and an addition
+    return macs
 
 
 class _TimingInterpreter(fx.Interpreter):

@@ -1,6 +1,7 @@
 """Load the backbone and the engine of a run when they are first needed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,7 +145,12 @@ class ExtractionSetup:
     @property
     def extractor(self) -> Extractor:
         """Extractor metadata for the cache."""
-        return self._make_extractor(self.backbone)
+        from featurize.backbones.profiling import count_macs
+
+        macs = count_macs(self.backbone, {spec.layer for spec in self.layers})
+        extractor = self._make_extractor(self.backbone)
+        environment = {**extractor.environment, "gmacs": macs} if macs else extractor.environment
+        return replace(extractor, environment=environment)
 
     def _make_extractor(self, backbone: "Backbone") -> Extractor:
         from featurize.backbones.backbone import collect_versions

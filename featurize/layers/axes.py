@@ -194,11 +194,7 @@ def infer_shapes(module: fx.GraphModule, batch: int, size: int) -> tuple[Shapes,
     error : Exception or None
         The error, if the network cannot take such images.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        meta = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
-    interpreter = _ShapeInterpreter(copy.deepcopy(module, memo))
+    interpreter = _ShapeInterpreter(copy_to_meta(module))
     interpreter.run_until_error(torch.empty(batch, 3, size, size, device="meta"))
     if interpreter.error:  # control flow that depends on values needs real ones
         # Of a copy: some networks keep results of a forward, and their weights may come later.
@@ -206,6 +202,26 @@ def infer_shapes(module: fx.GraphModule, batch: int, size: int) -> tuple[Shapes,
         with_values.run_until_error(torch.zeros(batch, 3, size, size))
         interpreter = max(interpreter, with_values, key=lambda candidate: len(candidate.shapes))
     return interpreter.shapes, interpreter.error
+
+
+def copy_to_meta(module: fx.GraphModule) -> fx.GraphModule:
+    """Copy a network without the values of its tensors.
+
+    Parameters
+    ----------
+    module : fx.GraphModule
+        A traced network.
+
+    Returns
+    -------
+    fx.GraphModule
+        On the meta device.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        meta = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
+    return copy.deepcopy(module, memo)
 
 
 def _copy_with_values(module: fx.GraphModule) -> fx.GraphModule:

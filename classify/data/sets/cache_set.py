@@ -240,6 +240,31 @@ class CacheSet(FeatureCache):
         """The deepest layer of every cache as ``CACHE:LAYER``."""
         return tuple(layers[-1] for layers in self.layers_by_cache.values())
 
+    def sum_gmacs(self, layers: Sequence[str]) -> float | None:
+        """Sum up what the networks cost an image up to some layers.
+
+        Parameters
+        ----------
+        layers : sequence of str
+            Each as ``CACHE:LAYER``.
+
+        Returns
+        -------
+        float or None
+            1e9 multiply-accumulate operations: of each cache up to the dearest of its layers. None
+            if a cache does not record them.
+        """
+        costs: dict[str, float] = {}
+        for name in layers:
+            cache_name, layer = self._places[name]
+            cache = self.caches[cache_name]
+            recorded = cache.extractor.environment.get("gmacs")
+            cost = recorded.get(cache.layer(layer).layer) if isinstance(recorded, dict) else None
+            if not isinstance(cost, (int, float)):
+                return None
+            costs[cache_name] = max(costs.get(cache_name, 0.0), cost)
+        return round(sum(costs.values()), 4)
+
     def locate(self, layers: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         """Find the caches of some layers.
 

@@ -40,8 +40,8 @@ def test_compare_json_says_which_cache(run_cli, call, caches):
     _, out, _ = call("compare", caches[1], *HEADS, "--layers", "stage4@max", "--json")
     (alone, _) = json.loads(out)["records"]
     (same,) = [r for r in found["records"] if (r["cache"], r["head"]) == ("deep", "lda")]
-    assert not {"cache", "columns", "row_bytes"} & alone.keys()
-    differing = {"cache", "columns", "row_bytes", "distinguishable", "worse", "seconds"}
+    assert not {"cache", "columns", "row_bytes", "gmacs"} & alone.keys()
+    differing = {"cache", "columns", "row_bytes", "gmacs", "distinguishable", "worse", "seconds"}
     assert {k: v for k, v in same.items() if k not in differing} == {
         k: v for k, v in alone.items() if k not in differing
     }
@@ -52,7 +52,7 @@ def test_compare_prints_cache_and_cost(call, caches, width):
     status, out, err = call("compare", *caches, *HEADS, columns=width)
     assert (status, err.count("left out")) == (0, 1)
     lines = out.splitlines()
-    headings = "head cache layer val test 95 % CI columns bytes"
+    headings = "head cache layer val test 95 % CI columns GMAC"
     assert headings.split() in [line.split() for line in lines]
     rows = [line.split() for line in lines if line[4:7] in ("lda", "ncm")]
     assert len(rows) == 16

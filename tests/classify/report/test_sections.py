@@ -115,7 +115,7 @@ def test_page_names_all_caches_and_backbones(world):
         "Feature cache noise",
         "noise.h5, pixels.h5",
         "Backbone pixels",
-        "bytes",
+        "GMAC",
         "found beside the caches",
     ):
         assert words in text
