@@ -87,9 +87,8 @@ class ExtractionSetup:
         backbone = self.custom_backbone or self._load_backbone()
         preprocess = backbone.preprocess
         self.say(
-            f"{backbone.name}, weights {backbone.weights}; each image: shorter side to "
-            f"{preprocess.resize}, centre {preprocess.crop} x {preprocess.crop}, "
-            f"{preprocess.interpolation}"
+            f"{backbone.name}, weights {backbone.weights}; each image: "
+            f"{preprocess.describe_sizes()}, {preprocess.interpolation}"
         )
         if self.cache is not None:
             extractor = self._make_extractor(backbone)
