@@ -32,6 +32,7 @@ from classify.cli.options import (
     Size,
     Tables,
     TestSize,
+    ZeroShotHeads,
 )
 from featurize.cli.console import (
     EXIT_INCOMPLETE,
@@ -118,6 +119,7 @@ def compare(
     metric: MetricOption = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    zeroshot: ZeroShotHeads = None,
     repeats: Repeats = None,
     shots: Shots = None,
     folds: Folds = None,
@@ -148,6 +150,7 @@ def compare(
                 metric=metric,
                 test_size=test_size,
                 seed=seed,
+                zeroshot=zeroshot or (),
                 repeats=repeats,
                 shots=shots,
                 folds=folds,
@@ -315,6 +318,7 @@ def report(
     metric: MetricOption = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    zeroshot: ZeroShotHeads = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -343,6 +347,7 @@ def report(
                 metric=metric,
                 test_size=test_size,
                 seed=seed,
+                zeroshot=zeroshot or (),
                 report=display.report,
             )
             display.begin("drawing the learning curve")
@@ -377,3 +382,4 @@ def report(
 
 app.command()(networks.finetune)
 app.command()(networks.auto)
+app.command()(networks.zeroshot)
