@@ -153,6 +153,11 @@ def _get_config(text_model: str) -> dict[str, Any]:
             f"the text tower of {text_model} is built by transformers from a file of the hub, "
             "which is not supported"
         )
+    if "multimodal_cfg" in config:
+        raise TextTowerError(
+            f"{text_model} writes captions too (CoCa), and its text tower is built otherwise, which "
+            "is not supported"
+        )
     return config
 
 

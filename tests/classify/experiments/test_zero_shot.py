@@ -243,6 +243,7 @@ def test_an_activation_that_differs_is_said(cache, checkpoint, monkeypatch, make
         ({"text_model": "tiny-clap"}, TextTowerError, r"no architecture 'tiny-clap' \(did you"),
         ({"text_model": "hf-hub:a/b"}, TextTowerError, "open_clip has no architecture"),
         ({"text_model": "tiny-hf"}, TextTowerError, "built by transformers from a file of the hub"),
+        ({"text_model": "coca_ViT-B-32"}, TextTowerError, "writes captions too"),
         ({"text_model": "tiny-siglip"}, TextTowerError, "downloaded unasked: .*no-tokenizer"),
         ({"text_model": "tiny-other"}, TextTowerError, "has more in its text tower"),
         ({"text_model": "ViT-B-32"}, BackboneError, "do not fit this network in"),
