@@ -155,8 +155,8 @@ def _get_config(text_model: str) -> dict[str, Any]:
         )
     if "multimodal_cfg" in config:
         raise TextTowerError(
-            f"{text_model} writes captions too (CoCa), and its text tower is built otherwise, which "
-            "is not supported"
+            f"{text_model} writes captions too (CoCa), and its text tower is of another "
+            "kind, which is not supported"
         )
     return config
 

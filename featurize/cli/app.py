@@ -275,7 +275,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         sha256 = to_printable(extractor.weights_sha256[:12])
         weights = f"weights {to_printable(extractor.weights)} ({sha256}...)"
         print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
-        print(f"images    {extractor.preprocess.describe_sizes()}")
+        print(f"images    {extractor.preprocess.describe()}")
         for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):
             for pattern in patterns:
                 print(f"{option}   {to_printable(pattern)}")

@@ -85,10 +85,9 @@ class ExtractionSetup:
         """
         _ = self.device  # raises before anything is loaded
         backbone = self.custom_backbone or self._load_backbone()
-        preprocess = backbone.preprocess
         self.say(
             f"{backbone.name}, weights {backbone.weights}; each image: "
-            f"{preprocess.describe_sizes()}, {preprocess.interpolation}"
+            f"{backbone.preprocess.describe()}"
         )
         if self.cache is not None:
             extractor = self._make_extractor(backbone)

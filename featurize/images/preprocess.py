@@ -132,16 +132,16 @@ class Preprocess(Mapping[str, Any]):
             "std": list(self.std),
         }
 
-    def describe_sizes(self) -> str:
-        """Say in words how an image gets its size.
+    def describe(self) -> str:
+        """Describe the steps for a reader.
 
         Returns
         -------
         str
-            As ``shorter side to 256, centre 224 x 224``.
+            A clause, as ``shorter side to 256, centre 224 x 224, bilinear``.
         """
         side = {"crop": "shorter side", "squash": "both sides", "border": "longer side"}[self.fit]
-        return f"{side} to {self.resize}, centre {self.crop} x {self.crop}"
+        return f"{side} to {self.resize}, centre {self.crop} x {self.crop}, {self.interpolation}"
 
     def __getitem__(self, key: str) -> Any:
         return self.to_dict()[key]

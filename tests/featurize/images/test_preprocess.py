@@ -85,8 +85,8 @@ def test_a_fit_is_part_of_the_value_unless_it_is_crop(made):
     assert list(squashed) == sorted({**VALUES, "fit": "squash"})
     assert Preprocess.from_dict(squashed.to_dict()) == squashed != made
     assert replace(made, fit="border") != squashed
-    assert made.describe_sizes() == "shorter side to 256, centre 224 x 224"
-    assert squashed.describe_sizes() == "both sides to 256, centre 224 x 224"
+    assert made.describe() == "shorter side to 256, centre 224 x 224, bilinear"
+    assert squashed.describe() == "both sides to 256, centre 224 x 224, bilinear"
 
 
 @pytest.mark.parametrize("name", ["resize", "crop", "mean", "std"])
