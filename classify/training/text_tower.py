@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from classify.errors import TextTowerError
 from featurize.backbones import weights as weights_files
-from featurize.backbones.families import is_file_path
 from featurize.text import did_you_mean
 
+FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 HUB_FILE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TEXTS_PER_BATCH = 256
 TEXT_PREFIX = "text."
@@ -66,7 +66,7 @@ def find_text_weights(text: str, text_model: str) -> Path:
         If the architecture or the tag is unknown, or the tag's weights are not there.
     """
     _get_config(text_model)
-    if is_file_path(text):
+    if text.endswith(FILE_SUFFIXES) or Path(text).is_file():
         return Path(text)
     tags = open_clip.list_pretrained_tags_by_model(text_model)
     if text not in tags:
@@ -77,7 +77,7 @@ def find_text_weights(text: str, text_model: str) -> Path:
     place = PurePosixPath(open_clip.get_pretrained_cfg(text_model, text).get("hf_hub", ""))
     repository = str(place)
     names: tuple[str, ...] = HUB_FILE_NAMES
-    if place.suffix in (".bin", ".pt", ".safetensors"):
+    if place.suffix in FILE_SUFFIXES:
         repository, names = str(place.parent), (place.name,)
     if repository != ".":
         for name in names:
