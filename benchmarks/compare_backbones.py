@@ -36,7 +36,9 @@ def main() -> None:
                    "--layers", "auto")  # fmt: skip
         print(f"{cache.stem}: {done['computed']:,} computed in {done['seconds']:.0f} s", flush=True)
     found = run("classify", "compare", *caches, "--heads", "softmax,lda,ncm")
-    print("\n| network | layers | head | columns | validation | test | |\n|---|---|---|---|---|---|---|")
+    print(
+        "\n| network | layers | head | columns | validation | test | |\n|---|---|---|---|---|---|---|"
+    )
     ranked = sorted(found["records"], key=lambda record: -record["validation_accuracy"])
     best = {}
     for record in ranked:

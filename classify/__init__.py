@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from classify.experiments.compare import Comparison, compare
     from classify.experiments.fit import HeadFit, fit
     from classify.experiments.repeats import RepeatedComparison
+    from classify.experiments.zero_shot import make_zero_shot_head
     from classify.finetuning.estimator import FineTuneClassifier
     from classify.finetuning.run import FineTuneResult, finetune
     from classify.finetuning.trainer import TrainProgress
@@ -71,6 +72,7 @@ __all__ = [
     "finetune",
     "fit",
     "load_head",
+    "make_zero_shot_head",
     "predict",
     "read_labels",
     "save_head",
@@ -109,6 +111,7 @@ _HOMES = {
     "finetune": "finetuning.run",
     "fit": "experiments.fit",
     "load_head": "heads.io",
+    "make_zero_shot_head": "experiments.zero_shot",
     "predict": "heads.inference",
     "read_labels": "labels.table",
     "save_head": "heads.io",

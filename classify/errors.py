@@ -3,7 +3,7 @@
 ClassifyError (a HeadgraftError)
 ├── CallError, LabelError, TooFewImagesError (ValueError)
 ├── UnknownHeadError, UnknownPathError (KeyError)
-├── HeadFileError, HeadMismatchError (ValueError)
+├── HeadFileError, HeadMismatchError, TextTowerError (ValueError)
 ├── OutputError (OSError)
 └── DivergedError (ArithmeticError)
 """
@@ -41,6 +41,10 @@ class HeadFileError(ClassifyError, ValueError):
 
 class HeadMismatchError(ClassifyError, ValueError):
     """A head was trained on features that were not computed like those of the cache."""
+
+
+class TextTowerError(ClassifyError, ValueError):
+    """A text tower cannot be used: unknown, unreadable, or not of the network of the cache."""
 
 
 class OutputError(ClassifyError, OSError):

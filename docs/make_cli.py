@@ -7,7 +7,17 @@ from pathlib import Path
 
 VERBS = {
     "featurize": ["run", "layers", "backbones", "info", "verify", "export"],
-    "classify": ["fit", "compare", "advise", "finetune", "auto", "evaluate", "predict", "report"],
+    "classify": [
+        "fit",
+        "compare",
+        "zeroshot",
+        "advise",
+        "finetune",
+        "auto",
+        "evaluate",
+        "predict",
+        "report",
+    ],
 }
 
 

@@ -33,6 +33,7 @@ from classify.cli.options import (
     Size,
     Tables,
     TestSize,
+    ZeroShotHeads,
 )
 from featurize.cli.console import (
     EXIT_INCOMPLETE,
@@ -121,6 +122,7 @@ def compare(
     metric: MetricOption = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    zeroshot: ZeroShotHeads = None,
     repeats: Repeats = None,
     shots: Shots = None,
     folds: Folds = None,
@@ -152,6 +154,7 @@ def compare(
                 metric=metric,
                 test_size=test_size,
                 seed=seed,
+                zeroshot=zeroshot or (),
                 repeats=repeats,
                 shots=shots,
                 folds=folds,
@@ -319,6 +322,7 @@ def report(
     metric: MetricOption = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
+    zeroshot: ZeroShotHeads = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -347,6 +351,7 @@ def report(
                 metric=metric,
                 test_size=test_size,
                 seed=seed,
+                zeroshot=zeroshot or (),
                 report=display.report,
             )
             display.begin("drawing the learning curve")
@@ -381,3 +386,4 @@ def report(
 
 app.command()(networks.finetune)
 app.command()(networks.auto)
+app.command()(networks.zeroshot)

@@ -1,4 +1,4 @@
-"""The verbs that train a network: `finetune`, `auto`.
+"""The verbs that load a network: `finetune`, `auto`, `zeroshot`.
 
 As in `classify.cli.app`, their docstrings are their ``--help`` texts.
 """
@@ -20,7 +20,7 @@ from classify.cli.options import (
 )
 from classify.finetuning.config import TrainConfig
 from featurize.cli.console import handle_errors, print_json, show_notices
-from featurize.cli.options import Backbone, Debug, Device, Json, Preprocess
+from featurize.cli.options import Backbone, CacheFile, Debug, Device, Json, Preprocess
 from featurize.cli.progress import ProgressDisplay
 from featurize.progress import Progress
 from featurize.system import signals
@@ -236,3 +236,64 @@ def auto(
             from classify.cli.tables import show_auto
 
             show_auto(result, str(output))
+
+
+def zeroshot(
+    cache: CacheFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="H", help="Where to save the head.")
+    ],
+    text: Annotated[
+        str,
+        typer.Option(metavar="FILE|NAME", help="open_clip's checkpoint, or a tag that is here."),
+    ],
+    text_model: Annotated[
+        str, typer.Option(metavar="NAME", help="Its architecture in open_clip: ViT-B-32.")
+    ],
+    labels: Labels = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="a,b,c", help="The class names, in place of labels.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Templates, one a line, with {} for the class name."),
+    ] = None,
+    column: Column = "label",
+    labels_level: LabelsLevel = None,
+    test_size: TestSize = 0.2,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a head of class names alone, for the cache of a CLIP-like network.
+
+    Labels name the classes, score the head and give its temperature; they change no prediction.
+    """
+    with handle_errors(debug, json):
+        from classify.heads.io import check_head_file, save_head
+
+        check_head_file(output)
+        with ProgressDisplay("loading torch"):
+            from classify.experiments.zero_shot import make_zero_shot_head
+            from classify.training.zero_shot import PROMPTS, read_prompts
+
+            fitted, record = make_zero_shot_head(
+                cache,
+                labels,
+                text=text,
+                text_model=text_model,
+                classes=None if classes is None else [name.strip() for name in classes.split(",")],
+                prompts=PROMPTS if prompts is None else read_prompts(prompts),
+                column=column,
+                labels_level=labels_level,
+                test_size=test_size,
+                seed=seed,
+            )
+        save_head(fitted, output)
+        show_notices(fitted.notices)
+        if json:
+            print_json(record.to_dict())
+        else:
+            from classify.cli.tables import show_fit
+
+            show_fit(record, str(output))

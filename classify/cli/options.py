@@ -63,6 +63,10 @@ Similarity = Annotated[
     str | None,
     typer.Option(metavar="similar|different", help="If you know better than the measurement."),
 ]
+ZeroShotHeads = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="H", help="A head of `classify zeroshot`, ranked beside the trained."),
+]
 HeadFile = Annotated[Path, typer.Argument(metavar="H", help="A head saved by `classify fit`.")]
 Seed = Annotated[int, typer.Option(help="Decides which images are held out, and the folds.")]
 Repeats = Annotated[

@@ -56,7 +56,8 @@ def show_fit(record: HeadResult, saved: str) -> None:
     console.print(table)
     if record.recall is not None:
         _show_recall(record.recall)
-    console.print(f"One head in {record.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+    what_ran = NO_IMAGE_READ if record.n_train else "no image was read."
+    console.print(f"One head in {record.seconds:.1f} s; {what_ran}", style="dim")
 
 
 def _show_recall(recall: ClassRecalls) -> None:

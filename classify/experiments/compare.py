@@ -23,6 +23,7 @@ from classify.experiments.fit import make_fit_options
 from classify.experiments.grid import GridCell, train_grid
 from classify.experiments.repeats import RepeatedComparison
 from classify.experiments.results import FitResult
+from classify.experiments.zero_shot import find_tasks_of, load_zero_shot_head, score_zero_shot
 from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from classify.labels.table import LabelsLike, LabelTable
@@ -126,6 +127,7 @@ def compare(
     repeats: None = None,
     shots: None = None,
     folds: None = None,
+    zeroshot: Sequence[str | os.PathLike[str]] = (),
     jobs: int | None = None,
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
@@ -149,6 +151,7 @@ def compare(
     repeats: int | None = None,
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
+    zeroshot: Sequence[str | os.PathLike[str]] = (),
     jobs: int | None = None,
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
@@ -171,6 +174,7 @@ def compare(
     repeats: int | None = None,
     shots: str | Sequence[int] | None = None,
     folds: int | None = None,
+    zeroshot: Sequence[str | os.PathLike[str]] = (),
     jobs: int | None = None,
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
@@ -206,6 +210,9 @@ def compare(
     folds : int, optional
         Number of test folds, 2 or more. Every image is tested once, by a head trained on the other
         folds.
+    zeroshot : sequence of path
+        Heads of `make_zero_shot_head`, scored beside the trained ones on the tasks of their
+        classes.
     jobs : int, optional
         Number of worker processes of one thread each; by default the number of cores.
     progress : callable, optional
@@ -244,7 +251,15 @@ def compare(
     )
     if not (tables and names and layer_sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")
+    untrained = [load_zero_shot_head(path) for path in zeroshot]
+    if untrained and list_files(cache):
+        raise CallError("--zeroshot goes with one cache, that of its head's backbone")
     if repeats is not None or shots is not None or folds is not None:
+        if untrained:
+            raise CallError(
+                "--zeroshot goes without --repeats, --shots and --folds: its head is the same in "
+                "every draw"
+            )
         return compare_over_draws(
             cache,
             tables,
@@ -266,9 +281,14 @@ def compare(
         for layer_set in layer_sets
     ]
     results_by_cell: dict[int, FitResult] = {}
+    untrained_cells = [(head, task) for head in untrained for task in find_tasks_of(head, tasks)]
     n_reused, left_out = train_grid(
         cache, grid, results_by_cell.__setitem__, jobs=jobs, report=report_to(report, progress)
     )
+    for head, task in untrained_cells:
+        result = score_zero_shot(cache, task, head, options.metric, seed)
+        results_by_cell[len(grid)] = result
+        grid.append(GridCell(task, head.head, tuple(result.record.layer.split("+")), options))
     rank_of_cell = {
         i: (_signed_metric(r.record, options.metric), -total_dim(cache, grid[i].layers), -i)
         for i, r in results_by_cell.items()

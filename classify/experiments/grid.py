@@ -14,10 +14,10 @@ from classify.errors import CallError
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.experiments.fit_task import fit_task
 from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
-from classify.experiments.workers import run_parallel
 from classify.heads.record import HeadProgress, HeadReport
 from classify.heads.registry import get_head_spec
 from classify.store import remove_partial
+from classify.workers import run_parallel
 from featurize.cache.reader import FeatureCache
 from featurize.progress import ignore
 

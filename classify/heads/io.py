@@ -46,7 +46,7 @@ HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "ta
 LAYER_DTYPES = ("<f4", "<f2")
 MAX_CLASS_NAME_CHARS = 131_072  # the limit of a cell in Python's csv module
 # Fine-tuned heads list it so since the first release, and their bytes stay the same.
-TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode")
+TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode", "fit")
 TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
 
 
@@ -76,7 +76,7 @@ def save_head(
     path = check_head_file(path)
     preprocess = head.source.preprocess.to_dict()
     if network is not None or head.network is not None:
-        preprocess = {key: preprocess[key] for key in TUNED_PREPROCESS_KEYS}
+        preprocess = {key: preprocess[key] for key in TUNED_PREPROCESS_KEYS if key in preprocess}
     values = {name: getattr(head, name) for name in HEAD_FIELDS}
     values |= asdict(head.source) | {"preprocess": preprocess}
     values |= {"settings": dict(head.settings), "record": dict(head.record)}

@@ -53,7 +53,8 @@ def collect_provenance(
         By heading.
     """
     plural = "s" if comparison.caches else ""
-    n_trained = len(comparison.results) - comparison.n_reused
+    n_untrained = sum(record.n_train == 0 for record in comparison.records)
+    n_trained = len(comparison.results) - comparison.n_reused - n_untrained
     report_facts: Facts = [
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", command or "called from Python"),

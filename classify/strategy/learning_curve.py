@@ -13,12 +13,12 @@ from classify.data.preparation import ROOT_L2
 from classify.data.tasks import Task
 from classify.evaluation.bootstrap import Estimate, bootstrap_means
 from classify.evaluation.predictions import renumber
-from classify.experiments.workers import run_parallel
 from classify.heads.registry import get_head_spec
 from classify.labels.folders import TEST, TRAIN, VAL
 from classify.store import compute_digest, load_artifact, save_artifact
 from classify.training.train import train
 from classify.training.training_set import TrainingSet
+from classify.workers import run_parallel
 from featurize.cache.reader import FeatureCache
 from featurize.progress import Report, Step, ignore
 

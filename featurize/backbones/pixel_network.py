@@ -18,7 +18,7 @@ class PixelNetwork(nn.Module):
     preprocess : Preprocess
         Its ``mean`` and ``std`` are used.
     channels_last : bool
-        Whether to run a copy whose weights are in channels-last layout, as the pixels are.
+        Whether to run a copy whose convolutions have channels-last weights, as the pixels are.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class PixelNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(preprocess, name)).view(1, 3, 1, 1))
         self.eval()
         if channels_last:
-            self.to(memory_format=torch.channels_last)
+            _lay_channels_last(self)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Compute the features of images.
@@ -76,3 +76,13 @@ class PixelNetwork(nn.Module):
         # Channels-last layout makes convolutions up to twice as fast.
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return x.div_(255).sub_(self.mean).div_(self.std)
+
+
+def _lay_channels_last(network: nn.Module) -> None:
+    """Lay the weights of 2-D convolutions with their channels last.
+
+    No other tensor gains by it, and those of five dimensions, as in Swin, have no such layout.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)

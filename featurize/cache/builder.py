@@ -22,10 +22,10 @@ from featurize.cache.format import (
     CHECKSUMS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
     FORMAT_NAME,
-    FORMAT_VERSION,
     PAGE_BYTES,
     Extractor,
     LayerInfo,
+    choose_version,
 )
 from featurize.errors import DiskFullError, FeaturizeError
 from featurize.files import pwrite_all, replace_durably, to_write_error
@@ -259,8 +259,9 @@ def _build_empty_file(
         sparse_file, "w", alignment_threshold=min_features_bytes, alignment_interval=PAGE_BYTES
     ) as h5_file:
         h5_file.attrs["format"] = FORMAT_NAME
-        h5_file.attrs["format_version"] = f"{FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}"
-        h5_file.attrs["required_features"] = "[]"
+        version, required_features = choose_version(extractor.preprocess)
+        h5_file.attrs["format_version"] = version
+        h5_file.attrs["required_features"] = json.dumps(required_features)
         h5_file.attrs["n_rows"] = np.int64(n_rows)
         h5_file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         h5_file.attrs["created_by"] = CREATED_BY

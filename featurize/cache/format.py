@@ -18,8 +18,9 @@ from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
 
 FORMAT_NAME = "headgraft-feature-cache"
-FORMAT_VERSION = (1, 1)
-SUPPORTED_FEATURES: frozenset[str] = frozenset()
+FORMAT_VERSION = (1, 2)
+FIT_FEATURE = "preprocess.fit"  # since 1.2; a release that does not know it would crop instead
+SUPPORTED_FEATURES = frozenset({FIT_FEATURE})
 PAGE_BYTES = 4096
 CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
 CHECKSUM_DTYPE = "<u4"
@@ -74,13 +75,33 @@ class Extractor:
         }
 
     def _deciding_fields(self) -> dict[str, Any]:
-        preprocess = {f"preprocess.{key}": value for key, value in self.preprocess.items()}
+        values = self.preprocess.to_dict() | {"fit": self.preprocess.fit}  # there or not: the same
+        preprocess = {f"preprocess.{key}": values[key] for key in sorted(values)}
         return {
             "backbone": self.backbone,
             "weights_sha256": self.weights_sha256,
             **preprocess,
             "precision": self.precision,
         }
+
+
+def choose_version(preprocess: Preprocess) -> tuple[str, list[str]]:
+    """Choose the lowest format version that can say what made a cache.
+
+    So every release since 1.0 reads the caches whose images are cropped.
+
+    Parameters
+    ----------
+    preprocess : Preprocess
+
+    Returns
+    -------
+    version : str
+        Major, dot, minor.
+    required_features : list of str
+        What a reader must understand.
+    """
+    return ("1.1", []) if preprocess.fit == "crop" else ("1.2", [FIT_FEATURE])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from featurize.cache.format import (
     CHECKSUMS_GROUP,
     COLUMN_DTYPES,
     EXTRACTOR_TEXT_ATTRS,
+    FIT_FEATURE,
     FORMAT_NAME,
     FORMAT_VERSION,
     PAGE_BYTES,
@@ -57,7 +58,7 @@ def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
     for name in (*EXTRACTOR_TEXT_ATTRS, "preprocess"):
         if not isinstance(file["extractor"].attrs.get(name), str):
             yield f"extractor: attribute {name} is missing or not text"
-    yield from _find_preprocess_violations(file["extractor"].attrs.get("preprocess"))
+    yield from _find_preprocess_violations(file)
     n_rows = file.attrs.get("n_rows")
     if not isinstance(n_rows, (int, np.integer)) or n_rows < 1:
         yield "attribute n_rows is missing or not a positive number"
@@ -88,13 +89,19 @@ def _find_version_violations(file: Any) -> Iterator[str]:
         yield f"needs features unknown to this Headgraft ({', '.join(unknown)}); upgrade it"
 
 
-def _find_preprocess_violations(text: object) -> Iterator[str]:
+def _find_preprocess_violations(file: Any) -> Iterator[str]:
+    text = file["extractor"].attrs.get("preprocess")
     try:
         fields = json.loads(text) if isinstance(text, str) else None
         if not isinstance(fields, dict) or not fields.keys() >= PREPROCESS_KEYS:
             raise ValueError("it lacks a field")
         Preprocess.from_dict(fields)
-    except (CallError, ValueError) as error:
+        # Another text of the same preprocessing would give another fingerprint.
+        if fields.get("fit") == "crop":
+            raise ValueError("fit is left out where it is crop")
+        if ("fit" in fields) != (FIT_FEATURE in json.loads(file.attrs.get("required_features"))):
+            yield f"required_features names {FIT_FEATURE} where preprocess has it, and only there"
+    except (CallError, TypeError, ValueError) as error:
         yield f"extractor: preprocess is incomplete or invalid: {error}"
 
 

@@ -281,8 +281,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
         print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
         if licence := extractor.environment.get("licence"):
             print(f"licence   {to_printable(str(licence))}")
-        preprocess = extractor.preprocess
-        print(f"images    shorter side to {preprocess.resize}, centre {preprocess.crop}")
+        print(f"images    {extractor.preprocess.describe()}")
         for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):
             for pattern in patterns:
                 print(f"{option}   {to_printable(pattern)}")

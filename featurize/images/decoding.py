@@ -43,8 +43,8 @@ def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
     """Decode an image file and preprocess its pixels.
 
     EXIF orientation is applied first, transparency is composed over white, the first frame of an
-    animation is taken, and 16-bit grey keeps its high byte. Then the shorter side is resized and
-    the centre is cropped, bit for bit as in torchvision.
+    animation is taken, and 16-bit grey keeps its high byte. Then the image is resized and its
+    centre cropped, bit for bit as in torchvision and timm.
 
     An image that needs much memory is decoded alone, whatever the number of threads. It is refused
     if too little memory is available. If memory runs out anyway, decoding is tried once more,
@@ -55,8 +55,8 @@ def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
     data : bytes
         Content of an image file.
     preprocess : Preprocess
-        Size, interpolation and decode mode. Mean and standard deviation are not used: engines
-        normalise.
+        Sizes, fit, interpolation and decode mode. Engines normalise: of mean and standard deviation
+        only the mean is used, as the colour of a border.
 
     Returns
     -------
@@ -83,8 +83,7 @@ def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
 
 
 def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
-    resize, crop = preprocess.resize, preprocess.crop
-    resample = Image.Resampling[preprocess.interpolation.upper()]
+    resize, fit = preprocess.resize, preprocess.fit
     limits.check_bytes(data)
     with ExitStack() as reservations:
         width, height = footprint.read_webp_size(data)
@@ -97,14 +96,16 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
         image = _open_image(data, needed_bytes)
         stored_size = image.size
         short, long = sorted(stored_size)
-        if short * long > MAX_PIXELS or resize * resize * long > MAX_PIXELS * max(short, 1):
+        resized_pixels = transforms.count_resized_pixels(short, long, resize, fit)
+        if max(short * long, resized_pixels) > MAX_PIXELS:
             raise ImageUnreadableError(f"{stored_size[0]} x {stored_size[1]} pixels", TOO_LARGE)
         try:
             limits.check_opened_image(image, data)
             if preprocess.decode == "fast":
-                # Twice the target size, so that the resize below still filters properly.
+                # Twice the target size, so that the resize below still filters properly. Of a
+                # border it is more than that: the shorter side gets smaller than `resize`.
                 image.draft("RGB", (2 * resize, 2 * resize))
-            needed_bytes = footprint.estimate_bytes(image, stored_size, data, resize)
+            needed_bytes = footprint.estimate_bytes(image, stored_size, data, resize, fit)
             if needed_bytes >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
                 _reserve_memory(reservations, needed_bytes, *stored_size)
             if transforms.is_scaled_ppm(image):
@@ -116,7 +117,7 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
         except Exception as error:
             raise _to_image_error(error, DAMAGED, needed_bytes) from error
         try:
-            return transforms.resize_and_crop(image, resize, crop, resample)
+            return transforms.resize_and_crop(image, preprocess)
         except Exception as error:
             raise _to_image_error(
                 error, UNSUPPORTED, needed_bytes, f"mode {image.mode}: "

@@ -13,6 +13,7 @@ from featurize.images.transforms import (
     STRIP_BYTES,
     STRIP_PIXELS,
     compute_resized_size,
+    count_resized_pixels,
     find_transpose,
     is_opaque_rgb,
 )
@@ -78,7 +79,7 @@ def estimate_webp_bytes(pixels: int, file_bytes: int) -> int:
 
 
 def estimate_bytes(
-    image: Image.Image, stored_size: tuple[int, int], data: bytes, resize: int
+    image: Image.Image, stored_size: tuple[int, int], data: bytes, resize: int, fit: str
 ) -> int:
     """Estimate the peak memory for decoding and preprocessing an opened image.
 
@@ -91,7 +92,9 @@ def estimate_bytes(
     data : bytes
         Content of the file.
     resize : int
-        Length of the shorter side after resizing, in pixels.
+        Length of a side after resizing, in pixels.
+    fit : {"crop", "squash", "border"}
+        See `featurize.images.preprocess.Preprocess`.
 
     Returns
     -------
@@ -99,7 +102,8 @@ def estimate_bytes(
         Bytes; for a small image an upper bound.
     """
     short, long = sorted(stored_size)
-    if max(short * long, resize * resize * long // max(short, 1), len(data)) <= _SMALL_IMAGE:
+    resized_pixels = count_resized_pixels(short, long, resize, fit)
+    if max(short * long, resized_pixels, len(data)) <= _SMALL_IMAGE:
         return _SMALL_IMAGE_BYTES
     pixels = image.size[0] * image.size[1]
     image_bytes = pixels * _get_pixel_bytes(image.mode)
@@ -111,7 +115,7 @@ def estimate_bytes(
     return (
         _BASE_BYTES
         + image_bytes
-        + max(decoder_bytes, convert_bytes + _estimate_resize_bytes(image, resize))
+        + max(decoder_bytes, convert_bytes + _estimate_resize_bytes(image, resize, fit))
     )
 
 
@@ -164,11 +168,11 @@ def _positive_int(value: object, default: int) -> int:
     return value if isinstance(value, int) and value > 0 else default
 
 
-def _estimate_resize_bytes(image: Image.Image, resize: int) -> int:
+def _estimate_resize_bytes(image: Image.Image, resize: int, fit: str) -> int:
     """Estimate the memory of resizing: the intermediate image after one axis, and the result."""
     max_bytes = 0
     for width, height in (image.size, image.size[::-1]):
-        new_width, new_height = compute_resized_size(width, height, resize)
+        new_width, new_height = compute_resized_size(width, height, resize, fit)
         max_bytes = max(
             max_bytes, 4 * (max(new_width * height, width * new_height) + new_width * new_height)
         )

@@ -9,13 +9,18 @@ from featurize.errors import CallError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODE_MODES = ("exact", "fast")
+FITS = ("crop", "squash", "border")
 MAX_SIDE = 4096  # pixels
 PREPROCESS_KEYS = frozenset({"resize", "crop", "interpolation", "mean", "std", "decode"})
+"""Keys that every preprocessing has. ``fit`` is there where it is not ``crop``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocess(Mapping[str, Any]):
     """The preprocessing of an image: resize, centre crop, normalise.
+
+    `fit` says how an image that is not square becomes one. The three are ``crop_mode`` of timm
+    (``center``, ``squash``, ``border``) and give its pixels bit for bit.
 
     Values are checked on construction. The object is also a read-only mapping with the keys and
     plain values of its JSON form: ``preprocess["crop"]`` works, and it equals a dict of the same
@@ -24,7 +29,7 @@ class Preprocess(Mapping[str, Any]):
     Parameters
     ----------
     resize : int
-        Length of the shorter side after resizing, in pixels, 1 to 4096.
+        Length of a side after resizing, in pixels, 1 to 4096; `fit` says which side.
     crop : int
         Side of the square centre crop, in pixels, 1 to 4096.
     mean, std : tuple of three float
@@ -33,6 +38,11 @@ class Preprocess(Mapping[str, Any]):
         Pillow's filter for resizing; default ``bilinear``.
     decode : {"exact", "fast"}
         ``fast`` decodes a JPEG at a reduced size; default ``exact``.
+    fit : {"crop", "squash", "border"}
+        ``crop`` (the default): the shorter side gets the length `resize`, and what lies outside of
+        the centre is lost. ``squash``: both sides get it, and the aspect ratio is lost.
+        ``border``: the longer side gets it, and the area around the image has the colour of
+        `mean`, rounded to 8 bits. Beyond a crop or a squashed image it is black.
 
     Raises
     ------
@@ -50,6 +60,7 @@ class Preprocess(Mapping[str, Any]):
     std: tuple[float, float, float]
     interpolation: str = "bilinear"
     decode: str = "exact"
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -70,6 +81,8 @@ class Preprocess(Mapping[str, Any]):
             raise CallError(f"preprocessing: interpolation is one of {', '.join(INTERPOLATIONS)}")
         if self.decode not in DECODE_MODES:
             raise CallError(f"--decode is one of {', '.join(DECODE_MODES)}, not {self.decode!r}")
+        if self.fit not in FITS:
+            raise CallError(f"preprocessing: fit is one of {', '.join(FITS)}, not {self.fit!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
@@ -78,8 +91,8 @@ class Preprocess(Mapping[str, Any]):
         Parameters
         ----------
         values : mapping
-            ``resize``, ``crop``, ``mean`` and ``std``; optionally ``interpolation`` and ``decode``.
-            A `Preprocess` is returned unchanged.
+            ``resize``, ``crop``, ``mean`` and ``std``; optionally ``interpolation``, ``decode`` and
+            ``fit``. A `Preprocess` is returned unchanged.
 
         Returns
         -------
@@ -93,8 +106,9 @@ class Preprocess(Mapping[str, Any]):
         """
         if isinstance(values, cls):
             return values
-        if not isinstance(values, Mapping) or not set(values) <= PREPROCESS_KEYS:
-            keys = ", ".join(sorted(PREPROCESS_KEYS))
+        known_keys = PREPROCESS_KEYS | {"fit"}
+        if not isinstance(values, Mapping) or not set(values) <= known_keys:
+            keys = ", ".join(sorted(known_keys))
             raise CallError(f"preprocessing has the keys {keys}, not {values!r}")
         required: dict[str, Any] = dict.fromkeys(("resize", "crop", "mean", "std"))
         return cls(**{**required, **values})
@@ -105,11 +119,13 @@ class Preprocess(Mapping[str, Any]):
         Returns
         -------
         dict of str to object
-            The parameters, sorted by key as in a cache.
+            The parameters, sorted by key as in a cache. `fit` is left out where it is ``crop``: so
+            fingerprints made before there was a choice stay the same.
         """
         return {
             "crop": self.crop,
             "decode": self.decode,
+            **({} if self.fit == "crop" else {"fit": self.fit}),
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "resize": self.resize,
@@ -122,11 +138,10 @@ class Preprocess(Mapping[str, Any]):
         Returns
         -------
         str
-            A clause.
+            A clause, as ``shorter side to 256, centre 224 x 224, bilinear``.
         """
-        return (
-            f"shorter side to {self.resize}, centre {self.crop} x {self.crop}, {self.interpolation}"
-        )
+        side = {"crop": "shorter side", "squash": "both sides", "border": "longer side"}[self.fit]
+        return f"{side} to {self.resize}, centre {self.crop} x {self.crop}, {self.interpolation}"
 
     def __getitem__(self, key: str) -> Any:
         return self.to_dict()[key]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from featurize.images.preprocess import Preprocess
+
 STRIP_PIXELS = 1 << 21
 STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # copies: cropped, rotated, with alpha, over white, RGB
 MAX_EXIF_BYTES = 8 << 20  # no camera writes as many
@@ -31,10 +33,8 @@ _SIDE_SWAPPING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientatio
 _REVERSING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (3, 4, 7, 8))
 
 
-def resize_and_crop(
-    image: Image.Image, resize: int, crop: int, resample: Image.Resampling
-) -> np.ndarray:
-    """Resize the shorter side of an image, then crop its centre.
+def resize_and_crop(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """Resize an image, then crop its centre.
 
     EXIF orientation is applied first, transparency is composed over white, and 16-bit grey keeps
     its high byte.
@@ -43,17 +43,13 @@ def resize_and_crop(
     ----------
     image : Image
         A loaded image.
-    resize : int
-        Length of the shorter side after resizing, in pixels.
-    crop : int
-        Side of the square crop, in pixels. Beyond the image it is black.
-    resample : Resampling
-        Pillow's filter.
+    preprocess : Preprocess
+        Sizes, filter, and how an image that is not square becomes one.
 
     Returns
     -------
     uint8 array of shape (crop, crop, 3)
-        RGB pixels, bit for bit as in torchvision.
+        RGB pixels, bit for bit as in torchvision and timm.
 
     Raises
     ------
@@ -62,10 +58,15 @@ def resize_and_crop(
     """
     transpose = find_transpose(image)
     width, height = reversed(image.size) if transpose in _SIDE_SWAPPING else image.size
-    size = compute_resized_size(width, height, resize)
+    size = compute_resized_size(width, height, preprocess.resize, preprocess.fit)
+    crop, resample = preprocess.crop, Image.Resampling[preprocess.interpolation.upper()]
     left, top = _compute_crop_start(size[0], crop), _compute_crop_start(size[1], crop)
     upright = _to_upright_rgb(image, transpose, (width, height))
     resized = upright.resize(size, resample) if size != upright.size else upright
+    if preprocess.fit == "border":
+        canvas = Image.new("RGB", (crop, crop), _compute_fill(preprocess.mean))
+        canvas.paste(resized, (-left, -top))
+        return np.asarray(canvas, np.uint8)
     # Pillow fills the area outside of the image with black.
     return np.asarray(resized.crop((left, top, left + crop, top + crop)), np.uint8)
 
@@ -126,24 +127,57 @@ def decode_scaled_ppm(image: Any, data: bytes) -> Image.Image:
     return Image.fromarray(samples.reshape(shape))
 
 
-def compute_resized_size(width: int, height: int, resize: int) -> tuple[int, int]:
-    """Compute the size of an image after its shorter side is resized.
+def compute_resized_size(width: int, height: int, resize: int, fit: str) -> tuple[int, int]:
+    """Compute the size of an image after it is resized.
 
     Parameters
     ----------
     width, height : int
         Size of the image in pixels.
     resize : int
-        New length of the shorter side in pixels.
+        New length in pixels: of the shorter side, of both, or of the longer side.
+    fit : {"crop", "squash", "border"}
+        See `Preprocess`.
 
     Returns
     -------
     width, height : int
-        New size in pixels. The longer side is rounded down, as in torchvision.
+        New size in pixels. The longer side of a crop is rounded down, as in torchvision; the
+        shorter one inside a border is rounded, as in timm, and is one pixel at least.
     """
+    if fit == "squash":
+        return resize, resize
+    if fit == "border":
+        # Divided twice, as timm does: one division may round to the other side.
+        ratio = max(width / resize, height / resize)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize
+
+
+def count_resized_pixels(short: int, long: int, resize: int, fit: str) -> int:
+    """Count the pixels of the largest image that resizing makes, between both axes or at the end.
+
+    Parameters
+    ----------
+    short, long : int
+        Sides of the image in pixels.
+    resize : int
+        New length of a side in pixels.
+    fit : {"crop", "squash", "border"}
+        See `Preprocess`.
+
+    Returns
+    -------
+    int
+        Pixels, rounded up.
+    """
+    if fit == "squash":
+        return resize * max(long, resize)
+    if fit == "border":
+        return resize * max(short, -(-resize * short // max(long, 1)), 1)
+    return -(-resize * resize * long // max(short, 1))
 
 
 def find_transpose(image: Image.Image) -> Image.Transpose | None:
@@ -231,6 +265,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _compute_fill(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Compute the colour of a border: the mean, which a network gets as zero but for rounding."""
+    red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+    return red, green, blue
 
 
 def _compute_crop_start(side: int, crop: int) -> int:

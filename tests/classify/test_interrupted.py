@@ -157,7 +157,7 @@ def test_a_kill_loses_only_what_was_at_work(mine, line, run_cli, unbroken, group
 ENDED_AT_ONCE = """
 import os, time
 from joblib import delayed
-from classify.experiments.workers import run_parallel
+from classify.workers import run_parallel
 from featurize.system import signals
 signals.install_handlers()
 with run_parallel([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=2) as done:

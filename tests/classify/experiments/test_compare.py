@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from classify import compare, fit
+from classify import compare, fit, workers
 from classify.errors import CallError, UnknownHeadError
 from classify.evaluation.paired import apply_holm_correction
-from classify.experiments import grid, workers
+from classify.experiments import grid
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadResult
 from classify.heads.registry import DEFAULT_HEADS

@@ -76,6 +76,16 @@ def test_everything_that_matters_comes_back(cache, table, saved):
     assert "softmax on coarse, 10 classes" in repr(loaded)
 
 
+@pytest.mark.parametrize("network", [None, {"weight": np.ones(3, np.float32)}])
+def test_how_images_become_square_comes_back(saved, tmp_path, network):
+    head = load_head(saved)
+    assert "fit" not in json.loads(parts(saved)[1]["preprocess"])
+    preprocess = dataclasses.replace(head.source.preprocess, fit="border")
+    source = dataclasses.replace(head.source, preprocess=preprocess)
+    save_head(dataclasses.replace(head, source=source), tmp_path / "h", network)
+    assert load_head(tmp_path / "h").source == source
+
+
 def test_the_file_is_safetensors_with_readable_metadata(saved, cache):
     arrays, metadata = parts(saved)
     assert sorted(arrays) == ["coef", "intercept", "mean", "scale", "seen"]

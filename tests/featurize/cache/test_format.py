@@ -1,5 +1,6 @@
 """The feature cache's format: one test, or a few, for each clause of docs/cache-format.md."""
 
+import copy
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -116,7 +118,7 @@ def test_c2_root_attributes(cache, ran):
                 name: KINDS[kind] for name, kind, what in table(2) if "there are any" not in what
             }
             assert file.attrs["format"] == table(2)[0][2]
-            assert file.attrs["format_version"] == "1.1"
+            assert file.attrs["format_version"] == "1.1"  # nothing in it asks for 1.2
             assert re.fullmatch("[0-9a-f]{32}", file.attrs["id"])
             assert json.loads(file.attrs["required_features"]) == []
             assert file.attrs["n_rows"] == len(file["images/path"])
@@ -1740,3 +1742,49 @@ def test_c36_folders_that_cannot_be_synced(allocate, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "open", no_folders)
     assert FeatureCache(allocate(tmp_path / "c.h5")).counts["pending"] == 6
+
+
+# How an image that is not square becomes one, since 1.2
+
+
+@pytest.mark.parametrize("fit", ["squash", "border"])
+def test_c42_a_cache_that_does_not_crop_asks_for_a_reader_that_knows(
+    draw, toy, tmp_path, cli, monkeypatch, fit
+):
+    folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
+    fitted = copy.copy(toy)
+    fitted.preprocess = replace(toy.preprocess, fit=fit)
+    featurize.run(folder, path, backbone=fitted, layers="0")
+    with h5py.File(path) as file:
+        assert file.attrs["format_version"] == "1.2"
+        assert json.loads(file.attrs["required_features"]) == ["preprocess.fit"]
+        assert json.loads(file["extractor"].attrs["preprocess"])["fit"] == fit
+    found = FeatureCache(path)
+    assert (found.extractor.preprocess.fit, found.verify()) == (fit, [])
+    assert cli("info", path, "--json").exit_code == 0
+    draw(folder, ["new.png"], seed=1)
+    assert featurize.run(folder, path, backbone=fitted).computed == 1
+    with pytest.raises(FingerprintMismatchError, match=r"preprocess\.fit is .*, asked for 'crop'"):
+        featurize.run(folder, path, backbone=toy)
+    # A release that knows only 1.1 has no such feature.
+    monkeypatch.setattr("featurize.cache.violations.SUPPORTED_FEATURES", frozenset())
+    refused(path, r"needs features unknown to this Headgraft \(preprocess\.fit\); upgrade it")
+
+
+@pytest.mark.parametrize(
+    ("fit", "required", "message"),
+    [
+        ("crop", '["preprocess.fit"]', "fit is left out where it is crop"),
+        ("squash", "[]", "names preprocess.fit where preprocess has it, and only there"),
+        (None, '["preprocess.fit"]', "names preprocess.fit where preprocess has it, and only"),
+        ("pad", '["preprocess.fit"]', "fit is one of crop, squash, border, not 'pad'"),
+    ],
+)
+def test_c42_what_says_it_otherwise_is_refused(cache, fit, required, message):
+    def change(file):
+        fields = json.loads(file["extractor"].attrs["preprocess"]) | ({"fit": fit} if fit else {})
+        file["extractor"].attrs["preprocess"] = canonical_json(fields)
+        file.attrs["required_features"] = required
+
+    alter(cache, change)
+    refused(cache, message)

@@ -4,6 +4,7 @@ Everything goes through `run`, with a network that hands its input on: the featu
 prepared pixels, so they can be compared with torchvision's transforms to the bit.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -104,6 +105,76 @@ def test_pixels_are_the_official_ones_to_the_bit(folder, resize, crop, interpola
     assert cache.failures == {}
     wrong = [name for name in expected if not torch.equal(found[name], expected[name])]
     assert wrong == []
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "border"])
+@pytest.mark.parametrize(
+    ("crop", "crop_pct", "interpolation"),
+    [
+        (32, 1.0, "bicubic"),
+        (33, 0.875, "bicubic"),
+        (32, 0.9, "bilinear"),
+        (31, 0.95, "nearest"),
+        (37, 0.891, "lanczos"),
+        (32, 1.07, "bicubic"),  # the crop reaches over the edge of the squashed image too
+    ],
+)
+def test_pixels_are_those_of_timm_to_the_bit(folder, fit, crop, crop_pct, interpolation):
+    reason = "timm is not installed, so its pixels cannot be compared"
+    timm_data = pytest.importorskip("timm.data", reason=reason)
+    transform = timm_data.create_transform(
+        input_size=(3, crop, crop),
+        crop_pct=crop_pct,
+        crop_mode={"crop": "center"}.get(fit, fit),
+        interpolation=interpolation,
+        mean=tuple(MEAN),
+        std=tuple(STD),
+        is_training=False,
+    )
+    recipe = {"resize": math.floor(crop / crop_pct), "crop": crop, "fit": fit}
+    recipe |= {"interpolation": interpolation, "mean": MEAN, "std": STD}
+    expected = {}
+    # timm itself fails where a side is rounded to nothing; 45 and 75 are halves to be rounded.
+    for k, (width, height) in enumerate([*SIZES[:-1], (640, 17), (64, 45), (75, 64), (500, 333)]):
+        image = noise(width, height, seed=k)
+        name = f"{width}x{height}.png"
+        image.save(folder / name)
+        expected[name] = transform(image)
+    found, cache = features_of(folder, recipe)
+    assert cache.failures == {}
+    wrong = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert wrong == []
+
+
+def test_the_whole_of_a_long_image_lies_inside_its_border(folder):
+    Image.new("RGB", (400, 2), BLUE).save(folder / "line.png")  # 8 x 0.04 pixels
+    Image.new("RGB", (2, 400), BLUE).save(folder / "post.png")
+    recipe = {**PLAIN, "fit": "border", "mean": [1.0, 0.5, 0.0]}
+    found, _ = features_of(folder, recipe)
+    blue, border = [-1.0, -0.5, 1.0], [0.0, 128 / 255 - 0.5, 0.0]
+    for name, along in {"line.png": 1, "post.png": 2}.items():
+        lines = found[name].movedim(along, 0)  # line by line: (8, 3, 8)
+        is_blue = torch.isclose(lines, torch.tensor(blue)[:, None]).all(dim=(1, 2))
+        assert is_blue.sum() == 1
+        assert torch.isclose(lines[~is_blue], torch.tensor(border)[:, None]).all()
+
+
+@pytest.mark.parametrize("fit", ["squash", "border"])
+def test_fast_decoding_is_close_in_every_fit(folder, fit):
+    gradient = np.linspace(0, 255, 900).astype(np.uint8)
+    picture = np.stack([np.tile(gradient, (300, 1))] * 3, axis=2)
+    Image.fromarray(picture).save(folder / "a.jpg", quality=95)
+    recipe = {**PLAIN, "resize": 32, "crop": 32, "fit": fit, "interpolation": "bicubic"}
+    exact, fast = (pixels_of(folder, recipe | {"decode": d})["a.jpg"] for d in ("exact", "fast"))
+    assert np.abs(exact.astype(int) - fast.astype(int)).max() <= 3
+
+
+def test_a_pencil_of_an_image_is_too_large_to_squash(folder):
+    Image.new("L", (1, 1 << 20)).save(folder / "pencil.png")
+    recipe = {**PLAIN, "resize": 256, "fit": "squash"}
+    _, cache = features_of(folder, recipe)
+    assert cache.failures == {"pencil.png": "too large"}
+    assert features_of(folder, recipe | {"fit": "border"})[1].failures == {}
 
 
 def test_photographs_are_prepared_as_the_weights_say(photos, tmp_path):

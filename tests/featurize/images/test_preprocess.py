@@ -65,6 +65,8 @@ def test_it_is_frozen_and_travels(made):
         ({"interpolation": "sinc"}, "interpolation is one of nearest"),
         ({"interpolation": ["bilinear"]}, "interpolation is one of nearest"),
         ({"decode": "slow"}, "decode is one of exact, fast, not 'slow'"),
+        ({"fit": "pad"}, "fit is one of crop, squash, border, not 'pad'"),
+        ({"fit": None}, "fit is one of crop, squash, border, not None"),
         ({"size": 8}, "has the keys crop, decode"),
     ],
 )
@@ -74,6 +76,17 @@ def test_what_cannot_be_is_refused(change, message, made):
     if "size" not in change:
         with pytest.raises(CallError, match=message):
             replace(made, **change)
+
+
+def test_a_fit_is_part_of_the_value_unless_it_is_crop(made):
+    assert Preprocess.from_dict({**VALUES, "fit": "crop"}) == made == VALUES
+    squashed = replace(made, fit="squash")
+    assert squashed.to_dict() == {**VALUES, "fit": "squash"}
+    assert list(squashed) == sorted({**VALUES, "fit": "squash"})
+    assert Preprocess.from_dict(squashed.to_dict()) == squashed != made
+    assert replace(made, fit="border") != squashed
+    assert made.describe() == "shorter side to 256, centre 224 x 224, bilinear"
+    assert squashed.describe() == "both sides to 256, centre 224 x 224, bilinear"
 
 
 @pytest.mark.parametrize("name", ["resize", "crop", "mean", "std"])
