@@ -27,6 +27,7 @@ from classify.heads.record import HeadResult
 from classify.heads.registry import HeadSpec, get_head_spec
 from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike
+from featurize.backbones.licences import find_licence_warning
 from featurize.cache.reader import FeatureCache
 
 MAX_JOINED_VALUES = 1 << 26
@@ -158,6 +159,10 @@ def fit(
             "layers joined are often better: --layer joined"
         )
     copies = describe_leaking_copies(task, cache.paths)
+    source = fitted.source
+    if source.licence:
+        warning = find_licence_warning(source.licence, source.weights)
+        layer_notices += [warning] if warning else []
     notices = (*task.notices, *copies, *layer_notices, *fitted.notices)
     head_on_task = replace(fitted, seen=_collect_seen_hashes(cache, task), notices=notices)
     return HeadFit(head_on_task, result.record)

@@ -283,6 +283,7 @@ def to_fitted_head(
             preprocess=backbone.preprocess,
             precision="float32",
             layers=(embedding,),
+            licence=backbone.facts.get("licence", ""),
         ),
         record={},
         seen=np.unique(hash_prefixes(train_sha256)),

@@ -69,6 +69,8 @@ class FeatureSource:
         Numeric precision of the backbone's forward pass.
     layers : tuple of HeadLayer
         Layers whose features are joined, in order.
+    licence : str
+        Licence of the weights, as published; empty if it is not known.
     """
 
     backbone: str
@@ -77,6 +79,7 @@ class FeatureSource:
     preprocess: Preprocess
     precision: str
     layers: tuple[HeadLayer, ...]
+    licence: str = ""
 
     @property
     def extractor(self) -> Extractor:
@@ -110,6 +113,7 @@ class FeatureSource:
             layers=tuple(
                 HeadLayer(i.name, i.layer, i.pool, i.dtype, i.dim, i.fingerprint) for i in infos
             ),
+            licence=str(extractor.environment.get("licence", "")),
         )
 
 

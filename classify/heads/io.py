@@ -79,6 +79,8 @@ def save_head(
         preprocess = {key: preprocess[key] for key in TUNED_PREPROCESS_KEYS if key in preprocess}
     values = {name: getattr(head, name) for name in HEAD_FIELDS}
     values |= asdict(head.source) | {"preprocess": preprocess}
+    if not head.source.licence:
+        del values["licence"]
     values |= {"settings": dict(head.settings), "record": dict(head.record)}
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
@@ -219,7 +221,8 @@ def _read_head(file: Any) -> FittedHead:
     else:
         scorer = _read_array_model(file, names, K, dim, prepare)
     head, task = texts.pop("head"), texts.pop("task")
-    source = FeatureSource(**texts, preprocess=preprocess, layers=layers)
+    licence = read_value("licence", _is_text) if "licence" in metadata else ""
+    source = FeatureSource(**texts, preprocess=preprocess, layers=layers, licence=licence)
     return FittedHead(
         head,
         classes,

@@ -252,6 +252,22 @@ def load_into(
     module.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
 
 
+def read_licence(metadata: dict[str, str]) -> str:
+    """Read the licence from the metadata of a weights file.
+
+    Parameters
+    ----------
+    metadata : dict of str to str
+        Metadata of the file.
+
+    Returns
+    -------
+    str
+        Its name; empty if the metadata have none.
+    """
+    return to_printable(metadata.get("licence", "").strip('"'))[:80]
+
+
 def read_preprocess(metadata: dict[str, str]) -> dict[str, Any] | None:
     """Read the preprocessing from the metadata of a weights file.
 

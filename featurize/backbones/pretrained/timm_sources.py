@@ -192,7 +192,7 @@ def _find_in_file(name: TimmName, path: Path) -> TimmSource:
     stored = weights_files.read_preprocess(metadata)
     return TimmSource(
         # What timm's default weights are, this file need not be.
-        replace(config, licence="unknown", source=""),
+        replace(config, licence=weights_files.read_licence(metadata) or "unknown", source=""),
         lambda: tensors,
         path.name,
         stored_preprocess=Preprocess.from_dict(stored) if stored else None,

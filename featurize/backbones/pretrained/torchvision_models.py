@@ -77,9 +77,10 @@ def load_torchvision(
         )
     tensors: dict[str, Tensor] | None = None
     published: Preprocess | None = None
+    licence = ""
     if weights is not None and is_file_path(weights):
         tensors, metadata = weights_files.read_weights(Path(weights))
-        label = Path(weights).name
+        label, licence = Path(weights).name, weights_files.read_licence(metadata)
         stored = weights_files.read_preprocess(metadata)
         published = Preprocess.from_dict(stored) if stored else None
     else:
@@ -106,7 +107,7 @@ def load_torchvision(
         tensors=tensors,
         family=find_family(name),
         build=lambda other_size: _build_network(name, other_size),
-        facts=_find_facts(name, label),
+        facts=_find_facts(name, label) | ({"licence": licence} if licence else {}),
     )
 
 
