@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from classify import fit, load_head
+from classify import fit, load_head, save_head
 from featurize import load_backbone, run
 
 
@@ -34,7 +34,7 @@ def cache_under(tmp_path):
 def test_a_head_keeps_the_licence_and_says_what_it_forbids(cache_under, tmp_path, licence, warned):
     done = fit(cache_under(licence), head="ncm")
     assert any("forbids commercial use" in notice for notice in done.notices) == warned
-    done.head.save(tmp_path / "h.safetensors")
+    save_head(done.head, tmp_path / "h.safetensors")
     assert load_head(tmp_path / "h.safetensors").source.licence == licence
     with safe_open(tmp_path / "h.safetensors", "np") as file:
         assert json.loads(file.metadata()["licence"]) == licence
@@ -46,7 +46,7 @@ def test_a_head_without_one_is_written_as_before(make_cache, make_table, tmp_pat
     features = (rng.normal(size=(40, 4)) + y[:, None]).astype(np.float32)
     cache = make_cache(tmp_path / "c.h5", {"a": features})
     table = make_table(tmp_path / "t.csv", "path,label", list(zip(cache.paths, y, strict=True)))
-    fit(cache, table, head="ncm").head.save(tmp_path / "h.safetensors")
+    save_head(fit(cache, table, head="ncm").head, tmp_path / "h.safetensors")
     with safe_open(tmp_path / "h.safetensors", "np") as file:
         assert "licence" not in file.metadata()
     assert load_head(tmp_path / "h.safetensors").source.licence == ""
