@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 DIGITS = build/digits
+PATCHES = build/patches
 
 .PHONY: help install demo test test-slow check bench docs
 .DEFAULT_GOAL := help
@@ -15,11 +16,16 @@ install: .venv/installed  ## A .venv with all that tests and benchmarks need
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: install  ## One cache of 1,797 digits, heads for three tasks
+demo: install  ## One cache of 1,797 digits, heads for three tasks; two backbones on photographs
 	$(BIN)/python data/digits/make.py $(DIGITS)
 	$(BIN)/featurize run $(DIGITS)/images -o build/digits.h5 --backbone seedling --layers auto
 	$(BIN)/classify compare build/digits.h5 --labels $(DIGITS)/digit.csv \
 		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv
+	$(BIN)/python data/patches/make.py $(PATCHES)
+	$(BIN)/featurize run $(PATCHES)/images -o $(PATCHES)/seedling.h5 --backbone seedling --layers auto
+	$(BIN)/featurize run $(PATCHES)/images -o $(PATCHES)/lite0.h5 --backbone lite0 --layers auto
+	$(BIN)/classify compare $(PATCHES)/lite0.h5 $(PATCHES)/seedling.h5 \
+		--labels $(PATCHES)/what.csv --heads lda --folds 5
 
 check: install  ## Lint, types, import floors
 	$(BIN)/ruff check .
