@@ -28,7 +28,8 @@ def run(*words: object) -> dict:
 
 
 def main() -> None:
-    n_train, n_test = map(int, (*sys.argv[1:], 500, 100)[:2])
+    arguments = [int(word) for word in sys.argv[1:]]
+    n_train, n_test = arguments + [500, 100][len(arguments) :]
     folder = cifar(n_train, n_test)
     caches = [BUILD / f"{name}-{n_train}.h5" for name in NETWORKS]
     for cache, (network, *more) in zip(caches, NETWORKS.values(), strict=True):
@@ -47,6 +48,7 @@ def main() -> None:
         mark = "" if record.get("distinguishable", True) else "not distinguishable from the best"
         print(
             f"| {record['cache']} | {record['layer']} | {record['head']} | {record['columns']} | "
+            f"{record['gmacs']} | "
             f"{record['validation_accuracy']:.3f} | {record['test_accuracy']:.3f} | {mark} |"
         )
     print("\n| network | situation | strategy | probe | accuracy by layer |\n|---|---|---|---|---|")
