@@ -35,11 +35,11 @@ def main() -> None:
     for cache, (network, *more) in zip(caches, NETWORKS.values(), strict=True):
         done = run("featurize", "run", folder, "-o", cache, "--backbone", network, *more,
                    "--layers", "auto")  # fmt: skip
-        print(f"{cache.stem}: {done['computed']:,} computed in {done['seconds']:.0f} s", flush=True)
-    found = run("classify", "compare", *caches, "--heads", "softmax,lda,ncm")
-    print(
-        "\n| network | layers | head | columns | validation | test | |\n|---|---|---|---|---|---|---|"
-    )
+        seconds = f"{done['seconds']:.0f} s"
+        print(f"{cache.stem}: {done['computed']:,} computed in {seconds}", flush=True)
+    found = run("classify", "compare", *caches, "--heads", "lda,ncm")
+    headings = ("network", "layers", "head", "columns", "GMAC", "validation", "test", "")
+    print(f"\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     ranked = sorted(found["records"], key=lambda record: -record["validation_accuracy"])
     best = {}
     for record in ranked:
