@@ -42,7 +42,7 @@ MaxTime = Annotated[
 Epochs = Annotated[int, typer.Option(help="At most.")]
 BatchSize = Annotated[int, typer.Option(help="Images a step.")]
 LearningRate = Annotated[
-    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch.")
+    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch or by adapters.")
 ]
 Augment = Annotated[
     str,
@@ -86,9 +86,16 @@ def finetune(
     tune: Annotated[
         str,
         typer.Option(
-            metavar="last|LAYER|all", help="From this layer on; last is the deepest stage."
+            metavar="last|last-N|LAYER|all",
+            help="From this layer on; last is the deepest stage, last-4 four blocks or stages.",
         ),
     ] = "all",
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK", help="Train adapters of this rank in place of the weights; 8 is usual."
+        ),
+    ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(metavar="linear|mlp", help="The new classifier; linear if not given."),
@@ -140,6 +147,7 @@ def finetune(
                 preprocess=preprocess,
                 cache=cache,
                 tune=tune,
+                lora=lora,
                 classifier=classifier,
                 column=column,
                 labels_level=labels_level,
