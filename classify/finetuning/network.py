@@ -282,9 +282,10 @@ class FineTuneNetwork(nn.Module):
         state : mapping of str to Tensor
             Other tensors keep their values.
         """
+        is_training = self.training
         self.load_state_dict(state, strict=False)
-        # Some networks of timm keep what they made of their weights, until the mode changes.
-        self.train()
+        # Some networks of timm keep what they made of their weights until the mode changes.
+        self.train().train(is_training)
 
     def merge_adapters(self) -> None:
         """Add adapters to the weights, so that the trunk is an ordinary network again."""
