@@ -105,6 +105,8 @@ class FineTuneResult:
     def to_dict(self) -> dict[str, Any]:
         """Convert to a flat dict for JSON, without head, predictions and notices.
 
+        It has ``lora`` only if adapters were trained.
+
         Returns
         -------
         dict of str to object
@@ -112,6 +114,8 @@ class FineTuneResult:
         names = [field.name for field in fields(self) if field.name not in NOT_IN_DICT]
         values = {name: getattr(self, name) for name in names}
         values |= values.pop("scores")
+        if self.lora is None:
+            del values["lora"]  # records without adapters are as they were before there were any
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
