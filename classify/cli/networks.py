@@ -42,7 +42,7 @@ MaxTime = Annotated[
 Epochs = Annotated[int, typer.Option(help="At most.")]
 BatchSize = Annotated[int, typer.Option(help="Images a step.")]
 LearningRate = Annotated[
-    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch or by adapters.")
+    float | None, typer.Option(help="The highest; 3e-4, or 1e-3 from scratch.")
 ]
 Augment = Annotated[
     str,
@@ -113,7 +113,10 @@ def finetune(
     ] = None,
     epochs: Epochs = TrainConfig.epochs,
     batch_size: BatchSize = TrainConfig.batch_size,
-    learning_rate: LearningRate = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="The highest; 3e-4, or 1e-3 from scratch or with --lora."),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower validation loss before it stops.")
     ] = TrainConfig.patience,

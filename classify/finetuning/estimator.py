@@ -19,6 +19,7 @@ from classify.finetuning.head_transfer import resolve_init_head
 from classify.finetuning.steps import FineTuning
 from classify.finetuning.trainer import ProgressCallback, run_inference, seed_torch
 from classify.heads.fitted import FittedHead
+from featurize.backbones.backbone import Backbone
 from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Say, ignore
 
@@ -34,8 +35,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone : str
-        As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning.
+    backbone : str or Backbone
+        As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning. A `Backbone`
+        of your own stays as it is; `last` has to be known of it, as it is of timm's networks.
     root : path
         The image folder that paths are relative to.
     weights, preprocess : str, optional
@@ -86,7 +88,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | Backbone = "resnet50",
         *,
         root: str | os.PathLike[str] = ".",
         weights: str | None = None,

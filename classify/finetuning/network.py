@@ -1,5 +1,6 @@
 """The network to tune: a backbone, trainable from some layer on, and a new classifier."""
 
+import copy
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -110,7 +111,7 @@ class FineTuneNetwork(nn.Module):
     Parameters
     ----------
     backbone : Backbone
-        Its weights are tuned in place.
+        Its weights are copied.
     tune : str
         ``all``, or a layer: that and everything after it.
     n_classes : int
@@ -170,9 +171,10 @@ class FineTuneNetwork(nn.Module):
         network = self._network = backbone.network
         first_tuned_op = 0 if tune == "all" else find_first_op(network, tune)
         # Loads the weights into the network that all its parts share.
-        self.trunk = backbone.cut([self.last_layer])
+        trunk = backbone.cut([self.last_layer])
         if from_activations:
-            self.trunk = extract_upper_part(network, tune, self.last_layer)
+            trunk = extract_upper_part(network, tune, self.last_layer)
+        self.trunk = copy.deepcopy(trunk)  # the backbone may be used again, and is frozen
         self._groups = ParamGroups(backbone)
         for name, parameter in self.trunk.named_parameters():
             parameter.requires_grad_(self._groups.depths[name] >= first_tuned_op)
@@ -297,7 +299,9 @@ class FineTuneNetwork(nn.Module):
         """Take images from now on: run the frozen part and then the tuned one. Merges adapters."""
         self.merge_adapters()
         if self.from_activations:
-            self.trunk, self.from_activations = self._network.cut([self.last_layer]), False
+            whole = copy.deepcopy(self._network.cut([self.last_layer]))
+            whole.load_state_dict(self.trunk.state_dict(), strict=False)
+            self.trunk, self.from_activations = whole, False
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict of trainable parameters and of buffers.

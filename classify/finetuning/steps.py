@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from classify.data.features import open_cache
+from classify.errors import CallError
 from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
 from classify.finetuning.config import TrainConfig
@@ -31,6 +32,7 @@ from classify.finetuning.trainer import (
 )
 from classify.finetuning.tuned_part.stages import resolve_tune
 from classify.heads.fitted import FittedHead
+from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
 from featurize.progress import Say
 
@@ -75,6 +77,8 @@ class FineTuning:
     ------
     BackboneError
         If the network or its weights cannot be loaded.
+    CallError
+        If weights or preprocessing are given beside a `Backbone`, which has them.
     """
 
     net: FineTuneNetwork
@@ -98,12 +102,7 @@ class FineTuning:
             classes,
         )
         self.distributed, self.say, self.report = distributed, say, report
-        self.backbone = load_backbone(
-            options.backbone,
-            None if options.is_from_scratch else options.weights,
-            preprocess=options.preprocess,
-            frozen_weights=not options.is_from_scratch,
-        )
+        self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
         self._cache = None if options.cache is None else open_cache(options.cache)
@@ -288,3 +287,16 @@ class FineTuning:
             train_sha256=np.concatenate([self.training.sha256, self.held_out.sha256]),
         )
         return head, network
+
+
+def _load_backbone(options: "FineTuneClassifier") -> Backbone:
+    if not isinstance(options.backbone, Backbone):
+        return load_backbone(
+            options.backbone,
+            None if options.is_from_scratch else options.weights,
+            preprocess=options.preprocess,
+            frozen_weights=not options.is_from_scratch,
+        )
+    if options.weights is not None or options.preprocess is not None:
+        raise CallError("a Backbone has its weights and preprocessing: leave both options out")
+    return options.backbone

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from classify import evaluate, finetune, fit, load_head, predict, save_head
+from classify import FineTuneClassifier, evaluate, finetune, fit, load_head, predict, save_head
+from classify.errors import CallError
 from featurize import FeatureCache, load_backbone, run
+from featurize.backbones.weights import hash_state_dict
 
 OPTIONS = {"epochs": 2, "batch_size": 16, "augment": "none", "device": "cpu"}
 
@@ -57,9 +60,25 @@ def test_the_command_tunes_and_what_it_saved_reopens(pictured, vit_folder, run_c
         "norm.weight",
         "norm.bias",
     }
-    done = run_cli(*line, "--tune", "last-7")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "error: timm:test_vit has 6 blocks, so --tune is last-1 to last-6, or all" in done.stderr
+
+
+def test_a_network_of_ones_own_is_tuned_and_stays_as_it_is(make_timm_backbone, pictured, tmp_path):
+    backbone = make_timm_backbone("test_vit2", img_size=64)
+    names = list(backbone.network.module.state_dict())
+    digest = hash_state_dict(backbone.network.module.state_dict())
+    run(pictured.images, tmp_path / "c.h5", backbone=backbone, layers="pre_logits,blocks.5:none")
+    options = OPTIONS | {"tune": "last-2", "init_head": "random", "root": pictured.images}
+    model = FineTuneClassifier(backbone, **options).fit(pictured.paths, pictured.labels)
+    mapped = clone(model).set_params(cache=tmp_path / "c.h5", root="nowhere")
+    mapped.fit(pictured.paths, pictured.labels)
+    assert model.history_[-1].loss == pytest.approx(mapped.history_[-1].loss, rel=1e-3)
+    assert list(model.network_) == list(mapped.network_) == names
+    assert hash_state_dict(backbone.network.module.state_dict()) == digest
+    assert model.head_.source.weights_sha256 != digest
+    mapped.set_params(root=pictured.images)
+    assert (model.predict(pictured.paths) == mapped.predict(pictured.paths)).mean() > 0.9
+    with pytest.raises(CallError, match="has its weights and preprocessing: leave both options"):
+        clone(model).set_params(weights="none").fit(pictured.paths, pictured.labels)
 
 
 @pytest.mark.slow
