@@ -86,9 +86,16 @@ def finetune(
     tune: Annotated[
         str,
         typer.Option(
-            metavar="last|LAYER|all", help="From this layer on; last is the deepest stage."
+            metavar="last|last-N|LAYER|all",
+            help="From this layer on; last is the deepest stage, last-4 four blocks or stages.",
         ),
     ] = "all",
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK", help="Train adapters of this rank in place of the weights; 8 is usual."
+        ),
+    ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(metavar="linear|mlp", help="The new classifier; linear if not given."),
@@ -106,7 +113,10 @@ def finetune(
     ] = None,
     epochs: Epochs = TrainConfig.epochs,
     batch_size: BatchSize = TrainConfig.batch_size,
-    learning_rate: LearningRate = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="The highest; 3e-4, or 1e-3 from scratch or with --lora."),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without a lower validation loss before it stops.")
     ] = TrainConfig.patience,
@@ -140,6 +150,7 @@ def finetune(
                 preprocess=preprocess,
                 cache=cache,
                 tune=tune,
+                lora=lora,
                 classifier=classifier,
                 column=column,
                 labels_level=labels_level,

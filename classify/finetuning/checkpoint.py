@@ -97,6 +97,8 @@ def compute_key(
     params = dict(options)
     del params["root"], params["device"]  # neither changes what the images show
     params["cache"] = params["cache"] is not None
+    if params["lora"] is None:
+        del params["lora"]  # so it was before there were adapters
     if init_head is not None:
         scorer = init_head.scorer
         params["init_head"] = compute_digest(scorer.coef, scorer.intercept)  # type: ignore[union-attr]

@@ -11,9 +11,12 @@ BATCH_NORM_MODES = ("frozen", "trained")
 SCRATCH_DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "layer_decay": 1.0,
+    "block_decay": 1.0,
     "batch_norm": "trained",
 }
 """Random weights need a higher learning rate, the same for all stages, and their own statistics."""
+LORA_DEFAULTS: dict[str, Any] = {"learning_rate": 1e-3, "layer_decay": 1.0, "block_decay": 1.0}
+"""Adapters begin at zero beside weights that stay: nothing has to be spared by a lower rate."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class TrainConfig:
         Of random weights, of the order of images, and of their augmentation.
     layer_decay : float
         Learning rate of a stage as a share of the next stage's.
+    block_decay : float
+        Learning rate of a block as a share of the next block's, for transformers that are a row of
+        equal blocks. The default is that of masked autoencoders (K. He et al., 2022, "Masked
+        autoencoders are scalable vision learners", CVPR); BEiT has 0.65 to 0.75.
+    lora : int, optional
+        Rank of adapters that are trained in place of weights. By default the weights are trained.
 
     Raises
     ------
@@ -63,11 +72,15 @@ class TrainConfig:
     class_weight: str | None = None
     seed: int = 0
     layer_decay: float = 0.7
+    block_decay: float = 0.75
+    lora: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise CallError(f"{name.replace('_', ' ')} is 1 or more, not {getattr(self, name)}")
+        if self.lora is not None and self.lora < 1:
+            raise CallError(f"the rank of --lora is 1 or more, not {self.lora}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise CallError(f"the learning rate is above 0, not {self.learning_rate}")
         if not (self.mixup >= 0 and math.isfinite(self.mixup)):
@@ -86,10 +99,11 @@ class TrainConfig:
         Parameters
         ----------
         options : object
-            An attribute that is missing or None takes its default.
+            An attribute that is missing or None takes its default. With ``lora``, `LORA_DEFAULTS`
+            replace the defaults.
         from_scratch : bool
-            Whether training starts from random weights. Then `SCRATCH_DEFAULTS` replace the
-            defaults. False by default.
+            Whether training starts from random weights. Then `SCRATCH_DEFAULTS` replace them.
+            False by default.
 
         Returns
         -------
@@ -98,8 +112,14 @@ class TrainConfig:
         Raises
         ------
         CallError
-            If an option has an unknown value, or a number is out of range.
+            If an option has an unknown value, a number is out of range, or adapters are asked for
+            beside random weights.
         """
         given = {field.name: getattr(options, field.name, None) for field in fields(cls)}
-        defaults = SCRATCH_DEFAULTS if from_scratch else {}
+        with_adapters = given["lora"] is not None
+        if with_adapters and from_scratch:
+            raise CallError(
+                "--lora adapts pretrained weights, and --weights none are random: leave one out"
+            )
+        defaults = SCRATCH_DEFAULTS if from_scratch else LORA_DEFAULTS if with_adapters else {}
         return cls(**defaults | {name: value for name, value in given.items() if value is not None})

@@ -1,41 +1,25 @@
 """`FineTuneClassifier`: fine-tuning as a scikit-learn classifier on image paths."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classify.data.features import CacheOrPath, check_paths, open_cache
+from classify.data.features import CacheOrPath, check_paths
 from classify.data.splits import split_validation
 from classify.errors import CallError
-from classify.evaluation.temperature import fit_temperature
-from classify.finetuning.checkpoint import check_checkpoint_path, compute_key, load_checkpoint
+from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
-from classify.finetuning.datasets.activations import ActivationDataset, find_activations
-from classify.finetuning.datasets.images import DecodedImages, ImageDataset, read_image_datasets
+from classify.finetuning.datasets.images import DecodedImages, ImageDataset
 from classify.finetuning.distributed import Distributed, init_distributed
-from classify.finetuning.head_transfer import (
-    RANDOM_INIT,
-    check_init_head,
-    extract_state_dict,
-    init_classifier,
-    resolve_init_head,
-    to_fitted_head,
-)
-from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
-from classify.finetuning.trainer import (
-    ProgressCallback,
-    TrainProgress,
-    run_inference,
-    seed_torch,
-    train_network,
-)
+from classify.finetuning.head_transfer import resolve_init_head
+from classify.finetuning.steps import FineTuning
+from classify.finetuning.trainer import ProgressCallback, run_inference, seed_torch
 from classify.heads.fitted import FittedHead
 from featurize.backbones.backbone import Backbone
-from featurize.backbones.load import load_backbone
 from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Say, ignore
 
@@ -46,19 +30,24 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Training starts from a linear probe on the frozen embeddings, so that the first steps do not
     spoil the backbone (A. Kumar et al., 2022, "Fine-tuning can distort pretrained features and
     underperform out-of-distribution", ICLR). Then both are trained: AdamW, a warm-up, a cosine
-    decay, lower learning rates for earlier stages, frozen batch norm, and early stopping by the
-    loss on a validation part.
+    decay, lower learning rates for earlier stages or blocks, frozen batch norm, and early stopping
+    by the loss on a validation part.
 
     Parameters
     ----------
-    backbone : str
-        As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning.
+    backbone : str or Backbone
+        As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning. A `Backbone`
+        of your own stays as it is; `last` has to be known of it, as it is of timm's networks.
     root : path
         The image folder that paths are relative to.
     weights, preprocess : str, optional
         As in `featurize.load_backbone`. Weights ``none`` are random ones: training from scratch.
     tune : str
-        ``all``, ``last`` (the deepest stage), or a layer: that one and everything after it.
+        ``all``, ``last`` (the deepest stage), ``last-4`` (the last four blocks of a transformer, or
+        the last four stages), or a layer: that one and everything after it.
+    lora : int, optional
+        Rank of adapters, which are trained in place of the weights from `tune` on (LoRA, by PEFT)
+        and added to them in the end. It is for networks with linear layers, as transformers have.
     classifier : {"linear", "mlp"}
         ``mlp`` has one hidden layer of 512 units.
     init_head : str, path or FittedHead, optional
@@ -70,7 +59,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     epochs, batch_size, augment, mixup, patience, class_weight, seed
         See `classify.finetuning.config.TrainConfig`.
     learning_rate, batch_norm : optional
-        See `TrainConfig`. The defaults from scratch are 1e-3 and ``trained``.
+        See `TrainConfig`. The defaults from scratch are 1e-3 and ``trained``; with `lora` the
+        learning rate is 1e-3 too.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
 
@@ -98,12 +88,13 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | Backbone = "resnet50",
         *,
         root: str | os.PathLike[str] = ".",
         weights: str | None = None,
         preprocess: str | Mapping[str, Any] | None = None,
         tune: str = "all",
+        lora: int | None = None,
         classifier: str = "linear",
         init_head: str | os.PathLike[str] | FittedHead | None = None,
         cache: CacheOrPath | None = None,
@@ -123,6 +114,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.preprocess = preprocess
         self.tune = tune
+        self.lora = lora
         self.classifier = classifier
         self.init_head = init_head
         self.cache = cache
@@ -192,65 +184,23 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, y = np.unique(np.asarray(y), return_inverse=True)
         if len(y) != len(paths):
             raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
-        config = TrainConfig.from_options(self, from_scratch=self._is_from_scratch)
+        config = TrainConfig.from_options(self, from_scratch=self.is_from_scratch)
         init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
         masks = split_validation(y, names, groups, validation, self.seed)
         path = None if checkpoint is None else check_checkpoint_path(checkpoint)
         with init_distributed(self.device) as distributed, seed_torch(self.seed):
-            backbone = load_backbone(
-                self.backbone,
-                None if self._is_from_scratch else self.weights,
-                preprocess=self.preprocess,
-                frozen_weights=not self._is_from_scratch,
-            )
-            say(self._format_start_message(backbone, masks, distributed))
-            cache = None if self.cache is None else open_cache(self.cache)
-            tune = find_last_weighted_stage(backbone) if self.tune == "last" else self.tune
-            activations = find_activations(backbone, tune, cache, paths.tolist(), y, say)
-            net = self._make_network(backbone, tune, config, init_head, activations)
-            net.to(distributed.device)
-            datasets = self._make_datasets(backbone, paths, y, masks, activations, report)
-            key = compute_key(self.get_params(deep=False), init_head, backbone, datasets)
-            training, held_out = datasets
-            resume_from = None if path is None else load_checkpoint(path, key, net)
-            n_init = 0
-            if resume_from is None:
-                random_init = self.init_head == RANDOM_INIT or self._is_from_scratch
-                n_init = init_classifier(
-                    net,
-                    training,
-                    config,
-                    distributed,
-                    init_head=init_head,
-                    random_init=random_init,
-                    cache=cache,
-                    report=report,
-                )
-            else:
-                say(f"going on after epoch {len(resume_from.history)}, from {checkpoint}")
-            self.history_ = train_network(
-                net,
-                training,
-                held_out,
-                config,
-                distributed=distributed,
-                checkpoint=None if path is None else (path, key),
-                resume_from=resume_from,
-                deadline=deadline,
-                report=report,
-            )
-            decision_values = run_inference(net, held_out, self.batch_size, distributed)
-        n_per_epoch = len(training) + len(held_out)
-        self.images_run_ = n_init + len(self.history_) * n_per_epoch + len(held_out)
-        self.n_train_ = len(training)
-        self._network, self.network_ = net, extract_state_dict(net, backbone)
-        self.head_ = to_fitted_head(
-            net,
-            backbone,
-            names,
-            temperature=fit_temperature(decision_values, held_out.y),
-            train_sha256=np.concatenate([training.sha256, held_out.sha256]),
-        )
+            tuning = FineTuning(self, config, init_head, names, distributed, say, report)
+            tuning.say_start(masks)
+            tuning.prepare(paths, y, masks)
+            tuning.start(path)
+            self.history_ = tuning.train(deadline)
+            temperature = tuning.calibrate()
+        self.failures_, self.n_train_ = tuning.failures, len(tuning.training)
+        n_held_out = len(tuning.held_out)
+        n_trained = len(self.history_) * (self.n_train_ + n_held_out)
+        self.images_run_ = tuning.n_init + n_trained + n_held_out
+        self._network = tuning.net
+        self.head_, self.network_ = tuning.package(temperature)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -320,78 +270,18 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.head_.scores(embeddings)
 
     @property
-    def _is_from_scratch(self) -> bool:
+    def is_from_scratch(self) -> bool:
+        """Whether training starts from random weights."""
         return self.weights == "none"
 
     def _resolve_init_head(self) -> FittedHead | None:
         """Load the head to start from, and refuse options that exclude each other."""
-        if self._is_from_scratch and self.cache is not None:
+        if self.is_from_scratch and self.cache is not None:
             raise CallError(
                 "--weights none trains from random weights, for which no cache can be of use: "
                 "leave --cache out"
             )
         return resolve_init_head(self.init_head, self.classifier)
-
-    def _make_network(
-        self,
-        backbone: Backbone,
-        tune: str,
-        config: TrainConfig,
-        init_head: FittedHead | None,
-        activations: ActivationDataset | None,
-    ) -> FineTuneNetwork:
-        net = FineTuneNetwork(
-            backbone,
-            tune,
-            len(self.classes_),
-            self.classifier,
-            from_activations=activations is not None,
-            batch_norm=config.batch_norm,
-        )
-        if init_head is not None:
-            check_init_head(
-                init_head, backbone, net.last_layer, [str(name) for name in self.classes_]
-            )
-        return net
-
-    def _make_datasets(
-        self,
-        backbone: Backbone,
-        paths: np.ndarray,
-        y: np.ndarray,
-        masks: Sequence[np.ndarray],
-        activations: ActivationDataset | None,
-        report: ProgressCallback,
-    ) -> Sequence[ImageDataset | ActivationDataset]:
-        self.failures_: dict[str, str] = {}
-        if activations is not None:
-            return [activations.subset(mask) for mask in masks]
-        datasets = read_image_datasets(
-            self.root,
-            paths,
-            y,
-            masks,
-            classes=self.classes_,
-            preprocess=backbone.preprocess,
-            augment=self.augment,
-            seed=self.seed,
-            report=lambda step: report(TrainProgress(step.stage, step.done, step.total)),
-        )
-        for dataset in datasets:
-            self.failures_ |= dataset.images.failures
-        return datasets
-
-    def _format_start_message(
-        self, backbone: Backbone, masks: Sequence[np.ndarray], distributed: Distributed
-    ) -> str:
-        weights = "random" if self._is_from_scratch else backbone.weights
-        processes = f" x {distributed.world_size}" if distributed.world_size > 1 else ""
-        n_train, n_validation = (int(mask.sum()) for mask in masks)
-        return (
-            f"{backbone.name}, weights {weights}, tuning {self.tune} on "
-            f"{distributed.device}{processes}: {n_train:,} images to train on, {n_validation:,} to "
-            "validate by"
-        )
 
 
 def _check_text_paths(X: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The network to tune: a backbone, trainable from some layer on, and a new classifier."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from classify.errors import CallError
+from classify.finetuning.tuned_part.adapters import add_adapters, merge_adapters
+from classify.finetuning.tuned_part.param_groups import ParamGroups
+from classify.finetuning.tuned_part.stages import find_last_layer
 from classify.heads.models import LinearModel, MLPModel
 from featurize.backbones.backbone import Backbone
-from featurize.backbones.families import parse_layers
-from featurize.layers.partition import extract_upper_part, find_first_op, find_parameter_depths
+from featurize.layers.partition import extract_upper_part, find_first_op
 
 HIDDEN_UNITS = 512  # units of the hidden layer of `mlp`
 CLASSIFIER_KINDS = ("linear", "mlp")
@@ -108,7 +111,7 @@ class FineTuneNetwork(nn.Module):
     Parameters
     ----------
     backbone : Backbone
-        Its weights are tuned in place.
+        Its weights are copied.
     tune : str
         ``all``, or a layer: that and everything after it.
     n_classes : int
@@ -120,6 +123,9 @@ class FineTuneNetwork(nn.Module):
         images.
     batch_norm : {"frozen", "trained"}
         ``frozen`` (the default): images are normalised by the pretrained statistics.
+    lora : int, optional
+        Rank of adapters, which are trained in place of the weights from `tune` on. By default the
+        weights are trained.
 
     Attributes
     ----------
@@ -133,7 +139,8 @@ class FineTuneNetwork(nn.Module):
     Raises
     ------
     CallError
-        If the classifier is unknown, or nothing from `tune` on has weights.
+        If the classifier is unknown, or nothing from `tune` on has weights; with `lora`, if nothing
+        there is a linear layer, or PEFT is not installed.
     UnknownLayerError
         If the backbone has no layer `tune`.
     BackboneError
@@ -152,6 +159,7 @@ class FineTuneNetwork(nn.Module):
         *,
         from_activations: bool = False,
         batch_norm: str = "frozen",
+        lora: int | None = None,
     ) -> None:
         super().__init__()
         if classifier not in CLASSIFIER_KINDS:
@@ -159,24 +167,27 @@ class FineTuneNetwork(nn.Module):
                 f"the classifier is one of {', '.join(CLASSIFIER_KINDS)}, not {classifier!r}"
             )
         self.batch_norm, self.from_activations = batch_norm, from_activations
-        (self.last_layer,) = parse_layers("last", None, backbone.name)
+        self.last_layer = find_last_layer(backbone)
         network = self._network = backbone.network
         first_tuned_op = 0 if tune == "all" else find_first_op(network, tune)
         # Loads the weights into the network that all its parts share.
-        self.trunk = backbone.cut([self.last_layer])
+        trunk = backbone.cut([self.last_layer])
         if from_activations:
-            self.trunk = extract_upper_part(network, tune, self.last_layer)
-        self._depths = find_parameter_depths(network)
+            trunk = extract_upper_part(network, tune, self.last_layer)
+        self.trunk = copy.deepcopy(trunk)  # the backbone may be used again, and is frozen
+        self._groups = ParamGroups(backbone)
         for name, parameter in self.trunk.named_parameters():
-            parameter.requires_grad_(self._depths[name] >= first_tuned_op)
+            parameter.requires_grad_(self._groups.depths[name] >= first_tuned_op)
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             raise CallError(f"nothing from {tune!r} on has weights to tune; name a layer before")
+        self.lora = lora
+        if lora is not None:
+            add_adapters(self.trunk, lora)
         self._frozen_modules = {
             str(node.target)
             for node, depth in network.node_depths.items()
             if node.op == "call_module" and depth < first_tuned_op
         }
-        self._stage_ends = [network.layer(name).depth for name in list_stages(backbone)]
         layer = network.layer(self.last_layer.layer)
         mean, std = map(torch.tensor, (backbone.preprocess.mean, backbone.preprocess.std))
         self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
@@ -241,37 +252,56 @@ class FineTuneNetwork(nn.Module):
         return self
 
     def param_groups(
-        self, learning_rate: float, layer_decay: float, weight_decay: float
+        self, learning_rate: float, layer_decay: float, block_decay: float, weight_decay: float
     ) -> Iterator[dict[str, object]]:
-        """Yield parameter groups for an optimiser, with a learning rate by stage.
+        """Make parameter groups for an optimiser, with a learning rate by stage or by block.
 
         Parameters
         ----------
         learning_rate : float
-            Of the classifier and the deepest stage.
+            Of the classifier and of what is deepest in the backbone.
         layer_decay : float
             Each earlier stage has the learning rate of the next one times this factor.
+        block_decay : float
+            The same for each block of a transformer that is a row of equal blocks.
         weight_decay : float
-            Of weights. Biases and normalisations have none.
+            Of weights. Biases, normalisations, tokens and positions have none.
 
-        Yields
-        ------
-        dict
+        Returns
+        -------
+        iterator of dict
             One parameter with its ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
         """
-        for name, parameter in self.trainable_parameters().items():
-            depth = self._depths.get(name.removeprefix("trunk."), self._stage_ends[-1])
-            n_later_stages = sum(end >= depth for end in self._stage_ends) - 1
-            yield {
-                "params": [parameter],
-                "lr": learning_rate * layer_decay ** max(n_later_stages, 0),
-                "weight_decay": weight_decay if parameter.ndim > 1 else 0.0,
-            }
+        decay = block_decay if self._groups.are_blocks else layer_decay
+        parameters = self.trainable_parameters()
+        return self._groups.make_groups(parameters, "trunk.", learning_rate, decay, weight_decay)
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `trainable_state` returned.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            Other tensors keep their values.
+        """
+        is_training = self.training
+        self.load_state_dict(state, strict=False)
+        # Some networks of timm keep what they made of their weights until the mode changes.
+        self.train().train(is_training)
+
+    def merge_adapters(self) -> None:
+        """Add adapters to the weights, so that the trunk is an ordinary network again."""
+        if self.lora is not None:
+            merge_adapters(self.trunk)
+            self.lora = None
 
     def use_images(self) -> None:
-        """Take images from now on: run the frozen part and then the tuned one."""
+        """Take images from now on: run the frozen part and then the tuned one. Merges adapters."""
+        self.merge_adapters()
         if self.from_activations:
-            self.trunk, self.from_activations = self._network.cut([self.last_layer]), False
+            whole = copy.deepcopy(self._network.cut([self.last_layer]))
+            whole.load_state_dict(self.trunk.state_dict(), strict=False)
+            self.trunk, self.from_activations = whole, False
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict of trainable parameters and of buffers.
@@ -295,44 +325,3 @@ class FineTuneNetwork(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad
         }
-
-
-def list_stages(backbone: Backbone) -> tuple[str, ...]:
-    """Return the last layer of each stage of a backbone, shallowest first.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    tuple of str
-    """
-    return tuple(spec.layer for spec in parse_layers("auto", None, backbone.name))
-
-
-def find_last_weighted_stage(backbone: Backbone) -> str:
-    """Find the last stage with a weight matrix; normalisations alone do not count.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    str
-        The layer that ends the stage.
-    """
-    network = backbone.network
-    (last_layer,) = parse_layers("last", None, backbone.name)
-    last_depth, depths = network.layer(last_layer.layer).depth, find_parameter_depths(network)
-    matrix_depths = [
-        depths[name]
-        for name, parameter in network.module.named_parameters()
-        if parameter.ndim > 1 and depths.get(name, last_depth + 1) <= last_depth
-    ]
-    return next(
-        name
-        for name in reversed(list_stages(backbone))
-        if find_first_op(network, name) <= max(matrix_depths)
-    )

@@ -11,31 +11,21 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache
-from classify.data.tasks import (
-    Task,
-    check_test_size,
-    describe_leaking_copies,
-    encode_and_split,
-    find_labelled_rows,
-)
-from classify.data.units import Copies, find_copies, find_file_copies
-from classify.errors import UnknownPathError
+from classify.data.tasks import Task, check_test_size
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.images import DecodedImages
+from classify.finetuning.datasets.labelled_images import LabelledImages, split_labelled_images
 from classify.finetuning.distributed import is_main_process
 from classify.finetuning.estimator import FineTuneClassifier
 from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
-from classify.labels.folders import TEST, VAL
-from classify.labels.table import LabelTable, labels_from_folders, read_given_labels
-from featurize.cache.reader import FeatureCache
+from classify.labels.folders import VAL
+from classify.labels.table import LabelTable, read_given_labels
 from featurize.progress import Say, ignore
-from featurize.sources.folder import list_images
-from featurize.text import list_first
 
 NOT_IN_DICT = ("head", "predictions", "notices")
 
@@ -53,6 +43,8 @@ class FineTuneResult:
         Name of the label table.
     backbone, tune, classifier : str
         As given to `finetune`.
+    lora : int, or None
+        Rank of the adapters that were trained in place of weights.
     classes : list of str
         The K class names.
     n_train, n_validation, n_test : int
@@ -86,6 +78,7 @@ class FineTuneResult:
     task: str
     backbone: str
     tune: str
+    lora: int | None
     classifier: str
     classes: list[str]
     n_train: int
@@ -112,6 +105,8 @@ class FineTuneResult:
     def to_dict(self) -> dict[str, Any]:
         """Convert to a flat dict for JSON, without head, predictions and notices.
 
+        It has ``lora`` only if adapters were trained.
+
         Returns
         -------
         dict of str to object
@@ -119,6 +114,8 @@ class FineTuneResult:
         names = [field.name for field in fields(self) if field.name not in NOT_IN_DICT]
         values = {name: getattr(self, name) for name in names}
         values |= values.pop("scores")
+        if self.lora is None:
+            del values["lora"]  # records without adapters are as they were before there were any
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
@@ -132,6 +129,7 @@ def finetune(
     preprocess: str | Mapping[str, Any] | None = None,
     cache: CacheOrPath | None = None,
     tune: str = "all",
+    lora: int | None = None,
     classifier: str | None = None,
     init_head: str | os.PathLike[str] | FittedHead | None = None,
     epochs: int = TrainConfig.epochs,
@@ -170,10 +168,11 @@ def finetune(
         Of the same images. The initial classifier is trained on its last layer. If it has the
         activations that enter the tuned part (``PREVIOUS:none``), the frozen part is not run.
     tune : str
-        ``all``, ``last`` (the deepest stage), or a layer.
+        ``all``, ``last`` (the deepest stage), ``last-N`` (the last N blocks or stages), or a layer.
     classifier : {"linear", "mlp"}, optional
-        Linear by default. If it is given and `tune` is ``all``, the strategy is ``retrain``.
-    init_head, device
+        Linear by default. If it is given and `tune` is ``all`` without `lora`, the strategy is
+        ``retrain``.
+    lora, init_head, device
         As in `FineTuneClassifier`.
     epochs, batch_size, learning_rate, augment, mixup, patience, batch_norm, class_weight
         See `classify.finetuning.config.TrainConfig`.
@@ -202,29 +201,21 @@ def finetune(
     started = time.monotonic()
     if not is_main_process():
         say, report = ignore, ignore  # the main process reports for all
-    check_head_file(output)
-    checkpoint = check_checkpoint_path(f"{output}.part")
-    check_test_size(test_size)
-    if not Path(images).is_dir():
-        raise NotADirectoryError(f"{images} is no folder of images")
+    checkpoint = _check_arguments(images, output, test_size)
     opened = None if cache is None else open_cache(cache)
     if opened is not None and backbone is None:
         extractor = opened.extractor
         backbone, preprocess = extractor.backbone, preprocess or extractor.preprocess.to_dict()
         weights = weights or extractor.environment.get("weights_file") or extractor.weights
-    table, positions, rows, copies, notices = _match_labels_to_images(
-        images, read_given_labels(labels, column, labels_level), labels_level, opened
-    )
-    task = encode_and_split(table, positions, rows, copies, test_size, seed, notices)
-    paths = np.array([table.paths[i] for i in positions], object)
-    leaks = describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))
-    dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
+    given = read_given_labels(labels, column, labels_level)
+    labelled = split_labelled_images(images, given, labels_level, opened, test_size, seed)
     model = FineTuneClassifier(
         backbone or "resnet50",
         root=images,
         weights=weights,
         preprocess=preprocess,
         tune=tune,
+        lora=lora,
         classifier=classifier or "linear",
         init_head=init_head,
         cache=opened,
@@ -239,31 +230,72 @@ def finetune(
         device=device,
         seed=seed,
     )
+    deadline = None if max_seconds is None else started + max_seconds
+    _fit_model(model, labelled, checkpoint, deadline, say, report)
+    trains_everything = tune == "all" and lora is None
+    is_retrained = trains_everything and (classifier is not None or weights == "none")
+    result = _test_model(model, labelled, "retrain" if is_retrained else "finetune", started)
+    head = replace(model.head_, task=labelled.task_name, record=result.to_dict())
+    if is_main_process():
+        save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
+        with suppress(FileNotFoundError):
+            checkpoint.unlink()
+    return replace(result, head=replace(head, network=Path(output).absolute()))
+
+
+def _check_arguments(
+    images: str | os.PathLike[str], output: str | os.PathLike[str], test_size: float
+) -> Path:
+    """Refuse what cannot be, before any work; return the path of the checkpoint."""
+    check_head_file(output)
+    checkpoint = check_checkpoint_path(f"{output}.part")
+    check_test_size(test_size)
+    if not Path(images).is_dir():
+        raise NotADirectoryError(f"{images} is no folder of images")
+    return checkpoint
+
+
+def _fit_model(
+    model: FineTuneClassifier,
+    labelled: LabelledImages,
+    checkpoint: Path,
+    deadline: float | None,
+    say: Say,
+    report: ProgressCallback,
+) -> None:
+    task, dev = labelled.task, labelled.dev
     model.fit(
-        paths[dev],
+        labelled.paths[dev],
         np.array(task.classes, object)[task.y[dev]],
         groups=task.units[dev],
         validation=task.split[dev] == VAL if (task.split == VAL).any() else None,
         checkpoint=checkpoint,
-        deadline=None if max_seconds is None else started + max_seconds,
+        deadline=deadline,
         say=say,
         report=report,
     )
-    decoded = DecodedImages(images, paths[test].tolist(), model.head_.source.preprocess)
-    predictions = _predict_test_images(model, decoded, task, rows, test)
+
+
+def _test_model(
+    model: FineTuneClassifier, labelled: LabelledImages, strategy: str, started: float
+) -> FineTuneResult:
+    """Predict the test images, and collect what is reported."""
+    test_paths = labelled.paths[labelled.test].tolist()
+    decoded = DecodedImages(model.root, test_paths, model.head_.source.preprocess)
+    predictions = _predict_test_images(model, decoded, labelled)
     failures = model.failures_ | decoded.failures
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
-    is_retrained = tune == "all" and (classifier is not None or weights == "none")
-    scores = _compute_scores(predictions, task, seed)
-    result = FineTuneResult(
-        strategy="retrain" if is_retrained else "finetune",
-        task=table.name,
+    scores = _compute_scores(predictions, labelled.task, model.seed)
+    return FineTuneResult(
+        strategy=strategy,
+        task=labelled.task_name,
         backbone=model.head_.source.backbone,
-        tune=tune,
+        tune=model.tune,
+        lora=model.lora,
         classifier=model.classifier,
         classes=list(model.head_.classes),
         n_train=model.n_train_,
-        n_validation=len(dev) - len(model.failures_) - model.n_train_,
+        n_validation=len(labelled.dev) - len(model.failures_) - model.n_train_,
         n_test=0 if predictions is None else len(predictions),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
@@ -277,93 +309,26 @@ def finetune(
         head=model.head_,
         predictions=predictions,
         notices=[
-            *task.notices,
-            *leaks,
+            *labelled.task.notices,
+            *labelled.leaks,
             *(f"{path} is left out: {reason}" for path, reason in failures.items()),
         ],
     )
-    head = replace(model.head_, task=table.name, record=result.to_dict())
-    if is_main_process():
-        save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
-        with suppress(FileNotFoundError):
-            checkpoint.unlink()
-    return replace(result, head=replace(head, network=Path(output).absolute()))
-
-
-def _match_labels_to_images(
-    images: str | os.PathLike[str],
-    given: LabelTable | None,
-    level: int | None,
-    cache: FeatureCache | None,
-) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
-    """Match the lines of a label table to images.
-
-    Without a cache there are no features. Then only files with the same bytes count as copies.
-
-    Parameters
-    ----------
-    images : path
-        The image folder.
-    given : LabelTable, optional
-        By default the names of the folders are the labels.
-    level : int, optional
-        Which folder of a path is its label, see `labels_from_folders`.
-    cache : FeatureCache, optional
-        Of the same images.
-
-    Returns
-    -------
-    table : LabelTable
-    positions : int array of shape (n,)
-        The lines of the table that are used.
-    rows : int array of shape (n,)
-        The cache row of each line. Without a cache, its position in the order of paths.
-    copies : Copies
-    notices : list of str
-
-    Raises
-    ------
-    UnknownPathError
-        If an image of the table does not exist.
-    """
-    if cache is not None:
-        table = given or labels_from_folders(cache.paths, level)
-        rows, positions, notices = find_labelled_rows(cache, table)
-        return table, positions, rows, find_copies(cache, rows), notices
-    listing = list_images(images)
-    table = given or labels_from_folders(listing.paths, level)
-    absent = sorted(set(table.paths) - set(listing.paths))
-    if absent:
-        raise UnknownPathError(
-            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
-            f"{list_first(absent)}; its paths look like {listing.paths[0]!r}. Paths are relative "
-            "to that folder"
-        )
-    positions = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
-    notices = [sentence for sentence in (table.notice, *listing.skipped) if sentence]
-    paths = [table.paths[i] for i in positions]
-    index_by_path = dict(zip(listing.paths, range(len(listing.paths)), strict=True))
-    sizes = listing.sizes[[index_by_path[path] for path in paths]]
-    copies = find_file_copies(images, paths, sizes)
-    return table, positions, np.arange(len(positions)), copies, notices
 
 
 def _predict_test_images(
-    model: FineTuneClassifier,
-    decoded: DecodedImages,
-    task: Task,
-    rows: np.ndarray,
-    test: np.ndarray,
+    model: FineTuneClassifier, decoded: DecodedImages, labelled: LabelledImages
 ) -> HeldOutPredictions | None:
     """Predict the test images that can be read; None if there are none."""
     readable = np.flatnonzero(decoded.is_readable)
     if not len(readable):
         return None
+    tested = labelled.test[readable]
     return summarise_decision_values(
-        rows[test][readable],
-        task.y[test][readable],
+        labelled.rows[tested],
+        labelled.task.y[tested],
         model.scores_of(decoded)[readable],
-        np.array([task.classes.index(name) for name in model.head_.classes]),
+        np.array([labelled.task.classes.index(name) for name in model.head_.classes]),
         temperature=model.head_.temperature,
         probabilistic=True,
     )

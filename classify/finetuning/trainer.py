@@ -148,7 +148,7 @@ def train_network(
         if checkpoint is not None and distributed.rank == 0:
             save_checkpoint(*checkpoint, trainer.to_checkpoint())
         trainer.report_step(len(history))
-    net.load_state_dict(trainer.best_model, strict=False)
+    net.load_trainable_state(trainer.best_model)
     return history
 
 
@@ -168,11 +168,13 @@ class _Trainer:
         self.distributed, self.report = distributed, report
         self.history: list[Epoch] = []
         self.best_model = _clone_state(net)
-        groups = net.param_groups(config.learning_rate, config.layer_decay, WEIGHT_DECAY)
+        groups = net.param_groups(
+            config.learning_rate, config.layer_decay, config.block_decay, WEIGHT_DECAY
+        )
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.runner = distributed.wrap_ddp(net)
         if resume_from is not None:
-            net.load_state_dict(resume_from.model, strict=False)
+            net.load_trainable_state(resume_from.model)
             resume_from.restore_optimizer(self.optimizer)
             self.history += [Epoch(**epoch) for epoch in resume_from.history]
             self.best_model = {

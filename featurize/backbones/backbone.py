@@ -107,6 +107,9 @@ class Backbone:
         backbone._set_up(loaded)
         return backbone
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
+        return self  # it is frozen, and scikit-learn copies what it clones
+
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, weights={self.weights!r})"
 

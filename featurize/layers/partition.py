@@ -146,9 +146,8 @@ def find_first_op(network: LayerGraph, layer: str) -> int:
         If the network has no such layer.
     """
     depths = [network.node_depths[node] for node in network.nodes_inside(layer)]
-    if not depths:
-        network.layer(layer)  # raises an error that suggests a name
-    return min(depths)
+    # A name that no module has is that of one operation; else the error suggests a name.
+    return min(depths) if depths else network.layer(layer).depth
 
 
 def _find_crossing_nodes(network: LayerGraph, layer: str) -> list[fx.Node]:

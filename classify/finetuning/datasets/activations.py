@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from classify.data.features import find_rows
 from classify.errors import HeadMismatchError
+from classify.finetuning.tuned_part.stages import find_last_layer
 from featurize.backbones.backbone import Backbone
-from featurize.backbones.families import parse_layers
 from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, UnknownLayerError
@@ -144,7 +144,7 @@ def find_activations(
     """
     if cache is not None:
         _check_same_backbone(backbone, cache)
-    (last_layer,) = parse_layers("last", None, backbone.name)
+    last_layer = find_last_layer(backbone)
     has_last_layer = cache is not None and last_layer.key in cache.layers
     if tune == "all":
         if cache is not None and not has_last_layer:

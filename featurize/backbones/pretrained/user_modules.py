@@ -46,7 +46,9 @@ def _find_classifier(module: Any) -> str | None:
         classifier = module.get_classifier()
     except (AttributeError, NotImplementedError):
         return None
-    if classifier is None or isinstance(classifier, nn.Identity):
+    # Distilled networks have two classifiers.
+    classifiers = classifier if isinstance(classifier, tuple) else (classifier,)
+    if all(each is None or isinstance(each, nn.Identity) for each in classifiers):
         return ""
     names = [name for name, submodule in module.named_modules() if submodule is classifier]
     return names[0] if names else None

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from classify import SoftmaxClassifier, fit, save_head
 from classify.data.splits import split_validation
 from classify.errors import CallError, HeadMismatchError
-from classify.finetuning.network import FineTuneNetwork, find_last_weighted_stage
+from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import compute_lr_scale
+from classify.finetuning.tuned_part.stages import find_last_weighted_stage
 from featurize import FeatureCache, load_backbone
 from featurize.backbones.pretrained.torchvision_models import SEEDLING_WEIGHTS_PATH
 
@@ -92,7 +93,7 @@ def test_earlier_stages_learn_more_slowly(tuner, pictured):
 def test_weights_decay_and_biases_do_not():
     net = FineTuneNetwork(load_backbone("seedling"), "all", 3, "linear")
     for (name, parameter), group in zip(
-        net.trainable_parameters().items(), net.param_groups(1, 0.7, 0.02), strict=True
+        net.trainable_parameters().items(), net.param_groups(1, 0.7, 0.75, 0.02), strict=True
     ):
         assert group["params"] == [parameter]
         assert group["weight_decay"] == (0.02 if parameter.ndim > 1 else 0), name

@@ -228,6 +228,9 @@ def test_bad_input_is_refused_before_training(called, pictured, tmp_path):
         ({"output": tmp_path / "no" / "M"}, "there is no folder"),
         ({"backbone": "seedlin"}, "did you mean 'seedling'"),
         ({"learning_rate": 1e30}, "Lower --learning-rate"),
+        ({"tune": "last-5"}, "seedling has 4 stages, so --tune is last-1 to last-4, or all"),
+        ({"lora": 8}, "beside linear layers, and what is tuned has none"),
+        ({"lora": 0}, "the rank of --lora is 1 or more, not 0"),
     ):
         status, out, err = called(pictured.images, *words(OPTIONS | M | options))
         assert (status, out) == (2, ""), (options, err)

@@ -16,6 +16,16 @@ from featurize.layers.partition import (
 )
 
 RECIPE = {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def make_timm(architecture: str, **options) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model(architecture, num_classes=0, img_size=32, depth=2, **options)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return network
+
+
 NETWORKS = {
     "squeezenet": lambda: models.squeezenet1_1(),
     "resnet": lambda: models.ResNet(BasicBlock, [1, 1, 2, 1]),
@@ -28,6 +38,9 @@ NETWORKS = {
             models.convnext.CNBlockConfig(16, None, 1),
         ]
     ),
+    # What enters their blocks beside the map follows from its shape alone.
+    "dinov3": lambda: make_timm("vit_small_patch16_dinov3", embed_dim=96, num_heads=2),
+    "xcit": lambda: make_timm("xcit_nano_12_p8_224"),
 }
 # A layer, the one whose map enters it, and where the embedding is taken.
 PARTS = [
@@ -41,6 +54,9 @@ PARTS = [
     ("vit", "encoder.layers.encoder_layer_1", None, ("encoder.ln", "token")),
     ("swin", "features.4", "features.3", ("norm", "avg")),
     ("convnext", "features.3", "features.2", ("features.3", "avg")),
+    ("dinov3", "blocks.1", "blocks.0", ("pre_logits", "avg")),
+    ("xcit", "blocks.1", "blocks.0", ("pre_logits", "avg")),
+    ("xcit", "cls_attn_blocks.0", None, ("pre_logits", "avg")),
 ]
 
 

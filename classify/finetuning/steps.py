@@ -1,0 +1,302 @@
+"""The steps of a fine-tuning: network, images, a start, training, and a head at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from classify.data.features import open_cache
+from classify.errors import CallError
+from classify.evaluation.temperature import fit_temperature
+from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
+from classify.finetuning.config import TrainConfig
+from classify.finetuning.datasets.activations import ActivationDataset, find_activations
+from classify.finetuning.datasets.images import ImageDataset, read_image_datasets
+from classify.finetuning.distributed import Distributed
+from classify.finetuning.head_transfer import (
+    RANDOM_INIT,
+    check_init_head,
+    extract_state_dict,
+    init_classifier,
+    to_fitted_head,
+)
+from classify.finetuning.network import FineTuneNetwork
+from classify.finetuning.trainer import (
+    Epoch,
+    ProgressCallback,
+    TrainProgress,
+    run_inference,
+    train_network,
+)
+from classify.finetuning.tuned_part.stages import resolve_tune
+from classify.heads.fitted import FittedHead
+from featurize.backbones.backbone import Backbone
+from featurize.backbones.load import load_backbone
+from featurize.progress import Say
+
+if TYPE_CHECKING:
+    from classify.finetuning.estimator import FineTuneClassifier
+
+
+class FineTuning:
+    """One fine-tuning. Its methods are its steps, in their order.
+
+    Parameters
+    ----------
+    options : FineTuneClassifier
+        Its parameters are the options.
+    config : TrainConfig
+        Those of the training.
+    init_head : FittedHead, optional
+        The head to start from.
+    classes : list of str
+        The K class names.
+    distributed : Distributed
+        The processes that train together.
+    say : callable
+        Called with sentences for the user.
+    report : callable
+        Called with a `TrainProgress` often.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The network that is tuned.
+    net : FineTuneNetwork
+        Its trainable part and the classifier.
+    training, held_out : ImageDataset or ActivationDataset
+        The images to train on, and those to validate by.
+    failures : dict of str to str
+        Why an image was left out, by path.
+    n_init : int
+        Images that were run through the network for its start.
+
+    Raises
+    ------
+    BackboneError
+        If the network or its weights cannot be loaded.
+    CallError
+        If weights or preprocessing are given beside a `Backbone`, which has them.
+    """
+
+    net: FineTuneNetwork
+    training: ImageDataset | ActivationDataset
+    held_out: ImageDataset | ActivationDataset
+
+    def __init__(
+        self,
+        options: "FineTuneClassifier",
+        config: TrainConfig,
+        init_head: FittedHead | None,
+        classes: list[str],
+        distributed: Distributed,
+        say: Say,
+        report: ProgressCallback,
+    ) -> None:
+        self.options, self.config, self.init_head, self.classes = (
+            options,
+            config,
+            init_head,
+            classes,
+        )
+        self.distributed, self.say, self.report = distributed, say, report
+        self.backbone = _load_backbone(options)
+        self.failures: dict[str, str] = {}
+        self.n_init = 0
+        self._cache = None if options.cache is None else open_cache(options.cache)
+        self._checkpoint: tuple[Path, str] | None = None
+        self._resume_from: Checkpoint | None = None
+
+    def say_start(self, masks: Sequence[np.ndarray]) -> None:
+        """Say what is tuned, and on how many images.
+
+        Parameters
+        ----------
+        masks : pair of bool arrays of shape (n,)
+            Training images and validation images.
+        """
+        weights = "random" if self.options.is_from_scratch else self.backbone.weights
+        world_size = self.distributed.world_size
+        processes = f" x {world_size}" if world_size > 1 else ""
+        adapters = f" by adapters of rank {self.config.lora}" if self.config.lora else ""
+        n_train, n_validation = (int(mask.sum()) for mask in masks)
+        self.say(
+            f"{self.backbone.name}, weights {weights}, tuning {self.options.tune}{adapters} on "
+            f"{self.distributed.device}{processes}: {n_train:,} images to train on, "
+            f"{n_validation:,} to validate by"
+        )
+
+    def prepare(self, paths: np.ndarray, y: np.ndarray, masks: Sequence[np.ndarray]) -> None:
+        """Make the network, and what it is trained on: cached activations or images.
+
+        Parameters
+        ----------
+        paths : array of str of shape (n,)
+            Image paths relative to the image folder.
+        y : int array of shape (n,)
+            Class numbers.
+        masks : pair of bool arrays of shape (n,)
+            Training images and validation images.
+
+        Raises
+        ------
+        CallError, UnknownLayerError, BackboneError, HeadMismatchError
+            If the network cannot be tuned so, or cache or head do not belong to it.
+        TooFewImagesError
+            If no image of some class can be read in one of the two parts.
+        """
+        tune = resolve_tune(self.backbone, self.options.tune)
+        activations = find_activations(
+            self.backbone, tune, self._cache, paths.tolist(), y, self.say
+        )
+        self._make_network(tune, from_activations=activations is not None)
+        if activations is not None:
+            self.training, self.held_out = (activations.subset(mask) for mask in masks)
+        else:
+            self._read_images(paths, y, masks)
+
+    def _make_network(self, tune: str, *, from_activations: bool) -> None:
+        net = FineTuneNetwork(
+            self.backbone,
+            tune,
+            len(self.classes),
+            self.options.classifier,
+            from_activations=from_activations,
+            batch_norm=self.config.batch_norm,
+            lora=self.config.lora,
+        )
+        if self.init_head is not None:
+            check_init_head(self.init_head, self.backbone, net.last_layer, self.classes)
+        self.net = net.to(self.distributed.device)
+
+    def _read_images(self, paths: np.ndarray, y: np.ndarray, masks: Sequence[np.ndarray]) -> None:
+        datasets = read_image_datasets(
+            self.options.root,
+            paths,
+            y,
+            masks,
+            classes=np.array(self.classes, object),
+            preprocess=self.backbone.preprocess,
+            augment=self.options.augment,
+            seed=self.options.seed,
+            report=lambda step: self.report(TrainProgress(step.stage, step.done, step.total)),
+        )
+        for dataset in datasets:
+            self.failures |= dataset.images.failures
+        self.training, self.held_out = datasets
+
+    def start(self, checkpoint: Path | None) -> None:
+        """Start where a checkpoint stands, or from a classifier.
+
+        Parameters
+        ----------
+        checkpoint : Path, optional
+            Of the checkpoint, which need not exist yet.
+        """
+        if checkpoint is not None:
+            options = self.options.get_params(deep=False)
+            datasets = (self.training, self.held_out)
+            key = compute_key(options, self.init_head, self.backbone, datasets)
+            self._checkpoint = checkpoint, key
+            self._resume_from = load_checkpoint(checkpoint, key, self.net)
+        if self._resume_from is not None:
+            n_epochs = len(self._resume_from.history)
+            self.say(f"going on after epoch {n_epochs}, from {checkpoint}")
+            return
+        random_init = self.options.init_head == RANDOM_INIT or self.options.is_from_scratch
+        self.n_init = init_classifier(
+            self.net,
+            self.training,
+            self.config,
+            self.distributed,
+            init_head=self.init_head,
+            random_init=random_init,
+            cache=self._cache,
+            report=self.report,
+        )
+
+    def train(self, deadline: float | None) -> list[Epoch]:
+        """Train, and merge adapters into the weights.
+
+        Parameters
+        ----------
+        deadline : float, optional
+            A time of `time.monotonic`, in seconds. No epoch begins that would end later.
+
+        Returns
+        -------
+        list of Epoch
+
+        Raises
+        ------
+        DivergedError
+            If the loss is not finite.
+        OutputError
+            If the checkpoint cannot be written.
+        """
+        history = train_network(
+            self.net,
+            self.training,
+            self.held_out,
+            self.config,
+            distributed=self.distributed,
+            checkpoint=self._checkpoint,
+            resume_from=self._resume_from,
+            deadline=deadline,
+            report=self.report,
+        )
+        self.net.merge_adapters()
+        return history
+
+    def calibrate(self) -> float:
+        """Fit the temperature of the decision values on the validation part.
+
+        Returns
+        -------
+        float
+            It divides them.
+        """
+        decision_values = run_inference(
+            self.net, self.held_out, self.config.batch_size, self.distributed
+        )
+        return fit_temperature(decision_values, self.held_out.y)
+
+    def package(self, temperature: float) -> tuple[FittedHead, dict[str, Tensor]]:
+        """Package the trained network as a head and the weights of a backbone.
+
+        Parameters
+        ----------
+        temperature : float
+            As `calibrate` returns it.
+
+        Returns
+        -------
+        head : FittedHead
+            The classifier on the tuned backbone's embeddings.
+        network : dict of str to Tensor
+            The tuned backbone's weights.
+        """
+        network = extract_state_dict(self.net, self.backbone)
+        head = to_fitted_head(
+            self.net,
+            self.backbone,
+            self.classes,
+            temperature=temperature,
+            train_sha256=np.concatenate([self.training.sha256, self.held_out.sha256]),
+        )
+        return head, network
+
+
+def _load_backbone(options: "FineTuneClassifier") -> Backbone:
+    if not isinstance(options.backbone, Backbone):
+        return load_backbone(
+            options.backbone,
+            None if options.is_from_scratch else options.weights,
+            preprocess=options.preprocess,
+            frozen_weights=not options.is_from_scratch,
+        )
+    if options.weights is not None or options.preprocess is not None:
+        raise CallError("a Backbone has its weights and preprocessing: leave both options out")
+    return options.backbone
