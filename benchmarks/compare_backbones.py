@@ -40,7 +40,7 @@ def main() -> None:
     found = run("classify", "compare", *caches, "--heads", "lda,ncm")
     headings = ("network", "layers", "head", "columns", "GMAC", "validation", "test", "")
     print(f"\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
-    ranked = sorted(found["records"], key=lambda record: -record["validation_accuracy"])
+    ranked = sorted(found["records"], key=lambda record: -record["validation"])
     best = {}
     for record in ranked:
         best.setdefault((record["cache"], record["layer"]), record)
@@ -49,7 +49,7 @@ def main() -> None:
         print(
             f"| {record['cache']} | {record['layer']} | {record['head']} | {record['columns']} | "
             f"{record['gmacs']} | "
-            f"{record['validation_accuracy']:.3f} | {record['test_accuracy']:.3f} | {mark} |"
+            f"{record["validation"]:.3f} | {record["accuracy"]:.3f} | {mark} |"
         )
     print("\n| network | situation | strategy | probe | accuracy by layer |\n|---|---|---|---|---|")
     for cache in caches:

@@ -186,7 +186,7 @@ def resolve_options(
             requested_layers=(options.layers or "last", options.pool),
             **common,
         )
-        return _with_known_layers(resolved, {})
+        return _with_known_layers(resolved, {}, own_name)
     extractor = cache.extractor
     backbone, weights = named or extractor.backbone, named_weights
     if weights is None and backbone == extractor.backbone:
@@ -204,7 +204,7 @@ def resolve_options(
         cached_layers=tuple(info.spec for info in cache.layers.values()),
         **common,
     )
-    return _with_known_layers(resolved, extractor.environment)
+    return _with_known_layers(resolved, extractor.environment, own_name)
 
 
 def _split_names(
@@ -232,12 +232,15 @@ def _is_recorded_origin(name: str, extractor: Extractor) -> bool:
     return digests == (recorded.get("weights_file_sha256"), recorded["config_sha256"])
 
 
-def _with_known_layers(resolved: ResolvedOptions, facts: Mapping[str, str]) -> ResolvedOptions:
+def _with_known_layers(
+    resolved: ResolvedOptions, facts: Mapping[str, Any], own_name: str | None
+) -> ResolvedOptions:
     """Find the layers where that needs no network."""
     text, _ = resolved.requested_layers
     name = _resolve_backbone_name(resolved.backbone)
     family = find_family(name) or Family.from_facts(facts)
-    says_itself = name.startswith((TIMM, HUB)) or is_pretrained_folder(name)
+    is_loaded_first = own_name is not None or is_pretrained_folder(name)
+    says_itself = is_loaded_first or name.startswith((TIMM, HUB))
     if family is None and says_itself and names_family(text):
         return resolved
     return replace(resolved, layers=resolved.find_layers(family))
