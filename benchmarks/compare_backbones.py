@@ -46,18 +46,16 @@ def main() -> None:
         best.setdefault((record["cache"], record["layer"]), record)
     for record in best.values():
         mark = "" if record.get("distinguishable", True) else "not distinguishable from the best"
-        print(
-            f"| {record['cache']} | {record['layer']} | {record['head']} | {record['columns']} | "
-            f"{record['gmacs']} | "
-            f"{record["validation"]:.3f} | {record["accuracy"]:.3f} | {mark} |"
-        )
-    print("\n| network | situation | strategy | probe | accuracy by layer |\n|---|---|---|---|---|")
+        cells = [record[key] for key in ("cache", "layer", "head", "columns", "gmacs")]
+        cells += [f"{record[key]:.3f}" for key in ("validation", "accuracy")]
+        print(f"| {' | '.join(map(str, cells))} | {mark} |")
+    print("\n| network | situation | strategy | cut | validation by layer |\n|---|---|---|---|---|")
     for cache in caches:
         advice = run("classify", "advise", cache)
-        profile = advice["measured"]["similarity"]["accuracy"]
-        by_layer = " ".join(f"{name} {value:.3f}" for name, value in profile.items())
-        print(f"| {cache.stem} | {advice['size']}, {advice['similarity']} | {advice['strategy']} | "
-              f"{advice.get('layer')} | {by_layer} |", flush=True)  # fmt: skip
+        profile = advice["evidence"]["profile"]
+        by_layer = " ".join(f"{entry['layer']} {entry['validation']:.3f}" for entry in profile)
+        cells = [cache.stem, f"{advice['size']}, {advice['similarity']}", advice["strategy"]]
+        print(f"| {' | '.join(cells)} | {advice['layer']} | {by_layer} |", flush=True)
 
 
 if __name__ == "__main__":
