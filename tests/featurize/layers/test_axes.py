@@ -116,7 +116,7 @@ class OwnViT(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        prefix = torch.cat([self.cls_token, self.registers], 1).expand(len(x), -1, -1)
+        prefix = torch.cat([self.cls_token, self.registers], 1).expand(x.shape[0], -1, -1)
         x = torch.cat([prefix, x], 1) + self.positions
         x = self.block1(x)
         if mask is not None:
