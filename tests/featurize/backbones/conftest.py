@@ -87,7 +87,9 @@ def write_folder(timm) -> Callable[..., Path]:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
         state = network.state_dict() if tensors is None else tensors
-        save_file({k: t.contiguous().clone() for k, t in state.items()}, folder / "model.safetensors")
+        save_file(
+            {k: t.contiguous().clone() for k, t in state.items()}, folder / "model.safetensors"
+        )
         return folder
 
     return write

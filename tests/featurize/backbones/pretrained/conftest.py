@@ -103,9 +103,7 @@ class Hub:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
         commit, folder = found
         if is_info:
-            sizes = [
-                {"rfilename": name, "size": (folder / name).stat().st_size} for name in FILES
-            ]
+            sizes = [{"rfilename": name, "size": (folder / name).stat().st_size} for name in FILES]
             entry = {"id": "/".join(words[:2]), "sha": commit, "siblings": sizes}
             return 200, {"Content-Type": "application/json"}, json.dumps(entry).encode()
         body = (folder / words[4]).read_bytes()

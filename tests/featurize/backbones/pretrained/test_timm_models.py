@@ -158,7 +158,8 @@ def test_a_tensor_that_is_missing_below_the_cut_is_named(make_harsh, write_folde
 
 
 @pytest.mark.parametrize(
-    "key", ["blocks.2.mlp.fc1.weight", "blocks.0.norm1.weight", "cls_token", "patch_embed.proj.bias"]
+    "key",
+    ["blocks.2.mlp.fc1.weight", "blocks.0.norm1.weight", "cls_token", "patch_embed.proj.bias"],
 )
 def test_a_tensor_of_another_shape_is_named(key, make_harsh, write_folder, tmp_path):
     oracle = make_harsh("test_vit", num_classes=5)
@@ -199,7 +200,9 @@ def test_the_command_says_which_tensor_is_missing(
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_nfnet"])
-@pytest.mark.parametrize("how", ["no classifier", "other number in the file", "other in the config"])
+@pytest.mark.parametrize(
+    "how", ["no classifier", "other number in the file", "other in the config"]
+)
 def test_the_classifier_is_not_needed(name, how, make_harsh, write_folder, tmp_path):
     """Non-strict loading, as timm's own here, would leave layers random without a word."""
     oracle = make_harsh(name, num_classes=5)

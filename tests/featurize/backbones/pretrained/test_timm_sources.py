@@ -330,7 +330,9 @@ def test_without_a_route_one_message_within_seconds(
         (404, "RevisionNotFound", ("me/vit", "v9")),
     ],
 )
-def test_refusals_of_the_hub_say_what_to_do(status, code, words, featurize, hub, pictures, tmp_path):
+def test_refusals_of_the_hub_say_what_to_do(
+    status, code, words, featurize, hub, pictures, tmp_path
+):
     hub.status, hub.error_code = status, code
     line = ("run", pictures, "-o", tmp_path / "c.h5", "--backbone", "hf-hub:me/vit@v9")
     done = featurize(*line, HF_ENDPOINT=hub.address)
