@@ -1,8 +1,7 @@
 """Cuts of timm's networks are what timm's own `forward_intermediates` and `forward_head` give.
 
-Weights come from a file, into a network that was traced without them. They are harsh: norms, biases,
-layer scales and running statistics are perturbed, so that a wrong axis, a prefix token among the
-patches or a skipped branch shows.
+Weights come from a file. They are harsh: norms, biases, layer scales and running statistics are
+perturbed, so that a wrong axis, a prefix token among the patches or a skipped branch shows.
 """
 
 import runpy

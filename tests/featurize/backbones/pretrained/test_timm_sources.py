@@ -1,4 +1,4 @@
-"""Where networks of timm come from: folder, hub, registry, file, package; and the same cache of all.
+"""Where networks of timm come from: folder, hub, registry, file, package; all give one cache.
 
 The hub here is a real cache on the disk and a real server on this machine.
 """

@@ -68,7 +68,7 @@ def test_what_gave_no_stage_end_before(name, size, make_harsh, check_cuts):
 
 
 def test_a_network_built_with_arguments_of_ones_own(make_harsh, check_cuts):
-    """Its second construction, for the axes, has to be of this network and not of timm's default."""
+    """Its second construction, for the axes, has to be of this network, not of timm's default."""
     network = make_harsh("test_vit", img_size=96, reg_tokens=3, depth=2, num_classes=4)
     backbone = hand_in(network, 96)
     x = torch.randn(2, 3, 96, 96)
