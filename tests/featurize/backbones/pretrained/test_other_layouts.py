@@ -3,6 +3,8 @@
 The layouts are written out here by hand, from a network of timm whose embedding is known.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -55,19 +57,19 @@ def write_as_openai(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("layout", ["timm", "openai", "open_clip", "open_clip around timm"])
-def test_visual_towers(layout, make_harsh, tmp_path):
-    """The text tower beside it is left alone; the embedding is the one before the projection."""
-    name = "vit_base_patch32_clip_224"
-    network = make_harsh(name, num_classes=16, **SHAPE)
-    network.head.bias = None  # a projection has none
+LAYOUTS = ("timm", "openai", "open_clip around timm")
+
+
+def write_tower(layout: str, network, file: Path) -> None:
+    """Write a visual tower with its projection, beside a text tower."""
     state = network.state_dict()
-    tensors = {
-        "timm": lambda: dict(state),
-        "openai": lambda: {f"visual.{k}": t for k, t in write_as_openai(state).items()},
-        "open_clip": lambda: {f"visual.{k}": t for k, t in write_as_openai(state).items()},
-        "open_clip around timm": lambda: {f"visual.trunk.{k}": t for k, t in state.items()},
-    }[layout]()
+    if layout == "timm":
+        tensors = dict(state)
+    elif layout == "openai":
+        tensors = {f"visual.{name}": tensor for name, tensor in write_as_openai(state).items()}
+    else:
+        tensors = {f"visual.trunk.{name}": tensor for name, tensor in state.items()}
+        tensors["visual.head.proj.weight"] = tensors.pop("visual.trunk.head.weight")
     if layout != "timm":
         tensors |= {
             "logit_scale": torch.tensor(4.6),
@@ -76,14 +78,34 @@ def test_visual_towers(layout, make_harsh, tmp_path):
             "positional_embedding": torch.randn(7, 8),
             "transformer.resblocks.0.ln_1.weight": torch.randn(8),
         }
-    if layout == "open_clip around timm":
-        tensors["visual.head.proj.weight"] = tensors.pop("visual.trunk.head.weight")
-    save_file({k: t.contiguous().clone() for k, t in tensors.items()}, tmp_path / "w.safetensors")
-    backbone = load_backbone(f"timm:{name}?{QUERY}", str(tmp_path / "w.safetensors"))
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, file)
+
+
+@pytest.fixture
+def clip(make_harsh):
+    """A small visual tower; its projection has no bias."""
+    network = make_harsh("vit_base_patch32_clip_224", num_classes=16, **SHAPE)
+    network.head.bias = None
+    return network
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_visual_towers(layout, clip, tmp_path):
+    """The text tower beside it is left alone; the embedding is the one before the projection."""
+    write_tower(layout, clip, tmp_path / "w.safetensors")
+    name = f"timm:vit_base_patch32_clip_224?{QUERY}"
+    backbone = load_backbone(name, str(tmp_path / "w.safetensors"))
     (found,) = backbone.cut([("pre_logits", "avg")])(X)
-    assert torch.allclose(found, embed(network, X), rtol=1e-5, atol=1e-6)
-    assert backbone.projection is not None
-    assert torch.equal(backbone.projection, state["head.weight"])
+    assert torch.allclose(found, embed(clip, X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_projection_is_kept(layout, clip, tmp_path):
+    write_tower(layout, clip, tmp_path / "w.safetensors")
+    name = f"timm:vit_base_patch32_clip_224?{QUERY}"
+    projection = load_backbone(name, str(tmp_path / "w.safetensors")).projection
+    assert projection is not None
+    assert torch.equal(projection, clip.head.weight)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
