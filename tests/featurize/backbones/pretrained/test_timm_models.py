@@ -5,6 +5,7 @@ perturbed, so that a wrong axis, a prefix token among the patches or a skipped b
 """
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from featurize import load_backbone
+from featurize import Backbone, FeatureCache, load_backbone, run
 from featurize.errors import BackboneError
 
 ROOT = Path(__file__).parents[4]
@@ -34,6 +35,7 @@ NO_LAYERS = {
     "coat_tiny": 2,
     "mobilenetv5_300m": 1,
     "tresnet_m": 1,
+    "efficientformer_l1": 1,  # takes images of one size, so its tokens are not told apart
 }
 
 
@@ -61,7 +63,9 @@ def find_maps(oracle, x):
 def check_architecture(timm, make_harsh, write_folder, check_cuts, tmp_path, name, size) -> None:
     oracle = make_oracle(timm, make_harsh, name, size, num_classes=5)
     size = size or oracle.pretrained_cfg["input_size"][1]
-    backbone = load_backbone(str(write_folder(tmp_path / "folder", oracle, size=size)))
+    folder = write_folder(tmp_path / "folder", oracle, size=size)
+    backbone = load_backbone(str(folder))
+    shutil.rmtree(folder)  # all of them together take gigabytes
     assert backbone.name == f"timm:{name}"
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     # The oracle's forward comes last: some networks keep what they computed with earlier weights.
@@ -106,6 +110,44 @@ def test_an_image_alone_is_as_in_a_batch(name, make_harsh, write_folder, tmp_pat
     together = backbone.cut([("pre_logits", "avg")])(x)[0]
     alone = torch.cat([backbone.cut([("pre_logits", "avg")])(row[None])[0] for row in x])
     assert float(((alone - together).norm(dim=1) / together.norm(dim=1)).max()) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "densenet121"])
+def test_filters_of_tensors_alone(name, timm, make_harsh, write_folder, check_cuts, tmp_path):
+    """Some of timm's filters of weights take no network beside the tensors."""
+    check_architecture(timm, make_harsh, write_folder, check_cuts, tmp_path, name, 64)
+
+
+def test_patches_that_overlap_fit_any_size(make_harsh, write_folder, tmp_path):
+    """PVT's are seven pixels wide and lie four apart."""
+    oracle = make_harsh("pvt_v2_b0", num_classes=0)
+    backbone = load_backbone(str(write_folder(tmp_path / "folder", oracle, size=64)))
+    x = torch.randn(1, 3, 64, 64)
+    (found,) = backbone.cut([("pre_logits", "avg")])(x)
+    assert torch.allclose(found, oracle(x), rtol=1e-5, atol=1e-6)
+
+
+def test_auto_is_the_quarters_of_a_transformer(make_harsh, write_folder, tmp_path):
+    oracle = make_harsh("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    backbone = load_backbone(str(write_folder(tmp_path / "folder", oracle, size=32)))
+    quarters = ("blocks.2", "blocks.5", "blocks.8", "blocks.11")
+    assert backbone.family.stages == (*quarters, "pre_logits")
+
+
+@pytest.mark.parametrize("arguments", [{"global_pool": ""}, {"dynamic_img_size": True}])
+def test_last_is_a_vector(arguments, make_harsh, write_folder, pictures, tmp_path):
+    """Where a network's own head does not pool, as Virchow's, it is the normalised class token."""
+    oracle = make_harsh("test_vit", num_classes=0, **arguments)
+    folder = write_folder(tmp_path / "folder", oracle, arguments=arguments)
+    run(pictures, tmp_path / "c.h5", backbone=str(folder), layers="last")
+    cache = FeatureCache(tmp_path / "c.h5")
+    plain = make_harsh("test_vit", num_classes=0)
+    twin = Backbone(plain, name="twin", preprocess=load_backbone(str(folder)).preprocess.to_dict())
+    run(pictures, tmp_path / "twin.h5", backbone=twin, layers="pre_logits")
+    expected = FeatureCache(tmp_path / "twin.h5").features("pre_logits")
+    found = cache.features(next(iter(cache.layers)))
+    assert found.shape == expected.shape
+    assert abs(found - expected).max() < 1e-5
 
 
 # --- a cut runs nothing above it ------------------------------------------------------------
