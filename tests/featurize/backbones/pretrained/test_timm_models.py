@@ -269,9 +269,10 @@ def test_weights_of_another_network_are_refused(make_harsh, write_folder, tmp_pa
         load_backbone(str(folder)).cut([("pre_logits", "avg")])
 
 
-def test_weights_in_half_precision_are_those_in_full(make_harsh, write_folder, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_those_in_full(dtype, make_harsh, write_folder, tmp_path):
     oracle = make_harsh("test_vit")
-    halves = {name: tensor.half() for name, tensor in oracle.state_dict().items()}
+    halves = {name: tensor.to(dtype) for name, tensor in oracle.state_dict().items()}
     wide = {name: tensor.float() for name, tensor in halves.items()}
     first, second = (
         load_backbone(str(write_folder(tmp_path / str(k), oracle, tensors=tensors)))

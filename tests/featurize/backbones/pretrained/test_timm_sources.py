@@ -112,6 +112,38 @@ def test_one_fingerprint_from_folders_and_files(vit, make_harsh, write_folder, p
     assert done.layers == ["blocks.1", "pre_logits"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"mlp_ratio": 2}, {"mlp_ratio": 2.0}),
+        ({"act_layer": "swish"}, {"act_layer": "silu"}),
+        ({"act_layer": "SiLU"}, {"act_layer": "silu"}),
+        ({"reg_tokens": 2, "class_token": True}, {"reg_tokens": 2, "no_embed_class": False}),
+    ],
+)
+def test_one_network_has_one_name(one, other, timm, make_harsh, write_folder, tmp_path):
+    built = {k: torch.nn.SiLU if k == "act_layer" else v for k, v in one.items()}
+    network = make_harsh("test_vit", num_classes=0, **built)
+    folders = [
+        write_folder(tmp_path / str(k), network, arguments=arguments)
+        for k, arguments in enumerate((one, other))
+    ]
+    first, second = (load_backbone(str(folder)) for folder in folders)
+    assert first.name == second.name
+    assert first.name != "timm:test_vit"
+
+
+def test_a_folder_is_not_the_tag_that_it_is_called_by(
+    featurize, make_harsh, write_folder, pictures, tmp_path
+):
+    """Timm's weights were asked for; those of the cache are others under the same name."""
+    folder = write_folder(tmp_path / "r160_in1k", make_harsh("test_vit"))
+    line = ("run", pictures, "-o", tmp_path / "c.h5", "--backbone")
+    assert featurize(*line, folder).returncode == 0
+    done = featurize(*line, "timm:test_vit.r160_in1k", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2, done.stderr
+
+
 def test_other_padding_is_another_network(real, pictures, tmp_path, cli):
     """`pad_type` changes the features and not the weights: it is in the name."""
     folder = real / "mobilenetv2_100-imagenet"
