@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,3 +135,22 @@ def environ(tmp_path) -> Callable[..., dict[str, str]]:
         return {**ours, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": TOKEN, **more}
 
     return make
+
+
+@pytest.fixture
+def vit(make_harsh, write_folder, tmp_path) -> Path:
+    """A folder with a small vision transformer."""
+    return write_folder(tmp_path / "vit", make_harsh("test_vit", num_classes=3))
+
+
+@pytest.fixture
+def featurize(command, environ):
+    """Run the command as somebody with a hub's cache, and hide nothing of what it says."""
+
+    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        done = command("featurize", *arguments, env=environ(**more))
+        assert TOKEN not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return call
