@@ -299,7 +299,7 @@ def _make_config(
             f"{width}; only square ones of three channels are supported"
         )
     mode = values.get("crop_mode") or "center"
-    if mode not in FIT_BY_CROP_MODE:
+    if not isinstance(mode, str) or mode not in FIT_BY_CROP_MODE:
         raise BackboneError(
             f"timm:{architecture}, weights {weights}: crop mode {mode!r} is unknown"
         )
