@@ -151,7 +151,7 @@ class Backbone:
             weights_files.load_into(
                 module, self._tensors, tensor_names, f"the weights {self.weights}"
             )
-        return module
+        return module.eval()  # torch.fx makes new containers, in training mode
 
 
 def collect_versions() -> dict[str, str]:

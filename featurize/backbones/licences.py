@@ -9,6 +9,7 @@ PERMISSIVE, NON_COMMERCIAL, RESTRICTED, UNKNOWN = (
 LICENCE_KINDS = (PERMISSIVE, NON_COMMERCIAL, RESTRICTED, UNKNOWN)
 
 _PERMISSIVE_NAMES = ("apache-2.0", "mit", "bsd", "cc-by-4.0", "cc0", "unlicense", "isc")
+"""Each also with a variant behind it, as ``bsd-3-clause``."""
 
 
 def classify_licence(licence: str) -> str:
@@ -29,7 +30,7 @@ def classify_licence(licence: str) -> str:
         return UNKNOWN
     if "-nc" in name or "non-commercial" in name or "noncommercial" in name:
         return NON_COMMERCIAL
-    if name.startswith(_PERMISSIVE_NAMES):
+    if any(name == known or name.startswith(f"{known}-") for known in _PERMISSIVE_NAMES):
         return PERMISSIVE
     return RESTRICTED
 

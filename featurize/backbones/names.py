@@ -14,11 +14,12 @@ from featurize.errors import BackboneError, CallError
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 TIMM, HUB = "timm:", "hf-hub:"
+_CODE = ("torch.hub:", "torchhub:")  # what would have to be run to get a network
 LITE = "lite0"
 """The backbone whose weights come as a Python package."""
 LITE_ARCHITECTURE = "tf_efficientnet_lite0"
 CONFIG_FILE = "config.json"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 _ARCHITECTURE = re.compile(r"[a-z0-9]\w*")
 
 
@@ -106,7 +107,7 @@ def split_name(name: str, weights: str | None) -> tuple[str, str | None]:
     CallError
         If weights are named twice.
     """
-    if name.startswith(("torch.hub:", "torchhub:")):
+    if name.startswith(_CODE):
         raise BackboneError(
             "networks of torch.hub are Python code of strangers, which is not run here. Load it "
             "yourself if you trust it, and pass it as featurize.Backbone(network, ...)"
@@ -119,12 +120,14 @@ def split_name(name: str, weights: str | None) -> tuple[str, str | None]:
             raise CallError(f"{name} names its weights; then --weights has no place")
         return str(parsed), weights or parsed.tag or None
     if name.startswith(HUB):
-        if not _HUB_ID.fullmatch(name.removeprefix(HUB)):
+        if not _HUB_ID.fullmatch(name.removeprefix(HUB)) or ".." in name:
             raise BackboneError(
                 f"{name!r} is no name of a model: hf-hub:ORGANISATION/NAME[@REVISION]"
             )
         if weights is not None:
             raise CallError(f"{name} brings its weights; then --weights has no place")
+    if weights is not None and is_pretrained_folder(name):
+        raise CallError(f"{name} is a folder with its weights; then --weights has no place")
     return name, weights
 
 
@@ -157,9 +160,10 @@ def is_file_path(text: str) -> bool:
     bool
         True if it has the suffix of a weights file, contains a slash, or exists as a file.
     """
-    if text.startswith((TIMM, HUB)):
+    if text.startswith((TIMM, HUB, *_CODE)):
         return False
-    return text.endswith(WEIGHTS_SUFFIXES) or "/" in text or os.path.isfile(text)  # noqa: PTH113
+    is_written_so = text.endswith(WEIGHTS_SUFFIXES) or "/" in text
+    return is_written_so or os.path.isfile(text) or is_pretrained_folder(text)  # noqa: PTH113
 
 
 def find_weights_file(path: str | Path) -> Path:

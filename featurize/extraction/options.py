@@ -190,9 +190,15 @@ def resolve_options(
     extractor = cache.extractor
     backbone, weights = named or extractor.backbone, named_weights
     if weights is None and backbone == extractor.backbone:
-        weights = extractor.environment.get("weights_file") or extractor.weights
-        if options.size is None and options.preprocess is None and options.weights is None:
-            common["preprocess"] = extractor.preprocess
+        weights = extractor.environment.get("weights_file") or _pin_commit(extractor)
+    # The cache knows its preprocessing; files for timm do not bring any.
+    goes_on = backbone == extractor.backbone and options.size is None
+    if (
+        goes_on
+        and options.preprocess is None
+        and (options.weights is None or backbone.startswith(TIMM))
+    ):
+        common["preprocess"] = extractor.preprocess
     resolved = ResolvedOptions(
         backbone=backbone,
         weights=weights,
@@ -207,6 +213,14 @@ def resolve_options(
     return _with_known_layers(resolved, extractor.environment, own_name)
 
 
+def _pin_commit(extractor: Extractor) -> str:
+    """Return the weights of a cache; of timm's tags with the commit that they were found at."""
+    commit = str(extractor.environment.get("commit", ""))
+    is_tag = extractor.backbone.startswith(TIMM) and not extractor.weights.startswith(HUB)
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", commit) is not None
+    return f"{extractor.weights}@{commit}" if is_tag and is_commit else extractor.weights
+
+
 def _split_names(
     options: Options, cache: FeatureCache | None, own_name: str | None
 ) -> tuple[str | None, str | None]:
@@ -215,7 +229,8 @@ def _split_names(
         return own_name, options.weights
     name, weights = split_name(options.backbone, options.weights)
     if cache is not None and _is_recorded_origin(name, cache.extractor):
-        return cache.extractor.backbone, weights
+        # A folder may have been moved since.
+        return cache.extractor.backbone, name if is_pretrained_folder(name) else weights
     return name, weights
 
 
@@ -303,7 +318,8 @@ def is_same_extractor(resolved: ResolvedOptions, options: Options, cache: Featur
     if is_file_path(weights):
         path = find_weights_file(weights)
         return hash_file(path).hex() == cached.environment.get("weights_file_sha256")
-    return weights == cached.weights
+    # A folder may be called like a tag of timm's.
+    return weights == cached.weights and "weights_file" not in cached.environment
 
 
 def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> None:

@@ -113,7 +113,6 @@ def _download(
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -150,7 +149,9 @@ def _download(
             f"the hub has no model {repository!r}, or it is private: then log in with "
             "`hf auth login` or set HF_TOKEN"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except BackboneError:
+        raise
+    except Exception as error:  # also what its HTTP client raises, which changes by version
         raise BackboneError(_format_unreachable(name, type(error).__name__)) from error
     return HubFiles(repository, info.sha, paths[0] if config else None, paths[-1])
 

@@ -55,6 +55,8 @@ _CHOICES = {
 }  # fmt: skip
 # How classes are written by those who publish networks, by the name of timm's registry.
 _ACTIVATION_ALIASES = {"SiLU": "silu", "GELU": "gelu", "ReLU": "relu", "QuickGELU": "quick_gelu"}
+_ACTIVATION_ALIASES |= {"swish": "silu"}
+MAX_TOKENS = 16_384  # 1,792 pixels in patches of 14
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> tuple[tuple[st
                 "you trust it, build the network yourself and pass it as "
                 "featurize.Backbone(network, ...)"
             )
-        checked[key] = value
+        checked[key] = float(value) if key in _SIZES else value
     return tuple(sorted(checked.items()))
 
 
@@ -298,6 +300,9 @@ def _make_config(
             f"timm:{architecture}, weights {weights}, takes images of {channels} x {height} x "
             f"{width}; only square ones of three channels are supported"
         )
+    patch = dict(arguments).get("patch_size")
+    if patch is not None and (height // max(patch, 1)) ** 2 > MAX_TOKENS:
+        raise BackboneError(f"timm:{architecture}: patches of {patch} pixels are too many")
     mode = values.get("crop_mode") or "center"
     if not isinstance(mode, str) or mode not in FIT_BY_CROP_MODE:
         raise BackboneError(

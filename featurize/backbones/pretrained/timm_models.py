@@ -1,5 +1,6 @@
 """Networks of timm: built without weights, then filled from a file, tensor by tensor."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,13 +12,14 @@ from torch import Tensor, fx, nn
 from featurize.backbones.families import Family
 from featurize.backbones.pretrained.timm_config import TimmConfig
 from featurize.errors import BackboneError
-from featurize.layer_spec import PRE_LOGITS
+from featurize.layer_spec import DEFAULT_POOL, PRE_LOGITS
 from featurize.layers.graph import LayerGraph
 from featurize.layers.tracing import trace
 
 MAX_BYTES_PER_FILE_BYTE = 4  # float32 numbers from a file of 8-bit ones
 SLACK_BYTES = 64 << 20  # position embeddings for larger images than the file has them for
 MAX_STAGES = 8
+_OPEN_CLIP_PROJECTION = "visual.head.proj.weight"  # timm's filters leave it out
 INSTALL_COMMAND = "pip install 'headgraft[timm]'"
 
 StateFilter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
@@ -128,8 +130,12 @@ def drop_idle_arguments(config: TimmConfig) -> TimmConfig:
     for argument in config.arguments:
         others = tuple(other for other in config.arguments if other != argument)
         shorter = replace(config, arguments=others)
-        if _describe(build_network(config, size)) == _describe(build_network(shorter, size)):
-            config = shorter
+        described = _describe(build_network(config, size))
+        try:
+            is_idle = described == _describe(build_network(shorter, size))
+        except BackboneError:  # another argument needs this one
+            continue
+        config = shorter if is_idle else config
     return config
 
 
@@ -138,6 +144,28 @@ def _describe(network: nn.Module) -> tuple[str, str, list[tuple[str, torch.Size]
     graph_module = fx.GraphModule(network, trace(network).graph)
     shapes = [(name, tensor.shape) for name, tensor in network.state_dict().items()]
     return graph_module.code, repr(network), shapes
+
+
+def check_depth(config: TimmConfig, tensors: dict[str, Tensor], source: str) -> None:
+    """Check that a file can hold a network, before anything is built.
+
+    Parameters
+    ----------
+    config : TimmConfig
+        The network.
+    tensors : dict of str to Tensor
+        Content of the file.
+    source : str
+        Name of the file, for the message.
+
+    Raises
+    ------
+    BackboneError
+        If the network is to have more blocks than the file has tensors.
+    """
+    depth = dict(config.arguments).get("depth", 0)
+    if depth > len(tensors):
+        raise BackboneError(f"{source} has {len(tensors)} tensors, too few for a depth of {depth}")
 
 
 def convert_weights(
@@ -170,9 +198,7 @@ def convert_weights(
     BackboneError
         If the network cannot be built, is far larger than the file, or the file is not for it.
     """
-    depth = dict(config.arguments).get("depth", 0)
-    if depth > len(tensors):
-        raise BackboneError(f"{source} has {len(tensors)} tensors, too few for a depth of {depth}")
+    given = tensors
     network, state_filter = _build(config, config.preprocess.crop)
     wanted = network.state_dict()
     wanted_bytes = sum(4 * tensor.numel() for tensor in wanted.values())
@@ -184,11 +210,12 @@ def convert_weights(
         )
     if state_filter is not None:
         try:
-            tensors = state_filter(dict(tensors), network)
+            tensors = _apply_filter(state_filter, dict(tensors), network)
         except Exception as error:  # filters assume the layouts they know
             raise BackboneError(
                 f"{source} is not for {config.name}: {type(error).__name__}: {error}"
             ) from error
+    projection = _find_projection(network, given, tensors)
     found = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -199,12 +226,25 @@ def convert_weights(
             f"{source} has no tensor of {config.name}; the file has "
             f"{', '.join(list(tensors)[:3])} ..., the network {', '.join(list(wanted)[:3])} ..."
         )
-    return network, found, _find_projection(network, tensors)
+    return network, found, projection
 
 
-def _find_projection(network: nn.Module, tensors: dict[str, Tensor]) -> Tensor | None:
+def _apply_filter(
+    state_filter: StateFilter, tensors: dict[str, Tensor], network: nn.Module
+) -> dict[str, Tensor]:
+    """Call a filter of timm; some take the tensors alone."""
+    takes_network = len(inspect.signature(state_filter).parameters) > 1
+    return state_filter(tensors, network) if takes_network else state_filter(tensors)  # type: ignore[call-arg]
+
+
+def _find_projection(
+    network: nn.Module, given: dict[str, Tensor], renamed: dict[str, Tensor]
+) -> Tensor | None:
+    """Find the weights of the classifying layer, in a file as given or renamed by timm."""
     name = getattr(network, "pretrained_cfg", {}).get("classifier")
-    projection = tensors.get(f"{name}.weight") if isinstance(name, str) else None
+    projection = given.get(_OPEN_CLIP_PROJECTION)
+    if projection is None and isinstance(name, str):
+        projection = renamed.get(f"{name}.weight")
     return None if projection is None else projection.float().flatten(1)
 
 
@@ -290,9 +330,11 @@ def check_patches(config: TimmConfig, network: nn.Module) -> None:
         If a rest would be left over; the message names the nearest sizes.
     """
     size = config.preprocess.crop
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    side = patch[0] if isinstance(patch, tuple) else patch
-    if isinstance(side, int) and size % side:
+    projection = getattr(getattr(network, "patch_embed", None), "proj", None)
+    if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
+        return  # patches that overlap fit any size
+    side = projection.stride[0]
+    if size % side:
         smaller = size // side * side
         sizes = " or ".join(str(n) for n in (smaller, smaller + side) if n)
         raise BackboneError(
@@ -332,4 +374,7 @@ def find_family(module: nn.Module, network: LayerGraph) -> Family | None:
         return Family(tuple(stages)) if stages else None
     if stages and not network.has_weights_between(stages[-1], PRE_LOGITS):
         stages.pop()  # the pooled map of this stage is `pre_logits`
-    return Family((*stages, PRE_LOGITS))
+    axes = network.layers[PRE_LOGITS].axes
+    # A network that does not pool leaves the choice to its user; most take the class token.
+    takes_token = axes is not None and axes.has_class_token
+    return Family((*stages, PRE_LOGITS), "token" if takes_token else DEFAULT_POOL)

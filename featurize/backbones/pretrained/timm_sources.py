@@ -29,6 +29,7 @@ from featurize.backbones.pretrained.timm_config import (
 )
 from featurize.backbones.pretrained.timm_models import (
     build_network,
+    check_depth,
     check_patches,
     drop_idle_arguments,
     load_network,
@@ -110,10 +111,13 @@ def load_timm(
     published = source.stored_preprocess or source.config.preprocess
     resolved = adapt_preprocess(published, preprocess, size)
     config = replace(source.config, preprocess=resolved)
+    tensors, origin = None, f"the weights {source.label}"
+    if frozen_weights:
+        tensors = source.read_tensors()
+        check_depth(config, tensors, origin)
     config = drop_idle_arguments(config)
     check_patches(config, build_network(config, resolved.crop))
-    tensors = source.read_tensors() if frozen_weights else None
-    network, tensors, projection = load_network(config, tensors, f"the weights {source.label}")
+    network, tensors, projection = load_network(config, tensors, origin)
     import timm
 
     facts = {
@@ -199,7 +203,9 @@ def _find_in_file(name: TimmName, path: Path) -> TimmSource:
     )
 
 
-def _find_in_registry(name: TimmName, tag: str) -> TimmSource:
+def _find_in_registry(name: TimmName, weights: str) -> TimmSource:
+    """Find published weights by ``TAG`` or, as a cache records them, ``TAG@COMMIT``."""
+    tag, _, commit = weights.partition("@")
     config, published = read_registry(name, tag)
     repository = getattr(published, "hf_hub_id", None)
     facts: dict[str, str] = {}
@@ -209,7 +215,9 @@ def _find_in_registry(name: TimmName, tag: str) -> TimmSource:
             raise BackboneError(
                 f"timm knows no downloadable weights of {config.name}; give --weights FILE"
             )
-        files = fetch_hub_files(repository, filename=published.hf_hub_filename, config=False)
+        files = fetch_hub_files(
+            repository, commit or None, filename=published.hf_hub_filename, config=False
+        )
         facts.update(repository=repository, commit=files.commit)
         return weights_files.read_weights(files.weights)[0]
 
