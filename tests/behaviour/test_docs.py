@@ -94,6 +94,7 @@ def test_demo_is_one_cache_for_all_tasks():
     assert len(re.findall(r"--labels \$\(DIGITS\)/\w+\.csv", makefile)) == 3
 
 
+@pytest.mark.slow
 def test_example_chooses_a_layer(tmp_path):
     subprocess.run([sys.executable, ROOT / "data" / "digits" / "make.py", tmp_path], check=True)
     script = ROOT / "examples" / "layer_as_hyperparameter.py"

@@ -145,7 +145,11 @@ def test_what_a_worker_was_writing_when_it_was_ended_goes(mine, table):
     assert list(folder.glob("*.tmp")) == [another_s]
 
 
-@pytest.mark.parametrize("group", [True, False], ids=["all at once", "one process"])
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(True, marks=pytest.mark.slow), False],
+    ids=["all at once", "one process"],
+)
 def test_a_kill_loses_only_what_was_at_work(mine, line, run_cli, unbroken, group):
     process = started(mine, line)
     (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)

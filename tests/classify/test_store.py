@@ -106,6 +106,7 @@ def test_a_changed_image_renews_everything_and_changed_back_finds_it_again(home,
     assert back.records == first.records
 
 
+@pytest.mark.slow
 def test_a_grown_cache_is_another(home, digits):
     cache = embed(home, N)
     old = odd_or_even(cache, digits)

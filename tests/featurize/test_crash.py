@@ -140,9 +140,8 @@ GROWING = (new_layer, new_images)
 
 @pytest.fixture(
     params=[
-        change,
         swap,
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (make, *GROWING)),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (change, make, *GROWING)),
     ],
     ids=lambda kind: kind.__name__,
 )

@@ -326,6 +326,7 @@ def test_images_that_were_chosen_by_are_not_scored(cache, digits):
     )
 
 
+@pytest.mark.slow
 def test_finetune_finds_files_with_the_same_bytes(pictured, run_cli, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(pictured.images, images)

@@ -49,6 +49,7 @@ def grouped(cache, digits):
     return LabelTable("t", "t.csv", list(cache.paths), y, list(split), groups)
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_tell_the_same(cache, grouped, tmp_path, digits):
     head, record = fit(cache, grouped)
     assert sorted(record.recall) == sorted(record.classes)

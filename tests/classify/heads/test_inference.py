@@ -66,6 +66,7 @@ def test_a_cache_that_is_overwritten_meanwhile_is_an_error(world, tmp_path):
             work()
 
 
+@pytest.mark.slow
 def test_a_split_that_tears_groups_is_not_scored(world, run_cli, tmp_path):
     home, head, _ = world
     save_head(head, tmp_path / "h")

@@ -210,6 +210,7 @@ def test_every_verb_refuses_what_is_unclear_and_says_what_it_took(verb, scenes, 
         assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_says_it_too(scenes, run_cli, tmp_path):
     made = run_cli("fit", scenes.path, "--labels-level", 3, "-o", tmp_path / "h")
     assert made.returncode == 0, made.stderr

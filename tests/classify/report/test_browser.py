@@ -233,7 +233,8 @@ def test_headings_sort(browser, report):
     assert len(set(down)) > 1
     browser.js(press)
     assert [float(value) for value in browser.js(column)] == sorted(down)
-    states = browser.js("[...document.querySelectorAll('th')].map((th) => th.ariaSort)")
+    headings = "document.querySelector('table').querySelectorAll('th')"
+    states = browser.js(f"[...{headings}].map((th) => th.ariaSort)")
     assert states[3] == "ascending"
     assert states.count("ascending") + states.count("descending") == 1
 

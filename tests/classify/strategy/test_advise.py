@@ -129,7 +129,7 @@ def test_large_by_count_and_by_class():
         assert (found.verdict, found.is_near_threshold) == (verdict, near)
 
 
-@pytest.mark.parametrize("best", ["last", "early"])
+@pytest.mark.parametrize("best", [pytest.param("last", marks=pytest.mark.slow), "early"])
 def test_twenty_thousand_images_are_large(situation, best):
     rng = np.random.default_rng(0)
     y = np.arange(25_200) % CLASSES

@@ -187,6 +187,7 @@ def test_without_peft_it_says_what_to_install(pictured, run_cli, vit_folder, tmp
     assert "error: --lora needs PEFT: pip install 'headgraft[lora]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_peft_is_imported_only_where_it_is_asked_for():
     code = (
         "import sys, classify.finetuning.run, classify.cli.networks\n"

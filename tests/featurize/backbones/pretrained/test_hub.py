@@ -63,6 +63,7 @@ def test_a_download_and_what_is_kept_of_it(featurize, hub, vit, make_harsh, writ
     assert "blocks.2" in FeatureCache(tmp_path / "c.h5").layers
 
 
+@pytest.mark.slow
 def test_a_moved_main_does_not_move_a_name_of_timms(
     featurize, fill_hub_cache, vit, make_harsh, write_folder, pictures, tmp_path
 ):
@@ -116,7 +117,14 @@ def start_up_seconds(environment: dict[str, str]) -> float:
 WAYS_OUT = ("--weights", "--backbone FOLDER", "seedling")
 
 
-@pytest.mark.parametrize("route", ["closed", "offline", "silent", "broken"])
+@pytest.mark.parametrize(
+    "route",
+    [
+        "closed",
+        "silent",
+        *(pytest.param(route, marks=pytest.mark.slow) for route in ("offline", "broken")),
+    ],
+)
 def test_without_a_route_one_message_within_seconds(
     route, featurize, hub, environ, pictures, tmp_path, timm
 ):

@@ -110,6 +110,7 @@ def test_one_network_has_one_name(one, other, timm, make_harsh, write_folder, tm
     assert first.name != "timm:test_vit"
 
 
+@pytest.mark.slow
 def test_a_folder_is_not_the_tag_that_it_is_called_by(
     featurize, make_harsh, write_folder, pictures, tmp_path
 ):
