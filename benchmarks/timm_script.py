@@ -1,6 +1,6 @@
 """`featurize run` with a network of timm beside the script that people write, paired.
 
-    python benchmarks/timm_script.py [IMAGES [PAIRS]]
+    python benchmarks/timm_script.py [IMAGES [PAIRS [NETWORK ...]]]
 
 Both are whole processes, from start to a file with the features. The script is timm's own way: its
 transform, an ImageFolder, a DataLoader of two workers, batches of 32, `numpy.save`. Both take the
@@ -98,12 +98,12 @@ def measure(network: str, images: Path, pairs: int) -> str:
 
 
 def main() -> None:
-    arguments = [int(word) for word in sys.argv[1:]]
-    count, pairs = arguments + [1000, 5][len(arguments) :]
+    numbers, networks = sys.argv[1:3], sys.argv[3:] or NETWORKS
+    count, pairs = map(int, numbers + ["2000", "3"][len(numbers) :])
     images = photos(count)
     print(f"{count:,} JPEGs of 640 x 480, {pairs} pairs of whole processes\n")
     print("| network | script | `featurize run` | ratio | features apart |\n|---|---|---|---|---|")
-    for network in NETWORKS:
+    for network in networks:
         print(measure(network, images, pairs), flush=True)
 
 
