@@ -7,7 +7,7 @@ is a stranger's: what it may ask for is listed here, and nothing in it is run.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,6 @@ class TimmConfig:
     fixed_size: bool = False
     licence: str = "unknown"
     source: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
