@@ -11,13 +11,13 @@ import warnings
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.names import TimmName
 from featurize.backbones.pretrained.loaded import LoadedNetwork
 from featurize.backbones.pretrained.timm_config import read_registry
 from featurize.backbones.pretrained.timm_models import build_network, load_network
+from featurize.backbones.profiling import count_macs
 from featurize.layer_spec import PRE_LOGITS
 
 # One or two of each family, with a size of images that keeps the whole table to minutes.
@@ -43,29 +43,33 @@ SIZES = {
 }  # fmt: skip
 
 
+ENGINES = ("eager", "onnxruntime")  # each is held to eager when it is opened
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("architectures", nargs="*", default=list(SIZES))
-    parser.add_argument("--engines", action="store_true", help="also compare the engines")
+    parser.add_argument("--engines", action="store_true", help="also open ONNX Runtime's engine")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_grad_enabled(False)
-    print(
-        "| network | px | layers | stage ends as timm's | largest difference | arithmetic at "
-        "stage ends | axes | `pre_logits` | difference | engines |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    headings = ["network", "px", "layers", "stage ends as timm's", "largest difference"]
+    headings += ["arithmetic", "axes", "`pre_logits`", "difference"]
+    headings += ["engines" if options.engines else "seconds"]
+    print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for architecture in options.architectures:
-        print(describe(architecture, SIZES.get(architecture, 64), options.engines), flush=True)
+        size = SIZES.get(architecture, 64)
+        try:
+            print(describe(architecture, size, options.engines), flush=True)
+        except Exception as error:  # one network that fails shall not hide the others
+            reason = f"{type(error).__name__}: {str(error)[:150]}"
+            print(f"| {architecture} | {size} | {reason} |", flush=True)
 
 
 def describe(architecture: str, size: int, engines: bool) -> str:
     """One row of the table."""
     started = time.perf_counter()
-    try:
-        oracle, backbone = make_pair(architecture, size)
-    except Exception as error:
-        return f"| {architecture} | {size} | refused: {type(error).__name__}: {str(error)[:200]} |"
+    oracle, backbone = make_pair(architecture, size)
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     features = oracle.forward_features(x)
     embedding = oracle.forward_head(features, pre_logits=True)
@@ -76,7 +80,7 @@ def describe(architecture: str, size: int, engines: bool) -> str:
         if layer.axes.order == "tokens"
         else layer.axes.order
         for name in found
-        if (layer := backbone.layers.get(name)) is not None
+        if (layer := backbone.layers.get(name)) is not None and layer.axes is not None
     }
     (pre_logits,) = backbone.cut([(PRE_LOGITS, "avg")])(x)
     exact = sum(d < 1e-6 for d in compared)
@@ -86,11 +90,11 @@ def describe(architecture: str, size: int, engines: bool) -> str:
         str(len(backbone.layers)),
         f"{exact}/{len(found)}",
         f"{max(compared, default=float('nan')):.0e}",
-        " ".join(share_of_arithmetic(backbone, x)),
+        " ".join(share_of_arithmetic(backbone)),
         ", ".join(sorted(axes)),
         str(pre_logits.shape[1]),
         f"{distance(pre_logits, embedding):.0e}",
-        run_engines(backbone, x) if engines else f"{time.perf_counter() - started:.0f} s",
+        run_engines(backbone, x) if engines else f"{time.perf_counter() - started:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -152,16 +156,10 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
 
 
-def share_of_arithmetic(backbone: Backbone, x: torch.Tensor) -> list[str]:
+def share_of_arithmetic(backbone: Backbone) -> list[str]:
     """Share of the multiplications that each cut of `auto` runs."""
-
-    def count(layer: str) -> int:
-        with FlopCounterMode(display=False) as counter:
-            backbone.cut([(layer, "avg")])(x[:1])
-        return counter.get_total_flops()
-
-    total = count(PRE_LOGITS)
-    return [f"{count(stage) / total:.2f}" for stage in backbone.family.stages]
+    macs = count_macs(backbone, {*backbone.family.stages, PRE_LOGITS})
+    return [f"{macs[stage] / macs[PRE_LOGITS]:.2f}" for stage in backbone.family.stages if macs]
 
 
 def run_engines(backbone: Backbone, x: torch.Tensor) -> str:
@@ -171,12 +169,12 @@ def run_engines(backbone: Backbone, x: torch.Tensor) -> str:
 
     layers = [LayerSpec(stage) for stage in backbone.family.stages]
     verdicts = []
-    for name in ("eager", "compile", "onnxruntime"):
+    for name in ENGINES:
         try:
             open_engine(backbone, layers, name=name, device="cpu", precision="float32")
             verdicts.append(name)
         except Exception as error:
-            verdicts.append(f"not {name}: {str(error).splitlines()[0][:90]}")
+            verdicts.append(f"not {name} ({type(error).__name__})")
     return ", ".join(verdicts)
 
 

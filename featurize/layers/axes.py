@@ -65,13 +65,23 @@ class AxesFinder:
             )
         self._larger_size = size + 64
         self._larger_shapes, error = infer_shapes(module, 3, self._larger_size)
-        if error is not None and build is not None:
+        # Some networks refuse another size; some bring every image to their own.
+        if build is not None and (error is not None or not self._grows()):
             rebuilt = _infer_rebuilt_shapes(build, 2 * size)
             if rebuilt:
                 self._larger_size, self._larger_shapes = 2 * size, rebuilt
         self._grid_size = _find_patch_grid(module, self.shapes)
         self._has_class_token = any(
             name.rpartition(".")[2] in _CLASS_TOKEN_NAMES for name, _ in module.named_parameters()
+        )
+
+    def _grows(self) -> bool:
+        """Tell whether larger images give any larger tensor."""
+        images = {node.name for node in self._module.graph.nodes if node.op == "placeholder"}
+        return any(
+            self._larger_shapes[name][1:] != shape[1:]
+            for name, shape in self.shapes.items()
+            if name in self._larger_shapes and name not in images and shape[:1] == (2,)
         )
 
     def find(self, node: fx.Node) -> Axes | str:

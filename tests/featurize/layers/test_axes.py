@@ -167,3 +167,14 @@ def test_maxvit_of_torchvision():
         assert backbone.layers[layer].axes.order == "channels first"
         maps = listen(backbone.network.module, layer, x)
         assert near(backbone.cut([(layer, "avg")])(x)[0], maps.mean((2, 3)))
+
+
+def test_a_network_that_brings_all_images_to_one_size(timm):
+    """CrossViT resizes its images itself, so that only a second construction tells its tokens."""
+    backbone = load_backbone(f"timm:{timm.list_models('crossvit_9_240')[0]}", frozen_weights=False)
+    counts = {
+        layer.map_shape[0]
+        for layer in backbone.layers.values()
+        if (layer.axes.order, layer.axes.n_prefix_tokens) == ("tokens", 1)
+    }
+    assert counts == {20**2 + 1, 14**2 + 1}  # two branches, a class token each
