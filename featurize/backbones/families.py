@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featurize.backbones.names import LITE
 from featurize.errors import BackboneError, CallError, UnknownLayerError
 from featurize.layer_spec import DEFAULT_POOL, POOLS, LayerSpec
 from featurize.text import did_you_mean
@@ -262,8 +263,9 @@ def parse_layers(
         if spec.layer not in ("last", "auto"):
             specs[spec] = None
             continue
-        if family is None and did_you_mean(backbone, EMBEDDING_DIMS):
-            raise BackboneError(f"no backbone {backbone!r}{did_you_mean(backbone, EMBEDDING_DIMS)}")
+        hint = did_you_mean(backbone, [*EMBEDDING_DIMS, LITE])
+        if family is None and hint:
+            raise BackboneError(f"no backbone {backbone!r}{hint}")
         if family is None:
             raise UnknownLayerError(
                 f"{spec.layer!r} is not known of the network {backbone!r}; name its layers instead"
