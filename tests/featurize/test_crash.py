@@ -392,7 +392,9 @@ def test_kills_at_random_instants(call, draw, tmp_path):
     record.rerun(tmp_path)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_stop_keeps_and_marks_what_is_done(call, draw, tmp_path, sign):
     # A batch is eight of them: most are still to come when the first is seen to be marked.
     record = seedling(draw(tmp_path / "images", [f"{k:04}.png" for k in range(1200)]))

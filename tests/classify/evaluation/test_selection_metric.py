@@ -129,6 +129,7 @@ def test_boards_are_ranked_by_it(uneven, metric):
     assert compare(cache, table, "lda", "each", jobs=1).n_reused == 0
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_it(uneven, run_cli, tmp_path):
     cache, table = uneven
     lines = [f"{p},{k}" for p, k in zip(table.paths, table.labels, strict=True)]

@@ -57,7 +57,7 @@ def auto(folder, command):
 @pytest.mark.parametrize(
     ("situation", "strategy"),
     [
-        pytest.param(*case, marks=pytest.mark.slow if case[1] == "retrain" else ())
+        pytest.param(*case, marks=() if case[1] == "linear-probe" else pytest.mark.slow)
         for case in ADVICE.items()
     ],
 )
@@ -113,6 +113,7 @@ def test_no_time_left_still_does_what_is_advised(auto):
     assert told["epochs"] == 1  # the first epoch is always run
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_cache_and_ends_with_three(folder):
     place = folder.parent / "stopped"
     line = [Path(sys.executable).with_name("classify"), "auto", folder, "-o", place]

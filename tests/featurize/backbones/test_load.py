@@ -104,9 +104,14 @@ def test_help_leaves_timm_alone(verb, command, deadly):
     "line",
     [
         "run PHOTOS -o OUT --backbone timm:test_vit",
-        "run PHOTOS -o OUT --backbone hf-hub:me/vit",
-        "run PHOTOS -o OUT --backbone HOME/vit",
-        "layers timm:test_vit",
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in (
+                "run PHOTOS -o OUT --backbone hf-hub:me/vit",
+                "run PHOTOS -o OUT --backbone HOME/vit",
+                "layers timm:test_vit",
+            )
+        ),
         "backbones timm:*vit*",
     ],
 )
@@ -122,6 +127,7 @@ def test_without_timm_it_is_said_how_to_get_it(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_torchvision_works_without_timm(command, without_timm, pictures, tmp_path):
     line = ("run", pictures, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     done = command("featurize", *line, env=without_timm)

@@ -38,7 +38,9 @@ def compare(tmp_path):
     return compare
 
 
-@pytest.mark.parametrize("name", ["test_vit2", "test_convnext"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("test_vit2", marks=pytest.mark.slow), "test_convnext"]
+)
 def test_onnxruntime_runs_small_networks(name, compare):
     pytest.importorskip("onnxruntime", reason="headgraft[onnx] is not installed")
     assert compare(name, 160, "onnxruntime") < 1e-5

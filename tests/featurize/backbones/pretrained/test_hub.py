@@ -121,8 +121,7 @@ WAYS_OUT = ("--weights", "--backbone FOLDER", "seedling")
     "route",
     [
         "closed",
-        "silent",
-        *(pytest.param(route, marks=pytest.mark.slow) for route in ("offline", "broken")),
+        *(pytest.param(route, marks=pytest.mark.slow) for route in ("offline", "silent", "broken")),
     ],
 )
 def test_without_a_route_one_message_within_seconds(
@@ -149,8 +148,12 @@ def test_without_a_route_one_message_within_seconds(
     ("status", "code", "words"),
     [
         (403, "GatedRepo", ("licence", "hf auth login", "HF_TOKEN")),
-        (401, "GatedRepo", ("licence", "hf auth login", "HF_TOKEN")),
-        (401, "RepoNotFound", ("me/vit", "hf auth login", "HF_TOKEN")),
+        pytest.param(
+            *(401, "GatedRepo", ("licence", "hf auth login", "HF_TOKEN")), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *(401, "RepoNotFound", ("me/vit", "hf auth login", "HF_TOKEN")), marks=pytest.mark.slow
+        ),
         (404, "RevisionNotFound", ("me/vit", "v9")),
     ],
 )

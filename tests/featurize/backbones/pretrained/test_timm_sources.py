@@ -30,6 +30,7 @@ def count(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
 # --- one network, however it is spelt -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_spelling_is_one_network(featurize, fill_hub_cache, real, pictures, tmp_path, timm):
     """Folder, hub and registry: one fingerprint, and what one computed the others reuse."""
     folder = real / "tf_efficientnet_lite0-imagenet"
