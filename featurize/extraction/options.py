@@ -109,6 +109,10 @@ class ResolvedOptions:
         None for that of the weights.
     size : int, optional
         Height and width of the images in pixels; None for those of the preprocessing.
+    requested_layers : tuple of (str, str or None)
+        The options ``--layers``, empty if not given, and ``--pool``.
+    cached_layers : tuple of LayerSpec
+        Those of the cache.
     """
 
     backbone: str

@@ -142,7 +142,7 @@ class ExtractionSetup:
             frozen_weights=self.frozen_weights,
         )
 
-    @property
+    @cached_property
     def extractor(self) -> Extractor:
         """Extractor metadata for the cache."""
         from featurize.backbones.profiling import count_macs

@@ -21,7 +21,7 @@ from safetensors.torch import save_file  # noqa: E402
 CLASSES = ["ant", "bee", "crow", "deer", "eel"]
 BACKBONE = "timm:vit_base_patch32_clip_quickgelu_224"
 TEXT_MODEL = "ViT-B-32-quickgelu"
-N = 60
+N = 100
 
 
 @pytest.fixture(scope="module")

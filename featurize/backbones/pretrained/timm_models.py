@@ -62,7 +62,7 @@ def build_network(config: TimmConfig, size: int) -> nn.Module:
     Raises
     ------
     BackboneError
-        If timm cannot build it.
+        If timm cannot build it, or images of this size are not cut into whole patches.
     """
     return _build(config, size)[0]
 
@@ -87,7 +87,23 @@ def _build(config: TimmConfig, size: int) -> tuple[nn.Module, StateFilter | None
         raise BackboneError(
             f"{config.name} cannot be built for images of {size} x {size} pixels: {error}"
         ) from error
+    _check_patches(config, network, size)
     return network.requires_grad_(False).eval(), filters[0] if filters else None
+
+
+def _check_patches(config: TimmConfig, network: nn.Module, size: int) -> None:
+    """Check that images are cut into whole patches; the message names the nearest sizes."""
+    projection = getattr(getattr(network, "patch_embed", None), "proj", None)
+    if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
+        return  # patches that overlap fit any size
+    side = projection.stride[0]
+    if size % side:
+        smaller = size // side * side
+        sizes = " or ".join(str(n) for n in (smaller, smaller + side) if n)
+        raise BackboneError(
+            f"{config.name} cuts images into patches of {side} pixels, so {size} pixels do not "
+            f"fit; use {sizes}"
+        )
 
 
 @contextmanager
@@ -312,35 +328,6 @@ def load_network(
         network, tensors, projection = convert_weights(config, tensors, source)
     fill_network(network, tensors)
     return network, tensors, projection
-
-
-def check_patches(config: TimmConfig, network: nn.Module) -> None:
-    """Check that images are cut into whole patches.
-
-    Parameters
-    ----------
-    config : TimmConfig
-        Its preprocessing gives the size of the images.
-    network : nn.Module
-        Built for it.
-
-    Raises
-    ------
-    BackboneError
-        If a rest would be left over; the message names the nearest sizes.
-    """
-    size = config.preprocess.crop
-    projection = getattr(getattr(network, "patch_embed", None), "proj", None)
-    if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
-        return  # patches that overlap fit any size
-    side = projection.stride[0]
-    if size % side:
-        smaller = size // side * side
-        sizes = " or ".join(str(n) for n in (smaller, smaller + side) if n)
-        raise BackboneError(
-            f"{config.name} cuts images into patches of {side} pixels, so {size} pixels do not "
-            f"fit; use {sizes}"
-        )
 
 
 def find_family(module: nn.Module, network: LayerGraph) -> Family | None:

@@ -30,7 +30,6 @@ from featurize.backbones.pretrained.timm_config import (
 from featurize.backbones.pretrained.timm_models import (
     build_network,
     check_depth,
-    check_patches,
     drop_idle_arguments,
     load_network,
     require_timm,
@@ -116,7 +115,6 @@ def load_timm(
         tensors = source.read_tensors()
         check_depth(config, tensors, origin)
     config = drop_idle_arguments(config)
-    check_patches(config, build_network(config, resolved.crop))
     network, tensors, projection = load_network(config, tensors, origin)
     import timm
 
