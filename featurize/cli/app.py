@@ -12,6 +12,7 @@ from featurize.cli.command import make_app
 from featurize.cli.completion import complete_word, list_backbones
 from featurize.cli.console import (
     EXIT_INCOMPLETE,
+    EXIT_UNEXPECTED,
     EXIT_WRONG_INPUT,
     handle_errors,
     print_json,
@@ -349,3 +350,25 @@ def export(
             print_json({"output": str(output), "rows": rows})
         else:
             print(f"{to_printable(str(output))}: {rows:,} rows")
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Say what is installed here and what is missing, and embed some images as a test.
+
+    Exits with 0 if all is well, 3 if an extra is broken and the rest works, 1 if Headgraft does not
+    work here. A missing extra is no fault.
+    """
+    with handle_errors(debug, as_json):
+        from featurize.cli.doctor import show_diagnosis
+        from featurize.cli.progress import ProgressDisplay
+        from featurize.diagnosis.diagnose import diagnose
+
+        with ProgressDisplay("importing packages") as display:
+            diagnosis = diagnose(report=display.report)
+        if as_json:
+            print_json(diagnosis.to_dict())
+        else:
+            show_diagnosis(diagnosis)
+        if diagnosis.problems:
+            raise typer.Exit(EXIT_INCOMPLETE if diagnosis.works else EXIT_UNEXPECTED)
