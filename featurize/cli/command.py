@@ -127,7 +127,7 @@ class VerbGroup(TyperGroup):
 
 def _describe(error: Any, command: str) -> str:
     """Describe wrong usage: what is wrong, what may be meant, which help to read."""
-    message = error.format_message().removesuffix(".")
+    message = error.format_message().removesuffix(".").replace("argument(s)", "argument")
     message = message[:1].lower() + message[1:]
     if hasattr(error, "possibilities"):  # an option that does not exist
         message = f"no option {error.option_name}{_suggest_option(error.option_name, error.ctx)}"

@@ -12,6 +12,19 @@ from featurize.diagnosis.packages import EXTRAS, REQUIRED
 ROOT = Path(__file__).parents[3]
 HEAVY = ("open_clip", "peft", "onnx", "onnxruntime", "onnxscript", "pyarrow", "bokeh", "skops")
 
+# As if it were not installed: what Python runs at every start.
+HIDE_PEFT = """
+import sys
+
+class Hidden:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "peft":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden)
+"""
+
 
 @pytest.fixture
 def stubs(tmp_path):
@@ -78,8 +91,8 @@ def test_a_broken_extra_is_named_and_the_rest_works(command, stubs):
     assert "pw" not in done.stdout
 
 
-def test_torch_that_ends_the_process_is_a_finding(command, stubs):
-    """So is one that cannot be imported; what is well is said all the same."""
+def test_torch_that_ends_the_process_is_a_finding(command, stubs, tmp_path):
+    """So is one that cannot be imported, or an extra that is not there."""
     environment = stubs(
         torch="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
         torchvision="raise OSError('undefined symbol')",
@@ -87,6 +100,7 @@ def test_torch_that_ends_the_process_is_a_finding(command, stubs):
         sklearn="",
         onnxscript="print('noise on stdout')",
     )
+    (tmp_path / "stubs" / "sitecustomize.py").write_text(HIDE_PEFT)
     done = command("featurize", "doctor", env=environment)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -95,6 +109,7 @@ def test_torch_that_ends_the_process_is_a_finding(command, stubs):
     assert "problem: self-test: import torch: it crashed: SIGSEGV; install torch" in done.stdout
     assert lines[-1] == "3 problems; Headgraft does not work here"
     assert any(line.startswith("memory ") for line in lines)
+    assert "  missing  lora: classify finetune --lora; pip install 'headgraft[lora]'" in lines
     assert len(lines) <= 24
     assert "noise" not in done.stdout
 
