@@ -121,8 +121,9 @@ def _find_problems(
     for step in self_test.steps:
         if not step.ok:
             yield f"self-test: {step.name}: {step.problem}; {step.advice}"
-    # timm is in two extras
-    broken = {p.name: (p, e) for e in extras for p in e.packages if p.status == BROKEN}
+    # A package of two extras, as timm is, is named with the first.
+    in_extras = [(package, extra) for extra in reversed(extras) for package in extra.packages]
+    broken = {p.name: (p, extra) for p, extra in in_extras if p.status == BROKEN}
     for package, extra in broken.values():
         yield f"extra {extra.name}: {_describe_package_problem(package, extra.install)}"
 
