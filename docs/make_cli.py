@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 VERBS = {
-    "featurize": ["run", "layers", "backbones", "info", "verify", "export"],
+    "featurize": ["run", "layers", "backbones", "info", "verify", "export", "doctor"],
     "classify": [
         "fit",
         "compare",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from featurize.backbones.load import load_backbone
     from featurize.backbones.profiling import layer_costs
     from featurize.cache.reader import FeatureCache
+    from featurize.diagnosis.diagnose import Diagnosis, diagnose
     from featurize.extraction.dry_run import Estimate
     from featurize.extraction.export import export
     from featurize.extraction.run import run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
+    "Diagnosis",
     "Estimate",
     "FeatureCache",
     "FeaturizeError",
@@ -30,6 +32,7 @@ __all__ = [
     "Preprocess",
     "Progress",
     "Summary",
+    "diagnose",
     "export",
     "layer_costs",
     "load_backbone",
@@ -39,12 +42,14 @@ __all__ = [
 
 _HOMES = {
     "Backbone": "backbones.backbone",
+    "Diagnosis": "diagnosis.diagnose",
     "Estimate": "extraction.dry_run",
     "FeatureCache": "cache.reader",
     "LayerSpec": "layer_spec",
     "Preprocess": "images.preprocess",
     "Progress": "progress",
     "Summary": "extraction.summary",
+    "diagnose": "diagnosis.diagnose",
     "export": "extraction.export",
     "layer_costs": "backbones.profiling",
     "load_backbone": "backbones.load",

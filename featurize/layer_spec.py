@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from featurize.errors import CallError
+from featurize.text import did_you_mean
 
 POOLS = ("avg", "max", "avgmax", "none", "token")
 DEFAULT_POOL = "avg"
@@ -55,7 +56,8 @@ class LayerSpec(NamedTuple):
         layer, _, pool = text.strip().replace("@", ":").partition(":")
         spec = cls(layer, pool or default_pool)
         if spec.pool not in POOLS:
-            raise CallError(f"no pool {spec.pool!r}; there are {', '.join(POOLS)}")
+            hint = did_you_mean(spec.pool, POOLS)
+            raise CallError(f"no pool {spec.pool!r}{hint}; there are {', '.join(POOLS)}")
         if not layer:
             raise CallError(f"{text!r} names no layer")
         return spec

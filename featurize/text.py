@@ -120,23 +120,44 @@ def is_invisible(character: str) -> bool:
     return unicodedata.category(character) in ("Cf", "Cc")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Suggest the known name that is most similar to a misspelt one.
 
     Parameters
     ----------
-    name : str
-        The name as it was given.
+    name : object
+        The name as it was given. No text is similar to what is no text.
     known : iterable of str
-        The names that exist.
+        The names that exist; capital and small letters count alike.
 
     Returns
     -------
     str
         `` (did you mean 'NAME'?)``, to append to a message. Empty if no known name is similar.
     """
-    similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {similar[0]!r}?)" if similar else ""
+    if not isinstance(name, str):
+        return ""
+    by_folded = {other.casefold(): other for other in known}
+    similar = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return f" (did you mean {by_folded[similar[0]]!r}?)" if similar else ""
+
+
+def list_choices(name: object, known: Sequence[str]) -> str:
+    """List what an option takes, for the message about a word that it does not take.
+
+    Parameters
+    ----------
+    name : object
+        The word as it was given; files of strangers have any value in its place.
+    known : sequence of str
+        The words that exist.
+
+    Returns
+    -------
+    str
+        ``a, b, c, not 'd'``, and a suggestion if a word is similar.
+    """
+    return f"{', '.join(known)}, not {name!r}{did_you_mean(name, known)}"
 
 
 def format_duration(seconds: float | None) -> str:

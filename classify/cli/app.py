@@ -14,15 +14,16 @@ import typer
 from classify.cli import networks
 from classify.cli.options import (
     DEFAULT_HEADS,
-    HEAD_NAMES,
     CacheFiles,
     ClassWeight,
     Column,
     Folds,
+    Head,
     HeadFile,
     Heads,
     Labels,
     LabelsLevel,
+    Layer,
     Layers,
     MetricOption,
     Prepare,
@@ -35,10 +36,10 @@ from classify.cli.options import (
     TestSize,
     ZeroShotHeads,
 )
+from featurize.cli.command import make_app
 from featurize.cli.console import (
     EXIT_INCOMPLETE,
     handle_errors,
-    make_app,
     open_csv_stdout,
     print_json,
     show_notices,
@@ -62,14 +63,8 @@ def fit(
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    head: Annotated[str, typer.Option(help=f"One of {HEAD_NAMES}.")] = "softmax",
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="L[,L2]",
-            help="Several are joined; if not given the deepest or all, what validates better.",
-        ),
-    ] = None,
+    head: Head = "softmax",
+    layer: Layer = None,
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
     metric: MetricOption = None,

@@ -18,13 +18,19 @@ from classify.cli.options import (
     Size,
     TestSize,
 )
-from classify.finetuning.config import TrainConfig
+from classify.finetuning.config import AUGMENTATIONS, TrainConfig
+from featurize.cli.completion import complete_choice, complete_word, list_stages
 from featurize.cli.console import handle_errors, print_json, show_notices
 from featurize.cli.options import Backbone, CacheFile, Debug, Device, Json, Preprocess
 from featurize.cli.progress import ProgressDisplay
 from featurize.progress import Progress
 from featurize.system import signals
 from featurize.text import parse_duration
+
+
+def _list_tuned_parts(ctx: typer.Context) -> list[str]:
+    return ["all", *(word for word in list_stages(ctx) if word != "auto")]
+
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
 Output = Annotated[
@@ -48,6 +54,7 @@ Augment = Annotated[
     str,
     typer.Option(
         metavar="flips|crops|none",
+        autocompletion=complete_choice(*AUGMENTATIONS),
         help="Random crops and mirroring; crops alone, for what has a left and a right.",
     ),
 ]
@@ -87,6 +94,7 @@ def finetune(
         str,
         typer.Option(
             metavar="last|last-N|LAYER|all",
+            autocompletion=complete_word(_list_tuned_parts),
             help="From this layer on; last is the deepest stage, last-4 four blocks or stages.",
         ),
     ] = "all",
@@ -98,7 +106,11 @@ def finetune(
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option(metavar="linear|mlp", help="The new classifier; linear if not given."),
+        typer.Option(
+            metavar="linear|mlp",
+            autocompletion=complete_choice("linear", "mlp"),
+            help="The new classifier; linear if not given.",
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -124,7 +136,11 @@ def finetune(
     mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = TrainConfig.mixup,
     batch_norm: Annotated[
         str | None,
-        typer.Option(metavar="frozen|trained", help="Frozen, except from random weights."),
+        typer.Option(
+            metavar="frozen|trained",
+            autocompletion=complete_choice("frozen", "trained"),
+            help="Frozen, except from random weights.",
+        ),
     ] = None,
     class_weight: ClassWeight = None,
     device: Device = "auto",

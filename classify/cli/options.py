@@ -1,19 +1,59 @@
 """Options of several verbs of `classify`. Those of both commands are in `featurize.cli.options`."""
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featurize.cli.completion import (
+    complete_choice,
+    complete_list,
+    complete_word,
+    get_option,
+    list_cached_layers,
+)
+
 # As in `classify.heads.registry`, which imports scikit-learn. A test compares the two.
 HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
+# As in `classify.evaluation.selection_metric`, which imports scikit-learn too.
+METRIC_NAMES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "log_loss",
+    "auroc",
+    "average_precision",
+)
+MAX_HEADER_CHARS = 10_000
+
+
+def _list_heads(ctx: typer.Context) -> list[str]:
+    return HEAD_NAMES.split(", ")
+
+
+def _list_layer_words(ctx: typer.Context) -> list[str]:
+    return ["each", "joined", *list_cached_layers(ctx)]
+
+
+def _list_columns(ctx: typer.Context) -> list[str]:
+    """List the columns of the table named so far."""
+    with Path(get_option(ctx, "labels")).open(newline="", encoding="utf-8-sig") as file:
+        return next(csv.reader([file.readline(MAX_HEADER_CHARS)]))
+
 
 CacheFiles = Annotated[
     list[Path],
     typer.Argument(metavar="C.h5", help="Feature caches; several of the same images."),
 ]
-Column = Annotated[str, typer.Option(help="The column of the table that holds the labels.")]
+Column = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete_word(_list_columns),
+        help="The column of the table that holds the labels.",
+    ),
+]
 LabelsLevel = Annotated[
     int | None,
     typer.Option(
@@ -26,17 +66,27 @@ TestSize = Annotated[
     float, typer.Option(help="Share to hold out where neither table nor folders have a split.")
 ]
 ClassWeight = Annotated[
-    str | None, typer.Option(metavar="balanced", help="Every class counts alike, small or large.")
+    str | None,
+    typer.Option(
+        metavar="balanced",
+        autocompletion=complete_choice("balanced"),
+        help="Every class counts alike, small or large.",
+    ),
 ]
 Prepare = Annotated[
     str | None,
-    typer.Option(metavar="root-l2|standardise", help="How features are prepared; else as is best."),
+    typer.Option(
+        metavar="root-l2|standardise",
+        autocompletion=complete_choice("root-l2", "standardise"),
+        help="How features are prepared; else as is best.",
+    ),
 ]
 MetricOption = Annotated[
     str | None,
     typer.Option(
         "--metric",
         metavar="M",
+        autocompletion=complete_choice(*METRIC_NAMES),
         help="To choose and rank by: accuracy, balanced_accuracy, macro_f1, log_loss, auroc, "
         "average_precision, or COSTS.csv.",
     ),
@@ -48,20 +98,47 @@ Labels = Annotated[
 Tables = Annotated[
     list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
 ]
-Heads = Annotated[str, typer.Option(metavar="a,b", help=f"Of {HEAD_NAMES}.")]
+Head = Annotated[
+    str,
+    typer.Option(autocompletion=complete_word(_list_heads), help=f"One of {HEAD_NAMES}."),
+]
+Heads = Annotated[
+    str,
+    typer.Option(
+        metavar="a,b", autocompletion=complete_list(_list_heads), help=f"Of {HEAD_NAMES}."
+    ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="L[,L2]",
+        autocompletion=complete_list(list_cached_layers),
+        help="Several are joined; if not given the deepest or all, what validates better.",
+    ),
+]
 Layers = Annotated[
     str,
     typer.Option(
         metavar="each,joined|A,B",
+        autocompletion=complete_list(_list_layer_words),
         help="Every layer, all at once, or these; A+B joins, CACHE:A is of one cache.",
     ),
 ]
 Size = Annotated[
-    str | None, typer.Option(metavar="small|large", help="If you know better than the count.")
+    str | None,
+    typer.Option(
+        metavar="small|large",
+        autocompletion=complete_choice("small", "large"),
+        help="If you know better than the count.",
+    ),
 ]
 Similarity = Annotated[
     str | None,
-    typer.Option(metavar="similar|different", help="If you know better than the measurement."),
+    typer.Option(
+        metavar="similar|different",
+        autocompletion=complete_choice("similar", "different"),
+        help="If you know better than the measurement.",
+    ),
 ]
 ZeroShotHeads = Annotated[
     list[Path] | None,

@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from classify.errors import CallError
+from featurize.text import did_you_mean
 
 ROOT_L2, STANDARDISE = "root-l2", "standardise"
 PREPARATIONS = (ROOT_L2, STANDARDISE)
@@ -30,7 +31,10 @@ def check_preparation(prepare: str | None) -> None:
         If there is no such preparation.
     """
     if prepare is not None and prepare not in PREPARATIONS:
-        raise CallError(f"features are prepared by {' or '.join(PREPARATIONS)}, not {prepare!r}")
+        hint = did_you_mean(prepare, PREPARATIONS)
+        raise CallError(
+            f"features are prepared by {' or '.join(PREPARATIONS)}, not {prepare!r}{hint}"
+        )
 
 
 def list_preparations(prepare: str | None, n: int, dim: int) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from classify.errors import CallError, LabelError
+from featurize.text import did_you_mean
 
 LOWER_IS_BETTER = ("log_loss", "cost")  # the other metrics are better when higher
 
@@ -67,11 +67,11 @@ class SelectionMetric:
         CallError
             If the costs name another class.
         """
-        unknown = {name for pair in self.costs for name in pair} - {*classes}
+        unknown = sorted({name for pair in self.costs for name in pair} - {*classes})
         if unknown:
             raise CallError(
-                f"the costs name {sorted(unknown)[0]!r}, which is no class of this task, whose "
-                f"classes are {', '.join(map(repr, [*classes][:5]))}"
+                f"the costs name {unknown[0]!r}{did_you_mean(unknown[0], classes)}, which is no "
+                f"class of this task, whose classes are {', '.join(map(repr, [*classes][:5]))}"
             )
 
     def compute(
@@ -175,11 +175,9 @@ def resolve_metric(metric: str | None) -> SelectionMetric:
     if name in METRIC_NAMES:
         return SelectionMetric(name)
     if not (metric or "").endswith(".csv"):
-        suggestions = get_close_matches(name, METRIC_NAMES, 1)
-        hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
         raise CallError(
             f"no metric {metric!r}, only {', '.join(METRIC_NAMES)}, and a CSV table of costs with "
-            f"the columns {', '.join(COST_COLUMNS)}{hint}"
+            f"the columns {', '.join(COST_COLUMNS)}{did_you_mean(name, METRIC_NAMES)}"
         )
     return SelectionMetric(COST, _read_costs(Path(metric or "")))
 

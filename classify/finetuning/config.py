@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from classify.errors import CallError
+from featurize.text import did_you_mean, list_choices
 
 AUGMENTATIONS = ("flips", "crops", "none")
 BATCH_NORM_MODES = ("frozen", "trained")
@@ -86,9 +87,10 @@ class TrainConfig:
         if not (self.mixup >= 0 and math.isfinite(self.mixup)):
             raise CallError(f"mixup is 0 or above, not {self.mixup}")
         if self.augment not in AUGMENTATIONS:
-            raise CallError(f"--augment is one of {', '.join(AUGMENTATIONS)}, not {self.augment!r}")
+            raise CallError(f"--augment is one of {list_choices(self.augment, AUGMENTATIONS)}")
         if self.batch_norm not in BATCH_NORM_MODES:
-            raise CallError(f"batch norm is frozen or trained, not {self.batch_norm!r}")
+            hint = did_you_mean(self.batch_norm, BATCH_NORM_MODES)
+            raise CallError(f"batch norm is frozen or trained, not {self.batch_norm!r}{hint}")
         if self.class_weight not in (None, "balanced"):
             raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
 

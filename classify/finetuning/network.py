@@ -15,6 +15,7 @@ from classify.finetuning.tuned_part.stages import find_last_layer
 from classify.heads.models import LinearModel, MLPModel
 from featurize.backbones.backbone import Backbone
 from featurize.layers.partition import extract_upper_part, find_first_op
+from featurize.text import list_choices
 
 HIDDEN_UNITS = 512  # units of the hidden layer of `mlp`
 CLASSIFIER_KINDS = ("linear", "mlp")
@@ -164,7 +165,7 @@ class FineTuneNetwork(nn.Module):
         super().__init__()
         if classifier not in CLASSIFIER_KINDS:
             raise CallError(
-                f"the classifier is one of {', '.join(CLASSIFIER_KINDS)}, not {classifier!r}"
+                f"the classifier is one of {list_choices(classifier, CLASSIFIER_KINDS)}"
             )
         self.batch_norm, self.from_activations = batch_norm, from_activations
         self.last_layer = find_last_layer(backbone)

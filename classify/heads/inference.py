@@ -27,6 +27,7 @@ from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.progress import Say, ignore
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
+from featurize.text import did_you_mean
 
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 
@@ -332,7 +333,8 @@ def _select_rows(
     chosen_names = [names[i] for i in np.flatnonzero(chosen)]
     unknown = sorted({*chosen_names} - {*head.classes})
     if unknown:
-        notices.append(f"labels the head does not know, counted as wrong: {', '.join(unknown[:5])}")
+        shown = ", ".join(f"{name}{did_you_mean(name, head.classes)}" for name in unknown[:5])
+        notices.append(f"labels the head does not know, counted as wrong: {shown}")
     classes = [*head.classes, *unknown]
     number = {name: k for k, name in enumerate(classes)}
     y = np.array([number[name] for name in chosen_names])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import signature
 from pkgutil import resolve_name
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from sklearn.base import BaseEstimator, is_classifier
 
 from classify.errors import UnknownHeadError
+from featurize.text import did_you_mean
 
 Param = float | None
 ClassWeight = dict[int, float] | None
@@ -130,11 +130,9 @@ def get_head_spec(name: str) -> HeadSpec:
         return HEADS[name]
     if ":" in name:
         return _make_sklearn_spec(name)
-    matches = get_close_matches(name, HEADS, 1)
-    hint = f"; did you mean {matches[0]!r}?" if matches else ""
     raise UnknownHeadError(
         f"no head {name!r}, only {', '.join(HEADS)}, and classifiers of scikit-learn's kind as "
-        f"package.module:Class{hint}"
+        f"package.module:Class{did_you_mean(name, HEADS)}"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from classify.errors import CallError, LabelError
-from featurize.text import to_printable
+from featurize.text import did_you_mean, to_printable
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_WORDS = {
@@ -266,9 +266,10 @@ def _check_part_classes(folders: Folders, label: int, split: int) -> None:
     }
     for part, names_inside in parts.items():
         if len(names_inside) == 1 and len(train_classes) > 1 and not names_inside & train_classes:
+            (name,) = names_inside
             problem = (
-                f"{_quote_names(part)} holds one folder, {_quote_names(*names_inside)}, "
-                "which is no class of the training part"
+                f"{_quote_names(part)} holds one folder, {_quote_names(name)}, "
+                f"which is no class of the training part{did_you_mean(name, train_classes)}"
             )
             raise _ambiguity_error(problem, folders)
 

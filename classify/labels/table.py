@@ -5,7 +5,6 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from classify.errors import CallError, LabelError
 from classify.labels.folders import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
 from featurize.cache.reader import FeatureCache
-from featurize.text import is_invisible
+from featurize.text import did_you_mean, is_invisible
 
 __all__ = [
     "TEST",
@@ -264,9 +263,8 @@ def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
         if title in header:
             column_index[use] = header.index(title)
         elif use in ("path", "label"):
-            suggestions = get_close_matches(title, header[:MAX_SUGGESTED_COLUMNS], 1)
-            hint = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
-            option = "; name the column with --column" if use == "label" and not suggestions else ""
+            hint = did_you_mean(title, header[:MAX_SUGGESTED_COLUMNS])
+            option = "; name the column with --column" if use == "label" and not hint else ""
             shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
             shown += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
             raise LabelError(f"{path}, line 1: no column {title!r}, only {shown}{hint}{option}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from classify.errors import CallError
 from featurize.backbones.families import DEFAULT_WEIGHTS
 from featurize.cache.reader import FeatureCache
+from featurize.text import did_you_mean
 
 SIZES = ("small", "large")
 SIMILARITIES = ("similar", "different")
@@ -54,7 +55,8 @@ def check_size_and_similarity(size: str | None, similarity: str | None) -> None:
     """
     for option, value, known in (("size", size, SIZES), ("similarity", similarity, SIMILARITIES)):
         if value is not None and value not in known:
-            raise CallError(f"the {option} is {' or '.join(known)}, not {value!r}")
+            hint = did_you_mean(value, known)
+            raise CallError(f"the {option} is {' or '.join(known)}, not {value!r}{hint}")
 
 
 def strategy_commands(

@@ -28,7 +28,7 @@ from featurize.errors import (
     UnknownPathError,
 )
 from featurize.images.reasons import REASONS
-from featurize.text import list_first
+from featurize.text import did_you_mean, list_first
 
 
 class FeatureCache:
@@ -259,7 +259,8 @@ class FeatureCache:
             return next(reversed(self.layers.values()))
         if name not in self.layers:
             raise UnknownLayerError(
-                f"{self.path} has no layer {name!r}; it has {', '.join(self.layers)}. "
+                f"{self.path} has no layer {name!r}{did_you_mean(name, self.layers)}; "
+                f"it has {', '.join(self.layers)}. "
                 f"Add one with `featurize run ... --layers {name.replace('@', ':')}`"
             )
         return self.layers[name]

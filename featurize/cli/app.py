@@ -8,20 +8,30 @@ from typing import Annotated, Any
 
 import typer
 
+from featurize.cli.command import make_app
+from featurize.cli.completion import complete_word, list_backbones
 from featurize.cli.console import (
     EXIT_INCOMPLETE,
+    EXIT_UNEXPECTED,
     EXIT_WRONG_INPUT,
     handle_errors,
-    make_app,
     print_json,
     print_stderr,
 )
 from featurize.cli.options import (
     Backbone,
+    CachedLayers,
     CacheFile,
     Debug,
+    Decode,
     Device,
+    DType,
+    Engine,
     Json,
+    Layers,
+    Licence,
+    Pool,
+    Precision,
     Preprocess,
     WeightsFile,
 )
@@ -52,25 +62,13 @@ def run(
         int | None,
         typer.Option(min=1, help="Pixels a side for the network. [default: the weights' own]"),
     ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="last, auto, or names: layer3,layer4:max. [default: last]")
-    ] = None,
-    pool: Annotated[
-        str | None, typer.Option(help="avg, max, avgmax, none or token. [default: avg]")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Stored as float32 or float16. [default: float32]")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Computed in float32, tf32, bf16, fp16. [default: float32]")
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(help="auto, eager, compile, onnxruntime or cuda.")
-    ] = "auto",
+    layers: Layers = None,
+    pool: Pool = None,
+    dtype: DType = None,
+    precision: Precision = None,
+    engine: Engine = "auto",
     device: Device = "auto",
-    decode: Annotated[
-        str | None, typer.Option(help="exact, or fast for large JPEGs. [default: exact]")
-    ] = None,
+    decode: Decode = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print count, bytes and expected time; write nothing.")
     ] = False,
@@ -181,7 +179,14 @@ def _show_summary(summary: Any) -> None:
 
 @app.command()
 def layers(
-    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help="A network by name.")],
+    backbone: Annotated[
+        str,
+        typer.Argument(
+            metavar="BACKBONE",
+            autocompletion=complete_word(list_backbones),
+            help="A network by name.",
+        ),
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -214,10 +219,7 @@ def backbones(
     pattern: Annotated[
         str | None, typer.Argument(metavar="[PATTERN]", help="As 'timm:*dinov2*': search timm too.")
     ] = None,
-    licence: Annotated[
-        str | None,
-        typer.Option(help="Only weights that are permissive, non-commercial, restricted, unknown."),
-    ] = None,
+    licence: Licence = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -335,7 +337,7 @@ def verify(
 def export(
     cache: CacheFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .npz or .parquet file.")],
-    layers: Annotated[str | None, typer.Option(help="Layers to take. [default: all]")] = None,
+    layers: CachedLayers = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -348,3 +350,25 @@ def export(
             print_json({"output": str(output), "rows": rows})
         else:
             print(f"{to_printable(str(output))}: {rows:,} rows")
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Say what is installed here and what is missing, and embed some images as a test.
+
+    Exits with 0 if all is well, 3 if an extra is broken and the rest works, 1 if Headgraft does not
+    work here. A missing extra is no fault.
+    """
+    with handle_errors(debug, as_json):
+        from featurize.cli.doctor import show_diagnosis
+        from featurize.cli.progress import ProgressDisplay
+        from featurize.diagnosis.diagnose import diagnose
+
+        with ProgressDisplay("importing packages") as display:
+            diagnosis = diagnose(report=display.report)
+        if as_json:
+            print_json(diagnosis.to_dict())
+        else:
+            show_diagnosis(diagnosis)
+        if diagnosis.problems:
+            raise typer.Exit(EXIT_INCOMPLETE if diagnosis.works else EXIT_UNEXPECTED)

@@ -10,6 +10,7 @@ from featurize.backbones.licences import classify_licence
 from featurize.backbones.names import LITE, TIMM
 from featurize.backbones.pretrained.timm_search import check_licence_kind, search_timm
 from featurize.backbones.pretrained.torchvision_models import SEEDLING, list_names, list_weights
+from featurize.text import did_you_mean
 
 
 def find_backbones(pattern: str | None, licence_kind: str | None) -> list[dict[str, Any]]:
@@ -91,4 +92,5 @@ def show_backbones(entries: Sequence[dict[str, Any]], pattern: str | None) -> No
         hint = "" if has_timm else "; pip install 'headgraft[timm]'"
         print(f"timm has more: `featurize backbones 'timm:*dinov2*'` searches them{hint}")
     elif not entries:
-        print(f"nothing has a name like {pattern}")
+        names = [SEEDLING, LITE, *list_names()[1:]]
+        print(f"nothing has a name like {pattern}{did_you_mean(pattern, names)}")

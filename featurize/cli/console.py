@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -33,47 +33,6 @@ INPUT_ERRORS = (
 )
 PIPED_WIDTH = 100  # columns where stdout is not a terminal
 MAX_MESSAGE_CHARS = 20_000
-
-
-def make_app(name: str, description: str) -> typer.Typer:
-    """Make a command line without verbs, with the option ``--version``.
-
-    Parameters
-    ----------
-    name : str
-        The command: ``featurize`` or ``classify``.
-    description : str
-        A sentence for ``--help``.
-
-    Returns
-    -------
-    Typer
-        The application that the verbs are added to.
-    """
-    app = typer.Typer(
-        name=name,
-        help=description,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-
-    def print_version(requested: bool) -> None:
-        if requested:
-            from importlib.metadata import version
-
-            print(f"{name} (headgraft) {version('headgraft')}")
-            raise typer.Exit
-
-    help_text = "Print the version."
-    option = typer.Option("--version", callback=print_version, is_eager=True, help=help_text)
-
-    def handle_options(version: Annotated[bool, option] = False) -> None:
-        pass
-
-    app.callback()(handle_options)
-    return app
 
 
 @contextmanager

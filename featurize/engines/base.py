@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from featurize.errors import CallError
+from featurize.text import list_choices
 
 ENGINES = ("auto", "eager", "compile", "onnxruntime", "cuda")
 CPU_ENGINES = ("compile", "onnxruntime")
@@ -69,7 +70,7 @@ def check_engine(name: str, device: str, precision: str) -> None:
         If the engine is unknown, or cannot run so.
     """
     if name not in ENGINES:
-        raise CallError(f"--engine is one of {', '.join(ENGINES)}, not {name!r}")
+        raise CallError(f"--engine is one of {list_choices(name, ENGINES)}")
     if precision == "tf32" and device == "cpu":
         raise CallError("--precision tf32 is for GPUs; on the processor use float32 or bf16")
     if obstacle := find_obstacle(name, device, precision):

@@ -16,6 +16,7 @@ import torch
 
 from featurize.errors import CallError
 from featurize.system import cpu
+from featurize.system.folders import find_kernel_folder
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PIXELS_PER_BATCH = 32 * 224 * 224
@@ -155,12 +156,11 @@ def use_private_cache() -> dict[str, bool]:
 
 
 def _make_private_folder() -> Path:
-    cache_home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(cache_home) if Path(cache_home).is_absolute() else Path("~/.cache").expanduser()
-    own_folder = base / "headgraft"
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        for folder in (own_folder, own_folder / "inductor"):
+        kernel_folder = find_kernel_folder()
+        own_folder = kernel_folder.parent
+        own_folder.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (own_folder, kernel_folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not _is_private(folder):
                 raise PermissionError(f"{folder} is not the user's alone")
@@ -168,7 +168,7 @@ def _make_private_folder() -> Path:
         temporary_folder = tempfile.mkdtemp(prefix="headgraft-")
         atexit.register(shutil.rmtree, temporary_folder, ignore_errors=True)
         return Path(temporary_folder)
-    return own_folder / "inductor"
+    return kernel_folder
 
 
 def _is_private(folder: Path) -> bool:

@@ -35,6 +35,7 @@ from featurize.errors import CallError, FingerprintMismatchError
 from featurize.files import hash_file
 from featurize.images.preprocess import DECODE_MODES, Preprocess
 from featurize.layer_spec import LayerSpec
+from featurize.text import did_you_mean, list_choices
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
 
@@ -77,9 +78,10 @@ class Options:
             ("decode", self.decode, DECODE_MODES),
         ):
             if value is not None and value not in choices:
-                raise CallError(f"--{name} is one of {', '.join(choices)}, not {value!r}")
+                raise CallError(f"--{name} is one of {list_choices(value, choices)}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise CallError(f"no device {self.device!r}; use auto, cpu, cuda or cuda:1")
+            hint = did_you_mean(self.device, ("auto", "cpu", "cuda"))
+            raise CallError(f"no device {self.device!r}{hint}; use auto, cpu, cuda or cuda:1")
         check_engine(self.engine, self.device, self.precision or "float32")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file_path(value) and not _can_be_read(value):

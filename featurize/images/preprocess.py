@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featurize.errors import CallError
+from featurize.text import list_choices
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODE_MODES = ("exact", "fast")
@@ -80,7 +81,7 @@ class Preprocess(Mapping[str, Any]):
         if self.interpolation not in INTERPOLATIONS:
             raise CallError(f"preprocessing: interpolation is one of {', '.join(INTERPOLATIONS)}")
         if self.decode not in DECODE_MODES:
-            raise CallError(f"--decode is one of {', '.join(DECODE_MODES)}, not {self.decode!r}")
+            raise CallError(f"--decode is one of {list_choices(self.decode, DECODE_MODES)}")
         if self.fit not in FITS:
             raise CallError(f"preprocessing: fit is one of {', '.join(FITS)}, not {self.fit!r}")
 

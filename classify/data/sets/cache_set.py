@@ -13,6 +13,7 @@ from classify.errors import CallError
 from featurize.cache.format import MARKED, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.errors import UnknownLayerError
+from featurize.text import did_you_mean
 
 CachesLike = CacheOrPath | Sequence[CacheOrPath]
 
@@ -162,7 +163,8 @@ class CacheSet(FeatureCache):
             name = self.last_layers[0]
         if name not in self.layers:
             raise UnknownLayerError(
-                f"no layer {name!r} in these caches; there are {', '.join(self.layers)}"
+                f"no layer {name!r} in these caches{did_you_mean(name, self.layers)}; "
+                f"there are {', '.join(self.layers)}"
             )
         return self.layers[name]
 

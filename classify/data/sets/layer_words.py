@@ -8,6 +8,7 @@ from classify.errors import CallError
 from featurize.cache.reader import FeatureCache
 from featurize.errors import UnknownLayerError
 from featurize.layer_spec import POOLS, LayerSpec
+from featurize.text import did_you_mean
 
 EACH, JOINED, LAST = "each", "joined", "last"
 DEFAULT_LAYERS = f"{EACH},{JOINED}"
@@ -88,7 +89,8 @@ def _split_cache(caches: CacheSet, text: str) -> tuple[str | None, str]:
         return prefix, rest
     if colon and rest not in POOLS:
         raise CallError(
-            f"{text!r}: there is no cache {prefix!r}; there are {', '.join(caches.caches)}"
+            f"{text!r}: there is no cache {prefix!r}{did_you_mean(prefix, caches.caches)}; "
+            f"there are {', '.join(caches.caches)}"
         )
     return None, text
 

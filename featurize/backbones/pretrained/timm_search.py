@@ -7,6 +7,7 @@ from featurize.backbones.licences import LICENCE_KINDS, classify_licence
 from featurize.backbones.names import TIMM
 from featurize.backbones.pretrained.timm_models import require_timm
 from featurize.errors import CallError
+from featurize.text import list_choices
 
 
 @dataclass(frozen=True)
@@ -95,4 +96,4 @@ def check_licence_kind(licence_kind: str | None) -> None:
         If it is unknown.
     """
     if licence_kind is not None and licence_kind not in LICENCE_KINDS:
-        raise CallError(f"--licence is one of {', '.join(LICENCE_KINDS)}, not {licence_kind!r}")
+        raise CallError(f"--licence is one of {list_choices(licence_kind, LICENCE_KINDS)}")

@@ -1,0 +1,1 @@
+"""What is installed, what the machine has, and whether the whole works: `featurize doctor`."""
