@@ -88,7 +88,7 @@ MetricOption = Annotated[
         metavar="M",
         autocompletion=complete_choice(*METRIC_NAMES),
         help="To choose and rank by: accuracy, balanced_accuracy, macro_f1, log_loss, auroc, "
-        "average_precision, or COSTS.csv.",
+        "average_precision, or COSTS.csv with truth,predicted,cost.",
     ),
 ]
 Labels = Annotated[

@@ -123,6 +123,11 @@ def _embed_or_open(
     )
     if weights is None and is_file_path(source.weights):
         raise missing_weights  # a file of that name here need not be the same file
+    if source.weights == "own":
+        raise CallError(
+            f"this head's backbone was a network of its own ({source.backbone}): embed the images "
+            "in Python, featurize.run(..., backbone=Backbone(...)), and predict from that cache"
+        )
     with tempfile.TemporaryDirectory(prefix="headgraft-") as temporary:
         try:
             backbone = load_backbone(

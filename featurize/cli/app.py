@@ -139,7 +139,8 @@ def run(
             _show_summary(result)
         if isinstance(result, Estimate) or max_errors is None or result.failed <= max_errors:
             return
-        print_stderr(f"error: {result.failed} images failed, more than --max-errors {max_errors}")
+        failed = f"{result.failed:,} image{'s' * (result.failed > 1)} failed"
+        print_stderr(f"error: {failed}, more than --max-errors {max_errors}")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 

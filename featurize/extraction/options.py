@@ -85,7 +85,7 @@ class Options:
         check_engine(self.engine, self.device, self.precision or "float32")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file_path(value) and not _can_be_read(value):
-                raise CallError(f"--{name}: there is no file {value}")
+                raise CallError(f"--{name}: there is no file or folder {value}")
 
 
 def _can_be_read(path: str) -> bool:
@@ -359,4 +359,5 @@ def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> No
 def _describe_difference(name: str, cached: Any, requested: Any) -> str:
     if name == "weights_sha256":
         cached, requested = f"{cached[:12]}...", f"{requested[:12]}..."
+    name = "size" if name == "preprocess.crop" else name
     return f"{name} is {cached!r}, asked for {requested!r}"

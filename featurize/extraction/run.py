@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
 
 _KEEP_ADVICE = "It is left as it is; give another -o"
+_NOTABLE_BYTES = 100_000_000  # of a cache; smaller ones are not mentioned
 
 
 def run(
@@ -255,7 +256,8 @@ def _allocate_cache(
 ) -> FeatureCache:
     layers = setup.describe_layers(setup.layers)
     needed = estimate_cache_bytes(layers, len(listing.paths))
-    say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
+    if needed >= _NOTABLE_BYTES:
+        say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
     allocate_for_listing(path, setup.extractor, layers, listing)
     return FeatureCache(path)
 

@@ -93,6 +93,9 @@ class Summary:
             summary.bound = measure.bottleneck
             summary.engine, summary.engine_why = measure.engine, measure.engine_why
             summary.verdict = measure.describe_bottleneck()
+        elif measure.total:
+            images = f"{measure.total:,} image{'s were' if measure.total > 1 else ' was'}"
+            summary.verdict = f"{images} looked at; none went through the network."
         return summary
 
     def to_dict(self) -> dict[str, Any]:
