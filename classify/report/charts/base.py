@@ -20,8 +20,8 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex"
 OTHER_COLOUR = "#9a9a9a"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
-# The page's script colours glyphs with these tags by its colour scheme.
-INK_TAG, SOFT_TAG = "ink", "soft"
+# The page's script colours glyphs with these tags by its colour scheme: texts, lines, quiet texts.
+INK_TAG, SOFT_TAG, QUIET_TAG = "ink", "soft", "quiet"
 
 
 @dataclass(frozen=True)
