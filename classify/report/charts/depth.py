@@ -27,6 +27,7 @@ from classify.report.charts.base import (
     set_tick_labels,
     to_chart,
 )
+from classify.report.leaderboard import format_percent
 
 CHART_HEIGHT = 330
 
@@ -189,7 +190,7 @@ def _draw_baseline(plot: Any, baseline: float, n_slots: int, y_range: Any) -> No
     text = plot.text(
         [n_slots - 0.5],
         [height],
-        [f"{'↓ ' if below else ''}majority class {baseline:.1%}"],
+        [f"{'↓ ' if below else ''}majority class {format_percent(baseline)}"],
         text_align="right",
         text_baseline="bottom",
         y_offset=-4,

@@ -109,8 +109,7 @@ class Browser:
         self.call("Page.navigate", url=path.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
-        # Charts are drawn when they come near.
-        self.js("beforeprint = dispatchEvent(new Event('beforeprint'))")
+        # Nothing is scrolled to: all charts are drawn as the page opens.
         self.until("[...document.querySelectorAll('.chart')].every((box) => drawn.get(box.id))")
 
     def js(self, code: str) -> Any:

@@ -40,7 +40,9 @@ def test_section_has_a_leaderboard_over_all_and_a_map_of_the_best(world):
     _, caches, found = world
     assert found.best.cache == "pixels"
     (section,) = build_sections(caches, found, Thumbnails(caches, None), {})
-    assert {row.cache for row in section.leaderboard_rows} == {"noise", "pixels", "2 caches"}
+    *rows, baseline = section.leaderboard_rows
+    assert {row.cache for row in rows} == {"noise", "pixels", "2 caches"}
+    assert (baseline.mark, baseline.record.cache) == ("baseline", "–")
     assert section.headline.layer.endswith(" of pixels")
     assert set(section.rank_of) == {record.place for record in found.records}
     # Rows are those of the images that both have: the map, the galleries and their paths agree.
