@@ -30,7 +30,7 @@ def link_photos():
                 for image in sorted(kind.iterdir())[:most]:
                     target = folder / side / kind.name / image.name
                     target.unlink(missing_ok=True)
-                    target.symlink_to(image)
+                    target.hardlink_to(image)
         (folder / ".whole").touch()
     return folder
 
