@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from classify.checks.duplicates import DuplicatePair, count_compared, find_duplicates
-from classify.checks.label_issues import LabelIssue, find_label_issues
+from classify.checks.label_issues import LabelIssue, LabelReview, review_labels
 from classify.data.tasks import Task
 from classify.data.units import count_units
 from classify.evaluation.predictions import HeldOutPredictions
@@ -21,11 +21,12 @@ __all__ = [
     "DataChecks",
     "DuplicatePair",
     "LabelIssue",
+    "LabelReview",
     "SmallClass",
     "check_task",
     "find_duplicates",
-    "find_label_issues",
     "find_small_classes",
+    "review_labels",
 ]
 
 
@@ -99,12 +100,12 @@ class DataChecks:
     ----------
     duplicates : list of DuplicatePair
         Test images that duplicate a training or validation image.
-    label_issues : list of LabelIssue
-        Labels that look wrong.
+    labels : LabelReview
+        Labels that look wrong, and how many of them are expected to be.
     small_classes : list of SmallClass
         Classes with too few images.
-    n_test, n_judged : int
-        Numbers of test images, and of images whose label was compared with a prediction.
+    n_test : int
+        Number of test images.
     paths : dict of int to str
         Paths of the rows in these lists.
     notices : tuple of str
@@ -112,10 +113,9 @@ class DataChecks:
     """
 
     duplicates: list[DuplicatePair]
-    label_issues: list[LabelIssue]
+    labels: LabelReview
     small_classes: list[SmallClass]
     n_test: int
-    n_judged: int
     paths: dict[int, str]
     notices: tuple[str, ...]
 
@@ -125,7 +125,10 @@ class DataChecks:
         Returns
         -------
         dict
-            Keys ``twins``, ``suspects``, ``small_classes`` and ``notices``.
+            Keys ``twins``, ``suspects``, ``small_classes``, ``notices`` and ``suspects_expected``:
+            how many of the ``suspects`` are expected to be wrong, how many further labels were left
+            out as no likelier wrong than the head's mistakes, how many were judged, and the
+            estimated share of wrong labels.
         """
         return {
             "twins": [
@@ -136,10 +139,16 @@ class DataChecks:
             "suspects": [
                 {"path": self.paths[issue.row]}
                 | {k: v for k, v in asdict(issue).items() if k != "row"}
-                for issue in self.label_issues
+                for issue in self.labels.issues
             ],
             "small_classes": [asdict(small) for small in self.small_classes],
             "notices": list(self.notices),
+            "suspects_expected": {
+                "wrong": round(self.labels.expected_wrong, 1),
+                "left_out": self.labels.n_left_out,
+                "judged": self.labels.n_judged,
+                "noise_rate": self.labels.noise_rate,
+            },
         }
 
     def summary_lines(self) -> list[str]:
@@ -173,15 +182,15 @@ class DataChecks:
             )
 
     def _label_issue_lines(self) -> Iterator[str]:
-        if self.label_issues:
+        if self.labels.issues:
             examples = [
                 f"{self._quoted_path(issue.row)} ({issue.given!r}, looks like {issue.proposed!r})"
-                for issue in self.label_issues
+                for issue in self.labels.issues
             ]
             yield (
-                f"{len(examples):,} of {self.n_judged:,} labels are worth a look: a head that did "
-                "not learn them finds another far likelier. The surest first: "
-                f"{_format_examples(examples)}"
+                f"{len(examples):,} of {self.labels.n_judged:,} labels are worth a look: a head "
+                f"that did not learn them finds another far likelier. {self.labels.describe()} "
+                f"The surest first: {_format_examples(examples)}"
             )
 
     def _small_class_lines(self) -> Iterator[str]:
@@ -233,8 +242,10 @@ def check_task(
     duplicates = find_duplicates(cache, task, layers=layer)
     parts = [part for part in predictions if part is not None and len(part)]
     all_predictions = HeldOutPredictions.concatenate(parts) if parts else None
-    label_issues = [] if all_predictions is None else find_label_issues(task, all_predictions)
-    n_test, n_judged = int((task.split == TEST).sum()), 0
+    labels = LabelReview([], 0, 0, 0.0)
+    if all_predictions is not None:
+        labels = review_labels(task, all_predictions)
+    n_test = int((task.split == TEST).sum())
     notices = []
     n_compared = count_compared(cache, task, layers=layer)
     if n_compared < n_test:
@@ -246,15 +257,11 @@ def check_task(
         notices.append("labels were not checked: no images were held out while learning")
     elif np.isnan(all_predictions.calibrated_loss).all():
         notices.append("labels were not checked: the head has no calibrated probabilities")
-    else:
-        n_judged = int((~np.isnan(all_predictions.calibrated_loss)).sum())
     rows = {row for pair in duplicates for row in (pair.row_train, pair.row_test)} | {
-        issue.row for issue in label_issues
+        issue.row for issue in labels.issues
     }
     paths = {row: cache.paths[row] for row in sorted(rows)}
-    return DataChecks(
-        duplicates, label_issues, find_small_classes(task), n_test, n_judged, paths, tuple(notices)
-    )
+    return DataChecks(duplicates, labels, find_small_classes(task), n_test, paths, tuple(notices))
 
 
 def _format_examples(texts: list[str]) -> str:

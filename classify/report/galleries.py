@@ -1,16 +1,19 @@
 """Galleries of images to inspect: mistakes, label issues, duplicates across the split."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from classify.checks.duplicates import DuplicatePair
-from classify.checks.label_issues import LabelIssue
+from classify.checks.label_issues import LabelReview
 from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.report.leaderboard import format_percent
 from classify.report.thumbnails import Thumbnail, Thumbnails
+
+FindNearest = Callable[[Sequence[tuple[int, int]]], list[int | None]]
+"""Row and class number of each query in, row of the nearest training image out."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,13 @@ class TileGroup:
     ----------
     tiles : list of Tile
     note : str
+    nearest : list of Tile
+        The nearest training images of the label predicted and of the label given, for comparison.
     """
 
     tiles: list[Tile]
     note: str = ""
+    nearest: list[Tile] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -75,23 +81,42 @@ class GalleryBuilder:
     paths : sequence of str
         All paths of the cache.
     task : Task
+    head : str
+        The best head, in words.
+    find_nearest : callable
+        As `classify.checks.nearest_images.find_nearest_images`, on the layers of the best head.
     max_images : int
-        Maximum number of images in one gallery.
+        Maximum number of images in one gallery, without those for comparison.
     """
 
     def __init__(
-        self, thumbnails: Thumbnails, paths: Sequence[str], task: Task, max_images: int
+        self,
+        thumbnails: Thumbnails,
+        paths: Sequence[str],
+        task: Task,
+        head: str,
+        find_nearest: FindNearest,
+        max_images: int,
     ) -> None:
-        self._thumbnails, self._paths, self._task, self._max_images = (
-            thumbnails,
-            paths,
-            task,
-            max_images,
-        )
+        self._thumbnails, self._paths, self._task = thumbnails, paths, task
+        self._head, self._find_nearest, self._max_images = head, find_nearest, max_images
 
     def _make_tile(self, row: int, *lines: tuple[str, str, str]) -> Tile:
         """Return a tile of one row of the cache."""
         return Tile(self._thumbnails.gallery_thumbnail(row), self._paths[row], list(lines))
+
+    def _find_nearest_tiles(self, doubts: Sequence[tuple[int, int, int]]) -> list[list[Tile]]:
+        """Return tiles of the nearest training images: for each row, of two class numbers."""
+        queries = [(row, k) for row, *both in doubts for k in both]
+        nearest = self._find_nearest(queries)
+        tiles = [
+            None
+            if found is None
+            else self._make_tile(found, ("nearest", self._task.classes[k], ""))
+            for (_, k), found in zip(queries, nearest, strict=True)
+        ]
+        pairs = zip(tiles[::2], tiles[1::2], strict=True)
+        return [[tile for tile in pair if tile is not None] for pair in pairs]
 
     def build_mistakes(self, predictions: HeldOutPredictions, split: str, id: str) -> Gallery:
         """Build a gallery of a head's mistakes, the most confident first.
@@ -113,8 +138,18 @@ class GalleryBuilder:
         if np.isnan(confidences).any():
             confidences = predictions.confidence[wrong]
         order = wrong[np.argsort(-confidences, kind="stable")][: self._max_images]
+        nearest_tiles = self._find_nearest_tiles(
+            [
+                (
+                    int(predictions.rows[i]),
+                    int(predictions.predicted[i]),
+                    int(predictions.truth[i]),
+                )
+                for i in order
+            ]
+        )
         groups = []
-        for i in order:
+        for i, nearest in zip(order, nearest_tiles, strict=True):
             confidence = predictions.calibrated_confidence[i]
             if np.isnan(confidence):
                 confidence = predictions.confidence[i]
@@ -125,24 +160,23 @@ class GalleryBuilder:
                 ("given", self._task.classes[predictions.truth[i]], ""),
                 ("predicted", predicted, "said"),
             )
-            groups.append(TileGroup([tile]))
-        note = f"The best head got none of {len(predictions):,} {split} images wrong."
+            groups.append(TileGroup([tile], nearest=nearest))
+        note = f"{self._head} got none of {len(predictions):,} {split} images wrong."
         if len(wrong):
             which = f"The {len(order):,} most confident of" if len(order) < len(wrong) else "All"
             note = (
-                f"{which} {len(wrong):,} mistakes on {len(predictions):,} {split} images, with the "
-                "confidence after calibration. A confident mistake is often a wrong label."
+                f"{which} {len(wrong):,} mistakes of {self._head} on {len(predictions):,} {split} "
+                "images, with the confidence after calibration. Below each are the training images "
+                "most like it, of the label predicted and of the label given."
             )
         return Gallery(id, "Worst mistakes", note, groups)
 
-    def build_label_issues(self, found: Sequence[LabelIssue], n_judged: int, id: str) -> Gallery:
-        """Build a gallery of labels that look wrong, the most confident first.
+    def build_label_issues(self, review: LabelReview, id: str) -> Gallery:
+        """Build a gallery of labels that look wrong, the most probably wrong first.
 
         Parameters
         ----------
-        found : sequence of LabelIssue
-        n_judged : int
-            Number of labels that were checked.
+        review : LabelReview
         id : str
             Of the HTML element.
 
@@ -150,20 +184,29 @@ class GalleryBuilder:
         -------
         Gallery
         """
+        shown = review.issues[: self._max_images]
+        number = {label: k for k, label in enumerate(self._task.classes)}
+        nearest_tiles = self._find_nearest_tiles(
+            [(issue.row, number[issue.proposed], number[issue.given]) for issue in shown]
+        )
         groups = [
             TileGroup(
                 [
                     self._make_tile(
-                        issue.row, ("given", issue.given, ""), ("suggested", issue.proposed, "said")
+                        issue.row,
+                        ("given", issue.given, ""),
+                        ("suggested", issue.proposed, "said"),
+                        ("wrong with", format_percent(issue.wrong_probability), ""),
                     )
-                ]
+                ],
+                nearest=nearest,
             )
-            for issue in found[: self._max_images]
+            for issue, nearest in zip(shown, nearest_tiles, strict=True)
         ]
         note = (
-            f"{_format_count(len(groups), len(found))} of {n_judged:,} labels that a head trained "
-            "without them finds far less likely than another label, the most confident first. Many "
-            "will be hard images with correct labels: look before you change one."
+            f"{_format_count(len(groups), len(review.issues))} of {review.n_judged:,} labels, the "
+            f"most probably wrong first. {self._head} judged each label without having learnt it. "
+            f"{review.describe()} Look before you change one."
         )
         return Gallery(id, "Suspected wrong labels", note, groups)
 

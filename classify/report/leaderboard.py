@@ -1,11 +1,12 @@
 """The leaderboard of one task, and its headline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from classify.checks.baseline import Baseline
 from classify.heads.record import HeadResult, describe_place, rank_results, shorten_cache
 
-BEST, EQUAL, WORSE = "best", "equal", "worse"
+BEST, EQUAL, WORSE, BASELINE = "best", "equal", "worse", "baseline"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class LeaderboardRow:
     ----------
     mark : str
         ``best``, ``equal`` (not distinguishable from the best), ``worse`` (corrected for the number
-        of heads) or empty.
+        of heads), ``baseline`` (no head: the majority class) or empty.
     record : HeadResult
     cache, layer : str
         The cache, empty where only one is compared, and the layers, short enough for table cells.
@@ -45,6 +46,8 @@ class Headline:
         Its layers, and its cache where several are compared, short enough for a sentence.
     n_heads, n_equal, n_worse : int
         Number of all heads, of those not distinguishable from the best, and of those worse than it.
+    baseline : Baseline
+        What the majority class reaches.
     """
 
     best: HeadResult
@@ -52,10 +55,19 @@ class Headline:
     n_heads: int
     n_equal: int
     n_worse: int
+    baseline: Baseline
+
+    @property
+    def head(self) -> str:
+        """The best head in words: its name and its layers."""
+        return f"{self.best.head} on {self.layer}"
 
 
 def build_leaderboard(
-    records: Sequence[HeadResult], best_record: HeadResult, joined: Mapping[str, str]
+    records: Sequence[HeadResult],
+    best_record: HeadResult,
+    baseline: Baseline,
+    joined: Mapping[str, str],
 ) -> tuple[Headline, list[LeaderboardRow]]:
     """Build the headline of one task, and the rows of its leaderboard.
 
@@ -65,6 +77,7 @@ def build_leaderboard(
         All heads of the task.
     best_record : HeadResult
         One of them, selected by validation.
+    baseline : Baseline
     joined : mapping of str to str
         Labels of joined layers, as `classify.data.sets.cache_set.label_joined_layers` returns them.
 
@@ -72,7 +85,7 @@ def build_leaderboard(
     -------
     headline : Headline
     rows : list of LeaderboardRow
-        By validation, the best first.
+        By validation, the best first; the baseline last.
     """
     # A few poor heads would compress the other bars: the axis starts at the lower quartile.
     lows = sorted(record.accuracy_ci[0] for record in records if record.accuracy_ci)
@@ -101,14 +114,41 @@ def build_leaderboard(
                 bar,
             )
         )
+    n_heads = len(rows)
+    rows.append(LeaderboardRow(BASELINE, _make_record(baseline, best_record), "", "–", "", None))
     n_equal, n_worse = (sum(row.mark == mark for row in rows) for mark in (EQUAL, WORSE))
     return Headline(
         best_record,
         describe_place(best_record.layer, best_record.cache, joined),
-        len(rows),
+        n_heads,
         n_equal,
         n_worse,
+        baseline,
     ), rows
+
+
+def _make_record(baseline: Baseline, best: HeadResult) -> HeadResult:
+    """Describe the baseline in the fields of a head, for the same columns."""
+    return replace(
+        best,
+        head="majority class",
+        layer="–",
+        accuracy=baseline.accuracy,
+        accuracy_ci=baseline.accuracy_ci,
+        validation=baseline.validation,
+        validation_ci=None,
+        C=None,
+        settings={},
+        validation_metric=baseline.validation_metric,
+        test_metric=baseline.test_metric,
+        scores=baseline.scores,
+        cache=None if best.cache is None else "–",
+        columns=None,
+        row_bytes=None,
+        gmacs=None,
+        distinguishable=None,
+        worse=None,
+    )
 
 
 def format_percent(value: float | None) -> str:

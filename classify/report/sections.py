@@ -1,9 +1,12 @@
 """The sections of the report, one for each task."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from classify.checks.baseline import measure_baseline
+from classify.checks.nearest_images import find_nearest_images
 from classify.checks.summary import DataChecks, SmallClass, check_task
 from classify.data.sets.cache_set import find_deepest_layer, label_joined_layers
 from classify.data.tasks import Task
@@ -21,15 +24,16 @@ from classify.report.charts.confusion import chart_confusion
 from classify.report.charts.depth import chart_depth
 from classify.report.charts.embedding_map import chart_embedding_map
 from classify.report.charts.reliability import chart_reliability
-from classify.report.galleries import Gallery, GalleryBuilder
+from classify.report.galleries import FindNearest, Gallery, GalleryBuilder
 from classify.report.leaderboard import Headline, LeaderboardRow, build_leaderboard, format_decimal
 from classify.report.projection import Projector
 from classify.report.thumbnails import Thumbnails
 from classify.strategy.advise import Advice
 from featurize.cache.reader import FeatureCache
 
-MAX_GALLERY_IMAGES = 300  # in all galleries of a report
-MIN_GALLERY_IMAGES = 6  # in one gallery
+MAX_PICTURES = 300  # in all galleries of a report
+PICTURES_PER_ENTRY = 3 + 3 + 1  # a mistake, a label issue, half a pair of duplicates
+MIN_ENTRIES, MAX_ENTRIES = 6, 18  # in one gallery
 MAX_LISTED_CLASSES = 50  # classes in a table
 SPLIT_NAMES = ((TRAIN, "training"), (VAL, "validation"), (TEST, "test"))
 
@@ -71,7 +75,7 @@ class TaskSection:
         Position of each choice of layers for sorting, by `HeadResult.place`: by depth, joined ones
         last.
     depth : list of Chart
-        Accuracy by layer, in validation and in the test.
+        Accuracy by layer, in the test and in validation.
     confusion, reliability, map : Chart
     map_rows : list of int
         Rows on the map.
@@ -140,22 +144,26 @@ def build_sections(
     TaskSection
     """
     projector = Projector(cache)
-    images_per_gallery = MAX_GALLERY_IMAGES // (
-        4 * len(comparison.tasks)
-    )  # up to three galleries each
-    max_images = max(MIN_GALLERY_IMAGES, min(24, images_per_gallery))
+    n_entries = MAX_PICTURES // (PICTURES_PER_ENTRY * len(comparison.tasks))
+    n_entries = max(MIN_ENTRIES, min(MAX_ENTRIES, n_entries))
     for number, task in enumerate(comparison.tasks, 1):
         best = comparison.best_per_task[task.name]
         results = [result for result in comparison.results if result.record.task == task.name]
         (best_result,) = (result for result in results if result.record is best)
-        gallery_builder = GalleryBuilder(thumbnails, cache.paths, task, max_images)
         notices = [
             notice.removeprefix(f"{task.name}: ")
             for notice in comparison.notices
             if notice.startswith(f"{task.name}: ")
         ]
         section = _build_section(
-            f"task-{number}", cache, task, results, best_result, gallery_builder, projector, notices
+            f"task-{number}",
+            cache,
+            task,
+            results,
+            best_result,
+            partial(GalleryBuilder, thumbnails, cache.paths, task, max_images=n_entries),
+            projector,
+            notices,
         )
         if task.name in advice:
             section_of_advice = advice_section(advice[task.name], f"{section.id}-advice")
@@ -169,14 +177,19 @@ def _build_section(
     task: Task,
     results: Sequence[FitResult],
     best: FitResult,
-    gallery_builder: GalleryBuilder,
+    make_gallery_builder: Callable[[str, FindNearest], GalleryBuilder],
     projector: Projector,
     notices: list[str],
 ) -> TaskSection:
     layers = tuple(cache.layers)
     place = best.record.place
     records = [result.record for result in results]
-    headline, leaderboard_rows = build_leaderboard(records, best.record, label_joined_layers(cache))
+    baseline = measure_baseline(task, best.record.metric, best.validation, best.test)
+    headline, leaderboard_rows = build_leaderboard(
+        records, best.record, baseline, label_joined_layers(cache)
+    )
+    find_nearest = partial(find_nearest_images, cache, task, place.split("+"), best.record.prepare)
+    gallery_builder = make_gallery_builder(headline.head, find_nearest)
     predictions, predicted_split = best.test, "test"
     if predictions is None:
         predictions, predicted_split = best.validation, "validation"
@@ -190,12 +203,8 @@ def _build_section(
         galleries.append(
             gallery_builder.build_mistakes(predictions, predicted_split, ids["mistakes"])
         )
-    if data_checks.label_issues:
-        galleries.append(
-            gallery_builder.build_label_issues(
-                data_checks.label_issues, data_checks.n_judged, ids["suspects"]
-            )
-        )
+    if data_checks.labels.issues:
+        galleries.append(gallery_builder.build_label_issues(data_checks.labels, ids["suspects"]))
     if data_checks.duplicates:
         galleries.append(
             gallery_builder.build_duplicates(
@@ -222,11 +231,18 @@ def _build_section(
         leaderboard_rows=leaderboard_rows,
         rank_of={name: i for i, name in enumerate(ranked)},
         depth=[
-            chart_depth(records, layers, split, f"{id}-depth-{split}")
-            for split in ("validation", "test")
+            chart_depth(records, layers, split, f"{id}-depth-{split}", guessed)
+            for split, guessed in (
+                ("test", baseline.accuracy),
+                ("validation", baseline.validation),
+            )
         ],
-        confusion=_chart_confusion(task, predictions, predicted_split, f"{id}-confusion"),
-        reliability=_chart_reliability(predictions, predicted_split, f"{id}-reliability"),
+        confusion=_chart_confusion(
+            task, predictions, f"{headline.head}, {predicted_split} images", f"{id}-confusion"
+        ),
+        reliability=_chart_reliability(
+            predictions, f"{headline.head}, {predicted_split} images", f"{id}-reliability"
+        ),
         map=chart_embedding_map(
             task, cache.paths, projection, (best.validation, best.test), headline.layer, f"{id}-map"
         ),
@@ -251,7 +267,7 @@ def _summarise_task(task: Task) -> str:
 def _iter_findings(data_checks: DataChecks, ids: dict[str, str]) -> Iterator[Finding]:
     n_duplicates, n_label_issues, n_small = (
         len(data_checks.duplicates),
-        len(data_checks.label_issues),
+        len(data_checks.labels.issues),
         len(data_checks.small_classes),
     )
     for count, singular, plural, none, target in (
@@ -263,7 +279,10 @@ def _iter_findings(data_checks: DataChecks, ids: dict[str, str]) -> Iterator[Fin
          "enough images in every class", ids["small"]),
     ):  # fmt: skip
         if count:
-            yield Finding(f"{count:,} {singular if count == 1 else plural}", True, target)
+            text = f"{count:,} {singular if count == 1 else plural}"
+            if target == ids["suspects"]:
+                text += f", about {max(1, round(data_checks.labels.expected_wrong)):,} in truth"
+            yield Finding(text, True, target)
         else:
             yield Finding(none)
 
@@ -277,24 +296,19 @@ def _make_warning(data_checks: DataChecks) -> str:
 
 
 def _chart_confusion(
-    task: Task, predictions: HeldOutPredictions | None, split: str, id: str
+    task: Task, predictions: HeldOutPredictions | None, subject: str, id: str
 ) -> Chart:
     if predictions is None:
         return Chart(id, "Confusion matrix", "No image was held out.")
     chart = chart_confusion(count_confusions(predictions, len(task.classes)), task.classes, id)
-    return replace(
-        chart, note=f"The best head on {len(predictions):,} {split} images. {chart.note}"
-    )
+    return replace(chart, note=f"{subject}. {chart.note}")
 
 
-def _chart_reliability(predictions: HeldOutPredictions | None, split: str, id: str) -> Chart:
+def _chart_reliability(predictions: HeldOutPredictions | None, subject: str, id: str) -> Chart:
     if predictions is None:
         return Chart(id, "Reliability", "No image was held out.")
     errors = [calibration_error(predictions, calibrated) for calibrated in (False, True)]
-    note = (
-        f"The best head on {len(predictions):,} {split} images. On the dashed line, accuracy "
-        "equals confidence. "
-    )
+    note = f"{subject}. On the dashed line, accuracy equals confidence. "
     if errors[0] is None:
         note += "It has no probabilities before calibration; "
         note += f"after it, the calibration error is {format_decimal(errors[1])}."

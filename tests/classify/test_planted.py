@@ -79,7 +79,8 @@ def test_twenty_wrong_labels_of_600_digits_are_all_listed(
     found = checks(run_cli, cache, table, "--heads", "lda", "--layers", "joined")
     suspects = {one["path"]: one for one in found["suspects"]}
     assert wrong <= set(suspects)
-    assert len(suspects) <= 60
+    assert len(suspects) <= 30
+    assert found["suspects_expected"]["wrong"] == pytest.approx(20, abs=4)
     assert len(wrong & set(list(suspects)[:20])) >= 15
     assert sum(suspects[path]["proposed"] == labels[path] for path in wrong) >= 15
     for path in wrong:
@@ -150,7 +151,7 @@ def photos_with_copies(cifar10, tmp_path_factory, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_of_6000_photographs_too(photos_with_copies, run_cli, tmp_path, seed):
-    """A head that is right six times in ten finds not all of them, but most, and near the top."""
+    """A head that is right six times in ten finds some of them, in a short list."""
     cache, labels, split, copies = photos_with_copies
     given, wrong = plant_labels(labels, seed)
     table = write(tmp_path / "kind.csv", given, split)
@@ -163,6 +164,8 @@ def test_of_6000_photographs_too(photos_with_copies, run_cli, tmp_path, seed):
     print(
         seed, len(listed), len(wrong & set(listed)), [listed.index(p) for p in wrong if p in listed]
     )
-    assert len(wrong & set(listed)) >= 14
-    assert len(listed) <= 0.2 * len(labels)
-    assert len(wrong & set(listed[: len(labels) // 50])) >= 6
+    assert len(wrong & set(listed)) >= 4
+    assert len(listed) <= 0.01 * len(labels)
+    expected = found["suspects_expected"]
+    assert expected["wrong"] <= len(listed) <= 10 * expected["wrong"]
+    assert expected["left_out"] > 5 * len(listed)

@@ -20,8 +20,8 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex"
 OTHER_COLOUR = "#9a9a9a"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
-# The page's script colours glyphs with these tags by its colour scheme.
-INK_TAG, SOFT_TAG = "ink", "soft"
+# The page's script colours glyphs with these tags by its colour scheme: texts, lines, quiet texts.
+INK_TAG, SOFT_TAG, QUIET_TAG = "ink", "soft", "quiet"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def add_hover(plot: Any, rows: Sequence[tuple[str, str]], **options: Any) -> Non
 
 
 def set_tick_labels(axis: Any, labels: Sequence[str], max_length: int) -> None:
-    """Label the ticks 0, 1, 2, ... of an axis.
+    """Label the ticks 0, 1, 2, ... of an axis; an empty label leaves its tick out.
 
     Parameters
     ----------
@@ -154,10 +154,9 @@ def set_tick_labels(axis: Any, labels: Sequence[str], max_length: int) -> None:
     max_length : int
         Longer labels are cut.
     """
-    axis.ticker = FixedTicker(ticks=list(range(len(labels))))
-    axis.major_label_overrides = {
-        i: clean_label(label, max_length) for i, label in enumerate(labels)
-    }
+    # Bokeh leaves a speck where a label is empty, so such a slot has no tick.
+    shown = {i: clean_label(label, max_length) for i, label in enumerate(labels) if label}
+    axis.ticker, axis.major_label_overrides = FixedTicker(ticks=list(shown)), shown
 
 
 def make_slot_range(n: int) -> Range1d:

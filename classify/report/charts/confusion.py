@@ -79,6 +79,7 @@ def chart_confusion(counts: np.ndarray, classes: Sequence[str], element_id: str)
         x_range=make_slot_range(n_shown),
         y_range=make_slot_range(n_shown),
         x_axis_location="above",
+        min_border_right=60 if n_shown > 2 else 10,  # for the last of the slanted labels
     )
     cells = plot.rect(
         "x",

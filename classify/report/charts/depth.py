@@ -16,6 +16,8 @@ from classify.report.charts.base import (
     COLOURS,
     FONT,
     MARKERS,
+    QUIET_TAG,
+    SOFT_TAG,
     Chart,
     LegendEntry,
     add_hover,
@@ -25,10 +27,17 @@ from classify.report.charts.base import (
     set_tick_labels,
     to_chart,
 )
+from classify.report.leaderboard import format_percent
+
+CHART_HEIGHT = 330
 
 
 def chart_depth(
-    records: Sequence[HeadResult], layers: Sequence[str], split: str, element_id: str
+    records: Sequence[HeadResult],
+    layers: Sequence[str],
+    split: str,
+    element_id: str,
+    baseline: float | None = None,
 ) -> Chart:
     """Chart accuracy by layer: one line per head and cache, joined layers apart at the right.
 
@@ -42,6 +51,8 @@ def chart_depth(
         ``validation`` or ``test``.
     element_id : str
         Id of the HTML element.
+    baseline : float, optional
+        Accuracy of the majority class, drawn as a dashed line.
 
     Returns
     -------
@@ -60,7 +71,10 @@ def chart_depth(
         )
     slots = _leave_gaps(list(groups.values()))
     slot_of_place = {place: i for i, place in enumerate(slots) if place is not None}
-    plot = new_figure(300, x_range=make_slot_range(len(slots)), y_range=_make_y_range(records))
+    y_range = _make_y_range(records, baseline)
+    plot = new_figure(CHART_HEIGHT, x_range=make_slot_range(len(slots)), y_range=y_range)
+    if baseline is not None:
+        _draw_baseline(plot, baseline, len(slots), y_range)
     keys = []
     caches = dict.fromkeys(record.cache for record in scored)
     for i, head in enumerate(dict.fromkeys(record.head for record in records)):
@@ -94,7 +108,9 @@ def chart_depth(
     interval = "@low{0.0 %} to @high{0.0 %}"
     lines = [("", "@head"), ("layer", "@layer"), (split, "@y{0.0 %}"), ("95 %", interval)]
     add_hover(
-        plot, lines, renderers=[r for r in plot.renderers if r.glyph.__class__.__name__ != "Line"]
+        plot,
+        lines,
+        renderers=[r for r in plot.renderers if r.glyph.__class__.__name__ == "Scatter"],
     )
     labels = ["" if place is None else _label_place(place, layers) for place in slots]
     set_tick_labels(plot.xaxis[0], labels, 22)
@@ -164,10 +180,37 @@ def _get_interval_end(record: HeadResult, field: str, end: int) -> float:
     return float("nan") if interval is None else interval[end]
 
 
-def _make_y_range(records: Sequence[HeadResult]) -> Range1d:
-    """Return one range for validation and test, so that both can be compared by eye."""
+def _draw_baseline(plot: Any, baseline: float, n_slots: int, y_range: Any) -> None:
+    """Draw the baseline; where it lies far below the heads, say so at the lower edge."""
+    below = baseline < y_range.start
+    height = y_range.start if below else baseline
+    if not below:
+        line = plot.line([-0.5, n_slots - 0.5], [height] * 2, line_dash="dashed", line_width=1.5)
+        line.glyph.tags = [SOFT_TAG]
+    text = plot.text(
+        [n_slots - 0.5],
+        [height],
+        [f"{'↓ ' if below else ''}majority class {format_percent(baseline)}"],
+        text_align="right",
+        text_baseline="bottom",
+        y_offset=-4,
+        x_offset=-4,
+        text_font={"value": FONT},
+        text_font_size="12px",
+    )
+    text.glyph.tags = [QUIET_TAG]
+
+
+def _make_y_range(records: Sequence[HeadResult], baseline: float | None) -> Range1d:
+    """Return one range for validation and test, so that both can be compared by eye.
+
+    It reaches down to the baseline where the heads keep at least a third of the height.
+    """
     accuracies = [
         accuracy for r in records for accuracy in (r.validation, r.accuracy) if accuracy is not None
     ]
     margin = max(0.02, 0.08 * (max(accuracies) - min(accuracies)))
-    return Range1d(start=max(0, min(accuracies) - margin), end=min(1, max(accuracies) + margin))
+    low, high = min(accuracies), max(accuracies)
+    if baseline is not None and high - baseline <= 3 * (high - low):
+        low = min(low, baseline)
+    return Range1d(start=max(0, low - margin), end=min(1, max(accuracies) + margin))

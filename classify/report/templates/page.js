@@ -1,6 +1,5 @@
 "use strict";
-// The report's own script: it draws Bokeh's charts when they come into view, colours them by the
-// page's scheme, sorts tables and toggles legends. Names of files and labels arrive as JSON and as
+// The report's own script: it draws Bokeh's charts as the page opens, colours them by the page's scheme, sorts tables and toggles legends. Names of files and labels arrive as JSON and as
 // text nodes; nothing here turns text into HTML.
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -13,14 +12,18 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+const figureBox = (figure) => document.getElementById([...drawn].find((entry) => entry[1] === figure)[0]);
+
 function paint(figure) {
   const [ink, soft, line] = [colour("--ink"), colour("--soft"), colour("--line")];
+  figureBox(figure).dataset.scheme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   for (const model of figure.references()) {
     const set = (values) => {
       for (const [key, value] of Object.entries(values)) if (key in model.properties) model[key] = value;
     };
     if (model.tags?.includes("ink")) set({ text_color: ink });
     else if (model.tags?.includes("soft")) set({ line_color: soft });
+    else if (model.tags?.includes("quiet")) set({ text_color: soft });
     else set({ axis_label_text_color: soft, major_label_text_color: soft, grid_line_color: line });
   }
 }
@@ -40,17 +43,29 @@ async function draw(box) {
   }
 }
 
-const pointsOf = (figure) => [...figure.references()].find((model) => model.name === "points");
+// The map's points, of which each has a row; other charts have none.
+const pointsOf = (figure) => [...figure.references()].find((model) => model.name === "points" && model.data?.row);
 
-const near = new IntersectionObserver(
-  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
-  { rootMargin: "600px" },
-);
-for (const box of document.querySelectorAll(".chart")) {
+// All are drawn at once, not when they are scrolled to: a print or a picture of the page shows each.
+// On paper they are as wide as on the screen, and scaled down to fit.
+const PAPER_PIXELS = 660;
+const sizes = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) {
+    if (matchMedia("print").matches || !contentRect.width) continue;
+    target.style.setProperty("--drawn", `${contentRect.width}px`);
+    target.style.setProperty("--fit", Math.min(1, PAPER_PIXELS / contentRect.width));
+  }
+});
+const boxes = [...document.querySelectorAll(".chart")];
+for (const box of boxes) {
   box.style.minHeight = `${Math.min(box.dataset.height, 400)}px`; // reserve space, so that the page hardly jumps
-  near.observe(box);
+  sizes.observe(box);
 }
-addEventListener("beforeprint", () => document.querySelectorAll(".chart").forEach(draw));
+(async () => {
+  for (const box of boxes) await draw(box);
+})();
+// Paper cannot be clicked: what is folded is opened.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((it) => (it.open = true)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const figure of drawn.values()) if (figure) paint(figure);
 });

@@ -9,7 +9,7 @@ from sklearn.model_selection import cross_val_predict
 
 from classify.checks import duplicates as twins_module
 from classify.checks.duplicates import count_compared, find_duplicates
-from classify.checks.label_issues import find_label_issues
+from classify.checks.label_issues import review_labels
 from classify.checks.summary import check_task, find_small_classes
 from classify.data import near_copies
 from classify.data.features import FeatureRows
@@ -258,7 +258,7 @@ def judged(cache, digits):
 
 def test_planted_wrong_labels_are_found_and_lead_the_list(judged):
     task, answers, wrong, y = judged
-    found = find_label_issues(task, answers)
+    found = review_labels(task, answers).issues
     rows = [s.row for s in found]
     assert set(wrong.tolist()) <= set(rows)
     assert len(set(wrong.tolist()) & set(rows[:20])) >= 16
@@ -286,7 +286,7 @@ def test_labels_are_ordered_by_how_much_likelier_the_other_is():
     answers = summarise_decision_values(
         task.rows, task.y, scores, np.arange(2), temperature=1.0, probabilistic=True
     )
-    found = find_label_issues(task, answers)
+    found = review_labels(task, answers).issues
     assert [(s.row, s.given, s.proposed) for s in found] == [(1, "b", "a"), (2, "b", "a")]
     assert found[1].margin == pytest.approx(np.tanh(1.5), rel=1e-5)
     p = np.array([[0.5, 0.01, 0.49], [0.85, 0.15, 0]])  # the margin is less where the odds are more
@@ -294,7 +294,7 @@ def test_labels_are_ordered_by_how_much_likelier_the_other_is():
         task.rows[1:3], np.ones(2, int), np.log(p + 1e-9), np.array([0, 1, 2]), temperature=1.0,
         probabilistic=True,
     )  # fmt: skip
-    assert [(s.row, round(s.margin, 2)) for s in find_label_issues(task, answers)] == [
+    assert [(s.row, round(s.margin, 2)) for s in review_labels(task, answers).issues] == [
         (1, 0.49),
         (2, 0.7),
     ]
@@ -304,7 +304,7 @@ def test_labels_are_ordered_by_how_much_likelier_the_other_is():
         task.rows[[0, 3]], np.zeros(2, int), scores, np.arange(2), temperature=1.0,
         probabilistic=True,
     )  # fmt: skip
-    assert [s.row for s in find_label_issues(task, answers)] == [3]
+    assert [s.row for s in review_labels(task, answers).issues] == [3]
 
 
 def test_a_class_that_was_not_taught_is_no_wrong_label():
@@ -314,7 +314,7 @@ def test_a_class_that_was_not_taught_is_no_wrong_label():
         np.arange(3), np.arange(3), np.array([[0, 9.0], [0, 9], [0, 9]]), np.arange(2),
         temperature=1.0, probabilistic=True,
     )  # fmt: skip
-    assert [s.row for s in find_label_issues(task, answers)] == [0]
+    assert [s.row for s in review_labels(task, answers).issues] == [0]
 
 
 def test_without_calibrated_probabilities_no_label_is_doubted_and_that_is_said(cache, judged):
@@ -323,10 +323,10 @@ def test_without_calibrated_probabilities_no_label_is_doubted_and_that_is_said(c
     bare = summarise_decision_values(
         answers.rows, answers.truth, scores, np.arange(10), temperature=None, probabilistic=True
     )
-    assert find_label_issues(task, bare) == []
+    assert review_labels(task, bare).issues == []
     found = check_task(cache, task, bare)
     assert found.notices == ("labels were not checked: the head has no calibrated probabilities",)
-    assert found.n_judged == 0
+    assert found.labels.n_judged == 0
 
 
 def test_small_classes_are_listed_with_what_follows(make_cache, tmp_path):
@@ -361,8 +361,8 @@ def test_everything_is_told_in_a_few_sentences_and_as_json(make_cache, tmp_path)
     y = (np.arange(60) // 2 + np.arange(60) % 2) % 10  # neighbours have different labels
     cache = copies(make_cache, tmp_path / "c.h5", X, [(2 * i, 2 * i + 1) for i in range(5)])
     task = task_of(cache, [str(d) for d in y], halves(60))
-    scores = 5.0 * np.eye(10)[y]
-    scores[:4] = 5.0 * np.eye(10)[(y[:4] + 1) % 10]
+    scores = 9.0 * np.eye(10)[y]
+    scores[:4] = 9.0 * np.eye(10)[(y[:4] + 1) % 10]
     train = np.flatnonzero(task.split == "train")
     answers = summarise_decision_values(
         train, y[train], scores[train], np.arange(10), temperature=1.0, probabilistic=True
@@ -379,13 +379,13 @@ def test_everything_is_told_in_a_few_sentences_and_as_json(make_cache, tmp_path)
     assert "'0000.png' ('0', looks like '1')" in doubted
     assert small.startswith("10 classes have fewer than 10 training images: ")
     told = json.loads(json.dumps(found.to_dict()))
-    assert list(told) == ["twins", "suspects", "small_classes", "notices"]
+    assert list(told) == ["twins", "suspects", "small_classes", "notices", "suspects_expected"]
     assert told["twins"][0] == {
         "train": "0000.png", "test": "0001.png", "cosine": 1.0, "same_bytes": True,
         "same_label": False, "expected": 0.0,
     }  # fmt: skip
-    assert told["suspects"][0] | {"margin": 0} == {
-        "path": "0000.png", "given": "0", "proposed": "1", "margin": 0
+    assert told["suspects"][0] | {"margin": 0, "wrong_probability": 0} == {
+        "path": "0000.png", "given": "0", "proposed": "1", "margin": 0, "wrong_probability": 0
     }  # fmt: skip
     assert len(told["small_classes"]) == 10
     assert told["notices"] == []

@@ -20,6 +20,7 @@ from classify.experiments.compare import compare
 
 pytest.importorskip("bokeh")
 from classify.report.write import write_report
+from classify.strategy.advise_best import advise_on_best
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -109,8 +110,7 @@ class Browser:
         self.call("Page.navigate", url=path.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
-        # Charts are drawn when they come near.
-        self.js("beforeprint = dispatchEvent(new Event('beforeprint'))")
+        # Nothing is scrolled to: all charts are drawn as the page opens.
         self.until("[...document.querySelectorAll('.chart')].every((box) => drawn.get(box.id))")
 
     def js(self, code: str) -> Any:
@@ -188,8 +188,11 @@ def report(tmp_path_factory: pytest.TempPathFactory, make_cache) -> Path:
     table = folder / "kind.csv"
     lines = [f'"{paths[i]}","{LABELS[y[i]]}"' for i in order]
     table.write_text("\n".join(["path,label", *lines]) + "\n")
-    found = compare(cache, table, heads="ridge,ncm", jobs=1)
-    write_report(folder / "r.html", cache, found, images=folder / "images", command="a <b> c")
+    found = compare(cache, table, heads="lda,ncm", jobs=1)
+    advice, notices = advise_on_best(cache, found, [table])
+    assert notices == []
+    options = {"images": folder / "images", "command": "a <b> c", "advice": advice}
+    write_report(folder / "r.html", cache, found, **options)
     return folder / "r.html"
 
 
@@ -198,9 +201,39 @@ def test_opens_without_complaint_and_without_scrolling_sideways(browser, report,
     browser.open(report, width, dark=dark)
     assert browser.complaints() == [report.as_uri()]
     assert browser.js("document.documentElement.scrollWidth") <= width
-    assert browser.js("document.querySelectorAll('.chart').length") == 5
+    assert browser.js("document.querySelectorAll('.chart').length") == 7
+    cut_off = "[...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
+    if width >= 1280:
+        assert set(browser.js(cut_off)) == {0}
     ink = browser.js("drawn.get('task-1-depth-test').below[0].major_label_text_color")
     assert ink == ("#9aa4b1" if dark else "#5d6673")
+
+
+PAPER = 703  # pixels of A4 between margins of 12 mm
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_paper_nothing_is_cut_and_nothing_is_left_to_click(browser, report, dark):
+    browser.open(report, 1280, dark=dark)
+    charts = "[...document.querySelectorAll('.chart')]"
+    browser.until(f"{charts}.every((e) => e.style.getPropertyValue('--fit'))")
+    browser.js("dispatchEvent(new Event('beforeprint'))")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=PAPER, height=990, deviceScaleFactor=1, mobile=False,
+    )  # fmt: skip
+    try:
+        boxes = "[...document.querySelectorAll('.chart, table, .shot')]"
+        assert max(browser.js(f"{boxes}.map((e) => e.getBoundingClientRect().right)")) <= PAPER
+        scale = "document.querySelector('#task-1-map').currentCSSZoom"
+        assert browser.js(f"drawn.get('task-1-map').inner_width * {scale}") <= PAPER
+        assert browser.js("getComputedStyle(document.querySelector('.switch')).display") == "none"
+        assert browser.js("[...document.querySelectorAll('details')].every((it) => it.open)")
+        tables = "[...document.querySelectorAll('.scroll')]"
+        assert browser.js(f"{tables}.every((e) => e.scrollHeight == e.clientHeight)")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_hostile_names_are_text(browser, report):

@@ -1,5 +1,7 @@
 """The report of several caches: a leaderboard over all, the rest of the best one's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,9 @@ def test_section_has_a_leaderboard_over_all_and_a_map_of_the_best(world):
     _, caches, found = world
     assert found.best.cache == "pixels"
     (section,) = build_sections(caches, found, Thumbnails(caches, None), {})
-    assert {row.cache for row in section.leaderboard_rows} == {"noise", "pixels", "2 caches"}
+    *rows, baseline = section.leaderboard_rows
+    assert {row.cache for row in rows} == {"noise", "pixels", "2 caches"}
+    assert (baseline.mark, baseline.record.cache) == ("baseline", "–")
     assert section.headline.layer.endswith(" of pixels")
     assert set(section.rank_of) == {record.place for record in found.records}
     # Rows are those of the images that both have: the map, the galleries and their paths agree.
@@ -58,6 +62,38 @@ def test_mistakes_are_those_of_the_right_images(world):
         (tile,) = group.tiles
         given = next(value for name, value, _ in tile.lines if name == "given")
         assert label_of[tile.path] == given
+
+
+def test_beside_mistakes_are_training_images_of_both_labels(world):
+    home, caches, found = world
+    lines = (home / "digit.csv").read_text().split()[1:]
+    label_of = dict(line.split(",")[:2] for line in lines)
+    (task,) = found.tasks
+    part_of = dict(zip((caches.paths[row] for row in task.rows), task.split, strict=True))
+    (section,) = build_sections(caches, found, Thumbnails(caches, None), {})
+    for group in section.galleries[0].groups:
+        values = {name: value.split(" ")[0] for name, value, _ in group.tiles[0].lines}
+        assert [tile.lines[0][1] for tile in group.nearest] == [
+            values["predicted"],
+            values["given"],
+        ]
+        for tile in group.nearest:
+            assert label_of[tile.path] == tile.lines[0][1]
+            assert part_of[tile.path] == "train"
+
+
+def test_depth_chart_has_the_baseline_as_a_line_or_in_words(world):
+    _, caches, found = world
+    layers = list(caches.layers)
+    near = [
+        replace(r, validation=0.5 + i / 1000, accuracy=0.5) for i, r in enumerate(found.records)
+    ]
+    for records, n_dashed in ((found.records, 1), (near, 0)):
+        chart = chart_depth(records, layers, "validation", "depth", 0.1)
+        glyphs = [r["glyph"]["attributes"] for r in _find(chart.item, "GlyphRenderer")]
+        assert sum(glyph.get("line_dash") == [6] for glyph in glyphs) == n_dashed
+        assert ("\u2193 majority class" in str(chart.item)) == (not n_dashed)
+        assert "majority class" in str(chart.item)
 
 
 def test_depth_chart_has_a_line_for_each_cache(world):

@@ -119,6 +119,12 @@ def test_how_much_of_each_class_is_found_is_listed_the_least_first(world, page):
         at = listed.index(line, at)
 
 
+def test_majority_class_is_a_row_of_its_own(page):
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    assert "majority classbaseline" in text
+    assert re.search(r"Baseline33\.3 %always .*, the majority class", text)
+
+
 def test_only_our_scripts_may_run_and_nothing_is_fetched(page):
     (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
