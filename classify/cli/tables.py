@@ -137,45 +137,6 @@ def show_finetune(record: Any, saved: str) -> None:
     console.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
 
 
-def show_auto(result: Any, saved: str) -> None:
-    """Print the strategies that `classify.auto` tried, the chosen one first.
-
-    Parameters
-    ----------
-    result : AutoResult
-        The candidates with their metrics.
-    saved : str
-        The file of the chosen one.
-    """
-    table = Table(**TABLE_STYLE)
-    for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
-        table.add_column(title)
-    for title in ("epochs", "s"):
-        table.add_column(title, justify="right")
-    for i, candidate in enumerate(result.candidates):
-        low, high = candidate.accuracy_ci or (None, None)
-        difference = ""
-        if candidate.behind is not None:
-            difference = "{:+.3f} ({:+.3f} to {:+.3f})".format(*candidate.behind)
-        table.add_row(
-            candidate.strategy,
-            make_text(candidate.what),
-            format_number(candidate.validation),
-            format_number(candidate.accuracy),
-            f"{format_number(low)} to {format_number(high)}",
-            difference,
-            str(candidate.epochs),
-            f"{candidate.seconds:.0f}",
-            style="bold" if i == 0 else "",
-        )
-    console, advice = make_console(stderr=False), result.advice
-    caveat = "" if advice.confident else ", though the evidence is thin"
-    console.print(f"{advice.size} and {advice.similarity}{caveat}: {advice.strategy}")
-    console.print(table)
-    console.print(make_text(f"saved: {saved}; features: {result.summary.cache}"))
-    console.print(f"{result.seconds:.0f} s in all.", style="dim")
-
-
 def show_comparison(
     comparison: Comparison, checks: Mapping[str, DataChecks], joined: Mapping[str, str]
 ) -> None:

@@ -1,0 +1,90 @@
+"""What `auto` tried, for stdout: a table, and what else could have been saved."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from classify.cli.tables import TABLE_STYLE, format_number
+from featurize.cli.console import make_console, make_text
+from featurize.text import format_duration
+
+if TYPE_CHECKING:
+    from classify.strategy.auto import AutoResult
+    from classify.strategy.tried.better import BetterCandidate
+
+WIDE = 110  # columns from which a number and its interval stand on one line
+
+
+def show_auto(result: "AutoResult", saved: str) -> None:
+    """Print the strategies that `classify.auto` tried, the saved one first.
+
+    Parameters
+    ----------
+    result : AutoResult
+        The candidates with their metrics.
+    saved : str
+        The file of the chosen one.
+    """
+    console, advice = make_console(stderr=False), result.advice
+    caveat = "" if advice.confident else ", though the evidence is thin"
+    console.print(f"{advice.size} and {advice.similarity}{caveat}: {advice.strategy}")
+    console.print(_build_table(result, " " if console.width >= WIDE else "\n"))
+    console.print(
+        "validated: right of the images held out of training. test: right of the test images. "
+        "saved is better by: test accuracy of the first line minus that of this one, on the same "
+        "images. In brackets 95 % intervals; one of a difference that holds 0 may be chance.",
+        style="dim",
+    )
+    if result.better is not None:
+        _show_better(console, result.better, result.chosen.seconds)
+    console.print(make_text(f"saved: {saved}; features: {result.summary.cache}"), soft_wrap=True)
+    console.print(f"{result.seconds:.0f} s in all.", style="dim")
+
+
+def _build_table(result: "AutoResult", gap: str) -> Table:
+    joined = list(result.advice.depth_profile.accuracy_by_layer)
+    shown_names = {"+".join(joined): f"all {len(joined)} joined"} if len(joined) > 1 else {}
+    table = Table(**TABLE_STYLE)
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("on", overflow="fold")
+    for heading in ("validated", "test", "saved is better by", "epochs", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for candidate in result.candidates:
+        is_saved = candidate is result.chosen
+        difference = "(saved)" if is_saved else "-"
+        if candidate.behind is not None:
+            value, low, high = candidate.behind
+            difference = f"{value:+.3f}{gap}({low:+.3f} to {high:+.3f})"
+        accuracy = format_number(candidate.accuracy)
+        if candidate.accuracy_ci is not None:
+            low, high = candidate.accuracy_ci
+            accuracy += f"{gap}({low:.3f} to {high:.3f})"
+        table.add_row(
+            candidate.strategy,
+            make_text(shown_names.get(candidate.what, candidate.what)),
+            format_number(candidate.validation),
+            accuracy,
+            difference,
+            str(candidate.epochs),
+            f"{candidate.seconds:.0f}",
+            style="bold" if is_saved else "",
+        )
+    return table
+
+
+def _show_better(console: Console, better: "BetterCandidate", saved_seconds: float) -> None:
+    """Print which candidate validates better than the saved one, and how to save it."""
+    value, low, high = better.ahead
+    chance = "" if better.certain else ", which may be chance"
+    durations = f"{format_duration(better.seconds)} instead of {format_duration(saved_seconds)}"
+    console.print(
+        make_text(
+            f"{better.strategy} ({better.what}) validates better than what is saved, by "
+            f"{value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, the same {better.n_images:,} "
+            f"images){chance}. It trained for {durations}. To save it too:",
+            "yellow",
+        )
+    )
+    # Do not wrap the command: it must remain one line to be pasted.
+    console.print(make_text(f"  {better.command}"), soft_wrap=True)
