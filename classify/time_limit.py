@@ -12,7 +12,6 @@ from featurize.text import format_duration
 
 CAUTION = 1.1  # by which an estimate is taken to be too low
 SUGGESTED_STEP = 60.0  # seconds; a longer limit is suggested in whole ones
-GO_ON = "What was finished is kept, and the same command goes on from there"
 
 Step = TypeVar("Step", bound=Progress)
 
@@ -112,8 +111,9 @@ class TimeLimit:
         """
         if self.left < 0:
             raise RunInterruptedError(
-                f"the time limit of {format_duration(self.seconds)} is up at: {doing}. {GO_ON}; "
-                "give it a longer --max-time"
+                f"the time limit of {format_duration(self.seconds)} is up at: {doing}. No result "
+                "is saved yet. Rows, heads and epochs that are finished are kept: the same command "
+                "goes on from there, with a longer --max-time"
             )
 
     def guard(self, report: Callable[[Step], Any]) -> Callable[[Step], None]:

@@ -31,9 +31,10 @@ def show_auto(result: "AutoResult", saved: str) -> None:
     console.print(f"{advice.size} and {advice.similarity}{caveat}: {advice.strategy}")
     console.print(_build_table(result, " " if console.width >= WIDE else "\n"))
     console.print(
-        "validated: right of the images held out of training. test: right of the test images. "
-        "saved is better by: test accuracy of the first line minus that of this one, on the same "
-        "images. In brackets 95 % intervals; one of a difference that holds 0 may be chance.",
+        "val: the share that is right of images held out of training; test: of the test "
+        "images. saved minus this: by how much what is saved has more of the test images right "
+        "than this line. In brackets 95 % intervals; a difference whose interval holds 0 may be "
+        "chance.",
         style="dim",
     )
     if result.better is not None:
@@ -48,7 +49,7 @@ def _build_table(result: "AutoResult", gap: str) -> Table:
     table = Table(**TABLE_STYLE)
     table.add_column("strategy", no_wrap=True)
     table.add_column("on", overflow="fold")
-    for heading in ("validated", "test", "saved is better by", "epochs", "s"):
+    for heading in ("val", "test", "saved minus this", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for candidate in result.candidates:
         is_saved = candidate is result.chosen
@@ -56,17 +57,19 @@ def _build_table(result: "AutoResult", gap: str) -> Table:
         if candidate.behind is not None:
             value, low, high = candidate.behind
             difference = f"{value:+.3f}{gap}({low:+.3f} to {high:+.3f})"
+        what = shown_names.get(candidate.what, candidate.what)
+        if candidate.epochs:
+            what += f"; {candidate.epochs} {'epoch' if candidate.epochs == 1 else 'epochs'}"
         accuracy = format_number(candidate.accuracy)
         if candidate.accuracy_ci is not None:
             low, high = candidate.accuracy_ci
             accuracy += f"{gap}({low:.3f} to {high:.3f})"
         table.add_row(
             candidate.strategy,
-            make_text(shown_names.get(candidate.what, candidate.what)),
+            make_text(what),
             format_number(candidate.validation),
             accuracy,
             difference,
-            str(candidate.epochs),
             f"{candidate.seconds:.0f}",
             style="bold" if is_saved else "",
         )

@@ -106,7 +106,8 @@ def _show_training(max_time: str | None) -> Iterator[tuple[TrainingDisplay, Time
             return
 
         def stop() -> None:
-            display.say(f"the time limit of {format_duration(limit.seconds)} is up")
+            duration = format_duration(limit.seconds)
+            display.say(f"the time limit of {duration} is up; give it a longer --max-time")
             os.kill(os.getpid(), signal.SIGTERM)
 
         timer = threading.Timer(max(0.0, limit.left) + GRACE_SECONDS, stop)
@@ -116,6 +117,8 @@ def _show_training(max_time: str | None) -> Iterator[tuple[TrainingDisplay, Time
             yield display, limit
         finally:
             timer.cancel()
+            if limit.left < 0:
+                signals.hurry_exit()
 
 
 def finetune(

@@ -42,7 +42,7 @@ def show_fit(record: HeadResult, saved: str) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     validation = "not validated"
     if record.validation is not None:
         validation = f"{record.validation:.3f} right in validation"
@@ -120,7 +120,7 @@ def show_finetune(record: Any, saved: str) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     counts = f"{record.n_train:,} training, {record.n_validation:,} validation"
     table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
     table.add_row(
@@ -243,7 +243,7 @@ def show_evaluation(metrics: dict[str, Any]) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     table.add_row("task", make_text(metrics["task"]))
     table.add_row("head", make_text(f"{metrics['head']} on {metrics['layer']}"))
     table.add_row("images", f"{metrics['n_test']:,}")

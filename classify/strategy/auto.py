@@ -35,6 +35,7 @@ from featurize.errors import RunInterruptedError
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Progress, Report, Say, ignore
 from featurize.sources.folder import list_images
+from featurize.text import format_duration
 
 if TYPE_CHECKING:
     from classify.finetuning.run import FineTuneResult
@@ -206,7 +207,8 @@ def auto(
     trains_network = advice.strategy in NETWORK_STRATEGIES
     if limit.is_set or not trains_network:
         probe = tried[0].candidate
-        limit.check(f"saving the {probe.strategy}")
+        limit.check(f"training the {probe.strategy} to save")
+        say(f"training the {probe.strategy} on {probe.what}, to save it")
         head, _ = fit(
             feature_cache, labels, PROBE_HEAD, probe.what.split("+"), **spec.as_keywords()
         )
@@ -298,9 +300,14 @@ def _train_networks(
     FineTuneResult or str
         A notice in place of a network for which the time was too short; it is the last.
     """
+    least_seconds = 0.0
     for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advised):
-        if strategy != advised and not (limit.is_set and limit.left > 0):
+        if strategy != advised and not limit.is_set:
             continue
+        if strategy != advised and not limit.allows(least_seconds):
+            needed, left = map(format_duration, (least_seconds, max(0.0, limit.left)))
+            yield f"{strategy} was not tried: it needs at least {needed}, and {left} are left"
+            return
         from classify.finetuning.run import finetune  # imports torch, which a probe does not need
 
         try:
@@ -316,6 +323,8 @@ def _train_networks(
             yield f"{strategy} was left{instead}: {error}"
             return
         yield result
+        epochs = [epoch["seconds"] for epoch in result.history]
+        least_seconds = result.seconds - sum(epochs) + max(epochs)  # the other takes about as long
 
 
 def _drop_repeated_notices(notices: list[str], task_name: str) -> list[str]:
