@@ -38,14 +38,18 @@ def show_auto(result: "AutoResult", saved: str) -> None:
         style="dim",
     )
     if result.better is not None:
-        _show_better(console, result.better, result.chosen.seconds)
+        _show_better(console, result, result.better)
     console.print(make_text(f"saved: {saved}; features: {result.summary.cache}"), soft_wrap=True)
     console.print(f"{result.seconds:.0f} s in all.", style="dim")
 
 
+def _shorten(result: "AutoResult", what: str) -> str:
+    """Shorten the name of all layers joined, as `compare` does."""
+    layers = list(result.advice.depth_profile.accuracy_by_layer)
+    return f"all {len(layers)} joined" if what == "+".join(layers) and layers[1:] else what
+
+
 def _build_table(result: "AutoResult", gap: str) -> Table:
-    joined = list(result.advice.depth_profile.accuracy_by_layer)
-    shown_names = {"+".join(joined): f"all {len(joined)} joined"} if len(joined) > 1 else {}
     table = Table(**TABLE_STYLE)
     table.add_column("strategy", no_wrap=True)
     table.add_column("on", overflow="fold")
@@ -57,7 +61,7 @@ def _build_table(result: "AutoResult", gap: str) -> Table:
         if candidate.behind is not None:
             value, low, high = candidate.behind
             difference = f"{value:+.3f}{gap}({low:+.3f} to {high:+.3f})"
-        what = shown_names.get(candidate.what, candidate.what)
+        what = _shorten(result, candidate.what)
         if candidate.epochs:
             what += f"; {candidate.epochs} {'epoch' if candidate.epochs == 1 else 'epochs'}"
         accuracy = format_number(candidate.accuracy)
@@ -76,16 +80,17 @@ def _build_table(result: "AutoResult", gap: str) -> Table:
     return table
 
 
-def _show_better(console: Console, better: "BetterCandidate", saved_seconds: float) -> None:
+def _show_better(console: Console, result: "AutoResult", better: "BetterCandidate") -> None:
     """Print which candidate validates better than the saved one, and how to save it."""
     value, low, high = better.ahead
+    what = _shorten(result, better.what)
     chance = "" if better.certain else ", which may be chance"
-    durations = f"{format_duration(better.seconds)} instead of {format_duration(saved_seconds)}"
+    durations = " instead of ".join(format_duration(one.seconds) for one in (better, result.chosen))
     console.print(
         make_text(
-            f"{better.strategy} ({better.what}) validates better than what is saved, by "
-            f"{value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, the same {better.n_images:,} "
-            f"images){chance}. It trained for {durations}. To save it too:",
+            f"{better.strategy} ({what}) validates better than what is saved, by {value:+.3f} "
+            f"(95 % interval {low:+.3f} to {high:+.3f}, the same {better.n_images:,} images)"
+            f"{chance}. It trained for {durations}. To save it too:",
             "yellow",
         )
     )

@@ -88,7 +88,7 @@ class TrainingDisplay(ProgressDisplay):
 
     def describe_end(self, step: Progress, seconds: float) -> str:
         """Describe the end of a stage; that of an epoch is described by its result."""
-        return "" if getattr(step, "history", ()) else super().describe_end(step, seconds)
+        return "" if step.stage.startswith("epoch ") else super().describe_end(step, seconds)
 
 
 @contextmanager

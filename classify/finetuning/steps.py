@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from classify.data.features import open_cache
@@ -249,21 +250,20 @@ class FineTuning:
         """
         if not limit.is_set:
             return None
+        names, device = paths[:N_TIMED_IMAGES].tolist(), self.distributed.device
         started = time.monotonic()
-        names = paths[:N_TIMED_IMAGES].tolist()
-        pixels = DecodedImages(self.options.root, names, self.backbone.preprocess)
+        decoded = DecodedImages(self.options.root, names, self.backbone.preprocess)
         decode_seconds = (time.monotonic() - started) / len(names)
-        dataset = ImageDataset(pixels, np.zeros(len(names), np.intp), pixels.side)
-        net = self.net
-        if net.from_activations:
-            net = copy.deepcopy(net)
-            net.use_images()
-            net.to(self.distributed.device)
-        for _ in range(2):  # the first time is the slower one
-            started = time.monotonic()
-            run_inference(net, dataset, self.config.batch_size, self.distributed)
-        run_seconds = (time.monotonic() - started) / len(names)
-        n_bytes = sum(tensor.numel() * tensor.itemsize for tensor in net.state_dict().values())
+        # A copy, as the backbone's weights stay where they are.
+        trunk = copy.deepcopy(self.backbone.cut([self.net.last_layer])).to(device).eval()
+        # Its time does not depend on what the images show.
+        batch = torch.zeros(len(names), 3, decoded.side, decoded.side, device=device)
+        with torch.inference_mode(), self.distributed.autocast():
+            for _ in range(2):  # the first time is the slower one
+                started = time.monotonic()
+                trunk(batch)[0].cpu()  # waits for the device
+        run_seconds = (time.monotonic() - started) / len(batch)
+        n_bytes = sum(tensor.numel() * tensor.itemsize for tensor in trunk.state_dict().values())
         validate_seconds = len(self.held_out) * run_seconds
         test_seconds = n_test * (decode_seconds + run_seconds)
         save_seconds = MIN_SAVE_SECONDS + n_bytes / SAVED_BYTES_PER_SECOND

@@ -325,7 +325,7 @@ def _offer_levels(folders: Folders, leaves_out: int | None = None) -> str:
     Returns
     -------
     str
-        Levels that tell images apart: those that are no split first, each with its labels. Then a
+        Levels that tell images apart, each with its labels: names of splits come last. Then a
         table, or folders to be made.
     """
     names_by_level = {
@@ -333,7 +333,7 @@ def _offer_levels(folders: Folders, leaves_out: int | None = None) -> str:
         for level in range(1, min(_max_depth(folders), MAX_LISTED_LEVELS) + 1)
     }
     levels = [level for level, names in names_by_level.items() if len(names) > 1]
-    levels.sort(key=lambda level: None not in map(_match_split, names_by_level[level]))
+    levels.sort(key=lambda level: any(map(_match_split, names_by_level[level])))
     offers = [
         f"`--labels-level {level}` for the labels {_quote_names(*sorted(names_by_level[level]))}"
         + (" without such images" if leaves_out is not None and level > leaves_out else "")

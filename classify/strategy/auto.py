@@ -319,6 +319,8 @@ def _train_networks(
                     **options,
                 )
         except RunInterruptedError as error:
+            if not limit.is_set:
+                raise
             instead = ", and a probe is saved instead" if strategy == advised else ""
             yield f"{strategy} was left{instead}: {error}"
             return

@@ -34,6 +34,8 @@ class _LogSchedule:
     def begin_stage(self, now: float) -> None:
         """Plan the first line of a stage."""
         self._first_at, self._is_told = now + FIRST_LINE_SECONDS, False
+        if self._next_at is None:
+            self._next_at = now + LINE_SECONDS
 
     def end_stage(self) -> bool:
         """Tell whether the stage had a line, and so its end deserves one; only once."""
@@ -49,10 +51,11 @@ class _LogSchedule:
         is_first = self._first_at is not None and now >= self._first_at
         return self._is_late(now) or (is_first and self.is_free(now))
 
-    def count_line(self, now: float) -> None:
+    def count_line(self, now: float, *, ends_stage: bool = False) -> None:
         """Count a line that was printed, and plan the next one."""
         self._n_lines += 1
-        self._first_at, self._next_at, self._is_told = None, now + self._interval, True
+        self._first_at, self._next_at = None, now + self._interval
+        self._is_told = not ends_stage
         self._interval = min(2 * self._interval, MAX_LINE_SECONDS)
 
     def _is_late(self, now: float) -> bool:
@@ -188,7 +191,7 @@ class ProgressDisplay:
         now = time.monotonic()
         if text and not self.is_terminal and self._log.is_free(now):
             print_stderr(text)
-            self._log.count_line(now)
+            self._log.count_line(now, ends_stage=True)
 
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar.
