@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, Union
+from typing import Any, Self, TypeVar
 
 from featurize.errors import RunInterruptedError
 from featurize.progress import Progress
@@ -16,8 +16,10 @@ SUGGESTED_STEP = 60.0  # seconds; a longer limit is suggested in whole ones
 Step = TypeVar("Step", bound=Progress)
 
 
-class TimeLimit:
-    """A time limit of a command, or none.
+class TimeLimit(float):
+    """A time limit of a command, or none: a number of seconds that knows when it began.
+
+    So it is given where functions take seconds, and still counts from the start of the command.
 
     Parameters
     ----------
@@ -34,18 +36,22 @@ class TimeLimit:
         A time of `time.monotonic`, in seconds; infinite where there is none.
     """
 
+    def __new__(cls, seconds: float | None = None, started: float | None = None) -> Self:
+        """Make the number; `__init__` starts to count."""
+        return super().__new__(cls, math.inf if seconds is None else seconds)
+
     def __init__(self, seconds: float | None = None, started: float | None = None) -> None:
-        self.seconds = math.inf if seconds is None else seconds
+        self.seconds = float(self)
         self._started = time.monotonic() if started is None else started
         self.deadline = self._started + self.seconds
 
     @classmethod
-    def of(cls, value: Union["TimeLimit", float, None], started: float) -> "TimeLimit":
+    def of(cls, value: float | None, started: float) -> "TimeLimit":
         """Make a limit of what a function was given.
 
         Parameters
         ----------
-        value : float or TimeLimit, optional
+        value : float, optional
             Seconds from `started` on, or a limit, which is returned.
         started : float
             A time of `time.monotonic`, in seconds.

@@ -149,7 +149,7 @@ def finetune(
     labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = TrainConfig.seed,
-    max_seconds: float | TimeLimit | None = None,
+    max_seconds: float | None = None,
     say: Say = ignore,
     report: ProgressCallback = ignore,
 ) -> FineTuneResult:
@@ -182,7 +182,7 @@ def finetune(
         See `classify.finetuning.config.TrainConfig`.
     column, labels_level, test_size, seed
         As in `fit`: the same images are held out.
-    max_seconds : float or TimeLimit, optional
+    max_seconds : float, optional
         How long the call may take, with testing and saving. No epoch begins that does not fit.
     say : callable
         Called with sentences for the user.

@@ -9,11 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from classify.data.tasks import Task, TaskSpec, check_test_size
 from classify.experiments.compare import compare
 from classify.experiments.fit import can_join_layers, fit
 from classify.heads.io import check_head_file, save_head
 from classify.heads.record import HeadProgress
+from classify.labels.empty_folders import find_empty_folders
+from classify.labels.folders import TEST
 from classify.labels.table import (
     LabelTable,
     check_several_classes,
@@ -35,7 +39,7 @@ from featurize.errors import RunInterruptedError
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Progress, Report, Say, ignore
 from featurize.sources.folder import list_images
-from featurize.text import format_duration
+from featurize.text import format_duration, list_first
 
 if TYPE_CHECKING:
     from classify.finetuning.run import FineTuneResult
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 PROBE_HEAD = "softmax"
 NETWORK_STRATEGIES = ("finetune", "retrain")
 RETRAIN_CLASSIFIER = "mlp"
+FEW_IMAGES = 10  # of a class; an interval for its recall then spans most of what is possible
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,7 @@ def auto(
     labels_level: int | None = None,
     test_size: float = 0.2,
     seed: int = 0,
-    max_seconds: float | TimeLimit | None = None,
+    max_seconds: float | None = None,
     device: str = "auto",
     say: Say = ignore,
     report: Report = ignore,
@@ -141,7 +146,7 @@ def auto(
         Override the measurement, as in `advise`.
     column, labels_level, test_size, seed
         As in `fit`; every candidate has the same test images.
-    max_seconds : float or TimeLimit, optional
+    max_seconds : float, optional
         How long all of it may take. If training the network does not fit, the probe that validates
         best is saved.
     device : str
@@ -178,7 +183,7 @@ def auto(
     spec = TaskSpec(labels, column, labels_level, test_size, seed)
     cache_path = Path(cache or f"{output}.h5")
     if not cache_path.exists():
-        _check_labels(images, spec)
+        _check_labels(images, spec, say)
     summary = run(
         images,
         cache_path,
@@ -203,7 +208,8 @@ def auto(
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
     limit.check("comparing probes")
     task = spec.make_task(feature_cache)
-    tried, notices = _fit_probes(feature_cache, spec, task, advice, report), [*advice.notices]
+    tried = _fit_probes(feature_cache, spec, task, advice, report)
+    notices = [*advice.notices, *_warn_few_images(task)]
     trains_network = advice.strategy in NETWORK_STRATEGIES
     if limit.is_set or not trains_network:
         probe = tried[0].candidate
@@ -248,15 +254,29 @@ def auto(
     )
 
 
-def _check_labels(images: str | os.PathLike[str], spec: TaskSpec) -> None:
+def _check_labels(images: str | os.PathLike[str], spec: TaskSpec, say: Say) -> None:
     """Refuse labels that no head can be trained on, before any image is embedded."""
     table = read_given_labels(spec.labels, spec.column, spec.labels_level)
     check_test_size(spec.test_size)
     if table is None:
         paths = list_images(images).paths
         table = labels_from_folders(paths, spec.labels_level) if paths else None
+        if table is not None and (empty := find_empty_folders(images, table)):
+            say(f"no image lies in {list_first(empty)}: no class, unless images are added")
     if table is not None:
         check_several_classes(table)
+
+
+def _warn_few_images(task: Task) -> Iterator[str]:
+    """Warn of classes that are too small for their scores to say much."""
+    n_per_class = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
+    few = [task.classes[i] for i in np.flatnonzero(n_per_class < FEW_IMAGES)]
+    if few:
+        yield (
+            f"{len(few):,} of {len(task.classes):,} classes have fewer than {FEW_IMAGES} images "
+            f"to learn from ({list_first(few)}; the smallest {n_per_class.min()}): a score says "
+            "little of them; add images"
+        )
 
 
 def _report_by_stage(watch: Any) -> Report:

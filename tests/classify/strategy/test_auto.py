@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,19 @@ def test_labels_are_refused_before_any_image_is_embedded(folder, command, tmp_pa
     done = command("classify", "auto", tmp_path / "one", "-o", tmp_path / "m")
     assert done.returncode == 2
     assert "has the label 'cat'; a head needs at least two classes. Add images" in done.stderr
+
+
+def test_small_classes_and_empty_folders_are_said(folder, tmp_path):
+    for name, count in (("0", 9), ("1", 4), ("forgotten", 0)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for path in sorted((folder / name).glob("0*.png"))[:count]:
+            shutil.copy(path, tmp_path / "images" / name)
+    said = []
+    found = auto_module.auto(
+        tmp_path / "images", tmp_path / "m", backbone="seedling", say=said.append
+    )
+    assert "no image lies in 'forgotten': no class, unless images are added" in said
+    assert any("fewer than 10 images to learn from ('0', '1'; the" in n for n in found.notices)
 
 
 @pytest.mark.slow
