@@ -3,6 +3,11 @@
 As in `classify.cli.app`, their docstrings are their ``--help`` texts.
 """
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +24,14 @@ from classify.cli.options import (
     TestSize,
 )
 from classify.finetuning.config import AUGMENTATIONS, TrainConfig
+from classify.time_limit import TimeLimit
 from featurize.cli.completion import complete_choice, complete_word, list_stages
 from featurize.cli.console import handle_errors, print_json, show_notices
 from featurize.cli.options import Backbone, CacheFile, Debug, Device, Json, Preprocess
 from featurize.cli.progress import ProgressDisplay
 from featurize.progress import Progress
 from featurize.system import signals
-from featurize.text import parse_duration
+from featurize.text import format_duration, parse_duration
 
 
 def _list_tuned_parts(ctx: typer.Context) -> list[str]:
@@ -43,7 +49,10 @@ Weights = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="As for `featurize run`, or none: random.")
 ]
 MaxTime = Annotated[
-    str | None, typer.Option(metavar="1h30m", help="Begin no epoch that would end later.")
+    str | None,
+    typer.Option(
+        metavar="1h30m", help="How long all of it may take; no epoch begins that does not fit."
+    ),
 ]
 Epochs = Annotated[int, typer.Option(help="At most.")]
 BatchSize = Annotated[int, typer.Option(help="Images a step.")]
@@ -58,6 +67,7 @@ Augment = Annotated[
         help="Random crops and mirroring; crops alone, for what has a left and a right.",
     ),
 ]
+GRACE_SECONDS = 1.0  # beyond a time limit, for what is about to end
 
 
 class TrainingDisplay(ProgressDisplay):
@@ -74,11 +84,48 @@ class TrainingDisplay(ProgressDisplay):
             While training, a `classify.TrainProgress`.
         """
         history: Any = getattr(step, "history", ())
-        if len(history) > self._n_epochs and not self.is_terminal:
+        if len(history) > self._n_epochs:
             last = history[-1]
-            self.say(f"epoch {last.number}: {step.note}, {last.seconds:.0f} s")
+            n_epochs = step.stage.rpartition(" ")[2]
+            self.say_milestone(
+                f"epoch {last.number} of {n_epochs}: {step.note}, {format_duration(last.seconds)}"
+            )
         self._n_epochs = len(history)
         super().report(step)
+
+    def describe_end(self, step: Progress, seconds: float) -> str:
+        """Describe the end of a stage; that of an epoch is described by its result."""
+        return "" if step.stage.startswith("epoch ") else super().describe_end(step, seconds)
+
+
+@contextmanager
+def _show_training(max_time: str | None) -> Iterator[tuple[TrainingDisplay, TimeLimit]]:
+    """Show training, and end the command as Ctrl-C does if it overruns its time limit.
+
+    Work ends in time by itself where it reports how far it is. This is for what does not report:
+    the import of a library, the training of one head.
+    """
+    limit = TimeLimit(parse_duration(max_time))
+    deadline = limit.deadline if limit.is_set else None
+    with TrainingDisplay("loading torch", deadline) as display:
+        if deadline is None:
+            yield display, limit
+            return
+
+        def stop() -> None:
+            duration = format_duration(limit.seconds)
+            display.say(f"the time limit of {duration} is up; give it a longer --max-time")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        timer = threading.Timer(max(0.0, limit.left) + GRACE_SECONDS, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield display, limit
+        finally:
+            timer.cancel()
+            if limit.left < 0:
+                signals.hurry_exit()
 
 
 def finetune(
@@ -152,8 +199,7 @@ def finetune(
 ) -> None:
     """Train the network too, from a linear probe on; killed, it goes on when called again."""
     with handle_errors(debug, json):
-        limit = parse_duration(max_time)
-        with TrainingDisplay("loading torch") as display:
+        with _show_training(max_time) as (display, limit):
             signals.import_uninterrupted("torchvision")
             from classify.finetuning.run import finetune as tune_backbone
 
@@ -172,7 +218,7 @@ def finetune(
                 labels_level=labels_level,
                 test_size=test_size,
                 seed=seed,
-                max_seconds=limit,
+                max_seconds=limit if limit.is_set else None,
                 say=display.say,
                 report=display.report,
                 init_head=init_head,
@@ -226,11 +272,11 @@ def auto(
 ) -> None:
     """Featurize, advise, and carry out what is advised; what else was tried stands beside it.
 
-    With --max-time the strategies that were not advised are tried too, as far as the time goes.
+    With --max-time the strategies that were not advised are tried too, as far as the time goes; if
+    it is too short for the advised one, the best probe is saved.
     """
     with handle_errors(debug, json):
-        limit = parse_duration(max_time)
-        with TrainingDisplay("loading torch") as display:
+        with _show_training(max_time) as (display, limit):
             from classify.strategy.auto import auto as run_auto
 
             result = run_auto(
@@ -247,7 +293,7 @@ def auto(
                 labels_level=labels_level,
                 test_size=test_size,
                 seed=seed,
-                max_seconds=limit,
+                max_seconds=limit if limit.is_set else None,
                 device=device,
                 say=display.say,
                 report=display.report,
@@ -260,7 +306,7 @@ def auto(
         if json:
             print_json(result.to_dict())
         else:
-            from classify.cli.tables import show_auto
+            from classify.cli.auto_table import show_auto
 
             show_auto(result, str(output))
 

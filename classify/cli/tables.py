@@ -42,7 +42,7 @@ def show_fit(record: HeadResult, saved: str) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     validation = "not validated"
     if record.validation is not None:
         validation = f"{record.validation:.3f} right in validation"
@@ -120,7 +120,7 @@ def show_finetune(record: Any, saved: str) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     counts = f"{record.n_train:,} training, {record.n_validation:,} validation"
     table.add_row("task", make_text(f"{record.task}, {len(record.classes):,} classes"))
     table.add_row(
@@ -135,45 +135,6 @@ def show_finetune(record: Any, saved: str) -> None:
     console.print(table)
     passes = f"{record.images_run:,} images went through the network"
     console.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
-
-
-def show_auto(result: Any, saved: str) -> None:
-    """Print the strategies that `classify.auto` tried, the chosen one first.
-
-    Parameters
-    ----------
-    result : AutoResult
-        The candidates with their metrics.
-    saved : str
-        The file of the chosen one.
-    """
-    table = Table(**TABLE_STYLE)
-    for title in ("strategy", "on", "validation", "test", "95 % interval", "chosen is ahead by"):
-        table.add_column(title)
-    for title in ("epochs", "s"):
-        table.add_column(title, justify="right")
-    for i, candidate in enumerate(result.candidates):
-        low, high = candidate.accuracy_ci or (None, None)
-        difference = ""
-        if candidate.behind is not None:
-            difference = "{:+.3f} ({:+.3f} to {:+.3f})".format(*candidate.behind)
-        table.add_row(
-            candidate.strategy,
-            make_text(candidate.what),
-            format_number(candidate.validation),
-            format_number(candidate.accuracy),
-            f"{format_number(low)} to {format_number(high)}",
-            difference,
-            str(candidate.epochs),
-            f"{candidate.seconds:.0f}",
-            style="bold" if i == 0 else "",
-        )
-    console, advice = make_console(stderr=False), result.advice
-    caveat = "" if advice.confident else ", though the evidence is thin"
-    console.print(f"{advice.size} and {advice.similarity}{caveat}: {advice.strategy}")
-    console.print(table)
-    console.print(make_text(f"saved: {saved}; features: {result.summary.cache}"))
-    console.print(f"{result.seconds:.0f} s in all.", style="dim")
 
 
 def show_comparison(
@@ -282,7 +243,7 @@ def show_evaluation(metrics: dict[str, Any]) -> None:
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")  # the names of layers stay whole
     table.add_row("task", make_text(metrics["task"]))
     table.add_row("head", make_text(f"{metrics['head']} on {metrics['layer']}"))
     table.add_row("images", f"{metrics['n_test']:,}")

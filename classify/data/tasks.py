@@ -13,7 +13,12 @@ from classify.data.task_notices import describe_skipped_rows, warn_small_classes
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN, VAL
-from classify.labels.table import LabelsLike, LabelTable, resolve_labels
+from classify.labels.table import (
+    LabelsLike,
+    LabelTable,
+    check_several_classes,
+    resolve_labels,
+)
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 
@@ -387,8 +392,4 @@ def _check_trainable(table: LabelTable, classes: list[str], y: np.ndarray) -> No
         raise TooFewImagesError(
             f"{table.source} leaves no training images with features in the cache"
         )
-    if len(np.unique(y)) < 2:
-        raise TooFewImagesError(
-            f"every training image of {table.source} has the label {classes[y[0]]!r}; "
-            "a head needs at least two classes"
-        )
+    check_several_classes(table, {classes[number] for number in np.unique(y)})

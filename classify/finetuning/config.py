@@ -16,6 +16,7 @@ SCRATCH_DEFAULTS: dict[str, Any] = {
     "batch_norm": "trained",
 }
 """Random weights need a higher learning rate, the same for all stages, and their own statistics."""
+WARMUP_SHARE = 0.1  # of all steps, though at most one epoch
 LORA_DEFAULTS: dict[str, Any] = {"learning_rate": 1e-3, "layer_decay": 1.0, "block_decay": 1.0}
 """Adapters begin at zero beside weights that stay: nothing has to be spared by a lower rate."""
 
@@ -125,3 +126,26 @@ class TrainConfig:
             )
         defaults = SCRATCH_DEFAULTS if from_scratch else LORA_DEFAULTS if with_adapters else {}
         return cls(**defaults | {name: value for name, value in given.items() if value is not None})
+
+
+def compute_lr_scale(step: int, n_steps: int, steps_per_epoch: int) -> float:
+    """Return the learning rate as a share of the highest: a linear warm-up, then a cosine to 0.
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    n_steps : int
+        Number of steps in the whole training.
+    steps_per_epoch : int
+        Number of steps in one epoch.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+    """
+    warmup = max(1, min(steps_per_epoch, round(WARMUP_SHARE * n_steps)))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))

@@ -1,6 +1,7 @@
 """`FineTuneClassifier`: fine-tuning as a scikit-learn classifier on image paths."""
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from classify.finetuning.head_transfer import resolve_init_head
 from classify.finetuning.steps import FineTuning
 from classify.finetuning.trainer import ProgressCallback, run_inference, seed_torch
 from classify.heads.fitted import FittedHead
+from classify.time_limit import TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Say, ignore
@@ -78,6 +80,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         All epochs.
     images_run_ : int
         Forward passes of an image through the tuned part: initialisation, training, validation.
+    validated_ : dict of str to bool
+        Whether each validation image is predicted correctly, by path.
     failures_ : dict of str to str
         Why an image was left out, by path.
 
@@ -137,7 +141,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         groups: np.ndarray | None = None,
         validation: np.ndarray | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        deadline: float | None = None,
+        deadline: float | TimeLimit | None = None,
+        n_test: int = 0,
         say: Say = ignore,
         report: ProgressCallback = ignore,
     ) -> "FineTuneClassifier":
@@ -155,8 +160,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Images for early stopping, not trained on. By default a tenth of every class.
         checkpoint : path, optional
             Written after every epoch. If it exists, training resumes from it.
-        deadline : float, optional
-            A time of `time.monotonic`, in seconds. No epoch begins that would end later.
+        deadline : float or TimeLimit, optional
+            A time of `time.monotonic`, in seconds. No epoch begins that would end later, nor one
+            that would leave no time to calibrate, test and save.
+        n_test : int
+            Number of images that will be tested on before the deadline. None by default.
         say : callable
             Called with sentences for the user.
         report : callable
@@ -179,7 +187,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If the checkpoint cannot be written.
         DivergedError
             If the loss is not finite.
+        RunInterruptedError
+            If not even one epoch ends before the deadline.
         """
+        limit = _make_limit(deadline)
+        report = limit.guard(report)
         paths = _check_text_paths(X)
         self.classes_, y = np.unique(np.asarray(y), return_inverse=True)
         if len(y) != len(paths):
@@ -193,8 +205,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tuning.say_start(masks)
             tuning.prepare(paths, y, masks)
             tuning.start(path)
-            self.history_ = tuning.train(deadline)
+            self.history_ = tuning.train(tuning.plan(limit, paths, n_test))
             temperature = tuning.calibrate()
+        self.validated_ = tuning.validated
         self.failures_, self.n_train_ = tuning.failures, len(tuning.training)
         n_held_out = len(tuning.held_out)
         n_trained = len(self.history_) * (self.n_train_ + n_held_out)
@@ -289,3 +302,10 @@ def _check_text_paths(X: Any) -> np.ndarray:
     if not all(isinstance(path, str) for path in paths):
         raise CallError("X is image paths, as text")
     return paths
+
+
+def _make_limit(deadline: float | TimeLimit | None) -> TimeLimit:
+    if isinstance(deadline, TimeLimit):
+        return deadline
+    now = time.monotonic()
+    return TimeLimit(None if deadline is None else deadline - now, now)

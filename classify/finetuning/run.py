@@ -25,9 +25,10 @@ from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from classify.labels.folders import VAL
 from classify.labels.table import LabelTable, read_given_labels
+from classify.time_limit import TimeLimit
 from featurize.progress import Say, ignore
 
-NOT_IN_DICT = ("head", "predictions", "notices")
+NOT_IN_DICT = ("head", "predictions", "validated", "notices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class FineTuneResult:
     predictions : HeldOutPredictions, or None
         For the test images, by row of the cache. Without a cache the rows are the positions of
         the images in the order of their paths. None if there are no test images.
+    validated : dict of int to bool
+        Whether each validation image was predicted correctly, by row as in `predictions`.
     notices : list of str
         Sentences for the user.
     """
@@ -95,6 +98,7 @@ class FineTuneResult:
     seconds: float
     head: FittedHead
     predictions: HeldOutPredictions | None
+    validated: dict[int, bool]
     notices: list[str]
 
     @property
@@ -179,7 +183,7 @@ def finetune(
     column, labels_level, test_size, seed
         As in `fit`: the same images are held out.
     max_seconds : float, optional
-        No epoch begins that would end later than this after the call.
+        How long the call may take, with testing and saving. No epoch begins that does not fit.
     say : callable
         Called with sentences for the user.
     report : callable
@@ -193,6 +197,7 @@ def finetune(
     ------
     ClassifyError, FeaturizeError
         If an option, the labels, the cache or the output is refused, or training diverges.
+        `featurize.errors.RunInterruptedError` if not even one epoch fits into `max_seconds`.
     FileNotFoundError
         If the label table, the cache or the head to start from does not exist.
     NotADirectoryError
@@ -230,8 +235,8 @@ def finetune(
         device=device,
         seed=seed,
     )
-    deadline = None if max_seconds is None else started + max_seconds
-    _fit_model(model, labelled, checkpoint, deadline, say, report)
+    limit = TimeLimit.of(max_seconds, started)
+    _fit_model(model, labelled, checkpoint, limit, say, report)
     trains_everything = tune == "all" and lora is None
     is_retrained = trains_everything and (classifier is not None or weights == "none")
     result = _test_model(model, labelled, "retrain" if is_retrained else "finetune", started)
@@ -259,7 +264,7 @@ def _fit_model(
     model: FineTuneClassifier,
     labelled: LabelledImages,
     checkpoint: Path,
-    deadline: float | None,
+    limit: TimeLimit,
     say: Say,
     report: ProgressCallback,
 ) -> None:
@@ -270,7 +275,8 @@ def _fit_model(
         groups=task.units[dev],
         validation=task.split[dev] == VAL if (task.split == VAL).any() else None,
         checkpoint=checkpoint,
-        deadline=deadline,
+        deadline=limit,
+        n_test=len(labelled.test),
         say=say,
         report=report,
     )
@@ -308,6 +314,11 @@ def _test_model(
         seconds=round(time.monotonic() - started, 3),
         head=model.head_,
         predictions=predictions,
+        validated={
+            int(labelled.rows[i]): model.validated_[labelled.paths[i]]
+            for i in labelled.dev
+            if labelled.paths[i] in model.validated_
+        },
         notices=[
             *labelled.task.notices,
             *labelled.leaks,

@@ -1,10 +1,13 @@
 """The steps of a fine-tuning: network, images, a start, training, and a head at the end."""
 
+import copy
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from classify.data.features import open_cache
@@ -13,7 +16,11 @@ from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.activations import ActivationDataset, find_activations
-from classify.finetuning.datasets.images import ImageDataset, read_image_datasets
+from classify.finetuning.datasets.images import (
+    DecodedImages,
+    ImageDataset,
+    read_image_datasets,
+)
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.head_transfer import (
     RANDOM_INIT,
@@ -32,12 +39,17 @@ from classify.finetuning.trainer import (
 )
 from classify.finetuning.tuned_part.stages import resolve_tune
 from classify.heads.fitted import FittedHead
+from classify.time_limit import EpochBudget, TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
 from featurize.progress import Say
 
 if TYPE_CHECKING:
     from classify.finetuning.estimator import FineTuneClassifier
+
+N_TIMED_IMAGES = 16  # by which it is estimated how long testing takes
+SAVED_BYTES_PER_SECOND = 1e8  # tensors copied, hashed and written
+MIN_SAVE_SECONDS = 0.5
 
 
 class FineTuning:
@@ -72,6 +84,8 @@ class FineTuning:
         Why an image was left out, by path.
     n_init : int
         Images that were run through the network for its start.
+    validated : dict of str to bool
+        Whether each validation image is predicted correctly, by path; after `calibrate`.
 
     Raises
     ------
@@ -105,6 +119,7 @@ class FineTuning:
         self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
+        self.validated: dict[str, bool] = {}
         self._cache = None if options.cache is None else open_cache(options.cache)
         self._checkpoint: tuple[Path, str] | None = None
         self._resume_from: Checkpoint | None = None
@@ -217,13 +232,50 @@ class FineTuning:
             report=self.report,
         )
 
-    def train(self, deadline: float | None) -> list[Epoch]:
+    def plan(self, limit: TimeLimit, paths: np.ndarray, n_test: int) -> EpochBudget | None:
+        """Estimate how much of a time limit is for epochs, by timing some images.
+
+        Parameters
+        ----------
+        limit : TimeLimit
+        paths : array of str
+            Image paths relative to the image folder.
+        n_test : int
+            Number of images that will be predicted after training.
+
+        Returns
+        -------
+        EpochBudget, or None
+            None without a limit.
+        """
+        if not limit.is_set:
+            return None
+        names, device = paths[:N_TIMED_IMAGES].tolist(), self.distributed.device
+        started = time.monotonic()
+        decoded = DecodedImages(self.options.root, names, self.backbone.preprocess)
+        decode_seconds = (time.monotonic() - started) / len(names)
+        # A copy, as the backbone's weights stay where they are.
+        trunk = copy.deepcopy(self.backbone.cut([self.net.last_layer])).to(device).eval()
+        # Its time does not depend on what the images show.
+        batch = torch.zeros(len(names), 3, decoded.side, decoded.side, device=device)
+        with torch.inference_mode(), self.distributed.autocast():
+            for _ in range(2):  # the first time is the slower one
+                started = time.monotonic()
+                trunk(batch)[0].cpu()  # waits for the device
+        run_seconds = (time.monotonic() - started) / len(batch)
+        n_bytes = sum(tensor.numel() * tensor.itemsize for tensor in trunk.state_dict().values())
+        validate_seconds = len(self.held_out) * run_seconds
+        test_seconds = n_test * (decode_seconds + run_seconds)
+        save_seconds = MIN_SAVE_SECONDS + n_bytes / SAVED_BYTES_PER_SECOND
+        return EpochBudget(limit, validate_seconds, validate_seconds + test_seconds + save_seconds)
+
+    def train(self, budget: EpochBudget | None) -> list[Epoch]:
         """Train, and merge adapters into the weights.
 
         Parameters
         ----------
-        deadline : float, optional
-            A time of `time.monotonic`, in seconds. No epoch begins that would end later.
+        budget : EpochBudget, optional
+            As `plan` returns it.
 
         Returns
         -------
@@ -235,6 +287,8 @@ class FineTuning:
             If the loss is not finite.
         OutputError
             If the checkpoint cannot be written.
+        RunInterruptedError
+            If not even one epoch fits into the budget.
         """
         history = train_network(
             self.net,
@@ -244,9 +298,14 @@ class FineTuning:
             distributed=self.distributed,
             checkpoint=self._checkpoint,
             resume_from=self._resume_from,
-            deadline=deadline,
+            budget=budget,
             report=self.report,
         )
+        if budget is not None and budget.is_spent:
+            self.say(
+                f"the time limit has no room for another epoch: {len(history)} of "
+                f"{self.config.epochs} are done, and the best of them is kept"
+            )
         self.net.merge_adapters()
         return history
 
@@ -261,6 +320,8 @@ class FineTuning:
         decision_values = run_inference(
             self.net, self.held_out, self.config.batch_size, self.distributed
         )
+        correct = (decision_values.argmax(axis=1) == self.held_out.y).tolist()
+        self.validated = dict(zip(self.held_out.paths, correct, strict=True))
         return fit_temperature(decision_values, self.held_out.y)
 
     def package(self, temperature: float) -> tuple[FittedHead, dict[str, Tensor]]:

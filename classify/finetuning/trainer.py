@@ -16,17 +16,18 @@ from torchvision.transforms import v2
 
 from classify.errors import DivergedError
 from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
-from classify.finetuning.config import TrainConfig
+from classify.finetuning.config import TrainConfig, compute_lr_scale
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
+from classify.time_limit import EpochBudget
 from featurize.progress import ignore
 
 WEIGHT_DECAY = 0.02
-WARMUP_SHARE = 0.1  # of all steps, though at most one epoch
 MAX_GRAD_NORM = 1.0
+MIN_TIMED_STEPS = 3  # after which the length of an epoch is told
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def train_network(
     distributed: Distributed,
     checkpoint: tuple[Path, str] | None = None,
     resume_from: Checkpoint | None = None,
-    deadline: float | None = None,
+    budget: EpochBudget | None = None,
     report: ProgressCallback = ignore,
 ) -> list[Epoch]:
     """Train a network and restore its weights of the epoch with the lowest validation loss.
@@ -118,8 +119,9 @@ def train_network(
         trained, and how.
     resume_from : Checkpoint, optional
         The state to continue from. The result is that of an uninterrupted training.
-    deadline : float, optional
-        A time of `time.monotonic`, in seconds. No epoch begins that would end later.
+    budget : EpochBudget, optional
+        No epoch begins that does not fit. One that turns out not to fit is left: its steps count
+        for nothing.
     report : callable
         Called with a `TrainProgress` after every step.
 
@@ -134,12 +136,16 @@ def train_network(
         If the loss is not finite.
     OutputError
         If the checkpoint cannot be written.
+    RunInterruptedError
+        If not even one epoch fits.
     """
-    trainer = _Trainer(net, training, config, distributed, resume_from, report)
+    trainer = _Trainer(net, training, config, distributed, resume_from, report, budget)
     history = trainer.history
-    while not distributed.broadcast(_should_stop(history, config, deadline)):
+    while not distributed.broadcast(_should_stop(history, config, budget)):
         started = time.monotonic()
         loss = trainer.train_epoch()
+        if loss is None:
+            break
         validation_loss, accuracy = trainer.validate(validation)
         seconds = time.monotonic() - started
         history.append(Epoch(len(history) + 1, loss, validation_loss, accuracy, seconds))
@@ -147,6 +153,8 @@ def train_network(
             trainer.best_model = _clone_state(net)
         if checkpoint is not None and distributed.rank == 0:
             save_checkpoint(*checkpoint, trainer.to_checkpoint())
+        if budget is not None:
+            budget.longest_epoch = max(budget.longest_epoch, time.monotonic() - started)
         trainer.report_step(len(history))
     net.load_trainable_state(trainer.best_model)
     return history
@@ -163,7 +171,9 @@ class _Trainer:
         distributed: Distributed,
         resume_from: Checkpoint | None,
         report: ProgressCallback,
+        budget: EpochBudget | None,
     ) -> None:
+        self.budget = budget
         self.net, self.training, self.config = net, training, config
         self.distributed, self.report = distributed, report
         self.history: list[Epoch] = []
@@ -195,13 +205,14 @@ class _Trainer:
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(distributed.device)
 
-    def train_epoch(self) -> float:
-        """Train one epoch and return its mean loss, in nats."""
+    def train_epoch(self) -> float | None:
+        """Train one epoch and return its mean loss, in nats; None if it does not fit."""
         epoch, device = len(self.history), self.distributed.device
         # Seed each epoch, so that a resumed training has the same dropout.
         torch.manual_seed(_derive_seed(self.config.seed, epoch, self.distributed.rank))
         self.net.train()
-        losses = []
+        losses: list[float] = []
+        first_ended = math.inf  # the first step takes longer than the others
         for k, (x, y) in enumerate(self._make_batches(epoch)):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             x, target = self._mix(x, y)
@@ -219,7 +230,23 @@ class _Trainer:
             self.schedule.step()
             self.step += 1
             self.report_step(epoch + 1)
+            first_ended = min(first_ended, time.monotonic())
+            if self._is_over_budget(k + 1, (time.monotonic() - first_ended) / max(k, 1)):
+                return None
         return float(np.mean(losses))
+
+    def _is_over_budget(self, n_done: int, seconds_per_step: float) -> bool:
+        """Tell whether the epoch does not fit; raise if it is the first one."""
+        if self.budget is None or n_done < MIN_TIMED_STEPS:
+            return False
+        n_steps = self.steps_per_epoch - n_done
+        is_over = not self.budget.allows_steps(n_steps, seconds_per_step)
+        if not self.distributed.broadcast(is_over):
+            return False
+        self.budget.is_spent = True
+        if not self.history:
+            raise self.budget.make_error(n_steps, seconds_per_step)
+        return True
 
     def validate(self, validation: ImageDataset | ActivationDataset) -> tuple[float, float]:
         """Return the mean cross-entropy, in nats, and the accuracy on the validation part."""
@@ -270,29 +297,6 @@ class _Trainer:
         return DivergedError(
             f"{reason}: training has gone astray. Lower --learning-rate (it is {rate:g})"
         )
-
-
-def compute_lr_scale(step: int, n_steps: int, steps_per_epoch: int) -> float:
-    """Return the learning rate as a share of the highest: a linear warm-up, then a cosine to 0.
-
-    Parameters
-    ----------
-    step : int
-        From 0.
-    n_steps : int
-        Number of steps in the whole training.
-    steps_per_epoch : int
-        Number of steps in one epoch.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
-    warmup = max(1, min(steps_per_epoch, round(WARMUP_SHARE * n_steps)))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
 
 
 def run_inference(
@@ -347,14 +351,18 @@ def _clone_state(net: FineTuneNetwork) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in net.trainable_state().items()}
 
 
-def _should_stop(history: list[Epoch], config: TrainConfig, deadline: float | None) -> bool:
+def _should_stop(history: list[Epoch], config: TrainConfig, budget: EpochBudget | None) -> bool:
     """Tell whether all epochs are done, the loss no longer falls, or the time is up."""
     if not history:
         return False
     n_stalled = len(history) - 1 - int(np.argmin([epoch.validation_loss for epoch in history]))
-    longest_seconds = max(epoch.seconds for epoch in history)
-    is_late = deadline is not None and time.monotonic() + longest_seconds > deadline
-    return is_late or len(history) >= config.epochs or n_stalled >= config.patience
+    if len(history) >= config.epochs or n_stalled >= config.patience:
+        return True
+    if budget is None:
+        return False
+    budget.longest_epoch = max(budget.longest_epoch, *(epoch.seconds for epoch in history))
+    budget.is_spent = not budget.allows_epoch()
+    return budget.is_spent
 
 
 @contextmanager

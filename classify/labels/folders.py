@@ -92,6 +92,8 @@ def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> Folde
     notice = (
         f"labels: {_format_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
     )
+    if level is None:
+        notice += _describe_finer_level(folders, label)
     if split is not None:
         notice += (
             f"; split from level {split}: {_describe_parts([parents[i] for i in labelled], split)}"
@@ -124,6 +126,23 @@ def infer_folder_split(paths: Sequence[str]) -> FolderLabels | None:
             notice = f"split from folder level {level}: {_describe_parts(parents, level)}"
             return FolderLabels(None, _assign_splits(parents, level), notice)
     return None
+
+
+def _describe_finer_level(folders: Folders, label: int) -> str:
+    """Describe the first level below the labels that may name them too; empty if none does."""
+    labels = {names[label - 1] for names in folders}
+    for level in range(label + 1, _max_depth(folders) + 1):
+        finer = _names_at_level(folders, level)
+        # The same name inside several classes is no name of a class.
+        pairs = {names[label - 1 : label] + names[level - 1 : level] for names in folders}
+        n_inside = len({pair for pair in pairs if len(pair) > 1})
+        if n_inside == len(finer) > len(labels) and all(len(names) >= level for names in folders):
+            return (
+                f" ({_quote_names(*sorted(labels))}); the folders inside would give "
+                f"{_format_count(len(finer), 'class', 'es')} ({_quote_names(*sorted(finer))}): "
+                f"add `--labels-level {level}`"
+            )
+    return ""
 
 
 def _collect_folders(paths: Sequence[str]) -> tuple[list[tuple[str, ...]], Folders]:
@@ -176,7 +195,7 @@ def _find_split_level(folders: Folders, label: int) -> int | None:
     labelled = {names: path for names, path in folders.items() if len(names) >= label}
     if not labelled:
         raise LabelError(
-            f"no image lies in {label} folders, one in the other{_describe_levels(folders)}"
+            f"no image lies in {label} folders, one in the other; {_offer_levels(folders)}"
         )
     for level in range(1, min(map(len, labelled)) + 1):
         level_names = _names_at_level(labelled, level)
@@ -240,8 +259,7 @@ def _check_depth(folders: Folders, level: int, *, of_split: bool = False) -> Non
             )
             raise LabelError(
                 f"image {_quote_names(path)} lies directly in {place}, so no folder names its "
-                "label; give a table with --labels T.csv (columns path,label), or the level of the "
-                f"labels, which leaves out what lies less deep{_describe_levels(folders)}"
+                f"label; {_offer_levels(folders, leaves_out=len(names))}"
             )
 
 
@@ -292,19 +310,40 @@ def _check_inside_classes(folders: Folders, label: int) -> None:
 
 def _ambiguity_error(problem: str, folders: Folders) -> LabelError:
     return LabelError(
-        f"{problem}, so it is not clear which folder names the label; say which level does, or "
-        f"give a table with --labels T.csv (columns path,label,split){_describe_levels(folders)}"
+        f"{problem}, so it is not clear which folder names the label; {_offer_levels(folders)}"
     )
 
 
-def _describe_levels(folders: Folders) -> str:
-    """Describe what each level would give, for the end of an error message."""
-    depth = min(_max_depth(folders), MAX_LISTED_LEVELS)
-    descriptions = (
-        f"--labels-level {i}: {_quote_names(*sorted(_names_at_level(folders, i)))}"
-        for i in range(1, depth + 1)
-    )
-    return "".join(f"; {description}" for description in descriptions)
+def _offer_levels(folders: Folders, leaves_out: int | None = None) -> str:
+    """Offer the options that settle the labels, for the end of an error message.
+
+    Parameters
+    ----------
+    folders : mapping
+    leaves_out : int, optional
+        The depth of an image without a label: levels below leave it out.
+
+    Returns
+    -------
+    str
+        Levels that tell images apart, each with its labels: names of splits come last. Then a
+        table, or folders to be made.
+    """
+    names_by_level = {
+        level: _names_at_level(folders, level)
+        for level in range(1, min(_max_depth(folders), MAX_LISTED_LEVELS) + 1)
+    }
+    levels = [level for level, names in names_by_level.items() if len(names) > 1]
+    levels.sort(key=lambda level: any(map(_match_split, names_by_level[level])))
+    offers = [
+        f"`--labels-level {level}` for the labels {_quote_names(*sorted(names_by_level[level]))}"
+        + (" without such images" if leaves_out is not None and level > leaves_out else "")
+        for level in levels
+    ]
+    table = "a table with --labels T.csv (columns path,label[,split])"
+    if not offers:
+        return f"give {table}, or sort the images into folders, one for each label"
+    return f"add {' or '.join(offers)}; or give {table}"
 
 
 def _names_at_level(folders: Folders, level: int) -> set[str]:

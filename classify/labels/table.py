@@ -3,13 +3,13 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from classify.errors import CallError, LabelError
+from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
 from featurize.cache.reader import FeatureCache
 from featurize.text import did_you_mean, is_invisible
@@ -345,3 +345,26 @@ def resolve_labels(
         If the file is not a label table, or folders name no labels.
     """
     return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)
+
+
+def check_several_classes(table: LabelTable, classes: Collection[str] | None = None) -> None:
+    """Refuse labels of one class, from which no head can learn.
+
+    Parameters
+    ----------
+    table : LabelTable
+    classes : collection of str, optional
+        Those of its training images; by default of all.
+
+    Raises
+    ------
+    TooFewImagesError
+        If there is only one.
+    """
+    classes = set(table.labels) if classes is None else classes
+    if len(classes) < 2:
+        raise TooFewImagesError(
+            f"every training image of {table.source} has the label {''.join(classes)!r}; "
+            "a head needs at least two classes. Add images of another one, each class in a folder "
+            "of its own, or give a table with --labels T.csv (columns path,label)"
+        )

@@ -5,24 +5,41 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from classify.data.tasks import Task, TaskSpec
-from classify.evaluation.paired import compare_paired
-from classify.evaluation.predictions import HeldOutPredictions
+import numpy as np
+
+from classify.data.tasks import Task, TaskSpec, check_test_size
 from classify.experiments.compare import compare
 from classify.experiments.fit import can_join_layers, fit
-from classify.experiments.results import FitResult
 from classify.heads.io import check_head_file, save_head
 from classify.heads.record import HeadProgress
-from classify.labels.table import LabelTable
+from classify.labels.empty_folders import find_empty_folders
+from classify.labels.folders import TEST
+from classify.labels.table import (
+    LabelTable,
+    check_several_classes,
+    labels_from_folders,
+    read_given_labels,
+)
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
+from classify.strategy.tried.better import BetterCandidate, CandidateCommands, find_better
+from classify.strategy.tried.candidates import (
+    Candidate,
+    Tried,
+    describe_network,
+    describe_probe,
+)
+from classify.time_limit import TimeLimit
 from featurize.cache.reader import FeatureCache
+from featurize.errors import RunInterruptedError
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Progress, Report, Say, ignore
+from featurize.sources.folder import list_images
+from featurize.text import format_duration, list_first
 
 if TYPE_CHECKING:
     from classify.finetuning.run import FineTuneResult
@@ -31,44 +48,7 @@ if TYPE_CHECKING:
 PROBE_HEAD = "softmax"
 NETWORK_STRATEGIES = ("finetune", "retrain")
 RETRAIN_CLASSIFIER = "mlp"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One strategy that was run.
-
-    Attributes
-    ----------
-    strategy : str
-    what : str
-        The layers of a probe (``a+b`` if joined), or which part of the network was tuned, and its
-        classifier.
-    validation : float, or None
-        Accuracy on held-out images.
-    accuracy : float, or None
-        Accuracy on the test images, the same for all candidates.
-    accuracy_ci : (float, float), or None
-        Its 95 % interval.
-    behind : (float, float, float), or None
-        Accuracy of the chosen candidate minus this one's, paired by image, with its 95 % interval.
-    epochs : int
-        0 for a probe.
-    images_run : int
-        Number of images that passed through the network or a part of it, for the cache or in
-        training.
-    seconds : float
-        Wall-clock time without making the cache.
-    """
-
-    strategy: str
-    what: str
-    validation: float | None
-    accuracy: float | None
-    accuracy_ci: tuple[float, float] | None
-    behind: tuple[float, float, float] | None
-    epochs: int
-    images_run: int
-    seconds: float
+FEW_IMAGES = 10  # of a class; an interval for its recall then spans most of what is possible
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +62,8 @@ class AutoResult:
     advice : Advice
     candidates : list of Candidate
         The strategies that were run, the chosen one first.
+    better : BetterCandidate, or None
+        The candidate that validates better than the chosen one, with the command that saves it.
     notices : list of str
         Notices for the user.
     seconds : float
@@ -91,12 +73,13 @@ class AutoResult:
     summary: "Summary"
     advice: Advice
     candidates: list[Candidate]
+    better: BetterCandidate | None
     notices: list[str]
     seconds: float
 
     @property
     def chosen(self) -> Candidate:
-        """The saved candidate, of the advised strategy."""
+        """The saved candidate: of the advised strategy, unless the time was too short for it."""
         return self.candidates[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,14 +88,15 @@ class AutoResult:
         Returns
         -------
         dict
-            The keys of the cache's summary, of the advice and of the chosen candidate, and all
-            ``candidates``.
+            The keys of the cache's summary, of the advice and of the chosen candidate, all
+            ``candidates``, and the ``better`` one.
         """
         content: dict[str, Any] = self.summary.to_dict() | self.advice.to_dict()
         chosen = asdict(self.chosen)
         content |= {key: chosen[key] for key in ("accuracy", "accuracy_ci", "validation", "epochs")}
         with_candidates = content | {
-            "candidates": [asdict(candidate) for candidate in self.candidates]
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "better": None if self.better is None else self.better.to_dict(),
         }
         return with_candidates | {"seconds": self.seconds}
 
@@ -145,7 +129,7 @@ def auto(
     joined if these validate better. Of the two strategies that train the network, the advised one
     is run; with `max_seconds` the other too if time is left. What is saved is the advised strategy:
     choosing by test accuracy would bias it. The candidates are listed together, so that wrong
-    advice shows.
+    advice shows, and one that validates better is named with the command that saves it.
 
     Parameters
     ----------
@@ -163,7 +147,8 @@ def auto(
     column, labels_level, test_size, seed
         As in `fit`; every candidate has the same test images.
     max_seconds : float, optional
-        No epoch that would end later is started, and no further candidate.
+        How long all of it may take. If training the network does not fit, the probe that validates
+        best is saved.
     device : str
         As in `featurize.run`.
     say : callable
@@ -184,16 +169,21 @@ def auto(
     ------
     ClassifyError, FeaturizeError, FileNotFoundError
         As in `featurize.run`, `advise` and `finetune`.
+        `featurize.errors.RunInterruptedError` if the time is up before anything can be saved.
     """
     from featurize import run
 
     started = time.monotonic()
+    limit = TimeLimit.of(max_seconds, started)
     if watch is not None:
         report = _report_by_stage(watch)
     check_head_file(output)
+    report = limit.guard(report)
     check_size_and_similarity(size, similarity)
     spec = TaskSpec(labels, column, labels_level, test_size, seed)
     cache_path = Path(cache or f"{output}.h5")
+    if not cache_path.exists():
+        _check_labels(images, spec, say)
     summary = run(
         images,
         cache_path,
@@ -206,6 +196,7 @@ def auto(
         say=say,
     )
     feature_cache = FeatureCache(cache_path)
+    limit.check("advising")
     advice = advise(
         feature_cache,
         labels,
@@ -215,18 +206,26 @@ def auto(
         **spec.as_keywords(),
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
+    limit.check("comparing probes")
     task = spec.make_task(feature_cache)
-    candidates, notices = _fit_probes(feature_cache, spec, task, advice), [*advice.notices]
-    if advice.strategy not in NETWORK_STRATEGIES:
-        layers = candidates[0][0].what.split("+")
-        head, _ = fit(feature_cache, labels, PROBE_HEAD, layers, **spec.as_keywords())
+    tried = _fit_probes(feature_cache, spec, task, advice, report)
+    notices = [*advice.notices, *_warn_few_images(task)]
+    trains_network = advice.strategy in NETWORK_STRATEGIES
+    if limit.is_set or not trains_network:
+        probe = tried[0].candidate
+        limit.check(f"training the {probe.strategy} to save")
+        say(f"training the {probe.strategy} on {probe.what}, to save it")
+        head, _ = fit(
+            feature_cache, labels, PROBE_HEAD, probe.what.split("+"), **spec.as_keywords()
+        )
         save_head(head, output)
         notices += head.notices
+        if trains_network:
+            say(f"until the network is trained, {output} is the {probe.strategy} on {probe.what}")
     for result in _train_networks(
         advice.strategy,
         output,
-        started,
-        max_seconds,
+        limit,
         images=images,
         labels=labels,
         cache=feature_cache,
@@ -236,24 +235,48 @@ def auto(
         **spec.as_keywords(),
         **options,
     ):
-        candidates.append((_make_network_candidate(result), result.predictions))
-        notices += result.notices
-    candidates.sort(
-        key=lambda candidate_and_predictions: (
-            candidate_and_predictions[0].strategy != advice.strategy
-        )
+        if isinstance(result, str):
+            notices.append(result)
+        else:
+            tried.append(describe_network(result))
+            notices += result.notices
+    tried.sort(key=lambda one: one.candidate.strategy != advice.strategy)
+    commands = CandidateCommands(
+        images, output, feature_cache, spec, device, RETRAIN_CLASSIFIER, options
     )
-    chosen = candidates[0][1]
     return AutoResult(
         summary=cast("Summary", summary),
         advice=advice,
-        candidates=[
-            _add_difference(candidate, predictions, chosen, task, seed)
-            for candidate, predictions in candidates
-        ],
+        candidates=[one.beside(tried[0], task, seed) for one in tried],
+        better=find_better(tried, task, seed, commands),
         notices=_drop_repeated_notices(notices, task.name),
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _check_labels(images: str | os.PathLike[str], spec: TaskSpec, say: Say) -> None:
+    """Refuse labels that no head can be trained on, before any image is embedded."""
+    table = read_given_labels(spec.labels, spec.column, spec.labels_level)
+    check_test_size(spec.test_size)
+    if table is None:
+        paths = list_images(images).paths
+        table = labels_from_folders(paths, spec.labels_level) if paths else None
+        if table is not None and (empty := find_empty_folders(images, table)):
+            say(f"no image lies in {list_first(empty)}: no class, unless images are added")
+    if table is not None:
+        check_several_classes(table)
+
+
+def _warn_few_images(task: Task) -> Iterator[str]:
+    """Warn of classes that are too small for their scores to say much."""
+    n_per_class = np.bincount(task.y[task.split != TEST], minlength=len(task.classes))
+    few = [task.classes[i] for i in np.flatnonzero(n_per_class < FEW_IMAGES)]
+    if few:
+        yield (
+            f"{len(few):,} of {len(task.classes):,} classes have fewer than {FEW_IMAGES} images "
+            f"to learn from ({list_first(few)}; the smallest {n_per_class.min()}): a score says "
+            "little of them; add images"
+        )
 
 
 def _report_by_stage(watch: Any) -> Report:
@@ -269,94 +292,67 @@ def _report_by_stage(watch: Any) -> Report:
 
 
 def _fit_probes(
-    cache: FeatureCache, spec: TaskSpec, task: Task, advice: Advice
-) -> list[tuple[Candidate, HeldOutPredictions | None]]:
+    cache: FeatureCache, spec: TaskSpec, task: Task, advice: Advice, report: Report
+) -> list[Tried]:
     """Fit linear heads on the last layer, on the best cut, and on all layers joined."""
     last, joined = cache.layer().name, "+".join(cache.layers)
     strategies = {last: "linear-probe", advice.depth_profile.best_cut_layer: "truncated-probe"}
     if can_join_layers(cache, task):  # either kind of probe may use them
         trains_network = advice.strategy in NETWORK_STRATEGIES
         strategies[joined] = "linear-probe" if trains_network else advice.strategy
-    comparison = compare(cache, spec.labels, PROBE_HEAD, list(strategies), **spec.as_keywords())
+    comparison = compare(
+        cache, spec.labels, PROBE_HEAD, list(strategies), report=report, **spec.as_keywords()
+    )
     # The advised strategy first; within a strategy by log loss.
     results = sorted(comparison.results, key=lambda result: result.validation_loss)
     results.sort(key=lambda result: strategies[result.record.layer] != advice.strategy)
-    return [
-        (_make_probe_candidate(strategies[result.record.layer], result, cache), result.test)
-        for result in results
-    ]
+    n_images = cache.counts["ok"]
+    return [describe_probe(strategies[result.record.layer], result, n_images) for result in results]
 
 
 def _train_networks(
-    advised: str,
-    output: str | os.PathLike[str],
-    started: float,
-    max_seconds: float | None,
-    **options: Any,
-) -> Iterator["FineTuneResult"]:
-    """Train the network if that is advised, and by the other strategy while there is time."""
+    advised: str, output: str | os.PathLike[str], limit: TimeLimit, **options: Any
+) -> Iterator["FineTuneResult | str"]:
+    """Train the network if that is advised, and by the other strategy while there is time.
+
+    Yields
+    ------
+    FineTuneResult or str
+        A notice in place of a network for which the time was too short; it is the last.
+    """
+    least_seconds = 0.0
     for strategy in sorted(NETWORK_STRATEGIES, key=lambda name: name != advised):
-        elapsed = time.monotonic() - started
-        if strategy != advised and (max_seconds is None or elapsed > max_seconds):
+        if strategy != advised and not limit.is_set:
             continue
+        if strategy != advised and not limit.allows(least_seconds):
+            needed, left = map(format_duration, (least_seconds, max(0.0, limit.left)))
+            yield f"{strategy} was not tried: it needs at least {needed}, and {left} are left"
+            return
         from classify.finetuning.run import finetune  # imports torch, which a probe does not need
 
-        with _choose_output(output, keep=strategy == advised) as target:
-            result = finetune(
-                output=target,
-                classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
-                max_seconds=None if max_seconds is None else max_seconds - elapsed,
-                **options,
-            )
+        try:
+            with _choose_output(output, keep=strategy == advised) as target:
+                result = finetune(
+                    output=target,
+                    classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
+                    max_seconds=limit,
+                    **options,
+                )
+        except RunInterruptedError as error:
+            if not limit.is_set:
+                raise
+            instead = ", and a probe is saved instead" if strategy == advised else ""
+            yield f"{strategy} was left{instead}: {error}"
+            return
         yield result
+        epochs = [epoch["seconds"] for epoch in result.history]
+        least_seconds = result.seconds - sum(epochs) + max(epochs)  # the other takes about as long
 
 
 def _drop_repeated_notices(notices: list[str], task_name: str) -> list[str]:
     """Keep each notice once: the advice and a candidate may report the same about the task."""
     unique = dict.fromkeys(notices)
     return [notice for notice in unique if f"{task_name}: {notice}" not in unique]
-
-
-def _make_probe_candidate(strategy: str, result: FitResult, cache: FeatureCache) -> Candidate:
-    record = result.record
-    return Candidate(
-        strategy=strategy,
-        what=record.layer,
-        validation=record.validation,
-        accuracy=record.accuracy,
-        accuracy_ci=record.accuracy_ci,
-        behind=None,
-        epochs=0,
-        images_run=cache.counts["ok"],
-        seconds=record.seconds,
-    )
-
-
-def _make_network_candidate(result: "FineTuneResult") -> Candidate:
-    return Candidate(
-        strategy=result.strategy,
-        what=f"{result.tune}, {result.classifier}",
-        validation=result.validation,
-        accuracy=result.accuracy,
-        accuracy_ci=result.accuracy_ci,
-        behind=None,
-        epochs=result.epochs,
-        images_run=result.images_run,
-        seconds=result.seconds,
-    )
-
-
-def _add_difference(
-    candidate: Candidate,
-    predictions: HeldOutPredictions | None,
-    chosen: HeldOutPredictions | None,
-    task: Task,
-    seed: int,
-) -> Candidate:
-    if predictions is None or chosen is None or predictions is chosen:
-        return candidate
-    difference = compare_paired(chosen, predictions, task.units_for(chosen.rows), seed=seed)
-    return replace(candidate, behind=(difference.value, difference.low, difference.high))
 
 
 @contextmanager

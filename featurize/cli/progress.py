@@ -1,10 +1,10 @@
-"""Display of progress on stderr: a bar on a terminal, a line every ten seconds in a log."""
+"""Display of progress on stderr: a bar on a terminal, a line now and then in a log."""
 
 import os
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from featurize.cli.console import make_console, make_text, print_stderr
 from featurize.progress import Progress
@@ -15,8 +15,65 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 REDRAW_SECONDS = 0.1
-LINE_SECONDS = 10.0
+FIRST_LINE_SECONDS = 5.0  # from the start of a stage to its first line in a log
+LINE_SECONDS, MAX_LINE_SECONDS = 30.0, 600.0  # between lines of a log: doubled after each
+MAX_FREE_LINES = 20  # lines for starts and ends of stages; later ones wait for their time
 MAX_BAR_WIDTH = 20  # columns
+
+
+class _LogSchedule:
+    """When the next line of a log is due: soon in a stage, then at growing intervals."""
+
+    def __init__(self) -> None:
+        self._interval = LINE_SECONDS
+        self._n_lines = 0
+        self._is_told = False  # whether the stage had a line, and no end yet
+        self._next_at: float | None = None  # when the next line is due at the latest
+        self._first_at: float | None = None  # when the first line of the stage is; None after it
+
+    def begin_stage(self, now: float) -> None:
+        """Plan the first line of a stage."""
+        self._first_at, self._is_told = now + FIRST_LINE_SECONDS, False
+        if self._next_at is None:
+            self._next_at = now + LINE_SECONDS
+
+    def end_stage(self) -> bool:
+        """Tell whether the stage had a line, and so its end deserves one; only once."""
+        was_told, self._is_told = self._is_told, False
+        return was_told
+
+    def is_free(self, now: float) -> bool:
+        """Tell whether one more line would not be too many."""
+        return self._n_lines < MAX_FREE_LINES or self._is_late(now)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether a line is due, for a stage that goes on."""
+        is_first = self._first_at is not None and now >= self._first_at
+        return self._is_late(now) or (is_first and self.is_free(now))
+
+    def count_line(self, now: float, *, ends_stage: bool = False) -> None:
+        """Count a line that was printed, and plan the next one."""
+        self._n_lines += 1
+        self._first_at, self._next_at = None, now + self._interval
+        self._is_told = not ends_stage
+        self._interval = min(2 * self._interval, MAX_LINE_SECONDS)
+
+    def _is_late(self, now: float) -> bool:
+        return self._next_at is not None and now >= self._next_at
+
+
+def can_redraw() -> bool:
+    """Tell whether stderr shows a line that is drawn over again, as terminals do.
+
+    A notebook runs commands on a terminal of its own but shows what they write one below the
+    other. It is known by a variable of Jupyter's, which its commands inherit.
+
+    Returns
+    -------
+    bool
+    """
+    is_plain = os.environ.get("TERM") == "dumb" or "JPY_PARENT_PID" in os.environ
+    return sys.stderr.isatty() and not is_plain
 
 
 class ProgressDisplay:
@@ -26,6 +83,9 @@ class ProgressDisplay:
     ----------
     stage : str
         The stage until the first report. By default the bar appears with the first report.
+    deadline : float, optional
+        A time of `time.monotonic`, in seconds, when the work has to be done. What is left until
+        then is shown.
 
     Attributes
     ----------
@@ -33,14 +93,16 @@ class ProgressDisplay:
         Whether a bar is drawn. Otherwise lines are printed.
     """
 
-    def __init__(self, stage: str = "") -> None:
-        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    def __init__(self, stage: str = "", deadline: float | None = None) -> None:
+        self.is_terminal = can_redraw()
+        self._deadline = deadline
         self._stage, self._done, self._total = stage, 0, 0
         self._start = (0.0, 0)  # time and count at the start of the current stage
-        self._next_at: float | None = None  # when to draw next; None before the first report
+        self._redraw_at = 0.0
+        self._log = _LogSchedule()
         self._bar: Bar | None = None
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> Self:
         if self._stage:
             self.begin(self._stage)
         return self
@@ -78,20 +140,58 @@ class ProgressDisplay:
         now, stage = time.monotonic(), self._stage
         if step.total != self._total or step.done < self._done:
             self._start = (now, step.done)
+            self._log.begin_stage(now)
         self._stage, self._done, self._total = step.stage, step.done, step.total
-        if self._next_at is None:
-            self._next_at = now + (0.0 if self.is_terminal else LINE_SECONDS)
-        if now < self._next_at and (step.stage == stage or not self.is_terminal):
-            return
+        if self.is_terminal:
+            if now >= self._redraw_at or step.stage != stage:
+                self._redraw_at = now + REDRAW_SECONDS
+                self._draw(self._format(step, now), step.done, step.total)
+        elif step.done < step.total and self._log.is_due(now):
+            print_stderr(self._format(step, now))
+            self._log.count_line(now)
+        elif step.done == step.total and self._log.end_stage():
+            self.say_milestone(self.describe_end(step, now - self._start[0]))
+
+    def describe_end(self, step: Progress, seconds: float) -> str:
+        """Describe in a log that a stage is done.
+
+        Parameters
+        ----------
+        step : Progress
+            The last one of the stage.
+        seconds : float
+            How long the stage took.
+
+        Returns
+        -------
+        str
+            A line, or nothing to be printed.
+        """
+        return ", ".join(
+            filter(
+                None, (f"{step.stage}: all {step.total:,} in {format_duration(seconds)}", step.note)
+            )
+        )
+
+    def _format(self, step: Progress, now: float) -> str:
         start_time, start_done = self._start
         n_new = step.done - start_done
         seconds_left = (step.total - step.done) * (now - start_time) / n_new if n_new else None
-        if self.is_terminal:
-            self._next_at = now + REDRAW_SECONDS
-            self._draw(format_line(step, seconds_left), step.done, step.total)
-        elif step.done < step.total:
-            self._next_at = now + LINE_SECONDS
-            print_stderr(format_line(step, seconds_left))
+        limit = None if self._deadline is None else max(0.0, self._deadline - now)
+        return format_line(step, seconds_left, limit)
+
+    def say_milestone(self, text: str) -> None:
+        """Print in a log that a part of the work is done, unless it had many such lines lately.
+
+        Parameters
+        ----------
+        text : str
+            What is done, and what came of it.
+        """
+        now = time.monotonic()
+        if text and not self.is_terminal and self._log.is_free(now):
+            print_stderr(text)
+            self._log.count_line(now, ends_stage=True)
 
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar.
@@ -142,7 +242,7 @@ def _bar_width(console: "Console") -> int:
     return min(MAX_BAR_WIDTH, console.width // 8)
 
 
-def format_line(step: Progress, seconds_left: float | None) -> str:
+def format_line(step: Progress, seconds_left: float | None, limit: float | None = None) -> str:
     """Format how far a stage is: ``heads: 3 of 12, 9 s left, t: softmax on layer4 0.912``.
 
     Parameters
@@ -150,12 +250,15 @@ def format_line(step: Progress, seconds_left: float | None) -> str:
     step : Progress
         The stage, and how much of it is done.
     seconds_left : float, or None
-        Left out if None.
+        Until the stage is done. Left out if None.
+    limit : float, optional
+        Seconds until the time limit, if there is one.
 
     Returns
     -------
     str
     """
     left = "" if seconds_left is None else f"{format_duration(seconds_left)} left"
-    parts = (f"{step.stage}: {step.done:,} of {step.total:,}", left, step.note)
+    until_limit = "" if limit is None else f"{format_duration(limit)} to the time limit"
+    parts = (f"{step.stage}: {step.done:,} of {step.total:,}", left, until_limit, step.note)
     return ", ".join(part for part in parts if part)

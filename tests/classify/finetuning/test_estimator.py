@@ -1,5 +1,6 @@
 """A network trained too: what changes, what stays, where it starts, and how it is trained."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ from safetensors.torch import load_file
 from classify import SoftmaxClassifier, fit, save_head
 from classify.data.splits import split_validation
 from classify.errors import CallError, HeadMismatchError
+from classify.finetuning.config import compute_lr_scale
 from classify.finetuning.network import FineTuneNetwork
-from classify.finetuning.trainer import compute_lr_scale
+from classify.finetuning.trainer import TrainProgress
 from classify.finetuning.tuned_part.stages import find_last_weighted_stage
 from featurize import FeatureCache, load_backbone
 from featurize.backbones.pretrained.torchvision_models import SEEDLING_WEIGHTS_PATH
+from featurize.errors import RunInterruptedError
 
 # Without the counters of batches, which nothing reads.
 PLAIN = {k: v for k, v in load_file(SEEDLING_WEIGHTS_PATH).items() if not k.endswith("_tracked")}
@@ -250,3 +253,36 @@ def test_the_users_own_validation_part_is_taken(tuner, pictured):
     X = np.asarray(FeatureCache(pictured.cache).features("stage4"))
     right = model.head_.predict(X) == np.array(pictured.labels)
     assert model.history_[0].validation == pytest.approx(right[held].mean())
+
+
+def test_an_epoch_that_does_not_fit_is_left_after_a_few_steps(tuner, pictured):
+    """Steps of a second, 54 of them, in 40 seconds: told after three."""
+    steps = []
+
+    def report(step: TrainProgress) -> None:
+        if step.stage.startswith("epoch"):
+            steps.append(step.done)
+            time.sleep(1)
+
+    model = tuner(maps=True, batch_size=1)
+    with pytest.raises(RunInterruptedError, match="no epoch fits into the time limit: the first"):
+        model.fit(
+            pictured.paths, pictured.labels, deadline=time.monotonic() + 40, report=report, n_test=9
+        )
+    assert steps == [1, 2, 3]
+
+
+def test_an_epoch_that_slows_down_is_left_and_the_earlier_ones_count(tuner, pictured):
+    said = []
+
+    def report(step: TrainProgress) -> None:
+        if step.stage.startswith("epoch 2"):
+            time.sleep(1)
+
+    model = tuner(maps=True, batch_size=1, epochs=9)
+    deadline = time.monotonic() + 30
+    model.fit(pictured.paths, pictured.labels, deadline=deadline, report=report, say=said.append)
+    assert time.monotonic() < deadline
+    assert len(model.history_) == 1
+    assert len(model.validated_) == 6
+    assert any("no room for another epoch: 1 of 9 are done" in sentence for sentence in said)

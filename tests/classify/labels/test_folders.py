@@ -1,5 +1,7 @@
 """Folder layouts as data sets have them: read as they are meant, or refused with the way out."""
 
+import re
+
 import pytest
 
 from classify.data.tasks import make_task
@@ -101,9 +103,49 @@ def test_layouts_that_can_be_read_in_two_ways_are_refused_with_the_way_out(patte
     with pytest.raises(LabelError) as caught:
         labels_from_folders(tree(*patterns))
     assert why in str(caught.value)
-    assert "--labels-level 1: " in str(caught.value)
+    assert "add `--labels-level " in str(caught.value)
     assert "--labels T.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (
+            ["a/cat/1.jpg", "a/dog/1.jpg", "b/cat/1.jpg", "b/dog/1.jpg"],
+            "`--labels-level 2` for the labels 'cat', 'dog'",
+        ),
+        (
+            ["train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg"],
+            "`--labels-level 2` for the labels 'cat', 'dog' without such images or "
+            "`--labels-level 1` for the labels 'test', 'train'",
+        ),
+        (
+            ["1.jpg", "cat/1.jpg", "dog/2.jpg"],
+            "add `--labels-level 1` for the labels 'cat', 'dog' without such images; or",
+        ),
+        (["1.jpg", "2.jpg"], "or sort the images into folders, one for each label"),
+        (["train/1.jpg", "train/2.jpg"], "or sort the images into folders, one for each label"),
+    ],
+)
+def test_what_is_refused_names_the_option_that_goes_on(paths, told):
+    """And the labels that it would take: adding what is named goes on."""
+    with pytest.raises(LabelError) as caught:
+        labels_from_folders(paths)
+    message = str(caught.value)
+    assert told in message
+    assert "give a table with --labels T.csv" in message
+    for level in re.findall("--labels-level ([0-9])", message):
+        named = message.partition(f"--labels-level {level}` for the labels ")[2]
+        taken = sorted(set(labels_from_folders(paths, int(level)).labels))
+        assert named.startswith(", ".join(map(repr, taken)))
+
+
+def test_folders_of_classes_that_hold_others_are_said():
+    """Taken are the topmost; what those inside would give is not hidden."""
+    found = labels_from_folders(["pets/cat/1.jpg", "pets/dog/1.jpg", "farm/cow/1.jpg"])
+    assert set(found.labels) == {"pets", "farm"}
+    assert "would give 3 classes ('cat', 'cow', 'dog'): add `--labels-level 2`" in found.notice
 
 
 @pytest.mark.parametrize(
@@ -148,7 +190,9 @@ def test_a_level_that_is_given_settles_it(patterns, level, told):
 
 
 def test_a_level_that_no_image_has_or_that_is_none_is_refused():
-    with pytest.raises(LabelError, match=r"no image lies in 3 folders.*--labels-level 2: 'cat'"):
+    with pytest.raises(
+        LabelError, match=r"no image lies in 3 folders.*`--labels-level 2` for the labels 'cat'"
+    ):
         labels_from_folders(tree("train/{}", "test/{}"), 3)
     with pytest.raises(CallError, match="1 for the topmost folder, not 0"):
         labels_from_folders(tree("{}"), 0)
@@ -202,7 +246,7 @@ def test_every_verb_refuses_what_is_unclear_and_says_what_it_took(verb, scenes, 
     refused = run_cli(verb, scenes.path, *out)
     assert refused.returncode == 2
     assert "level 1 holds names of splits beside others" in refused.stderr
-    assert "--labels-level 3: 'cat', 'dog'" in refused.stderr
+    assert "add `--labels-level 3` for the labels 'cat', 'dog' or" in refused.stderr
     done = run_cli(verb, scenes.path, "--labels-level", 3, *out)
     told = "labels: 2 classes from folder level 3; split from level 1: 24 train (seg_train), 8 test"
     if verb != "advise":  # which needs to know the network

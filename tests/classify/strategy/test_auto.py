@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from classify import load_head
 from classify.strategy import auto as auto_module
-from featurize.errors import CallError
+from featurize.errors import CallError, RunInterruptedError
 from featurize.text import parse_duration
 
 ADVICE = {
@@ -106,11 +107,55 @@ def test_time_left_tries_the_others_and_leaves_no_file_of_theirs(auto, folder):
     assert sorted(p.name for p in folder.parent.glob("timed*")) == ["timed"]
 
 
-@pytest.mark.slow
-def test_no_time_left_still_does_what_is_advised(auto):
-    told = auto("hurried", "--max-time", "0.001s", "--size", "large", "--similarity", "similar")
-    assert told["candidates"][0]["strategy"] == "finetune"
-    assert told["epochs"] == 1  # the first epoch is always run
+def test_where_training_does_not_fit_the_best_probe_is_saved(folder, monkeypatch, tmp_path):
+    """The advised network is left, which is said, and nothing better is hidden."""
+
+    def never_fits(**_):
+        raise RunInterruptedError("no epoch fits into the time limit")
+
+    monkeypatch.setattr("classify.finetuning.run.finetune", never_fits)
+    options = {"backbone": "seedling", "cache": folder.parent / "c.h5", "size": "large"}
+    said = []
+    found = auto_module.auto(folder, tmp_path / "m", max_seconds=900, say=said.append, **options)
+    assert found.advice.strategy in ("finetune", "retrain")
+    assert found.chosen.strategy.endswith("-probe")
+    assert load_head(tmp_path / "m").record["layer"] == found.chosen.what
+    (told,) = [notice for notice in found.notices if "no epoch fits" in notice]
+    assert told.startswith(f"{found.advice.strategy} was left, and a probe is saved instead: ")
+    assert any("until the network is trained" in sentence for sentence in said)
+    with pytest.raises(RunInterruptedError):
+        auto_module.auto(folder, tmp_path / "m", **options)
+
+
+def test_labels_are_refused_before_any_image_is_embedded(folder, command, tmp_path):
+    for images, message in (
+        (folder / "1", "lies directly in the image folder itself"),
+        (folder, "--labels-level 1` for the labels '0', '1', '2'"),
+    ):
+        level = ("--labels-level", 3) if images == folder else ()
+        line = ("auto", images, "-o", tmp_path / "m", "--backbone", "seedling", *level)
+        done = command("classify", *line)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one" / "cat" / "1.png")
+    done = command("classify", "auto", tmp_path / "one", "-o", tmp_path / "m")
+    assert done.returncode == 2
+    assert "has the label 'cat'; a head needs at least two classes. Add images" in done.stderr
+
+
+def test_small_classes_and_empty_folders_are_said(folder, tmp_path):
+    for name, count in (("0", 9), ("1", 4), ("forgotten", 0)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for path in sorted((folder / name).glob("0*.png"))[:count]:
+            shutil.copy(path, tmp_path / "images" / name)
+    said = []
+    found = auto_module.auto(
+        tmp_path / "images", tmp_path / "m", backbone="seedling", say=said.append
+    )
+    assert "no image lies in 'forgotten': no class, unless images are added" in said
+    assert any("fewer than 10 images to learn from ('0', '1'; the" in n for n in found.notices)
 
 
 @pytest.mark.slow

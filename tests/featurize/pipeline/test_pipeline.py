@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, Estimate, FeatureCache, Summary, run
-from featurize.cli.progress import ProgressDisplay, format_line
+from featurize.cli.progress import format_line
 from featurize.images import decoding as images_module
 from featurize.pipeline.stats import STAGES, RunStats
 from featurize.progress import Step
@@ -105,20 +105,6 @@ def test_the_live_line_of_a_terminal(folder, tmp_path):
     assert done == sorted(done)
     assert done[-1] <= 40
     assert said.decode().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line gone
-
-
-def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr("featurize.cli.progress.LINE_SECONDS", 0.0)
-    with ProgressDisplay("loading") as display:
-        assert not display.is_terminal
-        for done in range(1, 4):
-            display.report(Step("heads", done, 3, "ncm\x1b[31m"))
-        display.say("a sentence")
-    assert capsys.readouterr().err.splitlines() == [
-        "heads: 1 of 3, ncm\\x1b[31m",
-        "heads: 2 of 3, 0 s left, ncm\\x1b[31m",
-        "a sentence",
-    ]
 
 
 def test_a_step_as_a_line():

@@ -1,0 +1,1 @@
+"""What `auto` tried: its candidates, and whether another one would have been better."""
