@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from classify.labels.folders import VAL
+from classify.labels.folders import TEST, VAL
 from classify.labels.table import LabelTable
 from featurize.cache.format import FAILED, MARKED
 from featurize.cache.reader import FeatureCache
@@ -41,9 +41,9 @@ def describe_skipped_rows(
 
 
 def warn_small_classes(
-    classes: list[str], n_separable: np.ndarray, split: np.ndarray, noun: str
+    classes: list[str], n_separable: np.ndarray, y: np.ndarray, split: np.ndarray, noun: str
 ) -> Iterator[str]:
-    """Warn of classes that cannot be validated or trained.
+    """Warn of classes that cannot be validated, trained or tested.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def warn_small_classes(
         K class names.
     n_separable : int array of shape (K,) or shorter
         Training images (or units) of each class; 0 for those beyond its end.
+    y : int array of shape (n,)
+        Class numbers.
     split : str array of shape (n,)
         The side of each image.
     noun : str
@@ -70,6 +72,36 @@ def warn_small_classes(
     if (n_separable == 0).any():
         names = _list_classes(classes, n_separable == 0)
         yield f"{names} with no training image: always counted as wrong"
+    is_untested = ~np.isin(np.arange(len(classes)), y[split == TEST])
+    if TEST in split and is_untested.any():
+        yield f"{_list_classes(classes, is_untested)} with no test image: no figure is about them"
+
+
+def warn_contradictions(y: np.ndarray, exact: np.ndarray, paths: list[str]) -> Iterator[str]:
+    """Warn of images with the same bytes and different labels.
+
+    Parameters
+    ----------
+    y : int array of shape (n,)
+        Class numbers.
+    exact : int array of shape (p, 2)
+        Positions of pairs of images with the same bytes.
+    paths : list of str
+        The n images.
+
+    Yields
+    ------
+    str
+        At most one sentence.
+    """
+    pairs = exact[y[exact[:, 0]] != y[exact[:, 1]]] if len(exact) else exact
+    if len(pairs):
+        first = ", ".join(repr(paths[i]) for i in pairs[0])
+        images = len(np.unique(pairs))
+        yield (
+            f"{images:,} images have the bytes of another image and not its label: one of the two "
+            f"labels is wrong (first: {first})"
+        )
 
 
 def _list_classes(classes: list[str], chosen: np.ndarray) -> str:

@@ -9,7 +9,11 @@ import numpy as np
 
 from classify.data.features import find_rows
 from classify.data.splits import hold_out
-from classify.data.task_notices import describe_skipped_rows, warn_small_classes
+from classify.data.task_notices import (
+    describe_skipped_rows,
+    warn_contradictions,
+    warn_small_classes,
+)
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN, VAL
@@ -263,8 +267,10 @@ def encode_and_split(
     _check_trainable(table, classes, y[split == TRAIN])
     n_separable = count_units(y[split == TRAIN], unit[split == TRAIN])
     noun = "image" if groups is None else "group"
-    all_notices = [*notices, *copy_notices, *warn_small_classes(classes, n_separable, split, noun)]
-    if not (split == TEST).any():
+    all_notices = [*notices, *copy_notices]
+    all_notices += warn_contradictions(y, copies.exact, [table.paths[i] for i in position])
+    all_notices += warn_small_classes(classes, n_separable, y, split, noun)
+    if TEST not in split:
         all_notices.append(NO_TEST_NOTICE)
     return Task(table.name, classes, rows, y, split, groups, tuple(all_notices), unit)
 

@@ -20,7 +20,7 @@ from classify.evaluation.selection_metric import SelectionMetric
 from classify.experiments.compare_draws import compare_over_draws
 from classify.experiments.draws import DrawSpec
 from classify.experiments.fit import make_fit_options
-from classify.experiments.grid import GridCell, train_grid
+from classify.experiments.grid import GridCell, list_notices, train_grid
 from classify.experiments.repeats import RepeatedComparison
 from classify.experiments.results import FitResult
 from classify.experiments.zero_shot import find_tasks_of, load_zero_shot_head, score_zero_shot
@@ -313,7 +313,7 @@ def compare(
         n_reused=n_reused,
         notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
         + list(left_out.values())
-        + [f"{r.record.task}: {notice}" for r in results for notice in r.notices],
+        + list_notices(results),
         seconds=round(time.perf_counter() - started, 3),
         caches=list_files(cache),
     )

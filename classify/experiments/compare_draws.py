@@ -21,6 +21,7 @@ from classify.experiments.results import FitOptions, FitResult
 from classify.heads.record import HeadReport, HeadResult
 from classify.labels.folders import TEST
 from classify.labels.table import LabelTable
+from classify.training.train import GRID_EDGE
 from featurize.cache.reader import FeatureCache
 
 RUN_METRICS = ("balanced_accuracy", "macro_f1", "log_loss")
@@ -124,8 +125,10 @@ def compare_over_draws(
         results[i] = DrawResult.from_result(result)
         prefix = f"{result.record.head} on {result.record.place}: "
         for notice in result.notices:
+            # Which setting it was differs from draw to draw.
+            kind = f"a setting {GRID_EDGE}" if notice.endswith(GRID_EDGE) else notice
             notice_counts[f"{result.record.task}: {result.record.head}"][
-                notice.removeprefix(prefix)
+                kind.removeprefix(prefix)
             ] += 1
 
     n_reused, left_out = train_grid(

@@ -1,5 +1,6 @@
 """Train a grid of heads in worker processes, reusing results that are already stored."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from classify.experiments.results import FitOptions, FitResult, load_result, res
 from classify.heads.record import HeadProgress, HeadReport
 from classify.heads.registry import get_head_spec
 from classify.store import remove_partial
+from classify.training.train import GRID_EDGE
 from classify.workers import run_parallel
 from featurize.cache.reader import FeatureCache
 from featurize.progress import ignore
@@ -186,6 +188,37 @@ def _describe_in_set(
         return replace(predictions, rows=cell.task.rows[positions])
 
     return FitResult(record, renumber(result.validation), renumber(result.test), notices)
+
+
+def list_notices(results: Sequence[FitResult]) -> list[str]:
+    """List what is to be said of the heads of a comparison.
+
+    That a param is the end of its grid is said in one sentence a task: often it is so of many.
+
+    Parameters
+    ----------
+    results : sequence of FitResult
+
+    Returns
+    -------
+    list of str
+        Each begins with the task's name.
+    """
+    notices, edges = [], defaultdict[str, list[str]](list)
+    for result in results:
+        for notice in result.notices:
+            if notice.endswith(GRID_EDGE):
+                edges[result.record.task].append(notice.removesuffix(f" {GRID_EDGE}"))
+            else:
+                notices.append(f"{result.record.task}: {notice}")
+    counts = Counter(result.record.task for result in results)
+    for task, params in edges.items():
+        rest = f", and {len(params) - 3} more" if len(params) > 3 else ""
+        notices.append(
+            f"{task}: of {counts[task]:,} heads {len(params):,} took the last setting of their "
+            f"grid ({'; '.join(params[:3])}{rest})"
+        )
+    return notices
 
 
 def _make_portable(cache: FeatureCache) -> CacheOrPath:

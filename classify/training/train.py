@@ -28,6 +28,8 @@ MIN_HELD_OUT_ROWS = 20_000
 """Smallest number of rows in that sample."""
 MAX_HELD_OUT_VALUES = 100_000_000
 """Largest number of its decision values, 400 MB: a worker holds them for several params."""
+GRID_EDGE = "is the end of its grid"
+"""How a notice ends that says so of the selected param."""
 _NO_ROWS = np.zeros(0, np.intp)
 
 
@@ -317,5 +319,5 @@ def _list_notices(spec: HeadSpec, result: TrainResult) -> list[str]:
     if selected is not None and selected.unconverged:
         notices.append(f"{len(selected.unconverged)} settings left out: a fit did not converge")
     if selected is not None and selected.is_at_grid_edge:
-        notices.append(f"{param} is the end of its grid")
+        notices.append(f"{param} {GRID_EDGE}")
     return notices
