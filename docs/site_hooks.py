@@ -53,9 +53,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return found[0]
         return f"{opening}{posixpath.relpath(target, posixpath.dirname(uri))}{anchor}{closing}"
 
-    return "\n".join(
-        line if fenced else LINK.sub(led, line) for line, fenced in _lines(markdown)
-    )
+    return "\n".join(line if fenced else LINK.sub(led, line) for line, fenced in _lines(markdown))
 
 
 def _pages(files: Files) -> list[File]:

@@ -46,9 +46,11 @@ class FeatureCache:
     Attributes
     ----------
     extractor : Extractor
+        What made the features.
     layers : dict of str to LayerInfo
         By dataset name, shallowest first.
     n_rows : int
+        Number of rows N.
     root : str
         The image folder; informative.
     include, exclude : list of str
@@ -134,6 +136,7 @@ class FeatureCache:
         Parameters
         ----------
         name : {"path", "sha256", "size", "mtime_ns", "status", "reason"}
+            Name of the column.
 
         Returns
         -------
@@ -161,6 +164,7 @@ class FeatureCache:
         layer : str
             Dataset name.
         rows : int array of shape (n,)
+            Row numbers from 0.
 
         Returns
         -------
@@ -199,6 +203,7 @@ class FeatureCache:
         Returns
         -------
         intp array of shape (n,)
+            Row numbers, in the order of `paths`.
 
         Raises
         ------
@@ -249,6 +254,7 @@ class FeatureCache:
         Returns
         -------
         LayerInfo
+            Where it is cut and pooled, and the shape of its maps.
 
         Raises
         ------
@@ -351,6 +357,7 @@ class FeatureCache:
         Returns
         -------
         read-only memory map of shape (N, D)
+            One line for each row of the cache.
 
         Raises
         ------
@@ -389,6 +396,7 @@ class FeatureCache:
         Returns
         -------
         bool array of shape (N,)
+            True where a row is damaged.
         """
         return integrity.find_damaged_rows(self)
 
