@@ -1,4 +1,4 @@
-"""For mkdocstrings: of parameters described together, each has the type and default that are its own.
+"""For mkdocstrings: parameters described together have each its own type and default.
 
 numpy style lets ``column, labels_level, seed`` share one description. griffe then gives all of them
 the type and the default of the first.
