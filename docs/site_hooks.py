@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 COPIED = "repository"
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^ *(```|~~~)")
+PICTURES = (".svg", ".png")
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".csv": "text", ".R": "r"}
 
 
@@ -32,7 +33,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if place is None or place in done:
                 continue
             done.add(place)
-            content = _copy(uri, place)
+            path = ROOT / place
+            if place.startswith("..") or not path.is_file():
+                raise PluginError(f"{uri} links to {place}: no file of the repository; name one")
+            if path.suffix in PICTURES:
+                picture = File.generated(config, _uri_of(place), abs_src_path=str(path))
+                files.append(picture)
+                continue
+            content = _copy(place)
             files.append(File.generated(config, _uri_of(place), content=content))
             waiting.append((_uri_of(place), content))
     return files
@@ -92,16 +100,14 @@ def _in_repository(uri: str, target: str) -> str | None:
 
 
 def _uri_of(place: str) -> str:
-    return f"{COPIED}/{place}" if place.endswith(".md") else f"{COPIED}/{place}.md"
+    is_kept = place.endswith((".md", *PICTURES))
+    return f"{COPIED}/{place}" if is_kept else f"{COPIED}/{place}.md"
 
 
-def _copy(uri: str, place: str) -> str:
+def _copy(place: str) -> str:
     """A file of the repository as Markdown."""
-    path = ROOT / place
-    if place.startswith("..") or not path.is_file():
-        raise PluginError(f"{uri} links to {place}, which is no file of the repository: name one")
-    text = path.read_text()
+    text = (ROOT / place).read_text()
     if place.endswith(".md"):
         return text
-    language = LANGUAGES.get(path.suffix, "text")
+    language = LANGUAGES.get(Path(place).suffix, "text")
     return f"# {place}\n\n````{language}\n{text}````\n"
