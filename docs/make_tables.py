@@ -21,7 +21,8 @@ def fill(page: str, results: Results) -> str:
     def made(found: re.Match[str]) -> str:
         opening, part, number, closing = found.groups()
         result = results[part]
-        return f"{opening}\n{_table(result['tables'][int(number)])}\n{_source(part, result)}\n\n{closing}"
+        table = _table(result["tables"][int(number)])
+        return f"{opening}\n{table}\n{_source(part, result)}\n\n{closing}"
 
     return PLACE.sub(made, page)
 
@@ -34,7 +35,9 @@ def pages() -> Iterator[Path]:
 def _table(table: dict[str, object]) -> str:
     rows = table["rows"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    numbers = {c for c in columns if all(not isinstance(row.get(c), str) for row in rows)}
+    lines = [f"| {' | '.join(columns)} |", ""]
+    lines[1] = f"|{'|'.join('---:' if column in numbers else '---' for column in columns)}|"
     lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in rows]
     return "\n".join(lines) + "\n"
 

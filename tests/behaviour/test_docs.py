@@ -1,6 +1,7 @@
 """The documents are run: all pages' commands and Python; docs/cli.md is what --help prints."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -61,11 +62,41 @@ def test_page_calls_what_is_there(path):
     check_calls(read_page(path))
 
 
+def load_script(name: str):
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def test_cli_page_is_current():
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
-    make_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cli)
-    assert (ROOT / "docs" / "cli.md").read_text() == make_cli.page(), "run `make docs`"
+    page = load_script("make_cli").page()
+    assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"
+
+
+def test_tables_are_current():
+    make_tables = load_script("make_tables")
+    results = json.loads(make_tables.RESULTS.read_text())
+    pages = list(make_tables.pages())
+    assert {path.name for path in pages} >= {"engines.md", "backbones.md"}
+    for path in pages:
+        text = path.read_text()
+        assert text == make_tables.fill(text, results), f"{path.name}: run `make docs`"
+
+
+def test_a_table_that_is_not_current_is_noticed():
+    make_tables = load_script("make_tables")
+    results = json.loads(make_tables.RESULTS.read_text())
+    text = (ROOT / "docs" / "engines.md").read_text()
+    results["engines"]["tables"][0]["rows"][0]["images/s"] = 1234.5
+    assert make_tables.fill(text, results) == text.replace("21.1", "1,234", 1) != text
+
+
+def test_pictures_are_current():
+    for name, draw in load_script("make_pictures").DRAWN.items():
+        drawn = (ROOT / "docs" / "pictures" / name).read_text()
+        assert drawn == draw(), f"{name}: run `make docs`"
 
 
 def test_links_lead_somewhere():
