@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results.json"
 PLACE = re.compile(r"(<!-- table: (\w+) (\d+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-Results = dict[str, dict[str, object]]
+Results = dict[str, dict[str, Any]]
 
 
 def fill(page: str, results: Results) -> str:
@@ -32,7 +33,7 @@ def pages() -> Iterator[Path]:
     return (path for path in sorted(DOCS.rglob("*.md")) if PLACE.search(path.read_text()))
 
 
-def _table(table: dict[str, object]) -> str:
+def _table(table: dict[str, Any]) -> str:
     rows = table["rows"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     numbers = {c for c in columns if all(not isinstance(row.get(c), str) for row in rows)}
@@ -42,7 +43,7 @@ def _table(table: dict[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _source(part: str, result: dict[str, object]) -> str:
+def _source(part: str, result: dict[str, Any]) -> str:
     machine = str(result["output"]).splitlines()[0]
     return f"`python benchmarks/bench.py {part}`, {result['day']}, on {machine}."
 

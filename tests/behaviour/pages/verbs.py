@@ -3,6 +3,7 @@
 import re
 import shlex
 from functools import cache
+from typing import Any
 
 import typer
 
@@ -20,7 +21,7 @@ def options_by_verb() -> dict[tuple[str, str], frozenset[str]]:
 
     known: dict[tuple[str, str], frozenset[str]] = {}
     for name, app in zip(NAMES, (featurize, classify), strict=True):
-        group = typer.main.get_command(app)
+        group: Any = typer.main.get_command(app)  # a group, whose class is typer's secret
         for verb, command in [("", group), *group.commands.items()]:
             options = [
                 text for each in command.params for text in (*each.opts, *each.secondary_opts)
