@@ -49,6 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links that go to files outside docs/ to their pages."""
     uri = page.file.src_uri
+    if uri.startswith(f"{COPIED}/"):
+        page.meta["search"] = {"exclude": True}  # or every word would be found in code first
 
     def led(found: re.Match[str]) -> str:
         opening, target, anchor, closing = found.groups(default="")
