@@ -228,11 +228,8 @@ class FeatureCache:
     def counts(self) -> dict[str, int]:
         """Number of rows that are ``ok``, ``failed`` and ``pending``."""
         count_of_status = np.bincount(self.status, minlength=3)
-        return {
-            "ok": int(count_of_status[MARKED]),
-            "failed": int(count_of_status[FAILED]),
-            "pending": int(count_of_status[PENDING]),
-        }
+        names = {"ok": MARKED, "failed": FAILED, "pending": PENDING}
+        return {name: int(count_of_status[status]) for name, status in names.items()}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -285,18 +282,15 @@ class FeatureCache:
         Returns
         -------
         float32 or float16 array of shape (n, D)
-            With `rows` a copy, read without a map. Without `rows` a read-only memory map, shared
-            by all processes that open it. The system kills a process that reads a map of a
-            truncated file.
+            With `rows` a copy. Without, a read-only memory map that all processes share; the system
+            kills a process that reads a map of a truncated file.
 
         Raises
         ------
         RowNotReadyError
             If one of the rows is pending or failed.
-        CacheReplacedError
-            If the file was overwritten or truncated since it was opened.
-        UnknownLayerError
-            If the cache has no such layer.
+        CacheReplacedError, UnknownLayerError
+            If the file was overwritten or truncated since it was opened, or lacks the layer.
         """
         info = self.layer(layer)
         self.check_ready(rows)
