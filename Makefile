@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 DIGITS = build/digits
 PATCHES = build/patches
+# The variable is the theme's documented way to leave out its notice about MkDocs 2.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 .PHONY: help install demo test test-slow check bench docs
 .DEFAULT_GOAL := help
@@ -27,12 +29,13 @@ demo: install  ## One cache of 1,797 digits, heads for three tasks; two backbone
 	$(BIN)/classify compare $(PATCHES)/lite0.h5 $(PATCHES)/seedling.h5 \
 		--labels $(PATCHES)/what.csv --heads lda --folds 5
 
-check: install  ## Lint, types, import floors
+check: install  ## Lint, types, import floors, and whether the site builds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file mypy-scripts.ini tests benchmarks data examples docs
 	$(BIN)/lint-imports
+	$(MKDOCS) --site-dir build/check-site
 
 test: install  ## All quick tests, on two cores
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
@@ -43,5 +46,8 @@ test-slow: install  ## Kills, memory, attacks, reproduction: minutes each
 bench: install  ## All benchmarks, or those named: PART="engines growth"
 	$(BIN)/python benchmarks/bench.py $(PART)
 
-docs: install  ## docs/cli.md from --help
+docs: install  ## docs/cli.md from --help, tables and pictures, and the site: build/site/index.html
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_tables.py
+	$(BIN)/python docs/make_pictures.py
+	$(MKDOCS)

@@ -18,8 +18,8 @@ RESULTS = HERE / "results.json"
 PARTS = (
     *("startup", "decoding", "engines", "end_to_end", "cut_saving", "growth", "reading"),
     *("c_path", "further_task", "million_rows", "many_classes", "coverage"),
-    *("near_copies", "small_tasks", "calibration", "kernels_and_neighbours"),
-    *("timm_script", "timm_families", "compare_backbones", "label_sets"),
+    *("near_copies", "small_tasks", "calibration", "kernels_and_neighbours", "label_issues"),
+    *("timm_script", "timm_families", "compare_backbones", "which_backbone", "label_sets"),
 )
 
 

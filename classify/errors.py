@@ -1,11 +1,13 @@
 """The errors of stage 2: one small tree, every leaf also a builtin.
 
+```
 ClassifyError (a HeadgraftError)
 ├── CallError, LabelError, TooFewImagesError (ValueError)
 ├── UnknownHeadError, UnknownPathError (KeyError)
 ├── HeadFileError, HeadMismatchError, TextTowerError (ValueError)
 ├── OutputError (OSError)
 └── DivergedError (ArithmeticError)
+```
 """
 
 from featurize.errors import HeadgraftError

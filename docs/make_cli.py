@@ -19,11 +19,27 @@ VERBS = {
         "report",
     ],
 }
+INTRODUCTION = """# Commands
+
+Two commands with a few verbs each. `featurize` makes feature caches, `classify` trains heads on
+them. This page is what each verb prints with `--help`.
+
+- `C.h5` is a feature cache, `H` a saved head, `T.csv` a label table, `M` a network with its head.
+- `[required]` options have to be given. What stands after *default* is taken if you say nothing.
+- With `--json` a verb prints one JSON object on standard output. The rest goes to standard error.
+
+| exit code | what it means | what to do |
+|---|---|---|
+| 0 | done | |
+| 2 | the call or the input is wrong | do what the message says |
+| 3 | incomplete, or more images failed than `--max-errors` | run it again: it goes on |
+| 1 | something unexpected | run it with `--debug`, and report it |
+"""
 
 
 def page() -> str:
     """Every verb's help, as Markdown."""
-    text = "# Commands\n\nMade by `make docs` from the commands' own `--help`.\n"
+    text = INTRODUCTION
     for command, verbs in VERBS.items():
         text += f"\n## {command}\n"
         for verb in verbs:

@@ -1,5 +1,6 @@
 """The errors of Headgraft: one small tree in which every leaf is also a builtin error.
 
+```
 HeadgraftError
 ├── FeaturizeError
 │   ├── CallError (ValueError)
@@ -15,6 +16,7 @@ HeadgraftError
 │   ├── ImageUnreadableError (ValueError)
 │   └── RunInterruptedError (RuntimeError)
 └── ClassifyError, with its own leaves: see `classify.errors`
+```
 """
 
 

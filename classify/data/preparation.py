@@ -99,6 +99,7 @@ def root_l2_by_layer(X: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     Returns
     -------
     float32 array of shape (n, D)
+        Prepared features.
     """
     ends = np.cumsum(widths)
     return np.concatenate([root_l2(part) for part in np.split(X, ends[:-1], axis=1)], axis=1)
@@ -127,6 +128,7 @@ class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : float array of shape (n, D)
+            Features; their number of columns is remembered.
         y : object, optional
             Ignored.
 
@@ -151,10 +153,12 @@ class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : float array of shape (n, D)
+            Features.
 
         Returns
         -------
         float32 array of shape (n, D)
+            Signed square roots in rows of length 1.
         """
         check_is_fitted(self, "n_features_in_")
         X = validate_data(self, X, dtype=np.float32, reset=False)
@@ -171,6 +175,7 @@ class RootL2(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         object array of shape (D,)
+            Name of each column.
         """
         from sklearn.utils.validation import _check_feature_names_in
 

@@ -47,6 +47,7 @@ class Comparison:
     results : list of FitResult
         As `records`, with each head's predictions image by image.
     tasks : list of Task
+        The label tables over the cache.
     n_reused : int
         Number of heads whose stored results were reused.
     notices : list of str

@@ -41,7 +41,9 @@ class HeadFit(NamedTuple):
     Attributes
     ----------
     head : FittedHead
+        The trained head.
     record : HeadResult
+        Its scores and how it was selected.
     """
 
     head: FittedHead

@@ -126,8 +126,11 @@ class RepeatedComparison:
     kind : str
         What was drawn: ``splits``, ``folds``, ``repeated folds`` or ``shots``.
     seeds, shots : tuple of int
+        Seeds of the draws; training images per class, where these were asked for.
     folds : int, or None
+        Number of folds, where these were asked for.
     tasks : list of Task
+        The label tables over the cache.
     n_heads : int
         Number of heads trained, over all draws.
     n_reused : int

@@ -227,6 +227,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         array of shape (n,)
+            The most probable label of each image.
 
         Raises
         ------
@@ -275,6 +276,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         float32 array of shape (n, K)
+            Decision values, in the order of `classes_`.
         """
         dataset = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
         distributed = Distributed(resolve_device(self.device))

@@ -114,6 +114,7 @@ class FineTuneResult:
         Returns
         -------
         dict of str to object
+            The attributes by name.
         """
         names = [field.name for field in fields(self) if field.name not in NOT_IN_DICT]
         values = {name: getattr(self, name) for name in names}
@@ -192,6 +193,7 @@ def finetune(
     Returns
     -------
     FineTuneResult
+        The tuned network as a head, and how it went.
 
     Raises
     ------

@@ -155,6 +155,7 @@ def read_labels(
     Returns
     -------
     LabelTable
+        The labels, and their splits and groups where there are any.
 
     Raises
     ------

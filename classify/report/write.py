@@ -41,6 +41,7 @@ def write_report(
     cache : path or FeatureCache, or several
         The cache or caches of the comparison, in its order.
     comparison : Comparison
+        What `compare` gave.
     images : path, optional
         The image folder of the cache, for thumbnails. Missing images are left out.
     command : str, optional

@@ -48,6 +48,7 @@ class Advice:
     Attributes
     ----------
     task : str
+        Name of the label table.
     strategy : str
         ``linear-probe``, ``truncated-probe``, ``finetune`` or ``retrain``.
     size : str
@@ -172,6 +173,7 @@ def advise(
     Returns
     -------
     Advice
+        The strategy, and the evidence for it.
 
     Raises
     ------

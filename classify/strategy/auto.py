@@ -60,6 +60,7 @@ class AutoResult:
     summary : featurize.extraction.summary.Summary
         Summary of the cache.
     advice : Advice
+        What was advised, and why.
     candidates : list of Candidate
         The strategies that were run, the chosen one first.
     better : BetterCandidate, or None
@@ -134,6 +135,7 @@ def auto(
     Parameters
     ----------
     images : path
+        The image folder.
     output : path
         A head file, or a tuned network with its classifier; `predict` accepts either.
     labels : LabelTable or path of a CSV, optional
@@ -164,6 +166,7 @@ def auto(
     Returns
     -------
     AutoResult
+        The cache, the advice and all that was tried.
 
     Raises
     ------

@@ -46,9 +46,11 @@ class FeatureCache:
     Attributes
     ----------
     extractor : Extractor
+        What made the features.
     layers : dict of str to LayerInfo
         By dataset name, shallowest first.
     n_rows : int
+        Number of rows N.
     root : str
         The image folder; informative.
     include, exclude : list of str
@@ -134,6 +136,7 @@ class FeatureCache:
         Parameters
         ----------
         name : {"path", "sha256", "size", "mtime_ns", "status", "reason"}
+            Name of the column.
 
         Returns
         -------
@@ -161,6 +164,7 @@ class FeatureCache:
         layer : str
             Dataset name.
         rows : int array of shape (n,)
+            Row numbers from 0.
 
         Returns
         -------
@@ -199,6 +203,7 @@ class FeatureCache:
         Returns
         -------
         intp array of shape (n,)
+            Row numbers, in the order of `paths`.
 
         Raises
         ------
@@ -223,11 +228,8 @@ class FeatureCache:
     def counts(self) -> dict[str, int]:
         """Number of rows that are ``ok``, ``failed`` and ``pending``."""
         count_of_status = np.bincount(self.status, minlength=3)
-        return {
-            "ok": int(count_of_status[MARKED]),
-            "failed": int(count_of_status[FAILED]),
-            "pending": int(count_of_status[PENDING]),
-        }
+        names = {"ok": MARKED, "failed": FAILED, "pending": PENDING}
+        return {name: int(count_of_status[status]) for name, status in names.items()}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -249,6 +251,7 @@ class FeatureCache:
         Returns
         -------
         LayerInfo
+            Where it is cut and pooled, and the shape of its maps.
 
         Raises
         ------
@@ -280,18 +283,15 @@ class FeatureCache:
         Returns
         -------
         float32 or float16 array of shape (n, D)
-            With `rows` a copy, read without a map. Without `rows` a read-only memory map, shared
-            by all processes that open it. The system kills a process that reads a map of a
-            truncated file.
+            With `rows` a copy. Without, a read-only memory map that all processes share; the system
+            kills a process that reads a map of a truncated file.
 
         Raises
         ------
         RowNotReadyError
             If one of the rows is pending or failed.
-        CacheReplacedError
-            If the file was overwritten or truncated since it was opened.
-        UnknownLayerError
-            If the cache has no such layer.
+        CacheReplacedError, UnknownLayerError
+            If the file was overwritten or truncated since it was opened, or lacks the layer.
         """
         info = self.layer(layer)
         self.check_ready(rows)
@@ -352,6 +352,7 @@ class FeatureCache:
         Returns
         -------
         read-only memory map of shape (N, D)
+            One line for each row of the cache.
 
         Raises
         ------
@@ -390,6 +391,7 @@ class FeatureCache:
         Returns
         -------
         bool array of shape (N,)
+            True where a row is damaged.
         """
         return integrity.find_damaged_rows(self)
 

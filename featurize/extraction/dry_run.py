@@ -59,6 +59,7 @@ class Estimate:
         Returns
         -------
         dict of str to object
+            The attributes by name.
         """
         return asdict(self)
 

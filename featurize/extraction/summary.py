@@ -73,6 +73,7 @@ class Summary:
         Returns
         -------
         Summary
+            What is in the cache now.
         """
         if not path.exists():
             return cls(str(path), seconds=seconds)
@@ -104,5 +105,6 @@ class Summary:
         Returns
         -------
         dict of str to object
+            The attributes by name.
         """
         return asdict(self)

@@ -1,88 +1,106 @@
-"""The documents are run: what the README says works, and docs/cli.md is what --help prints."""
+"""The documents are run: all pages' commands and Python; docs/cli.md is what --help prints."""
 
 import importlib.util
+import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .attack.starting import Starter
+from .pages.blocks import Page, read_page
+from .pages.running import Reader
+from .pages.verbs import check_calls
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def marked(path: Path) -> object:
+    """A page as a parameter of a test: slow where its top says so."""
+    marks = [pytest.mark.slow] if read_page(path).slow else []
+    return pytest.param(path, marks=marks, id=str(path.relative_to(ROOT)))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder `photos` of digits in two folders, and two label tables."""
-    import csv
-
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    folder = tmp_path_factory.mktemp("world")
-    digits = load_digits()
-    tables: dict[str, list[tuple[str, str]]] = {"species": [], "season": []}
-    for k in range(120):
-        label = "even" if digits.target[k] % 2 == 0 else "odd"
-        path = folder / "photos" / label / f"{k:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[k] * 15).astype("uint8")).save(path)
-        tables["species"].append((f"{label}/{k:03}.png", label))
-        tables["season"].append((f"{label}/{k:03}.png", str(digits.target[k] > 4)))
-    for name, rows in tables.items():
-        with open(folder / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("path", "label"), *rows])
-    return folder
+def reader(tmp_path_factory):
+    one = Reader(tmp_path_factory.mktemp("pages"))
+    yield one
+    one.end()
 
 
-def commands() -> list[str]:
-    found = [line[2:].partition("#")[0].strip() for line in "".join(blocks("console")).splitlines()]
-    return [line for line in found if line.startswith(("featurize", "classify"))]
+def without_downloads(words: list[str]) -> list[str] | None:
+    """A command of the README with the backbone that needs no download; None if it needs one."""
+    downloads = {"convnext_tiny", "squeezenet1_1"} & set(words) or ".lvd142m" in " ".join(words)
+    if words[:2] == ["featurize", "layers"] or downloads:
+        return None  # measures for half a minute, or needs a download: tested elsewhere
+    if words[:2] in (["featurize", "run"], ["classify", "auto"]) and "--backbone" not in words:
+        words = [*words, "--backbone", "seedling"]
+    here = {"resnet50": "seedling", "layer3": "stage3", "layer2,layer3:max": "stage2,stage3:max"}
+    return [here.get(word, word) for word in words]
 
 
-def test_readme_commands_run(world):
-    """Each as written, but with the backbone that needs no download."""
-    start = Starter()
-    for command in commands():
-        words = shlex.split(command)
-        downloads = {"convnext_tiny", "squeezenet1_1"} & set(words) or ".lvd142m" in command
-        if words[:2] == ["featurize", "layers"] or downloads:
-            continue  # measures for half a minute, or needs a download: tested elsewhere
-        if words[:2] in (["featurize", "run"], ["classify", "auto"]) and "--backbone" not in words:
-            words += ["--backbone", "seedling"]
-        for there, here in (
-            ("resnet50", "seedling"),
-            ("layer3", "stage3"),
-            ("layer2,layer3:max", "stage2,stage3:max"),
-        ):
-            words = [here if word == there else word for word in words]
-        done = start(*words, folder=world, hang=300)
-        assert done.code == 0, f"{command}\n{done.said}"
-    start.end()
+def run(reader: Reader, page: Page, record_property) -> None:
+    if page.path == README:
+        count = reader.run(page, without_downloads, world="few")
+    else:
+        count = reader.run(page)
+    record_property("blocks", count)
+    print(f"{page.path.relative_to(ROOT)}: {count} blocks run")
 
 
-def test_readme_python_runs(world):
-    for block in blocks("python"):
-        subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=world, check=True)
+@pytest.mark.parametrize("path", [marked(path) for path in PAGES])
+def test_page_runs(path, reader, record_property):
+    run(reader, read_page(path), record_property)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_page_calls_what_is_there(path):
+    """Also what cannot be run here: verbs and options are those of the commands."""
+    check_calls(read_page(path))
+
+
+def load_script(name: str):
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 def test_cli_page_is_current():
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
-    make_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cli)
-    assert (ROOT / "docs" / "cli.md").read_text() == make_cli.page(), "run `make docs`"
+    page = load_script("make_cli").page()
+    assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"
+
+
+def test_tables_are_current():
+    make_tables = load_script("make_tables")
+    results = json.loads(make_tables.RESULTS.read_text())
+    pages = list(make_tables.pages())
+    assert {path.name for path in pages} >= {"engines.md", "backbones.md"}
+    for path in pages:
+        text = path.read_text()
+        assert text == make_tables.fill(text, results), f"{path.name}: run `make docs`"
+
+
+def test_a_table_that_is_not_current_is_noticed():
+    make_tables = load_script("make_tables")
+    results = json.loads(make_tables.RESULTS.read_text())
+    text = (ROOT / "docs" / "engines.md").read_text()
+    results["engines"]["tables"][0]["rows"][0]["images/s"] = 1234.5
+    assert make_tables.fill(text, results) == text.replace("21.1", "1,234", 1) != text
+
+
+def test_pictures_are_current():
+    for name, draw in load_script("make_pictures").DRAWN.items():
+        drawn = (ROOT / "docs" / "pictures" / name).read_text()
+        assert drawn == draw(), f"{name}: run `make docs`"
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"

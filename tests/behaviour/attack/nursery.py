@@ -55,7 +55,7 @@ def load() -> None:
         ),
         *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),
     )
-    for name in names:
+    for name in (*names, *sys.argv[1:]):
         import_module(name)
     sys.modules["torch"].set_num_threads(1)
     gc.collect()

@@ -82,10 +82,16 @@ class Started:
 
 @dataclass
 class Starter:
-    """Starts commands: ``start("featurize", "run", ...)``, or runs them to their end by a call."""
+    """Starts commands: ``start("featurize", "run", ...)``, or runs them to their end by a call.
+
+    `also` are modules that the nursery imports too. On `one_core` no command starts workers of
+    its own, whose imports take seconds.
+    """
 
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="attack-")))
     shim: Path | None = None
+    also: tuple[str, ...] = ()
+    one_core: bool = False
     _server: subprocess.Popen[str] | None = None
     _count: int = 0
 
@@ -95,12 +101,18 @@ class Starter:
             if self.shim is not None:
                 environment["LD_PRELOAD"] = str(self.shim)
             self._server = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore::DeprecationWarning", str(NURSERY)],
+                [
+                    *(sys.executable, "-P", "-W", "ignore::DeprecationWarning"),
+                    *(str(NURSERY), *self.also),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment,
             )
+            if self.one_core and hasattr(os, "sched_setaffinity"):
+                cores = sorted(os.sched_getaffinity(0))
+                os.sched_setaffinity(self._server.pid, {cores[os.getpid() % len(cores)]})
             assert self._server.stdout is not None
             assert "ready" in json.loads(self._server.stdout.readline())
         assert self._server.stdin is not None
