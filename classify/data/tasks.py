@@ -270,8 +270,7 @@ def encode_and_split(
     all_notices = [*notices, *copy_notices]
     all_notices += warn_contradictions(y, copies.exact, [table.paths[i] for i in position])
     all_notices += warn_small_classes(classes, n_separable, y, split, noun)
-    if TEST not in split:
-        all_notices.append(NO_TEST_NOTICE)
+    all_notices += [] if TEST in split else [NO_TEST_NOTICE]
     return Task(table.name, classes, rows, y, split, groups, tuple(all_notices), unit)
 
 
