@@ -104,6 +104,26 @@ def list_first(names: Sequence[object]) -> str:
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
+def format_count(number: int, noun: str, plural: str = "s") -> str:
+    """Format a number of things: ``1 image``, ``2,000 images``.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        One of them.
+    plural : str
+        What is appended for several.
+
+    Returns
+    -------
+    str
+        Number and noun.
+    """
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
 def is_invisible(character: str) -> bool:
     """Tell whether a character is not displayed: a zero-width space, a mark of direction.
 

@@ -30,18 +30,18 @@ def command() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs a command as it is installed: ``command("featurize", "run", ...)``.
 
     It is forked from a process that has imported everything already, which saves seconds a call.
-    With an environment of its own, or anything else that only a new process can have, it is started
-    by its installed launcher.
+    With `fresh`, or an environment of its own or anything else that only a new process can have, it
+    is started by its installed launcher.
     """
     start = Starter()
     at_first = {name: value for name, value in os.environ.items() if name != CURRENT_TEST}
 
     def call(
-        name: str, *arguments: object, timeout: float = 180, **options
+        name: str, *arguments: object, timeout: float = 180, fresh: bool = False, **options
     ) -> subprocess.CompletedProcess[str]:
         line = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
         now = {name: value for name, value in os.environ.items() if name != CURRENT_TEST}
-        if set(options) - {"cwd"} or now != at_first:
+        if fresh or set(options) - {"cwd"} or now != at_first:
             return subprocess.run(line, capture_output=True, text=True, timeout=timeout, **options)
         ended = start(name, *arguments, hang=timeout, folder=options.get("cwd") or Path.cwd())
         return subprocess.CompletedProcess(line, ended.code, ended.out, ended.err)

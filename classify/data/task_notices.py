@@ -8,7 +8,7 @@ from classify.labels.folders import TEST, VAL
 from classify.labels.table import LabelTable
 from featurize.cache.format import FAILED, MARKED
 from featurize.cache.reader import FeatureCache
-from featurize.text import list_first
+from featurize.text import format_count, list_first
 
 
 def describe_skipped_rows(
@@ -32,12 +32,17 @@ def describe_skipped_rows(
     pending = int((status != MARKED).sum()) - failed
     if failed or pending:
         yield (
-            f"{failed + pending:,} labelled images are left out, having no features in the cache: "
+            f"left out: {format_count(failed + pending, 'labelled image')} without features: "
             f"{failed:,} failed, {pending:,} pending (`featurize info {cache.path}` lists them)"
         )
     unlabelled = cache.n_rows - len(table)
     if unlabelled:
-        yield f"{unlabelled:,} images of the cache have no label in {table.source} and are not used"
+        labelled = set(table.paths)
+        first = next((path for path in cache.paths if path not in labelled), "")
+        yield (
+            f"not used: {format_count(unlabelled, 'image')} of the cache without a label in "
+            f"{table.source} (first: {first!r})"
+        )
 
 
 def warn_small_classes(

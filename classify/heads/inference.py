@@ -27,7 +27,7 @@ from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.progress import Say, ignore
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.system import signals
-from featurize.text import did_you_mean
+from featurize.text import did_you_mean, list_first
 
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 
@@ -339,6 +339,11 @@ def _select_rows(
     unknown = sorted({*chosen_names} - {*head.classes})
     if unknown:
         shown = ", ".join(f"{name}{did_you_mean(name, head.classes)}" for name in unknown[:5])
+        if not {*chosen_names} & {*head.classes}:
+            raise CallError(
+                f"{table.source} has no label that this head knows, but {shown}; the head's "
+                f"classes are {list_first(head.classes)}"
+            )
         notices.append(f"labels the head does not know, counted as wrong: {shown}")
     classes = [*head.classes, *unknown]
     number = {name: k for k, name in enumerate(classes)}

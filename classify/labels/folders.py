@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from classify.errors import CallError, LabelError
-from featurize.text import did_you_mean, to_printable
+from featurize.text import did_you_mean, format_count, to_printable
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_WORDS = {
@@ -90,7 +90,7 @@ def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> Folde
     splits = None if split is None else _assign_splits(parents, split)
     labelled = [i for i, name in enumerate(labels) if name]
     notice = (
-        f"labels: {_format_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
+        f"labels: {format_count(len(set(labels) - {''}), 'class', 'es')} from folder level {label}"
     )
     if level is None:
         notice += _describe_finer_level(folders, label)
@@ -102,7 +102,7 @@ def infer_folder_labels(paths: Sequence[str], level: int | None = None) -> Folde
         notice += f"; no split: beside parts of one, level {mixed_level} holds others"
     if len(labelled) < len(paths):
         notice += (
-            f"; {_format_count(len(paths) - len(labelled), 'image')} less deep, and without a label"
+            f"; {format_count(len(paths) - len(labelled), 'image')} less deep, and without a label"
         )
     return FolderLabels(labels, splits, notice)
 
@@ -139,7 +139,7 @@ def _describe_finer_level(folders: Folders, label: int) -> str:
         if n_inside == len(finer) > len(labels) and all(len(names) >= level for names in folders):
             return (
                 f" ({_quote_names(*sorted(labels))}); the folders inside would give "
-                f"{_format_count(len(finer), 'class', 'es')} ({_quote_names(*sorted(finer))}): "
+                f"{format_count(len(finer), 'class', 'es')} ({_quote_names(*sorted(finer))}): "
                 f"add `--labels-level {level}`"
             )
     return ""
@@ -387,7 +387,3 @@ def _join_names(*names: str) -> str:
     return ", ".join(to_printable(name, MAX_NAME_CHARS) for name in names[:MAX_LISTED]) + (
         ", ..." if len(names) > MAX_LISTED else ""
     )
-
-
-def _format_count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"

@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ MAX_TABLE_BYTES = 1 << 30
 MAX_SUGGESTED_COLUMNS = 1000  # columns among which a mistyped name is looked for
 MAX_LISTED = 8  # columns in a message
 MAX_CELL_CHARS = 100  # characters of a cell in a message
+PATH_TITLES = ("path", "filename", "file_name", "file", "image")
+DELIMITERS = ",;\t"  # of a spreadsheet's export; the first one that is in the header
 SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
 
 
@@ -143,6 +146,10 @@ def read_labels(
 ) -> LabelTable:
     """Read a label table: CSV with a header, ``path,label[,split][,group]`` in any order.
 
+    Semicolons or tabs may separate the columns. The column of the images may also be called
+    ``filename``, ``file_name``, ``file`` or ``image``. Where no column is called ``label`` and one
+    is left over, it holds the labels. A notice says what was taken.
+
     Parameters
     ----------
     path : path
@@ -170,8 +177,12 @@ def read_labels(
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader([])
         try:
+            start = file.readline()
+            delimiter = next((mark for mark in DELIMITERS if mark in start), ",")
+            # Not `seek`: the table may come through a pipe.
+            reader = csv.reader(chain([start], file), strict=True, delimiter=delimiter)
             header = [field.strip() for field in next(reader, [])]
             if "\0" in "".join(header[:MAX_LISTED]):
                 raise LabelError(_describe_encoding_error(path, "it holds NUL characters"))
@@ -194,6 +205,10 @@ def read_labels(
     paths, splits, notice = columns["path"], columns.get("split"), None
     if splits is None and (folder_split := infer_folder_split(paths)):
         splits, notice = folder_split.splits, folder_split.notice
+    path_title, label_title = (header[column_index[use]] for use in ("path", "label"))
+    if (path_title, label_title) != ("path", column):
+        taken = f"images from column {path_title!r}, labels from column {label_title!r}"
+        notice = taken if notice is None else f"{taken}; {notice}"
     # A file name that the locale cannot decode is read as UTF-8, other bytes as escapes.
     name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
     return LabelTable(
@@ -258,14 +273,21 @@ def _format_line(number: int) -> str:
 def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
     """Find the index of each column in use: path, label, and split and group if present."""
     column_index = {}
-    for use, title in (("path", "path"), ("label", column), ("split", "split"), ("group", "group")):
+    path_title = next((title for title in PATH_TITLES if title in header), "path")
+    rest = [title for title in header if title not in (path_title, "split", "group")]
+    if column == "label" and column not in header and len(rest) == 1 and path_title in header:
+        column = rest[0]
+    titles = {"path": path_title, "label": column, "split": "split", "group": "group"}
+    for use, title in titles.items():
         if header.count(title) > 1:
             raise LabelError(f"{path}, line 1: column {title!r} is there twice")
         if title in header:
             column_index[use] = header.index(title)
         elif use in ("path", "label"):
             hint = did_you_mean(title, header[:MAX_SUGGESTED_COLUMNS])
-            option = "; name the column with --column" if use == "label" and not hint else ""
+            option = "" if hint else "; name the column with --column"
+            if use == "path":
+                option = f"; the images' column is called {', '.join(PATH_TITLES)}"
             shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
             shown += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
             raise LabelError(f"{path}, line 1: no column {title!r}, only {shown}{hint}{option}")

@@ -106,7 +106,7 @@ def run(
         from featurize.extraction.dry_run import Estimate
         from featurize.extraction.run import run as run_job
 
-        with ProgressDisplay() as display:
+        with ProgressDisplay("listing images, loading the network") as display:
             result = run_job(
                 images,
                 output,

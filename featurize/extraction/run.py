@@ -27,6 +27,7 @@ from featurize.extraction.grow import (
 )
 from featurize.extraction.options import (
     Options,
+    ResolvedOptions,
     is_same_extractor,
     resolve_options,
 )
@@ -34,7 +35,7 @@ from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.summary import Summary
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.stats import RunStats
-from featurize.progress import ignore
+from featurize.progress import Say, ignore
 from featurize.sources import folder as folder_source
 from featurize.sources.folder import ImageListing
 from featurize.sources.patterns import GlobFilter
@@ -166,6 +167,11 @@ def run(
     # Refuse a file that is not a cache before a lock file is made.
     existing_cache = open_if_exists(path, _KEEP_ADVICE)
     listing = _list_images(folder, include, exclude, follow, existing_cache, say)
+    own_name = custom_backbone.name if custom_backbone else None
+    new_setup = None
+    if existing_cache is None and not dry_run:
+        resolved = resolve_options(options, None, own_name)
+        new_setup = _set_up_new_cache(path, resolved, custom_backbone, say)
     stats, retry = RunStats(workers=cpu.usable_cores()), RetryPolicy(retry_failed, rehash)
     lock = WriteLock(path)
     with nullcontext() if dry_run else lock:
@@ -174,10 +180,11 @@ def run(
                 f"{path} cannot be locked ({lock.unsupported_reason}): let no other run write to it"
             )
         cache = open_if_exists(path, _KEEP_ADVICE)
-        resolved = resolve_options(
-            options, cache, custom_backbone.name if custom_backbone else None
-        )
-        setup = ExtractionSetup(resolved, custom_backbone, cache, say)
+        if cache is None and new_setup is not None:
+            setup = new_setup
+        else:
+            resolved = resolve_options(options, cache, own_name)
+            setup = ExtractionSetup(resolved, custom_backbone, cache, say)
         diff = None if cache is None else diff_listing(listing, cache)
         if cache is not None and diff is not None:
             if custom_backbone or not is_same_extractor(resolved, options, cache):
@@ -202,6 +209,20 @@ def run(
             summary = Summary.of(path, stats, time.perf_counter() - started)
             raise RunInterruptedError(_format_stop_message(path), summary.to_dict()) from None
         return Summary.of(path, stats, time.perf_counter() - started)
+
+
+def _set_up_new_cache(
+    path: Path, resolved: ResolvedOptions, custom_backbone: "Backbone | None", say: Say
+) -> ExtractionSetup:
+    """Load the network before a lock file is made, which would stay if the network is mistyped."""
+    setup = ExtractionSetup(resolved, custom_backbone, None, say)
+    try:
+        _ = setup.backbone
+    except KeyboardInterrupt:
+        signals.acknowledge()
+        summary = Summary(str(path)).to_dict()
+        raise RunInterruptedError(_format_stop_message(path), summary) from None
+    return setup
 
 
 def _check_output_path(path: Path) -> None:

@@ -20,6 +20,7 @@ def images(tmp_path_factory) -> Path:
     return classes(tmp_path_factory.mktemp("timed") / "images", each=40)
 
 
+@pytest.mark.slow
 def test_finetune_does_the_epochs_that_fit_and_saves(start: Starter, images, tmp_path):
     target = tmp_path / "m"
     line = ("finetune", images, "-o", target, *SEEDLING, "--max-time", "8s", "--json")
@@ -33,7 +34,7 @@ def test_finetune_does_the_epochs_that_fit_and_saves(start: Starter, images, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.parametrize("limit", [0.001, 1.5])
+@pytest.mark.parametrize("limit", [0.001, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", ["auto", "finetune"])
 def test_a_limit_in_which_nothing_can_be_done_is_kept_and_said(
     start: Starter, images, tmp_path, verb, limit
@@ -54,7 +55,7 @@ def test_the_installed_command_keeps_it_with_all_that_it_imports(command, images
         line = (verb, images, "-o", tmp_path / f"{attempt}", *SEEDLING, "--epochs", "100000")
         more = ("--size", "large") if verb == "auto" else ("--patience", "100000")
         began = time.monotonic()
-        done = command("classify", *line, *more, "--max-time", "20s", "--json")
+        done = command("classify", *line, *more, "--max-time", "20s", "--json", fresh=True)
         seconds = time.monotonic() - began
         assert seconds < 20 + TOLERANCE, done.stderr
         assert done.returncode in (0, 3), done.stderr

@@ -53,14 +53,14 @@ def test_rows_without_features_are_left_out_and_said_so(small):
     cache = small(10, failed=(0, 3), pending=(9,))
     task = make_task(cache, labelled("aabbaabbab"))
     assert task.rows.tolist() == [1, 2, 4, 5, 6, 7, 8]
-    assert any(
-        "3 labelled images are left out" in n and "2 failed, 1 pend" in n for n in task.notices
-    )
+    assert any("left out: 3 labelled images" in n and "2 failed, 1 pend" in n for n in task.notices)
 
 
 def test_images_without_a_label_are_said_to_be_unused(small):
     task = make_task(small(10), labelled("aabbaabb"))
-    assert any("2 images of the cache have no label" in notice for notice in task.notices)
+    assert any(
+        "not used: 2 images of the cache without a label" in notice for notice in task.notices
+    )
 
 
 def test_the_tables_split_is_used_as_it_is(small):

@@ -1,12 +1,24 @@
 """Networks of timm with random numbers, small enough to be trained in a second."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from classify.time_limit import EpochBudget
+
 SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def one_epoch_deadline() -> Iterator[Callable[[], float]]:
+    """Gives deadlines of `fit` before which one epoch fits and no second one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochBudget, "allows_epoch", lambda budget: False)
+        yield lambda: time.monotonic() + 3600
 
 
 @pytest.fixture(scope="session")

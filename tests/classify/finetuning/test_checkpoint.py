@@ -25,12 +25,12 @@ def equal(one, other) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stopped(tuner, pictured, tmp_path_factory):
+def stopped(tuner, pictured, tmp_path_factory, one_epoch_deadline):
     """A checkpoint after the first of two epochs, what it was then, and what it is in the end."""
     path = tmp_path_factory.mktemp("stopped") / "M.part"
     unbroken = tuner(maps=True, epochs=2).fit(pictured.paths, pictured.labels)
     short = tuner(maps=True, epochs=2)
-    short.fit(pictured.paths, pictured.labels, checkpoint=path, deadline=0)
+    short.fit(pictured.paths, pictured.labels, checkpoint=path, deadline=one_epoch_deadline())
     assert len(short.history_) == 1
     return path, short, unbroken
 
@@ -117,7 +117,7 @@ FOREIGN = ("no file of ours", "a state dict", "an endless header", "compressed")
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_checkpoint_that_is_damaged_is_not_taken(
-    how, tuner, pictured, stopped, tmp_path, monkeypatch
+    how, tuner, pictured, stopped, tmp_path, monkeypatch, one_epoch_deadline
 ):
     monkeypatch.chdir(tmp_path)
     path, short, _ = stopped
@@ -125,19 +125,23 @@ def test_a_checkpoint_that_is_damaged_is_not_taken(
     if how in FOREIGN:  # nor replaced: it may be anybody's
         before = (tmp_path / "M.part").read_bytes()
         with pytest.raises(OutputError, match="is not an unfinished training"):
-            resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+            resumed(tuner, pictured, tmp_path / "M.part", deadline=one_epoch_deadline())
         assert (tmp_path / "M.part").read_bytes() == before
         return
-    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=one_epoch_deadline())
     assert not went_on
     assert equal(model.network_, short.network_)
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("option", [{"seed": 3}, {"learning_rate": 1e-3}, {"mixup": 0.1}])
-def test_a_checkpoint_of_other_options_is_not_taken(option, tuner, pictured, stopped, tmp_path):
+def test_a_checkpoint_of_other_options_is_not_taken(
+    option, tuner, pictured, stopped, tmp_path, one_epoch_deadline
+):
     (tmp_path / "M.part").write_bytes(stopped[0].read_bytes())
-    assert not resumed(tuner, pictured, tmp_path / "M.part", deadline=0, **option)[1]
+    assert not resumed(
+        tuner, pictured, tmp_path / "M.part", deadline=one_epoch_deadline(), **option
+    )[1]
 
 
 # --- from one of version 0.1 --------------------------------------------------------------
@@ -179,10 +183,10 @@ def test_it_goes_on_from_a_file_of_before(tuner, pictured, stopped, tmp_path):
     ],
 )
 def test_a_damaged_file_of_before_is_not_taken(
-    metadata, tensors, tuner, pictured, stopped, tmp_path
+    metadata, tensors, tuner, pictured, stopped, tmp_path, one_epoch_deadline
 ):
     write_as_before(stopped[0], tmp_path / "M.part", metadata, **tensors)
-    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=0)
+    model, went_on = resumed(tuner, pictured, tmp_path / "M.part", deadline=one_epoch_deadline())
     assert not went_on
     assert equal(model.network_, stopped[1].network_)
 
@@ -266,7 +270,7 @@ def test_two_processes_make_one_file(limit, line, pictured, tmp_path):
 
 
 @pytest.mark.slow
-def test_dropout_is_drawn_alike_after_a_stop(tuner, pictured, tmp_path):
+def test_dropout_is_drawn_alike_after_a_stop(tuner, pictured, tmp_path, one_epoch_deadline):
     """AlexNet drops half of its units; frozen, it does not."""
     from torchvision.models import alexnet
 
@@ -292,7 +296,9 @@ def test_dropout_is_drawn_alike_after_a_stop(tuner, pictured, tmp_path):
 
     unbroken = trained(tune="classifier.3").fit(pictured.paths, pictured.labels)
     part = tmp_path / "M.part"
-    trained(tune="classifier.3").fit(pictured.paths, pictured.labels, checkpoint=part, deadline=0)
+    trained(tune="classifier.3").fit(
+        pictured.paths, pictured.labels, checkpoint=part, deadline=one_epoch_deadline()
+    )
     on = trained(tune="classifier.3").fit(pictured.paths, pictured.labels, checkpoint=part)
     assert equal(on.network_, unbroken.network_)
 

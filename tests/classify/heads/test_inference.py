@@ -149,10 +149,14 @@ def test_results_unpack_and_name_their_parts(world):
 def test_labels_it_does_not_know_count_as_wrong(world):
     home, head, _ = world
     paths = predict(head, home / "c.h5").paths
-    table = LabelTable("t", "t.csv", paths, ["new"] * len(paths))
-    found, notices = evaluate(head, home / "c.h5", table)
-    assert found["accuracy"] == 0
+    labels = predict(head, home / "c.h5").labels[:, 0].tolist()
+    mixed = [label if k % 2 else "new" for k, label in enumerate(labels)]
+    found, notices = evaluate(head, home / "c.h5", LabelTable("t", "t.csv", paths, mixed))
+    assert 0 < found["accuracy"] < 1
     assert any("does not know, counted as wrong: new" in notice for notice in notices)
+    strange = LabelTable("t", "t.csv", paths, ["new"] * len(paths))
+    with pytest.raises(CallError, match="no label that this head knows, but new"):
+        evaluate(head, home / "c.h5", strange)
     seen = LabelTable("t", "t.csv", paths, ["one"] * len(paths), ["train"] * len(paths))
     with pytest.raises(CallError, match="leaves no images"):
         evaluate(head, home / "c.h5", seen)

@@ -279,4 +279,6 @@ def test_the_parts_of_a_split_are_those_that_were_trained_and_tested(scenes):
     assert task.classes == ["cat", "dog"]
     assert (task.split == "train").sum() == 24
     assert (task.split == "test").sum() == 8
-    assert any("1 images of the cache have no label" in notice for notice in task.notices)
+    assert any(
+        "not used: 1 image of the cache without a label" in notice for notice in task.notices
+    )

@@ -1,6 +1,8 @@
 """Label tables: read as written, or refused with the line and the column."""
 
+import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -43,11 +45,11 @@ def test_another_column_may_hold_the_labels(tmp_path):
     ("text", "message"),
     [
         (
-            "path,labl\na,b\n",
-            r"line 1: no column 'label', only 'path', 'labl'.*did you mean 'labl'",
+            "path,labl,kind\na,b,c\n",
+            r"line 1: no column 'label', only 'path', 'labl', 'kind'.*did you mean 'labl'",
         ),
-        ("path,kind\na,b\n", r"no column 'label', only 'path', 'kind'; name the column with --col"),
-        ("file,label\na,b\n", r"no column 'path', only 'file', 'label'"),
+        ("path,kind,x\na,b,c\n", r"no column 'label', only .*; name the column with --column"),
+        ("where,label\na,b\n", r"no column 'path', only 'where', 'label'; the images' column is "),
         ("", r"no column 'path', only nothing"),
         ("path,label,label\n", r"column 'label' is there twice"),
         ("path,label\n", r"has a header but no images"),
@@ -164,3 +166,30 @@ def test_what_is_long_is_not_quoted_whole(tmp_path):
         with pytest.raises(LabelError) as caught:
             read_labels(table(tmp_path, text))
         assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (
+            "filename,animal\na.jpg,cat\nb.jpg,dog\n",
+            "images from column 'filename', labels from col",
+        ),
+        ("path;animal;split\na.jpg;cat;train\nb.jpg;dog;test\n", "labels from column 'animal'"),
+        ("file_name\tlabel\na.jpg\tcat\nb.jpg\tdog\n", "images from column 'file_name'"),
+        ("\ufeffpath;label\na.jpg;cat\nb.jpg;dog\n", None),
+    ],
+)
+def test_a_spreadsheets_export_is_understood_and_said(tmp_path, text, taken):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    table = read_labels(tmp_path / "t.csv")
+    assert (table.paths, table.labels) == (["a.jpg", "b.jpg"], ["cat", "dog"])
+    assert table.notice is None if taken is None else taken in table.notice
+
+
+def test_a_table_that_comes_through_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    writer = Thread(target=(tmp_path / "t.csv").write_text, args=("path;label\na;x\nb;y\n",))
+    writer.start()
+    assert read_labels(tmp_path / "t.csv").labels == ["x", "y"]
+    writer.join()

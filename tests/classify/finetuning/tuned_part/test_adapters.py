@@ -146,7 +146,7 @@ def test_all_but_the_adapted_weights_is_as_it_was(tuned, vit_folder):
     assert changed == {f"{layer}.weight" for layer in LINEAR_LAYERS}
 
 
-def test_stopped_it_goes_on_to_the_same_end(pictured, vit_folder, tmp_path):
+def test_stopped_it_goes_on_to_the_same_end(pictured, vit_folder, tmp_path, one_epoch_deadline):
     def fit(**options):
         said = []
         model = FineTuneClassifier(vit_folder, root=pictured.images, augment="none", **OPTIONS)
@@ -154,7 +154,7 @@ def test_stopped_it_goes_on_to_the_same_end(pictured, vit_folder, tmp_path):
         return model, any("going on after epoch 1" in text for text in said)
 
     unbroken, _ = fit()
-    stopped, _ = fit(checkpoint=tmp_path / "M.part", deadline=0)
+    stopped, _ = fit(checkpoint=tmp_path / "M.part", deadline=one_epoch_deadline())
     assert len(stopped.history_) == 1
     assert (tmp_path / "M.part").stat().st_size < 200_000  # adapters, not weights
     resumed, went_on = fit(checkpoint=tmp_path / "M.part")
