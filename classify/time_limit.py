@@ -205,7 +205,6 @@ class EpochBudget:
         return RunInterruptedError(
             f"no epoch fits into the time limit: the first needs {format_duration(seconds)} more, "
             f"then {format_duration(self.after_training)} go to testing and saving, and "
-            f"{format_duration(max(0.0, self.limit.left))} are left. No network is saved; give "
-            f"--max-time {self.limit.suggest(seconds + self.after_training)} or more, or train "
-            "less of the network: --tune last"
+            f"{format_duration(max(0.0, self.limit.left))} are left. Give "
+            f"--max-time {self.limit.suggest(seconds + self.after_training)} or more"
         )

@@ -32,8 +32,10 @@ them. This page is what each verb prints with `--help`.
 |---|---|---|
 | 0 | done | |
 | 2 | the call or the input is wrong | do what the message says |
-| 3 | incomplete, or more images failed than `--max-errors` | run it again: it goes on |
+| 3 | incomplete; or images failed: more than `--max-errors`, or one in `predict` | run it again |
 | 1 | something unexpected | run it with `--debug`, and report it |
+
+After 3 a verb goes on where it was. Images that failed are listed; another run does not mend them.
 """
 
 

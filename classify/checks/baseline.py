@@ -25,6 +25,8 @@ class Baseline:
     ----------
     label : str
         The class with the most training images.
+    is_tied : bool
+        Whether another class has as many.
     validation, accuracy : float, or None
         Share of the held-out images and of the test images that are of this class.
     accuracy_ci : (float, float), or None
@@ -37,6 +39,7 @@ class Baseline:
     """
 
     label: str
+    is_tied: bool
     validation: float | None
     accuracy: float | None
     accuracy_ci: Interval | None
@@ -98,6 +101,7 @@ def measure_baseline(
         scores = vars(compute_metrics(tested, len(task.classes), units, seed=seed)).copy()
     return Baseline(
         label=task.classes[int(counts.argmax())],
+        is_tied=int((counts == counts.max()).sum()) > 1,
         validation=None if validated is None else float(validated.correct.mean()),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),

@@ -171,9 +171,22 @@ def compare(
 
             show_repeated_comparison(comparison, joined)
         else:
+            from classify.cli.places import format_fit_command
             from classify.cli.tables import show_comparison
 
-            show_comparison(comparison, checks, joined)
+            options = {
+                "column": column if column != "label" else None,
+                **{"labels-level": labels_level, "class-weight": class_weight},
+                **{"prepare": prepare, "metric": metric},
+                "test-size": test_size if test_size != 0.2 else None,
+                "seed": seed or None,
+            }
+            commands = {
+                task: format_fit_command(best, cache[0], labels or [], options)
+                for task, best in comparison.best_per_task.items()
+                if len(cache) == 1 and best.n_train
+            }
+            show_comparison(comparison, checks, joined, commands)
 
 
 @app.command()
@@ -255,15 +268,15 @@ def predict(
                 say=display.say,
                 report=display.report,
             )
-        if json:
-            print_json(predictions.to_dict())
-        elif target is None:
-            predictions.write_csv(open_csv_stdout())
-        else:
+        if target is not None:
             with atomic_write(target, "w", newline="", encoding="utf-8", error=OutputError) as file:
                 predictions.write_csv(file)
+        elif not json:
+            predictions.write_csv(open_csv_stdout())
+        if json:
+            print_json(predictions.to_dict())
         show_notices(predictions.notices)
-        if output is not None and not json:
+        if output is not None:
             show_notices([f"{len(predictions.paths):,} images labelled in {output}"])
         if predictions.failures:
             raise typer.Exit(EXIT_INCOMPLETE)

@@ -1,6 +1,8 @@
 """Where a head is: the cells and words for cache and layers."""
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.text import Text
 
@@ -28,6 +30,37 @@ def format_layer_cells(
     if record.cache is not None:
         yield make_text(shorten_cache(record.cache))
     yield make_text(joined.get(record.place, record.layer))
+
+
+def format_fit_command(
+    record: HeadResult, cache: Path, tables: Sequence[Path], options: Mapping[str, object]
+) -> str:
+    """Write the command that trains and saves a head of a comparison.
+
+    Parameters
+    ----------
+    record : HeadResult
+        The head; of one cache, as `fit` takes no more.
+    cache : Path
+    tables : sequence of Path
+        The label tables of the comparison.
+    options : mapping of str to object
+        Further options of `fit` by name; those that are None are left out.
+
+    Returns
+    -------
+    str
+        Quoted for a shell.
+    """
+    words = ["classify", "fit", str(cache)]
+    for table in tables:
+        if table.stem == record.task:
+            words += ["--labels", str(table)]
+    given = {"head": record.head, "layer": record.layer.replace("+", ",")} | dict(options)
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join([*words, "-o", f"{record.task}.head"])
 
 
 def count_caches(caches: Mapping[str, str]) -> str:

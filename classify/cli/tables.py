@@ -138,7 +138,10 @@ def show_finetune(record: Any, saved: str) -> None:
 
 
 def show_comparison(
-    comparison: Comparison, checks: Mapping[str, DataChecks], joined: Mapping[str, str]
+    comparison: Comparison,
+    checks: Mapping[str, DataChecks],
+    joined: Mapping[str, str],
+    commands: Mapping[str, str],
 ) -> None:
     """Print a table for each task, best head first, the time taken, and checks of the data.
 
@@ -150,6 +153,8 @@ def show_comparison(
         The checks of the data, by task.
     joined : mapping of str to str
         As `classify.data.sets.cache_set.label_joined_layers` returns it.
+    commands : mapping of str to str
+        The command that saves the best head, by task; empty where there is none.
     """
     console = make_console(stderr=False)
     for task, best in comparison.best_per_task.items():
@@ -171,8 +176,8 @@ def show_comparison(
         )
     console.print(
         "* best by validation, whose val is the highest of several and so rather too high; ~ not "
-        "distinguishable from it on these test images; < worse, allowing for the number of heads. "
-        "Intervals leave out the variance of training.",
+        "distinguishable from it on these test images; < worse, allowing for the number of heads; "
+        "no mark: between the two. Intervals leave out the variance of training.",
         style="dim",
     )
     lines = [
@@ -185,8 +190,11 @@ def show_comparison(
     for task, best in comparison.best_per_task.items():
         name = f"{best.head} on {describe_place(best.layer, best.cache, joined)}"
         console.print(
-            make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
+            make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}."),
+            soft_wrap=True,
         )
+        if task in commands:
+            console.print(make_text(f"  {commands[task]}"), soft_wrap=True)
 
 
 def _get_mark(record: HeadResult) -> str:

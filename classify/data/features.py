@@ -122,8 +122,9 @@ def resolve_layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list
     ----------
     cache : FeatureCache
     layers : str or sequence of str
-        Of ``each`` (every layer of the cache by itself), ``joined`` (all of them together), names
-        (that layer by itself) and ``a+b`` (those joined); a text is split at its commas.
+        Of ``each`` (every layer of the cache by itself), ``joined`` (all of them together),
+        ``last`` (the deepest), names (that layer by itself) and ``a+b`` (those joined); a text is
+        split at its commas.
 
     Returns
     -------
@@ -142,6 +143,8 @@ def resolve_layer_sets(cache: FeatureCache, layers: str | Sequence[str]) -> list
         word = word.strip()
         if word == "each":
             sets += [(name,) for name in cache.layers]
+        elif word == "last":
+            sets.append(resolve_layers(cache))
         else:
             sets.append(resolve_layers(cache, word))
     return list(dict.fromkeys(sets))  # with one layer, "each" and "joined" are the same

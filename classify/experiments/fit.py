@@ -1,6 +1,6 @@
 """Fit one head: select its param by validation, and test it on images used for nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -229,12 +229,16 @@ def _fit_best_layers(
         best = max(losses, key=lambda layers: (-losses[layers], -total_dim(cache, layers)))
         metrics = {layers: results[layers].record.validation_metric for layers in losses}
         choice_text = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
+        shown: Mapping[tuple[str, ...], float | None] = metrics
+        title = options.metric.title
+        if options.metric == ACCURACY:
+            shown, title = losses, "log loss"
         notice = (
             f"{choice_text} validates best of {len(losses)} choices of layers, with "
-            f"{options.metric.title} {metrics[best]:.3f}"
+            f"{title} {shown[best]:.3f}"
         )
         if best != deepest in losses:
-            notice += f"; {deepest[0]}, the deepest, has {metrics[deepest]:.3f}"
+            notice += f"; {deepest[0]}, the deepest, has {shown[deepest]:.3f}"
         notices.append(notice)
     if best not in heads:  # its result was stored, not the head
         heads[best], results[best] = fit_task(cache, task, head, best, options)

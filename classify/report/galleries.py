@@ -11,6 +11,7 @@ from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.report.leaderboard import format_percent
 from classify.report.thumbnails import Thumbnail, Thumbnails
+from featurize.text import format_count
 
 FindNearest = Callable[[Sequence[tuple[int, int]]], list[int | None]]
 """Row and class number of each query in, row of the nearest training image out."""
@@ -165,9 +166,10 @@ class GalleryBuilder:
         if len(wrong):
             which = f"The {len(order):,} most confident of" if len(order) < len(wrong) else "All"
             note = (
-                f"{which} {len(wrong):,} mistakes of {self._head} on {len(predictions):,} {split} "
-                "images, with the confidence after calibration. Below each are the training images "
-                "most like it, of the label predicted and of the label given."
+                f"{which} {format_count(len(wrong), 'mistake')} of {self._head} on "
+                f"{len(predictions):,} {split} images, with the confidence after calibration. "
+                "Below each are the training images most like it, of the label predicted and of "
+                "the label given."
             )
         return Gallery(id, "Worst mistakes", note, groups)
 

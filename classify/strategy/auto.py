@@ -39,6 +39,7 @@ from featurize.errors import RunInterruptedError
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Progress, Report, Say, ignore
 from featurize.sources.folder import list_images
+from featurize.system import signals
 from featurize.text import format_duration, list_first
 
 if TYPE_CHECKING:
@@ -346,6 +347,13 @@ def _train_networks(
                 raise
             instead = ", and a probe is saved instead" if strategy == advised else ""
             yield f"{strategy} was left{instead}: {error}"
+            return
+        except KeyboardInterrupt:
+            # A command that overruns its limit interrupts itself; a probe is saved by then.
+            if not limit.is_set or limit.left > 0:
+                raise
+            signals.acknowledge()
+            yield f"{strategy} was left: the time was up. What is saved is a probe"
             return
         yield result
         epochs = [epoch["seconds"] for epoch in result.history]

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,7 +208,7 @@ def run(
         except KeyboardInterrupt:
             signals.acknowledge()
             summary = Summary.of(path, stats, time.perf_counter() - started)
-            raise RunInterruptedError(_format_stop_message(path), summary.to_dict()) from None
+            raise _make_stop_error(path, summary) from None
         return Summary.of(path, stats, time.perf_counter() - started)
 
 
@@ -217,11 +218,10 @@ def _set_up_new_cache(
     """Load the network before a lock file is made, which would stay if the network is mistyped."""
     setup = ExtractionSetup(resolved, custom_backbone, None, say)
     try:
-        _ = setup.backbone
+        _ = setup.layers, setup.backbone
     except KeyboardInterrupt:
         signals.acknowledge()
-        summary = Summary(str(path)).to_dict()
-        raise RunInterruptedError(_format_stop_message(path), summary) from None
+        raise _make_stop_error(path, Summary(str(path))) from None
     return setup
 
 
@@ -281,6 +281,12 @@ def _allocate_cache(
         say(f"{path} takes {needed / 1e6:,.1f} MB for {len(listing.paths):,} images")
     allocate_for_listing(path, setup.extractor, layers, listing)
     return FeatureCache(path)
+
+
+def _make_stop_error(path: Path, summary: Summary) -> RunInterruptedError:
+    """Make the error of a run that was stopped; its summary says so, and how to go on."""
+    message = _format_stop_message(path)
+    return RunInterruptedError(message, replace(summary, verdict=message).to_dict())
 
 
 def _format_stop_message(path: Path) -> str:

@@ -15,7 +15,7 @@ from .worlds import WORLDS, Worlds
 
 OURS = ("featurize", "classify")
 SIMPLE = ("cat", "cp", "head", "ls", "mkdir", "mv", "rm")
-KNOWN = ("git", "make", "pip")  # shown, and not run here
+KNOWN = ("git", "make", "pip", "python3")  # shown, and not run here
 HANG = 300.0  # seconds
 SESSION = Path(__file__).with_name("session.py")
 LATE = ("timm", "pydantic.main")  # what many commands import, where it is installed
