@@ -86,6 +86,19 @@ def test_tables_are_current():
         assert text == make_tables.fill(text, results), f"{path.name}: run `make docs`"
 
 
+def test_the_readmes_figures_are_those_of_the_benchmark():
+    (measured,) = json.loads((ROOT / "benchmarks" / "results.json").read_text())["label_sets"][
+        "tables"
+    ]
+    lines = [line for line in README.read_text().splitlines() if line.startswith("|")]
+    for row in measured["rows"]:
+        seconds = {f"{row[key]:.0f}" for key in ("seconds", "script: seconds") if key in row}
+        wanted = seconds | {
+            figure.lstrip("0") for figure in re.findall(r"0\.\d+", row.get("accuracy", ""))
+        }
+        assert any(wanted <= set(re.findall(r"[\d.]+", line)) for line in lines), row
+
+
 def test_a_table_that_is_not_current_is_noticed():
     make_tables = load_script("make_tables")
     results = json.loads(make_tables.RESULTS.read_text())
