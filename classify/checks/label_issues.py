@@ -75,7 +75,10 @@ class LabelReview:
         str
         """
         expected = max(1, round(self.expected_wrong))
-        text = f"About {expected:,} of {len(self.issues):,} should be wrong."
+        text = (
+            f"By the head's own doubts perhaps {expected:,} of {len(self.issues):,} are wrong: "
+            "look before you change one."
+        )
         if self.n_left_out:
             labels = "label" if self.n_left_out == 1 else "labels"
             text += (

@@ -29,7 +29,7 @@ MAX_TABLE_BYTES = 1 << 30
 MAX_SUGGESTED_COLUMNS = 1000  # columns among which a mistyped name is looked for
 MAX_LISTED = 8  # columns in a message
 MAX_CELL_CHARS = 100  # characters of a cell in a message
-PATH_TITLES = ("path", "filename", "file_name", "file", "image")
+PATH_TITLES = ("path", "filename", "file_name", "file", "image", "photo", "picture")
 DELIMITERS = ",;\t"  # of a spreadsheet's export; the first one that is in the header
 SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
 
@@ -147,8 +147,8 @@ def read_labels(
     """Read a label table: CSV with a header, ``path,label[,split][,group]`` in any order.
 
     Semicolons or tabs may separate the columns. The column of the images may also be called
-    ``filename``, ``file_name``, ``file`` or ``image``. Where no column is called ``label`` and one
-    is left over, it holds the labels. A notice says what was taken.
+    ``filename``, ``file_name``, ``file``, ``image``, ``photo`` or ``picture``. Where no column is
+    called ``label`` and one is left over, it holds the labels. A notice says what was taken.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def read_labels(
             column_index = _find_columns(path, header, column)
             records = list(_iter_records(path, reader, len(header), column_index))
         except UnicodeDecodeError as error:
-            where = f"after line {reader.line_num}: {error.reason}"
+            where = f"near line {reader.line_num + 1}: {error.reason}"
             raise LabelError(_describe_encoding_error(path, where)) from error
         except csv.Error as error:
             raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
@@ -285,9 +285,9 @@ def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
             column_index[use] = header.index(title)
         elif use in ("path", "label"):
             hint = did_you_mean(title, header[:MAX_SUGGESTED_COLUMNS])
-            option = "" if hint else "; name the column with --column"
+            option = "" if hint else "; name the column with --column, one for all tables"
             if use == "path":
-                option = f"; the images' column is called {', '.join(PATH_TITLES)}"
+                option = f"; rename that of the images: {' or '.join(PATH_TITLES)}"
             shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
             shown += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
             raise LabelError(f"{path}, line 1: no column {title!r}, only {shown}{hint}{option}")

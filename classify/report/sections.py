@@ -281,7 +281,7 @@ def _iter_findings(data_checks: DataChecks, ids: dict[str, str]) -> Iterator[Fin
         if count:
             text = f"{count:,} {singular if count == 1 else plural}"
             if target == ids["suspects"]:
-                text += f", about {max(1, round(data_checks.labels.expected_wrong)):,} in truth"
+                text += f", perhaps {max(1, round(data_checks.labels.expected_wrong)):,} are"
             yield Finding(text, True, target)
         else:
             yield Finding(none)

@@ -1,6 +1,7 @@
 """The frame of both commands: options before the verb, and one line for wrong usage."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -118,11 +119,34 @@ class VerbGroup(TyperGroup):
         Raises
         ------
         UsageError
-            If there is no such verb; the message suggests one.
+            If there is no such verb; the message suggests one. If an option that takes one value
+            is given twice, of which the last would silently win.
         """
-        if args[0] not in self.commands and not ctx.resilient_parsing:
-            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
+        if not ctx.resilient_parsing:
+            if args[0] not in self.commands:
+                ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
+            for option in _list_repeated(self.commands[args[0]].params, args[1:]):
+                ctx.fail(f"{option} is given twice, and takes one value")
         return super().resolve_command(ctx, args)
+
+
+def _list_repeated(params: Iterable[Any], words: Sequence[str]) -> list[str]:
+    """List the options of a verb that are given twice and take one value."""
+    options = {name: param for param in params for name in param.opts if name.startswith("-")}
+    counts: Counter[str] = Counter()
+    remaining = iter(words)
+    for word in remaining:
+        name, _, value = word.partition("=")
+        param = options.get(name)
+        if word == "--":
+            break
+        if param is None or param.is_flag:
+            continue
+        if not value:
+            next(remaining, None)  # the option's value
+        if not param.multiple:
+            counts[max(param.opts, key=len)] += 1
+    return [name for name, count in counts.items() if count > 1]
 
 
 def _describe(error: Any, command: str) -> str:

@@ -66,3 +66,19 @@ def test_a_label_that_the_head_does_not_know_gets_one_too(start, tmp_path):
     )
     assert ended.code == 0, ended.said
     assert "counted as wrong: D1 (did you mean 'd1'?)" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("classify fit CACHE -o h --labels a.csv --labels b.csv", "--labels"),
+        ("classify compare CACHE --labels a.csv --labels b.csv --column x --column y", "--column"),
+        ("featurize run . -o c.h5 --layers stage1 --layers=stage2", "--layers"),
+    ],
+)
+def test_an_option_with_one_value_is_not_given_twice(line, option, start, tmp_path):
+    shutil.copy(SPECIMENS / "cache.h5", tmp_path)
+    name, *words = line.replace("CACHE", str(tmp_path / "cache.h5")).split()
+    ended = start(name, *words, folder=tmp_path)
+    assert ended.code == 2, ended.said
+    assert ended.err.startswith(f"error: {option} is given twice, and takes one value; see `")

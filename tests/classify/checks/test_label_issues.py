@@ -65,7 +65,8 @@ def test_what_is_said_of_the_list():
     review = review_labels(task, predictions)
     expected = round(review.expected_wrong)
     assert review.describe().startswith(
-        f"About {expected} of {len(review.issues)} should be wrong."
+        f"By the head's own doubts perhaps {expected} of {len(review.issues)} are wrong: "
+        "look before you change one."
     )
     assert f"{review.n_left_out} further labels that it doubts are left out" in review.describe()
     nothing = HeldOutPredictions.concatenate([predictions])

@@ -49,7 +49,10 @@ def test_another_column_may_hold_the_labels(tmp_path):
             r"line 1: no column 'label', only 'path', 'labl', 'kind'.*did you mean 'labl'",
         ),
         ("path,kind,x\na,b,c\n", r"no column 'label', only .*; name the column with --column"),
-        ("where,label\na,b\n", r"no column 'path', only 'where', 'label'; the images' column is "),
+        (
+            "where,label\na,b\n",
+            r"no column 'path', only 'where', 'label'; rename that of the images: path or ",
+        ),
         ("", r"no column 'path', only nothing"),
         ("path,label,label\n", r"column 'label' is there twice"),
         ("path,label\n", r"has a header but no images"),
