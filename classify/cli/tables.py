@@ -190,8 +190,7 @@ def show_comparison(
     for task, best in comparison.best_per_task.items():
         name = f"{best.head} on {describe_place(best.layer, best.cache, joined)}"
         console.print(
-            make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}."),
-            soft_wrap=True,
+            make_text(f"Best by validation, {task}: {name}; test {_format_test_accuracy(best)}.")
         )
         if task in commands:
             console.print(make_text(f"  {commands[task]}"), soft_wrap=True)

@@ -227,9 +227,8 @@ class FeatureCache:
     @property
     def counts(self) -> dict[str, int]:
         """Number of rows that are ``ok``, ``failed`` and ``pending``."""
-        count_of_status = np.bincount(self.status, minlength=3)
-        names = {"ok": MARKED, "failed": FAILED, "pending": PENDING}
-        return {name: int(count_of_status[status]) for name, status in names.items()}
+        count = np.bincount(self.status, minlength=3).item
+        return {"ok": count(MARKED), "failed": count(FAILED), "pending": count(PENDING)}
 
     @property
     def failures(self) -> dict[str, str]:

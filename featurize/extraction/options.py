@@ -359,5 +359,5 @@ def check_extractor(cache: FeatureCache, extractor: Extractor, dtype: str) -> No
 def _describe_difference(name: str, cached: Any, requested: Any) -> str:
     if name == "weights_sha256":
         cached, requested = f"{cached[:12]}...", f"{requested[:12]}..."
-    name = "size" if name == "preprocess.crop" else name
+    name = f"{name} (--size)" if name == "preprocess.crop" else name
     return f"{name} is {cached!r}, asked for {requested!r}"

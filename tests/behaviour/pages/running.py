@@ -81,7 +81,8 @@ class Reader:
 
     def _call(self, words: Words, environment: dict[str, str], folder: Path) -> Ended:
         name, *arguments = words
-        environment = path_to_commands() | environment
+        # As wide as where stdout is a pipe: test runners set a width of their own.
+        environment = path_to_commands() | {"COLUMNS": "100"} | environment
         if name in OURS:
             return self.start(name, *arguments, folder=folder, environment=environment, hang=HANG)
         line = [sys.executable if name == "python" else name, *arguments]

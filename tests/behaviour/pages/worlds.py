@@ -33,9 +33,19 @@ def _make_data(name: str, folder: Path) -> None:
     runpy.run_path(str(ROOT / "data" / name / "make.py"))["main"](folder / name)
 
 
+def make_layer4(folder: Path) -> None:
+    """A cache of a ResNet with random numbers."""
+    from featurize import load_backbone, run
+
+    make_photos(folder, 20)
+    backbone = load_backbone("resnet18", frozen_weights=False)
+    run(folder / "photos", folder / "photos.h5", backbone=backbone, layers="layer4", size=64)
+
+
 WORLDS = {
     "photos": make_photos,
     "few": lambda folder: make_photos(folder, 50),
+    "layer4": make_layer4,
     "patches": lambda folder: _make_data("patches", folder),
     "digits": lambda folder: _make_data("digits", folder),
     "empty": lambda folder: None,

@@ -90,8 +90,10 @@ def test_compare_prints_a_table_sorted_by_validation(call, cache, table):
     assert "all 2 joined" in out
     assert "6 heads from one cache in " in out
     assert "no image was read, no forward pass made." in out
-    assert "Best by validation, digit: " in lines[-1]
-    assert max(map(len, lines)) <= 100
+    assert "Best by validation, digit: " in lines[-2]
+    assert lines[-1].startswith("  classify fit ")
+    assert lines[-1].endswith(" -o digit.head")
+    assert max(map(len, lines[:-1])) <= 100  # a command is whole
     assert "\x1b" not in out
 
 
