@@ -169,12 +169,13 @@ def run(
     existing_cache = open_if_exists(path, _KEEP_ADVICE)
     listing = _list_images(folder, include, exclude, follow, existing_cache, say)
     own_name = custom_backbone.name if custom_backbone else None
-    new_setup = None
-    if existing_cache is None and not dry_run:
+    lock, new_setup = WriteLock(path), None
+    # Where the lock will be refused, that is said before a network is loaded, and perhaps fetched.
+    makes_lock_file = not lock.path.exists() and os.access(path.parent, os.W_OK)
+    if existing_cache is None and makes_lock_file and not dry_run:
         resolved = resolve_options(options, None, own_name)
         new_setup = _set_up_new_cache(path, resolved, custom_backbone, say)
     stats, retry = RunStats(workers=cpu.usable_cores()), RetryPolicy(retry_failed, rehash)
-    lock = WriteLock(path)
     with nullcontext() if dry_run else lock:
         if lock.unsupported_reason:
             say(

@@ -15,7 +15,14 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, FeatureCache, run
-from featurize.errors import CacheFormatError, CallError, FingerprintMismatchError
+from featurize.cache.lock import WriteLock
+from featurize.errors import (
+    BackboneError,
+    CacheBusyError,
+    CacheFormatError,
+    CallError,
+    FingerprintMismatchError,
+)
 from featurize.extraction.grow import partial_path
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -338,3 +345,14 @@ def test_what_a_row_to_be_looked_at_holds_is_not_computed_again(
     done = run(folder, cache, backbone=backbone, layers="0,2" if growing else "0")
     assert done.computed == 0
     same_as_fresh(cache, folder, backbone, tmp_path, "0,2" if growing else "0")
+
+
+def test_a_mistyped_backbone_leaves_nothing_behind(folder, tmp_path):
+    with pytest.raises(BackboneError, match="did you mean 'resnet50'"):
+        run(folder, tmp_path / "c.h5", backbone="resnet5O")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_that_another_run_is_writing_is_said_before_a_network_is_loaded(folder, tmp_path):
+    with WriteLock(tmp_path / "c.h5"), pytest.raises(CacheBusyError):
+        run(folder, tmp_path / "c.h5", backbone="resnet5O")
