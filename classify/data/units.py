@@ -19,7 +19,7 @@ from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
 from featurize.images.reading import read_image_file
-from featurize.sources.folder import join_path
+from featurize.sources.stores.local_store import join_path
 
 MIN_UNITS_PER_IMAGE = 0.9  # from this ratio on, images are drawn one by one
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from featurize.cache.format import FAILED, MARKED, PENDING
 from featurize.cache.integrity import is_damaged
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
-from featurize.errors import CallError, ImageUnreadableError
+from featurize.errors import CallError
 from featurize.files import hash_bytes
-from featurize.images import reading
+from featurize.images.reading import ImageFile
 from featurize.images.reasons import TRANSIENT
-from featurize.sources.folder import ImageListing
+from featurize.sources.listing import UNKNOWN_SIZE, ImageListing, read_images
 
 MAX_VANISHED_SHARE = 0.1
 COPY_CHUNK_BYTES = 64 << 20
@@ -65,9 +66,9 @@ def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
     else:
         row_of = cache.row_of
         old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
-    sizes, mtimes_ns = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
-    unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == listing.mtimes_ns)
-    maybe_unchanged = (old_row >= 0) & (sizes == listing.sizes) & (mtimes_ns == 0) & ~unchanged
+    sizes, stamps = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
+    unchanged = (old_row >= 0) & (sizes == listing.sizes) & (stamps == listing.stamps)
+    maybe_unchanged = (old_row >= 0) & (sizes == listing.sizes) & (stamps == 0) & ~unchanged
     return ListingDiff(
         old_row, unchanged, maybe_unchanged, cache.n_rows - int((old_row >= 0).sum())
     )
@@ -109,20 +110,25 @@ def refuse_mass_removal(listing: ImageListing, cache: FeatureCache, diff: Listin
 def _count_renamed(
     listing: ImageListing, cache: FeatureCache, diff: ListingDiff, vanished_rows: np.ndarray
 ) -> int:
-    sizes = set(cache.column("size")[vanished_rows].tolist())
+    """Count the images that have another key now, by their bytes; behind a network by stamps."""
+    sizes, stamps = cache.column("size")[vanished_rows], cache.column("mtime_ns")[vanished_rows]
+    new_rows = np.flatnonzero(diff.old_row < 0)
+    if listing.source.is_remote:
+        vanished = Counter(zip(sizes.tolist(), stamps.tolist(), strict=True))
+        new = zip(listing.sizes[new_rows].tolist(), listing.stamps[new_rows].tolist(), strict=True)
+        return (vanished & Counter(key for key in new if key[1])).total()
     vanished_digests = Counter(row.tobytes() for row in cache.column("sha256")[vanished_rows])
-    candidates = [
-        row for row in np.flatnonzero(diff.old_row < 0) if int(listing.sizes[row]) in sizes
-    ]
+    is_unknown = listing.sizes[new_rows] == UNKNOWN_SIZE
+    candidates = new_rows[is_unknown | np.isin(listing.sizes[new_rows], sizes)]
 
-    def hash_image(row: int) -> bytes:
-        try:
-            return hash_bytes(reading.read_image_file(listing.full_path(row)).data)
-        except ImageUnreadableError:
-            return b""
+    def hash_images(rows: np.ndarray) -> list[bytes]:
+        images = (image for _, image in read_images(listing, rows))
+        return [hash_bytes(image.data) for image in images if isinstance(image, ImageFile)]
 
+    chunks = listing.source.split_rows(listing, candidates)
     with ThreadPoolExecutor() as pool:
-        return (vanished_digests & Counter(pool.map(hash_image, candidates))).total()
+        digests = Counter(chain.from_iterable(pool.map(hash_images, chunks)))
+    return (vanished_digests & digests).total()
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ def copy_unchanged(
     failed_rows = np.flatnonzero(is_known & (status[old_row] == FAILED))
     if len(failed_rows):
         old_rows = old_row[failed_rows]
-        stat_columns = listing.sizes[failed_rows], listing.mtimes_ns[failed_rows]
+        stat_columns = listing.sizes[failed_rows], listing.stamps[failed_rows]
         into.record_failures(failed_rows, reason[old_rows], sha256[old_rows], *stat_columns)
     has_all_layers = set(into.layout.layers) == set(cache.layers)
     if not has_all_layers:  # the files are read for the new layers, and their hashes compared
@@ -274,7 +280,7 @@ def copy_unchanged(
         features = {name: values[is_good] for name, values in features.items()}
         checksums = {name: values[is_good] for name, values in checksums.items()}
         if has_all_layers:
-            stat_columns = listing.sizes[block], listing.mtimes_ns[block]
+            stat_columns = listing.sizes[block], listing.stamps[block]
             into.fill(block, features, sha256[old_rows], *stat_columns, checksums)
             into.flush()
         else:

@@ -15,9 +15,10 @@ from featurize.engines.batching import BatchRunner
 from featurize.errors import ImageUnreadableError
 from featurize.extraction.changes import ListingDiff, RetryPolicy
 from featurize.extraction.setup import ExtractionSetup
-from featurize.images import decoding, reading
+from featurize.images import decoding
 from featurize.images.preprocess import Preprocess
-from featurize.sources.folder import ImageListing
+from featurize.images.reading import ImageFile
+from featurize.sources.listing import ImageListing, ImageRead, read_images
 
 SAMPLE_SIZE = 16
 MIN_SPEEDUP = 1.5  # smaller gains are not reported
@@ -106,17 +107,18 @@ def estimate_run(
         rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
         preprocess = untrained_setup.backbone.preprocess
 
-        def decode(row: int) -> np.ndarray | None:
+        def decode(read: ImageRead) -> np.ndarray | None:
             try:
-                return decoding.decode_image(
-                    reading.read_image_file(listing.full_path(row)).data, preprocess
-                )
+                if isinstance(read.image, ImageFile):
+                    return decoding.decode_image(read.image.data, preprocess)
             except ImageUnreadableError:
-                return None
+                pass
+            return None
 
         start = time.perf_counter()
         with ThreadPoolExecutor() as pool:
-            pixels = [image for image in pool.map(decode, rows) if image is not None]
+            images = pool.map(decode, read_images(listing, rows))
+            pixels = [image for image in images if image is not None]
         decode_seconds = (time.perf_counter() - start) / len(rows)
         batch_runner = BatchRunner(untrained_setup.make_engine_selector(infos))
         crop = preprocess.crop
@@ -159,13 +161,14 @@ def suggest_fast_decoding(listing: ImageListing, preprocess: Preprocess) -> str:
     seconds = {"exact": 0.0, "fast": 0.0}
     differs = False  # small images are decoded alike by both
     rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
-    for row in rows:
+    for _, image in read_images(listing, rows):
+        if not isinstance(image, ImageFile):
+            continue
         try:
-            data = reading.read_image_file(listing.full_path(row)).data
             pixels = {}
             for mode in seconds:
                 start = time.perf_counter()
-                pixels[mode] = decoding.decode_image(data, replace(preprocess, decode=mode))
+                pixels[mode] = decoding.decode_image(image.data, replace(preprocess, decode=mode))
                 seconds[mode] += time.perf_counter() - start
         except ImageUnreadableError:
             continue

@@ -31,7 +31,7 @@ from featurize.pipeline.pipeline import process_rows
 from featurize.pipeline.prefetch import ExtractionJob
 from featurize.pipeline.stats import RunStats
 from featurize.progress import ignore
-from featurize.sources.folder import ImageListing
+from featurize.sources.listing import ImageListing
 
 _REMOVE_ADVICE = "It stands where the cache grows; remove it"
 
@@ -254,11 +254,16 @@ def allocate_for_listing(
         layers,
         listing.paths,
         listing.sizes,
-        listing.mtimes_ns,
-        root=str(listing.root.resolve()),
+        listing.stamps,
+        root=_resolve_root(listing.root),
         include=listing.include,
         exclude=listing.exclude,
     )
+
+
+def _resolve_root(root: str) -> str:
+    """Return where images are, independently of the working folder."""
+    return root if "://" in root else str(Path(root).resolve())
 
 
 def open_partial(
@@ -368,5 +373,5 @@ def _find_stale_rows(writer: CacheWriter, listing: ImageListing) -> np.ndarray:
     """Find finished rows of a partial cache whose image may have changed since."""
     all_rows = np.arange(len(listing.paths))
     is_same = writer.read_rows("images/size", all_rows) == listing.sizes
-    is_same &= writer.read_rows("images/mtime_ns", all_rows) == listing.mtimes_ns
+    is_same &= writer.read_rows("images/mtime_ns", all_rows) == listing.stamps
     return np.flatnonzero((writer.status != PENDING) & ~is_same)

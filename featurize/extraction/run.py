@@ -38,7 +38,7 @@ from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Say, ignore
 from featurize.sources import folder as folder_source
-from featurize.sources.folder import ImageListing
+from featurize.sources.listing import ImageListing
 from featurize.sources.patterns import GlobFilter
 from featurize.system import cpu, signals
 from featurize.text import to_printable

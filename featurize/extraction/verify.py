@@ -11,7 +11,7 @@ from featurize.cache.integrity import compute_checksums, is_unchecked
 from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
-from featurize.errors import CacheFormatError, CallError, ImageUnreadableError, OutputError
+from featurize.errors import CacheFormatError, ImageUnreadableError, OutputError
 from featurize.extraction.changes import (
     COPY_CHUNK_BYTES,
     ListingDiff,
@@ -22,9 +22,11 @@ from featurize.extraction.grow import open_partial, partial_path, replace_origin
 from featurize.extraction.options import Options, resolve_options
 from featurize.extraction.setup import ExtractionSetup
 from featurize.files import hash_bytes
-from featurize.images import decoding, reading, reasons
-from featurize.sources import folder
-from featurize.sources.folder import ImageListing
+from featurize.images import decoding, reasons
+from featurize.images.reading import ImageFile
+from featurize.sources.folder import FolderSource
+from featurize.sources.listing import ImageListing, read_images
+from featurize.sources.opening import open_source
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -37,7 +39,7 @@ LOW_PRECISION_TOLERANCE = 5e-2
 
 def verify(
     path: str | os.PathLike[str],
-    folder: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
     *,
     backbone: "Backbone | None" = None,
     weights: str | None = None,
@@ -50,9 +52,9 @@ def verify(
     ----------
     path : path
         The cache.
-    folder : path, optional
-        Its images. If given, the image of every marked row is hashed, and a random sample is
-        embedded again.
+    images : path or URL, optional
+        Its images, as for `featurize.run`. If given, the image of every marked row is hashed, and
+        a random sample is embedded again.
     backbone : Backbone, optional
         For a cache that was made with a `Backbone` of your own.
     weights : str, optional
@@ -79,8 +81,8 @@ def verify(
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
     problems = _find_cache_violations(path)
-    if not problems and folder is not None:
-        problems = _check_against_images(path, folder, backbone, weights, seed)
+    if not problems and images is not None:
+        problems = _check_against_images(path, images, backbone, weights, seed)
     if fill and not problems:
         _add_checksums(Path(path))
     return problems
@@ -96,35 +98,35 @@ def _find_cache_violations(path: str | os.PathLike[str]) -> list[str]:
 
 def _check_against_images(
     path: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    images: str | os.PathLike[str],
     backbone: "Backbone | None",
     weights: str | None,
     seed: int,
 ) -> list[str]:
-    problems, cache, root = [], FeatureCache(path), Path(folder)
-    if not root.is_dir():
-        raise CallError(f"{root} is no folder; give the one that holds the images")
-    sha256 = cache.column("sha256")
-    sound_rows = []
-    for row in np.flatnonzero(cache.status == MARKED).tolist():
-        problem = _find_row_problem(cache.paths[row], sha256[row].tobytes(), root)
+    cache = FeatureCache(path)
+    rows, sha256 = np.flatnonzero(cache.status == MARKED), cache.column("sha256")
+    listing = open_source(images).locate([cache.paths[row] for row in rows])
+    problems = {}
+    for i, image in read_images(listing, range(len(rows))):
+        row = int(rows[i])
+        problem = _find_row_problem(cache.paths[row], sha256[row], image, images)
         if problem:
-            problems.append(problem)
-        else:
-            sound_rows.append(row)
+            problems[row] = problem
+    sound_rows = np.setdiff1d(rows, list(problems))
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.permutation(np.array(sound_rows, np.intp))[:SAMPLE_SIZE])
-    return problems + _compare_with_fresh_pass(cache, sample, root, backbone, weights)
+    sample = np.sort(rng.permutation(sound_rows)[:SAMPLE_SIZE])
+    sentences = [problems[row] for row in sorted(problems)]
+    return sentences + _compare_with_fresh_pass(cache, sample, listing, backbone, weights)
 
 
-def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
-    try:
-        digest = hash_bytes(reading.read_image_file(folder.join_path(root, path)).data)
-    except ImageUnreadableError as error:
-        if error.reason == reasons.VANISHED:
+def _find_row_problem(
+    path: str, recorded: np.ndarray, image: ImageFile | ImageUnreadableError, root: object
+) -> str:
+    if isinstance(image, ImageUnreadableError):
+        if image.reason == reasons.VANISHED:
             return f"{path} is in the cache but not in {root}"
-        return str(error)
-    if digest != recorded:
+        return str(image)
+    if hash_bytes(image.data) != recorded.tobytes():
         return f"{path} has other bytes than the cache recorded; `featurize run` recomputes it"
     return ""
 
@@ -132,7 +134,7 @@ def _find_row_problem(path: str, recorded: bytes, root: Path) -> str:
 def _compare_with_fresh_pass(
     cache: FeatureCache,
     rows: np.ndarray,
-    root: Path,
+    listing: ImageListing,
     backbone: "Backbone | None",
     weights: str | None,
 ) -> list[str]:
@@ -143,12 +145,16 @@ def _compare_with_fresh_pass(
     infos = list(cache.layers.values())
     engine = setup.make_engine_selector(infos).open_first()
     preprocess = cache.extractor.preprocess
-    paths = [folder.join_path(root, cache.paths[row]) for row in rows]
-    pixels = np.stack(
-        [decoding.decode_image(reading.read_image_file(path).data, preprocess) for path in paths]
-    )
+    sampled = listing.select([cache.paths[row] for row in rows])
+    pixels: dict[int, np.ndarray] = {}
+    for i, image in read_images(sampled, range(len(rows))):
+        if isinstance(image, ImageUnreadableError):
+            raise image
+        pixels[i] = decoding.decode_image(image.data, preprocess)
     problems = []
-    for info, fresh_features in zip(infos, engine.run(pixels), strict=True):
+    for info, fresh_features in zip(
+        infos, engine.run(np.stack([pixels[i] for i in sorted(pixels)])), strict=True
+    ):
         stored_features = cache.features(info.name, rows).astype(np.float32)
         norm = np.linalg.norm(fresh_features, axis=1)
         error = np.linalg.norm(stored_features - fresh_features, axis=1) / np.maximum(norm, 1e-12)
@@ -192,7 +198,7 @@ def _add_checksums(path: Path) -> None:
             )
         stat_columns = cache.column("size"), cache.column("mtime_ns")
         listing = ImageListing(
-            Path(cache.root),
+            FolderSource(cache.root),
             cache.paths,
             *stat_columns,
             skipped=[],

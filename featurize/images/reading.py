@@ -33,14 +33,15 @@ class ImageFile(NamedTuple):
         The whole content.
     size : int
         Size in bytes, the same before and after reading.
-    mtime_ns : int
-        Modification time in nanoseconds, the same before and after reading. It is 0 if the time
-        was so recent that a further change might not alter it: the file must be read again later.
+    stamp : int
+        Version stamp. That of a file is its modification time in nanoseconds, the same before and
+        after reading. It is 0 if the time was so recent that a further change might not alter it:
+        the file must be read again later.
     """
 
     data: bytes
     size: int
-    mtime_ns: int
+    stamp: int
 
 
 def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
@@ -74,17 +75,54 @@ def read_image_file(path: str | bytes | os.PathLike[str]) -> ImageFile:
             os.close(fd)
     except ImageUnreadableError:
         raise
-    except FileNotFoundError as error:
-        raise ImageUnreadableError(f"{name} is gone", VANISHED) from error
-    except PermissionError as error:
-        raise ImageUnreadableError(f"{name} may not be read", NO_PERMISSION) from error
-    except MemoryError as error:
-        raise ImageUnreadableError(f"{name}: not enough memory to read it", NO_MEMORY) from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ImageUnreadableError(f"{name} cannot be read: {error}", READ_ERROR) from error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a null byte in the path
+        raise to_unreadable_error(error, name) from error
     if not image_file.data:
         raise ImageUnreadableError(f"{name} is empty", EMPTY)
     return image_file
+
+
+def to_unreadable_error(error: Exception, name: str) -> ImageUnreadableError:
+    """Convert an error of the system to one that has a reason of the cache.
+
+    Parameters
+    ----------
+    error : Exception
+    name : str
+        Of the file, for the message.
+
+    Returns
+    -------
+    ImageUnreadableError
+        To be raised by the caller.
+    """
+    if isinstance(error, FileNotFoundError):
+        return ImageUnreadableError(f"{name} is gone", VANISHED)
+    if isinstance(error, PermissionError):
+        return ImageUnreadableError(f"{name} may not be read", NO_PERMISSION)
+    if isinstance(error, MemoryError):
+        return ImageUnreadableError(f"{name}: not enough memory to read it", NO_MEMORY)
+    return ImageUnreadableError(f"{name} cannot be read: {error}", READ_ERROR)
+
+
+def stamp_of_file(status: os.stat_result, now: int | None = None) -> int:
+    """Return the version stamp of a file.
+
+    Parameters
+    ----------
+    status : os.stat_result
+    now : int, optional
+        When the file was looked at, in nanoseconds since the epoch.
+
+    Returns
+    -------
+    int
+        Modification time in nanoseconds; 0 if it is so recent that a further change might not
+        alter it.
+    """
+    now = time.time_ns() if now is None else now
+    is_recent = status.st_mtime_ns > now - MTIME_GRANULARITY_NS
+    return 0 if is_recent else status.st_mtime_ns
 
 
 def _read_stable(fd: int, name: str) -> ImageFile:
@@ -101,7 +139,6 @@ def _read_stable(fd: int, name: str) -> ImageFile:
         after = os.fstat(fd)
         state = (after.st_size, after.st_mtime_ns)
         if state == (before.st_size, before.st_mtime_ns) and len(data) == after.st_size:
-            is_recent = after.st_mtime_ns > now - MTIME_GRANULARITY_NS
-            return ImageFile(data, after.st_size, 0 if is_recent else after.st_mtime_ns)
+            return ImageFile(data, after.st_size, stamp_of_file(after, now))
         before = after
     raise ImageUnreadableError(f"{name} changes while it is read", READ_ERROR)

@@ -1,11 +1,10 @@
-"""Read, hash and decode a bounded number of images in threads, ahead of the network."""
+"""Hash and decode images in threads, ahead of the network."""
 
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,14 @@ import numpy as np
 from featurize.engines.auto import EngineSelector
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
-from featurize.images import reading, reasons
+from featurize.images import reasons
 from featurize.images.preprocess import Preprocess
 from featurize.images.workers import DecoderPool, decode_in_process
 from featurize.pipeline.content_index import ContentIndex, StoredRow
 from featurize.pipeline.in_flight import InFlightLog
+from featurize.pipeline.read_ahead import ReadAhead, TimedRead
 from featurize.pipeline.stats import RunStats
-from featurize.sources import folder
+from featurize.sources.listing import ImageListing
 
 MAX_BATCHES_AHEAD = 2
 MAX_WAIT_SECONDS = 1.0  # without a new image; then an incomplete batch is run
@@ -49,7 +49,7 @@ class ExtractionJob:
         hashes. A file with another hash is not computed; `process_rows` returns its row.
     """
 
-    listing: folder.ImageListing
+    listing: ImageListing
     rows: np.ndarray
     preprocess: Preprocess
     layers: list[str]
@@ -66,24 +66,25 @@ class PrefetchedImage:
     Attributes
     ----------
     row : int
-    size, mtime_ns : int
-        As read; as listed if the file could not be read.
+    size, stamp : int
+        As read; as listed if the image could not be read.
     digest : bytes
-        SHA-256 of the file; zeros if it could not be read.
+        SHA-256 of its bytes; zeros if it could not be read.
     pixels : uint8 array of shape (crop, crop, 3), optional
         None if the image need not, or cannot, be embedded.
     reason : int
         Code of `featurize.images.reasons`, why it cannot be embedded.
     is_unchanged, is_changed : bool
-        Whether the file has the recorded hash, and whether it should have but does not.
+        Whether it has the recorded hash, and whether it should have but does not.
     copy_of : int or StoredRow, optional
         The row to copy features from.
-    read_seconds, decode_seconds : float
+    read_seconds, decode_seconds, wait_seconds : float
+        Until it was read and hashed, in decoding, and how long a decoder waited for it.
     """
 
     row: int
     size: int
-    mtime_ns: int
+    stamp: int
     digest: bytes = bytes(32)
     pixels: np.ndarray | None = None
     reason: int = reasons.OK
@@ -92,10 +93,11 @@ class PrefetchedImage:
     copy_of: int | StoredRow | None = None
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
+    wait_seconds: float = 0.0
 
 
 class Prefetcher:
-    """Iterator over images that are read and decoded in threads, in order of completion.
+    """Iterator over images that are hashed and decoded in threads, in order of completion.
 
     A slow image does not delay the others. The threads are daemons, not a pool of the standard
     library: the interpreter waits for the threads of a pool before it exits.
@@ -110,7 +112,7 @@ class Prefetcher:
     Attributes
     ----------
     batch_size : int
-        Set by the caller; at most `MAX_BATCHES_AHEAD` batches are decoded ahead.
+        Set by the caller; at most `MAX_BATCHES_AHEAD` batches are read and decoded ahead.
     decoders : DecoderPool
     """
 
@@ -118,27 +120,27 @@ class Prefetcher:
         self.job, self.content_index, self.stats = job, content_index, stats
         self.batch_size = 32  # until the engine is open
         self.decoders = DecoderPool(job.preprocess)
-        self._row_queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._ready_queue: queue.SimpleQueue[PrefetchedImage | BaseException] = queue.SimpleQueue()
         self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
         self._suspect_lock = threading.Lock()
+        n_threads = min(stats.workers, len(job.rows))
+        self._read_ahead = ReadAhead(job.listing, job.rows, self._limit, n_threads)
         self._threads = [
             threading.Thread(target=self._decode_loop, args=(slot,), name="decode", daemon=True)
-            for slot in range(min(stats.workers, len(job.rows)))
+            for slot in range(n_threads)
         ]
         for thread in self._threads:
             thread.start()
 
+    @property
+    def _limit(self) -> int:
+        """How many images are read, decoded or ready at a time."""
+        return MAX_BATCHES_AHEAD * self.batch_size + 2 * self.stats.workers
+
     def __iter__(self) -> Iterator[PrefetchedImage | None]:
         """Yield images as they are ready; None after `MAX_WAIT_SECONDS` without one."""
-        rows, n_in_work = iter(self.job.rows.tolist()), 0
-        while True:
-            n_free = MAX_BATCHES_AHEAD * self.batch_size + self.stats.workers - n_in_work
-            for row in islice(rows, max(n_free, 0)):
-                self._row_queue.put(row)
-                n_in_work += 1
-            if not n_in_work:
-                return
+        n_left = len(self.job.rows)
+        while n_left:
             with self.stats.time_waiting("input"):
                 try:
                     item = self._ready_queue.get(timeout=MAX_WAIT_SECONDS)
@@ -147,45 +149,52 @@ class Prefetcher:
             if item is None:
                 yield None
                 continue
-            n_in_work -= 1
             if isinstance(item, BaseException):
                 raise item
+            n_left -= 1
+            self._read_ahead.release(self._limit)
             self.stats.stage_seconds["read"] += item.read_seconds
             self.stats.stage_seconds["decode"] += item.decode_seconds
+            self.stats.wait_seconds["read"] += item.wait_seconds
             yield item
 
     def finish(self) -> None:
-        """End the threads after the last image, and wait for them."""
-        for _ in self._threads:
-            self._row_queue.put(None)
+        """Wait for the threads, after the last image."""
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
         """Drop the images not started, and do not wait for those being decoded."""
-        while not self._row_queue.empty():
-            self._row_queue.get()
-        for _ in self._threads:
-            self._row_queue.put(None)
+        self._read_ahead.close()
         self.decoders.close()
         self._in_flight.close()
 
     def _decode_loop(self, slot: int) -> None:
-        while (row := self._row_queue.get()) is not None:
+        while True:
+            start = time.perf_counter()
             try:
-                self._ready_queue.put(self._prepare(row, slot))
+                taken = self._read_ahead.take()
+                if taken is None:
+                    return
+                waited = time.perf_counter() - start
+                item = self._prepare(taken, slot)
+                item.wait_seconds = waited
+                self._ready_queue.put(item)
             except BaseException as error:  # raised again in the main thread
                 self._ready_queue.put(error)
+                return
 
-    def _prepare(self, row: int, slot: int) -> PrefetchedImage:
-        """Read, hash and decode one image, in a thread."""
-        job, listing = self.job, self.job.listing
-        item = PrefetchedImage(row, int(listing.sizes[row]), int(listing.mtimes_ns[row]))
+    def _prepare(self, taken: TimedRead, slot: int) -> PrefetchedImage:
+        """Hash and decode one image, in a thread."""
+        job, (row, image) = self.job, taken.read
+        if isinstance(image, ImageUnreadableError):
+            listed = int(job.listing.sizes[row]), int(job.listing.stamps[row])
+            return PrefetchedImage(row, *listed, reason=image.reason, read_seconds=taken.seconds)
+        item = PrefetchedImage(row, image.size, image.stamp, read_seconds=taken.seconds)
         start = time.perf_counter()
         try:
-            data, item.size, item.mtime_ns = reading.read_image_file(listing.full_path(row))
-            item.digest = hash_bytes(data)
-            item.read_seconds = time.perf_counter() - start
+            item.digest = hash_bytes(image.data)
+            item.read_seconds += time.perf_counter() - start
             recorded = b"" if job.recorded_sha256 is None else job.recorded_sha256[row].tobytes()
             if job.new_layers_only:
                 item.is_changed = recorded != item.digest
@@ -197,7 +206,7 @@ class Prefetcher:
             item.copy_of = self.content_index.claim(item.digest, row)
             if item.copy_of is None:
                 start = time.perf_counter()
-                item.pixels = self._decode(data, item.digest, slot)
+                item.pixels = self._decode(image.data, item.digest, slot)
                 item.decode_seconds = time.perf_counter() - start
         except ImageUnreadableError as error:
             item.reason = error.reason

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 STAGES = ("read", "decode", "run", "write")
 _BOTTLENECK_MESSAGES = {
     "read": "Reading files bounded this run; faster storage would help",
+    "network": "Fetching images bounded this run; a machine nearer to them would help",
     "decode": "Decoding images bounded this run; more cores would help",
     "run": "The network bounded this run; a GPU or an earlier cut would help",
     "write": "Writing the cache bounded this run; a faster disk or --dtype float16 would help",
@@ -28,7 +29,9 @@ class RunStats:
         Time in each of `STAGES`, summed over threads.
     wait_seconds : dict of str to float
         Time that the main thread waited for decoded images (``input``) and for the writer
-        (``output``).
+        (``output``), and that the decoding threads waited for images to decode (``read``).
+    is_remote : bool
+        Whether images come over a network.
     done : int
         Rows written to the cache.
     images_run : int
@@ -46,7 +49,10 @@ class RunStats:
     workers: int
     total: int = 0
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    wait_seconds: dict[str, float] = field(default_factory=lambda: {"input": 0.0, "output": 0.0})
+    wait_seconds: dict[str, float] = field(
+        default_factory=lambda: {"input": 0.0, "output": 0.0, "read": 0.0}
+    )
+    is_remote: bool = False
     done: int = 0
     images_run: int = 0
     computed: int = 0
@@ -130,8 +136,9 @@ class RunStats:
     @property
     def bottleneck(self) -> str:
         """The stage that the others waited for."""
+        reading = "network" if self.is_remote else "read"
         if not self.images_run:
-            return "read"
+            return reading
         waits = {
             "run": self.stage_seconds["run"],
             "write": self.wait_seconds["output"],
@@ -139,9 +146,8 @@ class RunStats:
         }
         longest = max(waits, key=lambda name: waits[name])
         if longest == "input":
-            return (
-                "decode" if self.stage_seconds["decode"] >= self.stage_seconds["read"] else "read"
-            )
+            is_decoding = self.stage_seconds["decode"] >= self.wait_seconds["read"]
+            return "decode" if is_decoding else reading
         return longest
 
     def describe_bottleneck(self) -> str:

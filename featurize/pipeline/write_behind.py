@@ -195,8 +195,8 @@ class BackgroundWriter:
 def _to_columns(
     items: list[PrefetchedImage],
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the rows of images, and their hashes (n, 32), sizes and times, for the writer."""
+    """Return the rows of images, and their hashes (n, 32), sizes and stamps, for the writer."""
     digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8)
     sizes = np.array([item.size for item in items], np.int64)
-    mtimes_ns = np.array([item.mtime_ns for item in items], np.int64)
-    return np.array([item.row for item in items]), (digests.reshape(-1, 32), sizes, mtimes_ns)
+    stamps = np.array([item.stamp for item in items], np.int64)
+    return np.array([item.row for item in items]), (digests.reshape(-1, 32), sizes, stamps)

@@ -4,20 +4,25 @@ import errno
 import heapq
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featurize.errors import CallError
+from featurize.sources.file_reader import FileReader, split_evenly
+from featurize.sources.listing import UNKNOWN_SIZE, ImageListing, SkippedNames
 from featurize.sources.patterns import GlobFilter
+from featurize.sources.source import DEFAULT_OPTIONS, SourceOptions
+from featurize.sources.stores.local_store import LocalStore
 from featurize.text import to_printable
 
 _FORMATS = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm pnm"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _SUFFIX_BYTES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
-MAX_NAMED = 3  # paths named per reason for skipping; the others are counted
+CHUNK_FILES = 16  # read one after another
 
 OUTSIDE_LINK = "it is a link that leads out of the folder; `--follow` takes such links too"
 REPEATED_FOLDER = "it is a link to a folder that is listed already"
@@ -25,52 +30,46 @@ NOT_UTF8 = "its name is not UTF-8"
 
 
 @dataclass(frozen=True)
-class ImageListing:
-    """The images of one folder, sorted by path.
+class FolderSource:
+    """The images of a folder of this machine, each a file of its own.
 
-    Attributes
+    Parameters
     ----------
-    root : Path
-        The folder.
-    paths : list of str
-        POSIX paths relative to `root`, sorted.
-    sizes, mtimes_ns : int64 arrays of shape (N,)
-        File sizes in bytes and modification times in nanoseconds.
-    skipped : list of str
-        Sentences: what was skipped, and why.
-    unlisted : tuple of str
-        Folders, relative to `root`, that could not be listed completely. The images in them are
-        unknown.
-    include, exclude : tuple of str
-        The globs by which images were selected (`GlobFilter`).
-    follow : bool
-        Whether links that lead out of the folder were followed.
+    root : str
+        The folder; it may be a link itself.
+    options : SourceOptions
+        Its globs, and whether links that lead out of the folder are followed.
     """
 
-    root: Path
-    paths: list[str]
-    sizes: np.ndarray
-    mtimes_ns: np.ndarray
-    skipped: list[str]
-    unlisted: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    follow: bool = False
+    root: str
+    options: SourceOptions = DEFAULT_OPTIONS
+    kind = "folder"
+    is_remote = False
+    n_readers = 4
 
-    def full_path(self, row: int) -> bytes:
-        """Return the path of a row's image.
+    def list_images(self, known: ImageListing | None = None) -> ImageListing:
+        """List the images by their names alone; see `list_images`."""
+        options = self.options
+        return list_images(self.root, options.include, options.exclude, options.follow)
 
-        Parameters
-        ----------
-        row : int
-            Index of the image in `paths`.
+    def locate(self, paths: Sequence[str]) -> ImageListing:
+        """List images by their keys, without looking at the folder."""
+        count = len(paths)
+        return ImageListing(
+            self, list(paths), np.full(count, UNKNOWN_SIZE), np.zeros(count, np.int64)
+        )
 
-        Returns
-        -------
-        bytes
-            Path below `root`, encoded (see `join_path`).
-        """
-        return join_path(self.root, self.paths[row])
+    def split_rows(self, listing: ImageListing, rows: np.ndarray) -> list[np.ndarray]:
+        """Split rows into runs of a few files."""
+        return split_evenly(rows, CHUNK_FILES)
+
+    def open_reader(self, listing: ImageListing) -> FileReader:
+        """Open a reader; see `ImageSource.open_reader`."""
+        return FileReader(LocalStore(self.root), listing)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the source; see `ImageSource.describe`."""
+        return {"kind": "folder"}
 
 
 def list_images(
@@ -115,7 +114,7 @@ def list_images(
     patterns = GlobFilter(include, exclude)
     walker = _FolderWalker(root, patterns, follow)
     walker.run()
-    skipped = walker.describe_skipped()
+    skipped = walker.skipped.describe()
     if not walker.images:
         raise CallError(_explain_empty(root, patterns, walker.n_excluded, skipped))
     for pattern in (*patterns.include, *patterns.exclude):
@@ -123,7 +122,7 @@ def list_images(
             skipped.append(f"the pattern {to_printable(pattern)!r} matches no image in {root}")
     walker.images.sort()
     return ImageListing(
-        root,
+        FolderSource(str(root), SourceOptions(patterns.include, patterns.exclude, follow)),
         [row[0] for row in walker.images],
         np.array([row[1] for row in walker.images], np.int64),
         np.array([row[2] for row in walker.images], np.int64),
@@ -131,26 +130,7 @@ def list_images(
         tuple(walker.unlisted),
         patterns.include,
         patterns.exclude,
-        follow,
     )
-
-
-def join_path(root: str | os.PathLike[str], path: str) -> bytes:
-    """Join a folder and an image's path below it, which is UTF-8 in any locale.
-
-    Parameters
-    ----------
-    root : path
-        The folder.
-    path : str
-        POSIX path relative to the folder.
-
-    Returns
-    -------
-    bytes
-        Encoded path of the image.
-    """
-    return os.path.join(os.fsencode(root), path.encode())  # noqa: PTH118 - paths of bytes
 
 
 def _explain_empty(root: Path, patterns: GlobFilter, n_excluded: int, skipped: list[str]) -> str:
@@ -169,7 +149,7 @@ class _FolderWalker:
         self.images: list[tuple[str, int, int]] = []
         self.n_excluded = 0
         self.unlisted: list[str] = []
-        self._skipped: dict[str, list[str]] = {}  # by reason
+        self.skipped = SkippedNames()
         self._seen: set[tuple[int, int]] = set()
         self._folders: list[tuple[bytes, str]] = [(os.fsencode(root), "")]
         # Links are listed last, in order, so that a folder in the tree keeps its own path.
@@ -184,24 +164,12 @@ class _FolderWalker:
                 name, folder = heapq.heappop(self._links)
                 self._list_folder(folder, name, by_link=True)
 
-    def describe_skipped(self) -> list[str]:
-        """Describe what was skipped, in a bounded number of sentences."""
-        sentences = []
-        for reason, names in self._skipped.items():
-            names.sort()
-            sentences += [
-                f"passed over {to_printable(name)}: {reason}" for name in names[:MAX_NAMED]
-            ]
-            if len(names) > MAX_NAMED:
-                sentences.append(f"passed over {len(names) - MAX_NAMED:,} more for that reason")
-        return sentences
-
     def _list_folder(self, folder: bytes, name: str, by_link: bool = False) -> None:
         try:
             status = os.stat(folder)  # noqa: PTH116 - a path of bytes
             if (status.st_dev, status.st_ino) in self._seen:
                 if by_link:
-                    self._skip(name, REPEATED_FOLDER)
+                    self.skipped.add(name, REPEATED_FOLDER)
                 return
             self._seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
@@ -212,7 +180,7 @@ class _FolderWalker:
             problem = _describe_error(error)
             if not name:
                 raise CallError(f"cannot list {self.root}: {problem}") from error
-            self._skip(f"{name}/", f"the folder cannot be listed: {problem}")
+            self.skipped.add(f"{name}/", f"the folder cannot be listed: {problem}")
             self.unlisted.append(name)
 
     def _inspect_entry(self, entry: os.DirEntry[bytes], prefix: str) -> None:
@@ -225,7 +193,7 @@ class _FolderWalker:
             status = entry.stat() if is_image or is_link else None
         except OSError as error:  # a dangling link, a link to itself, gone already
             if error.errno == errno.ENAMETOOLONG and is_image:
-                self._skip(prefix + _decode_name(entry.name), _describe_error(error))
+                self.skipped.add(prefix + _decode_name(entry.name), _describe_error(error))
                 return
             status = None
         is_folder = is_folder or (status is not None and stat.S_ISDIR(status.st_mode))
@@ -234,10 +202,10 @@ class _FolderWalker:
         try:
             name = prefix + entry.name.decode()
         except UnicodeDecodeError:
-            self._skip(prefix + _decode_name(entry.name), NOT_UTF8)
+            self.skipped.add(prefix + _decode_name(entry.name), NOT_UTF8)
             return
         if is_link and not self.follow and not self._is_link_inside(entry.path):
-            self._skip(name, OUTSIDE_LINK)
+            self.skipped.add(name, OUTSIDE_LINK)
             return
         if is_folder and is_link:
             heapq.heappush(self._links, (name, entry.path))
@@ -253,9 +221,6 @@ class _FolderWalker:
 
     def _is_link_inside(self, path: bytes) -> bool:
         return (os.path.realpath(path) + os.sep.encode()).startswith(self._root_prefix)
-
-    def _skip(self, name: str, reason: str) -> None:
-        self._skipped.setdefault(reason, []).append(name)
 
 
 def _decode_name(name: bytes) -> str:

@@ -19,7 +19,7 @@ from featurize.files import hash_bytes
 from featurize.images import decoding, reading, reasons
 from featurize.images.preprocess import Preprocess
 from featurize.progress import Report, Step, ignore
-from featurize.sources import folder
+from featurize.sources.stores.local_store import join_path
 from featurize.system.cpu import usable_cores
 
 MAX_PIXEL_BYTES = 2 << 30
@@ -85,7 +85,7 @@ class DecodedImages:
 
     def _decode_image(self, i: int) -> ImageUnreadableError | None:
         try:
-            data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
+            data = reading.read_image_file(join_path(self.root, self.paths[i])).data
             pixels = decoding.decode_image(data, self.preprocess)
         except ImageUnreadableError as error:
             return error
@@ -106,7 +106,7 @@ class DecodedImages:
         """Return image i, uint8 (side, side, 3)."""
         if self._cached_pixels is not None:
             return np.asarray(self._cached_pixels[i])
-        data = reading.read_image_file(folder.join_path(self.root, self.paths[i])).data
+        data = reading.read_image_file(join_path(self.root, self.paths[i])).data
         return decoding.decode_image(data, self.preprocess)
 
 

@@ -172,22 +172,30 @@ def test_the_bound_is_decoding_where_it_is(tmp_path, toy):
     assert done.verdict.startswith("Decoding images bounded this run; more cores would help")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "network"])
 def test_each_stage_can_be_the_bound(stage):
     """The figures of a measurement, and the stage they speak of."""
-    measure = RunStats(workers=2)
+    measure = RunStats(workers=2, is_remote=stage == "network")
     measure.images_run = 9
     measure.stage_seconds |= {"read": 0.1, "decode": 0.2, "run": 1.0, "write": 0.1}
     if stage == "write":
         measure.wait_seconds["output"] = 9.0
     elif stage != "run":
         measure.wait_seconds["input"] = 5.0
-        measure.stage_seconds[stage] = 9.0
+        waits = stage in ("read", "network")  # decoders that have nothing to decode
+        (measure.wait_seconds if waits else measure.stage_seconds)["read" if waits else stage] = 9.0
     assert measure.bottleneck == stage
     assert sum(measure.stage_shares.values()) == pytest.approx(1)
-    assert {"read": "files", "decode": "Decoding", "run": "network", "write": "Writing"}[
-        stage
-    ] in measure.describe_bottleneck()
+    said = measure.describe_bottleneck()
+    assert said.startswith(
+        {
+            "read": "Reading files",
+            "network": "Fetching images",
+            "decode": "Decoding",
+            "run": "The network",
+            "write": "Writing",
+        }[stage]
+    )
 
 
 def test_nothing_that_was_computed_is_no_bound(folder, tmp_path, toy):
