@@ -99,6 +99,8 @@ class ImageListing:
     columns : dict of str to list of str
         What the source says of each image, by name: ``label``, ``split``, ``group`` and others.
         Empty text where it says nothing.
+    addresses : list of str, optional
+        What is read of each image, where that is not its key: it may have secrets.
     reused : tuple of str
         Names of containers that were known and not opened: `columns` has empty text for their
         images.
@@ -114,6 +116,7 @@ class ImageListing:
     exclude: tuple[str, ...] = ()
     places: ImagePlaces | None = None
     columns: dict[str, list[str]] = field(default_factory=dict)
+    addresses: list[str] | None = field(default=None, repr=False)
     reused: tuple[str, ...] = ()
 
     @property
@@ -158,6 +161,9 @@ class ImageListing:
             else replace(
                 places, container_of=places.container_of[rows], offsets=places.offsets[rows]
             ),
+            addresses=None
+            if self.addresses is None
+            else [self.addresses[row] for row in rows.tolist()],
             columns={
                 name: [values[row] for row in rows.tolist()]
                 for name, values in self.columns.items()

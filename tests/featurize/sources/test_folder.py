@@ -254,6 +254,7 @@ def test_a_listing_says_how_it_was_made(folder):
     found = folder_source.list_images(folder, ["*.png"], ["b.*"], follow=True)
     assert found.paths == ["a.png", "c.png"]
     assert (found.include, found.exclude) == (("*.png",), ("b.*",))
+    assert isinstance(found.source, folder_source.FolderSource)
     assert found.source.options.follow
     [read] = read_images(found, [1])
     assert (read.row, read.image.data) == (1, (folder / "c.png").read_bytes())
