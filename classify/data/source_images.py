@@ -1,0 +1,91 @@
+"""Images of a source by their keys, listed once for all that reads them."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+
+from featurize.sources.folder import FolderSource
+from featurize.sources.listing import ImageListing
+from featurize.sources.opening import open_source
+
+ImagesLike = str | os.PathLike[str]
+
+
+class SourceImages:
+    """The images of a source, as one command needs them.
+
+    Images of a folder are found by their names. Any other source is listed, at most once.
+
+    Parameters
+    ----------
+    images : path or URL
+        A folder, an archive, a table: whatever `featurize run` takes.
+
+    Attributes
+    ----------
+    source : ImageSource
+
+    Raises
+    ------
+    featurize.errors.CallError
+        If there is nothing there, or its kind is unknown.
+    """
+
+    def __init__(self, images: ImagesLike) -> None:
+        self.source = open_source(images)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether each image is a file of a folder of this machine."""
+        return isinstance(self.source, FolderSource)
+
+    @cached_property
+    def listing(self) -> ImageListing:
+        """All images; listed when it is first asked for."""
+        return self.source.list_images()
+
+    def locate(self, paths: Sequence[str]) -> ImageListing:
+        """Locate images for reading.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            n keys.
+
+        Returns
+        -------
+        ImageListing
+            Of n images, in the order given.
+
+        Raises
+        ------
+        featurize.errors.UnknownPathError
+            If an image is not there; in a folder, reading tells.
+        featurize.errors.CallError
+            If the source cannot be listed.
+        """
+        if self.is_folder:
+            return self.source.locate(paths)
+        return self.listing.select(paths)
+
+    def locate_present(self, paths: Sequence[str]) -> ImageListing:
+        """Locate those of some images that are there.
+
+        Parameters
+        ----------
+        paths : sequence of str
+
+        Returns
+        -------
+        ImageListing
+            In the order given. In a folder, reading tells whether an image is there.
+
+        Raises
+        ------
+        featurize.errors.CallError
+            If the source cannot be listed.
+        """
+        if self.is_folder:
+            return self.source.locate(paths)
+        present = set(self.listing.paths)
+        return self.listing.select([path for path in paths if path in present])
