@@ -22,6 +22,8 @@ from featurize.cli.options import (
     Backbone,
     CachedLayers,
     CacheFile,
+    Column,
+    Component,
     Debug,
     Decode,
     Device,
@@ -33,6 +35,9 @@ from featurize.cli.options import (
     Pool,
     Precision,
     Preprocess,
+    Root,
+    Scratch,
+    Split,
     WeightsFile,
 )
 from featurize.system import signals
@@ -47,7 +52,13 @@ app = make_app(
 
 @app.command()
 def run(
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="A folder of images; tar shards, zips, Parquet or Arrow tables; a list; a URL.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The cache to make or complete.")],
     backbone: Backbone = None,
     weights: Annotated[
@@ -97,6 +108,11 @@ def run(
     follow: Annotated[
         bool, typer.Option("--follow", help="Follow links that lead out of IMAGES too.")
     ] = False,
+    column: Column = None,
+    split: Split = None,
+    component: Component = None,
+    root: Root = None,
+    scratch: Scratch = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -108,7 +124,7 @@ def run(
 
         with ProgressDisplay("listing images, loading the network") as display:
             result = run_job(
-                images,
+                images if len(images) > 1 else images[0],
                 output,
                 backbone=backbone,
                 weights=weights,
@@ -128,6 +144,11 @@ def run(
                 include=include or None,
                 exclude=exclude or None,
                 follow=follow,
+                column=column,
+                split=split,
+                component=component,
+                root=root,
+                scratch=scratch,
                 report=display.report,
                 say=display.say,
             )
@@ -300,7 +321,7 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
 def verify(
     cache: CacheFile,
     images: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="[IMAGES]", help="Its images: hashed again, a sample embedded."),
     ] = None,
     weights: WeightsFile = None,
