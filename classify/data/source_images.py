@@ -4,6 +4,9 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 
+from classify.data.sets.cache_set import list_caches
+from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.known_images import recall_listing, reopen_source
 from featurize.sources.folder import FolderSource
 from featurize.sources.listing import ImageListing
 from featurize.sources.opening import open_source
@@ -20,6 +23,9 @@ class SourceImages:
     ----------
     images : path or URL
         A folder, an archive, a table: whatever `featurize run` takes.
+    cache : FeatureCache, optional
+        Made of these images: it knows how they were read, and where they lie in containers that
+        have not changed. Of a set the first cache does.
 
     Attributes
     ----------
@@ -31,8 +37,11 @@ class SourceImages:
         If there is nothing there, or its kind is unknown.
     """
 
-    def __init__(self, images: ImagesLike) -> None:
-        self.source = open_source(images)
+    def __init__(self, images: ImagesLike, cache: FeatureCache | None = None) -> None:
+        self._cache = None if cache is None else next(iter(list_caches(cache).values()))
+        self.source = (
+            open_source(images) if self._cache is None else reopen_source(self._cache, images)
+        )
 
     @property
     def is_folder(self) -> bool:
@@ -41,8 +50,12 @@ class SourceImages:
 
     @cached_property
     def listing(self) -> ImageListing:
-        """All images; listed when it is first asked for."""
-        return self.source.list_images()
+        """All images, listed when they are first asked for.
+
+        With a cache, what came with them is not listed.
+        """
+        known = None if self._cache is None else recall_listing(self._cache, self.source)
+        return self.source.list_images(known)
 
     def locate(self, paths: Sequence[str]) -> ImageListing:
         """Locate images for reading.

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classify.data.features import CacheOrPath, check_paths
+from classify.data.features import CacheOrPath, check_paths, open_cache
 from classify.data.source_images import SourceImages
 from classify.data.splits import split_validation
 from classify.errors import CallError
@@ -262,8 +262,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             In the order of `classes_`. Raises as `predict` does.
         """
         check_is_fitted(self)
-        listing = SourceImages(self.root).locate(_check_text_paths(X).tolist())
-        pixels = DecodedImages(listing, self.head_.source.preprocess)
+        paths, images = _check_text_paths(X).tolist(), SourceImages(self.root)
+        if self.cache is not None and not images.is_folder:
+            images = SourceImages(self.root, open_cache(self.cache))
+        pixels = DecodedImages(images.locate(paths), self.head_.source.preprocess)
         if pixels.failures:
             path, reason = next(iter(pixels.failures.items()))
             raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")

@@ -210,8 +210,8 @@ def finetune(
     if not is_main_process():
         say, report = ignore, ignore  # the main process reports for all
     checkpoint = _check_arguments(output, test_size)
-    source_images = SourceImages(images)
     opened = None if cache is None else open_cache(cache)
+    source_images = SourceImages(images, opened)
     if opened is not None and backbone is None:
         extractor = opened.extractor
         backbone, preprocess = extractor.backbone, preprocess or extractor.preprocess.to_dict()

@@ -136,7 +136,7 @@ class FineTuning:
     @cached_property
     def images(self) -> SourceImages:
         """The images; opened when one is to be read, as cached activations need none."""
-        return SourceImages(self.options.root)
+        return SourceImages(self.options.root, self._cache)
 
     def say_start(self, masks: Sequence[np.ndarray]) -> None:
         """Say what is tuned, and on how many images.

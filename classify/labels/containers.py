@@ -3,12 +3,11 @@
 from collections.abc import Collection, Sequence
 
 from featurize.cache.reader import FeatureCache
-from featurize.sources.containers.container_source import ContainerSource
 from featurize.sources.listing import ImageListing
 
 
 def list_containers(images: FeatureCache | ImageListing) -> list[str]:
-    """List the containers whose names the keys of images begin with.
+    """List the containers of images; where there are several, keys begin with their names.
 
     Parameters
     ----------
@@ -17,14 +16,12 @@ def list_containers(images: FeatureCache | ImageListing) -> list[str]:
     Returns
     -------
     list of str
-        Empty where each image is a file, or all lie in one container.
+        Empty where each image is a file.
     """
     if isinstance(images, FeatureCache):
-        return list(getattr(images, "containers", ()))
-    source = images.source
-    if images.places is None or (isinstance(source, ContainerSource) and source.is_single):
-        return []
-    return [container.name for container in images.places.containers]
+        return [container.name for container in images.containers]
+    places = images.places
+    return [] if places is None else [container.name for container in places.containers]
 
 
 def strip_containers(paths: Sequence[str], containers: Collection[str]) -> Sequence[str]:

@@ -21,28 +21,12 @@ from classify.labels.table_rows import (
     read_rows,
 )
 from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.label_table import label_table_path
 from featurize.sources.folder import FolderSource
 from featurize.sources.listing import ImageListing
 from featurize.text import list_first
 
-SOURCE_LABELS_SUFFIX = ".labels.csv"
 CAME_ALONG = "labels came with the images"
-
-
-def source_labels_path(cache: FeatureCache) -> Path:
-    """Return where `featurize run` writes what a source says of its images.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-        Of a set, the first cache counts.
-
-    Returns
-    -------
-    Path
-        ``C.h5.labels.csv``; it need not exist.
-    """
-    return cache.path.with_name(cache.path.name + SOURCE_LABELS_SUFFIX)
 
 
 def resolve_labels(
@@ -53,9 +37,10 @@ def resolve_labels(
     Parameters
     ----------
     cache : FeatureCache
+        Of a set, the labels beside the first cache count.
     labels : LabelTable or path, optional
-        A path is read. If not given, the labels that came with the images, beside the cache;
-        where there are none, the folder names.
+        A path is read. If not given, the labels that came with the images, which `featurize run`
+        writes beside the cache; where there are none, the folder names.
     column : str
         The column that holds the labels.
     level : int, optional
@@ -79,7 +64,7 @@ def resolve_labels(
     given = read_given_labels(labels, column, level, containers)
     if given is not None:
         return given
-    path, header = source_labels_path(cache), list[str]()
+    path, header = label_table_path(cache.path), list[str]()
     if level is None and path.is_file():
         header = read_header(path)
         if _has_labels(str(path), header, column, cache.paths, containers):

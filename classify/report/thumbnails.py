@@ -50,7 +50,7 @@ class Thumbnails:
 
     def __init__(self, cache: FeatureCache, images: ImagesLike | None) -> None:
         self._cache = cache
-        self._images = None if images is None else SourceImages(images)
+        self._images = None if images is None else SourceImages(images, cache)
         self._requested: dict[int, set[int]] = {}  # sides, by row
         self._thumbnails: dict[tuple[int, int], Thumbnail] = {}
 

@@ -10,7 +10,6 @@ import numpy as np
 from classify.data.features import CacheOrPath, open_cache
 from classify.data.sets.cache_names import name_caches
 from classify.errors import CallError
-from classify.labels.containers import list_containers
 from featurize.cache.format import MARKED, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.errors import UnknownLayerError
@@ -63,7 +62,7 @@ class CacheSet(FeatureCache):
         first = opened[0]
         self.path, self.root, self.extractor = first.path, first.root, first.extractor
         self.include, self.exclude = first.include, first.exclude
-        self.containers = list_containers(first)
+        self.containers, self.source = first.containers, first.source
         self.format_version, self.created_by = first.format_version, first.created_by
         self.has_checksums = all(cache.has_checksums for cache in opened)
         self._places = {
