@@ -349,6 +349,7 @@ def report(
             from classify.experiments.compare import compare as compare_heads
             from classify.report.write import check_report_path, write_report
             from classify.strategy.advise_best import advise_on_best
+            from featurize.sources.stores.addresses import redact
 
             check_report_path(output, images)
             opened = open_caches(cache)
@@ -384,7 +385,7 @@ def report(
                 opened,
                 comparison,
                 images=images,
-                command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                command=shlex.join([Path(sys.argv[0]).name, *map(redact, sys.argv[1:])]),
                 sources=dict(zip(task_names, map(str, labels or ()), strict=bool(labels))),
                 seed=seed,
                 advice=advice,

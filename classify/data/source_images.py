@@ -7,6 +7,7 @@ from functools import cached_property
 from classify.data.sets.cache_set import list_caches
 from featurize.cache.reader import FeatureCache
 from featurize.extraction.completion.known_images import recall_listing, reopen_source
+from featurize.sources.bucket import BucketSource
 from featurize.sources.folder import FolderSource
 from featurize.sources.listing import ImageListing
 from featurize.sources.opening import open_source
@@ -17,7 +18,8 @@ ImagesLike = str | os.PathLike[str]
 class SourceImages:
     """The images of a source, as one command needs them.
 
-    Images of a folder are found by their names. Any other source is listed, at most once.
+    Images of a folder or bucket are found by their names. Any other source is listed, at most
+    once.
 
     Parameters
     ----------
@@ -48,6 +50,11 @@ class SourceImages:
         """Whether each image is a file of a folder of this machine."""
         return isinstance(self.source, FolderSource)
 
+    @property
+    def is_found_by_name(self) -> bool:
+        """Whether images can be read by their keys without any listing."""
+        return isinstance(self.source, (FolderSource, BucketSource))
+
     @cached_property
     def listing(self) -> ImageListing:
         """All images, listed when they are first asked for.
@@ -73,11 +80,11 @@ class SourceImages:
         Raises
         ------
         featurize.errors.UnknownPathError
-            If an image is not there; in a folder, reading tells.
+            If an image is not there; of a folder or bucket, reading tells.
         featurize.errors.CallError
             If the source cannot be listed.
         """
-        if self.is_folder:
+        if self.is_found_by_name:
             return self.source.locate(paths)
         return self.listing.select(paths)
 
@@ -91,14 +98,14 @@ class SourceImages:
         Returns
         -------
         ImageListing
-            In the order given. In a folder, reading tells whether an image is there.
+            In the order given. Of a folder or bucket, reading tells whether an image is there.
 
         Raises
         ------
         featurize.errors.CallError
             If the source cannot be listed.
         """
-        if self.is_folder:
+        if self.is_found_by_name:
             return self.source.locate(paths)
         present = set(self.listing.paths)
         return self.listing.select([path for path in paths if path in present])

@@ -23,15 +23,16 @@ from classify.labels.table import LabelsLike, LabelTable
 from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
+from featurize.errors import CallError as SourceError
 from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.progress import Say, ignore
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.sources.opening import open_source
+from featurize.sources.stores.addresses import is_address
 from featurize.system import signals
 from featurize.text import did_you_mean, list_first
 
 HDF5_SIGNATURE, CACHE_SUFFIXES = b"\x89HDF\r\n\x1a\n", (".h5", ".hdf5")
-PATTERN_CHARACTERS = set("*?[{:")  # of a glob, of a range, of a URL
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 
 
@@ -114,15 +115,13 @@ def _embed_or_open(
     head: FittedHead, images: str, weights: str | None, say: Say, report: Callable[[Any], None]
 ) -> Iterator[FeatureCache]:
     path = Path(images)
-    if not PATTERN_CHARACTERS & set(images) and not path.exists():
-        raise FileNotFoundError(f"{images} does not exist; give images or a cache")
     is_file = path.is_file()
     is_image = is_file and path.suffix.lower() in IMAGE_SUFFIXES
     if is_file and not is_image and _looks_like_cache(path):
         yield open_cache(path)
         return
     if not is_image:
-        open_source(images)  # so that what is of no kind is said before torch is imported
+        _check_source(images)
     signals.import_uninterrupted("torchvision")  # slow, so only when it is needed
     from featurize import load_backbone, run
 
@@ -183,6 +182,16 @@ def _embed_or_open(
                 "cache made by `featurize run` is kept, and `predict` takes it too"
             ) from error
         yield FeatureCache(Path(temporary) / "images.h5")
+
+
+def _check_source(images: str) -> None:
+    """Refuse what is no source of images, before torch is imported."""
+    try:
+        open_source(images)
+    except SourceError as error:
+        if is_address(images) or Path(images).exists():
+            raise
+        raise FileNotFoundError(f"{error}; or give a cache") from None
 
 
 def _looks_like_cache(path: Path) -> bool:
