@@ -238,11 +238,7 @@ def advise(
 def predict(
     head: HeadFile,
     images: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGES|C.h5",
-            help="A folder, or else as for `featurize run`; an image; or a cache.",
-        ),
+        str, typer.Argument(metavar="IMAGES|C.h5", help="As for `featurize run`; or a cache.")
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
@@ -323,8 +319,7 @@ def report(
     ],
     labels: Tables = None,
     images: Annotated[
-        str | None,
-        typer.Option(metavar="IMAGES", help="What the cache was made from, for thumbnails."),
+        str | None, typer.Option(metavar="IMAGES", help="Those of the cache, for thumbnails.")
     ] = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
@@ -349,7 +344,6 @@ def report(
             from classify.experiments.compare import compare as compare_heads
             from classify.report.write import check_report_path, write_report
             from classify.strategy.advise_best import advise_on_best
-            from featurize.sources.stores.addresses import redact
 
             check_report_path(output, images)
             opened = open_caches(cache)
@@ -385,7 +379,7 @@ def report(
                 opened,
                 comparison,
                 images=images,
-                command=shlex.join([Path(sys.argv[0]).name, *map(redact, sys.argv[1:])]),
+                command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
                 sources=dict(zip(task_names, map(str, labels or ()), strict=bool(labels))),
                 seed=seed,
                 advice=advice,

@@ -12,6 +12,7 @@ from classify.strategy.advise import Advice
 from featurize.errors import CallError as SourceError
 from featurize.files import atomic_write, check_target
 from featurize.sources.opening import open_source
+from featurize.sources.stores.addresses import redact_message
 
 __all__ = ["check_report_path", "write_report"]
 
@@ -48,7 +49,7 @@ def write_report(
         The images of the cache, for thumbnails: a folder, or whatever they were taken from.
         Missing images are left out.
     command : str, optional
-        The command line, for the provenance.
+        The command line, for the provenance; credentials in URLs are left out.
     sources : mapping of str to str, optional
         By task name, where its labels come from, for the provenance.
     seed : int, optional
@@ -72,7 +73,7 @@ def write_report(
         open_caches(cache),
         comparison,
         images=images,
-        command=command,
+        command=None if command is None else redact_message(command),
         sources=sources,
         seed=seed,
         advice=advice or {},
