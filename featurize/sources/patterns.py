@@ -1,11 +1,16 @@
-"""Select images of a folder by globs over their paths."""
+"""Select images by globs over their keys, and by split."""
 
 import fnmatch
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from featurize.errors import CallError
+from featurize.sources.listing import ImageListing
+from featurize.text import to_printable
 
 MAX_PATTERNS = 1000
 MAX_PATTERN_CHARS = 4096  # as for a path
@@ -143,3 +148,66 @@ def _match_parts(matchers: list[_PartMatcher], parts: list[str]) -> bool:
         else:
             return False
     return all(part is None for part in matchers[i_matcher:])
+
+
+def select_images(
+    listing: ImageListing, include: Iterable[str], exclude: Iterable[str], keep: np.ndarray
+) -> ImageListing:
+    """Select images of a listing by globs, and say which globs match none.
+
+    Parameters
+    ----------
+    listing : ImageListing
+        Of all images.
+    include, exclude : iterable of str
+        The globs.
+    keep : bool array of shape (N,)
+        Images that are selected otherwise.
+
+    Returns
+    -------
+    ImageListing
+        Of those left.
+
+    Raises
+    ------
+    CallError
+        If a glob is invalid, or no image is left.
+    """
+    patterns = GlobFilter(include, exclude)
+    if patterns:
+        accepted = np.fromiter(map(patterns.accepts, listing.paths), bool, len(listing.paths))
+        if not (keep & accepted).any():
+            raise CallError(
+                f"none of the {keep.sum():,} images in {listing.root} is left by --include and "
+                "--exclude"
+            )
+        keep = keep & accepted
+    unmatched = [
+        f"the pattern {to_printable(pattern)!r} matches no image in {listing.root}"
+        for pattern in (*patterns.include, *patterns.exclude)
+        if pattern not in patterns.matched
+    ]
+    listing = replace(
+        listing,
+        skipped=[*listing.skipped, *unmatched],
+        include=patterns.include,
+        exclude=patterns.exclude,
+    )
+    if keep.all():
+        return listing
+    rows, places = np.flatnonzero(keep), listing.places
+    numbers = rows.tolist()
+    return replace(
+        listing,
+        paths=[listing.paths[row] for row in numbers],
+        sizes=listing.sizes[rows],
+        stamps=listing.stamps[rows],
+        places=None
+        if places is None
+        else replace(places, container_of=places.container_of[rows], offsets=places.offsets[rows]),
+        addresses=None
+        if listing.addresses is None
+        else [listing.addresses[row] for row in numbers],
+        columns={name: [texts[row] for row in numbers] for name, texts in listing.columns.items()},
+    )
