@@ -163,6 +163,11 @@ def _embed_or_open(
             folder.mkdir()
             (folder / path.name).symlink_to(path.absolute())
             images = str(folder)
+
+        def say_of_images(sentence: str) -> None:
+            if temporary not in sentence:  # what is written there is for this once
+                say(sentence)
+
         layers = ",".join(layer.spec.option for layer in source.layers)
         try:
             run(
@@ -173,7 +178,7 @@ def _embed_or_open(
                 dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
                 precision=source.precision,
                 follow=is_image,  # the image is behind our own symlink
-                say=say,
+                say=say_of_images,
                 report=report,
             )
         except RunInterruptedError as error:

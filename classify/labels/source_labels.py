@@ -146,9 +146,12 @@ def _label_by_folders(
 ) -> LabelTable:
     stripped = strip_containers(paths, containers)
     if not is_folder and paths and not any("/" in path for path in stripped):
+        problem = f"the images have no folder names (the first is {paths[0]!r})"
+        if level is not None:
+            raise LabelError(f"{problem}, among which --labels-level chooses; leave it out")
         raise LabelError(
-            f"the images have no folder names (the first is {paths[0]!r}), and no labels came "
-            "with them; give a table with --labels T.csv (columns path,label[,split])"
+            f"{problem}, and no labels came with them; give a table with --labels T.csv (columns "
+            "path,label[,split])"
         )
     return labels_from_folders(paths, level, containers)
 
