@@ -173,7 +173,8 @@ class DecodedImages:
         reader, pixels = self._open_reader(), dict[int, np.ndarray]()
         for chunk in self.listing.source.split_rows(self.listing, np.unique(indices)):
             for row, image in reader.read(chunk):
-                pixels[row] = decoding.decode_image(_get_data(image), self.preprocess)
+                decoded = decoding.decode_image(_get_data(image), self.preprocess)
+                pixels[row] = np.require(decoded, requirements="W")  # as tensors have to be
         return [pixels[i] for i in indices]
 
     def _open_reader(self) -> ImageReader:
