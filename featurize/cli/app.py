@@ -43,8 +43,6 @@ from featurize.cli.options import (
 from featurize.system import signals
 from featurize.text import to_printable
 
-MAX_SHOWN_FAILURES = 20
-
 app = make_app(
     "featurize", "Run a frozen convnet over an image collection, once, into a feature cache."
 )
@@ -177,6 +175,7 @@ def _show_estimate(estimate: Any) -> None:
 
 
 def _show_summary(summary: Any) -> None:
+    from featurize.cli.info import MAX_SHOWN_FAILURES
     from featurize.text import format_duration
 
     if summary.failures:
@@ -262,59 +261,13 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
     """Say what is in a cache, without reading its features."""
     with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
+        from featurize.cli.info import describe_cache, show_cache
 
         opened = FeatureCache(cache)
-        counts, extractor, failures = opened.counts, opened.extractor, opened.failures
-        layer_dicts = [
-            {
-                "name": layer.name,
-                "layer": layer.layer,
-                "pool": layer.pool,
-                "dim": layer.dim,
-                "dtype": "float32" if layer.dtype == "<f4" else "float16",
-                "map_shape": list(layer.map_shape),
-                "fingerprint": layer.fingerprint,
-            }
-            for layer in opened.layers.values()
-        ]
         if as_json:
-            print_json(
-                {
-                    "cache": str(cache),
-                    "format_version": opened.format_version,
-                    "rows": opened.n_rows,
-                    "status": counts,
-                    "include": list(opened.include),
-                    "exclude": list(opened.exclude),
-                    "backbone": extractor.backbone,
-                    "weights": extractor.weights,
-                    "weights_sha256": extractor.weights_sha256,
-                    "licence": extractor.environment.get("licence"),
-                    "preprocess": extractor.preprocess.to_dict(),
-                    "precision": extractor.precision,
-                    "layers": layer_dicts,
-                    "failures": failures,
-                }
-            )
-            return
-        print(f"{to_printable(str(cache))}: feature cache, format {opened.format_version}")
-        row_counts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-        print(f"rows      {opened.n_rows:,}: {row_counts}")
-        sha256 = to_printable(extractor.weights_sha256[:12])
-        weights = f"weights {to_printable(extractor.weights)} ({sha256}...)"
-        print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
-        if licence := extractor.environment.get("licence"):
-            print(f"licence   {to_printable(str(licence))}")
-        print(f"images    {extractor.preprocess.describe()}")
-        for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):
-            for pattern in patterns:
-                print(f"{option}   {to_printable(pattern)}")
-        for layer in opened.layers.values():
-            shape = "x".join(map(str, layer.map_shape))
-            pooled = f"{layer.dim} numbers from {shape}, pool {to_printable(layer.pool)}"
-            print(f"layer     {to_printable(layer.name)}: {pooled}")
-        for path, reason in list(failures.items())[:MAX_SHOWN_FAILURES]:
-            print(f"failed    {to_printable(path)}: {reason}")
+            print_json(describe_cache(opened))
+        else:
+            show_cache(opened)
 
 
 @app.command()
