@@ -21,6 +21,7 @@ from featurize.sources.stores.remote_store import MAX_REQUESTS, RemoteStore
 from featurize.sources.stores.store import StoredFile
 from featurize.text import to_printable
 
+BUCKET = "bucket"
 MAX_CHUNK_BYTES = 16 << 20
 
 
@@ -40,7 +41,7 @@ class BucketSource:
     store: RemoteStore
     options: SourceOptions = DEFAULT_OPTIONS
     files: tuple[StoredFile, ...] | None = field(default=None, repr=False, compare=False)
-    kind = "bucket of images"
+    kind = BUCKET
     is_remote = True
     n_readers = 4  # each has `MAX_REQUESTS` under way
 
@@ -122,7 +123,7 @@ class BucketSource:
 
     def describe(self) -> dict[str, Any]:
         """Describe the source; see `ImageSource.describe`."""
-        return {"kind": "bucket"}
+        return {"kind": BUCKET}
 
 
 def is_image_name(name: str) -> bool:

@@ -19,6 +19,7 @@ def open_source(
     images: ImagesArgument,
     options: SourceOptions = DEFAULT_OPTIONS,
     say: Callable[[str], None] | None = None,
+    former: str = "",
 ) -> ImageSource:
     """Open a source of images; no image is opened yet.
 
@@ -36,6 +37,9 @@ def open_source(
         folder; one to exclude leaves them out.
     say : callable, optional
         Called with a sentence where a folder holds something else too, which is not read.
+    former : str
+        What it was taken for when a cache was made, the ``kind`` of `ImageSource.describe`; a
+        folder that holds several kinds is that again.
 
     Returns
     -------
@@ -50,7 +54,9 @@ def open_source(
     texts = [os.fspath(text) for text in given]
     if not texts or not all(texts):
         raise CallError("no images are given; give a folder, an archive, a table, a list or a URL")
-    opened = _open_several(texts, options) if len(texts) > 1 else _open_one(texts[0], options)
+    opened = (
+        _open_several(texts, options) if len(texts) > 1 else _open_one(texts[0], options, former)
+    )
     if opened.note and say is not None:
         say(opened.note)
     return opened.source
@@ -74,9 +80,11 @@ def describe_source(source: ImageSource) -> str:
     return said
 
 
-def _open_one(text: str, options: SourceOptions) -> OpenedSource:
+def _open_one(text: str, options: SourceOptions, former: str) -> OpenedSource:
     path = _to_local_path(text)
-    return open_path(path, options) if path else open_address(parse_address(text), options)
+    if path:
+        return open_path(path, options, former)
+    return open_address(parse_address(text), options, former)
 
 
 def _open_several(texts: Sequence[str], options: SourceOptions) -> OpenedSource:

@@ -39,9 +39,17 @@ _WORDS = {
     IMAGE: "folder of images",
     TAR: "tar archive",
     ZIP: "zip archive",
-    PARQUET: "Parquet table",
-    ARROW: "Arrow table",
+    PARQUET: "table",
+    ARROW: "table",
     LIST: "list of images",
+}
+# By what a source calls itself in `ImageSource.describe`.
+_FORMER = {
+    "folder": (IMAGE,),
+    "bucket": (IMAGE,),
+    "tar": (TAR,),
+    "zip": (ZIP,),
+    "table": (PARQUET, ARROW),
 }
 
 
@@ -128,7 +136,7 @@ class FileChoice:
         return not self.is_asked
 
 
-def choose_kind(counts: Counter[str], where: str) -> tuple[str, str]:
+def choose_kind(counts: Counter[str], where: str, former: str = "") -> tuple[str, str]:
     """Choose what a folder is taken for: what there is most of, containers or images.
 
     An archive that was unpacked beside itself leaves more images than archives; a data set with a
@@ -140,6 +148,8 @@ def choose_kind(counts: Counter[str], where: str) -> tuple[str, str]:
         Number of files by kind.
     where : str
         The folder, for messages.
+    former : str
+        What it was taken for before, by `ImageSource.describe`; it is that again if it can be.
 
     Returns
     -------
@@ -153,6 +163,9 @@ def choose_kind(counts: Counter[str], where: str) -> tuple[str, str]:
     CallError
         If there are containers of several kinds.
     """
+    for kind in _FORMER.get(former, ()):
+        if counts[kind]:
+            return kind, ""
     kinds = [kind for kind in CONTAINERS if counts[kind]]
     if not kinds:
         return (IMAGE if counts[IMAGE] else ""), ""
@@ -239,7 +252,7 @@ def check_options(kind: str, is_remote: bool, options: SourceOptions) -> None:
     CallError
         If there is one.
     """
-    word = _WORDS[kind] if not (is_remote and kind == IMAGE) else "bucket of images"
+    word = _WORDS[kind] if not (is_remote and kind == IMAGE) else "bucket"
     options.refuse(word, *_REFUSED[kind])
     if is_remote:
         options.refuse(f"{word} behind a URL", "follow")

@@ -37,7 +37,7 @@ MAX_LOOKED_FOLDERS = 64
 MAX_LOOKED_ENTRIES = 256  # of each
 
 
-def open_path(text: str, options: SourceOptions) -> OpenedSource:
+def open_path(text: str, options: SourceOptions, former: str = "") -> OpenedSource:
     """Open what a path leads to.
 
     Parameters
@@ -45,6 +45,8 @@ def open_path(text: str, options: SourceOptions) -> OpenedSource:
     text : str
         A folder, a file, or files by a pattern.
     options : SourceOptions
+    former : str
+        What a folder was taken for before; see `choose_kind`.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def open_path(text: str, options: SourceOptions) -> OpenedSource:
     """
     path = Path(text)
     if os.path.isdir(path):  # noqa: PTH112 - false for any text that is no path
-        return _open_folder(path, options)
+        return _open_folder(path, options, former)
     if not os.path.exists(path):  # noqa: PTH110
         folder, pattern = split_pattern(text)
         if pattern:
@@ -152,13 +154,13 @@ def check_kinds(names: Sequence[str], first: str) -> str:
     return kind
 
 
-def _open_folder(path: Path, options: SourceOptions) -> OpenedSource:
+def _open_folder(path: Path, options: SourceOptions, former: str) -> OpenedSource:
     choice, where = FileChoice(options), to_printable(path)
     if choice.is_asked:
         counts, names, is_complete = Counter[str](), list[str](), False
     else:
         counts, names, is_complete = _look_at_folder(path, choice)
-    kind, note = choose_kind(counts, where)
+    kind, note = choose_kind(counts, where, former)
     if not choice.is_asked and kind in (IMAGE, ""):
         if is_complete and not kind and any(find_kind(name) for name in names):
             raise refuse_unknown(where, [name for name in names if find_kind(name)])

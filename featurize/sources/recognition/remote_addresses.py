@@ -30,7 +30,7 @@ from featurize.text import list_first, to_printable
 MAX_LOOKED_UP = 32  # names that are asked for one by one; for more, their folder is listed
 
 
-def open_address(address: Address, options: SourceOptions) -> OpenedSource:
+def open_address(address: Address, options: SourceOptions, former: str = "") -> OpenedSource:
     """Open what a URL leads to.
 
     A folder is listed once; its source takes what was found.
@@ -39,6 +39,8 @@ def open_address(address: Address, options: SourceOptions) -> OpenedSource:
     ----------
     address : Address
     options : SourceOptions
+    former : str
+        What a folder was taken for before; see `choose_kind`.
 
     Returns
     -------
@@ -49,6 +51,8 @@ def open_address(address: Address, options: SourceOptions) -> OpenedSource:
     CallError
         If there is nothing, or nothing that is read.
     """
+    if split_pattern(address.host)[1] and not address.host.endswith("]"):
+        raise CallError(f"{to_printable(address)}: braces and stars stand in names of files alone")
     folder, pattern = split_pattern(address.path)
     if pattern:
         return _open_pattern(RemoteStore(replace(address, path=folder)), pattern, options)
@@ -68,7 +72,7 @@ def open_address(address: Address, options: SourceOptions) -> OpenedSource:
             return OpenedSource(make_source(kind, store, [file], True, options))
         if is_http or file.reason != reasons.VANISHED:
             raise CallError(str(file))
-    return _open_folder(RemoteStore(address), options)
+    return _open_folder(RemoteStore(address), options, former)
 
 
 def open_addresses(addresses: Sequence[Address], options: SourceOptions) -> OpenedSource:
@@ -142,10 +146,14 @@ def _open_pattern(store: RemoteStore, pattern: str, options: SourceOptions) -> O
     return OpenedSource(make_source(kind, store, files, False, options))
 
 
-def _open_folder(store: RemoteStore, options: SourceOptions) -> OpenedSource:
+def _open_folder(store: RemoteStore, options: SourceOptions, former: str) -> OpenedSource:
     choice, where = FileChoice(options), to_printable(store.root)
-    files = [file for file in store.list_files() if choice.accepts(file.name)]
-    kind, note = choose_kind(Counter(find_kind(file.name) for file in files), where)
+    listed = list(store.list_files())
+    files = [file for file in listed if choice.accepts(file.name)]
+    if listed and not files:
+        raise CallError(f"no file in {where} is left by --include and --exclude")
+    counts = Counter(find_kind(file.name) for file in files)
+    kind, note = choose_kind(counts, where, former)
     if not kind:
         raise refuse_unknown(where, [file.name for file in files])
     if kind == IMAGE:

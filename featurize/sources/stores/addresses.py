@@ -169,7 +169,8 @@ def _parse_http(protocol: str, rest: str) -> Address:
             f"the port of a {protocol}:// URL is no number; a password with one of / ? # @ : has "
             "it written as %2F %3F %23 %40 %3A"
         )
-    if not (name or host).strip("[]") or "\\" in authority or re.search(r"\s", host):
+    name = host if host.endswith("]") or not colon else name
+    if not name.strip("[]") or "\\" in authority or re.search(r"\s", host):
         raise CallError(f"a {protocol}:// URL has no valid host")
     _check_parts(protocol, unquote(path))
     user, _, password = userinfo.partition(":")

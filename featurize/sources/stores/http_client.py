@@ -66,18 +66,18 @@ class HttpRequest:
     ----------
     address : Address
     limit : int
-        Read at most so many bytes.
+        Read at most so many bytes; 0 to read the headers of the answer alone.
     start, stop : int, optional
         A range; None for the whole file.
-    seconds : float
-        For everything.
+    seconds : float, optional
+        For everything; default `SECONDS_PER_FILE`.
     """
 
     address: Address
     limit: int
     start: int = 0
     stop: int | None = None
-    seconds: float = SECONDS_PER_FILE
+    seconds: float | None = None
 
     async def send(self, session: Any) -> HttpAnswer:
         """Send the request, again if the server is busy or the connection breaks.
@@ -95,9 +95,9 @@ class HttpRequest:
         ImageUnreadableError
             If the server refuses, redirects to another host, or gives no valid answer.
         """
-        problem = "no answer"
+        problem, seconds = "no answer", self.seconds or SECONDS_PER_FILE
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(seconds):
                 for attempt in range(MAX_ATTEMPTS):
                     try:
                         return await self._try(session)
@@ -107,7 +107,7 @@ class HttpRequest:
                         doubled = FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.7, 1.3)
                         await asyncio.sleep(min(max(pause, doubled), MAX_PAUSE_SECONDS))
         except TimeoutError:
-            problem = f"not answered completely within {self.seconds:.0f} s"
+            problem = f"not answered completely within {seconds:.0f} s"
         raise self._fail(problem)
 
     def _fail(self, problem: str, reason: int = reasons.READ_ERROR) -> ImageUnreadableError:
@@ -210,7 +210,7 @@ class HttpRequest:
             raise self._fail("the server sends whole files only, no ranges: download it first")
         n_skipped = self.start if status == 200 else 0
         n_wanted = self.limit if self.stop is None else min(self.limit, self.stop - self.start)
-        if self.stop is None and size > self.limit:
+        if not self.limit or (self.stop is None and size > self.limit):
             return HttpAnswer(b"", False, size, version)
         data = bytearray()
         async for piece in response.content.iter_chunked(PIECE_BYTES):

@@ -234,7 +234,7 @@ class _Request:
     async def _send_http(self, session: Any) -> Any:
         address = self.address
         if self.kind == "stat":
-            answer = await HttpRequest(address, 1, 0, 1).send(session)
+            answer = await HttpRequest(address, 0, 0, 1).send(session)
             return answer.size, make_stamp(answer.version, answer.size) if answer.version else 0
         if self.kind == "range":
             n_bytes = self.stop - self.start

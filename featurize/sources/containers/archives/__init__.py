@@ -1,0 +1,1 @@
+"""What reading tar shards and zip archives takes."""
