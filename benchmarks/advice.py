@@ -18,7 +18,8 @@ from machine import describe
 
 from classify import advise
 from classify.evaluation.predictions import HeldOutPredictions
-from classify.labels.table import LabelTable, resolve_labels
+from classify.labels.source_labels import resolve_labels
+from classify.labels.table import LabelTable
 from classify.strategy.depth_profile import measure_depth_profile
 from classify.strategy.layer_depths import LayerDepths
 from featurize import FeatureCache

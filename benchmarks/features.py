@@ -8,7 +8,7 @@ import numpy as np
 
 from classify.data.features import FeatureRows
 from classify.data.tasks import make_task
-from classify.labels.table import resolve_labels
+from classify.labels.source_labels import resolve_labels
 from featurize import run
 from featurize.cache.builder import allocate_cache
 from featurize.cache.format import Extractor, LayerInfo

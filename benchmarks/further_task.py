@@ -18,7 +18,7 @@ from classify.data.features import FeatureRows
 from classify.data.folds import plan_content_folds
 from classify.data.tasks import make_task
 from classify.heads.registry import HEADS
-from classify.labels.table import resolve_labels
+from classify.labels.source_labels import resolve_labels
 from classify.solvers.gram_cache import _recent, compute_fold_bases
 from classify.training.train import train
 from classify.training.training_set import TrainingSet

@@ -31,7 +31,7 @@ from classify.data.folds import FoldPlan, plan_folds
 from classify.data.tasks import make_task
 from classify.evaluation.temperature import fit_temperature
 from classify.heads.registry import HEADS
-from classify.labels.table import resolve_labels
+from classify.labels.source_labels import resolve_labels
 from classify.solvers import neighbours, rbf_svm
 from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.train import TrainResult, train

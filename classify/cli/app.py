@@ -238,7 +238,7 @@ def advise(
 def predict(
     head: HeadFile,
     images: Annotated[
-        Path, typer.Argument(metavar="IMAGES|C.h5", help="A folder, an image, or a cache.")
+        str, typer.Argument(metavar="IMAGES|C.h5", help="As for `featurize run`; or a cache.")
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
@@ -319,7 +319,7 @@ def report(
     ],
     labels: Tables = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The image folder, for thumbnails.")
+        str | None, typer.Option(metavar="IMAGES", help="Those of the cache, for thumbnails.")
     ] = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,

@@ -38,7 +38,7 @@ def _list_tuned_parts(ctx: typer.Context) -> list[str]:
     return ["all", *(word for word in list_stages(ctx) if word != "auto")]
 
 
-Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="The image folder.")]
+Images = Annotated[str, typer.Argument(metavar="IMAGES", help="As for `featurize run`.")]
 Output = Annotated[
     Path,
     typer.Option(

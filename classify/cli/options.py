@@ -93,7 +93,10 @@ MetricOption = Annotated[
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(metavar="T.csv", help="Table path,label[,split][,group]; else folder names."),
+    typer.Option(
+        metavar="T.csv",
+        help="Table path,label[,split][,group]; else what came with the images, or folder names.",
+    ),
 ]
 Tables = Annotated[
     list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")

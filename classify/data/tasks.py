@@ -17,12 +17,8 @@ from classify.data.task_notices import (
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN, VAL
-from classify.labels.table import (
-    LabelsLike,
-    LabelTable,
-    check_several_classes,
-    resolve_labels,
-)
+from classify.labels.source_labels import resolve_labels
+from classify.labels.table import LabelsLike, LabelTable, check_several_classes
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 
@@ -84,7 +80,7 @@ class TaskSpec:
     Attributes
     ----------
     labels : LabelTable or path of a CSV, optional
-        Folder names, if not given.
+        The labels that came with the images, if not given; where there are none, folder names.
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
@@ -102,7 +98,7 @@ class TaskSpec:
     seed: int = 0
 
     def read_table(self, cache: FeatureCache) -> LabelTable:
-        """Return the label table: given, read from its file, or made of the cache's folder names.
+        """Return the label table: given, that came with the images, or of folder names.
 
         Parameters
         ----------
@@ -115,7 +111,7 @@ class TaskSpec:
         Raises
         ------
         LabelError, CallError, FileNotFoundError
-            As `classify.labels.table.resolve_labels`.
+            As `classify.labels.source_labels.resolve_labels`.
         """
         return resolve_labels(cache, self.labels, self.column, self.labels_level)
 

@@ -4,8 +4,6 @@ No split separates the images of a unit, and every interval counts a unit as one
 that was trained on one image of a unit has in effect seen the others.
 """
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +14,9 @@ from classify.data.features import FeatureRows
 from classify.data.near_copies import find_near_copies
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
-from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
-from featurize.images.reading import read_image_file
-from featurize.sources.stores.local_store import join_path
+from featurize.images.reading import ImageFile
+from featurize.sources.listing import ImageListing, read_images
 
 MIN_UNITS_PER_IMAGE = 0.9  # from this ratio on, images are drawn one by one
 
@@ -148,34 +145,35 @@ def link_same_bytes(contents: np.ndarray) -> np.ndarray:
     return np.stack([first[copies], copies], axis=1).astype(np.int64)
 
 
-def find_file_copies(
-    root: str | os.PathLike[str], paths: Sequence[str], sizes: np.ndarray
-) -> Copies:
-    """Find files that have the same bytes; a file whose size is unique is not read.
+def find_image_copies(listing: ImageListing) -> Copies:
+    """Find images that have the same bytes; one whose size is known and unique is not read.
 
     Parameters
     ----------
-    root : path
-        The image folder.
-    paths : sequence of str
-        n paths, relative to `root`. A file that cannot be read is linked to none.
-    sizes : int array of shape (n,)
-        File sizes in bytes.
+    listing : ImageListing
+        Of n images. One that cannot be read is linked to none.
 
     Returns
     -------
     Copies
-        Exact copies only; positions are among the n paths.
+        Exact copies only; positions are among the n images.
     """
+    sizes = listing.sizes.copy()
+    contents = np.zeros((len(sizes), 40), np.uint8)
+    contents[:, 32:] = np.arange(len(sizes), dtype="<u8")[:, None].view(np.uint8)
+
+    def read_contents(rows: np.ndarray) -> None:
+        if not len(rows):
+            return
+        for row, image in read_images(listing, rows.tolist()):
+            if isinstance(image, ImageFile):
+                sizes[row] = image.size
+                contents[row] = np.frombuffer(hash_bytes(image.data) + bytes(8), np.uint8)
+
+    is_unknown = sizes < 0
+    read_contents(np.flatnonzero(is_unknown))  # so that their sizes are known
     _, size_index, count = np.unique(sizes, return_inverse=True, return_counts=True)
-    contents = np.zeros((len(paths), 40), np.uint8)
-    contents[:, 32:] = np.arange(len(paths), dtype="<u8")[:, None].view(np.uint8)
-    for i in np.flatnonzero(count[size_index] > 1):
-        try:
-            data = read_image_file(join_path(root, paths[int(i)])).data
-        except ImageUnreadableError:
-            continue
-        contents[i] = np.frombuffer(hash_bytes(data) + bytes(8), np.uint8)
+    read_contents(np.flatnonzero((count[size_index] > 1) & ~is_unknown))
     return Copies(link_same_bytes(contents), NO_LINKS)
 
 

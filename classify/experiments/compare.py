@@ -193,7 +193,7 @@ def compare(
         of them: one split, one leaderboard, paired differences. Which images are copies of each
         other is told from the first.
     labels : LabelTable or path of a CSV, or several, optional
-        One task each; by default one task from the folder names.
+        One task each; by default one, of the labels that came with the images or the folder names.
     heads : str or sequence of str
         Names; a string is split at its commas.
     layers : str or sequence of str
@@ -245,10 +245,7 @@ def compare(
         TaskSpec(task_labels, column, labels_level, test_size, seed) for task_labels in label_inputs
     ]
     tables = _make_names_unique(
-        [
-            keep_shared_images(cache, spec.read_table(cache), spec.labels is not None)
-            for spec in specs
-        ]
+        [keep_shared_images(cache, spec.read_table(cache)) for spec in specs]
     )
     if not (tables and names and layer_sets):
         raise CallError("nothing to compare: give at least one table, one head and one layer")

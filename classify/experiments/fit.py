@@ -98,7 +98,7 @@ def fit(
     cache : path or FeatureCache
         One only, as a head file has one backbone.
     labels : LabelTable or path of a CSV, optional
-        By default the folder names.
+        By default those that came with the images, else the folder names.
     head : str
         ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.

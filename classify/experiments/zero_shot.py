@@ -59,7 +59,8 @@ def make_zero_shot_head(
     cache : path or FeatureCache
         Made with a CLIP-like network; it has the layer ``pre_logits``.
     labels : LabelTable or path of a CSV, optional
-        Its labels are the class names; by default the folder names are.
+        Its labels are the class names; by default those that came with the images, else the folder
+        names.
     text : path or str
         A checkpoint of open_clip that holds both towers, or a tag of open_clip whose weights are in
         the local cache of the hub. Nothing is downloaded, and no code in a file is run.

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classify.data.features import CacheOrPath, check_paths
+from classify.data.features import CacheOrPath, check_paths, open_cache
+from classify.data.source_images import SourceImages
 from classify.data.splits import split_validation
 from classify.errors import CallError
 from classify.finetuning.checkpoint import check_checkpoint_path
@@ -40,8 +41,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     backbone : str or Backbone
         As in `featurize.load_backbone`. It may be the file of an earlier fine-tuning. A `Backbone`
         of your own stays as it is; `last` has to be known of it, as it is of timm's networks.
-    root : path
-        The image folder that paths are relative to.
+    root : path or URL
+        The image folder that paths are relative to, or another source of images: an archive, a
+        table, whatever `featurize.run` takes. Paths are then its keys, as a cache has them.
     weights, preprocess : str, optional
         As in `featurize.load_backbone`. Weights ``none`` are random ones: training from scratch.
     tune : str
@@ -140,6 +142,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         groups: np.ndarray | None = None,
         validation: np.ndarray | None = None,
+        images: SourceImages | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         deadline: float | TimeLimit | None = None,
         n_test: int = 0,
@@ -158,6 +161,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Images of one group are all trained on, or all validated by.
         validation : bool array of shape (n,), optional
             Images for early stopping, not trained on. By default a tenth of every class.
+        images : SourceImages, optional
+            Those of `root`, where they are listed already.
         checkpoint : path, optional
             Written after every epoch. If it exists, training resumes from it.
         deadline : float or TimeLimit, optional
@@ -201,7 +206,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         masks = split_validation(y, names, groups, validation, self.seed)
         path = None if checkpoint is None else check_checkpoint_path(checkpoint)
         with init_distributed(self.device) as distributed, seed_torch(self.seed):
-            tuning = FineTuning(self, config, init_head, names, distributed, say, report)
+            tuning = FineTuning(self, config, init_head, names, distributed, say, report, images)
             tuning.say_start(masks)
             tuning.prepare(paths, y, masks)
             tuning.start(path)
@@ -257,9 +262,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             In the order of `classes_`. Raises as `predict` does.
         """
         check_is_fitted(self)
-        pixels = DecodedImages(
-            self.root, _check_text_paths(X).tolist(), self.head_.source.preprocess
-        )
+        paths, images = _check_text_paths(X).tolist(), SourceImages(self.root)
+        if self.cache is not None and not images.is_folder:
+            images = SourceImages(self.root, open_cache(self.cache))
+        pixels = DecodedImages(images.locate(paths), self.head_.source.preprocess)
         if pixels.failures:
             path, reason = next(iter(pixels.failures.items()))
             raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")

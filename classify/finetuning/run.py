@@ -1,4 +1,4 @@
-"""`finetune`: tune a backbone to a folder of labelled images, and save it with a classifier."""
+"""`finetune`: tune a backbone to labelled images, and save it with a classifier."""
 
 import os
 import time
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache
-from classify.data.tasks import Task, check_test_size
+from classify.data.source_images import SourceImages
+from classify.data.tasks import Task, TaskSpec, check_test_size
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.finetuning.checkpoint import check_checkpoint_path
@@ -24,7 +25,7 @@ from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from classify.labels.folders import VAL
-from classify.labels.table import LabelTable, read_given_labels
+from classify.labels.table import LabelTable
 from classify.time_limit import TimeLimit
 from featurize.progress import Say, ignore
 
@@ -161,12 +162,13 @@ def finetune(
 
     Parameters
     ----------
-    images : path
-        The image folder.
+    images : path or URL
+        The image folder, or any other source of images that `featurize.run` takes.
     output : path
         A safetensors file, which is a head (`predict`, `evaluate`) and a backbone (`featurize`).
     labels : LabelTable or path of a CSV, optional
-        By default the names of the folders are the labels.
+        By default the labels that came with the images; where there are none, the names of the
+        folders.
     backbone, weights, preprocess : optional
         As in `featurize.load_backbone`. The defaults are those of the cache, or ``resnet50``.
     cache : path or FeatureCache, optional
@@ -198,24 +200,24 @@ def finetune(
     Raises
     ------
     ClassifyError, FeaturizeError
-        If an option, the labels, the cache or the output is refused, or training diverges.
+        If an option, the images, the labels, the cache or the output is refused, or training
+        diverges.
         `featurize.errors.RunInterruptedError` if not even one epoch fits into `max_seconds`.
     FileNotFoundError
         If the label table, the cache or the head to start from does not exist.
-    NotADirectoryError
-        If `images` is not a folder.
     """
     started = time.monotonic()
     if not is_main_process():
         say, report = ignore, ignore  # the main process reports for all
-    checkpoint = _check_arguments(images, output, test_size)
+    checkpoint = _check_arguments(output, test_size)
     opened = None if cache is None else open_cache(cache)
+    source_images = SourceImages(images, opened)
     if opened is not None and backbone is None:
         extractor = opened.extractor
         backbone, preprocess = extractor.backbone, preprocess or extractor.preprocess.to_dict()
         weights = weights or extractor.environment.get("weights_file") or extractor.weights
-    given = read_given_labels(labels, column, labels_level)
-    labelled = split_labelled_images(images, given, labels_level, opened, test_size, seed)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed)
+    labelled = split_labelled_images(source_images, spec, opened)
     model = FineTuneClassifier(
         backbone or "resnet50",
         root=images,
@@ -238,10 +240,11 @@ def finetune(
         seed=seed,
     )
     limit = TimeLimit.of(max_seconds, started)
-    _fit_model(model, labelled, checkpoint, limit, say, report)
+    _fit_model(model, source_images, labelled, checkpoint, limit, say, report)
     trains_everything = tune == "all" and lora is None
     is_retrained = trains_everything and (classifier is not None or weights == "none")
-    result = _test_model(model, labelled, "retrain" if is_retrained else "finetune", started)
+    strategy = "retrain" if is_retrained else "finetune"
+    result = _test_model(model, source_images, labelled, strategy, started)
     head = replace(model.head_, task=labelled.task_name, record=result.to_dict())
     if is_main_process():
         save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
@@ -250,20 +253,17 @@ def finetune(
     return replace(result, head=replace(head, network=Path(output).absolute()))
 
 
-def _check_arguments(
-    images: str | os.PathLike[str], output: str | os.PathLike[str], test_size: float
-) -> Path:
+def _check_arguments(output: str | os.PathLike[str], test_size: float) -> Path:
     """Refuse what cannot be, before any work; return the path of the checkpoint."""
     check_head_file(output)
     checkpoint = check_checkpoint_path(f"{output}.part")
     check_test_size(test_size)
-    if not Path(images).is_dir():
-        raise NotADirectoryError(f"{images} is no folder of images")
     return checkpoint
 
 
 def _fit_model(
     model: FineTuneClassifier,
+    images: SourceImages,
     labelled: LabelledImages,
     checkpoint: Path,
     limit: TimeLimit,
@@ -276,6 +276,7 @@ def _fit_model(
         np.array(task.classes, object)[task.y[dev]],
         groups=task.units[dev],
         validation=task.split[dev] == VAL if (task.split == VAL).any() else None,
+        images=images,
         checkpoint=checkpoint,
         deadline=limit,
         n_test=len(labelled.test),
@@ -285,11 +286,15 @@ def _fit_model(
 
 
 def _test_model(
-    model: FineTuneClassifier, labelled: LabelledImages, strategy: str, started: float
+    model: FineTuneClassifier,
+    images: SourceImages,
+    labelled: LabelledImages,
+    strategy: str,
+    started: float,
 ) -> FineTuneResult:
     """Predict the test images, and collect what is reported."""
-    test_paths = labelled.paths[labelled.test].tolist()
-    decoded = DecodedImages(model.root, test_paths, model.head_.source.preprocess)
+    tested = images.locate(labelled.paths[labelled.test].tolist())
+    decoded = DecodedImages(tested, model.head_.source.preprocess)
     predictions = _predict_test_images(model, decoded, labelled)
     failures = model.failures_ | decoded.failures
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)

@@ -3,6 +3,8 @@
 import copy
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from classify.data.features import open_cache
+from classify.data.source_images import SourceImages
 from classify.errors import CallError
 from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
@@ -42,6 +45,7 @@ from classify.heads.fitted import FittedHead
 from classify.time_limit import EpochBudget, TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
+from featurize.errors import FeaturizeError
 from featurize.progress import Say
 
 if TYPE_CHECKING:
@@ -71,6 +75,8 @@ class FineTuning:
         Called with sentences for the user.
     report : callable
         Called with a `TrainProgress` often.
+    images : SourceImages, optional
+        Those of the options' `root`, where they are listed already.
 
     Attributes
     ----------
@@ -108,6 +114,7 @@ class FineTuning:
         distributed: Distributed,
         say: Say,
         report: ProgressCallback,
+        images: SourceImages | None = None,
     ) -> None:
         self.options, self.config, self.init_head, self.classes = (
             options,
@@ -116,6 +123,8 @@ class FineTuning:
             classes,
         )
         self.distributed, self.say, self.report = distributed, say, report
+        if images is not None:
+            self.images = images
         self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
@@ -123,6 +132,11 @@ class FineTuning:
         self._cache = None if options.cache is None else open_cache(options.cache)
         self._checkpoint: tuple[Path, str] | None = None
         self._resume_from: Checkpoint | None = None
+
+    @cached_property
+    def images(self) -> SourceImages:
+        """The images; opened when one is to be read, as cached activations need none."""
+        return SourceImages(self.options.root, self._cache)
 
     def say_start(self, masks: Sequence[np.ndarray]) -> None:
         """Say what is tuned, and on how many images.
@@ -149,7 +163,7 @@ class FineTuning:
         Parameters
         ----------
         paths : array of str of shape (n,)
-            Image paths relative to the image folder.
+            Keys of the images.
         y : int array of shape (n,)
             Class numbers.
         masks : pair of bool arrays of shape (n,)
@@ -188,7 +202,7 @@ class FineTuning:
 
     def _read_images(self, paths: np.ndarray, y: np.ndarray, masks: Sequence[np.ndarray]) -> None:
         datasets = read_image_datasets(
-            self.options.root,
+            self.images,
             paths,
             y,
             masks,
@@ -200,6 +214,8 @@ class FineTuning:
         )
         for dataset in datasets:
             self.failures |= dataset.images.failures
+            if costly := dataset.images.describe_rereading():
+                self.say(costly)
         self.training, self.held_out = datasets
 
     def start(self, checkpoint: Path | None) -> None:
@@ -239,7 +255,7 @@ class FineTuning:
         ----------
         limit : TimeLimit
         paths : array of str
-            Image paths relative to the image folder.
+            Keys of the images.
         n_test : int
             Number of images that will be predicted after training.
 
@@ -251,13 +267,12 @@ class FineTuning:
         if not limit.is_set:
             return None
         names, device = paths[:N_TIMED_IMAGES].tolist(), self.distributed.device
-        started = time.monotonic()
-        decoded = DecodedImages(self.options.root, names, self.backbone.preprocess)
-        decode_seconds = (time.monotonic() - started) / len(names)
+        decode_seconds = self._time_decoding(names)
         # A copy, as the backbone's weights stay where they are.
         trunk = copy.deepcopy(self.backbone.cut([self.net.last_layer])).to(device).eval()
         # Its time does not depend on what the images show.
-        batch = torch.zeros(len(names), 3, decoded.side, decoded.side, device=device)
+        side = self.backbone.preprocess.crop
+        batch = torch.zeros(len(names), 3, side, side, device=device)
         with torch.inference_mode(), self.distributed.autocast():
             for _ in range(2):  # the first time is the slower one
                 started = time.monotonic()
@@ -268,6 +283,15 @@ class FineTuning:
         test_seconds = n_test * (decode_seconds + run_seconds)
         save_seconds = MIN_SAVE_SECONDS + n_bytes / SAVED_BYTES_PER_SECOND
         return EpochBudget(limit, validate_seconds, validate_seconds + test_seconds + save_seconds)
+
+    def _time_decoding(self, paths: list[str]) -> float:
+        """Measure the seconds an image takes; none where there are no images to test on."""
+        with suppress(FeaturizeError):  # training from cached maps needs no images
+            listing = self.images.locate(paths)
+            started = time.monotonic()
+            DecodedImages(listing, self.backbone.preprocess)
+            return (time.monotonic() - started) / len(paths)
+        return 0.0
 
     def train(self, budget: EpochBudget | None) -> list[Epoch]:
         """Train, and merge adapters into the weights.

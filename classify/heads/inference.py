@@ -23,12 +23,16 @@ from classify.labels.table import LabelsLike, LabelTable
 from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
+from featurize.errors import CallError as SourceError
 from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.progress import Say, ignore
 from featurize.sources.folder import IMAGE_SUFFIXES
+from featurize.sources.opening import open_source
+from featurize.sources.stores.addresses import is_address
 from featurize.system import signals
 from featurize.text import did_you_mean, list_first
 
+HDF5_SIGNATURE, CACHE_SUFFIXES = b"\x89HDF\r\n\x1a\n", (".h5", ".hdf5")
 USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 
 
@@ -41,7 +45,7 @@ def predict(
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
 ) -> Predictions:
-    """Predict labels for a folder of images, an image file, or every finished row of a cache.
+    """Predict labels for images of any source, an image file, or every finished row of a cache.
 
     For images, the head's backbone is loaded and run once. Its features are not stored.
 
@@ -49,8 +53,9 @@ def predict(
     ----------
     head : FittedHead
         The trained head.
-    images : path
-        A folder of images, an image file or a feature cache.
+    images : path or URL
+        A folder of images or any other source that `featurize.run` takes, an image file or a
+        feature cache.
     weights : str, optional
         The weights file, where the head's backbone came from one.
     top : int, default 1
@@ -70,6 +75,8 @@ def predict(
         If cache or weights are not those that the head was trained on.
     CallError
         If `top` is below 1, a weights file is needed but not given, or features are not finite.
+    featurize.errors.CallError
+        If what is at `images` is of no known kind.
     FileNotFoundError
         If `images` does not exist.
     FeaturizeError
@@ -77,7 +84,7 @@ def predict(
     """
     if top < 1:
         raise CallError(f"every image gets at least one label, not {top}")
-    with _embed_or_open(head, Path(images), weights, say, report) as cache:
+    with _embed_or_open(head, os.fspath(images), weights, say, report) as cache:
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
         kind = "probability" if head.probabilistic or head.temperature is not None else "score"
@@ -105,13 +112,16 @@ def predict(
 
 @contextmanager
 def _embed_or_open(
-    head: FittedHead, images: Path, weights: str | None, say: Say, report: Callable[[Any], None]
+    head: FittedHead, images: str, weights: str | None, say: Say, report: Callable[[Any], None]
 ) -> Iterator[FeatureCache]:
-    if not images.exists():
-        raise FileNotFoundError(f"{images} does not exist; give a folder of images or a cache")
-    if images.is_file() and images.suffix.lower() not in IMAGE_SUFFIXES:
-        yield open_cache(images)
+    path = Path(images)
+    is_file = path.is_file()
+    is_image = is_file and path.suffix.lower() in IMAGE_SUFFIXES
+    if is_file and not is_image and _looks_like_cache(path):
+        yield open_cache(path)
         return
+    if not is_image:
+        _check_source(images)
     signals.import_uninterrupted("torchvision")  # slow, so only when it is needed
     from featurize import load_backbone, run
 
@@ -148,22 +158,27 @@ def _embed_or_open(
                 f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual "
                 f"{USUAL_SIDE} x {USUAL_SIDE}"
             )
-        folder = images
-        if images.is_file():
+        if is_image:
             folder = Path(temporary) / "image"
             folder.mkdir()
-            (folder / images.name).symlink_to(images.absolute())
+            (folder / path.name).symlink_to(path.absolute())
+            images = str(folder)
+
+        def say_of_images(sentence: str) -> None:
+            if temporary not in sentence:  # what is written there is for this once
+                say(sentence)
+
         layers = ",".join(layer.spec.option for layer in source.layers)
         try:
             run(
-                folder,
+                images,
                 Path(temporary) / "images.h5",
                 backbone=backbone,
                 layers=layers,
                 dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
                 precision=source.precision,
-                follow=images.is_file(),  # the image is behind our own symlink
-                say=say,
+                follow=is_image,  # the image is behind our own symlink
+                say=say_of_images,
                 report=report,
             )
         except RunInterruptedError as error:
@@ -172,6 +187,27 @@ def _embed_or_open(
                 "cache made by `featurize run` is kept, and `predict` takes it too"
             ) from error
         yield FeatureCache(Path(temporary) / "images.h5")
+
+
+def _check_source(images: str) -> None:
+    """Refuse what is no source of images, before torch is imported."""
+    try:
+        open_source(images)
+    except SourceError as error:
+        if is_address(images) or Path(images).exists():
+            raise
+        raise FileNotFoundError(f"{error}; or give a cache") from None
+
+
+def _looks_like_cache(path: Path) -> bool:
+    """Tell whether a file is HDF5, or is called so: then the cache's own error says what it is."""
+    if path.suffix.lower() in CACHE_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:
+        return True
 
 
 def _iter_decision_values(
@@ -253,7 +289,7 @@ def evaluate(
     cache : path or FeatureCache
         Features from the same backbone and layers as the head's.
     labels : LabelTable or path of a CSV, optional
-        Labels of the images; folder names if not given.
+        Labels of the images; those that came with them if not given, else folder names.
     column, labels_level, seed
         As in `classify.fit`.
 

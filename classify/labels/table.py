@@ -1,19 +1,17 @@
 """Label tables: the label of each image, from a CSV file or from folder names."""
 
-import csv
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from classify.errors import CallError, LabelError, TooFewImagesError
+from classify.labels.containers import strip_containers
 from classify.labels.folders import TEST, TRAIN, VAL, infer_folder_labels, infer_folder_split
-from featurize.cache.reader import FeatureCache
-from featurize.text import did_you_mean, is_invisible
+from classify.labels.table_rows import MAX_CELL_CHARS, TableRows, read_rows
+from featurize.text import is_invisible
 
 __all__ = [
     "TEST",
@@ -25,13 +23,7 @@ __all__ = [
     "read_labels",
 ]
 
-MAX_TABLE_BYTES = 1 << 30
-MAX_SUGGESTED_COLUMNS = 1000  # columns among which a mistyped name is looked for
-MAX_LISTED = 8  # columns in a message
-MAX_CELL_CHARS = 100  # characters of a cell in a message
-PATH_TITLES = ("path", "filename", "file_name", "file", "image", "photo", "picture")
-DELIMITERS = ",;\t"  # of a spreadsheet's export; the first one that is in the header
-SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
+FOLDER_SOURCE = "the folder names"
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,9 @@ class LabelTable:
 LabelsLike = LabelTable | str | PathLike[str] | None
 
 
-def labels_from_folders(paths: Sequence[str], level: int | None = None) -> LabelTable:
+def labels_from_folders(
+    paths: Sequence[str], level: int | None = None, containers: Collection[str] = ()
+) -> LabelTable:
     """Label images by their folders, see `classify.labels.folders.infer_folder_labels`.
 
     Parameters
@@ -80,6 +74,9 @@ def labels_from_folders(paths: Sequence[str], level: int | None = None) -> Label
         As in a feature cache.
     level : int, optional
         Which folder names the label, 1 for the topmost. Inferred if not given.
+    containers : collection of str
+        Files that hold images, such as shards. Where a path begins with the name of one, folders
+        are counted after it.
 
     Returns
     -------
@@ -93,13 +90,13 @@ def labels_from_folders(paths: Sequence[str], level: int | None = None) -> Label
     LabelError
         If the level is ambiguous, an image lies in too few folders, or two labels look the same.
     """
-    folder_labels = infer_folder_labels(paths, level)
+    folder_labels = infer_folder_labels(strip_containers(paths, containers), level)
     labelled = [i for i, label in enumerate(folder_labels.labels or ()) if label]
     labels = [folder_labels.labels[i] for i in labelled] if folder_labels.labels else []
-    _check_lookalikes("the folder names", "label", dict.fromkeys(labels, 0))
+    _check_lookalikes(FOLDER_SOURCE, "label", dict.fromkeys(labels, 0))
     return LabelTable(
         "folders",
-        "the folder names",
+        FOLDER_SOURCE,
         [paths[i] for i in labelled],
         labels,
         None if folder_labels.splits is None else [folder_labels.splits[i] for i in labelled],
@@ -108,7 +105,7 @@ def labels_from_folders(paths: Sequence[str], level: int | None = None) -> Label
 
 
 def read_given_labels(
-    labels: LabelTable | str | os.PathLike[str] | None, column: str, level: int | None
+    labels: LabelsLike, column: str, level: int | None, containers: Collection[str] = ()
 ) -> LabelTable | None:
     """Return the label table that the user gives; read it where it is a path.
 
@@ -119,11 +116,13 @@ def read_given_labels(
         The column that holds the labels.
     level : int, optional
         Which folder names the label; not with `labels`.
+    containers : collection of str
+        As in `read_labels`.
 
     Returns
     -------
     LabelTable, or None
-        None where none is given, so that folders name the labels.
+        None where none is given.
 
     Raises
     ------
@@ -138,11 +137,17 @@ def read_given_labels(
         return None
     if level is not None:
         raise CallError("--labels-level is for labels from folder names; leave it or --labels out")
-    return labels if isinstance(labels, LabelTable) else read_labels(labels, column)
+    if isinstance(labels, LabelTable):
+        return labels
+    return read_labels(labels, column, containers=containers)
 
 
 def read_labels(
-    path: str | os.PathLike[str], column: str = "label", *, name: str | None = None
+    path: str | os.PathLike[str],
+    column: str = "label",
+    *,
+    name: str | None = None,
+    containers: Collection[str] = (),
 ) -> LabelTable:
     """Read a label table: CSV with a header, ``path,label[,split][,group]`` in any order.
 
@@ -158,6 +163,8 @@ def read_labels(
         The column that holds the labels.
     name : str, optional
         Name of the task; the file's name without its suffix if not given.
+    containers : collection of str
+        As in `labels_from_folders`, for a split by folder names.
 
     Returns
     -------
@@ -174,61 +181,54 @@ def read_labels(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"label table {path} does not exist")
-    if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
-        raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader([])
-        try:
-            start = file.readline()
-            delimiter = next((mark for mark in DELIMITERS if mark in start), ",")
-            # Not `seek`: the table may come through a pipe.
-            reader = csv.reader(chain([start], file), strict=True, delimiter=delimiter)
-            header = [field.strip() for field in next(reader, [])]
-            if "\0" in "".join(header[:MAX_LISTED]):
-                raise LabelError(_describe_encoding_error(path, "it holds NUL characters"))
-            column_index = _find_columns(path, header, column)
-            records = list(_iter_records(path, reader, len(header), column_index))
-        except UnicodeDecodeError as error:
-            where = f"near line {reader.line_num + 1}: {error.reason}"
-            raise LabelError(_describe_encoding_error(path, where)) from error
-        except csv.Error as error:
-            raise LabelError(f"{path}, line {reader.line_num}: {error}") from error
-    if not records:
+    rows = read_rows(path, column)
+    if not rows.lines:
         raise LabelError(f"{path} has a header but no images below it")
-    lines, *rest = map(list, zip(*records, strict=True))
-    columns = dict(zip(column_index, rest, strict=True))
-    for use in ("label", "group"):
-        first: dict[str, int] = {}
-        for text, line in zip(columns.get(use, ()), lines, strict=False):
-            first.setdefault(text, line)
-        _check_lookalikes(str(path), use, first)
-    paths, splits, notice = columns["path"], columns.get("split"), None
-    if splits is None and (folder_split := infer_folder_split(paths)):
-        splits, notice = folder_split.splits, folder_split.notice
-    path_title, label_title = (header[column_index[use]] for use in ("path", "label"))
-    if (path_title, label_title) != ("path", column):
-        taken = f"images from column {path_title!r}, labels from column {label_title!r}"
-        notice = taken if notice is None else f"{taken}; {notice}"
     # A file name that the locale cannot decode is read as UTF-8, other bytes as escapes.
     name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
-    return LabelTable(
-        name, str(path), paths, columns["label"], splits, columns.get("group"), notice
-    )
+    table = make_label_table(name, str(path), rows, containers)
+    if (rows.titles["path"], rows.titles["label"]) == ("path", column):
+        return table
+    path_title, label_title = rows.titles["path"], rows.titles["label"]
+    taken = f"images from column {path_title!r}, labels from column {label_title!r}"
+    return replace(table, notice=taken if table.notice is None else f"{taken}; {table.notice}")
 
 
-def _describe_encoding_error(path: Path, where: str) -> str:
-    """Describe that a table is not UTF-8, with a command that converts it."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    encodings = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
-    encodings |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    guess = next((name for mark, name in encodings.items() if start.startswith(mark)), "latin1")
-    if guess == "latin1" and b"\0" in start:
-        guess = "utf-16le" if start.endswith(b"\0") else "utf-16be"
-    return (
-        f"{path} is not UTF-8 ({where}); convert it, for example: "
-        f"iconv -f {guess} -t utf-8 {path} > utf8.csv"
-    )
+def make_label_table(
+    name: str, source: str, rows: TableRows, containers: Collection[str] = ()
+) -> LabelTable:
+    """Make a label table of the rows of one.
+
+    Parameters
+    ----------
+    name : str
+        Name of the task.
+    source : str
+        Where the table comes from, for messages.
+    rows : TableRows
+    containers : collection of str
+        As in `read_labels`.
+
+    Returns
+    -------
+    LabelTable
+        Where no column has a split, folder names may give one; then its notice says so.
+
+    Raises
+    ------
+    LabelError
+        If two labels or groups look the same.
+    """
+    columns = rows.columns
+    for use in ("label", "group"):
+        first: dict[str, int] = {}
+        for text, line in zip(columns.get(use, ()), rows.lines, strict=False):
+            first.setdefault(text, line)
+        _check_lookalikes(source, use, first)
+    paths, splits, notice = columns["path"], columns.get("split"), None
+    if splits is None and (found := infer_folder_split(strip_containers(paths, containers))):
+        splits, notice = found.splits, found.notice
+    return LabelTable(name, source, paths, columns["label"], splits, columns.get("group"), notice)
 
 
 def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
@@ -268,106 +268,6 @@ def _quote_ascii(text: str) -> str:
 
 def _format_line(number: int) -> str:
     return f" (line {number:,})" if number else ""
-
-
-def _find_columns(path: Path, header: list[str], column: str) -> dict[str, int]:
-    """Find the index of each column in use: path, label, and split and group if present."""
-    column_index = {}
-    path_title = next((title for title in PATH_TITLES if title in header), "path")
-    rest = [title for title in header if title not in (path_title, "split", "group")]
-    if column == "label" and column not in header and len(rest) == 1 and path_title in header:
-        column = rest[0]
-    titles = {"path": path_title, "label": column, "split": "split", "group": "group"}
-    for use, title in titles.items():
-        if header.count(title) > 1:
-            raise LabelError(f"{path}, line 1: column {title!r} is there twice")
-        if title in header:
-            column_index[use] = header.index(title)
-        elif use in ("path", "label"):
-            hint = did_you_mean(title, header[:MAX_SUGGESTED_COLUMNS])
-            option = "" if hint else "; name the column with --column, one for all tables"
-            if use == "path":
-                option = f"; rename that of the images: {' or '.join(PATH_TITLES)}"
-            shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
-            shown += f", ... ({len(header):,} columns)" if len(header) > MAX_LISTED else ""
-            raise LabelError(f"{path}, line 1: no column {title!r}, only {shown}{hint}{option}")
-    return column_index
-
-
-def _iter_records(
-    file: Path, reader: Iterator[list[str]], width: int, column_index: dict[str, int]
-) -> Iterator[list[Any]]:
-    first_line: dict[str, int] = {}
-    for row in reader:
-        if not row:
-            continue  # a blank line
-        line: int = reader.line_num  # type: ignore[attr-defined]
-        where = f"{file}, line {line}"
-        if len(row) != width:
-            raise LabelError(f"{where}: {len(row)} fields where the header has {width}")
-        values = {use: row[index] for use, index in column_index.items()}
-        # Spaces around a label are invisible; those of a path may belong to the file's name.
-        values |= {use: text.strip() for use, text in values.items() if use != "path"}
-        for use, text in values.items():
-            if not text.strip():
-                raise LabelError(f"{where}: the {use} is empty")
-            if "\0" in text:
-                raise LabelError(f"{where}: the {use} {_quote_cell(text)} holds a NUL character")
-        path = values["path"] = values["path"].removeprefix("./")
-        if path.startswith("/") or ".." in path.split("/"):
-            raise LabelError(
-                f"{where}: path {_quote_cell(path)} is not relative to, and in, the image folder"
-            )
-        if path in first_line:
-            raise LabelError(
-                f"{where}: path {_quote_cell(path)} is there already, on line {first_line[path]}; "
-                "an image has one label"
-            )
-        first_line[path] = line
-        if "split" in values:
-            if values["split"].lower() not in SPLIT_ALIASES:
-                raise LabelError(
-                    f"{where}: split {_quote_cell(values['split'])} is none of "
-                    f"{', '.join(SPLIT_ALIASES)}"
-                )
-            values["split"] = SPLIT_ALIASES[values["split"].lower()]
-        yield [line, *values.values()]
-
-
-def _quote_cell(text: str) -> str:
-    """Quote a cell, shortened to `MAX_CELL_CHARS`."""
-    return repr(text if len(text) <= MAX_CELL_CHARS else text[:MAX_CELL_CHARS] + "...")
-
-
-def resolve_labels(
-    cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
-) -> LabelTable:
-    """Resolve a labels option to a label table over a cache.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    labels : LabelTable or path, optional
-        A path is read. The cache's folder names if not given.
-    column : str
-        The column that holds the labels.
-    level : int, optional
-        Which folder names the label, 1 for the topmost. Inferred if not given.
-
-    Returns
-    -------
-    LabelTable
-
-    Raises
-    ------
-    CallError
-        If both a table and a folder level are given, or the level is below 1.
-    FileNotFoundError
-        If there is no such file.
-    LabelError
-        If the file is not a label table, or folders name no labels.
-    """
-    return read_given_labels(labels, column, level) or labels_from_folders(cache.paths, level)
 
 
 def check_several_classes(table: LabelTable, classes: Collection[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from classify.checks.label_issues import LabelReview
 from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.report.leaderboard import format_percent
-from classify.report.thumbnails import Thumbnail, Thumbnails
+from classify.report.thumbnails import GALLERY_PIXELS, Thumbnail, Thumbnails
 from featurize.text import format_count
 
 FindNearest = Callable[[Sequence[tuple[int, int]]], list[int | None]]
@@ -23,15 +23,24 @@ class Tile:
 
     Attributes
     ----------
-    picture : Thumbnail, or None
+    thumbnails : Thumbnails
+        Among them its own, once they are read.
+    row : int
+        Of the cache.
     path : str
     lines : list of (str, str, str)
         Name, value and CSS class of each caption.
     """
 
-    picture: Thumbnail | None
+    thumbnails: Thumbnails
+    row: int
     path: str
     lines: list[tuple[str, str, str]]
+
+    @property
+    def picture(self) -> Thumbnail | None:
+        """Its thumbnail; None without images, or if it cannot be opened."""
+        return self.thumbnails.get(self.row, GALLERY_PIXELS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class GalleryBuilder:
 
     def _make_tile(self, row: int, *lines: tuple[str, str, str]) -> Tile:
         """Return a tile of one row of the cache."""
-        return Tile(self._thumbnails.gallery_thumbnail(row), self._paths[row], list(lines))
+        self._thumbnails.request(row, GALLERY_PIXELS)
+        return Tile(self._thumbnails, row, self._paths[row], list(lines))
 
     def _find_nearest_tiles(self, doubts: Sequence[tuple[int, int, int]]) -> list[list[Tile]]:
         """Return tiles of the nearest training images: for each row, of two class numbers."""

@@ -18,7 +18,7 @@ from classify.experiments.compare import Comparison
 from classify.report.leaderboard import format_decimal, format_interval, format_percent
 from classify.report.provenance import Facts, collect_provenance
 from classify.report.sections import TaskSection, build_sections
-from classify.report.thumbnails import Thumbnails
+from classify.report.thumbnails import MAP_PIXELS, Thumbnails
 from classify.strategy.advise import Advice
 from featurize.cache.format import LayerInfo
 from featurize.cache.reader import FeatureCache
@@ -37,7 +37,7 @@ class Page:
     layers : sequence of LayerInfo
     provenance : mapping of str to Facts
     has_pictures : bool
-        Whether there is an image folder for thumbnails.
+        Whether there are images for thumbnails.
     pictures_hint : str
         How to get thumbnails.
     """
@@ -145,10 +145,15 @@ def build_page(
     thumbnails = Thumbnails(cache, images)
     tasks = list(build_sections(cache, comparison, thumbnails, advice))
     rows = {row for task in tasks for row in task.map_rows}
+    for row in rows:
+        thumbnails.request(row, MAP_PIXELS)
+    thumbnails.read()
     map_pictures = {
-        row: url for row in sorted(rows) if (url := thumbnails.map_thumbnail_url(row)) is not None
+        row: thumbnail.url
+        for row in sorted(rows)
+        if (thumbnail := thumbnails.get(row, MAP_PIXELS)) is not None
     }
-    folder = shlex.quote(cache.root) if cache.root else "DIR"
+    root = shlex.quote(cache.root) if cache.root else "IMAGES"
     page = Page(
         title=", ".join(each.path.name for each in list_caches(cache).values()),
         tasks=tasks,
@@ -157,6 +162,6 @@ def build_page(
             cache, comparison, command=command, sources=sources or {}, seed=seed
         ),
         has_pictures=bool(thumbnails),
-        pictures_hint=f"For pictures, give the image folder: --images {folder}",
+        pictures_hint=f"For pictures, give the images: --images {root}",
     )
     return render_page(page, map_pictures)

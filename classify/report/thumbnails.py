@@ -2,18 +2,18 @@
 
 import base64
 import io
-import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, features
 
+from classify.data.source_images import ImagesLike, SourceImages
 from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageUnreadableError
 from featurize.images.decoding import FORMATS, decode_image
 from featurize.images.preprocess import Preprocess
-from featurize.images.reading import read_image_file
+from featurize.images.reading import ImageFile
+from featurize.sources.listing import read_images
 
 GALLERY_PIXELS, MAP_PIXELS = 112, 48
 """Side of a thumbnail in a gallery, and of one at a point of the map, in pixels."""
@@ -39,70 +39,82 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Makes and remembers thumbnails of the images of one folder.
+    """Thumbnails of the images of one source, which are read together when all are requested.
 
     Parameters
     ----------
     cache : FeatureCache
-        Its paths have been checked to stay in the folder.
-    folder : path, optional
-        The image folder. Without one, every thumbnail is None.
+    images : path or URL, optional
+        The images of the cache. Without them, every thumbnail is None.
     """
 
-    def __init__(self, cache: FeatureCache, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(self, cache: FeatureCache, images: ImagesLike | None) -> None:
         self._cache = cache
-        self._folder = None if folder is None else Path(folder)
-        self._thumbnails: dict[tuple[int, int], Thumbnail | None] = {}
+        self._images = None if images is None else SourceImages(images, cache)
+        self._requested: dict[int, set[int]] = {}  # sides, by row
+        self._thumbnails: dict[tuple[int, int], Thumbnail] = {}
 
     def __bool__(self) -> bool:
-        return self._folder is not None
+        return self._images is not None
 
-    def gallery_thumbnail(self, row: int) -> Thumbnail | None:
-        """Return the thumbnail of a row's image, for a gallery.
+    def request(self, row: int, side: int) -> None:
+        """Note that a thumbnail will be wanted.
 
         Parameters
         ----------
         row : int
+            Of the cache.
+        side : int
+            Pixels: `GALLERY_PIXELS` or `MAP_PIXELS`.
+        """
+        self._requested.setdefault(row, set()).add(side)
+
+    def read(self) -> None:
+        """Read the images requested, and make their thumbnails.
+
+        An image that is missing or cannot be opened has none.
+
+        Raises
+        ------
+        featurize.errors.CallError
+            If the images cannot be listed.
+        """
+        if self._images is None or not self._requested:
+            return
+        row_of = {self._cache.paths[row]: row for row in sorted(self._requested)}
+        listing = self._images.locate_present(list(row_of))
+        for read in read_images(listing, range(len(listing.paths))):
+            if not isinstance(read.image, ImageFile):
+                continue
+            row = row_of[listing.paths[read.row]]
+            for side in self._requested[row]:
+                with suppress(ImageUnreadableError):
+                    self._thumbnails[row, side] = make_thumbnail(read.image.data, side)
+        self._requested.clear()
+
+    def get(self, row: int, side: int) -> Thumbnail | None:
+        """Return a thumbnail that was requested before `read`.
+
+        Parameters
+        ----------
+        row, side : int
+            As in `request`.
 
         Returns
         -------
         Thumbnail or None
-            None without a folder, or if the image cannot be opened.
+            None without images, or if the image cannot be opened.
         """
-        return self._get_or_make(row, GALLERY_PIXELS)
-
-    def map_thumbnail_url(self, row: int) -> str | None:
-        """Return the URL of a smaller thumbnail, for the map.
-
-        Parameters
-        ----------
-        row : int
-
-        Returns
-        -------
-        str or None
-            None without a folder, or if the image cannot be opened.
-        """
-        thumbnail = self._get_or_make(row, MAP_PIXELS)
-        return None if thumbnail is None else thumbnail.url
-
-    def _get_or_make(self, row: int, side: int) -> Thumbnail | None:
-        if self._folder is None:
-            return None
-        if (row, side) not in self._thumbnails:
-            thumbnail = None
-            with suppress(ImageUnreadableError):
-                thumbnail = make_thumbnail(self._folder / self._cache.paths[row], side)
-            self._thumbnails[row, side] = thumbnail
-        return self._thumbnails[row, side]
+        return self._thumbnails.get((row, side))
 
 
-def make_thumbnail(path: Path, side: int) -> Thumbnail:
+def make_thumbnail(data: bytes, side: int) -> Thumbnail:
     """Make a thumbnail of the central square of an image; never enlarge it.
 
     Parameters
     ----------
-    path : Path
+    data : bytes
+        Of the image's file.
     side : int
         Pixels: `GALLERY_PIXELS` or `MAP_PIXELS`.
 
@@ -113,9 +125,8 @@ def make_thumbnail(path: Path, side: int) -> Thumbnail:
     Raises
     ------
     ImageUnreadableError
-        If the image cannot be read or decoded.
+        If the image cannot be decoded.
     """
-    data = read_image_file(path).data
     quality = QUALITY[side]
     side = min(side, _read_short_side(data) or side)
     unscaled = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

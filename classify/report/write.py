@@ -9,7 +9,10 @@ from classify.data.sets.cache_set import CachesLike, open_caches
 from classify.errors import CallError, OutputError
 from classify.experiments.compare import Comparison
 from classify.strategy.advise import Advice
+from featurize.errors import CallError as SourceError
 from featurize.files import atomic_write, check_target
+from featurize.sources.opening import open_source
+from featurize.sources.stores.addresses import redact_message
 
 __all__ = ["check_report_path", "write_report"]
 
@@ -42,10 +45,11 @@ def write_report(
         The cache or caches of the comparison, in its order.
     comparison : Comparison
         What `compare` gave.
-    images : path, optional
-        The image folder of the cache, for thumbnails. Missing images are left out.
+    images : path or URL, optional
+        The images of the cache, for thumbnails: a folder, or whatever they were taken from.
+        Missing images are left out.
     command : str, optional
-        The command line, for the provenance.
+        The command line, for the provenance; credentials in URLs are left out.
     sources : mapping of str to str, optional
         By task name, where its labels come from, for the provenance.
     seed : int, optional
@@ -58,7 +62,7 @@ def write_report(
     OutputError
         If the file cannot be written, or exists and is not a report.
     CallError
-        If Bokeh or Jinja2 is missing, or `images` is not a folder.
+        If Bokeh or Jinja2 is missing, or there are no `images`.
     FeaturizeError, FileNotFoundError
         If the cache cannot be read.
     """
@@ -69,7 +73,7 @@ def write_report(
         open_caches(cache),
         comparison,
         images=images,
-        command=command,
+        command=None if command is None else redact_message(command),
         sources=sources,
         seed=seed,
         advice=advice or {},
@@ -99,13 +103,18 @@ def check_report_path(
     OutputError
         If the folder is missing or not writable, or the file exists and is not a report.
     CallError
-        If Bokeh or Jinja2 is missing, or `images` is not a folder.
+        If Bokeh or Jinja2 is missing, or there are no `images`.
     """
     missing = [name for name in REQUIRED_PACKAGES if find_spec(name) is None]
     if missing:
         raise CallError(f"the report needs {missing[0]}: pip install 'headgraft[report]'")
-    if images is not None and not Path(images).is_dir():
-        raise CallError(f"--images {images} is not a folder; give the one the cache was made from")
+    if images is not None:
+        try:
+            open_source(images)
+        except SourceError as error:
+            raise CallError(
+                f"--images: {error}; give what the cache was made from, or leave it out"
+            ) from error
     return check_target(path, _is_report, "a report", OutputError)
 
 

@@ -161,7 +161,7 @@ def advise(
     cache : path or FeatureCache
         With several layers: ``featurize run ... --layers auto``.
     labels : LabelTable or path of a CSV, optional
-        By default the folder names.
+        By default those that came with the images, else the folder names.
     size, similarity : str, optional
         ``small`` or ``large``, ``similar`` or ``different``: overrides the measurement, which is
         made all the same.

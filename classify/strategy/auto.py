@@ -18,12 +18,8 @@ from classify.heads.io import check_head_file, save_head
 from classify.heads.record import HeadProgress
 from classify.labels.empty_folders import find_empty_folders
 from classify.labels.folders import TEST
-from classify.labels.table import (
-    LabelTable,
-    check_several_classes,
-    labels_from_folders,
-    read_given_labels,
-)
+from classify.labels.source_labels import resolve_listing_labels
+from classify.labels.table import LabelTable, check_several_classes, read_given_labels
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
 from classify.strategy.tried.better import BetterCandidate, CandidateCommands, find_better
@@ -38,7 +34,9 @@ from featurize.cache.reader import FeatureCache
 from featurize.errors import RunInterruptedError
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Progress, Report, Say, ignore
-from featurize.sources.folder import list_images
+from featurize.sources.containers.container_source import ContainerSource
+from featurize.sources.folder import FolderSource
+from featurize.sources.opening import open_source
 from featurize.system import signals
 from featurize.text import format_duration, list_first
 
@@ -135,12 +133,12 @@ def auto(
 
     Parameters
     ----------
-    images : path
-        The image folder.
+    images : path or URL
+        The image folder, or any other source of images that `featurize.run` takes.
     output : path
         A head file, or a tuned network with its classifier; `predict` accepts either.
     labels : LabelTable or path of a CSV, optional
-        By default the folder names.
+        By default those that came with the images, else the folder names.
     backbone, weights, preprocess : str, optional
         As in `featurize.run`.
     cache : path, optional
@@ -263,12 +261,14 @@ def _check_labels(images: str | os.PathLike[str], spec: TaskSpec, say: Say) -> N
     table = read_given_labels(spec.labels, spec.column, spec.labels_level)
     check_test_size(spec.test_size)
     if table is None:
-        paths = list_images(images).paths
-        table = labels_from_folders(paths, spec.labels_level) if paths else None
-        if table is not None and (empty := find_empty_folders(images, table)):
+        source = open_source(images)
+        if source.is_remote and isinstance(source, ContainerSource):
+            return  # to list it may be to read it all
+        listing = source.list_images()
+        table = resolve_listing_labels(listing, None, spec.column, spec.labels_level)
+        if isinstance(source, FolderSource) and (empty := find_empty_folders(source.root, table)):
             say(f"no image lies in {list_first(empty)}: no class, unless images are added")
-    if table is not None:
-        check_several_classes(table)
+    check_several_classes(table)
 
 
 def _warn_few_images(task: Task) -> Iterator[str]:

@@ -67,7 +67,7 @@ def strategy_commands(
     Parameters
     ----------
     cache : FeatureCache
-        Gives the backbone, the weights and the image folder.
+        Gives the backbone, the weights and where the images are.
     last_layer, cut_layer : str
         Layers for the linear and for the truncated probe.
     options : sequence of str

@@ -78,8 +78,8 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array of str or path of shape (n,) or (n, 1)
-            Paths as in the cache: relative to its image folder, POSIX. Absolute paths below that
-            folder, and paths with ``./`` or ``..``, are converted to that form.
+            Paths as in the cache: relative to where its images are, POSIX. Absolute paths and URLs
+            below that folder, file or URL, and paths with ``./`` or ``..``, are converted.
 
         Returns
         -------
@@ -134,7 +134,10 @@ def _as_in_cache(cache: FeatureCache, path: Any) -> Any:
     text = os.fspath(path)
     if text in cache.row_of:
         return text
-    if Path(text).is_absolute():
+    if "://" in text:  # a URL below that of the cache; nothing of it is resolved
+        text = text.removeprefix(cache.root.rstrip("/") + "/")
+        return text if text in cache.row_of else path
+    if Path(text).is_absolute() and "://" not in cache.root:
         text = os.path.relpath(text, cache.root)
     text = os.path.normpath(text).replace(os.sep, "/")
     return text if text in cache.row_of else path

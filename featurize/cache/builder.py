@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +20,21 @@ import numpy as np
 from featurize.cache.format import (
     CHECKSUM_DTYPE,
     CHECKSUMS_GROUP,
+    CONTAINER_DTYPES,
+    CONTAINERS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
     FORMAT_NAME,
     PAGE_BYTES,
+    PLACE_DTYPES,
     Extractor,
     LayerInfo,
     choose_version,
+    list_container_records,
 )
 from featurize.errors import DiskFullError, FeaturizeError
 from featurize.files import pwrite_all, replace_durably, to_write_error
 from featurize.fingerprint import canonical_json
+from featurize.sources.listing import ImagePlaces
 from featurize.text import format_bytes
 from featurize.version import CREATED_BY
 
@@ -89,6 +94,8 @@ def allocate_cache(
     root: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    source: Mapping[str, Any] | None = None,
+    places: ImagePlaces | None = None,
 ) -> None:
     """Write an empty cache to `path` and reserve its disk space, atomically.
 
@@ -104,11 +111,16 @@ def allocate_cache(
     paths : sequence of str
         N image paths, relative to `root`, POSIX, sorted and unique.
     sizes, mtimes_ns : int64 arrays of shape (N,)
-        Size in bytes and modification time in nanoseconds of each image.
+        Size in bytes, or -1, and version stamp of each image; that of a file is its modification
+        time in nanoseconds.
     root : str
-        The image folder; informative.
+        The image folder, or where else the images are; informative.
     include, exclude : sequence of str
         The patterns that selected the images; informative.
+    source : mapping of str to object, optional
+        How another source than a folder was read, as JSON values; informative.
+    places : ImagePlaces, optional
+        In which containers the images lie.
 
     Raises
     ------
@@ -128,6 +140,8 @@ def allocate_cache(
         root=root,
         include=include,
         exclude=exclude,
+        source=source,
+        places=places,
     )
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -231,6 +245,8 @@ def _build_empty_file(
     root: str,
     include: Sequence[str],
     exclude: Sequence[str],
+    source: Mapping[str, Any] | None,
+    places: ImagePlaces | None,
 ) -> tuple[int, list[tuple[int, bytes]]]:
     """Build the bytes of a cache whose rows are all pending.
 
@@ -238,7 +254,7 @@ def _build_empty_file(
 
     Parameters
     ----------
-    extractor, layers, paths, sizes, mtimes_ns, root, include, exclude
+    extractor, layers, paths, sizes, mtimes_ns, root, include, exclude, source, places
         As in `allocate_cache`.
 
     Returns
@@ -259,7 +275,7 @@ def _build_empty_file(
         sparse_file, "w", alignment_threshold=min_features_bytes, alignment_interval=PAGE_BYTES
     ) as h5_file:
         h5_file.attrs["format"] = FORMAT_NAME
-        version, required_features = choose_version(extractor.preprocess)
+        version, required_features = choose_version(extractor.preprocess, source is None)
         h5_file.attrs["format_version"] = version
         h5_file.attrs["required_features"] = json.dumps(required_features)
         h5_file.attrs["n_rows"] = np.int64(n_rows)
@@ -270,6 +286,8 @@ def _build_empty_file(
         for name, patterns in (("include", include), ("exclude", exclude)):
             if patterns:
                 h5_file.attrs[name] = json.dumps(list(patterns))
+        if source is not None:
+            h5_file.attrs["source"] = canonical_json(source)
         group = h5_file.create_group("extractor")
         for name in EXTRACTOR_TEXT_ATTRS:
             group.attrs[name] = getattr(extractor, name)
@@ -285,6 +303,8 @@ def _build_empty_file(
             (_create_dataset(images, "status", (n_rows,), "u1"), None),  # zero is pending
             (_create_dataset(images, "reason", (n_rows,), "u1"), None),
         ]
+        if places is not None:
+            columns += _create_place_columns(h5_file, places, np.asarray(mtimes_ns))
         features = h5_file.create_group("features")
         for info in layers:
             dataset = _create_dataset(features, info.name, (n_rows, info.dim), info.dtype)
@@ -301,6 +321,25 @@ def _build_empty_file(
             if values is not None
         ]
     return sparse_file.size, [*sparse_file.written, *pieces]
+
+
+def _create_place_columns(
+    h5_file: Any, places: ImagePlaces, stamps: np.ndarray
+) -> list[tuple[Any, np.ndarray]]:
+    """Create the arrays that say where images lie; return them with their values."""
+    images, group = h5_file["images"], h5_file.create_group(CONTAINERS_GROUP)
+    names = [container.name.encode() for container in places.containers]
+    name_type = h5py.string_dtype("utf-8", max(map(len, names)))
+    records = list_container_records(places, stamps)
+    count = (len(names),)
+    columns = [(_create_dataset(group, "name", count, name_type), np.array(names, name_type))]
+    for name, dtype in CONTAINER_DTYPES.items():
+        values = np.array([getattr(record, name) for record in records], dtype)
+        columns.append((_create_dataset(group, name, count, dtype), values))
+    for name, place_values in (("container", places.container_of), ("offset", places.offsets)):
+        dataset = _create_dataset(images, name, place_values.shape, PLACE_DTYPES[name])
+        columns.append((dataset, place_values.astype(PLACE_DTYPES[name])))
+    return columns
 
 
 def _create_dataset(group: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -16,14 +17,18 @@ from featurize.errors import CacheReplacedError
 from featurize.files import pread_into
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
+from featurize.sources.listing import ImagePlaces
 
 FORMAT_NAME = "headgraft-feature-cache"
-FORMAT_VERSION = (1, 2)
+FORMAT_VERSION = (1, 3)
 FIT_FEATURE = "preprocess.fit"  # since 1.2; a release that does not know it would crop instead
 SUPPORTED_FEATURES = frozenset({FIT_FEATURE})
 PAGE_BYTES = 4096
 CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
 CHECKSUM_DTYPE = "<u4"
+CONTAINERS_GROUP = "containers"  # since 1.3: the files that hold several images each
+CONTAINER_DTYPES = {"size": "<i8", "stamp": "<i8", "check": "<u4"}
+PLACE_DTYPES = {"container": "<i4", "offset": "<i8"}  # since 1.3: columns of images
 COLUMN_DTYPES = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1", "reason": "u1"}
 EXTRACTOR_TEXT_ATTRS = ("backbone", "weights", "weights_sha256", "precision")
 PENDING, MARKED, FAILED = 0, 1, 2
@@ -85,7 +90,7 @@ class Extractor:
         }
 
 
-def choose_version(preprocess: Preprocess) -> tuple[str, list[str]]:
+def choose_version(preprocess: Preprocess, is_folder: bool) -> tuple[str, list[str]]:
     """Choose the lowest format version that can say what made a cache.
 
     So every release since 1.0 reads the caches whose images are cropped.
@@ -93,6 +98,8 @@ def choose_version(preprocess: Preprocess) -> tuple[str, list[str]]:
     Parameters
     ----------
     preprocess : Preprocess
+    is_folder : bool
+        Whether the images are files of a folder.
 
     Returns
     -------
@@ -101,7 +108,30 @@ def choose_version(preprocess: Preprocess) -> tuple[str, list[str]]:
     required_features : list of str
         What a reader must understand.
     """
-    return ("1.1", []) if preprocess.fit == "crop" else ("1.2", [FIT_FEATURE])
+    required = [] if preprocess.fit == "crop" else [FIT_FEATURE]
+    return "1.3" if not is_folder else "1.2" if required else "1.1", required
+
+
+@dataclass(frozen=True)
+class ContainerRecord:
+    """A file that holds images of a cache, as it was when it was listed.
+
+    Attributes
+    ----------
+    name : str
+        Path below the source's root.
+    size : int
+        In bytes.
+    stamp : int
+        Its version stamp; 0 proves nothing.
+    check : int
+        `compute_place_check` of its rows.
+    """
+
+    name: str
+    size: int
+    stamp: int
+    check: int
 
 
 @dataclass(frozen=True)
@@ -173,6 +203,10 @@ class Layout:
         Program and image folder; informative.
     include, exclude : list of str
         The patterns that selected the images; informative.
+    source : dict of str to object
+        How the source of the images was read; informative, empty before 1.3.
+    containers : list of ContainerRecord
+        Empty where each image is a file of its own.
     n_rows : int
     extractor : Extractor
     layers : dict of str to LayerInfo
@@ -188,6 +222,8 @@ class Layout:
     root: str
     include: list[str]
     exclude: list[str]
+    source: dict[str, Any]
+    containers: list[ContainerRecord]
     n_rows: int
     extractor: Extractor
     layers: dict[str, LayerInfo]
@@ -198,6 +234,50 @@ class Layout:
     def has_checksums(self) -> bool:
         """Whether every layer has a column of checksums."""
         return all(f"{CHECKSUMS_GROUP}/{name}" in self.extents for name in self.layers)
+
+
+def compute_place_check(stamps: np.ndarray, offsets: np.ndarray) -> int:
+    """Compute what tells that a container's rows are as its index said.
+
+    A release that knows no containers, or a run on files of the same names, changes the rows'
+    stamps and leaves the container as it was.
+
+    Parameters
+    ----------
+    stamps, offsets : int64 arrays of shape (n,)
+        Of the container's rows, ascending by row.
+
+    Returns
+    -------
+    int
+        CRC-32 of the stamps, then the offsets, little-endian.
+    """
+    return crc32(offsets.astype("<i8").tobytes(), crc32(stamps.astype("<i8").tobytes()))
+
+
+def list_container_records(places: ImagePlaces, stamps: np.ndarray) -> list[ContainerRecord]:
+    """List what a cache records of each container.
+
+    Parameters
+    ----------
+    places : ImagePlaces
+    stamps : int64 array of shape (N,)
+        Of the images.
+
+    Returns
+    -------
+    list of ContainerRecord
+        In the order of `places`.
+    """
+    order = np.argsort(places.container_of, kind="stable")
+    n_containers = len(places.containers)
+    bounds = np.searchsorted(places.container_of[order], np.arange(n_containers + 1)).tolist()
+    records = []
+    for i, container in enumerate(places.containers):
+        rows = order[bounds[i] : bounds[i + 1]]
+        check = compute_place_check(stamps[rows], places.offsets[rows])
+        records.append(ContainerRecord(container.name, container.size, container.stamp, check))
+    return records
 
 
 def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:

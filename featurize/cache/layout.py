@@ -14,7 +14,11 @@ from featurize.cache import crash_guard
 from featurize.cache.format import (
     CHECKSUMS_GROUP,
     COLUMN_DTYPES,
+    CONTAINER_DTYPES,
+    CONTAINERS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
+    PLACE_DTYPES,
+    ContainerRecord,
     Extent,
     Extractor,
     LayerInfo,
@@ -122,9 +126,13 @@ def _check_and_parse(path: str | os.PathLike[str]) -> Layout:
 def _parse_layout(file: Any) -> Layout:
     group = file["extractor"].attrs
     extents = {}
-    for folder in ("images", "features", CHECKSUMS_GROUP):
+    columns = {
+        "images": {"path", *COLUMN_DTYPES, *PLACE_DTYPES},
+        CONTAINERS_GROUP: {"name", *CONTAINER_DTYPES},
+    }
+    for folder in ("images", "features", CHECKSUMS_GROUP, CONTAINERS_GROUP):
         for name, dataset in file.get(folder, {}).items():
-            if folder != "images" or name == "path" or name in COLUMN_DTYPES:
+            if folder not in columns or name in columns[folder]:
                 extents[f"{folder}/{name}"] = Extent(
                     dataset.id.get_offset(), dataset.dtype, dataset.shape
                 )
@@ -146,6 +154,8 @@ def _parse_layout(file: Any) -> Layout:
         root=str(file.attrs.get("root", "")),
         include=_parse_json_texts(file.attrs.get("include")),
         exclude=_parse_json_texts(file.attrs.get("exclude")),
+        source=_parse_json_object(file.attrs.get("source")),
+        containers=_parse_containers(file),
         n_rows=int(file.attrs["n_rows"]),
         extractor=Extractor(
             **{name: group[name] for name in EXTRACTOR_TEXT_ATTRS},
@@ -156,6 +166,15 @@ def _parse_layout(file: Any) -> Layout:
         extents=extents,
         identity=identify_file(os.fstat(file.id.get_vfd_handle())),
     )
+
+
+def _parse_containers(file: Any) -> list[ContainerRecord]:
+    if CONTAINERS_GROUP not in file:
+        return []
+    group = file[CONTAINERS_GROUP]
+    values = [group[name][:].tolist() for name in CONTAINER_DTYPES]
+    names = [name.decode("utf-8", "replace") for name in group["name"][:].tolist()]
+    return [ContainerRecord(*record) for record in zip(names, *values, strict=True)]
 
 
 def identify_file(found: os.stat_result) -> tuple[int, int]:

@@ -52,9 +52,13 @@ class FeatureCache:
     n_rows : int
         Number of rows N.
     root : str
-        The image folder; informative.
+        The image folder, or where else the images are; informative.
     include, exclude : list of str
         The patterns that selected the images; informative.
+    source : dict of str to object
+        How the source of the images was read; informative.
+    containers : list of ContainerRecord
+        Shards, archives or tables that hold the images; empty where each is a file.
     format_version, created_by : str
         As ``1.1``, and the program that wrote the file.
     has_checksums : bool
@@ -69,15 +73,14 @@ class FeatureCache:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         layout = self._open()
-        self.format_version = layout.version
-        self.created_by = layout.created_by
-        self.root = layout.root
+        self.format_version, self.created_by = layout.version, layout.created_by
+        self.root, self.source = layout.root, layout.source
         self.include, self.exclude = layout.include, layout.exclude
+        self.containers = layout.containers
         self.n_rows = layout.n_rows
         self.extractor: Extractor = layout.extractor
         self.layers: dict[str, LayerInfo] = layout.layers
-        self._extents = layout.extents
-        self.has_checksums = layout.has_checksums
+        self._extents, self.has_checksums = layout.extents, layout.has_checksums
         self._maps: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
@@ -87,8 +90,7 @@ class FeatureCache:
         )
 
     def _open(self) -> Layout:
-        # Keep the descriptor: a grown cache is another file of the same name, with other rows
-        # at these offsets.
+        # Keep the descriptor: a grown cache is another file of that name, with other rows there.
         while True:
             layout = read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -135,15 +137,14 @@ class FeatureCache:
 
         Parameters
         ----------
-        name : {"path", "sha256", "size", "mtime_ns", "status", "reason"}
-            Name of the column.
+        name : {"path", "sha256", "size", "mtime_ns", "status", "reason", "container", "offset"}
+            The last two only with `containers`.
 
         Returns
         -------
         array of shape (N, ...)
-            A copy.
+            A copy, as a run may fill the cache meanwhile.
         """
-        # Read without the map: columns change while a run fills the cache.
         return self._read_rows(f"images/{name}", np.arange(self.n_rows))
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -351,7 +352,6 @@ class FeatureCache:
         Returns
         -------
         read-only memory map of shape (N, D)
-            One line for each row of the cache.
 
         Raises
         ------

@@ -12,11 +12,14 @@ from featurize.cache.format import (
     CHECKSUM_DTYPE,
     CHECKSUMS_GROUP,
     COLUMN_DTYPES,
+    CONTAINER_DTYPES,
+    CONTAINERS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
     FIT_FEATURE,
     FORMAT_NAME,
     FORMAT_VERSION,
     PAGE_BYTES,
+    PLACE_DTYPES,
     SUPPORTED_FEATURES,
 )
 from featurize.errors import CallError
@@ -66,6 +69,7 @@ def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
     yield from _find_column_violations(file, int(n_rows), file_bytes)
     yield from _find_feature_violations(file, int(n_rows), file_bytes)
     yield from _find_checksum_violations(file, int(n_rows), file_bytes)
+    yield from _find_place_violations(file, int(n_rows), file_bytes)
     yield from _find_overlaps(byte_ranges)
 
 
@@ -238,6 +242,30 @@ def _find_checksum_violations(file: Any, n_rows: int, file_bytes: int) -> Iterat
             continue
         if dataset.shape != (n_rows, 2) or dataset.dtype != np.dtype(CHECKSUM_DTYPE):
             yield f"{where} is {dataset.dtype} of shape {dataset.shape}, not uint32 ({n_rows}, 2)"
+        yield from _find_extent_violations(dataset, file_bytes)
+
+
+def _find_place_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
+    """Yield violations of the columns that say where images lie; older caches have none."""
+    if CONTAINERS_GROUP not in file:
+        return
+    group = file[CONTAINERS_GROUP]
+    names = group.get("name") if isinstance(group, h5py.Group) else None
+    text = h5py.check_string_dtype(names.dtype) if isinstance(names, h5py.Dataset) else None
+    if names is None or text is None or text.length is None or names.ndim != 1:
+        yield f"{CONTAINERS_GROUP}/name is missing or not fixed-width text"
+        return
+    columns = [(group, name, dtype, names.shape) for name, dtype in CONTAINER_DTYPES.items()]
+    columns += [(file["images"], name, dtype, (n_rows,)) for name, dtype in PLACE_DTYPES.items()]
+    yield from _find_extent_violations(names, file_bytes)
+    for parent, name, dtype, shape in columns:
+        where = f"{parent.name.lstrip('/')}/{name}"
+        dataset = parent.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            yield f"column {where} is missing"
+            continue
+        if dataset.shape != shape or dataset.dtype != np.dtype(dtype):
+            yield f"{where} is {dataset.dtype} of shape {dataset.shape}, not {dtype} {shape}"
         yield from _find_extent_violations(dataset, file_bytes)
 
 

@@ -12,17 +12,21 @@ import numpy as np
 
 from featurize.cache.format import (
     CHECKSUMS_GROUP,
+    CONTAINER_DTYPES,
+    CONTAINERS_GROUP,
     FAILED,
     MARKED,
     PENDING,
     Extent,
     iter_row_runs,
+    list_container_records,
     read_rows,
 )
 from featurize.cache.integrity import compute_checksums
 from featurize.cache.layout import read_layout, to_unreachable_error
 from featurize.errors import CacheReplacedError
 from featurize.files import pwrite_all, to_write_error
+from featurize.sources.listing import ImagePlaces
 from featurize.system import signals
 
 SYNC_INTERVAL_SECONDS = 1.0
@@ -180,6 +184,30 @@ class CacheWriter:
         """
         self._write_column("images/size", rows, sizes)
         self._write_column("images/mtime_ns", rows, mtimes_ns)
+
+    def write_places(self, places: ImagePlaces, stamps: np.ndarray) -> None:
+        """Record where the images lie now, after every row was looked at.
+
+        The containers' stamps come last, after a sync: until then the next run opens them again.
+        Nothing is written if the cache has other containers.
+
+        Parameters
+        ----------
+        places : ImagePlaces
+        stamps : int64 array of shape (N,)
+            Of the images, as listed.
+        """
+        records = list_container_records(places, stamps)
+        if [c.name for c in records] != [c.name for c in self.layout.containers]:
+            return
+        rows = np.arange(len(stamps))
+        self._write_column("images/container", rows, places.container_of)
+        self._write_column("images/offset", rows, places.offsets)
+        self.flush()
+        self._sync_file()
+        for name in CONTAINER_DTYPES:
+            values = np.array([getattr(record, name) for record in records])
+            self._write_column(f"{CONTAINERS_GROUP}/{name}", np.arange(len(records)), values)
 
     def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Read rows of an array.

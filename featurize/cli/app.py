@@ -22,6 +22,8 @@ from featurize.cli.options import (
     Backbone,
     CachedLayers,
     CacheFile,
+    Column,
+    Component,
     Debug,
     Decode,
     Device,
@@ -33,12 +35,13 @@ from featurize.cli.options import (
     Pool,
     Precision,
     Preprocess,
+    Root,
+    Scratch,
+    Split,
     WeightsFile,
 )
 from featurize.system import signals
 from featurize.text import to_printable
-
-MAX_SHOWN_FAILURES = 20
 
 app = make_app(
     "featurize", "Run a frozen convnet over an image collection, once, into a feature cache."
@@ -47,7 +50,13 @@ app = make_app(
 
 @app.command()
 def run(
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of images.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="A folder of images; tar shards, zips, Parquet or Arrow tables; a list; a URL.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The cache to make or complete.")],
     backbone: Backbone = None,
     weights: Annotated[
@@ -97,6 +106,11 @@ def run(
     follow: Annotated[
         bool, typer.Option("--follow", help="Follow links that lead out of IMAGES too.")
     ] = False,
+    column: Column = None,
+    split: Split = None,
+    component: Component = None,
+    root: Root = None,
+    scratch: Scratch = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -108,7 +122,7 @@ def run(
 
         with ProgressDisplay("listing images, loading the network") as display:
             result = run_job(
-                images,
+                images if len(images) > 1 else images[0],
                 output,
                 backbone=backbone,
                 weights=weights,
@@ -128,6 +142,11 @@ def run(
                 include=include or None,
                 exclude=exclude or None,
                 follow=follow,
+                column=column,
+                split=split,
+                component=component,
+                root=root,
+                scratch=scratch,
                 report=display.report,
                 say=display.say,
             )
@@ -156,6 +175,7 @@ def _show_estimate(estimate: Any) -> None:
 
 
 def _show_summary(summary: Any) -> None:
+    from featurize.cli.info import MAX_SHOWN_FAILURES
     from featurize.text import format_duration
 
     if summary.failures:
@@ -241,66 +261,20 @@ def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
     """Say what is in a cache, without reading its features."""
     with handle_errors(debug, as_json):
         from featurize.cache.reader import FeatureCache
+        from featurize.cli.info import describe_cache, show_cache
 
         opened = FeatureCache(cache)
-        counts, extractor, failures = opened.counts, opened.extractor, opened.failures
-        layer_dicts = [
-            {
-                "name": layer.name,
-                "layer": layer.layer,
-                "pool": layer.pool,
-                "dim": layer.dim,
-                "dtype": "float32" if layer.dtype == "<f4" else "float16",
-                "map_shape": list(layer.map_shape),
-                "fingerprint": layer.fingerprint,
-            }
-            for layer in opened.layers.values()
-        ]
         if as_json:
-            print_json(
-                {
-                    "cache": str(cache),
-                    "format_version": opened.format_version,
-                    "rows": opened.n_rows,
-                    "status": counts,
-                    "include": list(opened.include),
-                    "exclude": list(opened.exclude),
-                    "backbone": extractor.backbone,
-                    "weights": extractor.weights,
-                    "weights_sha256": extractor.weights_sha256,
-                    "licence": extractor.environment.get("licence"),
-                    "preprocess": extractor.preprocess.to_dict(),
-                    "precision": extractor.precision,
-                    "layers": layer_dicts,
-                    "failures": failures,
-                }
-            )
-            return
-        print(f"{to_printable(str(cache))}: feature cache, format {opened.format_version}")
-        row_counts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-        print(f"rows      {opened.n_rows:,}: {row_counts}")
-        sha256 = to_printable(extractor.weights_sha256[:12])
-        weights = f"weights {to_printable(extractor.weights)} ({sha256}...)"
-        print(f"backbone  {to_printable(extractor.backbone)}, {weights}")
-        if licence := extractor.environment.get("licence"):
-            print(f"licence   {to_printable(str(licence))}")
-        print(f"images    {extractor.preprocess.describe()}")
-        for option, patterns in (("include", opened.include), ("exclude", opened.exclude)):
-            for pattern in patterns:
-                print(f"{option}   {to_printable(pattern)}")
-        for layer in opened.layers.values():
-            shape = "x".join(map(str, layer.map_shape))
-            pooled = f"{layer.dim} numbers from {shape}, pool {to_printable(layer.pool)}"
-            print(f"layer     {to_printable(layer.name)}: {pooled}")
-        for path, reason in list(failures.items())[:MAX_SHOWN_FAILURES]:
-            print(f"failed    {to_printable(path)}: {reason}")
+            print_json(describe_cache(opened))
+        else:
+            show_cache(opened)
 
 
 @app.command()
 def verify(
     cache: CacheFile,
     images: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="[IMAGES]", help="Its images: hashed again, a sample embedded."),
     ] = None,
     weights: WeightsFile = None,

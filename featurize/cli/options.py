@@ -106,3 +106,23 @@ Licence = Annotated[
         help="Only weights that are permissive, non-commercial, restricted, unknown.",
     ),
 ]
+Column = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of a table or list: the column of images, paths or URLs."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of tables, lists and shards: only this split, as train."),
+]
+Component = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of samples with several images: which one, as left.jpg."),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|URL", help="Where the paths of a list begin. [default: its folder]"),
+]
+Scratch = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="For copies of remote archives, so that each comes once."),
+]

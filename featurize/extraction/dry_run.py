@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,13 @@ from featurize.cache.format import PENDING
 from featurize.cache.reader import FeatureCache
 from featurize.engines.batching import BatchRunner
 from featurize.errors import ImageUnreadableError
-from featurize.extraction.changes import ListingDiff, RetryPolicy
+from featurize.extraction.completion.changes import ListingDiff, RetryPolicy
 from featurize.extraction.setup import ExtractionSetup
 from featurize.images import decoding
-from featurize.images.preprocess import Preprocess
 from featurize.images.reading import ImageFile
 from featurize.sources.listing import ImageListing, ImageRead, read_images
 
 SAMPLE_SIZE = 16
-MIN_SPEEDUP = 1.5  # smaller gains are not reported
 
 
 @dataclass
@@ -142,41 +140,4 @@ def estimate_run(
         seconds=seconds,
         images_per_second=images_per_second,
         layers=[info.name for info in infos],
-    )
-
-
-def suggest_fast_decoding(listing: ImageListing, preprocess: Preprocess) -> str:
-    """Measure the speed-up of ``--decode fast`` on a few images, and describe it.
-
-    Parameters
-    ----------
-    listing : ImageListing
-    preprocess : Preprocess
-
-    Returns
-    -------
-    str
-        A sentence that begins with a space; empty for a speed-up below `MIN_SPEEDUP`.
-    """
-    seconds = {"exact": 0.0, "fast": 0.0}
-    differs = False  # small images are decoded alike by both
-    rows = range(0, len(listing.paths), max(1, len(listing.paths) // 4))[:4]
-    for _, image in read_images(listing, rows):
-        if not isinstance(image, ImageFile):
-            continue
-        try:
-            pixels = {}
-            for mode in seconds:
-                start = time.perf_counter()
-                pixels[mode] = decoding.decode_image(image.data, replace(preprocess, decode=mode))
-                seconds[mode] += time.perf_counter() - start
-        except ImageUnreadableError:
-            continue
-        differs |= not np.array_equal(pixels["exact"], pixels["fast"])
-    speedup = seconds["exact"] / seconds["fast"] if differs else 1.0
-    if speedup < MIN_SPEEDUP:
-        return ""
-    return (
-        f" With --decode fast these images decode {speedup:.1f} times as fast; it changes pixels "
-        "slightly, so it needs a cache of its own (another -o)."
     )

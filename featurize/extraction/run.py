@@ -12,20 +12,25 @@ from featurize.cache.builder import estimate_cache_bytes, remove_temporary_files
 from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
 from featurize.errors import CallError, RunInterruptedError
-from featurize.extraction.changes import (
+from featurize.extraction.completion.changes import (
     ListingDiff,
     RetryPolicy,
     diff_listing,
     find_pending_rows,
     refuse_mass_removal,
 )
-from featurize.extraction.dry_run import Estimate, estimate_run
-from featurize.extraction.grow import (
-    CacheCompletion,
+from featurize.extraction.completion.complete import CacheCompletion
+from featurize.extraction.completion.known_images import recall_listing, reopen_source
+from featurize.extraction.completion.label_table import (
+    has_expected_labels,
+    write_label_table,
+)
+from featurize.extraction.completion.partial_cache import (
     allocate_for_listing,
     open_if_exists,
     partial_path,
 )
+from featurize.extraction.dry_run import Estimate, estimate_run
 from featurize.extraction.options import (
     Options,
     ResolvedOptions,
@@ -37,9 +42,11 @@ from featurize.extraction.summary import Summary
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.stats import RunStats
 from featurize.progress import Say, ignore
-from featurize.sources import folder as folder_source
+from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
-from featurize.sources.patterns import GlobFilter
+from featurize.sources.opening import ImagesArgument, open_source
+from featurize.sources.patterns import GlobFilter, check_patterns
+from featurize.sources.source import SourceOptions
 from featurize.system import cpu, signals
 from featurize.text import to_printable
 
@@ -51,7 +58,7 @@ _NOTABLE_BYTES = 100_000_000  # of a cache; smaller ones are not mentioned
 
 
 def run(
-    folder: str | os.PathLike[str],
+    images: ImagesArgument,
     output: str | os.PathLike[str],
     *,
     backbone: "str | Backbone | None" = None,
@@ -72,18 +79,25 @@ def run(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     follow: bool = False,
+    column: str | None = None,
+    split: str | None = None,
+    component: str | None = None,
+    root: str | None = None,
+    scratch: str | None = None,
     report: Callable[[RunStats], None] = ignore,
     say: Callable[[str], None] = ignore,
 ) -> Summary | Estimate:
-    """Embed every image of a folder into a feature cache.
+    """Embed every image of a source into a feature cache.
 
     An existing cache is completed: finished rows are not computed again, and options not given are
     taken from it.
 
     Parameters
     ----------
-    folder : path
-        The images, in nested folders of any depth.
+    images : path or URL, or sequence of them
+        A folder of images of any depth; tar shards, zip archives, Parquet or Arrow tables, or a
+        folder of them; a list of images (``.csv``, ``.jsonl``, ``.parquet``); or any of these
+        behind a URL. Labels that come with the images are written to ``OUTPUT.labels.csv``.
     output : path
         The cache, an HDF5 file.
     backbone : str or Backbone, optional
@@ -123,6 +137,16 @@ def run(
         select all images.
     follow : bool
         Follow links that lead out of the folder.
+    column : str, optional
+        Of a table or a list: the column of the images, paths or URLs.
+    split : str, optional
+        Of tables, lists and shards: take only this split, as ``train``.
+    component : str, optional
+        Of WebDataset samples with several images: which one, as ``left.jpg``.
+    root : str, optional
+        Of a list: the folder or URL where its paths begin. Default the list's own folder.
+    scratch : str, optional
+        Of remote archives: a folder for copies, so that none is fetched twice.
     report : callable
         Called often with the run's `RunStats`.
     say : callable
@@ -136,7 +160,7 @@ def run(
     Raises
     ------
     CallError, BackboneError, UnknownLayerError
-        If the folder, an option or the output is invalid.
+        If the images, an option or the output is invalid.
     CacheFormatError, FingerprintMismatchError
         If `output` exists and is not a cache, or has another extractor.
     EngineError
@@ -167,7 +191,10 @@ def run(
     )
     # Refuse a file that is not a cache before a lock file is made.
     existing_cache = open_if_exists(path, _KEEP_ADVICE)
-    listing = _list_images(folder, include, exclude, follow, existing_cache, say)
+    source_options = SourceOptions(
+        follow=follow, column=column, split=split, component=component, root=root, scratch=scratch
+    )
+    listing = _list_images(images, source_options, include, exclude, existing_cache, say)
     own_name = custom_backbone.name if custom_backbone else None
     lock, new_setup = WriteLock(path), None
     # Where the lock will be refused, that is said before a network is loaded, and perhaps fetched.
@@ -175,7 +202,8 @@ def run(
     if existing_cache is None and makes_lock_file and not dry_run:
         resolved = resolve_options(options, None, own_name)
         new_setup = _set_up_new_cache(path, resolved, custom_backbone, say)
-    stats, retry = RunStats(workers=cpu.usable_cores()), RetryPolicy(retry_failed, rehash)
+    stats = RunStats(workers=cpu.usable_cores(), is_remote=listing.source.is_remote)
+    retry = RetryPolicy(retry_failed, rehash)
     with nullcontext() if dry_run else lock:
         if lock.unsupported_reason:
             say(
@@ -203,6 +231,8 @@ def run(
             if cache is None or diff is None:
                 cache = _allocate_cache(path, listing, setup, say)
                 diff = diff_listing(listing, cache)
+            if not lock.unheld_reason:
+                write_label_table(path, listing, say)
             CacheCompletion(cache, diff, listing, setup, retry, stats, report, say).run()
             if not lock.unheld_reason:  # every suspect was tried, or is gone
                 in_flight_path(cache.path).unlink(missing_ok=True)
@@ -234,17 +264,32 @@ def _check_output_path(path: Path) -> None:
 
 
 def _list_images(
-    folder: str | os.PathLike[str],
+    images: ImagesArgument,
+    options: SourceOptions,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
-    follow: bool,
     cache: FeatureCache | None,
     say: Callable[[str], None],
 ) -> ImageListing:
     """List the selected images, and report files and rows that are left out."""
     include = getattr(cache, "include", ()) if include is None else include
     exclude = getattr(cache, "exclude", ()) if exclude is None else exclude
-    listing = folder_source.list_images(folder, include, exclude, follow=follow)
+    options = replace(
+        options,
+        include=check_patterns(include, "--include"),
+        exclude=check_patterns(exclude, "--exclude"),
+    )
+    known = None
+    if cache is None:
+        source = open_source(images, options, say)
+    else:
+        source = reopen_source(cache, images, options, say)
+        globs = [*options.include], [*options.exclude]
+        if globs == (cache.include, cache.exclude) and has_expected_labels(cache):
+            known = recall_listing(cache, source)
+    listing = source.list_images(known)
+    if source.kind != FOLDER:
+        say(_describe_listing(listing))
     for sentence in listing.skipped:
         say(sentence)
     patterns = GlobFilter(listing.include, listing.exclude)
@@ -256,6 +301,15 @@ def _list_images(
                 f"images out (first: {to_printable(excluded[0])})"
             )
     return listing
+
+
+def _describe_listing(listing: ImageListing) -> str:
+    """Say what the source was taken for, and what came with its images."""
+    places, count = listing.places, f"{len(listing.paths):,} images"
+    if places is not None and len(places.containers) > 1:
+        count = f"{len(places.containers):,} of them, {count}"
+    columns = f"; {', '.join(listing.columns)} came with them" if listing.columns else ""
+    return f"{to_printable(listing.root)}: {listing.source.kind}, {count}{columns}"
 
 
 def _is_complete(

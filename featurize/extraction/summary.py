@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.label_table import label_table_path
 from featurize.pipeline.stats import RunStats
+from featurize.sources.folder import FOLDER
 
 
 @dataclass
@@ -29,8 +31,8 @@ class Summary:
     images_per_second : float
         Images through the network per second, without start-up.
     bound : str
-        The bottleneck: ``read``, ``decode``, ``run`` or ``write``; ``none`` if nothing was
-        computed.
+        The bottleneck: ``read`` (or ``network``), ``decode``, ``run`` or ``write``; ``none`` if
+        nothing was computed.
     engine : str
         The engine that ran last; empty if none ran.
     engine_why : str
@@ -41,6 +43,10 @@ class Summary:
         Reason of each failed row, by path.
     verdict : str
         A sentence about the bottleneck.
+    source : str
+        What kind of source the images are in.
+    labels : str
+        Path of the table of labels that came with them; empty if there is none.
     """
 
     cache: str
@@ -56,6 +62,8 @@ class Summary:
     layers: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     verdict: str = "Nothing to compute."
+    source: str = FOLDER
+    labels: str = ""
 
     @classmethod
     def of(cls, path: Path, measure: RunStats, seconds: float) -> "Summary":
@@ -77,7 +85,7 @@ class Summary:
         """
         if not path.exists():
             return cls(str(path), seconds=seconds)
-        cache = FeatureCache(path)
+        cache, labels = FeatureCache(path), label_table_path(path)
         counts = cache.counts
         summary = cls(
             cache=str(path),
@@ -88,6 +96,8 @@ class Summary:
             seconds=seconds,
             layers=list(cache.layers),
             failures=cache.failures,
+            source=str(cache.source.get("kind", FOLDER)),
+            labels=str(labels) if labels.exists() else "",
         )
         if measure.images_run:
             summary.images_per_second = measure.images_per_second

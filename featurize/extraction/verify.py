@@ -12,13 +12,18 @@ from featurize.cache.lock import WriteLock
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
 from featurize.errors import CacheFormatError, ImageUnreadableError, OutputError
-from featurize.extraction.changes import (
+from featurize.extraction.completion.changes import (
     COPY_CHUNK_BYTES,
     ListingDiff,
     RetryPolicy,
     copy_unchanged,
 )
-from featurize.extraction.grow import open_partial, partial_path, replace_original
+from featurize.extraction.completion.known_images import reopen_source
+from featurize.extraction.completion.partial_cache import (
+    open_partial,
+    partial_path,
+    replace_original,
+)
 from featurize.extraction.options import Options, resolve_options
 from featurize.extraction.setup import ExtractionSetup
 from featurize.files import hash_bytes
@@ -26,7 +31,6 @@ from featurize.images import decoding, reasons
 from featurize.images.reading import ImageFile
 from featurize.sources.folder import FolderSource
 from featurize.sources.listing import ImageListing, read_images
-from featurize.sources.opening import open_source
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -105,7 +109,7 @@ def _check_against_images(
 ) -> list[str]:
     cache = FeatureCache(path)
     rows, sha256 = np.flatnonzero(cache.status == MARKED), cache.column("sha256")
-    listing = open_source(images).locate([cache.paths[row] for row in rows])
+    listing = reopen_source(cache, images).locate([cache.paths[row] for row in rows])
     problems = {}
     for i, image in read_images(listing, range(len(rows))):
         row = int(rows[i])

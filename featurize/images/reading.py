@@ -117,12 +117,12 @@ def stamp_of_file(status: os.stat_result, now: int | None = None) -> int:
     Returns
     -------
     int
-        Modification time in nanoseconds; 0 if it is so recent that a further change might not
-        alter it.
+        Modification time in nanoseconds, at least 1; 0 if it is so recent that a further change
+        might not alter it.
     """
     now = time.time_ns() if now is None else now
     is_recent = status.st_mtime_ns > now - MTIME_GRANULARITY_NS
-    return 0 if is_recent else status.st_mtime_ns
+    return 0 if is_recent else status.st_mtime_ns or 1
 
 
 def _read_stable(fd: int, name: str) -> ImageFile:

@@ -21,7 +21,7 @@ def process_rows(
     content_index: ContentIndex,
     stats: RunStats,
     report: Callable[[RunStats], None],
-) -> list[int]:
+) -> dict[int, bytes]:
     """Embed the images of a job, and write their rows to the cache.
 
     Memory is bounded by a few batches, for any number of rows. On an interrupt, computed rows are
@@ -40,9 +40,9 @@ def process_rows(
 
     Returns
     -------
-    list of int
-        With `ExtractionJob.new_layers_only`, rows whose file has other bytes than recorded. They
-        were not written.
+    dict of int to bytes
+        With `ExtractionJob.returns_changed`, the SHA-256 of each row whose image has other bytes
+        than recorded. They were not written.
 
     Raises
     ------
@@ -64,8 +64,8 @@ def _process_rows(
     content_index: ContentIndex,
     stats: RunStats,
     report: Callable[[RunStats], None],
-) -> list[int]:
-    changed_rows: list[int] = []
+) -> dict[int, bytes]:
+    changed_rows: dict[int, bytes] = {}
     prefetcher = Prefetcher(job, content_index, stats)
     background_writer = BackgroundWriter(job, writer, stats)
     # The network runs in a thread, so that an interrupt need not wait for a batch.
@@ -80,7 +80,7 @@ def _process_rows(
             if item is None:
                 pass
             elif item.is_changed:
-                changed_rows.append(item.row)
+                changed_rows[item.row] = item.digest
             elif item.pixels is None:
                 background_writer.put([item], None)
             else:

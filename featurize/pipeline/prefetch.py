@@ -44,9 +44,12 @@ class ExtractionJob:
     recorded_sha256 : uint8 array of shape (N, 32), optional
         Hashes of finished rows whose file may be unchanged; zeros elsewhere. If the file has the
         same hash, the row is not computed again.
-    new_layers_only : bool
-        Whether the other layers of the rows are written already, for images with the recorded
-        hashes. A file with another hash is not computed; `process_rows` returns its row.
+    returns_changed : bool
+        Whether an image with another hash than recorded is not computed: `process_rows` returns
+        its row.
+    computes_unchanged : bool
+        Whether an image with the recorded hash is computed: the other layers of its row are
+        written already.
     """
 
     listing: ImageListing
@@ -56,7 +59,8 @@ class ExtractionJob:
     engine_selector: EngineSelector
     in_flight_path: Path
     recorded_sha256: np.ndarray | None = None
-    new_layers_only: bool = False
+    returns_changed: bool = False
+    computes_unchanged: bool = False
 
 
 @dataclass
@@ -196,11 +200,10 @@ class Prefetcher:
             item.digest = hash_bytes(image.data)
             item.read_seconds += time.perf_counter() - start
             recorded = b"" if job.recorded_sha256 is None else job.recorded_sha256[row].tobytes()
-            if job.new_layers_only:
-                item.is_changed = recorded != item.digest
-                if item.is_changed:
-                    return item
-            elif recorded == item.digest:
+            if job.returns_changed and recorded != item.digest:
+                item.is_changed = True
+                return item
+            if recorded == item.digest and not job.computes_unchanged:
                 item.is_unchanged = True
                 return item
             item.copy_of = self.content_index.claim(item.digest, row)

@@ -22,6 +22,7 @@ from featurize.text import to_printable
 _FORMATS = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm pnm"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _SUFFIX_BYTES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
+FOLDER = "folder"
 CHUNK_FILES = 16  # read one after another
 
 OUTSIDE_LINK = "it is a link that leads out of the folder; `--follow` takes such links too"
@@ -43,7 +44,7 @@ class FolderSource:
 
     root: str
     options: SourceOptions = DEFAULT_OPTIONS
-    kind = "folder"
+    kind = FOLDER
     is_remote = False
     n_readers = 4
 
@@ -69,7 +70,7 @@ class FolderSource:
 
     def describe(self) -> dict[str, Any]:
         """Describe the source; see `ImageSource.describe`."""
-        return {"kind": "folder"}
+        return {"kind": FOLDER}
 
 
 def list_images(
@@ -217,7 +218,7 @@ class _FolderWalker:
             elif status is None:
                 self.images.append((name, 0, 0))  # a row that fails
             else:
-                self.images.append((name, status.st_size, status.st_mtime_ns))
+                self.images.append((name, status.st_size, status.st_mtime_ns or 1))
 
     def _is_link_inside(self, path: bytes) -> bool:
         return (os.path.realpath(path) + os.sep.encode()).startswith(self._root_prefix)

@@ -62,6 +62,7 @@ class CacheSet(FeatureCache):
         first = opened[0]
         self.path, self.root, self.extractor = first.path, first.root, first.extractor
         self.include, self.exclude = first.include, first.exclude
+        self.containers, self.source = first.containers, first.source
         self.format_version, self.created_by = first.format_version, first.created_by
         self.has_checksums = all(cache.has_checksums for cache in opened)
         self._places = {

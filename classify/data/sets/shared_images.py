@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from classify.data.sets.cache_set import CacheSet
-from classify.labels.table import LabelTable
+from classify.labels.table import FOLDER_SOURCE, LabelTable
 from featurize.cache.reader import FeatureCache
 from featurize.text import list_first
 
 
-def keep_shared_images(cache: FeatureCache, table: LabelTable, given: bool) -> LabelTable:
+def keep_shared_images(cache: FeatureCache, table: LabelTable) -> LabelTable:
     """Leave out the lines of a table whose images are not in every cache of a set.
 
     Parameters
@@ -16,8 +16,6 @@ def keep_shared_images(cache: FeatureCache, table: LabelTable, given: bool) -> L
     cache : FeatureCache
         A table over a single cache is returned as it is.
     table : LabelTable
-    given : bool
-        Whether the table was given, and not made of the folder names of the set.
 
     Returns
     -------
@@ -28,7 +26,7 @@ def keep_shared_images(cache: FeatureCache, table: LabelTable, given: bool) -> L
     if not isinstance(cache, CacheSet):
         return table
     unfinished, changed = cache.unfinished, cache.changed
-    if given:
+    if table.source != FOLDER_SOURCE:  # whose lines are the images of the set
         unfinished, changed = unfinished & {*table.paths}, changed & {*table.paths}
         kept = [i for i, path in enumerate(table.paths) if path not in unfinished | changed]
         table = _select_lines(table, kept)

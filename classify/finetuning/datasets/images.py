@@ -1,10 +1,11 @@
 """Decoded images as a dataset, augmented differently in each epoch."""
 
 import os
+import queue
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from classify.data.source_images import SourceImages
 from classify.errors import TooFewImagesError
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
-from featurize.images import decoding, reading, reasons
+from featurize.images import decoding, reasons
 from featurize.images.preprocess import Preprocess
+from featurize.images.reading import ImageFile
+from featurize.pipeline.read_ahead import ReadAhead
 from featurize.progress import Report, Step, ignore
-from featurize.sources.stores.local_store import join_path
+from featurize.sources.folder import FolderSource
+from featurize.sources.listing import ImageListing, ImageRead
+from featurize.sources.source import ImageReader
 from featurize.system.cpu import usable_cores
+from featurize.system.memory import read_available_bytes
+from featurize.text import format_bytes
 
 MAX_PIXEL_BYTES = 2 << 30
 """Limit of the decoded pixels held in memory. Beyond it, images are decoded in every epoch."""
+MAX_MEMORY_SHARE = 0.5  # of what is available, for images that are slow to read one by one
+MAX_IMAGES_AHEAD = 128  # read or being decoded, when all are
 MIN_CROP_AREA = 0.35  # smallest share of an image's area in a random crop
 
 
@@ -32,10 +42,8 @@ class DecodedImages:
 
     Parameters
     ----------
-    root : path
-        The image folder.
-    paths : sequence of str
-        The n image paths, relative to `root`.
+    listing : ImageListing
+        The n images, in any order.
     preprocess : Preprocess
         The backbone's preprocessing.
     uncropped : bool
@@ -46,6 +54,8 @@ class DecodedImages:
 
     Attributes
     ----------
+    paths : list of str
+        Their keys.
     side : int
         Side of the decoded images, in pixels.
     is_readable : bool array of shape (n,)
@@ -58,41 +68,70 @@ class DecodedImages:
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
-        paths: Sequence[str],
+        listing: ImageListing,
         preprocess: Preprocess,
         *,
         uncropped: bool = False,
         report: Report = ignore,
     ) -> None:
-        self.root, self.paths = Path(root), list(paths)
+        self.listing, self.paths = listing, listing.paths
+        self._reader: tuple[int, ImageReader] | None = None  # by the process that opened it
         self.side = max(preprocess.crop, preprocess.resize) if uncropped else preprocess.crop
         self.preprocess = replace(preprocess, crop=self.side)
-        shape = (len(paths), self.side, self.side, 3)
-        self._cached_pixels = (
-            np.empty(shape, np.uint8) if np.prod(shape) <= MAX_PIXEL_BYTES else None
-        )
-        self.is_readable = np.ones(len(paths), bool)
-        self.sha256 = np.zeros((len(paths), 32), np.uint8)
-        self.failures: dict[str, str] = {}
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            # Decode all now, held or not: an unreadable file must not stop an epoch later.
-            for i, error in enumerate(pool.map(self._decode_image, range(len(paths)))):
-                if error is not None:
-                    self.is_readable[i] = False
-                    self.failures[self.paths[i]] = reasons.REASONS[error.reason]
-                report(Step("reading images", i + 1, len(paths)))
+        shape = (len(self.paths), self.side, self.side, 3)
+        is_held = np.prod(shape) <= _find_max_pixel_bytes(listing)
+        self._cached_pixels = np.empty(shape, np.uint8) if is_held else None
+        self.is_readable = np.ones(len(self.paths), bool)
+        self.sha256 = np.zeros((len(self.paths), 32), np.uint8)
+        # Decode all now, held or not: an unreadable file must not stop an epoch later.
+        reasons_by_row = self._decode_all(report)
+        self.failures = {self.paths[row]: text for row, text in sorted(reasons_by_row.items())}
+        self.is_readable[list(reasons_by_row)] = False
 
-    def _decode_image(self, i: int) -> ImageUnreadableError | None:
+    def _decode_all(self, report: Report) -> dict[int, str]:
+        """Read ahead as the source is best read, and decode on all cores; return what fails."""
+        n_images, failures = len(self.paths), dict[int, str]()
+        n_threads = min(usable_cores(), n_images)
+        if not n_threads:
+            return failures
+        done: queue.SimpleQueue[tuple[int, int] | BaseException] = queue.SimpleQueue()
+        read_ahead = ReadAhead(self.listing, np.arange(n_images), MAX_IMAGES_AHEAD, n_threads)
+
+        def decode_loop() -> None:
+            try:
+                while (taken := read_ahead.take()) is not None:
+                    done.put((taken.read.row, self._decode_read(taken.read)))
+                    read_ahead.release(MAX_IMAGES_AHEAD)
+            except BaseException as error:  # raised again in the main thread
+                done.put(error)
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            try:
+                for _ in range(n_threads):
+                    pool.submit(decode_loop)
+                for n_done in range(1, n_images + 1):
+                    result = done.get()
+                    if isinstance(result, BaseException):
+                        raise result
+                    row, reason = result
+                    if reason != reasons.OK:
+                        failures[row] = reasons.REASONS[reason]
+                    report(Step("reading images", n_done, n_images))
+            finally:
+                read_ahead.close()
+        return failures
+
+    def _decode_read(self, read: ImageRead) -> int:
+        """Decode an image that was read; return the reason why it cannot be, or `reasons.OK`."""
+        row, image = read
         try:
-            data = reading.read_image_file(join_path(self.root, self.paths[i])).data
-            pixels = decoding.decode_image(data, self.preprocess)
+            pixels = decoding.decode_image(_get_data(image), self.preprocess)
         except ImageUnreadableError as error:
-            return error
-        self.sha256[i] = np.frombuffer(hash_bytes(data), np.uint8)
+            return error.reason
+        self.sha256[row] = np.frombuffer(hash_bytes(_get_data(image)), np.uint8)
         if self._cached_pixels is not None:
-            self._cached_pixels[i] = pixels
-        return None
+            self._cached_pixels[row] = pixels
+        return reasons.OK
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,12 +141,77 @@ class DecodedImages:
         """Whether the pixels are held in memory."""
         return self._cached_pixels is not None
 
+    @property
+    def allows_workers(self) -> bool:
+        """Whether worker processes may load them; connections to a network survive no fork."""
+        return self.is_in_memory or not self.listing.source.is_remote
+
     def __getitem__(self, i: int) -> np.ndarray:
         """Return image i, uint8 (side, side, 3)."""
+        return self.select([i])[0]
+
+    def select(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return some images; those that are not held are read together.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            m positions.
+
+        Returns
+        -------
+        list of uint8 array of shape (side, side, 3)
+            m images, in the order given.
+
+        Raises
+        ------
+        ImageUnreadableError
+            If an image can no longer be read.
+        """
         if self._cached_pixels is not None:
-            return np.asarray(self._cached_pixels[i])
-        data = reading.read_image_file(join_path(self.root, self.paths[i])).data
-        return decoding.decode_image(data, self.preprocess)
+            return [np.asarray(self._cached_pixels[i]) for i in indices]
+        reader, pixels = self._open_reader(), dict[int, np.ndarray]()
+        for chunk in self.listing.source.split_rows(self.listing, np.unique(indices)):
+            for row, image in reader.read(chunk):
+                decoded = decoding.decode_image(_get_data(image), self.preprocess)
+                pixels[row] = np.require(decoded, requirements="W")  # as tensors have to be
+        return [pixels[i] for i in indices]
+
+    def _open_reader(self) -> ImageReader:
+        """Return the reader of this process; a forked one must not share files that are open."""
+        pid, reader = self._reader or (0, None)
+        if reader is None or pid != os.getpid():
+            reader = self.listing.source.open_reader(self.listing)
+            weakref.finalize(self, reader.close)
+            self._reader = os.getpid(), reader
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reader": None}
+
+    def describe_rereading(self) -> str:
+        """Describe what it costs that the images are not held; empty where it costs little."""
+        if self.is_in_memory or isinstance(self.listing.source, FolderSource):
+            return ""
+        n_bytes = 3.0 * len(self) * self.side**2
+        return (
+            f"{len(self):,} decoded images take {format_bytes(n_bytes)} and do not fit into "
+            f"memory: each epoch reads them again from {self.listing.root}, which may take most "
+            "of the time. A copy of them in a folder of this machine is quicker"
+        )
+
+
+def _find_max_pixel_bytes(listing: ImageListing) -> int:
+    """Limit the pixels held: more where an image by itself is slow to read again."""
+    if isinstance(listing.source, FolderSource):
+        return MAX_PIXEL_BYTES
+    return max(MAX_PIXEL_BYTES, int(MAX_MEMORY_SHARE * read_available_bytes()))
+
+
+def _get_data(image: ImageFile | ImageUnreadableError) -> bytes:
+    if isinstance(image, ImageUnreadableError):
+        raise image
+    return image.data
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -165,15 +269,26 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         """Return an image, uint8 (3, crop, crop), and its class number."""
-        i = item % len(self.y)
-        image = torch.from_numpy(self.images[int(self.indices[i])]).permute(2, 0, 1)
-        if self.is_random:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(hash((self.seed, item)) & 0x7FFFFFFF)
-                image = self.transform(image)
-        else:
-            image = self.transform(image)
-        return image, int(self.y[i])
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return a batch of items, whose images are read together."""
+        numbers = [item % len(self.y) for item in items]
+        images = self.images.select([int(self.indices[i]) for i in numbers])
+        return [
+            (self._transform_pixels(pixels, item), int(self.y[i]))
+            for item, i, pixels in zip(items, numbers, images, strict=True)
+        ]
+
+    def _transform_pixels(self, pixels: np.ndarray, item: int) -> Tensor:
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if not self.is_random:
+            transformed: Tensor = self.transform(image)
+            return transformed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, item)) & 0x7FFFFFFF)
+            transformed = self.transform(image)
+        return transformed
 
     @property
     def paths(self) -> list[str]:
@@ -204,7 +319,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def read_image_datasets(
-    root: str | os.PathLike[str],
+    images: SourceImages,
     paths: np.ndarray,
     y: np.ndarray,
     masks: Sequence[np.ndarray],
@@ -221,10 +336,9 @@ def read_image_datasets(
 
     Parameters
     ----------
-    root : path
-        The image folder.
+    images : SourceImages
     paths : array of str of shape (n,)
-        Image paths relative to `root`.
+        Their keys.
     y : int array of shape (n,)
         Class numbers.
     masks : pair of bool arrays of shape (n,)
@@ -253,7 +367,8 @@ def read_image_datasets(
     datasets = []
     for mask, purpose in zip(masks, ("train on", "validate by"), strict=True):
         mode = augment if purpose == "train on" else "none"
-        dataset = _read_image_dataset(root, paths[mask], y[mask], preprocess, mode, seed, report)
+        listing = images.locate(paths[mask].tolist())
+        dataset = _read_image_dataset(listing, y[mask], preprocess, mode, seed, report)
         missing = np.setdiff1d(y[mask], dataset.y)
         if len(missing):
             path, reason = next(iter(dataset.images.failures.items()))
@@ -266,8 +381,7 @@ def read_image_datasets(
 
 
 def _read_image_dataset(
-    root: str | os.PathLike[str],
-    paths: np.ndarray,
+    listing: ImageListing,
     y: np.ndarray,
     preprocess: Preprocess,
     augment: str,
@@ -275,6 +389,6 @@ def _read_image_dataset(
     report: Report,
 ) -> ImageDataset:
     uncropped = augment != "none"
-    images = DecodedImages(root, paths.tolist(), preprocess, uncropped=uncropped, report=report)
+    images = DecodedImages(listing, preprocess, uncropped=uncropped, report=report)
     readable = np.flatnonzero(images.is_readable)
     return ImageDataset(images, y[readable], preprocess.crop, augment, seed, indices=readable)

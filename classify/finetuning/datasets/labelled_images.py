@@ -1,23 +1,24 @@
-"""Labels matched to the images of a folder, and split into those to train on and those to test."""
+"""Labels matched to the images of a source, and split into those to train on and those to test."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
+from classify.data.source_images import SourceImages
 from classify.data.tasks import (
     Task,
+    TaskSpec,
     describe_leaking_copies,
     encode_and_split,
     find_labelled_rows,
 )
-from classify.data.units import Copies, find_copies, find_file_copies
+from classify.data.units import Copies, find_copies, find_image_copies
 from classify.errors import UnknownPathError
 from classify.labels.folders import TEST
-from classify.labels.table import LabelTable, labels_from_folders
+from classify.labels.source_labels import resolve_listing_labels
+from classify.labels.table import LabelTable
 from featurize.cache.reader import FeatureCache
-from featurize.sources.folder import list_images
-from featurize.text import list_first
+from featurize.text import format_count, list_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class LabelledImages:
     task : Task
         Classes, labels and the split of the n images.
     paths : array of str of shape (n,)
-        Image paths relative to the image folder.
+        Keys of the images.
     rows : int array of shape (n,)
         The cache row of each image, or its position in the order of paths.
     leaks : list of str
@@ -56,29 +57,18 @@ class LabelledImages:
 
 
 def split_labelled_images(
-    images: str | os.PathLike[str],
-    given: LabelTable | None,
-    level: int | None,
-    cache: FeatureCache | None,
-    test_size: float,
-    seed: int,
+    images: SourceImages, spec: TaskSpec, cache: FeatureCache | None
 ) -> LabelledImages:
     """Match labels to images, and hold some of them out.
 
     Parameters
     ----------
-    images : path
-        The image folder.
-    given : LabelTable, optional
-        By default the names of the folders are the labels.
-    level : int, optional
-        Which folder of a path is its label, see `labels_from_folders`.
+    images : SourceImages
+    spec : TaskSpec
+        The labels, and what is held out. By default the labels that came with the images, else
+        the names of the folders, are the labels.
     cache : FeatureCache, optional
         Of the same images.
-    test_size : float
-        Share of the images to hold out, where the labels do not say which.
-    seed : int
-        Of the split.
 
     Returns
     -------
@@ -88,36 +78,29 @@ def split_labelled_images(
     ------
     UnknownPathError
         If an image of the table does not exist.
+    LabelError, CallError, FileNotFoundError
+        As `TaskSpec.read_table`.
     TooFewImagesError
         If there is only one class.
     """
-    table, positions, rows, copies, notices = _match_labels_to_images(images, given, level, cache)
-    task = encode_and_split(table, positions, rows, copies, test_size, seed, notices)
+    table, positions, rows, copies, notices = _match_labels_to_images(images, spec, cache)
+    task = encode_and_split(table, positions, rows, copies, spec.test_size, spec.seed, notices)
     paths = np.array([table.paths[i] for i in positions], object)
     leaks = describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))
     return LabelledImages(table.name, task, paths, rows, leaks)
 
 
 def _match_labels_to_images(
-    images: str | os.PathLike[str],
-    given: LabelTable | None,
-    level: int | None,
-    cache: FeatureCache | None,
+    images: SourceImages, spec: TaskSpec, cache: FeatureCache | None
 ) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
     """Match the lines of a label table to images.
 
-    Without a cache there are no features. Then only files with the same bytes count as copies.
+    Without a cache there are no features. Then only images with the same bytes count as copies.
 
     Parameters
     ----------
-    images : path
-        The image folder.
-    given : LabelTable, optional
-        By default the names of the folders are the labels.
-    level : int, optional
-        Which folder of a path is its label, see `labels_from_folders`.
-    cache : FeatureCache, optional
-        Of the same images.
+    images, spec, cache
+        As in `split_labelled_images`.
 
     Returns
     -------
@@ -135,22 +118,22 @@ def _match_labels_to_images(
         If an image of the table does not exist.
     """
     if cache is not None:
-        table = given or labels_from_folders(cache.paths, level)
+        table = spec.read_table(cache)
         rows, positions, notices = find_labelled_rows(cache, table)
         return table, positions, rows, find_copies(cache, rows), notices
-    listing = list_images(images)
-    table = given or labels_from_folders(listing.paths, level)
+    listing = images.listing
+    table = resolve_listing_labels(listing, spec.labels, spec.column, spec.labels_level)
     absent = sorted(set(table.paths) - set(listing.paths))
     if absent:
         raise UnknownPathError(
-            f"{len(absent):,} of {len(table):,} images of {table.source} are not in {images}: "
-            f"{list_first(absent)}; its paths look like {listing.paths[0]!r}. Paths are relative "
-            "to that folder"
+            f"{len(absent):,} of {len(table):,} images of {table.source} are not in "
+            f"{listing.root}: {list_first(absent)}; its paths look like {listing.paths[0]!r}. "
+            f"Paths are relative to that {'folder' if images.is_folder else 'source'}"
         )
     positions = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
     notices = [sentence for sentence in (table.notice, *listing.skipped) if sentence]
-    paths = [table.paths[i] for i in positions]
-    index_by_path = dict(zip(listing.paths, range(len(listing.paths)), strict=True))
-    sizes = listing.sizes[[index_by_path[path] for path in paths]]
-    copies = find_file_copies(images, paths, sizes)
+    n_unlabelled = len(listing.paths) - len(table)
+    if n_unlabelled and table.source == listing.root:  # the labels that came with the images
+        notices.append(f"not used: {format_count(n_unlabelled, 'image')} without a label")
+    copies = find_image_copies(listing.select([table.paths[i] for i in positions]))
     return table, positions, np.arange(len(positions)), copies, notices

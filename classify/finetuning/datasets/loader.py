@@ -67,8 +67,11 @@ def make_dataloader(
         Batches of images or activations, and of class numbers.
     """
     # Worker processes help where a GPU waits, or where images are decoded in every epoch.
-    decodes = isinstance(dataset, ImageDataset) and not dataset.images.is_in_memory
+    images = dataset.images if isinstance(dataset, ImageDataset) else None
+    decodes = images is not None and not images.is_in_memory
     n_workers = min(8, usable_cores()) if decodes or device != "cpu" else 0
+    if images is not None and not images.allows_workers:
+        n_workers = 0
     return DataLoader(
         dataset,
         batch_size,

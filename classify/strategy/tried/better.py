@@ -15,6 +15,7 @@ from classify.finetuning.config import TrainConfig
 from classify.strategy.strategies import probe_command
 from classify.strategy.tried.candidates import Tried
 from featurize.cache.reader import FeatureCache
+from featurize.sources.stores.addresses import redact
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class CandidateCommands:
 
     Attributes
     ----------
-    images, output : path
+    images, output : path or URL
         As given to `auto`. The command writes beside `output`.
     cache : FeatureCache
     spec : TaskSpec
@@ -147,7 +148,8 @@ class CandidateCommands:
         options = self.spec.as_command_options()
         if strategy.endswith("-probe"):
             return probe_command(self.cache, what.split("+"), options, target)
-        words = ["classify", "finetune", os.fspath(self.images), "--cache", str(self.cache.path)]
+        images = redact(os.fspath(self.images))  # a URL may have credentials
+        words = ["classify", "finetune", images, "--cache", str(self.cache.path)]
         words += options
         if strategy == "retrain":
             words += ["--classifier", self.classifier]

@@ -239,7 +239,7 @@ def test_bad_input_is_refused_before_training(called, pictured, tmp_path):
         assert re.search(message, last), (options, last)
     status, _, err = called(tmp_path / "nowhere", *words(OPTIONS | M | {"cache": pictured.cache}))
     assert status == 2
-    assert "is no folder of images" in err
+    assert "does not exist" in err
     assert (tmp_path / "photo.jpg").read_bytes() == b"mine"
     assert not (tmp_path / "M").exists()
 

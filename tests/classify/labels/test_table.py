@@ -7,7 +7,8 @@ from threading import Thread
 import pytest
 
 from classify.errors import LabelError
-from classify.labels.table import MAX_TABLE_BYTES, labels_from_folders, read_labels
+from classify.labels.table import labels_from_folders, read_labels
+from classify.labels.table_rows import MAX_TABLE_BYTES
 
 
 def table(tmp_path: Path, text: str | bytes) -> Path:

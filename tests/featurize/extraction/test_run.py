@@ -23,7 +23,7 @@ from featurize.errors import (
     CallError,
     FingerprintMismatchError,
 )
-from featurize.extraction.grow import partial_path
+from featurize.extraction.completion.partial_cache import partial_path
 
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 

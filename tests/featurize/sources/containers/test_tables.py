@@ -18,6 +18,7 @@ from featurize.images import reasons
 from featurize.images.reading import ImageFile
 from featurize.sources.containers.table_source import TableSource
 from featurize.sources.listing import make_stamp, read_images
+from featurize.sources.opening import open_source
 from featurize.sources.source import SourceOptions
 from featurize.sources.stores.local_store import LocalStore
 
@@ -150,6 +151,26 @@ def test_what_datasets_saves_to_disk_is_read_by_split(tmp_path):
         assert contents(chosen) == make_images(6, 2)
     with pytest.raises(CallError, match=r"no split 'tset', only 'test', 'train', 'val' .*'test'"):
         open_tables(tmp_path, split="tset").list_images()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_tables_are_opened_by_their_paths_and_urls(where, suffix, tmp_path):
+    write(make_table(make_images(9)), tmp_path / "data" / f"train-00000-of-00001{suffix}", 4)
+    write(make_table(make_images(9, 1)), tmp_path / "data" / f"test-00000-of-00001{suffix}", 4)
+    root = str(tmp_path)
+    if where == "memory":
+        fsspec = pytest.importorskip("fsspec")
+        root = f"memory://{tmp_path}"
+        for path in tmp_path.rglob(f"*{suffix}"):
+            fsspec.filesystem("memory").pipe(f"{path}", path.read_bytes())
+    source = open_source(root)
+    assert isinstance(source, TableSource)
+    assert source.is_remote == (where == "memory")
+    listing = source.list_images()
+    assert listing.columns["split"] == ["test"] * 9 + ["train"] * 9
+    assert contents(listing) == make_images(9, 1) + make_images(9)
+    assert contents(open_source(root, SourceOptions(split="train")).list_images()) == make_images(9)
 
 
 def test_where_one_file_has_no_split_there_is_no_column(tmp_path):
@@ -382,7 +403,7 @@ def test_keys_are_found_without_listing(remote, tmp_path):
     assert [good.data, also.data] == [make_images(5)[3], make_images(5)[1]]
     assert missing.reason == reasons.VANISHED
     for key in ("a.parquet/3", "b.parquet/000000001", "000000001", "a.parquet/00000000x"):
-        with pytest.raises(UnknownPathError, match="its images look like 'a.parquet/000000000'"):
+        with pytest.raises(UnknownPathError, match=r"its images look like 'a\.parquet/000000000'"):
             source.locate([key])
 
 
@@ -446,18 +467,21 @@ def test_rows_are_read_in_any_order(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_a_large_row_group_does_not_fill_the_memory(tmp_path):
-    """250 MiB in one row group cost less than 600 MiB, and labels of it next to nothing."""
+    """250 MiB in one row group cost less than 500 MiB, and labels of it next to nothing."""
     rng = np.random.default_rng(0)
     write(make_table([rng.bytes(100_000) for _ in range(2600)]), tmp_path / "t.parquet", 10**6)
     code = (
-        "import sys, resource, numpy as np\n"
+        "import re, sys\n"
+        "from pathlib import Path\n"
         "from featurize.sources.containers.table_source import TableSource\n"
         "from featurize.sources.stores.local_store import LocalStore\n"
         "from featurize.sources.listing import read_images\n"
         "from featurize.sources.containers.tables.schema import import_pyarrow\n"
         "import_pyarrow()\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1]) >> 10\n"
+        "status = Path('/proc/self/status')\n"
         "store = LocalStore(sys.argv[1]); first = peak()\n"
         "listing = TableSource(store, (store.stat_file('t.parquet'),)).list_images()\n"
         "second = peak()\n"
@@ -469,7 +493,8 @@ def test_a_large_row_group_does_not_fill_the_memory(tmp_path):
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
     )
     listed, read = map(int, done.stdout.split())
-    assert (listed < 40, read < 600) == (True, True), done.stdout
+    assert listed < 40
+    assert 100 < read < 500
 
 
 # --- rows without bytes --------------------------------------------------------------------
@@ -570,8 +595,7 @@ def test_a_flipped_byte_costs_rows_and_raises_nothing(name, tmp_path):
         os.utime(path, (OLD, OLD))
         try:
             listing = open_tables(path).list_images()
-        except CallError as error:
-            assert path.name in str(error)
+        except CallError:
             seen.add("refused")
             continue
         found = read_all(listing)
@@ -619,13 +643,22 @@ def test_offsets_of_a_stranger_lead_nowhere(tmp_path):
     path = write(pa.table({"image": pa.array([b"a" * 64, b"b" * 64])}), tmp_path / "s.arrow")
     data = bytearray(path.read_bytes())
     place = data.index(np.array([0, 64, 128], "<i4").tobytes())
-    data[place : place + 12] = np.array([0, 1 << 30, 1 << 30], "<i4").tobytes()
+    data[place : place + 12] = np.array([0, 1 << 30, 128], "<i4").tobytes()
     source, listing = open_tables(path), open_tables(path).list_images()
     path.write_bytes(data)
     os.utime(path, (OLD, OLD))
     assert codes(listing) == [reasons.DAMAGED] * 2
     with pytest.raises(CallError, match="cannot be read as a table"):
         source.list_images()
+
+
+def test_names_that_are_no_text_are_damage(tmp_path):
+    path = write(make_table(make_images(3)), tmp_path / "s.arrow")
+    data = path.read_bytes().replace(b"label\0", b"\xff\xff\xffel\0")
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    with pytest.raises(CallError, match="cannot be read as a table: 'utf-8' codec"):
+        open_tables(path).list_images()
 
 
 def test_a_footer_that_claims_too_much_is_refused(tmp_path):

@@ -6,54 +6,34 @@ killed, the next one continues with the partial cache.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
-from featurize.cache.builder import allocate_cache, estimate_cache_bytes
-from featurize.cache.format import PENDING, Extractor, LayerInfo
+from featurize.cache.format import PENDING, LayerInfo, list_container_records
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
-from featurize.errors import CacheBusyError, CacheFormatError
-from featurize.extraction.changes import (
+from featurize.extraction.completion.changes import (
     ListingDiff,
     RetryPolicy,
     copy_unchanged,
+    diff_listing,
     find_pending_rows,
 )
-from featurize.extraction.dry_run import suggest_fast_decoding
+from featurize.extraction.completion.fast_decoding import suggest_fast_decoding
+from featurize.extraction.completion.partial_cache import (
+    open_partial,
+    partial_path,
+    replace_original,
+)
 from featurize.extraction.setup import ExtractionSetup
-from featurize.files import replace_durably
 from featurize.pipeline.content_index import ContentIndex
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.pipeline import process_rows
 from featurize.pipeline.prefetch import ExtractionJob
 from featurize.pipeline.stats import RunStats
-from featurize.progress import ignore
-from featurize.sources.listing import ImageListing
+from featurize.sources.listing import UNKNOWN_SIZE, ImageListing
 
-_REMOVE_ADVICE = "It stands where the cache grows; remove it"
-
-
-def partial_path(path: Path) -> Path:
-    """Return the path of the partial cache.
-
-    Parameters
-    ----------
-    path : Path
-        The cache.
-
-    Returns
-    -------
-    Path
-        ``C.h5.part``.
-    """
-    return path.with_name(path.name + ".part")
-
-
-def _old_partial_path(path: Path) -> Path:
-    return path.with_name(path.name + ".part.old")
+MAX_MOVED_SHARE = 0.01  # of the rows; where more have moved to other rows, the cache grows
 
 
 class CacheCompletion:
@@ -121,11 +101,60 @@ class CacheCompletion:
         """Compute the pending rows of the cache in its file."""
         pending = find_pending_rows(self.cache, self.diff.unchanged, self.retry)
         self.stats.total += len(pending.recheck) + len(pending.compute)
-        if self.stats.total:
-            with CacheWriter(self.cache.path) as writer:
-                self._recheck_rows(pending.recheck, pending.compute, layers, writer, [])
-                content_index = _build_content_index(writer, [], pending.compute, self.retry)
-                self._process_rows(pending.compute, layers, writer, content_index)
+        places = self.listing.places
+        if not self.stats.total:
+            self._record_places()
+            return
+        recheck = pending.recheck
+        if places is not None and len(recheck) > MAX_MOVED_SHARE * self.cache.n_rows:
+            changed = self._find_changed_rows(recheck, layers)
+            if changed is None:
+                self.stats.total = self.stats.done
+                self.diff = diff_listing(self.listing, self.cache)
+                self._grow(layers)
+                return
+            recheck = changed
+        with CacheWriter(self.cache.path) as writer:
+            self._recheck_rows(recheck, pending.compute, layers, writer, [])
+            content_index = _build_content_index(writer, [], pending.compute, self.retry)
+            self._process_rows(pending.compute, layers, writer, content_index)
+        self._record_places()
+
+    def _record_places(self) -> None:
+        """Record in which containers the images lie, once every row was looked at."""
+        places = self.listing.places
+        if places is None or not self._has_moved_containers():
+            return
+        with CacheWriter(self.cache.path) as writer:
+            writer.write_places(places, self.listing.stamps)
+
+    def _has_moved_containers(self) -> bool:
+        places = self.listing.places
+        return places is not None and self.cache.containers != list_container_records(
+            places, self.listing.stamps
+        )
+
+    def _find_changed_rows(self, rows: np.ndarray, layers: list[LayerInfo]) -> np.ndarray | None:
+        """Hash the images of many rows first; return those that changed.
+
+        Rows of a table are known by their numbers. Where one is put in or they are sorted, content
+        moves from row to row, and would be overwritten before it is found. So None is returned
+        where much has moved: then the cache is to grow, which finds all of it.
+        """
+        recorded_sha256 = self.cache.column("sha256")
+        with CacheWriter(self.cache.path) as writer:
+            digests = self._process_rows(
+                rows,
+                layers,
+                writer,
+                ContentIndex(),
+                recorded_sha256=recorded_sha256,
+                returns_changed=True,
+            )
+        changed = np.array(sorted(digests), np.intp)
+        known = {row.tobytes() for row in recorded_sha256[changed]}
+        n_moved = sum(digest in known for digest in digests.values())
+        return None if n_moved > MAX_MOVED_SHARE * self.cache.n_rows else changed
 
     def _grow(self, layers: list[LayerInfo]) -> None:
         """Write the grown cache next to the old one, then replace the old one."""
@@ -152,11 +181,11 @@ class CacheCompletion:
                     writer,
                     content_index,
                     recorded_sha256=recorded_sha256,
-                    new_layers_only=True,
+                    returns_changed=True,
+                    computes_unchanged=True,
                 )
-                self.stats.total += len(changed_rows)
                 is_pending[reused.rows] = False
-                is_pending[changed_rows] = True
+                is_pending[list(changed_rows)] = True
             self._process_rows(np.flatnonzero(is_pending), layers, writer, content_index)
         replace_original(cache)
 
@@ -184,10 +213,11 @@ class CacheCompletion:
         content_index: ContentIndex,
         *,
         recorded_sha256: np.ndarray | None = None,
-        new_layers_only: bool = False,
-    ) -> list[int]:
+        returns_changed: bool = False,
+        computes_unchanged: bool = False,
+    ) -> dict[int, bytes]:
         if not len(rows):
-            return []
+            return {}
         job = ExtractionJob(
             self.listing,
             rows,
@@ -196,157 +226,13 @@ class CacheCompletion:
             self.setup.make_engine_selector(layers),
             in_flight_path(self.cache.path),
             recorded_sha256,
-            new_layers_only,
+            returns_changed,
+            computes_unchanged,
         )
         changed_rows = process_rows(job, writer, content_index, self.stats, self.report)
         if self.stats.bottleneck == "decode" and job.preprocess.decode == "exact":
             self.stats.hint = suggest_fast_decoding(self.listing, job.preprocess)
         return changed_rows
-
-
-def open_if_exists(path: Path, advice: str) -> FeatureCache | None:
-    """Open a cache if the file exists.
-
-    Parameters
-    ----------
-    path : Path
-    advice : str
-        What to do about a file that is not a cache; appended to the message.
-
-    Returns
-    -------
-    FeatureCache or None
-
-    Raises
-    ------
-    CacheFormatError
-        If the file is not a cache.
-    """
-    if not path.exists():
-        return None
-    try:
-        return FeatureCache(path)
-    except CacheFormatError as error:
-        raise CacheFormatError(f"{error}. {advice}") from error
-
-
-def allocate_for_listing(
-    path: Path, extractor: Extractor, layers: list[LayerInfo], listing: ImageListing
-) -> None:
-    """Write an empty cache of all listed images; see `builder.allocate_cache`.
-
-    Parameters
-    ----------
-    path : Path
-    extractor : Extractor
-    layers : list of LayerInfo
-        Shallowest first.
-    listing : ImageListing
-
-    Raises
-    ------
-    DiskFullError, OutputError
-        If the file cannot be written.
-    """
-    allocate_cache(
-        path,
-        extractor,
-        layers,
-        listing.paths,
-        listing.sizes,
-        listing.stamps,
-        root=_resolve_root(listing.root),
-        include=listing.include,
-        exclude=listing.exclude,
-    )
-
-
-def _resolve_root(root: str) -> str:
-    """Return where images are, independently of the working folder."""
-    return root if "://" in root else str(Path(root).resolve())
-
-
-def open_partial(
-    cache: FeatureCache,
-    layers: list[LayerInfo],
-    listing: ImageListing,
-    say: Callable[[str], None] = ignore,
-) -> list[FeatureCache]:
-    """Allocate the partial cache, or continue with the one that an earlier run left.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-        The old cache.
-    layers : list of LayerInfo
-        Of the grown cache, shallowest first.
-    listing : ImageListing
-        The images of the grown cache.
-    say : callable
-        Called with a sentence about each choice made.
-
-    Returns
-    -------
-    list of FeatureCache
-        Older caches that have all of `layers`, to copy rows from.
-
-    Raises
-    ------
-    CacheFormatError
-        If the file at `partial_path` is not a cache.
-    DiskFullError, OutputError
-        If the partial cache cannot be allocated.
-    """
-    partial, old_partial = partial_path(cache.path), _old_partial_path(cache.path)
-    earlier = open_if_exists(partial, _REMOVE_ADVICE)
-    fits = earlier is not None and (
-        earlier.paths == listing.paths and list(earlier.layers.values()) == layers
-    )
-    if fits:
-        say(f"going on with {partial}")
-    else:
-        if earlier is not None:  # for other images or layers; its rows can still be copied
-            partial.replace(old_partial)
-        needed = estimate_cache_bytes(layers, len(listing.paths))
-        say(f"{partial} takes {needed / 1e6:,.1f} MB beside the cache until it replaces it")
-        allocate_for_listing(partial, cache.extractor, layers, listing)
-    sources = [cache, open_if_exists(old_partial, _REMOVE_ADVICE)]
-    fingerprints = {info.name: info.fingerprint for info in layers}
-    return [
-        source
-        for source in sources
-        if source is not None
-        and all(
-            name in source.layers and source.layers[name].fingerprint == fingerprint
-            for name, fingerprint in fingerprints.items()
-        )
-    ]
-
-
-def replace_original(cache: FeatureCache) -> None:
-    """Replace the old cache by the finished partial cache.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-        The old cache.
-
-    Raises
-    ------
-    CacheBusyError
-        If the partial cache is gone, because a process on a host that does not share locks has
-        put it in place.
-    """
-    try:
-        replace_durably(partial_path(cache.path), cache.path)
-    except FileNotFoundError as error:
-        raise CacheBusyError(
-            f"{partial_path(cache.path)} is gone: another process, perhaps on another host, has "
-            f"been adding to {cache.path} at the same time. Nothing is lost; once it has ended, "
-            "run this again"
-        ) from error
-    with suppress(FileNotFoundError):
-        _old_partial_path(cache.path).unlink()
 
 
 def _build_content_index(
@@ -372,6 +258,7 @@ def _build_content_index(
 def _find_stale_rows(writer: CacheWriter, listing: ImageListing) -> np.ndarray:
     """Find finished rows of a partial cache whose image may have changed since."""
     all_rows = np.arange(len(listing.paths))
-    is_same = writer.read_rows("images/size", all_rows) == listing.sizes
-    is_same &= writer.read_rows("images/mtime_ns", all_rows) == listing.stamps
+    sizes, stamps = (writer.read_rows(f"images/{name}", all_rows) for name in ("size", "mtime_ns"))
+    is_same = (stamps == listing.stamps) & (stamps != 0)
+    is_same &= (listing.sizes == UNKNOWN_SIZE) | (sizes == listing.sizes)
     return np.flatnonzero((writer.status != PENDING) & ~is_same)

@@ -30,10 +30,10 @@ class ListingDiff:
     old_row : int array of shape (N,)
         Row of each listed image in the cache; -1 if it has none.
     unchanged : bool array of shape (N,)
-        Whether size and time of the image equal those of its row.
+        Whether size and stamp of the image equal those of its row.
     maybe_unchanged : bool array of shape (N,)
-        Whether only the size is known to be equal: the image was read so soon after it was
-        written that its time proves nothing, and is recorded as 0.
+        Whether only the size is known to be equal: one of the stamps is 0, which proves nothing,
+        as of a file that was read soon after it was written.
     n_vanished : int
         Number of rows whose image is no longer listed.
     """
@@ -50,7 +50,7 @@ class ListingDiff:
 
 
 def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
-    """Match images with rows by path, size and time, without opening an image.
+    """Match images with rows by path, size and stamp, without opening an image.
 
     Parameters
     ----------
@@ -67,8 +67,10 @@ def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
         row_of = cache.row_of
         old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
     sizes, stamps = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
-    unchanged = (old_row >= 0) & (sizes == listing.sizes) & (stamps == listing.stamps)
-    maybe_unchanged = (old_row >= 0) & (sizes == listing.sizes) & (stamps == 0) & ~unchanged
+    is_unknown = listing.sizes == UNKNOWN_SIZE
+    has_same_size = (old_row >= 0) & (is_unknown | (sizes == listing.sizes))
+    unchanged = has_same_size & (stamps == listing.stamps) & (stamps != 0)
+    maybe_unchanged = has_same_size & ((stamps == 0) | (listing.stamps == 0))
     return ListingDiff(
         old_row, unchanged, maybe_unchanged, cache.n_rows - int((old_row >= 0).sum())
     )
@@ -172,7 +174,7 @@ class PendingRows:
     Attributes
     ----------
     recheck : int array
-        Finished rows whose file is to be hashed, because its size or time changed or `rehash` is
+        Finished rows whose image is to be hashed, because its size or stamp changed or `rehash` is
         set. With the same hash the row is not computed again.
     compute : int array
         Rows that are pending, damaged or to be tried again.
@@ -251,13 +253,14 @@ def copy_unchanged(
         Rows that lack the new layers only; empty if there are no new layers.
     """
     status, reason, sha256 = cache.status, cache.column("reason"), cache.column("sha256")
+    sizes, stamps = cache.column("size"), cache.column("mtime_ns")
     old_row = diff.old_row
     must_retry = retry.select_failures(cache) | retry.rehash
     is_known = diff.unchanged & (into.status == PENDING) & ~must_retry[old_row]
     failed_rows = np.flatnonzero(is_known & (status[old_row] == FAILED))
     if len(failed_rows):
         old_rows = old_row[failed_rows]
-        stat_columns = listing.sizes[failed_rows], listing.stamps[failed_rows]
+        stat_columns = sizes[old_rows], stamps[old_rows]
         into.record_failures(failed_rows, reason[old_rows], sha256[old_rows], *stat_columns)
     has_all_layers = set(into.layout.layers) == set(cache.layers)
     if not has_all_layers:  # the files are read for the new layers, and their hashes compared
@@ -280,7 +283,7 @@ def copy_unchanged(
         features = {name: values[is_good] for name, values in features.items()}
         checksums = {name: values[is_good] for name, values in checksums.items()}
         if has_all_layers:
-            stat_columns = listing.sizes[block], listing.stamps[block]
+            stat_columns = sizes[old_rows], stamps[old_rows]
             into.fill(block, features, sha256[old_rows], *stat_columns, checksums)
             into.flush()
         else:

@@ -1,0 +1,165 @@
+"""Which label table counts: one that is given, one that came with the images, or folder names."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from classify.errors import LabelError
+from classify.labels.containers import list_containers, strip_containers
+from classify.labels.table import (
+    LabelsLike,
+    LabelTable,
+    labels_from_folders,
+    make_label_table,
+    read_given_labels,
+)
+from classify.labels.table_rows import (
+    TableRows,
+    find_label_title,
+    parse_rows,
+    read_header,
+    read_rows,
+)
+from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.label_table import label_table_path
+from featurize.sources.folder import FolderSource
+from featurize.sources.listing import ImageListing
+from featurize.text import list_first
+
+CAME_ALONG = "labels came with the images"
+
+
+def resolve_labels(
+    cache: FeatureCache, labels: LabelsLike, column: str = "label", level: int | None = None
+) -> LabelTable:
+    """Resolve a labels option to a label table over a cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Of a set, the labels beside the first cache count.
+    labels : LabelTable or path, optional
+        A path is read. If not given, the labels that came with the images, which `featurize run`
+        writes beside the cache; where there are none, the folder names.
+    column : str
+        The column that holds the labels.
+    level : int, optional
+        Which folder names the label, 1 for the topmost: then folder names count. Inferred if not
+        given.
+
+    Returns
+    -------
+    LabelTable
+
+    Raises
+    ------
+    CallError
+        If both a table and a folder level are given, or the level is below 1.
+    FileNotFoundError
+        If there is no such file.
+    LabelError
+        If the file is not a label table, or nothing names the labels.
+    """
+    containers = list_containers(cache)
+    given = read_given_labels(labels, column, level, containers)
+    if given is not None:
+        return given
+    path, header = label_table_path(cache.path), list[str]()
+    if level is None and path.is_file():
+        header = read_header(path)
+        if _has_labels(str(path), header, column, cache.paths, containers):
+            rows = read_rows(path, column, is_sparse=True)
+            if rows.lines:
+                return _make_table(str(path), rows, column, containers)
+    table = _label_by_folders(cache.paths, level, containers, Path(cache.root).is_dir())
+    return _mention_columns(table, str(path), header)
+
+
+def resolve_listing_labels(
+    listing: ImageListing, labels: LabelsLike, column: str = "label", level: int | None = None
+) -> LabelTable:
+    """Resolve a labels option to a label table over images that are in no cache.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    labels, column, level
+        As in `resolve_labels`; the labels that came with the images are the listing's.
+
+    Returns
+    -------
+    LabelTable
+
+    Raises
+    ------
+    CallError, FileNotFoundError, LabelError
+        As `resolve_labels` does.
+    """
+    containers = list_containers(listing)
+    given = read_given_labels(labels, column, level, containers)
+    if given is not None:
+        return given
+    source, header = listing.root, list[str]()
+    if level is None and listing.columns:
+        # A column called path would be a second one; the keys are what the images are called.
+        columns = {name: cells for name, cells in listing.columns.items() if name != "path"}
+        header = ["path", *columns]
+        if _has_labels(source, header, column, listing.paths, containers):
+            numbered = enumerate(zip(listing.paths, *columns.values(), strict=True), 2)
+            rows = parse_rows(source, header, numbered, column, is_sparse=True)
+            if rows.lines:
+                return _make_table(source, rows, column, containers)
+    is_folder = isinstance(listing.source, FolderSource)
+    table = _label_by_folders(listing.paths, level, containers, is_folder)
+    return _mention_columns(table, source, header)
+
+
+def _has_labels(
+    source: str,
+    header: Sequence[str],
+    column: str,
+    paths: Sequence[str],
+    containers: Collection[str],
+) -> bool:
+    """Tell whether a column holds labels; refuse where folders cannot name them instead."""
+    if find_label_title(header, column) is not None:
+        return True
+    if column != "label" or not any("/" in path for path in strip_containers(paths, containers)):
+        parse_rows(source, header, [], column)  # raises: no such column, but these
+    return False
+
+
+def _make_table(
+    source: str, rows: TableRows, column: str, containers: Collection[str]
+) -> LabelTable:
+    title = rows.titles["label"]
+    # Its name becomes that of a head's file.
+    name = "labels" if title == "label" else title.replace("/", "_")
+    table = make_label_table(name, source, rows, containers)
+    notice = f"{CAME_ALONG}: {source}"
+    notice += "" if title == column else f", column {title!r}"
+    return replace(table, notice=f"{notice}; {table.notice}" if table.notice else notice)
+
+
+def _label_by_folders(
+    paths: Sequence[str], level: int | None, containers: Collection[str], is_folder: bool
+) -> LabelTable:
+    stripped = strip_containers(paths, containers)
+    if not is_folder and paths and not any("/" in path for path in stripped):
+        problem = f"the images have no folder names (the first is {paths[0]!r})"
+        if level is not None:
+            raise LabelError(f"{problem}, among which --labels-level chooses; leave it out")
+        raise LabelError(
+            f"{problem}, and no labels came with them; give a table with --labels T.csv (columns "
+            "path,label[,split])"
+        )
+    return labels_from_folders(paths, level, containers)
+
+
+def _mention_columns(table: LabelTable, source: str, header: Sequence[str]) -> LabelTable:
+    """Mention the columns that came with the images, where none of them has been taken."""
+    others = [title for title in header if title not in ("path", "split", "group")]
+    if not others or find_label_title(header, "label"):  # that one says nothing of any image
+        return table
+    hint = f"{source} has the columns {list_first(others)}: one of them with --column"
+    return replace(table, notice=f"{table.notice}; {hint}" if table.notice else hint)

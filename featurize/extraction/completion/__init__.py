@@ -1,0 +1,1 @@
+"""What a cache lacks, and how it gets it."""

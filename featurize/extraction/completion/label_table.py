@@ -1,0 +1,121 @@
+"""Labels that came with the images, in a table beside the cache: the cache itself holds none."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.known_images import COLUMNS_KEY
+from featurize.files import atomic_write
+from featurize.sources.listing import ImageListing
+
+PATH_COLUMN = "path"
+
+
+def label_table_path(cache: Path) -> Path:
+    """Return the path of the labels that came with a cache's images.
+
+    Parameters
+    ----------
+    cache : Path
+
+    Returns
+    -------
+    Path
+        ``C.h5.labels.csv``.
+    """
+    return cache.with_name(cache.name + ".labels.csv")
+
+
+def has_expected_labels(cache: FeatureCache) -> bool:
+    """Tell whether the label table is there, if labels came with a cache's images.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Returns
+    -------
+    bool
+        False if containers must be opened again to find the labels.
+    """
+    expected = cache.source.get(COLUMNS_KEY)
+    if not isinstance(expected, list) or not expected:
+        return True
+    try:
+        columns, _ = _read_table(label_table_path(cache.path))
+    except (OSError, ValueError, csv.Error):
+        return False
+    return set(expected) <= set(columns)
+
+
+def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], None]) -> None:
+    """Write what a source says of its images beside the cache, if it says anything.
+
+    A table that is there keeps its cells: somebody may have corrected them. Images and columns are
+    added, and images that are gone are removed. A table in another form is left alone.
+
+    Parameters
+    ----------
+    cache : Path
+    listing : ImageListing
+    say : callable
+        Called with a sentence about what was done.
+
+    Raises
+    ------
+    OutputError
+        If the table cannot be written.
+    """
+    path = label_table_path(cache)
+    named = {name: cells for name, cells in listing.columns.items() if name != PATH_COLUMN}
+    if not named and not (listing.reused and path.exists()):
+        return
+    old_columns: list[str] = []
+    old_rows: dict[str, list[str]] = {}
+    if path.exists():
+        try:
+            old_columns, old_rows = _read_table(path)
+        except (OSError, ValueError, csv.Error) as error:
+            say(f"{path} is left as it is; it cannot be read as the table of a run: {error}")
+            return
+    columns = list(dict.fromkeys((*old_columns, *named)))
+    empty = [""] * len(listing.paths)
+    new_cells = [named.get(name, empty) for name in columns]
+    n_kept = 0
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([PATH_COLUMN, *columns])
+    for row, key in enumerate(listing.paths):
+        cells = [cells[row] for cells in new_cells]
+        old = old_rows.get(key)
+        if old is not None:
+            n_kept += any(a != b for a, b in zip(old, cells, strict=False) if b)
+            cells = [*old, *cells[len(old) :]]
+        writer.writerow([key, *cells])
+    content = text.getvalue().encode("utf-8", "replace")
+    if n_kept:
+        say(
+            f"{path} has other labels than the images came with, in {n_kept:,} rows; they stay. "
+            "Remove the file to have those of the source"
+        )
+    if not path.exists() or path.read_bytes() != content:
+        with atomic_write(path) as file:
+            file.write(content)
+        say(f"{path}: {', '.join(columns)} of the images, as they came with them")
+
+
+def _read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Read the columns' names and the cells by key; a row of another length is an error."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = next(reader, [])
+        if header[:1] != [PATH_COLUMN]:
+            raise ValueError(f"its first column is not {PATH_COLUMN}")
+        rows = {}
+        for cells in reader:
+            if len(cells) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
+            rows[cells[0]] = cells[1:]
+    return header[1:], rows
