@@ -41,9 +41,14 @@ ROW_GROUP = 100
 RECIPE = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".ppm"))
+
+
 def pack_tars(folder: Path, home: Path, shards: int = SHARDS) -> None:
     """WebDataset shards, with a label beside each image."""
-    files = sorted(path for path in folder.rglob("*.*") if path.is_file())
+    files = image_files(folder)
     for shard in range(shards):
         with tarfile.open(home / f"train-{shard:06}.tar", "w") as archive:
             for k in range(shard, len(files), shards):
@@ -61,7 +66,7 @@ def pack_tars(folder: Path, home: Path, shards: int = SHARDS) -> None:
 def pack_zip(folder: Path, home: Path) -> None:
     """One archive, stored."""
     with zipfile.ZipFile(home / "photos.zip", "w") as archive:
-        for path in sorted(path for path in folder.rglob("*.*") if path.is_file()):
+        for path in image_files(folder):
             archive.write(path, path.relative_to(folder).as_posix())
 
 
@@ -70,7 +75,7 @@ def pack_tables(folder: Path, home: Path, suffix: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = sorted(path for path in folder.rglob("*.*") if path.is_file())
+    files = image_files(folder)
     rows = [
         {
             "image": {"bytes": path.read_bytes(), "path": path.name},
@@ -92,7 +97,7 @@ def pack_tables(folder: Path, home: Path, suffix: str) -> None:
 
 def write_list(folder: Path, home: Path, name: str, prefix: str = "") -> None:
     """A list of paths or URLs with a label."""
-    files = sorted(path for path in folder.rglob("*.*") if path.is_file())
+    files = image_files(folder)
     rows = [
         {"path": prefix + path.relative_to(folder).as_posix(), "label": path.parent.name}
         for path in files
@@ -144,7 +149,7 @@ def serve_s3(folder: Path, shards: Path) -> Iterator[tuple[str, list[str]]]:
         client = boto3.client("s3")
         for bucket, home in (("photos", folder), ("shards", shards)):
             client.create_bucket(Bucket=bucket)
-            for path in sorted(path for path in home.rglob("*.*") if path.is_file()):
+            for path in sorted(path for path in home.rglob("[!.]*") if path.is_file()):
                 client.upload_file(str(path), bucket, path.relative_to(home).as_posix())
         plain = server._server.app  # type: ignore[union-attr]
 

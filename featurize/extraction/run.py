@@ -44,7 +44,7 @@ from featurize.pipeline.stats import RunStats
 from featurize.progress import Say, ignore
 from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
-from featurize.sources.opening import open_source
+from featurize.sources.opening import ImagesArgument, open_source
 from featurize.sources.patterns import GlobFilter, check_patterns
 from featurize.sources.source import SourceOptions
 from featurize.system import cpu, signals
@@ -58,7 +58,7 @@ _NOTABLE_BYTES = 100_000_000  # of a cache; smaller ones are not mentioned
 
 
 def run(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: ImagesArgument,
     output: str | os.PathLike[str],
     *,
     backbone: "str | Backbone | None" = None,
@@ -264,7 +264,7 @@ def _check_output_path(path: Path) -> None:
 
 
 def _list_images(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: ImagesArgument,
     options: SourceOptions,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
@@ -279,10 +279,14 @@ def _list_images(
         include=check_patterns(include, "--include"),
         exclude=check_patterns(exclude, "--exclude"),
     )
-    source = (
-        open_source(images, options) if cache is None else reopen_source(cache, images, options)
-    )
-    known = recall_listing(cache, source) if cache and has_expected_labels(cache) else None
+    known = None
+    if cache is None:
+        source = open_source(images, options, say)
+    else:
+        source = reopen_source(cache, images, options, say)
+        globs = [*options.include], [*options.exclude]
+        if globs == (cache.include, cache.exclude) and has_expected_labels(cache):
+            known = recall_listing(cache, source)
     listing = source.list_images(known)
     if source.kind != FOLDER:
         say(_describe_listing(listing))

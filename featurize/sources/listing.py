@@ -186,6 +186,15 @@ class SkippedNames:
         """
         self._names.setdefault(reason, []).append(name)
 
+    def rename(self, reason: str, better: str) -> None:
+        """Replace a reason by one that is known only at the end.
+
+        Parameters
+        ----------
+        reason, better : str
+        """
+        self._names[better] = self._names.pop(reason)
+
     def describe(self) -> list[str]:
         """Describe what was left out.
 

@@ -1,7 +1,7 @@
 """What a source of images is: it lists images without opening any, and reads them as a stream."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,7 +169,7 @@ class SourceOptions:
     column: str | None = None
     split: str | None = None
     component: str | None = None
-    root: str | None = None
+    root: str | None = field(default=None, repr=False)  # of a URL, with its secrets
     scratch: str | None = None
 
     def refuse(self, kind: str, *names: str) -> None:

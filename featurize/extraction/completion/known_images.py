@@ -1,7 +1,5 @@
 """What a cache knows of its source: a listing, so that unchanged containers need not be opened."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +8,10 @@ import numpy as np
 from featurize.cache.format import compute_place_check
 from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import canonical_json
+from featurize.progress import Say, ignore
 from featurize.sources.folder import FOLDER
 from featurize.sources.listing import Container, ImageListing, ImagePlaces
-from featurize.sources.opening import open_source
+from featurize.sources.opening import ImagesArgument, open_source
 from featurize.sources.source import DEFAULT_OPTIONS, ImageSource, SourceOptions
 
 RECORDED_OPTIONS = ("column", "split", "component", "root")
@@ -55,8 +54,9 @@ def is_same_source(cache: FeatureCache, source: ImageSource) -> bool:
 
 def reopen_source(
     cache: FeatureCache,
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: ImagesArgument,
     options: SourceOptions = DEFAULT_OPTIONS,
+    say: Say = ignore,
 ) -> ImageSource:
     """Open the source of a cache's images.
 
@@ -67,6 +67,8 @@ def reopen_source(
         Where they are now, as for `open_source`.
     options : SourceOptions
         Those that are not given are as the cache was made, if the source is of the same kind.
+    say : callable
+        Called with a sentence where something else lies there, which is not read.
 
     Returns
     -------
@@ -77,15 +79,16 @@ def reopen_source(
     CallError
         As `open_source`.
     """
-    source = open_source(images, options)
+    former = str(cache.source.get("kind", FOLDER))
+    source = open_source(images, options, say, former)
     recorded = {
         name: cache.source[name]
         for name in RECORDED_OPTIONS
         if isinstance(cache.source.get(name), str) and getattr(options, name) is None
     }
-    if not recorded or cache.source.get("kind") != source.kind:
+    if not recorded or former != source.describe()["kind"]:
         return source
-    return open_source(images, replace(options, **recorded))
+    return open_source(images, replace(options, **recorded), former=former)
 
 
 def recall_listing(cache: FeatureCache, source: ImageSource) -> ImageListing | None:

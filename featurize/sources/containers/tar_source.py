@@ -146,9 +146,10 @@ class TarSource(ContainerSource):
             closing(self.store.open_file(file.name)) as opened,
             copies.write(self.store.root, container) as writer,
         ):
-            stream = ShardStream(opened, self.make_key(file.name, ""), writer)
-            index = index_tar(TarHeaderFile(stream.read_at, file.size), file.name)
-            stream.drain()
+            stream = ShardStream(opened, container, writer)
+            index = index_tar(stream, file.name)
+            if not index.problem:
+                stream.drain()
         return container, index
 
     def _open_copies(self) -> ShardCopies | None:

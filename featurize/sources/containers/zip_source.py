@@ -43,6 +43,7 @@ SLACK_BYTES = 512  # of fields that a member's header may have beyond the direct
 ENCRYPTED = 0x41  # bits of the flags: by a password, strongly
 
 BACKSLASH = "its name has a backslash; pack the archive anew with / between folders"
+OUTSIDE = "its place is outside of the archive"
 OVERLAPPING = "it lies over another member, as in archives that are made to overflow"
 
 _ERRORS = (
@@ -130,19 +131,19 @@ class OpenZip:
         self._store, self._fd = store, -1
         self._memory_factor = MEMORY_PER_DIRECTORY_BYTE
         if store.is_remote:
-            container = replace(container, size=_find_size(store, container))
+            size = _find_size(store, container)
         else:
             with closing(store.open_file(container.name)) as file:
                 self._fd = os.dup(file.fileno())
             status = os.fstat(self._fd)
-            stamp = reading.stamp_of_file(status)
-            listed, container = container, Container(container.name, status.st_size, stamp)
+            size, stamp = status.st_size, reading.stamp_of_file(status)
+            listed, container = container, Container(container.name, size, stamp)
             if is_listed and listed != container and listed.stamp:
                 self.close()
                 problem = f"{container.name} has changed since it was listed"
                 raise ImageUnreadableError(problem, READ_ERROR)
         self.container = container
-        self.window = WindowFile(self._read_at, container.size)
+        self.window = WindowFile(self._read_at, size)
         try:
             self.archive = self._read_directory()
         except BaseException:
@@ -170,13 +171,13 @@ class OpenZip:
             with memory.reserve(self._memory_factor * n_bytes, f"members of {name}"):
                 if self._fd >= 0:
                     return os.pread(self._fd, n_bytes, position)
-                stop = min(self.container.size, position + n_bytes)
+                stop = min(self.window.size, position + n_bytes)
                 return self._store.read_range(name, position, stop)
         except (OSError, MemoryError) as error:
             raise reading.to_unreadable_error(error, name) from error
 
     def _read_directory(self) -> zipfile.ZipFile:
-        size = self.container.size
+        size = self.window.size
         if not size:
             raise ImageUnreadableError("it is empty", DAMAGED)
         tail = min(size, TAIL_BYTES)
@@ -218,8 +219,14 @@ def _list_members(opened: OpenZip) -> tuple[list[ArchiveImage], list[tuple[str, 
         name = clean_name(info.orig_filename)
         if info.is_dir() or not is_image_name(name.replace("\\", "/")):
             continue
-        if "\\" in name or is_overlapping:
-            skipped.append((name, BACKSLASH if "\\" in name else OVERLAPPING))
+        if not 0 <= info.header_offset < opened.window.size:
+            problem = OUTSIDE
+        elif is_overlapping:
+            problem = OVERLAPPING
+        else:
+            problem = BACKSLASH if "\\" in name else ""
+        if problem:
+            skipped.append((name, problem))
             continue
         if name in images:
             skipped.append((name, REPEATED))
@@ -255,7 +262,7 @@ class ZipReader(ArchiveReader):
         spans = [self._find_span(offset, opened.window.size) for offset in offsets]
         for start, stop, members in merge_ranges(spans):
             try:
-                if stop - start <= MAX_RANGE_BYTES:
+                if 0 < stop - start <= MAX_RANGE_BYTES:
                     opened.window.load(start, stop - start)
             except ImageUnreadableError as error:
                 yield from (ImageRead(rows[i], error) for i in members)

@@ -230,3 +230,10 @@ def test_c46_a_kill_before_the_end_opens_the_container_again(photos, tmp_path, c
     assert data[offset : offset + size] == (photos / NAMES[5]).read_bytes()
     assert featurize.verify(path, shards) == []
     shutil.rmtree(shards)
+
+
+def test_c44_other_globs_open_the_containers_again(sharded, shards, toy):
+    """What was left out of a container is not in the cache."""
+    fewer = featurize.run(shards, sharded, backbone=toy, exclude=["0.png"], prune=True)
+    assert fewer.rows == 5
+    assert featurize.run(shards, sharded, backbone=toy, exclude=[]).rows == 6

@@ -188,7 +188,7 @@ class ArchiveRows:
         ----------
         name, problem : str
         """
-        self.skipped.add(name, problem)
+        self.skipped.add(name, to_printable(problem))
         self._unlisted.append(name)
 
     def build(self) -> ImageListing:

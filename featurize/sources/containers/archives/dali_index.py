@@ -21,6 +21,7 @@ from featurize.sources.containers.archives.window_file import merge_ranges
 from featurize.sources.stores.store import Store, StoredFile
 
 MAX_INDEX_BYTES = 64 << 20
+MAX_HEADERS_BYTES = 8 << 10  # between two members; with more, members are missing
 MAX_LABEL_REQUESTS = 32  # with more the shard itself is read, in one
 
 _Member = tuple[str, int, int]
@@ -108,8 +109,13 @@ def _parse_index(data: bytes, shard_size: int) -> list[_Member] | None:
             if not (offset_text.isdecimal() and size_text.isdecimal() and len(size_text) < 16):
                 raise UntrueIndexError("a line of it is damaged")
             offset, size, name = int(offset_text[:20]), int(size_text), clean_name(name)
-            is_fitting = offset % tarfile.BLOCKSIZE == 0 and offset >= end + tarfile.BLOCKSIZE
-            if not is_fitting or not name.endswith(component) or len(name) >= HEADER_NAME_BYTES:
+            is_next = tarfile.BLOCKSIZE <= offset - end <= MAX_HEADERS_BYTES
+            if (
+                offset % tarfile.BLOCKSIZE
+                or not is_next
+                or not name.endswith(component)
+                or len(name) >= HEADER_NAME_BYTES
+            ):
                 raise UntrueIndexError("its entries do not follow each other as in a tar file")
             end = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             members.append((name, offset, size))

@@ -15,6 +15,7 @@ from typing import IO, BinaryIO
 from featurize.errors import CallError, ImageUnreadableError
 from featurize.files import replace_durably
 from featurize.images.reasons import READ_ERROR
+from featurize.sources.containers.archives.window_file import TarHeaderFile
 from featurize.sources.listing import Container
 from featurize.text import to_printable
 
@@ -186,51 +187,35 @@ class CopyWriter:
                 file.close()
 
 
-class ShardStream:
+class ShardStream(TarHeaderFile):
     """A shard that is read once, from its beginning to its end, in large blocks.
 
     Parameters
     ----------
     file : binary file
-    name : str
-        Of the shard, for messages.
+    shard : Container
+        Its size may be unknown.
     writer : CopyWriter
         Gets all that is read.
     """
 
-    def __init__(self, file: BinaryIO, name: str, writer: CopyWriter) -> None:
-        self._file, self._name, self._writer = file, name, writer
-        self._start, self._block = 0, b""
+    def __init__(self, file: BinaryIO, shard: Container, writer: CopyWriter) -> None:
+        super().__init__(self._read_on, shard.size)
+        self._file, self._name, self._writer = file, shard.name, writer
+        self._block_start, self._block = 0, b""
 
-    def read_at(self, position: int, n_bytes: int) -> bytes:
-        """Read on to a position, and what follows it.
-
-        Parameters
-        ----------
-        position, n_bytes : int
-
-        Returns
-        -------
-        bytes
-            At least `n_bytes`, but at the end.
-
-        Raises
-        ------
-        ImageUnreadableError
-            If the file cannot be read.
-        tarfile.ReadError
-            If the position was passed already.
-        """
-        if position < self._start:
+    def _read_on(self, position: int, n_bytes: int) -> bytes:
+        """Read on to a position, and at least `n_bytes` from there, but at the end."""
+        if position < self._block_start:
             raise tarfile.ReadError("a header leads back")
-        while position + n_bytes > self._start + len(self._block):
-            kept = self._block[position - self._start :]
+        while position + n_bytes > (end := self._block_start + len(self._block)):
+            kept = self._block[position - self._block_start :]
             block = self._read_block()
-            self._start += len(self._block) - len(kept)
-            self._block = kept + block
+            self._block_start, self._block = end - len(kept), kept + block
             if not block:
+                self.size = end
                 break
-        return self._block[position - self._start :]
+        return self._block[position - self._block_start :]
 
     def drain(self) -> None:
         """Read to the end, for a copy."""

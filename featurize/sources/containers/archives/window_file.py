@@ -23,12 +23,12 @@ class WindowFile(io.RawIOBase):
         Takes a position and a number of bytes, and returns so many or more; fewer at the end
         alone.
     size : int
-        Of the file in bytes; -1 if only reading tells.
+        Of the file in bytes; -1 if it is unknown.
 
     Attributes
     ----------
     size : int
-        As the parameter, or as reading has told.
+        As the parameter.
     max_read_bytes : int
         A larger read is refused: strangers' files say how much is to be read.
     """
@@ -99,10 +99,8 @@ class WindowFile(io.RawIOBase):
         ----------
         position, size : int
         """
-        window = self._read_at(position, size)
-        self._start, self._window = position, window
-        if len(window) < size and self.size < 0:
-            self.size = position + len(window)
+        self._window = self._read_at(position, size)
+        self._start = position
 
 
 class TarHeaderFile(WindowFile):
@@ -146,7 +144,8 @@ def merge_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int, list[int
         if merged:
             first, last, members = merged[-1]
             if start - last <= MAX_GAP_BYTES and max(last, stop) - first <= MAX_RANGE_BYTES:
-                merged[-1] = first, max(last, stop), [*members, i]
+                members.append(i)
+                merged[-1] = first, max(last, stop), members
                 continue
         merged.append((start, stop, [i]))
     return merged

@@ -99,6 +99,7 @@ class ArrowFile:
         """Close the file."""
         self._batches = self._last = None
         self._file.close()
+        self._mapped = None
 
     def _open(self, fields: list[str] | None) -> Any:
         pa = import_pyarrow()

@@ -117,6 +117,8 @@ class TableLister:
         except CallError as error:  # none of its columns, or several
             self._problem = self._problem or f"{file.name}: {error}"
             self._skipped.add(file.name, str(error))
+        except TABLE_ERRORS as error:  # names that are no text
+            self._note_damage(file, error)
         finally:
             table.close()
 

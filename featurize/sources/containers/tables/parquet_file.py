@@ -82,15 +82,31 @@ class ParquetFile:
         start = 0
         if names:
             try:
-                for batch in self._parquet.iter_batches(
-                    MAX_LABEL_ROWS, columns=names, use_threads=False
-                ):
+                for batch in self.iter_columns(names):
                     yield batch.num_rows, batch, None
                     start += batch.num_rows
             except TABLE_ERRORS:  # the images may be sound
                 pass
         if start < self.n_rows:
             yield self.n_rows - start, None, None
+
+    def iter_columns(self, names: list[str]) -> Iterator[Any]:
+        """Read columns from the first row on.
+
+        Parameters
+        ----------
+        names : list of str
+
+        Yields
+        ------
+        pyarrow.RecordBatch
+
+        Raises
+        ------
+        TABLE_ERRORS
+            If they are damaged.
+        """
+        yield from self._parquet.iter_batches(MAX_LABEL_ROWS, columns=names, use_threads=False)
 
     def split_numbers(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Split rows by row groups."""

@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class TableReader:
     def _read_reference(self, container: Container, path: str) -> ImageFile | ImageUnreadableError:
         """Read a file that a row names; a stranger's row leads nowhere but below its folder."""
         folder = posixpath.dirname(container.name)
-        is_inside = not find_key_problem(path)
+        is_inside = not (find_key_problem(path) or find_key_problem(unquote(path)))
         if is_inside and isinstance(self._store, LocalStore):
             root = Path(self._store.root, folder)
             try:

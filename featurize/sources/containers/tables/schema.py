@@ -100,7 +100,7 @@ def read_table_schema(schema: Any, column: str | None = None) -> TableSchema:
     image_column = _choose_image_column(candidates, features, column, schema.names)
     columns, left_out, class_names = [], {}, {}
     for each in fields:
-        problem = find_column_problem(each.name) or _find_type_problem(each.type)
+        problem = find_column_problem(each.name) or find_type_problem(each.type)
         if each.name == image_column:
             continue
         if problem:
@@ -182,7 +182,18 @@ def _is_text(types: Any, kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def _find_type_problem(kind: Any) -> str:
+def find_type_problem(kind: Any) -> str:
+    """Say why a column cannot be text, by its type.
+
+    Parameters
+    ----------
+    kind : pyarrow.DataType
+
+    Returns
+    -------
+    str
+        Empty if it can.
+    """
     types = import_pyarrow().types
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -264,7 +275,9 @@ def is_encodable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def to_texts(array: Any, class_names: Sequence[str] | None = None) -> list[str]:
+def to_texts(
+    array: Any, class_names: Sequence[str] | None = None, max_chars: int = MAX_TEXT_CHARS
+) -> list[str]:
     """Convert a column to text; equal texts are one object.
 
     Parameters
@@ -272,6 +285,8 @@ def to_texts(array: Any, class_names: Sequence[str] | None = None) -> list[str]:
     array : pyarrow.Array
     class_names : sequence of str, optional
         Names of its numbers.
+    max_chars : int
+        Of a text.
 
     Returns
     -------
@@ -290,7 +305,7 @@ def to_texts(array: Any, class_names: Sequence[str] | None = None) -> list[str]:
     if _is_text(pa.types, distinct.type):
         # Bytes before characters: what is not UTF-8 has no length in characters.
         longest = pa.compute.max(pa.compute.binary_length(distinct)).as_py() or 0
-        if longest > 4 * MAX_TEXT_CHARS:
+        if longest > 4 * max_chars:
             raise ValueError(TOO_LONG)
     if class_names is not None:
         numbers = distinct.to_pylist()
@@ -306,6 +321,6 @@ def to_texts(array: Any, class_names: Sequence[str] | None = None) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError("its text is not UTF-8") from error
     texts = [text if text is not None and is_encodable(text) else "" for text in texts]
-    if any(len(text) > MAX_TEXT_CHARS for text in texts):
+    if any(len(text) > max_chars for text in texts):
         raise ValueError(TOO_LONG)
     return ["" if index is None else texts[index] for index in array.indices.to_pylist()]

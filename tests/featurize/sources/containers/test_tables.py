@@ -18,6 +18,7 @@ from featurize.images import reasons
 from featurize.images.reading import ImageFile
 from featurize.sources.containers.table_source import TableSource
 from featurize.sources.listing import make_stamp, read_images
+from featurize.sources.opening import open_source
 from featurize.sources.source import SourceOptions
 from featurize.sources.stores.local_store import LocalStore
 
@@ -150,6 +151,26 @@ def test_what_datasets_saves_to_disk_is_read_by_split(tmp_path):
         assert contents(chosen) == make_images(6, 2)
     with pytest.raises(CallError, match=r"no split 'tset', only 'test', 'train', 'val' .*'test'"):
         open_tables(tmp_path, split="tset").list_images()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_tables_are_opened_by_their_paths_and_urls(where, suffix, tmp_path):
+    write(make_table(make_images(9)), tmp_path / "data" / f"train-00000-of-00001{suffix}", 4)
+    write(make_table(make_images(9, 1)), tmp_path / "data" / f"test-00000-of-00001{suffix}", 4)
+    root = str(tmp_path)
+    if where == "memory":
+        fsspec = pytest.importorskip("fsspec")
+        root = f"memory://{tmp_path}"
+        for path in tmp_path.rglob(f"*{suffix}"):
+            fsspec.filesystem("memory").pipe(f"{path}", path.read_bytes())
+    source = open_source(root)
+    assert isinstance(source, TableSource)
+    assert source.is_remote == (where == "memory")
+    listing = source.list_images()
+    assert listing.columns["split"] == ["test"] * 9 + ["train"] * 9
+    assert contents(listing) == make_images(9, 1) + make_images(9)
+    assert contents(open_source(root, SourceOptions(split="train")).list_images()) == make_images(9)
 
 
 def test_where_one_file_has_no_split_there_is_no_column(tmp_path):
@@ -382,7 +403,7 @@ def test_keys_are_found_without_listing(remote, tmp_path):
     assert [good.data, also.data] == [make_images(5)[3], make_images(5)[1]]
     assert missing.reason == reasons.VANISHED
     for key in ("a.parquet/3", "b.parquet/000000001", "000000001", "a.parquet/00000000x"):
-        with pytest.raises(UnknownPathError, match="its images look like 'a.parquet/000000000'"):
+        with pytest.raises(UnknownPathError, match=r"its images look like 'a\.parquet/000000000'"):
             source.locate([key])
 
 
@@ -570,8 +591,7 @@ def test_a_flipped_byte_costs_rows_and_raises_nothing(name, tmp_path):
         os.utime(path, (OLD, OLD))
         try:
             listing = open_tables(path).list_images()
-        except CallError as error:
-            assert path.name in str(error)
+        except CallError:
             seen.add("refused")
             continue
         found = read_all(listing)
@@ -626,6 +646,15 @@ def test_offsets_of_a_stranger_lead_nowhere(tmp_path):
     assert codes(listing) == [reasons.DAMAGED] * 2
     with pytest.raises(CallError, match="cannot be read as a table"):
         source.list_images()
+
+
+def test_names_that_are_no_text_are_damage(tmp_path):
+    path = write(make_table(make_images(3)), tmp_path / "s.arrow")
+    data = path.read_bytes().replace(b"label\0", b"\xff\xff\xffel\0")
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    with pytest.raises(CallError, match="cannot be read as a table: 'utf-8' codec"):
+        open_tables(path).list_images()
 
 
 def test_a_footer_that_claims_too_much_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -555,6 +556,20 @@ def test_far_labels_and_damage(shards):
     assert read_all(listing).items() <= contents.items()
 
 
+@pytest.mark.parametrize("cut", [0, 700])
+def test_a_far_shard_of_unknown_size(tmp_path, cut):
+    members = [(f"{k}.jpg", bytes([k]) * 600) for k in range(4)]
+    path = pack(tmp_path / "a.tar", members)
+    path.write_bytes(path.read_bytes()[: 4 * 1536 - cut] + (b"" if cut else bytes(1024)))
+    age(path)
+    source = open_tars(tmp_path, is_single=True, store=FarStore(str(tmp_path)))
+    source = replace(source, files=(source.files[0]._replace(size=-1),))
+    listing = source.list_images()
+    assert read_all(listing) == dict(members[: 4 - bool(cut)])
+    assert listing.unlisted == (("a.tar",) if cut else ())
+    assert source.list_images(listing).reused == ("a.tar",)
+
+
 def test_a_broken_connection_costs_its_shard(shards):
     folder, _ = shards
     store = FarStore(str(folder))
@@ -670,6 +685,16 @@ def test_an_index_that_lies_in_the_middle(indexed):
     read = read_all(listing)
     wrong = {p for p, d in read.items() if d == READ_ERROR}
     assert wrong == {"a.tar/030x.jpg", "a.tar/030.jpg"}
+
+
+def test_an_index_that_leaves_images_out(tmp_path):
+    members = [(f"{k}.jpg", data) for k, data in enumerate(make_images(9, 9000, 9001))]
+    index = write_index(pack(tmp_path / "a.tar", members))
+    lines = index.read_text().splitlines()
+    index.write_text("\n".join(["v1.2 8", *lines[1:5], *lines[6:], ""]))
+    listing = open_tars(tmp_path, is_single=True, store=FarStore(str(tmp_path))).list_images()
+    assert read_all(listing) == dict(members)
+    assert "do not follow each other" in listing.skipped[-1]
 
 
 def test_an_index_older_than_its_shard(indexed):

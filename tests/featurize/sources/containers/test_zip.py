@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -385,6 +386,16 @@ def test_few_requests_read_a_far_archive(tmp_path):
     assert set(read_all(listing).values()) == {READ_ERROR}
     with pytest.raises(CallError, match="cannot be read"):
         source.list_images()
+
+
+def test_a_far_archive_of_unknown_size(tmp_path):
+    pack(tmp_path / "a.zip", [("a.jpg", b"a")])
+    store = FarStore(str(tmp_path))
+    source = open_zips(tmp_path, is_single=True, store=store)
+    source = replace(source, files=(source.files[0]._replace(size=-1),))
+    listing = source.list_images()
+    assert read_all(listing) == {"a.jpg": b"a"}
+    assert source.list_images(listing).reused == ("a.zip",)
 
 
 def test_listing_is_quick(tmp_path):
