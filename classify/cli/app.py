@@ -238,7 +238,8 @@ def advise(
 def predict(
     head: HeadFile,
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES|C.h5", help="As for `featurize run`; or a cache.")
+        str,
+        typer.Argument(metavar="IMAGES|C.h5", help="As for `featurize run`; an image; a cache."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")

@@ -42,6 +42,7 @@ def write_cache(
     backbone: str = "pixels",
     preprocess: dict[str, object] | None = None,
     contents: list[str] | None = None,
+    root: str = "/images",
 ) -> FeatureCache:
     """A cache whose rows hold the given features; paths are sorted as the format demands.
 
@@ -71,7 +72,7 @@ def write_cache(
     ]
     extractor = Extractor(backbone, "none", weights, Preprocess.from_dict(recipe), "float32", {})
     numbers = np.arange(n)
-    allocate_cache(path, extractor, infos, paths, numbers, numbers, root="/images")
+    allocate_cache(path, extractor, infos, paths, numbers, numbers, root=root)
     with WriteLock(path), CacheWriter(path) as writer:
         ok = np.setdiff1d(numbers, [*failed, *pending])
         hashes = np.array([list(sha256(p.encode()).digest()) for p in contents or paths], np.uint8)

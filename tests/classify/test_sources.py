@@ -256,19 +256,28 @@ def decode(listing, monkeypatch=None) -> datasets.DecodedImages:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_that_are_not_held_are_read_in_each_epoch(sources, monkeypatch, kind):
-    listing = SourceImages(sources[kind]).listing
+def test_images_that_are_not_held_are_read_in_each_epoch(sources, monkeypatch, tmp_path, kind):
+    listing, log = SourceImages(sources[kind]).listing, tmp_path / "pids"
+    source, open_reader = type(listing.source), type(listing.source).open_reader
+
+    def open_and_log(self, listing):
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return open_reader(self, listing)
+
+    monkeypatch.setattr(source, "open_reader", open_and_log)
     held, read = decode(listing), decode(listing, monkeypatch)
     assert held.is_in_memory
     assert not held.describe_rereading()
     assert "each epoch reads them again" in read.describe_rereading()
     assert (held.sha256 == read.sha256).all()
-    assert (read[5] == held[5]).all()  # opens a reader that workers must not share
+    assert (read[5] == held[5]).all()  # opens a file that workers must not share
     batches = []
     for dataset in (datasets.ImageDataset(decoded, np.arange(60), 24) for decoded in (held, read)):
         loader = make_dataloader(dataset, 7, "cpu", EpochSampler(60, 1, 0))
         batches.append([(pixels.numpy(), y.tolist()) for pixels, y in loader])
     assert loader.num_workers > 0
+    assert len(set(log.read_text().split())) == 1 + loader.num_workers
     assert len(batches[0]) == len(batches[1]) == 8
     for (pixels, y), (expected, y_expected) in zip(*batches, strict=True):
         assert y == y_expected

@@ -1,6 +1,7 @@
 """Features out of a cache, by row and by path."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,22 @@ def test_paths_become_rows_in_their_order(cache, digits):
         found = CachedFeatures(cache.path, "fine").fit_transform(paths.reshape(shape))
         assert (found == pixels[[7, 1, 7]]).all()
     assert CachedFeatures(cache).transform(list(paths)).shape == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("root", "given"),
+    [
+        ("s3://bucket/photos", ["s3://bucket/photos/a/1.png", "b/../a/1.png", "./a/1.png"]),
+        ("/data/photos.zip", ["/data/photos.zip/a/1.png", "/data/b/../photos.zip/a/1.png"]),
+    ],
+)
+def test_paths_below_a_url_or_a_file_become_keys(make_cache, tmp_path, root, given):
+    features = np.eye(2, dtype=np.float32)
+    cache = make_cache(tmp_path / "c.h5", {"l": features}, ["a/1.png", "b.png"], root=root)
+    assert (CachedFeatures(cache).transform(given) == features[0]).all()
+    for absent in ("s3://bucket/other/a/1.png", "/elsewhere/a/1.png"):
+        with pytest.raises(UnknownPathError, match=re.escape(absent)):
+            CachedFeatures(cache).transform([absent])
 
 
 def test_unknown_paths_layers_and_shapes_are_refused(cache):

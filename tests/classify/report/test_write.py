@@ -89,7 +89,11 @@ def world(tmp_path_factory, make_cache) -> tuple[FeatureCache, Path, Comparison]
 def page(world, tmp_path_factory) -> Elements:
     cache, images, found = world
     path = tmp_path_factory.mktemp("page") / "r.html"
-    options = {"command": "classify <x>", "sources": {"kind": "k.csv"}, "seed": 7}
+    options = {
+        "command": "classify <x> s3://key:secret@bucket/y",
+        "sources": {"kind": "k.csv"},
+        "seed": 7,
+    }
     write_report(path, cache, found, images=images, **options)
     return Elements(path.read_text(encoding="utf-8"))
 
@@ -102,7 +106,14 @@ def test_answer_and_provenance_are_said(world, page):
     assert f"right on {100 * best.accuracy:.1f} % of {best.n_test} test images" in text
     assert f"interval {100 * low:.1f} to {100 * high:.1f} %" in text
     printed = cache.layers["deep"].fingerprint
-    for fact in ("classify <x>", "k.csv", "7 (held-out", cache.extractor.weights_sha256, printed):
+    assert "secret" not in text
+    for fact in (
+        "classify <x> s3://bucket/y",
+        "k.csv",
+        "7 (held-out",
+        cache.extractor.weights_sha256,
+        printed,
+    ):
         assert fact in text
     for record in found.records:
         assert record.head in text

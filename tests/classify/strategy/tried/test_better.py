@@ -1,6 +1,7 @@
 """A candidate that validates better than what is saved: by how much, and the command."""
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,12 @@ def test_what_is_no_better_is_not_named(task, commands):
     better = find_better([saved, same, one_more], task, 0, commands)
     assert better is not None
     assert (better.strategy, better.certain) == ("truncated-probe", False)
+
+
+def test_the_command_shows_no_credentials(commands):
+    secret = replace(commands, images="s3://key:secret@bucket/wds?X-Amz-Signature=abc")
+    words = shlex.split(secret.format("finetune", "all, linear"))
+    assert words[2] == "s3://bucket/wds"
 
 
 def test_the_command_can_be_pasted(commands, cache, table, tmp_path):
