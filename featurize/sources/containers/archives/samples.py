@@ -6,13 +6,13 @@ All before the first dot of a member's base name is the sample, all after it the
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from featurize.errors import CallError
 from featurize.sources.containers.archives.archive_listing import MAX_COLUMNS
+from featurize.sources.containers.split_names import find_split, to_split
 from featurize.text import did_you_mean, format_count, list_choices, to_printable
 
 ALL_COMPONENTS = "all"
@@ -21,13 +21,6 @@ MAX_LABEL_BYTES = {"cls": 1 << 10, "json": 64 << 10}
 MAX_TEXT_CHARS = 200
 MAX_NAME_CHARS = 64
 RESERVED_COLUMNS = frozenset({"path"})  # of every label table
-
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -162,16 +155,8 @@ def find_splits(names: list[str]) -> dict[str, str]:
     dict of str to str
         ``train``, ``val`` or ``test`` by name; empty unless every shard has one.
     """
-    splits = {name: _find_split(name) for name in names}
+    splits = {name: find_split(name) for name in names}
     return splits if all(splits.values()) else {}
-
-
-def _find_split(name: str) -> str:
-    for part in reversed(name.lower().removesuffix(".tar").split("/")):
-        found = {_SPLIT_OF[word] for word in re.findall("[a-z]+", part) if word in _SPLIT_OF}
-        if found:
-            return found.pop() if len(found) == 1 else ""
-    return ""
 
 
 def check_split(wanted: str | None, splits: dict[str, str], root: str, n_shards: int) -> str | None:
@@ -203,7 +188,7 @@ def check_split(wanted: str | None, splits: dict[str, str], root: str, n_shards:
             f"--split {to_printable(wanted)}: the names of the {format_count(n_shards, 'shard')} "
             f"in {root} do not all say a split, as train-000.tar does; leave it out"
         )
-    split = _SPLIT_OF.get(wanted.lower(), "")
+    split = to_split(wanted)
     there = sorted(set(splits.values()))
     if split not in there:
         raise CallError(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from featurize.errors import CallError
+from featurize.sources.containers.split_names import SPLIT_WORDS, find_split
 from featurize.sources.containers.tables.opening import open_table
 from featurize.sources.containers.tables.schema import (
     TOO_MANY,
@@ -15,8 +16,6 @@ from featurize.sources.containers.tables.schema import (
     to_texts,
 )
 from featurize.sources.containers.tables.splits import (
-    SPLIT_WORDS,
-    find_split,
     is_of_split,
     is_split_by_name,
 )
