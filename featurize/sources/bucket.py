@@ -15,7 +15,7 @@ from featurize.sources.listing import (
     SkippedNames,
     find_key_problem,
 )
-from featurize.sources.patterns import GlobFilter
+from featurize.sources.patterns import select_images
 from featurize.sources.source import DEFAULT_OPTIONS, SourceOptions
 from featurize.sources.stores.remote_store import MAX_REQUESTS, RemoteStore
 from featurize.sources.stores.store import StoredFile
@@ -58,44 +58,32 @@ class BucketSource:
 
         Hidden names are skipped, as in a folder.
         """
-        patterns = GlobFilter(self.options.include, self.options.exclude)
         skipped = SkippedNames()
         images: list[StoredFile] = []
-        n_excluded = 0
         for file in self.store.list_files() if self.files is None else self.files:
-            if not is_image_name(file.name):
-                continue
-            problem = find_key_problem(file.name)
-            if problem:
-                skipped.add(file.name, problem)
-            elif patterns and not patterns.accepts(file.name):
-                n_excluded += 1
-            else:
-                images.append(file)
+            if is_image_name(file.name):
+                problem = find_key_problem(file.name)
+                if problem:
+                    skipped.add(file.name, problem)
+                else:
+                    images.append(file)
         if not images:
-            raise CallError(self._explain_empty(n_excluded, skipped))
+            looked_for = f"looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+            sentences = [
+                f"no image in {to_printable(self.root)}; {looked_for}",
+                *skipped.describe(),
+            ]
+            raise CallError(". ".join(sentences))
         images.sort()
-        sentences = skipped.describe() + [
-            f"the pattern {to_printable(pattern)!r} matches no image in {self.root}"
-            for pattern in (*patterns.include, *patterns.exclude)
-            if pattern not in patterns.matched
-        ]
-        return ImageListing(
+        listing = ImageListing(
             replace(self, files=None),
             [file.name for file in images],
             np.array([file.size for file in images], np.int64),
             np.array([file.stamp for file in images], np.int64),
-            sentences,
-            include=patterns.include,
-            exclude=patterns.exclude,
+            skipped.describe(),
         )
-
-    def _explain_empty(self, n_excluded: int, skipped: SkippedNames) -> str:
-        root = to_printable(self.root)
-        if n_excluded:
-            return f"none of the {n_excluded:,} images in {root} is left by --include and --exclude"
-        looked_for = f"no image in {root}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
-        return ". ".join([looked_for, *skipped.describe()])
+        options = self.options
+        return select_images(listing, options.include, options.exclude, np.ones(len(images), bool))
 
     def locate(self, paths: Sequence[str]) -> ImageListing:
         """List images by their keys, without listing the bucket."""

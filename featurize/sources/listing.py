@@ -101,6 +101,8 @@ class ImageListing:
         Empty text where it says nothing.
     addresses : list of str, optional
         What is read of each image, where that is not its key: it may have secrets.
+    has_row_numbers : bool
+        Whether keys are numbers of rows, so that another content may come under an old key.
     reused : tuple of str
         Names of containers that were known and not opened: `columns` has empty text for their
         images.
@@ -117,6 +119,7 @@ class ImageListing:
     places: ImagePlaces | None = None
     columns: dict[str, list[str]] = field(default_factory=dict)
     addresses: list[str] | None = field(default=None, repr=False)
+    has_row_numbers: bool = False
     reused: tuple[str, ...] = ()
 
     @property

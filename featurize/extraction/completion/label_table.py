@@ -5,6 +5,8 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from featurize.cache.reader import FeatureCache
 from featurize.extraction.completion.known_images import COLUMNS_KEY
 from featurize.files import atomic_write
@@ -54,7 +56,9 @@ def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], N
     """Write what a source says of its images beside the cache, if it says anything.
 
     A table that is there keeps its cells: somebody may have corrected them. Images and columns are
-    added, and images that are gone are removed. A table in another form is left alone.
+    added, and images that are gone are removed. Where keys are numbers of rows, and the rows were
+    read again, the source's cells take their place: an old cell may be of another image. A table
+    in another form is left alone.
 
     Parameters
     ----------
@@ -83,7 +87,8 @@ def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], N
     columns = list(dict.fromkeys((*old_columns, *named)))
     empty = [""] * len(listing.paths)
     new_cells = [named.get(name, empty) for name in columns]
-    n_kept = 0
+    is_read_again = _find_rows_read_again(listing)
+    n_kept = n_replaced = 0
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([PATH_COLUMN, *columns])
@@ -91,8 +96,11 @@ def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], N
         cells = [cells[row] for cells in new_cells]
         old = old_rows.get(key)
         if old is not None:
-            n_kept += any(a != b for a, b in zip(old, cells, strict=False) if b)
-            cells = [*old, *cells[len(old) :]]
+            differs = any(a != b for a, b in zip(old, cells, strict=False) if b)
+            n_replaced += differs and bool(is_read_again[row])
+            n_kept += differs and not is_read_again[row]
+            if not is_read_again[row]:
+                cells = [*old, *cells[len(old) :]]
         writer.writerow([key, *cells])
     content = text.getvalue().encode("utf-8", "replace")
     if n_kept:
@@ -100,10 +108,26 @@ def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], N
             f"{path} has other labels than the images came with, in {n_kept:,} rows; they stay. "
             "Remove the file to have those of the source"
         )
-    if not path.exists() or path.read_bytes() != content:
-        with atomic_write(path) as file:
-            file.write(content)
-        say(f"{path}: {', '.join(columns)} of the images, as they came with them")
+    if path.exists() and path.read_bytes() == content:
+        return
+    if n_replaced:
+        copy = path.with_name(path.name + ".old")
+        with atomic_write(copy) as file:
+            file.write(path.read_bytes())
+        say(f"{path}: {n_replaced:,} rows are of other images now; the table before is {copy}")
+    with atomic_write(path) as file:
+        file.write(content)
+    say(f"{path}: {', '.join(columns)} of the images, as they came with them")
+
+
+def _find_rows_read_again(listing: ImageListing) -> np.ndarray:
+    """Find the rows whose keys are numbers, in containers that were opened; bool (N,)."""
+    places = listing.places
+    if places is None or not listing.has_row_numbers:
+        return np.zeros(len(listing.paths), bool)
+    reused = set(listing.reused)
+    is_opened = np.array([c.name not in reused for c in places.containers], bool)
+    return np.asarray(is_opened[places.container_of])
 
 
 def _read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:

@@ -218,8 +218,10 @@ def make_source(
     CallError
         If an option means nothing for the kind.
     """
-    check_options(kind, store.is_remote, options)
     ordered = tuple(sorted(files))
+    if kind == PARQUET and is_single and _has_paths(store, ordered[0].name):
+        kind = LIST
+    check_options(kind, store.is_remote, options)
     if kind == TAR:
         from featurize.sources.containers.tar_source import TarSource
 
@@ -228,10 +230,9 @@ def make_source(
         from featurize.sources.containers.zip_source import ZipSource
 
         return ZipSource(store, ordered, is_single, options)
-    if kind == LIST or (kind == PARQUET and is_single and _has_paths(store, ordered[0].name)):
+    if kind == LIST:
         from featurize.sources.manifest import ManifestSource
 
-        check_options(LIST, store.is_remote, options)
         return ManifestSource(store, ordered[0], options)
     from featurize.sources.containers.table_source import TableSource
 

@@ -33,7 +33,10 @@ _ACCOUNT_HELP = {
 }
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "md5", "blob_id")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
-_opening = threading.Lock()
+
+
+class _State:
+    opening_lock = threading.Lock()
 
 
 def open_filesystem(address: Address) -> Any:
@@ -61,7 +64,7 @@ def open_filesystem(address: Address) -> Any:
     if address.protocol in AZURE:
         options = {"sas_token": address.query, "container": address.host}
     given = tuple((name, value) for name, value in options.items() if value)
-    with _opening:
+    with _State.opening_lock:
         return _open_once(os.getpid(), address.protocol, given)
 
 
@@ -251,3 +254,11 @@ def _describe(error: BaseException, secrets: tuple[tuple[str, str], ...]) -> str
         if len(secret) > 3:
             text = text.replace(secret, "...")
     return to_printable(text, 200)
+
+
+def _reset_after_fork() -> None:
+    _State.opening_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

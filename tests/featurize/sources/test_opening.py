@@ -186,6 +186,34 @@ def test_a_folder_of_nothing_that_is_read(files, match, tmp_path, in_memory):
         open_source("memory://box")
 
 
+# --- lists ---------------------------------------------------------------------------------
+
+
+def make_list(form: str) -> bytes:
+    if form == "parquet":
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"path": list(IMAGES), "label": ["x", "y"]}), buffer)
+        return buffer.getvalue()
+    if form in ("jsonl", "ndjson"):
+        return b"".join(b'{"path": "%s"}\n' % name.encode() for name in IMAGES)
+    return "\n".join(["path", *IMAGES]).encode()
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+def test_what_a_list_is(form, tmp_path, in_memory, web):
+    files = IMAGES | {f"list.{form}": make_list(form)}
+    put(tmp_path, files)
+    in_memory({f"/box/{path}": data for path, data in files.items()})
+    web.files = {f"/{path}": data for path, data in files.items()}
+    for where in (str(tmp_path), "memory://box", web.url):
+        source = open_source(f"{where}/list.{form}")
+        assert source.describe()["kind"] == "list"
+        assert read_all(source) == [b"one", b"two"]
+    for name in ("component", "scratch"):
+        with pytest.raises(CallError, match=f"--{name} means nothing for a list of images"):
+            open_source(f"{tmp_path}/list.{form}", replace(DEFAULT_OPTIONS, **{name: "x"}))
+
+
 # --- files -----------------------------------------------------------------------------------
 
 FILES = {
@@ -244,7 +272,7 @@ def test_several_files_are_one_source(tmp_path, in_memory, web, monkeypatch):
         assert source.list_images().paths == everything[:n_files]
         assert describe_source(source).endswith(f": tar shards, {n_files} files")
         assert "hunter2" not in f"{source!r}{describe_source(source)}"
-    assert open_source("memory://box/**/*.tar").files[0].name == "deep/s-000.tar"
+    assert vars(open_source("memory://box/**/*.tar"))["files"][0].name == "deep/s-000.tar"
     # A pattern is a pattern with one match too: a further shard changes no key.
     assert open_source("s-{000..000}.tar").list_images().paths == everything[:1]
     assert open_source("s-000.tar").list_images().paths == ["0.jpg"]

@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections.abc import Callable
 
-MAX_HEADER_BYTES = 1 << 20  # of one member, with long names and extended attributes
+MAX_HEADER_BYTES = 1 << 18  # of one member, with long names and extended attributes
 MAX_RANGE_BYTES = 16 << 20  # read at once
 MAX_GAP_BYTES = 64 << 10  # read and thrown away, rather than asked for apart
 

@@ -194,6 +194,7 @@ class TableLister:
                 np.concatenate([none, *(table.numbers for table in tables)]),
             ),
             columns=columns,
+            has_row_numbers=True,
             reused=tuple(self._reused),
         )
         keep = np.ones(len(listing.paths), bool)

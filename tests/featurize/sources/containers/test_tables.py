@@ -467,18 +467,21 @@ def test_rows_are_read_in_any_order(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_a_large_row_group_does_not_fill_the_memory(tmp_path):
-    """250 MiB in one row group cost less than 600 MiB, and labels of it next to nothing."""
+    """250 MiB in one row group cost less than 500 MiB, and labels of it next to nothing."""
     rng = np.random.default_rng(0)
     write(make_table([rng.bytes(100_000) for _ in range(2600)]), tmp_path / "t.parquet", 10**6)
     code = (
-        "import sys, resource, numpy as np\n"
+        "import re, sys\n"
+        "from pathlib import Path\n"
         "from featurize.sources.containers.table_source import TableSource\n"
         "from featurize.sources.stores.local_store import LocalStore\n"
         "from featurize.sources.listing import read_images\n"
         "from featurize.sources.containers.tables.schema import import_pyarrow\n"
         "import_pyarrow()\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1]) >> 10\n"
+        "status = Path('/proc/self/status')\n"
         "store = LocalStore(sys.argv[1]); first = peak()\n"
         "listing = TableSource(store, (store.stat_file('t.parquet'),)).list_images()\n"
         "second = peak()\n"
@@ -490,7 +493,8 @@ def test_a_large_row_group_does_not_fill_the_memory(tmp_path):
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
     )
     listed, read = map(int, done.stdout.split())
-    assert (listed < 40, read < 600) == (True, True), done.stdout
+    assert listed < 40
+    assert 100 < read < 500
 
 
 # --- rows without bytes --------------------------------------------------------------------
@@ -639,7 +643,7 @@ def test_offsets_of_a_stranger_lead_nowhere(tmp_path):
     path = write(pa.table({"image": pa.array([b"a" * 64, b"b" * 64])}), tmp_path / "s.arrow")
     data = bytearray(path.read_bytes())
     place = data.index(np.array([0, 64, 128], "<i4").tobytes())
-    data[place : place + 12] = np.array([0, 1 << 30, 1 << 30], "<i4").tobytes()
+    data[place : place + 12] = np.array([0, 1 << 30, 128], "<i4").tobytes()
     source, listing = open_tables(path), open_tables(path).list_images()
     path.write_bytes(data)
     os.utime(path, (OLD, OLD))

@@ -1,10 +1,10 @@
 """Zip archives as sources: what is listed, what is read, and what strangers may put into them."""
 
+import os
 import pickle
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from dataclasses import replace
@@ -136,6 +136,15 @@ def test_located_by_key_and_selected(tmp_path):
         source.locate(["a.zip/9.jpg"])
     with pytest.raises(CallError, match="none of the 5 images"):
         open_zips(tmp_path, include=("x",)).list_images()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_files_are_closed(tmp_path):
+    pack(tmp_path / "a.zip", [("a.jpg", b"a")])
+    (tmp_path / "b.zip").write_bytes(b"none")
+    before = len(os.listdir("/proc/self/fd"))
+    assert read_all(open_zips(tmp_path).list_images()) == {"a.zip/a.jpg": b"a"}
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_directory_is_read_once_a_reader(tmp_path, monkeypatch):
@@ -396,10 +405,3 @@ def test_a_far_archive_of_unknown_size(tmp_path):
     listing = source.list_images()
     assert read_all(listing) == {"a.jpg": b"a"}
     assert source.list_images(listing).reused == ("a.zip",)
-
-
-def test_listing_is_quick(tmp_path):
-    pack(tmp_path / "a.zip", [(f"{k:05}.jpg", b"x") for k in range(20_000)])
-    start = time.perf_counter()
-    assert len(open_zips(tmp_path).list_images().paths) == 20_000
-    assert time.perf_counter() - start < 5
