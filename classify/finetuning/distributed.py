@@ -129,5 +129,15 @@ def is_main_process() -> bool:
     return _read_world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def count_local_processes() -> int:
+    """Count the processes that train together on this machine, and share its memory.
+
+    Returns
+    -------
+    int
+    """
+    return int(os.environ.get("LOCAL_WORLD_SIZE", _read_world_size()))
+
+
 def _read_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from classify.data.source_images import SourceImages
 from classify.errors import TooFewImagesError
+from classify.finetuning.distributed import count_local_processes
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
 from featurize.images import decoding, reasons
@@ -205,7 +206,8 @@ def _find_max_pixel_bytes(listing: ImageListing) -> int:
     """Limit the pixels held: more where an image by itself is slow to read again."""
     if isinstance(listing.source, FolderSource):
         return MAX_PIXEL_BYTES
-    return max(MAX_PIXEL_BYTES, int(MAX_MEMORY_SHARE * read_available_bytes()))
+    share = MAX_MEMORY_SHARE / count_local_processes()  # each holds all images
+    return max(MAX_PIXEL_BYTES, int(share * read_available_bytes()))
 
 
 def _get_data(image: ImageFile | ImageUnreadableError) -> bytes:
