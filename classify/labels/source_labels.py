@@ -138,6 +138,10 @@ def _make_table(
     table = make_label_table(name, source, rows, containers)
     notice = f"{CAME_ALONG}: {source}"
     notice += "" if title == column else f", column {title!r}"
+    if table.splits is not None and len(set(table.splits)) == 1:
+        # As of a download that is one split: its name says nothing about what to hold out.
+        notice += f"; all are of the split {table.splits[0]!r}, so what is held out is drawn"
+        table = replace(table, splits=None)
     return replace(table, notice=f"{notice}; {table.notice}" if table.notice else notice)
 
 

@@ -187,3 +187,11 @@ def test_the_command_says_so(make_cache, digits, run_cli, tmp_path):
     assert fit(cache, head="ncm").record.accuracy == record["accuracy"]
     table = cache.path.with_name("c.h5.labels.csv")
     assert done.stderr.count(str(table)) == 1
+
+
+def test_a_download_of_one_split_says_nothing_about_what_to_hold_out(make_cache):
+    paths = name_images(12)
+    cache = make_cache(paths, write_columns(paths, "path,label,split", "ab" * 6, ["train"] * 12))
+    found = TaskSpec().read_table(cache)
+    assert found.splits is None
+    assert "all are of the split 'train', so what is held out is drawn" in found.notice
