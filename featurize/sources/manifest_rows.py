@@ -32,7 +32,7 @@ MAX_INTERNED = 100_000  # equal texts are one object
 MAX_LISTED = 8  # columns in a message
 N_LOOKED_AT = 20  # cells that tell whether a column holds paths
 
-# Those of label tables mean the same here: `classify.labels.table.PATH_TITLES`.
+# Those of label tables mean the same here: `classify.labels.table_rows.PATH_TITLES`.
 PATH_TITLES = (
     *("path", "url", "filename", "file_name", "file", "image", "image_path", "image_url"),
     *("photo", "picture"),

@@ -119,7 +119,7 @@ def test_any_other_column_is_named_by_the_user(home):
 
 
 def test_the_same_words_mean_the_same_to_label_tables():
-    from classify.labels.table import PATH_TITLES as OF_LABELS
+    from classify.labels.table_rows import PATH_TITLES as OF_LABELS
     from featurize.sources.manifest_rows import PATH_TITLES
 
     assert [title for title in PATH_TITLES if title in OF_LABELS] == list(OF_LABELS)
@@ -339,16 +339,25 @@ def test_lists_have_limits(home, monkeypatch):
 # --- URLs ----------------------------------------------------------------------------------
 
 
+class Server(ThreadingHTTPServer):
+    """Knows what it was asked for."""
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.requests: list[str] = []
+        self.listed = b""
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
 @pytest.fixture
 def server(home):
     """A web server over the folder; its requests are noted."""
-    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            requests.append(self.path)
+            found.requests.append(self.path)
             name = self.path.partition("?")[0].lstrip("/")
-            body = {"list.csv": self.server.listed, "a%20b.jpg": b"spaced"}.get(name)
+            body = {"list.csv": found.listed, "a%20b.jpg": b"spaced"}.get(name)
             body = IMAGES.get(name) if body is None else body
             whole, code = body, 404 if body is None else 200
             if body is not None and (span := self.headers.get("Range")):
@@ -365,9 +374,7 @@ def server(home):
         def log_message(self, *arguments):
             pass
 
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.requests, found.listed = requests, b""
-    found.url = f"http://127.0.0.1:{found.server_address[1]}"
+    found = Server(Handler)
     thread = threading.Thread(target=found.serve_forever, daemon=True)
     thread.start()
     yield found
