@@ -188,7 +188,7 @@ def _parse_object(protocol: str, rest: str) -> Address:
     user, _, password = userinfo.partition(":")
     if ":" in host or (at and protocol in S3 and not (user and password)):
         raise CallError(
-            f"credentials in a {protocol}:// URL are written KEY:SECRET@bucket, with / in them as "
+            f"credentials in {protocol}:// URLs are written KEY:SECRET@bucket, with / in them as "
             "%2F; or leave them to the environment"
         )
     if protocol in AZURE and at and not password:

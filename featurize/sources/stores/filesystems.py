@@ -97,14 +97,21 @@ def _open_once(pid: int, protocol: str, given: tuple[tuple[str, str], ...]) -> A
         raise CallError(f"{protocol}:// cannot be opened: {text}") from None
 
 
-async def _make_client(loop: object = None) -> Any:
-    """Make a client for http without cookies; neither it nor a redirect reads a netrc file."""
+async def _make_client(loop: object, **configured: Any) -> Any:
+    """Make a client for http that keeps no cookies and reads no netrc file.
+
+    Of what users configure for fsspec (FSSPEC_HTTP_CLIENT_KWARGS) it takes headers.
+    """
     import aiohttp
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "headgraft"},
+        headers={
+            "User-Agent": "headgraft",
+            **configured.get("headers", {}),
+            "Accept-Encoding": "identity",
+        },
     )
 
 

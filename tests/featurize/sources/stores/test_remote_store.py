@@ -11,7 +11,7 @@ import pytest
 from featurize.errors import CallError, ImageUnreadableError
 from featurize.images import reading, reasons
 from featurize.images.reading import ImageFile
-from featurize.sources.stores import http_client
+from featurize.sources.stores import filesystems, http_client
 from featurize.sources.stores.addresses import parse_address
 from featurize.sources.stores.range_file import MAX_AHEAD_BYTES
 from featurize.sources.stores.remote_store import RemoteStore, UrlStore
@@ -289,6 +289,18 @@ def test_neither_netrc_nor_cookies_are_sent(web, tmp_path, monkeypatch):
     web.replies["/b.jpg"] = lambda reply: reply.answer(200, b"b", **{"Set-Cookie": "a=1"})
     assert [read_one(f"{web.url}/{name}.jpg").data for name in "ba"] == [b"b", b"a"]
     assert not {"Authorization", "Cookie"} & {*web.headers[0], *web.headers[1]}
+
+
+def test_headers_that_are_configured_for_fsspec_are_sent(web, monkeypatch):
+    from fsspec.config import conf
+
+    web.files["/a.jpg"] = b"a"
+    kwargs = {"headers": {"Authorization": f"Bearer {SECRET}"}, "trust_env": True}
+    monkeypatch.setitem(conf, "http", {"client_kwargs": kwargs})
+    filesystems._open_once.cache_clear()
+    assert read_one(f"{web.url}/a.jpg").data == b"a"
+    assert web.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    filesystems._open_once.cache_clear()
 
 
 def test_a_proxy_of_the_environment_is_asked(web, monkeypatch):
