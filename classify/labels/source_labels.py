@@ -71,7 +71,8 @@ def resolve_labels(
             rows = read_rows(path, column, is_sparse=True)
             if rows.lines:
                 return _make_table(str(path), rows, column, containers)
-    table = _label_by_folders(cache.paths, level, containers, Path(cache.root).is_dir())
+    is_folder = not containers and Path(cache.root).is_dir()
+    table = _label_by_folders(cache.paths, level, containers, is_folder)
     return _mention_columns(table, str(path), header)
 
 

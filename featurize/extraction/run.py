@@ -48,7 +48,7 @@ from featurize.sources.opening import ImagesArgument, open_source
 from featurize.sources.patterns import GlobFilter, check_patterns
 from featurize.sources.source import SourceOptions
 from featurize.system import cpu, signals
-from featurize.text import to_printable
+from featurize.text import format_count, to_printable
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
@@ -305,7 +305,7 @@ def _list_images(
 
 def _describe_listing(listing: ImageListing) -> str:
     """Say what the source was taken for, and what came with its images."""
-    places, count = listing.places, f"{len(listing.paths):,} images"
+    places, count = listing.places, format_count(len(listing.paths), "image")
     if places is not None and len(places.containers) > 1:
         count = f"{len(places.containers):,} of them, {count}"
     columns = f"; {', '.join(listing.columns)} came with them" if listing.columns else ""

@@ -94,10 +94,13 @@ def open_files(paths: Sequence[str], options: SourceOptions, is_named: bool) -> 
     paths = sorted(set(paths))
     missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
+        if os.path.isdir(missing[0]):  # noqa: PTH112
+            raise CallError(
+                f"{to_printable(missing[0])} is a folder; several IMAGES are files of one kind. "
+                "Give the one folder that holds them all, or make a cache of each"
+            )
         are = "is missing or no file" if len(missing) == 1 else "are missing or no files"
-        is_folder = os.path.isdir(missing[0])  # noqa: PTH112
-        several = "; of several sources give one folder" if is_folder else ""
-        raise CallError(f"{len(missing):,} of {len(paths):,} {are}: {list_first(missing)}{several}")
+        raise CallError(f"{len(missing):,} of {len(paths):,} {are}: {list_first(missing)}")
     kind = check_kinds(paths, paths[0])
     parents = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - as it is spelt
     if len(parents) == 1:

@@ -107,6 +107,14 @@ def test_images_without_folders_and_labels_are_refused_with_the_remedy(make_cach
         resolve_labels(make_cache(name_images(4)), None)
 
 
+def test_images_of_shards_lie_in_no_image_folder(make_cache, tmp_path):
+    """The remedy is not to sort what lies in shards into folders."""
+    cache = make_cache([f"{shard}/{i}.jpg" for shard in SHARDS for i in range(2)])
+    cache.root, cache.containers = str(tmp_path), [Container(shard, 9, 1) for shard in SHARDS]
+    with pytest.raises(LabelError, match="no labels came with them"):
+        resolve_labels(cache, None)
+
+
 def test_a_container_is_no_folder():
     paths = [f"{shard}/{label}/{i}.jpg" for shard in SHARDS for label in "ab" for i in range(2)]
     found = labels_from_folders(paths, containers=SHARDS)

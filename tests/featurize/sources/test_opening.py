@@ -303,7 +303,7 @@ def test_names_with_braces_and_stars_that_exist_are_names(tmp_path):
         ("a-{0..9}.tar", "9 of 10 are missing or no files: 'a-1.tar', 'a-2.tar', 'a-3.tar', ..."),
         (["a-0.tar", "b.zip"], "several kinds: tar, zip"),
         (["l.csv", "m.csv"], "are 2 lists; give one"),
-        (["photos", "a-0.tar"], "of several sources give one folder"),
+        (["photos", "a-0.tar"], "photos is a folder; several IMAGES are files of one kind"),
         (["a-0.tar", "s3://bucket/a.tar"], "cannot be mixed"),
         (["s3://a/x.tar", "s3://b/x.tar"], "of one host"),
         (["http://u:p@h/x.tar", "http://h/x.tar"], "of one host"),
