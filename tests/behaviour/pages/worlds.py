@@ -1,4 +1,4 @@
-"""The folders in which pages are run: small digits, also packed, patches, all digits, or nothing."""
+"""The folders in which pages are run: small digits, also packed; patches, all digits, nothing."""
 
 import csv
 import io
