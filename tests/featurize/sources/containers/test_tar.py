@@ -402,6 +402,7 @@ def test_archives_one_after_another(tmp_path):
         (b"hello" * 1000, "it is no tar file"),
         (b"\0" * 10240, ""),
     ],
+    ids=["gzip", "bzip2", "zstd", "zip", "empty", "text", "zeros"],
 )
 def test_what_is_no_tar_is_said(tmp_path, content, words):
     (tmp_path / "a.tar").write_bytes(content)
