@@ -1,8 +1,11 @@
 """Labels that come with images: the table beside the cache, and whose cells stand in it."""
 
 import csv
+import io
 import os
+import tarfile
 import time
+import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,7 +61,7 @@ def test_labels_move_with_the_rows_of_a_table(photos, toy, tmp_path, names):
     again = featurize.run(table, cache, backbone=toy, prune=True)
     assert (again.rows, again.computed) == (len(names), 0)
     assert labels_are_right(cache, photos)
-    assert cache.with_name("c.h5.labels.csv.old").exists()
+    assert not cache.with_name("c.h5.labels.csv.old").exists()  # nothing was corrected
 
 
 def test_corrected_labels_stay(photos, toy, tmp_path):
@@ -70,7 +73,84 @@ def test_corrected_labels_stay(photos, toy, tmp_path):
     corrected = labels.read_bytes()
     featurize.run(table, cache, backbone=toy, say=said.append)
     assert labels.read_bytes() == corrected
-    assert not [sentence for sentence in said if "labels.csv" in sentence]
+    assert any("differs from what came with the images in 1 cell" in text for text in said)
+
+
+def write_shard(path, photos, names, labels=None):
+    """Images under numbers, each with a label that tells its name."""
+    with tarfile.open(path, "w") as archive:
+        for k, name in enumerate(names):
+            label = (labels or {}).get(name, f"is {name}").encode()
+            for suffix, data in (("cls", label), ("png", (photos / name).read_bytes())):
+                info = tarfile.TarInfo(f"{k:04}.{suffix}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    then = time.time_ns() - 10**10 + zlib.crc32(path.read_bytes())
+    os.utime(path, ns=(then, then))
+
+
+def test_labels_move_with_the_members_of_a_shard(photos, toy, tmp_path):
+    """Packed anew, another image has the number of an earlier one."""
+    shard, cache = tmp_path / "a.tar", tmp_path / "c.h5"
+    write_shard(shard, photos, NAMES)
+    featurize.run(shard, cache, backbone=toy, layers="0")
+    assert labels_are_right(cache, photos)
+    write_shard(shard, photos, NAMES[::-1])
+    assert featurize.run(shard, cache, backbone=toy).computed == 0
+    assert labels_are_right(cache, photos)
+    assert not (tmp_path / "c.h5.labels.csv.old").exists()  # nothing was corrected
+
+
+def test_a_label_that_the_source_corrects_arrives(photos, toy, tmp_path):
+    shard, cache, labels = tmp_path / "a.tar", tmp_path / "c.h5", tmp_path / "c.h5.labels.csv"
+    write_shard(shard, photos, NAMES)
+    featurize.run(shard, cache, backbone=toy, layers="0")
+    labels.write_text(labels.read_text().replace("is 5.png", "mine"))
+    write_shard(shard, photos, NAMES, {"3.png": "corrected"})
+    featurize.run(shard, cache, backbone=toy)
+    told = read_table(labels)
+    assert told["0003.png"] == "corrected"
+    assert told["0005.png"] == "mine"  # the source says of it what it said before
+
+
+def test_a_correction_that_the_source_contradicts_is_kept_aside(photos, toy, tmp_path):
+    shard, cache, labels = tmp_path / "a.tar", tmp_path / "c.h5", tmp_path / "c.h5.labels.csv"
+    said = []
+    write_shard(shard, photos, NAMES)
+    featurize.run(shard, cache, backbone=toy, layers="0")
+    labels.write_text(labels.read_text().replace("is 5.png", "mine"))
+    write_shard(shard, photos, NAMES, {"5.png": "corrected"})
+    featurize.run(shard, cache, backbone=toy, say=said.append)
+    assert read_table(labels)["0005.png"] == "corrected"
+    assert read_table(tmp_path / "c.h5.labels.csv.old")["0005.png"] == "mine"
+    assert any("something else now" in text for text in said)
+
+
+def test_columns_of_ones_own_stay(photos, toy, tmp_path):
+    shard, cache, labels = tmp_path / "a.tar", tmp_path / "c.h5", tmp_path / "c.h5.labels.csv"
+    write_shard(shard, photos, NAMES[:6])
+    featurize.run(shard, cache, backbone=toy, layers="0")
+    lines = labels.read_text().splitlines()
+    groups = ["group", *map(str, range(1, 7))]
+    labels.write_text("\n".join(map(",".join, zip(lines, groups, strict=True))))
+    write_shard(shard, photos, NAMES)
+    featurize.run(shard, cache, backbone=toy)
+    with labels.open(newline="") as file:
+        groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
+    assert [groups[f"{k:04}.png"] for k in range(8)] == ["1", "2", "3", "4", "5", "6", "", ""]
+    assert labels_are_right(cache, photos)
+
+
+def test_a_source_without_labels_takes_the_table_along(photos, toy, tmp_path):
+    """Or heads would be trained on keys that are gone."""
+    shard, cache, labels = tmp_path / "a.tar", tmp_path / "c.h5", tmp_path / "c.h5.labels.csv"
+    write_shard(shard, photos, NAMES)
+    featurize.run(shard, cache, backbone=toy, layers="0")
+    labels.write_text(labels.read_text().replace("is 5.png", "mine"))
+    assert featurize.run(photos, cache, backbone=toy, prune=True).computed == 0
+    assert not labels.exists()
+    assert read_table(tmp_path / "c.h5.labels.csv.old")["0005.png"] == "mine"
+    assert featurize.run(photos, cache, backbone=toy).labels == ""
 
 
 def test_a_table_that_is_gone_is_written_again(photos, toy, tmp_path):
