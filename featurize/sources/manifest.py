@@ -72,8 +72,9 @@ class ManifestSource:
     """Images named by a list: CSV, JSON lines, or Parquet.
 
     An image's key is its ``id``, where the list has such a column, or else its path or URL as
-    written; a URL without what is secret in it, and with one slash behind its protocol. A file of this machine is read only if it lies
-    below the list's folder, or below the folder given as ``root``.
+    written; a URL without what is secret in it, and with one slash behind its protocol. A file of
+    this machine is read only if it lies below the list's folder, or below the folder given as
+    ``root``.
 
     What a URL leads to cannot be looked at without a request for each, so it is taken for unchanged
     as long as the URL is the same, without what is secret in it, and so is the row's ``etag`` or
