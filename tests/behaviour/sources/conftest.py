@@ -97,3 +97,36 @@ def poison(tmp_path_factory) -> Callable[..., dict[str, str]]:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), others]))}
 
     return poison
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A network of microseconds, for what is about rows and not about features."""
+    import torch
+
+    from featurize import Backbone
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU())
+    recipe = {"resize": 16, "crop": 16, "interpolation": "bilinear", "decode": "exact"}
+    return Backbone(network, name="toy", preprocess={**recipe, "mean": [0.5] * 3, "std": [0.5] * 3})
+
+
+@pytest.fixture
+def toy_run(toy):
+    """Run with the toy in this process; `toy_run.said` is what the last one said."""
+    import featurize
+
+    def toy_run(source: object, cache: Path, **options: Any):
+        toy_run.said = []
+        return featurize.run(
+            str(source),
+            cache,
+            backbone=None if cache.exists() and not options.pop("afresh", True) else toy,
+            layers=None if cache.exists() else "0",
+            engine="eager",
+            say=toy_run.said.append,
+            **options,
+        )
+
+    return toy_run

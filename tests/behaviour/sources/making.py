@@ -112,7 +112,8 @@ def make_table(images: Images, names: Sequence[str] = LABELS) -> pa.Table:
 
 def write_parquet(path: Path, images: Images, later: float = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(make_table(images), path, row_group_size=7)
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(make_table(images), path, row_group_size=7, **plain)
     age(path, seconds=later)
     return path
 

@@ -89,7 +89,9 @@ def test_files_in_a_store_and_behind_a_server(images, truth, tmp_path):
     for shard in sorted(shards.iterdir()):
         store.pipe(f"/acceptance/shards/{shard.name}", shard.read_bytes())
     with Server(images) as server:
-        urls = write_csv(tmp_path / "urls.csv", [f"{server.url}/{n}" for n in images], ("url", "label"))
+        urls = write_csv(
+            tmp_path / "urls.csv", [f"{server.url}/{n}" for n in images], ("url", "label")
+        )
         sources = ["memory://acceptance/photos", "memory://acceptance/shards", urls]
         for number, source in enumerate(sources):
             cache = tmp_path / f"{number}.h5"
@@ -107,7 +109,9 @@ def test_files_in_a_store_and_behind_a_server(images, truth, tmp_path):
 def test_a_second_run_of_a_list_of_urls_imports_no_network(run, images, tmp_path, poison):
     pytest.importorskip("aiohttp")
     with Server(images) as server:
-        urls = write_csv(tmp_path / "urls.csv", [f"{server.url}/{n}" for n in images], ("url", "label"))
+        urls = write_csv(
+            tmp_path / "urls.csv", [f"{server.url}/{n}" for n in images], ("url", "label")
+        )
         first = run(urls, tmp_path / "c.h5")
         assert (first.computed, first.failed) == (COUNT, 0)
     # The server is gone, and nobody misses it.
@@ -135,4 +139,3 @@ def test_as_many_images_from_kind_to_kind(run, kinds, images, truth, tmp_path):
         done = run(kinds[kind], cache)
         assert (done.rows, done.computed, done.reused) == (COUNT, 0, COUNT), kind
         assert_same_features(read_features(cache), truth)
-
