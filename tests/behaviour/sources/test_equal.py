@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
-import featurize
 import pytest
+
+import featurize
 
 from .conftest import COUNT, LOCAL_KINDS, PLAIN_KINDS, SEEDLING
 from .making import (

@@ -144,7 +144,7 @@ def labels_by_name(table, images):
 
 
 def test_an_edited_table_is_kept_and_it_is_said(toy_run, edited, tmp_path):
-    images, cache, table = edited
+    _, cache, table = edited
     before = table.read_bytes()
     toy_run(tmp_path / "t.parquet", cache)
     assert table.read_bytes() == before
