@@ -72,10 +72,11 @@ def test_nothing_secret_is_left_of_a_list_and_of_shards(command, images, tmp_pat
             call("featurize", "run", source, "-o", cache, "--rehash")
             call("featurize", "info", cache)
             call("featurize", "info", cache, "--json")
-            call("featurize", "verify", cache, source, code=2 if cache == "l.h5" else 0)
+            call("featurize", "verify", cache, source)
             call("featurize", "export", cache, "-o", f"{cache}.npz")
             call("classify", "fit", cache, "-o", f"{cache}.head", "--head", "ncm", "--json")
-            call("classify", "predict", f"{cache}.head", cache)
+            missed = 3 if cache == "l.h5" else 0
+            call("classify", "predict", f"{cache}.head", cache, code=missed)
             call("classify", "report", cache, "-o", f"{cache}.html", "--heads", "ncm")
         assert len(read_keys(outputs / "s.h5")) == COUNT
         assert sum("?" in path for path in server.paths) >= COUNT  # they were sent

@@ -21,7 +21,6 @@ from .making import (
 )
 
 
-
 def list_tree(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
