@@ -112,21 +112,23 @@ def toy():
     return Backbone(network, name="toy", preprocess={**recipe, "mean": [0.5] * 3, "std": [0.5] * 3})
 
 
+class ToyRun:
+    """Runs with the toy in this process; `said` is what the last one said."""
+
+    def __init__(self, toy: Any) -> None:
+        self.said: list[str] = []
+        self._toy = toy
+
+    def __call__(self, source: object, cache: Path, **options: Any) -> Any:
+        import featurize
+
+        self.said = []
+        line = {"backbone": self._toy, "engine": "eager", "say": self.said.append, **options}
+        if not cache.exists():
+            line["layers"] = "0"
+        return featurize.run(str(source), cache, **line)
+
+
 @pytest.fixture
-def toy_run(toy):
-    """Run with the toy in this process; `toy_run.said` is what the last one said."""
-    import featurize
-
-    def toy_run(source: object, cache: Path, **options: Any):
-        toy_run.said = []
-        return featurize.run(
-            str(source),
-            cache,
-            backbone=None if cache.exists() and not options.pop("afresh", True) else toy,
-            layers=None if cache.exists() else "0",
-            engine="eager",
-            say=toy_run.said.append,
-            **options,
-        )
-
-    return toy_run
+def toy_run(toy) -> ToyRun:
+    return ToyRun(toy)

@@ -3,6 +3,7 @@
 import signal
 import time
 
+import numpy as np
 import pytest
 
 import featurize
@@ -12,7 +13,6 @@ from featurize.errors import HeadgraftError
 from ..attack.starting import Starter
 from .making import (
     age,
-    assert_same_features,
     draw_images,
     hash_all,
     label_of,
@@ -67,7 +67,7 @@ def append(drawn, new, path):
 
 def rewrite_one(drawn, new, path):
     names = list(drawn)
-    changed = {**drawn, names[7]: next(iter(new.values()))}
+    changed = {**drawn, names[7]: list(new.values())[7]}  # of the same label
     write_tar(path / "shard-000000.tar", dict(list(changed.items())[:40]), later=60)
     return changed, 1
 
@@ -127,7 +127,8 @@ def test_a_kill_after_a_change(starter, drawn, new, reference, tmp_path, change,
     assert done.computed <= n_new
     found = read_features(cache, "stage3")
     assert found.keys() == hash_all(images)
-    assert_same_features(found, {digest: reference[digest] for digest in found})
+    for digest, features in found.items():  # an image alone is another batch
+        np.testing.assert_allclose(features, reference[digest], rtol=1e-5, atol=1e-6)
     assert FeatureCache(cache).verify() == []
     assert_labels_are_of(cache, images)
     assert not partial.exists()

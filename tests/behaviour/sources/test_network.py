@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,8 +155,7 @@ def bucket(monkeypatch):
             client.put_object(Bucket="b", Key=name, Body=data)
         requests.take()
 
-    put.requests = requests
-    yield put
+    yield SimpleNamespace(put=put, requests=requests)
     server.stop()
     logger.removeHandler(requests)
 
@@ -163,7 +163,7 @@ def bucket(monkeypatch):
 @pytest.mark.slow
 def test_requests_to_a_bucket(bucket, toy_run, toy, tmp_path):
     images, cache = draw_images(300, side=8), tmp_path / "c.h5"
-    bucket({f"photos/{name}": data for name, data in images.items()})
+    bucket.put({f"photos/{name}": data for name, data in images.items()})
     estimate = toy_run("s3://b/photos", tmp_path / "none.h5", dry_run=True)
     assert estimate.rows == 300
     methods, listings = bucket.requests.take()
@@ -178,7 +178,7 @@ def test_requests_to_a_bucket(bucket, toy_run, toy, tmp_path):
     methods, listings = bucket.requests.take()
     assert (methods["HEAD"], methods["GET"] - listings, listings <= 3) == (0, 0, True)
     name = next(iter(images))
-    bucket({f"photos/{name}": images[name], "photos/new.jpg": draw_images(1, 9).popitem()[1]})
+    bucket.put({f"photos/{name}": images[name], "photos/new.jpg": draw_images(1, 9).popitem()[1]})
     more = toy_run("s3://b/photos", cache)
     assert (more.rows, more.computed) == (301, 1)
     fresh = tmp_path / "fresh.h5"
@@ -194,7 +194,7 @@ def test_requests_to_a_bucket(bucket, toy_run, toy, tmp_path):
 def test_requests_to_shards_in_a_bucket(bucket, toy_run, tmp_path, scratch):
     images, cache = draw_images(1200, side=8), tmp_path / "c.h5"
     shards = write_shards(tmp_path / "shards", images, 400)
-    bucket({f"wds/{path.name}": path.read_bytes() for path in shards.iterdir()})
+    bucket.put({f"wds/{path.name}": path.read_bytes() for path in shards.iterdir()})
     options = {"scratch": str(tmp_path / "scratch")} if scratch else {}
     (tmp_path / "scratch").mkdir()
     done = toy_run("s3://b/wds", cache, **options)
