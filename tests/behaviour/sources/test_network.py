@@ -108,8 +108,8 @@ def test_the_rate_from_a_server_of_fifty_milliseconds(run, tmp_path, capsys):
 class Bucket:
     """Puts files into a bucket, and counts the requests of whoever reads it."""
 
-    def __init__(self, client: Any) -> None:
-        self._client, self.lines = client, list[tuple[str, str]]()
+    def __init__(self, client: Any, lines: list[tuple[str, str]]) -> None:
+        self._client, self.lines = client, lines
 
     def put(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -132,12 +132,13 @@ def bucket():
     server_module = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("s3fs")
+    lines: list[tuple[str, str]] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
         patch.setattr(
             "werkzeug.serving.WSGIRequestHandler.log_request",
-            lambda handler, *_: bucket.lines.append((handler.command, handler.path)),
+            lambda handler, *_: lines.append((handler.command, handler.path)),
         )
         server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
@@ -150,9 +151,8 @@ def bucket():
         }.items():
             patch.setenv(name, value)
         client = boto3.client("s3")
-        bucket = Bucket(client)
         client.create_bucket(Bucket="photos")
-        yield bucket
+        yield Bucket(client, lines)
         server.stop()
 
 

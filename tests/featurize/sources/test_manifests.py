@@ -342,9 +342,16 @@ def test_lists_have_limits(home, monkeypatch):
 @pytest.fixture
 def server(home):
     """A web server over the folder; its requests are noted."""
-    requests = []
+    requests: list[str] = []
+
+    class Server(ThreadingHTTPServer):
+        requests: list[str]
+        listed: bytes
+        url: str
 
     class Handler(BaseHTTPRequestHandler):
+        server: Server
+
         def do_GET(self):
             requests.append(self.path)
             name = self.path.partition("?")[0].lstrip("/")
@@ -365,7 +372,7 @@ def server(home):
         def log_message(self, *arguments):
             pass
 
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Server(("127.0.0.1", 0), Handler)
     found.requests, found.listed = requests, b""
     found.url = f"http://127.0.0.1:{found.server_address[1]}"
     thread = threading.Thread(target=found.serve_forever, daemon=True)

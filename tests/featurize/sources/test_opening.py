@@ -12,6 +12,7 @@ import pytest
 
 from featurize.errors import CallError
 from featurize.sources import opening
+from featurize.sources.containers.container_source import ContainerSource
 from featurize.sources.listing import read_images
 from featurize.sources.opening import describe_source, open_source
 from featurize.sources.recognition import local_paths
@@ -244,7 +245,9 @@ def test_several_files_are_one_source(tmp_path, in_memory, web, monkeypatch):
         assert source.list_images().paths == everything[:n_files]
         assert describe_source(source).endswith(f": tar shards, {n_files} files")
         assert "hunter2" not in f"{source!r}{describe_source(source)}"
-    assert open_source("memory://box/**/*.tar").files[0].name == "deep/s-000.tar"
+    found = open_source("memory://box/**/*.tar")
+    assert isinstance(found, ContainerSource)
+    assert found.files[0].name == "deep/s-000.tar"
     # A pattern is a pattern with one match too: a further shard changes no key.
     assert open_source("s-{000..000}.tar").list_images().paths == everything[:1]
     assert open_source("s-000.tar").list_images().paths == ["0.jpg"]
