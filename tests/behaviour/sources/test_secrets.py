@@ -44,6 +44,7 @@ def test_the_search_finds(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_nothing_secret_is_left_of_a_list_and_of_shards(command, images, tmp_path):
     """Each verb, with names, heads and a page; of images some of which cannot be read."""
     pytest.importorskip("bokeh")
