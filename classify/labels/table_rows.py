@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from classify.errors import LabelError
 from classify.labels.folders import TEST, TRAIN, VAL
+from featurize.sources.listing import make_key
 from featurize.text import did_you_mean
 
 MAX_TABLE_BYTES = 1 << 30
@@ -219,7 +220,7 @@ def _iter_records(
                 raise LabelError(f"{where}: the {use} is empty")
             if "\0" in text:
                 raise LabelError(f"{where}: the {use} {_quote_cell(text)} holds a NUL character")
-        path = values["path"] = values["path"].removeprefix("./")
+        path = values["path"] = make_key(values["path"].removeprefix("./"))
         if path.startswith("/") or ".." in path.split("/"):
             raise LabelError(
                 f"{where}: path {_quote_cell(path)} is not relative to, and in, the image folder"

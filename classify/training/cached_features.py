@@ -17,6 +17,7 @@ from classify.data.features import (
     resolve_layers,
 )
 from featurize.cache.reader import FeatureCache
+from featurize.sources.listing import make_key
 
 
 class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -134,6 +135,8 @@ def _as_in_cache(cache: FeatureCache, path: Any) -> Any:
     text = os.fspath(path)
     if text in cache.row_of:
         return text
+    if make_key(text) in cache.row_of:  # of a list of URLs
+        return make_key(text)
     if "://" in text:  # a URL below that of the cache; nothing of it is resolved
         text = text.removeprefix(cache.root.rstrip("/") + "/")
         return text if text in cache.row_of else path

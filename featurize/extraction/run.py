@@ -22,8 +22,8 @@ from featurize.extraction.completion.changes import (
 from featurize.extraction.completion.complete import CacheCompletion
 from featurize.extraction.completion.known_images import recall_listing, reopen_source
 from featurize.extraction.completion.label_table import (
+    LabelTableUpdate,
     has_expected_labels,
-    write_label_table,
 )
 from featurize.extraction.completion.partial_cache import (
     allocate_for_listing,
@@ -228,12 +228,19 @@ def run(
         try:
             if not lock.unheld_reason:
                 remove_temporary_files(path)
+            is_new = cache is None
             if cache is None or diff is None:
                 cache = _allocate_cache(path, listing, setup, say)
                 diff = diff_listing(listing, cache)
+            labels = LabelTableUpdate(path, listing, say)
             if not lock.unheld_reason:
-                write_label_table(path, listing, say)
-            CacheCompletion(cache, diff, listing, setup, retry, stats, report, say).run()
+                labels.begin(cache, diff, is_new)
+            try:
+                CacheCompletion(cache, diff, listing, setup, retry, stats, report, say).run()
+            except BaseException:
+                labels.stop()
+                raise
+            labels.finish()
             if not lock.unheld_reason:  # every suspect was tried, or is gone
                 in_flight_path(cache.path).unlink(missing_ok=True)
         except KeyboardInterrupt:

@@ -234,6 +234,21 @@ def make_stamp(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1 or 1
 
 
+def make_key(text: str) -> str:
+    """Make the key of a path or URL: no part of a key is empty, as that between ``//`` would be.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        ``https:/host/a.jpg`` of ``https://host/a.jpg``; a path as it is.
+    """
+    return text.replace("://", ":/", 1)
+
+
 def find_key_problem(key: str) -> str:
     """Say why a text cannot be the key of an image.
 

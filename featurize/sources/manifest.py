@@ -31,6 +31,7 @@ from featurize.sources.listing import (
     ImageRead,
     SkippedNames,
     find_key_problem,
+    make_key,
     make_stamp,
 )
 from featurize.sources.manifest_rows import (
@@ -71,8 +72,9 @@ class ManifestSource:
     """Images named by a list: CSV, JSON lines, or Parquet.
 
     An image's key is its ``id``, where the list has such a column, or else its path or URL as
-    written; a URL without what is secret in it. A file of this machine is read only if it lies
-    below the list's folder, or below the folder given as ``root``.
+    written; a URL without what is secret in it, and with one slash behind its protocol. A file of
+    this machine is read only if it lies below the list's folder, or below the folder given as
+    ``root``.
 
     What a URL leads to cannot be looked at without a request for each, so it is taken for unchanged
     as long as the URL is the same, without what is secret in it, and so is the row's ``etag`` or
@@ -243,8 +245,8 @@ class _RowLister:
         for row, text in enumerate(rows.columns[self._column]):
             try:
                 path, address = self._resolve(text)
-                key = path if ids is None else ids[row].strip()
-                if problem := find_key_problem(key.replace("://", ":/", 1)):
+                key = make_key(path if ids is None else ids[row].strip())
+                if problem := find_key_problem(key):
                     raise _PassedOverError(problem)
                 if key in row_of:
                     is_same = labels is None or labels[row_of[key]] == labels[row]

@@ -1,24 +1,32 @@
 """Labels that came with the images, in a table beside the cache: the cache itself holds none.
 
 The table may be corrected by hand. So what the source said is kept beside it: a cell that differs
-from that was corrected, and any other one follows the source.
+from that was corrected, and any other one follows the source. A correction is of a content, not
+of a key: where the rows of a table were sorted, a key is that of another image now.
 """
 
 import csv
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from featurize.cache.reader import FeatureCache
+from featurize.extraction.completion.changes import ListingDiff
 from featurize.extraction.completion.known_images import COLUMNS_KEY
+from featurize.extraction.completion.label_cells import PATH_COLUMN, LabelCells
 from featurize.files import atomic_write
 from featurize.sources.listing import ImageListing
 from featurize.text import format_count
 
-PATH_COLUMN = "path"
+
+class _Line(NamedTuple):
+    """The cells of one image before the run: as they stood, and as the source had told them."""
+
+    present: list[str]
+    told: list[str]
 
 
 def label_table_path(cache: Path) -> Path:
@@ -36,28 +44,12 @@ def label_table_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.csv")
 
 
-def _source_path(cache: Path) -> Path:
+def _told_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.source")
 
 
-@dataclass
-class _Table:
-    """Cells by key and column; what is not in it is empty."""
-
-    columns: list[str] = field(default_factory=list)
-    rows: dict[str, list[str]] = field(default_factory=dict)
-
-    def find(self, key: str, columns: Sequence[str]) -> list[str] | None:
-        """Return the cells of a key in the order of some columns; None if the key is not there."""
-        cells = self.rows.get(key)
-        if cells is None or columns == self.columns:
-            return cells
-        by_name = dict(zip(self.columns, cells, strict=True))
-        return [by_name.get(name, "") for name in columns]
-
-
 def has_expected_labels(cache: FeatureCache) -> bool:
-    """Tell whether it is known what the source of a cache said, if it said anything.
+    """Tell whether it is known what the source said of every image, if it said anything.
 
     Parameters
     ----------
@@ -72,115 +64,228 @@ def has_expected_labels(cache: FeatureCache) -> bool:
     if not isinstance(expected, list) or not expected:
         return True
     try:
-        table = _read_table(_source_path(cache.path))
+        told = LabelCells.read(_told_path(cache.path))
     except (OSError, ValueError, csv.Error):
         return False
-    return set(expected) <= set(table.columns)
+    return set(expected) <= set(told.columns) and told.rows.keys() >= set(cache.paths)
 
 
-def write_label_table(cache: Path, listing: ImageListing, say: Callable[[str], None]) -> None:
-    """Write what a source says of its images beside the cache, if it says anything.
+class LabelTableUpdate:
+    """Writes what a source says of its images beside the cache, if it says anything.
 
-    In a table that is there, cells that were corrected stay, as long as the source says of that
-    image what it said before; columns that were added stay too. All other cells are the source's.
-    Where corrections go, the table as it was is kept as ``C.h5.labels.csv.old``. A table in another
-    form is left alone.
+    Corrected cells stay, as long as the source says of that image what it said before; columns
+    that were added stay too. All other cells are the source's. Where corrections go, the table as
+    it was is kept as ``C.h5.labels.csv.old``. A table in another form is left alone.
+
+    While images are looked at, the table has the rows alone whose image is unchanged: a kill leaves
+    lines missing, and none that is another image's.
 
     Parameters
     ----------
-    cache : Path
+    path : Path
+        The cache.
     listing : ImageListing
     say : callable
         Called with a sentence about what was done.
-
-    Raises
-    ------
-    OutputError
-        If a table cannot be written.
     """
-    path, source_path = label_table_path(cache), _source_path(cache)
-    try:
-        before = _read_table(source_path)
-    except (OSError, ValueError, csv.Error):
-        before = _Table()
-    named = {name: cells for name, cells in listing.columns.items() if name != PATH_COLUMN}
-    if not named and not before.columns:
-        return
-    told = _merge_reused(listing, named, before)
-    try:
-        present = _read_table(path)
-    except FileNotFoundError:
-        present = _Table()
-    except (OSError, ValueError, csv.Error) as error:
-        say(f"{path} is left as it is; it cannot be read as the table of a run: {error}")
-        return
-    merged, n_kept, n_lost = _merge_corrections(listing, told, before, present)
-    if n_kept:
-        cells = format_count(n_kept, "cell")
-        say(f"{path} differs from what came with the images in {cells}, which stay as they are")
-    content = _format_table(merged, listing.paths)
-    if not path.exists() or path.read_bytes() != content:
-        if n_lost:
-            old = path.with_name(path.name + ".old")
-            _write(old, path.read_bytes())
-            say(
-                f"{path}: the source says something else now of images whose cells were corrected "
-                f"({n_lost:,}); the table as it was is {old}"
+
+    def __init__(self, path: Path, listing: ImageListing, say: Callable[[str], None]) -> None:
+        self._cache_path, self._listing, self._say = path, listing, say
+        self._path, self._told_path = label_table_path(path), _told_path(path)
+        self._old_path = self._path.with_name(self._path.name + ".old")
+        self._named = {name: text for name, text in listing.columns.items() if name != PATH_COLUMN}
+        self._before, self._present = LabelCells(), LabelCells()
+        self._columns: list[str] = []  # of lines: those that the source or the table has or had
+        self._certain: dict[str, _Line] = {}  # by key
+        self._moved: dict[bytes, _Line | None] = {}  # by content; None where lines differ
+        self._content = b""
+        self._made_old = self._is_unfinished = False
+
+    def begin(self, cache: FeatureCache, diff: ListingDiff, is_new: bool) -> None:
+        """Write the table as far as it is certain, before any row is looked at.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+        diff : ListingDiff
+            Of the listing and `cache`.
+        is_new : bool
+            Whether the cache was made by this run: a table that is there is of another one.
+
+        Raises
+        ------
+        OutputError
+            If the table cannot be written.
+        """
+        with suppress(OSError, ValueError, csv.Error):
+            self._before = LabelCells.read(self._told_path)
+        if not self._named and not self._before.columns:
+            return
+        try:
+            self._present = LabelCells.read(self._path)
+            self._content = self._path.read_bytes()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, csv.Error) as error:
+            self._say(
+                f"{self._path} is left as it is; it cannot be read as the table of a run: {error}"
             )
-        _write(path, content)
-        if merged.columns:
-            say(f"{path}: {', '.join(merged.columns)} of the images, as they came with them")
-    _write(source_path, _format_table(told, listing.paths))
-    if not merged.columns:  # a source that says nothing, and nobody added anything
-        path.unlink()
-        source_path.unlink()
+            return
+        self._is_unfinished = True
+        told = [*self._before.columns, *self._named]
+        self._columns = list(dict.fromkeys((*told, *self._present.columns)))
+        if is_new:
+            self._before = LabelCells()
+        certain = set(np.asarray(self._listing.paths, object)[diff.unchanged].tolist())
+        self._sort_lines(cache, certain)
+        if len(certain) == len(self._listing.paths):
+            self.finish()
+            return
+        corrected = [line for line in self._moved.values() if line and line.present != line.told]
+        if corrected:
+            self._keep_old()
+        self._present.select(certain).write(self._path)
+        self._before.select(certain).write(self._told_path)
+
+    def finish(self) -> None:
+        """Write all of the table, after every row was looked at.
+
+        Raises
+        ------
+        OutputError
+            If the table cannot be written.
+        """
+        if not self._is_unfinished:
+            return
+        self._is_unfinished = False
+        told = self._find_told()
+        added = [name for name in self._present.columns if name not in self._before.columns]
+        columns = list(dict.fromkeys((*told.columns, *added)))
+        n_columns, order = len(columns), [*columns, *self._columns]
+        order = list(dict.fromkeys(order))
+        cache = FeatureCache(self._cache_path)
+        digests, row_of = cache.column("sha256"), cache.row_of
+        table, n_kept, n_lost = LabelCells(columns), 0, 0
+        used: set[int] = set()
+        for key in self._listing.paths:
+            line = self._certain.get(key) or self._moved.get(digests[row_of[key]].tobytes())
+            cells = list(told.find(key, order) or [""] * len(order))
+            if line is not None:
+                used.add(id(line))
+                kept, lost = _keep_corrections(cells, self._reorder(line, order))
+                n_kept, n_lost = n_kept + kept, n_lost + lost
+            table.rows[key] = cells[:n_columns]
+        lines = (*self._certain.values(), *self._moved.values())
+        n_lost += sum(
+            line.present != line.told for line in lines if line is not None and id(line) not in used
+        )
+        self._conclude(table, told, n_kept, n_lost)
+
+    def stop(self) -> None:
+        """After a run that was stopped, write the lines of the images that the cache has now.
+
+        Raises
+        ------
+        OutputError
+            If the table cannot be written.
+        """
+        if not self._is_unfinished:
+            return
+        self._is_unfinished = False
+        cache = FeatureCache(self._cache_path)
+        present, told = LabelCells(self._columns), LabelCells(self._columns)
+        for key, digest in zip(cache.paths, cache.column("sha256"), strict=True):
+            line = self._certain.get(key) or self._moved.pop(digest.tobytes(), None)
+            if line is not None:
+                present.rows[key], told.rows[key] = line
+        present.write(self._path)
+        told.write(self._told_path)
+        if self._made_old and not any(
+            line.present != line.told for line in self._moved.values() if line is not None
+        ):
+            self._old_path.unlink(missing_ok=True)
+
+    def _sort_lines(self, cache: FeatureCache, certain: set[str]) -> None:
+        """Put each line of the table as it was to its key, or else to its content."""
+        empty = [""] * len(self._columns)
+        digests = cache.column("sha256")
+        for key in self._present.rows:
+            told = self._before.find(key, self._columns) or empty
+            line = _Line(self._present.find(key, self._columns) or empty, told)
+            row = cache.row_of.get(key)
+            content = key.encode() if row is None else digests[row].tobytes()
+            if key in certain:
+                self._certain[key] = line
+            elif self._moved.setdefault(content, line) != line:
+                self._moved[content] = None
+
+    def _find_told(self) -> LabelCells:
+        """Find what the source says now; of containers that were not opened, what it said before.
+
+        Without anything that it says, no table is left.
+        """
+        listing, before = self._listing, self._before
+        columns = [*self._named]
+        if listing.reused:
+            columns = list(dict.fromkeys((*before.columns, *self._named)))
+        empty = [""] * len(listing.paths)
+        texts = [self._named.get(name, empty) for name in columns]
+        is_opened = _find_opened_rows(listing)
+        told = LabelCells(columns)
+        for row, key in enumerate(listing.paths):
+            known = None if is_opened[row] else before.find(key, columns)
+            told.rows[key] = [text[row] for text in texts] if known is None else known
+        return told
+
+    def _reorder(self, line: _Line, order: list[str]) -> _Line:
+        place = {name: i for i, name in enumerate(self._columns)}
+        return _Line(*([cells[place[name]] for name in order] for cells in line))
+
+    def _conclude(self, table: LabelCells, told: LabelCells, n_kept: int, n_lost: int) -> None:
+        if n_kept:
+            cells = format_count(n_kept, "cell")
+            self._say(
+                f"{self._path} differs from what came with the images in {cells}, which stay as "
+                "they are"
+            )
+        if n_lost:
+            self._keep_old()
+            self._say(
+                f"{self._path}: corrections of {format_count(n_lost, 'cell')} are of images that "
+                f"are gone, or that the source says something else of now; {self._old_path} is the "
+                "table as it was"
+            )
+        elif self._made_old:
+            self._old_path.unlink(missing_ok=True)
+        if not table.columns:  # the source says nothing, and nobody added anything
+            self._path.unlink(missing_ok=True)
+            self._told_path.unlink(missing_ok=True)
+            return
+        told.write(self._told_path)
+        table.write(self._path)
+        if self._path.read_bytes() != self._content:
+            columns = ", ".join(table.columns)
+            self._say(f"{self._path}: {columns} of the images, as they came with them")
+
+    def _keep_old(self) -> None:
+        if not self._made_old and self._content:
+            with atomic_write(self._old_path) as file:
+                file.write(self._content)
+            self._made_old = True
 
 
-def _merge_reused(listing: ImageListing, named: dict[str, list[str]], before: _Table) -> _Table:
-    """Return what the source says now; of containers that were not opened, what it said before."""
-    if not listing.reused or not before.columns:
-        rows = zip(*named.values(), strict=True) if named else ([] for _ in listing.paths)
-        return _Table([*named], dict(zip(listing.paths, map(list, rows), strict=True)))
-    columns = list(dict.fromkeys((*before.columns, *named)))
-    empty = [""] * len(listing.paths)
-    cells_of = [named.get(name, empty) for name in columns]
-    is_opened = _find_opened_rows(listing)
-    table = _Table(columns)
-    for row, key in enumerate(listing.paths):
-        known = None if is_opened[row] else before.find(key, columns)
-        table.rows[key] = [cells[row] for cells in cells_of] if known is None else known
-    return table
-
-
-def _merge_corrections(
-    listing: ImageListing, told: _Table, before: _Table, present: _Table
-) -> tuple[_Table, int, int]:
-    """Return the table to write, and how many corrected cells stay in it, and how many go."""
-    added = [name for name in present.columns if name not in before.columns]
-    columns = [*told.columns, *(name for name in added if name not in told.columns)]
-    looked_at = list(dict.fromkeys((*columns, *before.columns)))
-    empty = [""] * len(looked_at)
-    # A number of a row that was read again may be that of another image.
-    is_other = _find_opened_rows(listing) & listing.has_row_numbers
-    merged, n_kept, n_lost = _Table(columns), 0, 0
-    for row, key in enumerate(listing.paths):
-        cells = list(told.find(key, looked_at) or empty)
-        base = before.find(key, looked_at) or empty
-        theirs = present.find(key, looked_at) or base
-        if theirs != base:
-            for i, (new, old, cell) in enumerate(zip(cells, base, theirs, strict=True)):
-                if cell in (old, new):
-                    continue
-                if new == old and not is_other[row]:
-                    cells[i] = cell
-                    n_kept += 1
-                else:
-                    n_lost += 1
-        merged.rows[key] = cells[: len(columns)]
-    for key in present.rows.keys() - told.rows.keys():  # of images that are gone
-        theirs, base = present.find(key, looked_at), before.find(key, looked_at) or empty
-        n_lost += sum(a != b for a, b in zip(theirs or base, base, strict=True))
-    return merged, n_kept, n_lost
+def _keep_corrections(cells: list[str], line: _Line) -> tuple[int, int]:
+    """Put corrected cells in; return how many stay, and how many the source contradicts."""
+    n_kept = n_lost = 0
+    for i, (new, present, told) in enumerate(zip(cells, *line, strict=True)):
+        if present in (told, new):
+            continue
+        if new == told:
+            cells[i] = present
+            n_kept += 1
+        else:
+            n_lost += 1
+    return n_kept, n_lost
 
 
 def _find_opened_rows(listing: ImageListing) -> np.ndarray:
@@ -191,34 +296,3 @@ def _find_opened_rows(listing: ImageListing) -> np.ndarray:
     reused = set(listing.reused)
     is_opened = np.array([c.name not in reused for c in places.containers], bool)
     return np.asarray(is_opened[places.container_of])
-
-
-def _read_table(path: Path) -> _Table:
-    """Read a table; raise `ValueError` where it has another form than a run writes."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        if header[:1] != [PATH_COLUMN]:
-            raise ValueError(f"its first column is not {PATH_COLUMN}")
-        table = _Table(header[1:])
-        for cells in reader:
-            if len(cells) != len(header):
-                raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
-            table.rows[cells[0]] = cells[1:]
-    return table
-
-
-def _format_table(table: _Table, keys: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([PATH_COLUMN, *table.columns])
-    for key in keys:
-        writer.writerow([key, *table.rows[key]])
-    return text.getvalue().encode("utf-8", "replace")
-
-
-def _write(path: Path, content: bytes) -> None:
-    if path.exists() and path.read_bytes() == content:
-        return
-    with atomic_write(path) as file:
-        file.write(content)

@@ -232,6 +232,17 @@ def test_c46_a_kill_before_the_end_opens_the_container_again(photos, tmp_path, c
     shutil.rmtree(shards)
 
 
+def test_c46_what_says_unchanged_comes_after_a_sync(sharded, shards, photos, toy, tape):
+    (photos / "note.txt").write_text("hello")
+    pack(shards / "train-1.tar", photos, ["note.txt", *SHARDS["train-1.tar"]])
+    recorded = tape()
+    assert featurize.run(shards, sharded, backbone=toy).computed == 0
+    writes = recorded.writes(sharded)
+    first = min(i for i, name in enumerate(writes) if name.startswith("containers/"))
+    last = max(i for i, name in enumerate(writes) if name in ("images/offset", "images/mtime_ns"))
+    assert "sync" in writes[last:first]
+
+
 def test_c44_other_globs_open_the_containers_again(sharded, shards, toy):
     """What was left out of a container is not in the cache."""
     fewer = featurize.run(shards, sharded, backbone=toy, exclude=["0.png"], prune=True)

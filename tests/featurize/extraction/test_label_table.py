@@ -123,7 +123,7 @@ def test_a_correction_that_the_source_contradicts_is_kept_aside(photos, toy, tmp
     featurize.run(shard, cache, backbone=toy, say=said.append)
     assert read_table(labels)["0005.png"] == "corrected"
     assert read_table(tmp_path / "c.h5.labels.csv.old")["0005.png"] == "mine"
-    assert any("something else now" in text for text in said)
+    assert any("that the source says something else of now" in text for text in said)
 
 
 def test_columns_of_ones_own_stay(photos, toy, tmp_path):
