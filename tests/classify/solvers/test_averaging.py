@@ -59,9 +59,9 @@ def test_with_few_images_its_probabilities_are_better_than_the_members(digits):
 
 def test_it_is_the_default_and_says_both_settings(cache, table, tmp_path, digits):
     head, record = fit(cache, table, layer="fine")
-    assert (record.head, head.head, DEFAULT_HEAD) == ("softmax-lda",) * 3
+    assert {record.head, head.head, DEFAULT_HEAD} == {"softmax-lda"}
     assert record.settings.keys() == {"C", "shrinkage"}
-    assert record.C == record.settings["C"]
+    assert record.settings["C"] == record.C
     for name in MEMBERS:
         (setting,) = fit(cache, table, name, "fine")[1].settings.items()
         assert setting in record.settings.items()
