@@ -1,10 +1,10 @@
 """Whose probabilities are right: a head's own, after temperature scaling, with a bias as well?
 
-CIFAR-10's photographs through SqueezeNet, as signed roots in unit rows. Heads learn one class against the nine others (90:10) and
-all ten, from training sets of several sizes; 3,000 test images judge. Beside them, on the very same
-held-out scores, scikit-learn's `CalibratedClassifierCV(method="sigmoid")`, and with `cv=5` as one
-would use it: around a comparable estimator, with the setting that was chosen here. Mean over tasks,
-and how often the bias was taken.
+CIFAR-10's photographs through SqueezeNet, as signed roots in unit rows. Heads learn one class
+against the nine others (90:10) and all ten, from training sets of several sizes; 3,000 test images
+judge. Beside them, on the very same held-out scores, scikit-learn's
+`CalibratedClassifierCV(method="sigmoid")`, and with `cv=5` as one would use it: around a comparable
+estimator, with the setting that was chosen here. Mean over tasks, and how often the bias was taken.
 """
 
 import json
