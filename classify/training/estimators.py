@@ -219,7 +219,7 @@ class HeadClassifier(BaseHeadClassifier):
     ----------
     setting_ : float, or None
         The selected param, as in a result of `classify.fit`: C of softmax with two classes is half
-        that of `SoftmaxClassifier`.
+        that of `SoftmaxClassifier`. None for ``softmax-lda``, which has two.
 
     Examples
     --------
