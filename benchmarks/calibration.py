@@ -1,10 +1,10 @@
 """Whose probabilities are right: a head's own, after temperature scaling, with a bias as well?
 
-CIFAR-10's photographs through SqueezeNet. Heads learn one class against the nine others (90:10) and
-all ten, from training sets of several sizes; 3,000 test images judge. Beside them, on the very same
-held-out scores, scikit-learn's `CalibratedClassifierCV(method="sigmoid")`, and with `cv=5` as one
-would use it: around a comparable estimator, with the setting that was chosen here. Mean over tasks,
-and how often the bias was taken.
+CIFAR-10's photographs through SqueezeNet, as signed roots in unit rows. Heads learn one class
+against the nine others (90:10) and all ten, from training sets of several sizes; 3,000 test images
+judge. Beside them, on the very same held-out scores, scikit-learn's
+`CalibratedClassifierCV(method="sigmoid")`, and with `cv=5` as one would use it: around a comparable
+estimator, with the setting that was chosen here. Mean over tasks, and how often the bias was taken.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from features import BUILD, REAL, train_and_test
 from machine import describe
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
@@ -22,19 +22,18 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from strategies import RECIPE, cifar
 from threadpoolctl import threadpool_limits
 
 from classify.data.features import FeatureRows
 from classify.data.folds import plan_folds
+from classify.data.preparation import ROOT_L2, RootL2, root_l2
 from classify.evaluation.calibration import calibrate
 from classify.evaluation.metrics import calibration_error
 from classify.evaluation.predictions import summarise_decision_values
 from classify.evaluation.temperature import fit_temperature
 from classify.heads.registry import get_head_spec
-from classify.solvers.gram_cache import compute_fold_bases
 from classify.training.train import train
 from classify.training.training_set import TrainingSet
 from featurize import FeatureCache, run
@@ -42,6 +41,7 @@ from featurize import FeatureCache, run
 LAYER = "features.12"
 RARE, SIZES = (0, 3, 5, 8), (100, 300, 1000, 4000)
 HEADS = {
+    "softmax-lda": None,
     "ridge": lambda alpha: RidgeClassifier(alpha=alpha),
     "linear-svm": lambda C: LinearSVC(C=C, dual=False),
     "lda": lambda g: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=g),
@@ -79,17 +79,27 @@ def photographs():
 
 def trained(head, X, y):
     """A head with its held-out scores, as `classify.fit` trains it."""
-    kind, rows, n_classes = get_head_spec(head), FeatureRows.from_array(X), int(y.max()) + 1
-    folds = plan_folds(y, 0)
-    closed = kind.uses_gram
-    basis = compute_fold_bases(None, (), rows, folds, None) if closed else []
-    return train(kind, TrainingSet(rows, y, n_classes, folds, basis))
+    spec, rows = get_head_spec(head), FeatureRows.from_array(X).with_preparation(ROOT_L2)
+    folds, n_classes = plan_folds(y, 0), int(y.max()) + 1
+    return train(spec, TrainingSet.prepare(spec, rows, y, folds, n_classes=n_classes))
+
+
+class OneScale(TransformerMixin, BaseEstimator):
+    """Columns less their mean, divided by one number: what heads do to unit rows."""
+
+    def fit(self, X, y=None):
+        self.mean_, self.scale_ = X.mean(axis=0), np.sqrt(X.var(axis=0).mean())
+        return self
+
+    def transform(self, X):
+        return (X - self.mean_) / self.scale_
 
 
 def probabilities(head, X, y, X_test):
     """Of the test images, in every way; and whether the bias is taken."""
     found = trained(head, X, y)
-    held, truth, scores = found.choice.scores, y[found.held], found.scorer.scores(X_test)
+    held, truth = found.selected.decision_values, y[found.held_out]
+    scores = found.scorer.decision_values(root_l2(X_test))
     heat, fitted = fit_temperature(held, truth), calibrate(held, truth)
     shift = 0 if fitted.bias is None else fitted.bias
     outside = CalibratedClassifierCV(FrozenEstimator(AsScored().fit(held, truth)))
@@ -101,7 +111,7 @@ def probabilities(head, X, y, X_test):
         "sigmoid cv=5": None,
     }
     if HEADS[head] is not None and len(X) <= 1000:  # LinearSVC would take minutes
-        plain = make_pipeline(StandardScaler(), HEADS[head](found.setting))
+        plain = make_pipeline(RootL2(), OneScale(), HEADS[head](found.param))
         told["sigmoid cv=5"] = CalibratedClassifierCV(plain, cv=5).fit(X, y).predict_proba(X_test)
     return told, fitted.bias is not None
 

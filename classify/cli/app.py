@@ -13,6 +13,7 @@ import typer
 
 from classify.cli import networks
 from classify.cli.options import (
+    DEFAULT_HEAD,
     DEFAULT_HEADS,
     CacheFiles,
     ClassWeight,
@@ -63,7 +64,7 @@ def fit(
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    head: Head = "softmax",
+    head: Head = DEFAULT_HEAD,
     layer: Layer = None,
     class_weight: ClassWeight = None,
     prepare: Prepare = None,

@@ -15,7 +15,10 @@ from featurize.cli.completion import (
 )
 
 # As in `classify.heads.registry`, which imports scikit-learn. A test compares the two.
-HEAD_NAMES = "softmax, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
+HEAD_NAMES = (
+    "softmax, softmax-lda, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
+)
+DEFAULT_HEAD = "softmax-lda"
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 # As in `classify.evaluation.selection_metric`, which imports scikit-learn too.
 METRIC_NAMES = (
@@ -116,7 +119,7 @@ Layer = Annotated[
     typer.Option(
         metavar="L[,L2]",
         autocompletion=complete_list(list_cached_layers),
-        help="Several are joined; if not given the deepest or all, what validates better.",
+        help="Several are joined; if not given the deepest, three or all, what validates best.",
     ),
 ]
 Layers = Annotated[

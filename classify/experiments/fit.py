@@ -10,7 +10,6 @@ from threadpoolctl import threadpool_limits
 from classify.data.features import (
     CacheOrPath,
     open_cache,
-    resolve_layer_sets,
     resolve_layers,
     total_dim,
 )
@@ -24,12 +23,14 @@ from classify.experiments.fit_task import fit_task
 from classify.experiments.results import FitOptions, FitResult, load_result, result_key, save_result
 from classify.heads.fitted import FittedHead
 from classify.heads.record import HeadResult
-from classify.heads.registry import HeadSpec, get_head_spec
+from classify.heads.registry import DEFAULT_HEAD, HeadSpec, get_head_spec
 from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike
 from featurize.backbones.licences import find_licence_warning
 from featurize.cache.reader import FeatureCache
 
+UPPER_LAYERS = 3
+"""So many of the deepest layers joined are one of the choices of layers that `fit` tries."""
 MAX_JOINED_VALUES = 1 << 26
 """Maximum number of feature values (images x columns of all layers) for which `fit` tries the
 joined layers by default. Above it, that one fit would dominate the run time."""
@@ -68,7 +69,7 @@ class HeadFit(NamedTuple):
 def fit(
     cache: CacheOrPath,
     labels: LabelsLike = None,
-    head: str = "softmax",
+    head: str = DEFAULT_HEAD,
     layer: str | Sequence[str] | None = None,
     *,
     column: str = "label",
@@ -81,8 +82,9 @@ def fit(
 ) -> HeadFit:
     """Train one head on cached features, select its param by validation, and test it.
 
-    Without `layer` the layers are selected too: the deepest layer of the cache or all layers
-    joined, whichever has the lower log loss on held-out images. Earlier layers alone are hardly
+    Without `layer` the layers are selected too: the deepest layer of the cache, the three deepest
+    joined or all joined, whichever has the lowest log loss on held-out images. For ``softmax-lda``
+    it is the loss of ``lda``, which takes a fraction of the time. Earlier layers alone are hardly
     ever better than all joined; `compare` tries them too. Where the joined layers have over 67
     million values (30,000 images of SqueezeNet), only the deepest layer is tried.
 
@@ -100,11 +102,12 @@ def fit(
     labels : LabelTable or path of a CSV, optional
         By default those that came with the images, else the folder names.
     head : str
-        ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
+        ``softmax-lda`` (the average of these two, as calibrated heads), ``softmax``,
+        ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.
     layer : str or sequence of str, optional
-        Several layers are joined. By default the deepest layer or all joined, whichever validates
-        better.
+        Several layers are joined. By default the deepest layer, the three deepest joined or all
+        joined, whichever validates best.
     column : str
         The column of the CSV that holds the labels.
     labels_level : int, optional
@@ -147,8 +150,9 @@ def fit(
     options.metric.check_classes(task.classes)
     deepest_only = layer_sets is None and not can_join_layers(cache, task)
     if layer_sets is None:
-        deepest = resolve_layers(cache)
-        layer_sets = resolve_layer_sets(cache, deepest if deepest_only else [*deepest, "joined"])
+        names = tuple(cache.layers)
+        choices = [names[-1:]] if deepest_only else [names[-1:], names[-UPPER_LAYERS:], names]
+        layer_sets = list(dict.fromkeys(choices))  # with few layers some are the same
     # One BLAS thread: on two cores of which one was busy, a second thread made the solver 20 times
     # slower (measured), because BLAS threads wait for each other by spinning.
     with threadpool_limits(1):
@@ -205,44 +209,61 @@ def _fit_best_layers(
     """Fit the head on the layers that validate best; also return notices on that choice."""
     if len(layer_sets) == 1:
         return *fit_task(cache, task, head, layer_sets[0], options), []
+    search = get_head_spec(head.layer_head or head.name)
     heads: dict[tuple[str, ...], FittedHead] = {}
     results: dict[tuple[str, ...], FitResult] = {}
     notices = []
     for layers in layer_sets:
-        key = result_key(cache, task, head.name, layers, options)
-        result = load_result(cache, key, task, head.name, layers)
+        key = result_key(cache, task, search.name, layers, options)
+        result = load_result(cache, key, task, search.name, layers)
         if result is None:
             try:
-                heads[layers], result = fit_task(cache, task, head, layers, options)
+                heads[layers], result = fit_task(cache, task, search, layers, options)
             except CallError as error:
-                notices.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
+                notices.append(f"{search.name} on {'+'.join(layers)} left out: {error}")
                 continue
             save_result(cache, key, result)
         results[layers] = result
-    if not results:
-        raise CallError("; ".join(notices))
-    deepest = resolve_layers(cache)
-    best = deepest if deepest in results else next(iter(results))
     losses = {layers: _selection_loss(result, options) for layers, result in results.items()}
-    losses = {layers: loss for layers, loss in losses.items() if loss < np.inf}
-    if losses:
-        best = max(losses, key=lambda layers: (-losses[layers], -total_dim(cache, layers)))
-        metrics = {layers: results[layers].record.validation_metric for layers in losses}
-        choice_text = best[0] if len(best) == 1 else f"all {len(best)} layers joined"
-        shown: Mapping[tuple[str, ...], float | None] = metrics
+    for layers in sorted(results, key=lambda layers: (losses[layers], total_dim(cache, layers))):
+        fitted, result = heads.get(layers), results[layers]
+        # Another head searched, or the result was stored and not the head.
+        if fitted is None or search != head:
+            try:
+                fitted, result = fit_task(cache, task, head, layers, options)
+            except CallError as error:
+                notices.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
+                continue
+        if losses[layers] < np.inf:
+            by_head = "" if search == head else f" of {search.name}"
+            notices.append(
+                _describe_layer_choice(cache, layers, results, losses, options) + by_head
+            )
+        return fitted, result, notices
+    raise CallError("; ".join(notices))
+
+
+def _describe_layer_choice(
+    cache: FeatureCache,
+    best: tuple[str, ...],
+    results: Mapping[tuple[str, ...], FitResult],
+    losses: Mapping[tuple[str, ...], float],
+    options: FitOptions,
+) -> str:
+    """Describe which layers validate best, and by how much."""
+    shown: Mapping[tuple[str, ...], float | None] = losses
+    title = "log loss"
+    if options.metric != ACCURACY:
+        shown = {layers: result.record.validation_metric for layers, result in results.items()}
         title = options.metric.title
-        if options.metric == ACCURACY:
-            shown, title = losses, "log loss"
-        notice = (
-            f"{choice_text} validates best of {len(losses)} choices of layers, with "
-            f"{title} {shown[best]:.3f}"
-        )
-        if best != deepest in losses:
-            notice += f"; {deepest[0]}, the deepest, has {shown[deepest]:.3f}"
-        notices.append(notice)
-    if best not in heads:  # its result was stored, not the head
-        heads[best], results[best] = fit_task(cache, task, head, best, options)
-    return heads[best], results[best], notices
+    which = "all" if len(best) == len(cache.layers) else "the deepest"
+    choice_text = best[0] if len(best) == 1 else f"{which} {len(best)} layers joined"
+    n_choices = sum(loss < np.inf for loss in losses.values())
+    text = f"{choice_text} validates best of {n_choices} choices of layers, with {title} "
+    deepest = resolve_layers(cache)
+    if best == deepest or losses.get(deepest, np.inf) == np.inf:
+        return text + f"{shown[best]:.3f}"
+    return text + f"{shown[best]:.3f}; {deepest[0]}, the deepest, has {shown[deepest]:.3f}"
 
 
 def _selection_loss(result: FitResult, options: FitOptions) -> float:

@@ -15,7 +15,7 @@ from classify.labels.folders import TEST
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raise it when a computed number changes; stored results of older versions are then ignored."""
 # Fields of a record that are not numbers.
 NON_NUMERIC_FIELDS = {

@@ -35,7 +35,7 @@ class HeadSpec:
         Whether the softmax of the decision values gives the model's own probabilities.
     solver : str
         Solver, a key of `classify.training.train.SOLVERS`: ``lbfgs``, ``rbf_svm``,
-        ``closed_form``, ``neighbours`` or ``sklearn``.
+        ``closed_form``, ``neighbours``, ``averaged`` or ``sklearn``.
     make_estimator : callable, or None
         For solver ``sklearn``: makes an unfitted scikit-learn classifier from a class weight.
     uses_class_weight : bool
@@ -43,6 +43,10 @@ class HeadSpec:
     gamma_factors : tuple of float
         For an RBF kernel: values of ``gamma``, from smooth to fine, as multiples of scikit-learn's
         ``scale``. It is selected together with the param.
+    members : tuple of str
+        For solver ``averaged``: the linear heads whose average it is, each with a param of its own.
+    layer_head : str
+        Name of a faster head that selects the layers for it in `classify.fit`; empty for none.
     """
 
     name: str
@@ -54,11 +58,18 @@ class HeadSpec:
     make_estimator: EstimatorFactory | None = None
     uses_class_weight: bool = True
     gamma_factors: tuple[float, ...] = ()
+    members: tuple[str, ...] = ()
+    layer_head: str = ""
 
     @property
     def uses_gram(self) -> bool:
         """Whether its solver starts from Gram statistics of the features."""
-        return self.solver in ("lbfgs", "closed_form")
+        return self.solver in ("lbfgs", "closed_form", "averaged")
+
+    @property
+    def uses_lbfgs(self) -> bool:
+        """Whether it is a linear head that L-BFGS finds, or an average with such a head."""
+        return self.solver in ("lbfgs", "averaged")
 
     @property
     def weights_gram(self) -> bool:
@@ -89,21 +100,25 @@ def _make_grid(first: int, last: int, digits: tuple[int, ...]) -> tuple[float, .
 
 
 RIDGE_ALPHAS = (2e6, 1e6, *_make_grid(0, 5, (1, 2, 5))[::-1])
-LDA_SHRINKAGES = (1, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1])
+LDA_SHRINKAGES = (1, 0.97, 0.9, 0.7, *_make_grid(-3, -1, (1, 2, 5))[::-1])
 HEADS = {
     head.name: head
     for head in (
         HeadSpec("softmax", "C", (*_make_grid(-5, 0, (1, 2, 5)), 10.0, 20.0), "log", True, "lbfgs"),
+        HeadSpec("softmax-lda", None, (None,), "log", True, "averaged",
+                 members=("softmax", "lda"), layer_head="lda"),
         HeadSpec("linear-svm", "C", _make_grid(-6, 0, (1, 3)), "hinge", False, "lbfgs"),
         HeadSpec("rbf-svm", "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), "error", False, "rbf_svm",
              gamma_factors=(1 / 16, 1 / 4, 1.0)),
         HeadSpec("ridge", "alpha", RIDGE_ALPHAS, "calibrated", False, "closed_form"),
-        HeadSpec("lda", "shrinkage", LDA_SHRINKAGES, "log", True, "closed_form"),
+        HeadSpec("lda", "shrinkage", LDA_SHRINKAGES, "calibrated", True, "closed_form"),
         HeadSpec("ncm", None, (None,), "error", False, "closed_form", uses_class_weight=False),
         HeadSpec("knn", "n_neighbors", (100, 50, 30, 20, 10, 5, 3, 1), "error", True, "neighbours",
              uses_class_weight=False),
     )
 }  # fmt: skip
+DEFAULT_HEAD = "softmax-lda"
+"""The head that `classify.fit` trains by default."""
 DEFAULT_HEADS = ("softmax", "linear-svm", "ridge", "lda", "ncm")
 """The heads of a comparison by default: the linear ones."""
 

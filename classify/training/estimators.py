@@ -125,8 +125,8 @@ class BaseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Two weight vectors fitted to targets, or margins, of 1 and -1 are opposite. scikit-learn has
         one of them, and their difference is twice as large.
         """
-        has_signed_targets = self._spec.loss in ("hinge", "calibrated")
-        return 0.5 if has_signed_targets and self._spec.solver != "sklearn" else 1.0
+        has_signed_targets = self._spec.name in ("linear-svm", "ridge")
+        return 0.5 if has_signed_targets else 1.0
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute decision values in scikit-learn's shape.
@@ -219,7 +219,7 @@ class HeadClassifier(BaseHeadClassifier):
     ----------
     setting_ : float, or None
         The selected param, as in a result of `classify.fit`: C of softmax with two classes is half
-        that of `SoftmaxClassifier`.
+        that of `SoftmaxClassifier`. None for ``softmax-lda``, which has two.
 
     Examples
     --------

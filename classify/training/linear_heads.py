@@ -242,7 +242,8 @@ class ShrunkLDAClassifier(BaseLinearClassifier):
     ----------
     shrinkage : "cv" or float, default "cv"
         Above 0, at most 1; as in scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr")`` on
-        standardised features. ``cv`` selects it by held-out log loss.
+        standardised features. ``cv`` selects it by the log loss of temperature-scaled held-out
+        decision values.
     cv, random_state
         As in `SoftmaxClassifier`.
     class_weight : None, "balanced" or dict

@@ -9,12 +9,13 @@ from sklearn.pipeline import Pipeline
 
 from classify.data.features import FeatureRows
 from classify.errors import CallError
+from classify.evaluation.temperature import fit_temperature
 from classify.heads.models import LinearModel, SklearnModel
-from classify.heads.registry import EstimatorFactory, HeadSpec, Param
-from classify.solvers import closed_form, lbfgs, neighbours, rbf_svm, sklearn_heads
+from classify.heads.registry import EstimatorFactory, HeadSpec, Param, get_head_spec
+from classify.solvers import averaging, closed_form, lbfgs, neighbours, rbf_svm, sklearn_heads
 from classify.solvers.gram import SCALE_NONE, GramStats, PrincipalBasis
 from classify.solvers.lbfgs import Problem
-from classify.solvers.selection import SelectedParam
+from classify.solvers.selection import PathPoint, SelectedParam
 from classify.training.training_set import (
     MAX_IN_MEMORY_BYTES,
     TrainingSet,
@@ -52,7 +53,8 @@ class TrainResult:
     notices : list of str
         Messages for the user.
     extra_params : dict of str to float
-        Further selected params by name: ``gamma`` of the RBF kernel.
+        Further selected params by name: ``gamma`` of the RBF kernel, those of the members of an
+        average.
     """
 
     scorer: LinearModel | SklearnModel
@@ -228,6 +230,28 @@ def _train_closed_form(spec: HeadSpec, training_set: TrainingSet) -> TrainResult
     return TrainResult(scorer, param, selected, fold_plan.held_out, spec.probabilistic)
 
 
+def _train_averaged(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
+    """Train each member with a param of its own, then average them as calibrated heads."""
+    y, held_out = training_set.y, training_set.fold_plan.held_out
+    members = {name: train(get_head_spec(name), training_set) for name in spec.members}
+    validated = [result.selected for result in members.values() if result.selected is not None]
+    selected, temperatures = None, [1.0] * len(members)
+    if validated:
+        values = [choice.decision_values for choice in validated]
+        temperatures = [fit_temperature(of_member, y[held_out]) for of_member in values]
+        averaged = averaging.average_decision_values(values, temperatures).astype(np.float32)
+        selected = training_set.select_param([PathPoint(None, averaged)], y[held_out], spec.loss)
+    models = [cast(LinearModel, result.scorer) for result in members.values()]
+    scorer = averaging.average_linear_models(models, temperatures)
+    notices = [notice for result in members.values() for notice in result.notices]
+    params: dict[str, float] = {}
+    for name, result in members.items():
+        params |= get_head_spec(name).as_params(result.param)
+    return TrainResult(
+        scorer, None, selected, held_out, spec.probabilistic, notices, extra_params=params
+    )
+
+
 def _train_neighbours(spec: HeadSpec, training_set: TrainingSet) -> TrainResult:
     rows, y, K = training_set.rows, training_set.y, training_set.n_classes
     fold_plan, final = training_set.fold_plan, training_set.fold_plan.final_indices
@@ -266,6 +290,7 @@ SOLVERS = {
     "lbfgs": _train_lbfgs,
     "rbf_svm": _train_rbf_svm,
     "closed_form": _train_closed_form,
+    "averaged": _train_averaged,
     "neighbours": _train_neighbours,
     "sklearn": _train_sklearn,
 }

@@ -247,11 +247,11 @@ def limit_folds(spec: HeadSpec, rows: FeatureRows, fold_plan: FoldPlan, n_classe
     CallError
         If the solver cannot hold so many classes and columns. Raised before bases are computed.
     """
-    if spec.solver == "lbfgs":
+    if spec.uses_lbfgs:
         lbfgs.check_solver_memory(n_classes, rows.dim, min(len(rows), rows.dim))
     if spec.solver == "rbf_svm" and not is_exact_svm_feasible(rows, len(rows), n_classes):
         lbfgs.check_solver_memory(n_classes, rbf_svm.MAX_LANDMARKS, rbf_svm.MAX_LANDMARKS)
-    is_iterative = spec.solver in ("lbfgs", "rbf_svm")
+    is_iterative = spec.uses_lbfgs or spec.solver == "rbf_svm"
     if is_iterative and fold_plan.val_indices and not fits_in_memory(rows.nbytes):
         return fold_plan.select_fold(0)
     return fold_plan

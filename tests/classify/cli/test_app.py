@@ -142,7 +142,7 @@ def test_names_are_not_read_as_markup(call, cache, parity, tmp_path):
         ),
         (
             ("fit", "{cache}", "--labels", "{table}", "--head", "svm", "-o", "{tmp}/h"),
-            "no head 'svm', only softmax, linear-svm",
+            "no head 'svm', only softmax, softmax-lda, linear-svm",
         ),
         (
             ("fit", "{cache}", "--labels", "{table}", "--layer", "deep", "-o", "{tmp}/h"),

@@ -26,7 +26,7 @@ def thirds(cache, digits):
 
 def test_the_record_says_what_was_done(cache, table):
     head, record = fit(cache.path, table, layer=["fine", "coarse"])
-    assert (record.task, record.head, record.layer) == ("digit", "softmax", "fine+coarse")
+    assert (record.task, record.head, record.layer) == ("digit", "softmax-lda", "fine+coarse")
     assert record.classes == [str(digit) for digit in range(10)]
     assert (record.n_train, record.n_test) == (480, 120)
     assert record.C in get_head_spec("softmax").grid
@@ -74,7 +74,8 @@ def test_test_labels_decide_nothing(cache, thirds):
 
 def test_val_images_choose_and_are_never_trained_on(cache, thirds):
     y, split = thirds
-    head, record = fit(cache, with_split(cache, y, split), layer="coarse", prepare="standardise")
+    labels = with_split(cache, y, split)
+    head, record = fit(cache, labels, "softmax", "coarse", prepare="standardise")
     train, val = (np.flatnonzero(split == part) for part in ("train", "val"))
     X = FeatureRows.from_cache(cache, ["coarse"], np.arange(450)).to_array()
     ready = StandardScaler().fit(X[train])

@@ -73,7 +73,7 @@ def test_everything_that_matters_comes_back(cache, table, saved):
         assert getattr(loaded, name) == getattr(head, name)
     assert loaded.record["accuracy"] == head.record["accuracy"]
     assert loaded.trained_on(cache.column("sha256")).sum() == 480
-    assert "softmax on coarse, 10 classes" in repr(loaded)
+    assert "softmax-lda on coarse, 10 classes" in repr(loaded)
 
 
 @pytest.mark.parametrize("network", [None, {"weight": np.ones(3, np.float32)}])

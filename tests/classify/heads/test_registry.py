@@ -7,11 +7,13 @@ from sklearn.linear_model import Perceptron
 from classify import fit
 from classify.cli import options
 from classify.errors import UnknownHeadError
-from classify.heads.registry import DEFAULT_HEADS, HEADS, get_head_spec
+from classify.heads.registry import DEFAULT_HEAD, DEFAULT_HEADS, HEADS, get_head_spec
 
 
 def test_heads_are_found_by_name_or_nearly():
-    assert set(HEADS) == {"softmax", "linear-svm", "rbf-svm", "ridge", "lda", "ncm", "knn"}
+    assert set(HEADS) == {
+        "softmax", "softmax-lda", "linear-svm", "rbf-svm", "ridge", "lda", "ncm", "knn",
+    }  # fmt: skip
     assert all(get_head_spec(name).name == name for name in HEADS)
     with pytest.raises(
         UnknownHeadError, match=r"no head 'sofmax', only softmax.*did you mean 'softmax'"
@@ -23,10 +25,11 @@ def test_heads_are_found_by_name_or_nearly():
 
 def test_the_command_line_names_them_all():
     assert options.HEAD_NAMES.split(", ")[:-1] == list(HEADS)
+    assert options.DEFAULT_HEAD == DEFAULT_HEAD
     assert options.DEFAULT_HEADS.split(",") == list(DEFAULT_HEADS)
 
 
-@pytest.mark.parametrize("name", sorted(set(HEADS) - {"ncm"}))
+@pytest.mark.parametrize("name", sorted(set(HEADS) - {"ncm", "softmax-lda"}))
 def test_grids_go_from_strong_to_weak(name):
     grid = np.array(get_head_spec(name).grid)
     rising = name not in ("ridge", "lda", "knn")  # there more is stronger

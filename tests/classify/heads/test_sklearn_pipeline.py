@@ -15,7 +15,7 @@ from classify import fit
 from classify.errors import CallError
 from classify.heads.models import MLPModel
 
-LINEAR = ("softmax", "linear-svm", "ridge", "lda", "ncm")
+LINEAR = ("softmax", "softmax-lda", "linear-svm", "ridge", "lda", "ncm")
 
 
 @pytest.fixture(scope="module", params=["digit", "parity"])
