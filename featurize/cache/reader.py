@@ -90,14 +90,13 @@ class FeatureCache:
         )
 
     def _open(self) -> Layout:
-        # Keep the descriptor: a grown cache is another file of that name, with other rows there.
         while True:
             layout = read_layout(self.path)
             fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             if layout.identity == identify_file(os.fstat(fd)):
                 break
             os.close(fd)  # replaced between the two calls
-        self._fd = fd
+        self._fd = fd  # kept: a grown cache is another file of that name, with other rows there
         weakref.finalize(self, os.close, fd)
         self._gaps = integrity.find_gaps(layout.extents.values(), os.fstat(fd).st_size)
         self._seal = self._compute_seal()
@@ -352,6 +351,7 @@ class FeatureCache:
         Returns
         -------
         read-only memory map of shape (N, D)
+            A line for each row.
 
         Raises
         ------

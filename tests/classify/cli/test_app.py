@@ -64,7 +64,9 @@ def test_fit_says_what_it_did(call, cache, parity, tmp_path):
 def test_compare_json(call, cache, table, parity):
     options = ("--labels", table, "--labels", parity, "--layers", "joined,fine", "--json")
     status, out, err = call("compare", cache.path, "--heads", "softmax", *options)
-    assert (status, err) == (0, "")
+    # Progress is said of what takes longer than two seconds, as it may here.
+    said = [line for line in err.splitlines() if not line.startswith("heads: ")]
+    assert (status, said) == (0, [])
     found = json.loads(out)
     assert [(r["task"], r["layer"]) for r in found["records"]] == [
         ("digit", "fine+coarse"),
