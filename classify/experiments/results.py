@@ -15,8 +15,10 @@ from classify.labels.folders import TEST
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
-RESULT_VERSION = 4
+RESULT_VERSION = 3
 """Raise it when a computed number changes; stored results of older versions are then ignored."""
+HEAD_REVISIONS = {"lda": 1}
+"""The same for single heads: those that are trained otherwise than when they were first kept."""
 # Fields of a record that are not numbers.
 NON_NUMERIC_FIELDS = {
     "task",
@@ -97,6 +99,8 @@ def result_key(
     fingerprints = [cache.layer(name).fingerprint for name in layers]
     metric_key = [options.metric.name, sorted(options.metric.costs.items())]
     key_parts: list[object] = [RESULT_VERSION, fingerprints, list(layers), head, options.seed]
+    if head in HEAD_REVISIONS:
+        key_parts.append(HEAD_REVISIONS[head])
     key_parts += [options.class_weight, options.prepare, metric_key, task.name, task.classes]
     image_hashes = cache.column("sha256")[task.rows]
     return compute_digest(
