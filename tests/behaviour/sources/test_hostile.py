@@ -43,6 +43,7 @@ def _nothing_is_made(tmp_path):
         "c.h5",
         "c.h5.lock",
         "c.h5.labels.csv",
+        "c.h5.labels.source",
     }
 
 
