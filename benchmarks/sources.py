@@ -22,7 +22,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -111,7 +111,12 @@ def write_list(folder: Path, home: Path, name: str, prefix: str = "") -> None:
         writer.writerows(rows)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 1024  # with the default of 5 most requests are refused at first
+
+
 class _CountingHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay, as those of web servers do
     requests: ClassVar[list[str]] = []
 
     def send_head(self) -> Any:
@@ -126,7 +131,7 @@ class _CountingHandler(http.server.SimpleHTTPRequestHandler):
 def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """A server on loopback; the requests it got."""
     handler = partial(_CountingHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", _CountingHandler.requests
@@ -142,7 +147,8 @@ def serve_s3(folder: Path, shards: Path) -> Iterator[tuple[str, list[str]]]:
     os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     requests: ClassVar[list[str]] = []
     server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
+    with redirect_stdout(io.StringIO()):  # it announces itself
+        server.start()
     try:
         url = "http://{}:{}".format(*server.get_host_and_port())
         os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}

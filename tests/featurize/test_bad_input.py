@@ -652,7 +652,7 @@ def test_a_cache_of_another_fingerprint_names_the_fields(options, field, spoiled
     ("line", "message"),
     [
         ("run HERE/nowhere -o HERE/c.h5", "nowhere does not exist"),
-        ("run HERE/notes.txt -o HERE/c.h5", "notes.txt is not a folder"),
+        ("run HERE/notes.txt -o HERE/c.h5", "notes.txt is of no kind that is read"),
         ("run HERE/void -o HERE/c.h5", "no image in"),
         ("run HERE/hidden -o HERE/c.h5", "no image in"),
         ("run HERE/images -o HERE/no/c.h5", "there is no folder"),

@@ -125,7 +125,7 @@ BatchRunner.run = run
 def test_where_the_interrupt_is_swallowed(folder, tmp_path):
     """In a destructor Python drops it: then it is raised again."""
     prepare = """
-from featurize.extraction import run as extraction_run
+from featurize.sources import folder as folder_source
 class Swallows:
     def __del__(self):
         print("swallowing", flush=True)
@@ -134,7 +134,7 @@ class Swallows:
 def find(*_, **__):
     Swallows()
     while True: pass
-extraction_run.folder_source.list_images = find
+folder_source.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "swallowing")
@@ -146,7 +146,7 @@ def test_where_the_main_thread_hears_nothing(folder, tmp_path):
     """In a call that does not return to Python the watching thread ends the process."""
     prepare = """
 import ctypes
-from featurize.extraction import run as extraction_run
+from featurize.sources import folder as folder_source
 def find(*_, **__):
     print("deaf", flush=True)
     while True: ctypes.CDLL(None).usleep(60_000_000)
@@ -157,7 +157,7 @@ def deaf(*_, **__):
     while True:
         try: find()
         except BaseException: pass
-extraction_run.folder_source.list_images = deaf
+folder_source.list_images = deaf
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stdout, "deaf")
@@ -187,11 +187,11 @@ os.register_at_fork(before=before)
 def test_while_nobody_reads_what_it_says(folder, tmp_path):
     """Its output waits for a reader, with a lock that whoever flushes would wait for too."""
     prepare = """
-from featurize.extraction import run as extraction_run
+from featurize.sources import folder as folder_source
 def find(*_, **__):
     print("full", file=sys.stderr, flush=True)
     while True: print("x" * 1000)
-extraction_run.folder_source.list_images = find
+folder_source.list_images = find
 """
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5")
     said(process.stderr, "full")
