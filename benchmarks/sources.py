@@ -326,7 +326,7 @@ def show_memory(counts: list[int]) -> None:
                 "peak MB": told["peak"],
                 "of it the run's": told["grown"],
             })  # fmt: skip
-    show("Memory", rows, "The limit: flat; a key and what came with it take some 200 bytes a row.")
+    show("Memory", rows, "The limit: flat, but for the listing: keys, places and what came with the images.")
 
 
 def main() -> None:
