@@ -326,7 +326,11 @@ def show_memory(counts: list[int]) -> None:
                 "peak MB": told["peak"],
                 "of it the run's": told["grown"],
             })  # fmt: skip
-    show("Memory", rows, "The limit: flat, but for the listing: keys, places and what came with the images.")
+    show(
+        "Memory",
+        rows,
+        "The limit: flat, but for the listing: keys, places and what came with the images.",
+    )
 
 
 def main() -> None:
