@@ -17,7 +17,7 @@ from featurize.errors import CacheReplacedError
 from featurize.files import pread_into
 from featurize.images.preprocess import Preprocess
 from featurize.layer_spec import LayerSpec
-from featurize.sources.listing import ImagePlaces
+from featurize.sources.listing import Container, ImagePlaces
 
 FORMAT_NAME = "headgraft-feature-cache"
 FORMAT_VERSION = (1, 3)
@@ -113,24 +113,15 @@ def choose_version(preprocess: Preprocess, is_folder: bool) -> tuple[str, list[s
 
 
 @dataclass(frozen=True)
-class ContainerRecord:
+class ContainerRecord(Container):
     """A file that holds images of a cache, as it was when it was listed.
 
     Attributes
     ----------
-    name : str
-        Path below the source's root.
-    size : int
-        In bytes.
-    stamp : int
-        Its version stamp; 0 proves nothing.
     check : int
         `compute_place_check` of its rows.
     """
 
-    name: str
-    size: int
-    stamp: int
     check: int
 
 
@@ -269,15 +260,15 @@ def list_container_records(places: ImagePlaces, stamps: np.ndarray) -> list[Cont
     list of ContainerRecord
         In the order of `places`.
     """
-    order = np.argsort(places.container_of, kind="stable")
-    n_containers = len(places.containers)
-    bounds = np.searchsorted(places.container_of[order], np.arange(n_containers + 1)).tolist()
-    records = []
-    for i, container in enumerate(places.containers):
-        rows = order[bounds[i] : bounds[i + 1]]
-        check = compute_place_check(stamps[rows], places.offsets[rows])
-        records.append(ContainerRecord(container.name, container.size, container.stamp, check))
-    return records
+    return [
+        ContainerRecord(
+            container.name,
+            container.size,
+            container.stamp,
+            compute_place_check(stamps[rows], places.offsets[rows]),
+        )
+        for container, rows in zip(places.containers, places.group_rows(), strict=True)
+    ]
 
 
 def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:

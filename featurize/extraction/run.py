@@ -44,7 +44,7 @@ from featurize.pipeline.stats import RunStats
 from featurize.progress import Say, ignore
 from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
-from featurize.sources.opening import ImagesArgument, open_source
+from featurize.sources.opening import ImagesArgument, describe_source, open_source
 from featurize.sources.patterns import GlobFilter, check_patterns
 from featurize.sources.source import SourceOptions
 from featurize.system import cpu, signals
@@ -312,11 +312,9 @@ def _list_images(
 
 def _describe_listing(listing: ImageListing) -> str:
     """Say what the source was taken for, and what came with its images."""
-    places, count = listing.places, format_count(len(listing.paths), "image")
-    if places is not None and len(places.containers) > 1:
-        count = f"{len(places.containers):,} of them, {count}"
     columns = f"; {', '.join(listing.columns)} came with them" if listing.columns else ""
-    return f"{to_printable(listing.root)}: {listing.source.kind}, {count}{columns}"
+    count = format_count(len(listing.paths), "image")
+    return f"{describe_source(listing.source)}, {count}{columns}"
 
 
 def _is_complete(

@@ -17,7 +17,6 @@ from featurize.sources.listing import UNKNOWN_SIZE, ImageListing, SkippedNames
 from featurize.sources.patterns import GlobFilter
 from featurize.sources.source import DEFAULT_OPTIONS, SourceOptions
 from featurize.sources.stores.local_store import LocalStore
-from featurize.text import to_printable
 
 _FORMATS = "jpg jpeg jpe jfif png gif webp bmp dib tif tiff ppm pgm pbm pnm"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
@@ -118,9 +117,7 @@ def list_images(
     skipped = walker.skipped.describe()
     if not walker.images:
         raise CallError(_explain_empty(root, patterns, walker.n_excluded, skipped))
-    for pattern in (*patterns.include, *patterns.exclude):
-        if pattern not in patterns.matched:
-            skipped.append(f"the pattern {to_printable(pattern)!r} matches no image in {root}")
+    skipped += patterns.describe_unmatched(str(root))
     walker.images.sort()
     return ImageListing(
         FolderSource(str(root), SourceOptions(patterns.include, patterns.exclude, follow)),

@@ -71,6 +71,18 @@ class ImagePlaces:
     container_of: np.ndarray
     offsets: np.ndarray
 
+    def group_rows(self) -> list[np.ndarray]:
+        """Group the images by their container.
+
+        Returns
+        -------
+        list of int array
+            Rows of each container, ascending.
+        """
+        order = np.argsort(self.container_of, kind="stable")
+        ends = np.searchsorted(self.container_of[order], np.arange(1, len(self.containers)))
+        return np.split(order, ends) if self.containers else []
+
 
 @dataclass(frozen=True)
 class ImageListing:

@@ -63,7 +63,7 @@ def open_source(
 
 
 def describe_source(source: ImageSource) -> str:
-    """Describe what a source was taken for, in one line.
+    """Describe what a source was taken for, and how many files that are.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def describe_source(source: ImageSource) -> str:
     Returns
     -------
     str
-        As ``s3://bucket/wds: tar shards, 64 files``.
+        As ``s3://bucket/wds: tar shards, 64 files``, or ``photos.zip: zip archive``.
     """
     said = f"{to_printable(source.root)}: {source.kind}"
-    if isinstance(source, ContainerSource):
+    if isinstance(source, ContainerSource) and len(source.files) > 1:
         said += f", {format_count(len(source.files), 'file')}"
     return said
 

@@ -116,6 +116,25 @@ class GlobFilter:
             return False
         return not self._match_any(self._exclude, parts)
 
+    def describe_unmatched(self, where: str) -> list[str]:
+        """Describe the patterns that have matched no image so far.
+
+        Parameters
+        ----------
+        where : str
+            The source.
+
+        Returns
+        -------
+        list of str
+            A sentence for each.
+        """
+        return [
+            f"the pattern {to_printable(pattern)!r} matches no image in {where}"
+            for pattern in (*self.include, *self.exclude)
+            if pattern not in self.matched
+        ]
+
     def _match_any(self, patterns: list[tuple[str, list[_PartMatcher]]], parts: list[str]) -> bool:
         for pattern, matchers in patterns:
             if _match_parts(matchers, parts if len(matchers) > 1 else parts[-1:]):
@@ -183,14 +202,9 @@ def select_images(
                 "--exclude"
             )
         keep = keep & accepted
-    unmatched = [
-        f"the pattern {to_printable(pattern)!r} matches no image in {listing.root}"
-        for pattern in (*patterns.include, *patterns.exclude)
-        if pattern not in patterns.matched
-    ]
     listing = replace(
         listing,
-        skipped=[*listing.skipped, *unmatched],
+        skipped=[*listing.skipped, *patterns.describe_unmatched(listing.root)],
         include=patterns.include,
         exclude=patterns.exclude,
     )

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from featurize.cache.format import compute_place_check
 from featurize.cache.reader import FeatureCache
 from featurize.fingerprint import canonical_json
@@ -112,11 +110,9 @@ def recall_listing(cache: FeatureCache, source: ImageSource) -> ImageListing | N
     container_of = cache.column("container")
     if container_of.min() < 0 or container_of.max() >= len(cache.containers):
         return None
-    order = np.argsort(container_of, kind="stable")
-    bounds = np.searchsorted(container_of[order], np.arange(len(cache.containers) + 1)).tolist()
+    places = ImagePlaces([*cache.containers], container_of, offsets)
     containers = []
-    for i, record in enumerate(cache.containers):
-        rows = order[bounds[i] : bounds[i + 1]]
+    for record, rows in zip(cache.containers, places.group_rows(), strict=True):
         is_intact = compute_place_check(stamps[rows], offsets[rows]) == record.check
         containers.append(Container(record.name, record.size, record.stamp if is_intact else 0))
     return ImageListing(
@@ -126,5 +122,5 @@ def recall_listing(cache: FeatureCache, source: ImageSource) -> ImageListing | N
         stamps,
         include=tuple(cache.include),
         exclude=tuple(cache.exclude),
-        places=ImagePlaces(containers, container_of, offsets),
+        places=replace(places, containers=containers),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.sources.listing import Container, ImageListing, ImagePlaces
+from featurize.sources.listing import Container, ImageListing
 from featurize.sources.source import DEFAULT_OPTIONS, SourceOptions
 from featurize.sources.stores.store import Store, StoredFile
 
@@ -80,17 +80,12 @@ class ContainerSource:
         rows : int array, optional
             Its rows in `known`; None if it must be opened.
         """
-        places = ImagePlaces([], np.zeros(0, np.int32), np.zeros(0, np.int64))
-        if known is not None and known.places is not None:
-            places = known.places
-        index_of = {container: i for i, container in enumerate(places.containers)}
-        order = np.argsort(places.container_of, kind="stable")
-        bounds = np.searchsorted(
-            places.container_of[order], np.arange(len(places.containers) + 1)
-        ).tolist()
+        places = None if known is None else known.places
+        rows_of = {}
+        if places is not None:
+            rows_of = dict(zip(places.containers, places.group_rows(), strict=True))
         for file in sorted(self.files, key=lambda file: file.name):
-            index = index_of.get(Container(*file)) if file.stamp else None
-            yield file, None if index is None else order[bounds[index] : bounds[index + 1]]
+            yield file, rows_of.get(Container(*file)) if file.stamp else None
 
     def split_rows(self, listing: ImageListing, rows: np.ndarray) -> list[np.ndarray]:
         """Split rows into runs of one container that follow each other in it.

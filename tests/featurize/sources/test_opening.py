@@ -240,7 +240,7 @@ def test_what_a_file_is(name, tmp_path, in_memory, web):
         source = open_source(where)
         assert (source.kind, source.root) == (kind, root)
         assert read_all(source) == [b"one", b"two"]
-        assert describe_source(source) == f"{root}: {kind}, 1 file"
+        assert describe_source(source) == f"{root}: {kind}"
         assert "hunter2" not in f"{source!r} {source.describe()} {source.root}"
     if name != "a.arrow":
         assert "/a.jpg" not in source.list_images().paths[0]

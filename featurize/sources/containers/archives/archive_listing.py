@@ -1,6 +1,7 @@
 """From the members of archives to a listing: names that can be keys, and rows in their order."""
 
 from collections.abc import Mapping
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -204,10 +205,12 @@ class ArchiveRows:
             If there is no image.
         """
         order = sorted(range(len(self._paths)), key=self._paths.__getitem__)
-        for before, row in zip(order.copy(), order[1:], strict=False):
-            if self._paths[before] == self._paths[row]:
-                self.skipped.add(self._paths[row], SAME_KEY)
-                order.remove(row)
+        is_repeated = [
+            i > 0 and self._paths[order[i - 1]] == self._paths[row] for i, row in enumerate(order)
+        ]
+        for row in compress(order, is_repeated):
+            self.skipped.add(self._paths[row], SAME_KEY)
+        order = [row for row, repeated in zip(order, is_repeated, strict=True) if not repeated]
         skipped = [*self.skipped.describe(), *self.notices]
         if not order:
             raise CallError(self._explain_empty(skipped))
@@ -215,12 +218,7 @@ class ArchiveRows:
             count = format_count(len(self._dropped_columns), "field")
             skipped.append(f"{count} of labels beyond the first {MAX_COLUMNS} were left out")
         if not self._reused:
-            for pattern in (*self._patterns.include, *self._patterns.exclude):
-                if pattern not in self._patterns.matched:
-                    skipped.append(
-                        f"the pattern {to_printable(pattern)!r} matches no image in "
-                        f"{self._source.root}"
-                    )
+            skipped += self._patterns.describe_unmatched(self._source.root)
         numbers = np.array([self._numbers[row] for row in order], np.int64)
         return ImageListing(
             self._source,  # type: ignore[arg-type]  # a subclass, which lists and reads
