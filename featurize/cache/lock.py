@@ -31,6 +31,8 @@ class WriteLock:
     ----------
     cache : Path
         The cache file; it need not exist.
+    waits : bool
+        Whether entering waits for a process that holds the lock.
 
     Attributes
     ----------
@@ -42,13 +44,13 @@ class WriteLock:
     Raises
     ------
     CacheBusyError
-        On entering, if another process holds the lock.
+        On entering, if another process holds the lock and `waits` is not set.
     DiskFullError, OutputError
         On entering, if the lock file cannot be made.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
+    def __init__(self, cache: Path, *, waits: bool = False) -> None:
+        self.cache, self.waits = cache, waits
         self.path = cache.with_name(cache.name + ".lock")
         self.unheld_reason = self.unsupported_reason = ""
         self._fd = -1
@@ -63,9 +65,9 @@ class WriteLock:
             return self
         try:
             if sys.platform == "win32":
-                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(self._fd, msvcrt.LK_LOCK if self.waits else msvcrt.LK_NBLCK, 1)
             else:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if self.waits else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno in _UNSUPPORTED_ERRNOS:
                 self.unsupported_reason = os.strerror(error.errno)

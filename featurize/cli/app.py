@@ -57,7 +57,9 @@ def run(
             help="A folder of images; tar shards, zips, Parquet or Arrow tables; a list; a URL.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The cache to make or complete.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="The cache to make or complete; D/ for parts.")
+    ],
     backbone: Backbone = None,
     weights: Annotated[
         str | None,
@@ -111,6 +113,17 @@ def run(
     component: Component = None,
     root: Root = None,
     scratch: Scratch = None,
+    part_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of a part of -o D/, about. [default: 1,000,000]"),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="local|auto|HOST:PORT", help="Compute on a Ray cluster."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Networks at a time. [default: one a GPU]")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -147,6 +160,9 @@ def run(
                 component=component,
                 root=root,
                 scratch=scratch,
+                part_rows=part_rows,
+                cluster=cluster,
+                actors=actors,
                 report=display.report,
                 say=display.say,
             )

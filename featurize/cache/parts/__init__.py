@@ -1,0 +1,1 @@
+"""A cache of parts: a folder of ordinary caches and a small index."""
