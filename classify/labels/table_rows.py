@@ -61,7 +61,7 @@ def read_rows(path: Path, column: str, *, is_sparse: bool = False) -> TableRows:
     LabelError
         If it is not such a table. The message names the line and the column.
     """
-    with _open_table(path) as (header, numbered):
+    with open_table(path) as (header, numbered):
         return parse_rows(str(path), header, numbered, column, is_sparse=is_sparse)
 
 
@@ -81,13 +81,29 @@ def read_header(path: Path) -> list[str]:
     LabelError
         If it is not a table in UTF-8.
     """
-    with _open_table(path) as (header, _):
+    with open_table(path) as (header, _):
         return header
 
 
 @contextmanager
-def _open_table(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
-    """Open a table: its titles, and its lines with their numbers."""
+def open_table(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """Open a label table.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    titles : list of str
+    numbered : iterator of (int, list of str)
+        The number of a line, and its cells.
+
+    Raises
+    ------
+    LabelError
+        If it is not a table in UTF-8.
+    """
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -9,6 +9,7 @@ old checksum; then the first value no longer matches, and the row counts as unch
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_SEALED_BYTES = 1 << 18  # between the arrays; metadata of a cache takes kilobytes
 # A path component that is empty, . or ..; or a zero byte.
 _NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+BLOCK_ROWS = 1_000_000  # of columns, in a pass over all rows
 MAX_BLOCK_BYTES = 64 << 20  # features held at a time in a pass over a layer
 
 
@@ -154,12 +156,30 @@ def count_unchecked_rows(cache: "FeatureCache") -> int:
     -------
     int
     """
-    rows = np.flatnonzero(cache.status == MARKED)
-    sha256 = cache.column("sha256")[rows]
-    unchecked = np.zeros(len(rows), bool)
-    for name in cache.layers:
-        unchecked |= is_unchecked(cache.checksums(name, rows), sha256)
-    return int(unchecked.sum())
+    count = 0
+    for block in iter_row_blocks(cache.n_rows):
+        rows = block[cache.column("status", block) == MARKED]
+        sha256, unchecked = cache.column("sha256", rows), np.zeros(len(rows), bool)
+        for name in cache.layers:
+            unchecked |= is_unchecked(cache.checksums(name, rows), sha256)
+        count += int(unchecked.sum())
+    return count
+
+
+def iter_row_blocks(n_rows: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of all rows, a million at a time.
+
+    Parameters
+    ----------
+    n_rows : int
+
+    Yields
+    ------
+    intp array of shape (n,)
+        Row numbers, ascending.
+    """
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield np.arange(start, min(start + BLOCK_ROWS, n_rows))
 
 
 def _iter_marked_blocks(
@@ -174,6 +194,39 @@ def _iter_marked_blocks(
 
 
 def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
+    """Decode image paths, and check that they are safe.
+
+    Parameters
+    ----------
+    column : bytes array of shape (n,)
+        Of ``images/path``, some rows or all.
+    cache_path : Path
+        The cache, for messages.
+
+    Returns
+    -------
+    list of str
+        n relative POSIX paths.
+
+    Raises
+    ------
+    CacheFormatError
+        If a path is not UTF-8, is absolute or leads out of the folder.
+    """
+    try:
+        paths = [path.decode() for path in column.tolist()]
+    except UnicodeDecodeError as error:
+        raise CacheFormatError(f"{cache_path}: a path is not UTF-8: {error}") from error
+    for path in paths:
+        if not _NON_PLAIN_PATH.search(path):
+            continue
+        if path.startswith("/") or ".." in path.split("/"):
+            raise CacheFormatError(f"{cache_path}: path {path!r} leads out of the folder")
+        raise CacheFormatError(f"{cache_path}: path {path!r} is not the plain one of a file")
+    return paths
+
+
+def decode_all_paths(column: np.ndarray, cache_path: Path) -> list[str]:
     """Decode the column of image paths, and check that they are safe and sorted.
 
     Parameters
@@ -191,20 +244,12 @@ def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
     Raises
     ------
     CacheFormatError
-        If a path is not UTF-8, is absolute, leads out of the folder, is repeated or out of order.
+        As `decode_paths`, or if a path is repeated or out of order.
     """
-    try:
-        paths = [path.decode() for path in column.tolist()]
-    except UnicodeDecodeError as error:
-        raise CacheFormatError(f"{cache_path}: a path is not UTF-8: {error}") from error
-    for previous, path in zip(["", *paths], paths, strict=False):
+    paths = decode_paths(column, cache_path)
+    for previous, path in pairwise(paths):
         if path <= previous:
             raise CacheFormatError(f"{cache_path}: path {path!r} is out of order or repeated")
-        if not _NON_PLAIN_PATH.search(path):
-            continue
-        if path.startswith("/") or ".." in path.split("/"):
-            raise CacheFormatError(f"{cache_path}: path {path!r} leads out of the folder")
-        raise CacheFormatError(f"{cache_path}: path {path!r} is not the plain one of a file")
     return paths
 
 

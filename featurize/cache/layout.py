@@ -5,6 +5,8 @@ import json
 import os
 import re
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ _SYSTEM_ERRNOS = {
         *("ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH"),
     )
 } - {0}
+PROBED_TOGETHER = 200  # they take a second or two of the child's processor time
 _safe_files: set[tuple[int, ...]] = set()  # device, inode, size and time of files that passed
 
 
@@ -66,8 +69,7 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         # Opening a pipe would block, and reading a device would never end.
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
-        state = Path(path).stat()
-        file_state = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        file_state = _read_state(path)
         if file_state not in _safe_files:
             outcome = crash_guard.probe_in_child(lambda: _check_and_parse(path))
             if outcome == crash_guard.TIMED_OUT:
@@ -88,6 +90,39 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         if number:
             raise to_unreachable_error(path, OSError(number, os.strerror(number))) from error
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
+
+
+def probe_layouts(paths: Sequence[Path]) -> None:
+    """Look at many files in few child processes, so that `read_layout` needs none for each.
+
+    Nothing is said of a file that is no cache or crashes HDF5: `read_layout` finds that out.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    """
+    unknown = []
+    for path in paths:
+        with suppress(OSError):
+            state = _read_state(path)
+            if state not in _safe_files and path.is_file():
+                unknown.append((path, state))
+    for start in range(0, len(unknown), PROBED_TOGETHER):
+        group = unknown[start : start + PROBED_TOGETHER]
+
+        def look(group: list[tuple[Path, tuple[int, ...]]] = group) -> None:
+            for path, _ in group:
+                with suppress(Exception):
+                    _check_and_parse(path)
+
+        if crash_guard.probe_in_child(look) == crash_guard.COMPLETED:
+            _safe_files.update(state for _, state in group)
+
+
+def _read_state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def to_unreachable_error(path: str | os.PathLike[str], error: OSError) -> CacheUnreachableError:

@@ -85,7 +85,7 @@ def _is_exported_parquet(path: Path) -> bool:
 def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]) -> None:
     with ZipFile(file, "w", allowZip64=True) as archive:
         with archive.open("path.npy", "w", force_zip64=True) as member:
-            paths = np.array([cache.paths[row] for row in rows], str)
+            paths = np.array(cache.paths_of(rows), str)
             np.lib.format.write_array(member, paths, allow_pickle=False)
         for name in names:
             info = cache.layers[name]
@@ -122,7 +122,7 @@ def _write_parquet(
     with pq.ParquetWriter(file, schema) as table:
         for start in range(0, len(rows), ROWS_PER_BLOCK):
             block = rows[start : start + ROWS_PER_BLOCK]
-            columns = [pa.array([cache.paths[row] for row in block])]
+            columns = [pa.array(cache.paths_of(block))]
             for name in names:
                 values = np.ascontiguousarray(cache.features(name, block)).reshape(-1)
                 columns.append(

@@ -109,7 +109,7 @@ def _check_against_images(
 ) -> list[str]:
     cache = FeatureCache(path)
     rows, sha256 = np.flatnonzero(cache.status == MARKED), cache.column("sha256")
-    listing = reopen_source(cache, images).locate([cache.paths[row] for row in rows])
+    listing = reopen_source(cache, images).locate(cache.paths_of(rows))
     problems = {}
     for i, image in read_images(listing, range(len(rows))):
         row = int(rows[i])
@@ -149,7 +149,7 @@ def _compare_with_fresh_pass(
     infos = list(cache.layers.values())
     engine = setup.make_engine_selector(infos).open_first()
     preprocess = cache.extractor.preprocess
-    sampled = listing.select([cache.paths[row] for row in rows])
+    sampled = listing.select(cache.paths_of(rows))
     pixels: dict[int, np.ndarray] = {}
     for i, image in read_images(sampled, range(len(rows))):
         if isinstance(image, ImageUnreadableError):
