@@ -9,7 +9,6 @@ old checksum; then the first value no longer matches, and the row counts as unch
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -193,7 +192,7 @@ def _iter_marked_blocks(
         yield block, cache.stored(layer, block)
 
 
-def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
+def decode_paths(column: np.ndarray, cache_path: Path, *, is_whole: bool = False) -> list[str]:
     """Decode image paths, and check that they are safe.
 
     Parameters
@@ -202,6 +201,8 @@ def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
         Of ``images/path``, some rows or all.
     cache_path : Path
         The cache, for messages.
+    is_whole : bool
+        Whether it is the whole column, which is sorted.
 
     Returns
     -------
@@ -211,45 +212,21 @@ def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
     Raises
     ------
     CacheFormatError
-        If a path is not UTF-8, is absolute or leads out of the folder.
+        If a path is not UTF-8, is absolute or leads out of the folder; or, of a whole column, is
+        repeated or out of order.
     """
     try:
         paths = [path.decode() for path in column.tolist()]
     except UnicodeDecodeError as error:
         raise CacheFormatError(f"{cache_path}: a path is not UTF-8: {error}") from error
-    for path in paths:
+    for previous, path in zip(["", *paths], paths, strict=False):
+        if is_whole and path <= previous:
+            raise CacheFormatError(f"{cache_path}: path {path!r} is out of order or repeated")
         if not _NON_PLAIN_PATH.search(path):
             continue
         if path.startswith("/") or ".." in path.split("/"):
             raise CacheFormatError(f"{cache_path}: path {path!r} leads out of the folder")
         raise CacheFormatError(f"{cache_path}: path {path!r} is not the plain one of a file")
-    return paths
-
-
-def decode_all_paths(column: np.ndarray, cache_path: Path) -> list[str]:
-    """Decode the column of image paths, and check that they are safe and sorted.
-
-    Parameters
-    ----------
-    column : bytes array of shape (N,)
-        ``images/path``.
-    cache_path : Path
-        The cache, for messages.
-
-    Returns
-    -------
-    list of str
-        N relative POSIX paths, strictly ascending.
-
-    Raises
-    ------
-    CacheFormatError
-        As `decode_paths`, or if a path is repeated or out of order.
-    """
-    paths = decode_paths(column, cache_path)
-    for previous, path in pairwise(paths):
-        if path <= previous:
-            raise CacheFormatError(f"{cache_path}: path {path!r} is out of order or repeated")
     return paths
 
 

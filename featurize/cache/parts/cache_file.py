@@ -15,8 +15,8 @@ from featurize.cache.layout import identify_file, read_layout, to_unreachable_er
 from featurize.errors import CacheFormatError, CacheReplacedError
 
 PATH_COLUMN = "images/path"
-SEARCHED_BYTES = 64 << 10  # keys between two that are kept in memory for a search
-MAX_SEARCHED_BLOCKS = 128  # read at once: 8 MB
+SEARCHED_BYTES = 32 << 10  # keys between two that are kept in memory for a search
+MAX_SEARCHED_BLOCKS = 256  # read at once: 8 MB
 
 
 class _Descriptor:

@@ -127,7 +127,10 @@ def read_index(folder: Path) -> PartsIndex:
     """
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise CacheFormatError(f"{folder} is not a cache of parts: it has no {INDEX_NAME}")
+        raise CacheFormatError(
+            f"{folder} is not a feature cache: it is a folder without {INDEX_NAME}, which a cache "
+            "of parts has"
+        )
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise CacheFormatError(f"{path} is damaged: it has more than {MAX_INDEX_BYTES:,} bytes")
     try:

@@ -94,10 +94,9 @@ class JoinedFiles:
             return
         numbers = np.searchsorted(self.starts, rows, "right") - 1
         order = np.argsort(numbers, kind="stable")
-        used, bounds = np.unique(numbers[order], return_index=True)
-        for number, start, stop in zip(used, bounds, [*bounds[1:], len(rows)], strict=True):
-            positions = order[start:stop]
-            yield int(number), positions, rows[positions] - self.starts[number]
+        for number, part in _iter_groups(numbers[order]):
+            positions = order[part]
+            yield number, positions, rows[positions] - self.starts[number]
 
     def find_rows(self, paths: Sequence[str]) -> np.ndarray:
         """Look up the rows of images by binary search.
@@ -127,12 +126,19 @@ class JoinedFiles:
         order = order[np.searchsorted(asked, b"", "right", sorter=order) :]
         in_order = asked[order]
         numbers = np.maximum(np.searchsorted(self._firsts, in_order, "right") - 1, 0)
-        used, bounds = np.unique(numbers, return_index=True)
-        for number, start, stop in zip(used, bounds, [*bounds[1:], len(order)], strict=True):
-            found = self.files[number].find_keys(in_order[start:stop])
+        for number, part in _iter_groups(numbers):
+            found = self.files[number].find_keys(in_order[part])
             found[found >= 0] += self.starts[number]
-            rows[order[start:stop]] = found
+            rows[order[part]] = found
         return rows
+
+
+def _iter_groups(numbers: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Yield each of some ascending numbers, and where it stands."""
+    used, starts = np.unique(numbers, return_index=True)
+    stops = np.append(starts, len(numbers))[1:]
+    for number, start, stop in zip(used.tolist(), starts.tolist(), stops.tolist(), strict=True):
+        yield number, slice(start, stop)
 
 
 def _encode_key(path: object, widest: int) -> bytes:

@@ -1,6 +1,7 @@
 """Rows of a cache by key: the path of each row's image."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ class KeyedRows(ABC):
         CacheFormatError
             If a path is absolute, leads out of the folder, is repeated or out of order.
         """
-        return integrity.decode_all_paths(self.column("path"), self.path)
+        return integrity.decode_paths(self.column("path"), self.path, is_whole=True)
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -92,9 +93,13 @@ class KeyedRows(ABC):
         decoded = self.__dict__.get("paths")  # as far as somebody has asked for all of them
         if decoded is not None and len(paths) == len(decoded) and list(paths) == decoded:
             return np.arange(len(decoded))
-        if decoded is not None and FEW_PATHS * len(paths) > len(decoded):
+        if "row_of" in self.__dict__ or (
+            decoded is not None and FEW_PATHS * len(paths) > len(decoded)
+        ):
             row_of = self.row_of
             return np.array([row_of.get(path, -1) for path in paths], np.intp)
+        if decoded is not None:
+            return np.array([_bisect(decoded, path) for path in paths], np.intp)
         return self._search(paths)
 
     @abstractmethod
@@ -128,3 +133,8 @@ class KeyedRows(ABC):
                 f"{self.root}"
             )
         return rows
+
+
+def _bisect(paths: list[str], path: object) -> int:
+    row = bisect_left(paths, path) if isinstance(path, str) else len(paths)
+    return row if row < len(paths) and paths[row] == path else -1
