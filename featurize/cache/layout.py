@@ -26,7 +26,7 @@ from featurize.cache.format import (
     LayerInfo,
     Layout,
 )
-from featurize.cache.violations import find_violations
+from featurize.cache.violations import OpenedGroup, find_violations
 from featurize.errors import CacheFormatError, CacheUnreachableError
 from featurize.images.preprocess import Preprocess
 
@@ -153,12 +153,14 @@ def _find_system_errno(error: Exception) -> int:
 
 def _check_and_parse(path: str | os.PathLike[str]) -> Layout:
     with h5py.File(path, "r") as file:
-        for problem in find_violations(file, Path(path).stat().st_size):
+        opened: dict[str, Any] = {}
+        for problem in find_violations(file, Path(path).stat().st_size, opened):
             raise CacheFormatError(f"{path}: {problem}")
-        return _parse_layout(file)
+        identity = identify_file(os.fstat(file.id.get_vfd_handle()))
+        return _parse_layout(OpenedGroup(opened), identity)
 
 
-def _parse_layout(file: Any) -> Layout:
+def _parse_layout(file: OpenedGroup, identity: tuple[int, int]) -> Layout:
     group = file["extractor"].attrs
     extents = {}
     columns = {
@@ -166,7 +168,7 @@ def _parse_layout(file: Any) -> Layout:
         CONTAINERS_GROUP: {"name", *CONTAINER_DTYPES},
     }
     for folder in ("images", "features", CHECKSUMS_GROUP, CONTAINERS_GROUP):
-        for name, dataset in file.get(folder, {}).items():
+        for name, dataset in file[folder].items() if folder in file else ():
             if folder not in columns or name in columns[folder]:
                 extents[f"{folder}/{name}"] = Extent(
                     dataset.id.get_offset(), dataset.dtype, dataset.shape
@@ -199,11 +201,11 @@ def _parse_layout(file: Any) -> Layout:
         ),
         layers=layers,
         extents=extents,
-        identity=identify_file(os.fstat(file.id.get_vfd_handle())),
+        identity=identity,
     )
 
 
-def _parse_containers(file: Any) -> list[ContainerRecord]:
+def _parse_containers(file: OpenedGroup) -> list[ContainerRecord]:
     if CONTAINERS_GROUP not in file:
         return []
     group = file[CONTAINERS_GROUP]
