@@ -157,10 +157,13 @@ def parse_rows(
         As `read_rows` does.
     """
     column_index = _find_columns(source, header, column)
-    records = list(_iter_records(source, numbered, len(header), column_index, is_sparse))
-    lines, *rest = map(list, zip(*records, strict=True)) if records else [[] for _ in range(5)]
+    lines, rest = list[int](), [list[str]() for _ in column_index]
+    for line, *cells in _iter_records(source, numbered, len(header), column_index, is_sparse):
+        lines.append(line)
+        for cells_of_use, cell in zip(rest, cells, strict=True):
+            cells_of_use.append(cell)
     titles = {use: header[index] for use, index in column_index.items()}
-    return TableRows(titles, lines, dict(zip(column_index, rest, strict=False)))
+    return TableRows(titles, lines, dict(zip(column_index, rest, strict=True)))
 
 
 def find_label_title(header: Sequence[str], column: str) -> str | None:
@@ -226,9 +229,11 @@ def _iter_records(
         where = f"{source}, line {line}"
         if len(row) != width:
             raise LabelError(f"{where}: {len(row)} fields where the header has {width}")
-        values = {use: row[index] for use, index in column_index.items()}
         # Spaces around a label are invisible; those of a path may belong to the file's name.
-        values |= {use: text.strip() for use, text in values.items() if use != "path"}
+        values = {
+            use: row[index] if use == "path" else row[index].strip()
+            for use, index in column_index.items()
+        }
         if is_sparse and not values["label"]:
             continue
         for use, text in values.items():
