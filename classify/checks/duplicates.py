@@ -156,7 +156,7 @@ def _match_by_hash(
     cache: FeatureCache, task: Task, outside: np.ndarray, test: np.ndarray
 ) -> dict[int, int]:
     """Map positions of test images to the first position in `outside` with the same bytes."""
-    contents = cache.column("sha256")[task.rows]
+    contents = cache.column("sha256", task.rows)
     index_of_hash: dict[bytes, int] = {}
     for i, position in enumerate(outside):
         index_of_hash.setdefault(contents[position].tobytes(), i)

@@ -260,7 +260,7 @@ def check_task(
     rows = {row for pair in duplicates for row in (pair.row_train, pair.row_test)} | {
         issue.row for issue in labels.issues
     }
-    paths = {row: cache.paths[row] for row in sorted(rows)}
+    paths = dict(zip(sorted(rows), cache.paths_of(sorted(rows)), strict=True))
     return DataChecks(duplicates, labels, find_small_classes(task), n_test, paths, tuple(notices))
 
 

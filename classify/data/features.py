@@ -12,6 +12,7 @@ import numpy as np
 from classify.data.preparation import ROOT_L2, root_l2
 from classify.errors import CallError, UnknownPathError
 from featurize import errors
+from featurize.cache.parts.opening import list_cache_files
 from featurize.cache.reader import FeatureCache
 
 BLOCK_BYTES = 8 << 20
@@ -38,19 +39,29 @@ def open_cache(cache: CacheOrPath) -> FeatureCache:
     """
     if isinstance(cache, FeatureCache):
         return cache
-    path = os.path.normpath(Path(cache).absolute())  # Path.resolve would follow links
+    path = Path(os.path.normpath(Path(cache).absolute()))  # Path.resolve would follow links
     try:
-        stat = Path(path).stat()
+        return _open_unchanged(path, *(_read_state(file) for file in list_cache_files(path)))
     except (OSError, ValueError):
+        if path.exists():
+            raise
         missing = f"{cache} does not exist; make it with `featurize run`"
         raise FileNotFoundError(missing) from None
-    return _open_unchanged(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _open_unchanged(path: str, *_state: int) -> FeatureCache:
+def _open_unchanged(path: Path, *_states: tuple[int, ...]) -> FeatureCache:
     # Grid searches clone estimators and pickle them: that should not parse HDF5 each time.
     return FeatureCache(path)
+
+
+def _read_state(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to; empty if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def find_rows(cache: FeatureCache, paths: Sequence[str], advice: str) -> np.ndarray:
@@ -320,8 +331,9 @@ class FeatureRows:
             finite = np.isfinite(block)
             if not finite.all():
                 row = self.rows[part][np.argmin(finite.all(axis=1))]
+                (path,) = cache.paths_of([int(row)])
                 raise CallError(
-                    f"the features of {cache.paths[row]!r} in {cache.path} are not all finite "
+                    f"the features of {path!r} in {cache.path} are not all finite "
                     "numbers; take the image out of the label table, or make the cache anew"
                 )
 

@@ -12,7 +12,7 @@ from featurize.text import format_count, list_first
 
 
 def describe_skipped_rows(
-    cache: FeatureCache, table: LabelTable, status: np.ndarray
+    cache: FeatureCache, table: LabelTable, rows: np.ndarray, status: np.ndarray
 ) -> Iterator[str]:
     """Describe labelled images without features, and images of the cache without a label.
 
@@ -20,8 +20,10 @@ def describe_skipped_rows(
     ----------
     cache : FeatureCache
     table : LabelTable
+    rows : int array of shape (m,)
+        The row in the cache of each image of the table, ascending.
     status : uint8 array of shape (m,)
-        The status in the cache of each image of the table.
+        Their status.
 
     Yields
     ------
@@ -36,9 +38,10 @@ def describe_skipped_rows(
             f"{failed:,} failed, {pending:,} pending (`featurize info {cache.path}` lists them)"
         )
     unlabelled = cache.n_rows - len(table)
-    if unlabelled:
-        labelled = set(table.paths)
-        first = next((path for path in cache.paths if path not in labelled), "")
+    if unlabelled > 0:
+        known = np.unique(rows)
+        is_gap = np.append(known != np.arange(len(known)), True)
+        (first,) = cache.paths_of([int(np.argmax(is_gap))])
         yield (
             f"not used: {format_count(unlabelled, 'image')} of the cache without a label in "
             f"{table.source} (first: {first!r})"

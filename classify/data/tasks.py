@@ -1,7 +1,7 @@
 """Tasks: a label table over a feature cache, with a split into training, validation and test."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -270,14 +270,16 @@ def encode_and_split(
     return Task(table.name, classes, rows, y, split, groups, tuple(all_notices), unit)
 
 
-def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]) -> list[str]:
+def describe_leaking_copies(
+    task: Task, paths_of: Callable[[list[int]], Sequence[str]]
+) -> list[str]:
     """Describe the test images that are copies of training or validation images.
 
     Parameters
     ----------
     task : Task
-    paths : sequence of str, or mapping
-        Image paths, by row.
+    paths_of : callable
+        Takes rows; returns the paths of their images.
 
     Returns
     -------
@@ -295,10 +297,9 @@ def describe_leaking_copies(task: Task, paths: Sequence[str] | Mapping[int, str]
     ]
     if not pairs:
         return []
-    shown = ", ".join(
-        f"{paths[task.rows[test_image]]!r} = {paths[task.rows[original]]!r}"
-        for test_image, original in pairs[:3]
-    )
+    rows = [int(task.rows[i]) for pair in pairs[:3] for i in pair]
+    paths = paths_of(rows)
+    shown = ", ".join(f"{a!r} = {b!r}" for a, b in zip(paths[::2], paths[1::2], strict=True))
     return [
         f"{len(pairs):,} of {len(tested):,} test images are copies of images that are learnt from "
         "or chosen by, which makes the score too good (put copies on one side of the split): "
@@ -374,10 +375,11 @@ def find_labelled_rows(
     # By path, so that a task does not depend on the table's order.
     position = np.array(sorted(range(len(table)), key=table.paths.__getitem__), np.intp)
     rows = find_rows(cache, table.paths, advice)[position]
-    status = cache.status[rows]
+    status = cache.column("status", rows)
     ready = np.flatnonzero(status == MARKED)
     notices = [] if table.notice is None else [table.notice]
-    return rows[ready], position[ready], [*notices, *describe_skipped_rows(cache, table, status)]
+    notices += describe_skipped_rows(cache, table, rows, status)
+    return rows[ready], position[ready], notices
 
 
 def _encode(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -101,7 +101,7 @@ def find_copies(cache: FeatureCache, rows: np.ndarray) -> Copies:
     CallError
         If a feature is not a finite number.
     """
-    contents, layer = cache.column("sha256")[rows], cache.layer()
+    contents, layer = cache.column("sha256", rows), cache.layer()
     exact = link_same_bytes(contents)
     if float(len(rows)) ** 2 * layer.dim > MAX_MULTIPLICATIONS:
         return Copies(exact, NO_LINKS)

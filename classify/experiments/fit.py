@@ -164,7 +164,7 @@ def fit(
             f"only {layer_sets[0][0]}, the deepest layer, was tried, as there are many images; all "
             "layers joined are often better: --layer joined"
         )
-    copies = describe_leaking_copies(task, cache.paths)
+    copies = describe_leaking_copies(task, cache.paths_of)
     source = fitted.source
     if source.licence:
         warning = find_licence_warning(source.licence, source.weights)
@@ -281,7 +281,7 @@ def _selection_loss(result: FitResult, options: FitOptions) -> float:
 def _collect_seen_hashes(cache: FeatureCache, task: Task) -> np.ndarray:
     """Return hash prefixes of all images that the head was trained or validated on."""
     used = task.rows[task.split != TEST]
-    return np.unique(hash_prefixes(cache.column("sha256")[used]))
+    return np.unique(hash_prefixes(cache.column("sha256", used)))
 
 
 def make_fit_options(

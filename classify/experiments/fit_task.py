@@ -219,7 +219,7 @@ def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int
     y, val = task.y[dev], task.split[dev] == VAL
     unit = task.units[dev]
     if not val.any():
-        fold_plan = plan_content_folds(y, cache.column("sha256")[task.rows[dev]], seed, unit)
+        fold_plan = plan_content_folds(y, cache.column("sha256", task.rows[dev]), seed, unit)
         if fold_plan is not None:
             return fold_plan
     return plan_folds(y, seed, unit, val)

@@ -102,7 +102,7 @@ def result_key(
     if head in HEAD_REVISIONS:
         key_parts.append(HEAD_REVISIONS[head])
     key_parts += [options.class_weight, options.prepare, metric_key, task.name, task.classes]
-    image_hashes = cache.column("sha256")[task.rows]
+    image_hashes = cache.column("sha256", task.rows)
     return compute_digest(
         key_parts, image_hashes, task.rows, task.y, task.units, task.split.astype("S5")
     )

@@ -103,7 +103,7 @@ def make_zero_shot_head(
         with threadpool_limits(1):
             result = score_zero_shot(cache, task, head, ACCURACY, seed)
         record, dev = result.record, task.rows[task.split != TEST]
-        seen = np.unique(hash_prefixes(cache.column("sha256")[dev]))
+        seen = np.unique(hash_prefixes(cache.column("sha256", dev)))
         head = replace(head, task=task.name, temperature=record.temperature, seen=seen)
         notices = (*task.notices, *notices)
     record = replace(record, seconds=round(time.perf_counter() - started, 3))

@@ -22,6 +22,7 @@ from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike, LabelTable
 from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
+from featurize.cache.parts.index import has_index
 from featurize.cache.reader import FeatureCache
 from featurize.errors import CallError as SourceError
 from featurize.errors import RunInterruptedError, UnknownWeightsError
@@ -102,7 +103,7 @@ def predict(
             best_classes.append(order)
             values.append(np.take_along_axis(class_values, order, axis=1))
         return Predictions(
-            paths=[cache.paths[row] for row in rows],
+            paths=cache.paths_of(rows),
             labels=np.array(head.classes, object)[np.concatenate(best_classes)],
             values=np.concatenate(values),
             kind=kind,
@@ -117,7 +118,7 @@ def _embed_or_open(
     path = Path(images)
     is_file = path.is_file()
     is_image = is_file and path.suffix.lower() in IMAGE_SUFFIXES
-    if is_file and not is_image and _looks_like_cache(path):
+    if has_index(path) or (is_file and not is_image and _looks_like_cache(path)):
         yield open_cache(path)
         return
     if not is_image:
@@ -349,7 +350,7 @@ def _select_rows(
     chosen = np.ones(len(rows), bool)
     if table.splits is not None:
         chosen = np.array([table.splits[i] == TEST for i in label_index], bool)
-    trained = head.trained_on(cache.column("sha256")[rows])
+    trained = head.trained_on(cache.column("sha256", rows))
     if (chosen & trained).any():
         notices.append(
             f"{int((chosen & trained).sum()):,} images are left out: the head was trained on them, "

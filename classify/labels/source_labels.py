@@ -1,11 +1,16 @@
 """Which label table counts: one that is given, one that came with the images, or folder names."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from classify.errors import LabelError
 from classify.labels.containers import list_containers, strip_containers
+from classify.labels.part_tables import (
+    describe_missing_tables,
+    read_joined_header,
+    read_joined_rows,
+)
 from classify.labels.table import (
     LabelsLike,
     LabelTable,
@@ -17,8 +22,6 @@ from classify.labels.table_rows import (
     TableRows,
     find_label_title,
     parse_rows,
-    read_header,
-    read_rows,
 )
 from featurize.cache.reader import FeatureCache
 from featurize.extraction.completion.label_table import label_table_path
@@ -64,16 +67,20 @@ def resolve_labels(
     given = read_given_labels(labels, column, level, containers)
     if given is not None:
         return given
-    path, header = label_table_path(cache.path), list[str]()
-    if level is None and path.is_file():
-        header = read_header(path)
-        if _has_labels(str(path), header, column, cache.paths, containers):
-            rows = read_rows(path, column, is_sparse=True)
+    beside = [label_table_path(file) for file in cache.files]  # one for each part
+    tables, header = [path for path in beside if path.is_file()], list[str]()
+    source = str(beside[0] if cache.index is None else cache.path / label_table_path(Path("*.h5")))
+    if level is None and tables:
+        header = read_joined_header(tables)
+        if _has_labels(source, header, column, lambda: cache.paths, containers):
+            rows = read_joined_rows(tables, header, column)
             if rows.lines:
-                return _make_table(str(path), rows, column, containers)
+                table = _make_table(source, rows, column, containers)
+                missing = [path for path in beside if path not in tables]
+                return _add_notice(table, describe_missing_tables(cache.files, missing))
     is_folder = not containers and Path(cache.root).is_dir()
     table = _label_by_folders(cache.paths, level, containers, is_folder)
-    return _mention_columns(table, str(path), header)
+    return _mention_columns(table, source, header)
 
 
 def resolve_listing_labels(
@@ -105,7 +112,7 @@ def resolve_listing_labels(
         # A column called path would be a second one; the keys are what the images are called.
         columns = {name: cells for name, cells in listing.columns.items() if name != "path"}
         header = ["path", *columns]
-        if _has_labels(source, header, column, listing.paths, containers):
+        if _has_labels(source, header, column, lambda: listing.paths, containers):
             numbered = enumerate(zip(listing.paths, *columns.values(), strict=True), 2)
             rows = parse_rows(source, header, numbered, column, is_sparse=True)
             if rows.lines:
@@ -119,13 +126,15 @@ def _has_labels(
     source: str,
     header: Sequence[str],
     column: str,
-    paths: Sequence[str],
+    list_paths: Callable[[], Sequence[str]],
     containers: Collection[str],
 ) -> bool:
     """Tell whether a column holds labels; refuse where folders cannot name them instead."""
     if find_label_title(header, column) is not None:
         return True
-    if column != "label" or not any("/" in path for path in strip_containers(paths, containers)):
+    if column != "label" or not any(
+        "/" in path for path in strip_containers(list_paths(), containers)
+    ):
         parse_rows(source, header, [], column)  # raises: no such column, but these
     return False
 
@@ -144,6 +153,12 @@ def _make_table(
         notice += f"; all are of the split {table.splits[0]!r}, so what is held out is drawn"
         table = replace(table, splits=None)
     return replace(table, notice=f"{notice}; {table.notice}" if table.notice else notice)
+
+
+def _add_notice(table: LabelTable, notice: str) -> LabelTable:
+    if not notice:
+        return table
+    return replace(table, notice=f"{table.notice}; {notice}" if table.notice else notice)
 
 
 def _label_by_folders(
@@ -167,4 +182,4 @@ def _mention_columns(table: LabelTable, source: str, header: Sequence[str]) -> L
     if not others or find_label_title(header, "label"):  # that one says nothing of any image
         return table
     hint = f"{source} has the columns {list_first(others)}: one of them with --column"
-    return replace(table, notice=f"{table.notice}; {hint}" if table.notice else hint)
+    return _add_notice(table, hint)

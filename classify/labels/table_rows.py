@@ -61,7 +61,7 @@ def read_rows(path: Path, column: str, *, is_sparse: bool = False) -> TableRows:
     LabelError
         If it is not such a table. The message names the line and the column.
     """
-    with _open_table(path) as (header, numbered):
+    with open_table(path) as (header, numbered):
         return parse_rows(str(path), header, numbered, column, is_sparse=is_sparse)
 
 
@@ -81,13 +81,29 @@ def read_header(path: Path) -> list[str]:
     LabelError
         If it is not a table in UTF-8.
     """
-    with _open_table(path) as (header, _):
+    with open_table(path) as (header, _):
         return header
 
 
 @contextmanager
-def _open_table(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
-    """Open a table: its titles, and its lines with their numbers."""
+def open_table(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """Open a label table.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    titles : list of str
+    numbered : iterator of (int, list of str)
+        The number of a line, and its cells.
+
+    Raises
+    ------
+    LabelError
+        If it is not a table in UTF-8.
+    """
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise LabelError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GB: not a label table")
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -141,10 +157,13 @@ def parse_rows(
         As `read_rows` does.
     """
     column_index = _find_columns(source, header, column)
-    records = list(_iter_records(source, numbered, len(header), column_index, is_sparse))
-    lines, *rest = map(list, zip(*records, strict=True)) if records else [[] for _ in range(5)]
+    lines, rest = list[int](), [list[str]() for _ in column_index]
+    for line, *cells in _iter_records(source, numbered, len(header), column_index, is_sparse):
+        lines.append(line)
+        for cells_of_use, cell in zip(rest, cells, strict=True):
+            cells_of_use.append(cell)
     titles = {use: header[index] for use, index in column_index.items()}
-    return TableRows(titles, lines, dict(zip(column_index, rest, strict=False)))
+    return TableRows(titles, lines, dict(zip(column_index, rest, strict=True)))
 
 
 def find_label_title(header: Sequence[str], column: str) -> str | None:
@@ -210,9 +229,11 @@ def _iter_records(
         where = f"{source}, line {line}"
         if len(row) != width:
             raise LabelError(f"{where}: {len(row)} fields where the header has {width}")
-        values = {use: row[index] for use, index in column_index.items()}
         # Spaces around a label are invisible; those of a path may belong to the file's name.
-        values |= {use: text.strip() for use, text in values.items() if use != "path"}
+        values = {
+            use: row[index] if use == "path" else row[index].strip()
+            for use, index in column_index.items()
+        }
         if is_sparse and not values["label"]:
             continue
         for use, text in values.items():

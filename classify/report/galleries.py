@@ -11,6 +11,7 @@ from classify.data.tasks import Task
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.report.leaderboard import format_percent
 from classify.report.thumbnails import GALLERY_PIXELS, Thumbnail, Thumbnails
+from featurize.cache.reader import FeatureCache
 from featurize.text import format_count
 
 FindNearest = Callable[[Sequence[tuple[int, int]]], list[int | None]]
@@ -88,8 +89,7 @@ class GalleryBuilder:
     Parameters
     ----------
     thumbnails : Thumbnails
-    paths : sequence of str
-        All paths of the cache.
+    cache : FeatureCache
     task : Task
     head : str
         The best head, in words.
@@ -102,19 +102,20 @@ class GalleryBuilder:
     def __init__(
         self,
         thumbnails: Thumbnails,
-        paths: Sequence[str],
+        cache: FeatureCache,
         task: Task,
         head: str,
         find_nearest: FindNearest,
         max_images: int,
     ) -> None:
-        self._thumbnails, self._paths, self._task = thumbnails, paths, task
+        self._thumbnails, self._cache, self._task = thumbnails, cache, task
         self._head, self._find_nearest, self._max_images = head, find_nearest, max_images
 
     def _make_tile(self, row: int, *lines: tuple[str, str, str]) -> Tile:
         """Return a tile of one row of the cache."""
         self._thumbnails.request(row, GALLERY_PIXELS)
-        return Tile(self._thumbnails, row, self._paths[row], list(lines))
+        (path,) = self._cache.paths_of([row])
+        return Tile(self._thumbnails, row, path, list(lines))
 
     def _find_nearest_tiles(self, doubts: Sequence[tuple[int, int, int]]) -> list[list[Tile]]:
         """Return tiles of the nearest training images: for each row, of two class numbers."""

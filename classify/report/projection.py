@@ -72,7 +72,7 @@ class Projector:
         rank = np.argsort(self._order)[rows]
         chosen = np.sort(rows[np.argsort(rank)[:MAX_POINTS]])
         fingerprints = [self._cache.layer(name).fingerprint for name in layers]
-        image_hashes = self._cache.column("sha256")[chosen]
+        image_hashes = self._cache.column("sha256", chosen)
         key = compute_digest([PROJECTION_VERSION, fingerprints], image_hashes)
         artifact = load_artifact(self._cache, "map", key)
         if artifact is not None:

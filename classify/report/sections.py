@@ -161,7 +161,7 @@ def build_sections(
             task,
             results,
             best_result,
-            partial(GalleryBuilder, thumbnails, cache.paths, task, max_images=n_entries),
+            partial(GalleryBuilder, thumbnails, cache, task, max_images=n_entries),
             projector,
             notices,
         )
@@ -244,7 +244,7 @@ def _build_section(
             predictions, f"{headline.head}, {predicted_split} images", f"{id}-reliability"
         ),
         map=chart_embedding_map(
-            task, cache.paths, projection, (best.validation, best.test), headline.layer, f"{id}-map"
+            task, cache, projection, (best.validation, best.test), headline.layer, f"{id}-map"
         ),
         map_rows=[int(row) for row in projection.rows],
         galleries=galleries,

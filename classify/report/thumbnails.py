@@ -81,7 +81,8 @@ class Thumbnails:
         """
         if self._images is None or not self._requested:
             return
-        row_of = {self._cache.paths[row]: row for row in sorted(self._requested)}
+        rows = sorted(self._requested)
+        row_of = dict(zip(self._cache.paths_of(rows), rows, strict=True))
         listing = self._images.locate_present(list(row_of))
         for read in read_images(listing, range(len(listing.paths))):
             if not isinstance(read.image, ImageFile):

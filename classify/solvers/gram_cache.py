@@ -59,7 +59,7 @@ def compute_fold_bases(
     """
     if cache is None or weights is not None or fold_plan.train_indices is not None:
         return _compute_bases(rows, fold_plan, weights)
-    contents = cache.column("sha256")[rows.rows]
+    contents = cache.column("sha256", rows.rows)
     description = [
         VERSION,
         fingerprint_layers(cache, layers),

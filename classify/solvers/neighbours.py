@@ -81,7 +81,7 @@ def load_or_find_neighbours(
         As `find_neighbours` returns them.
     """
     description = [VERSION, fingerprint_layers(cache, layers), rows.is_root_l2, MAX_NEIGHBOURS]
-    contents, part = cache.column("sha256")[rows.rows], fold_plan.part.astype(np.int64)
+    contents, part = cache.column("sha256", rows.rows), fold_plan.part.astype(np.int64)
     sizes = [len(held_out_rows) for held_out_rows in fold_plan.val_indices]
     key = compute_digest(description, sizes, contents, part, fold_plan.held_out.astype(np.int64))
     artifact = load_artifact(cache, "neighbours", key)

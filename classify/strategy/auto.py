@@ -188,7 +188,7 @@ def auto(
         _check_labels(images, spec, say)
     summary = run(
         images,
-        cache_path,
+        cache_path if cache is None else cache,  # whose last slash says that it is a folder
         backbone=backbone,
         weights=weights,
         preprocess=preprocess,

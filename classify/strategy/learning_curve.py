@@ -297,7 +297,7 @@ def _load_or_fit_curve(
     report: Report,
 ) -> list[np.ndarray]:
     """Return which held-out images each fit gets right; the result is stored next to the cache."""
-    image_hashes = cache.column("sha256")[task.rows]
+    image_hashes = cache.column("sha256", task.rows)
     key_parts = [CURVE_VERSION, cache.layer(layer).fingerprint, TRAIN_FRACTIONS]
     key = compute_digest(
         key_parts, image_hashes, task.y, *(part for t in fits for part in (t.train, t.held_out))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,8 @@ from classify.data.features import (
 )
 from featurize.cache.reader import FeatureCache
 from featurize.sources.listing import make_key
+
+ADVICE = "Give paths of that folder; `featurize run` adds images that are new there"
 
 
 class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -97,8 +100,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If `X` has another shape.
         """
         cache, paths = open_cache(self.cache), check_paths(X)
-        advice = "Give paths of that folder; `featurize run` adds images that are new there"
-        rows = find_rows(cache, [_as_in_cache(cache, path) for path in paths], advice)
+        rows = _find_rows(cache, paths)
         return FeatureRows.from_cache(cache, resolve_layers(cache, self.layer), rows).to_array()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -128,19 +130,29 @@ class CachedFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _as_in_cache(cache: FeatureCache, path: Any) -> Any:
-    """Convert a path to its form in the cache; return others unchanged."""
-    if not isinstance(path, str | os.PathLike):
-        return path
-    text = os.fspath(path)
-    if text in cache.row_of:
-        return text
-    if make_key(text) in cache.row_of:  # of a list of URLs
-        return make_key(text)
+def _find_rows(cache: FeatureCache, paths: np.ndarray) -> np.ndarray:
+    """Look up images by their paths as they are, or else in the form that the cache gives them."""
+    rows = np.full(len(paths), -1, np.intp)
+    texts = {
+        i: os.fspath(path) for i, path in enumerate(paths) if isinstance(path, str | os.PathLike)
+    }
+    # Of a list of URLs, keys are written otherwise; so are paths of a folder with the folder's own.
+    for convert in (str, make_key, partial(_make_relative, cache.root)):
+        found = cache.find_rows([convert(text) for text in texts.values()])
+        rows[list(texts)] = found
+        texts = {i: text for (i, text), row in zip(texts.items(), found, strict=True) if row < 0}
+        if not texts:
+            break
+    if (rows < 0).any():
+        known = iter(cache.paths_of(rows[rows >= 0]))
+        keys = [path if row < 0 else next(known) for path, row in zip(paths, rows, strict=True)]
+        return find_rows(cache, keys, ADVICE)  # raises, and names those that are unknown
+    return rows
+
+
+def _make_relative(root: str, text: str) -> str:
     if "://" in text:  # a URL below that of the cache; nothing of it is resolved
-        text = text.removeprefix(cache.root.rstrip("/") + "/")
-        return text if text in cache.row_of else path
-    if Path(text).is_absolute() and "://" not in cache.root:
-        text = os.path.relpath(text, cache.root)
-    text = os.path.normpath(text).replace(os.sep, "/")
-    return text if text in cache.row_of else path
+        return text.removeprefix(root.rstrip("/") + "/")
+    if Path(text).is_absolute() and "://" not in root:
+        text = os.path.relpath(text, root)
+    return os.path.normpath(text).replace(os.sep, "/")

@@ -33,6 +33,7 @@ COLUMN_DTYPES = {"sha256": "u1", "size": "<i8", "mtime_ns": "<i8", "status": "u1
 EXTRACTOR_TEXT_ATTRS = ("backbone", "weights", "weights_sha256", "precision")
 PENDING, MARKED, FAILED = 0, 1, 2
 MAX_READ_BYTES = 8 << 20
+CALL_BYTES = 2048  # reading so many takes about as long as one call
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,15 @@ def read_rows(fd: int, extent: Extent, rows: np.ndarray) -> np.ndarray:
 
 def _read_block(fd: int, extent: Extent, rows: np.ndarray, out: np.ndarray) -> None:
     first, last = int(rows.min()), int(rows.max())
-    if last - first < 4 * len(rows):  # close together: one long read is faster than many short ones
+    span_bytes = (last - first + 1) * extent.row_bytes
+    # Close together: one long read is faster than many short ones.
+    is_dense = span_bytes <= len(rows) * (4 * extent.row_bytes + CALL_BYTES)
+    if is_dense and span_bytes > 4 * MAX_READ_BYTES and len(rows) > 1:
+        half = len(rows) // 2
+        _read_block(fd, extent, rows[:half], out[:half])
+        _read_block(fd, extent, rows[half:], out[half:])
+        return
+    if is_dense:
         span = out
         if last - first != len(rows) - 1 or not (np.diff(rows) == 1).all():
             span = np.empty((last - first + 1, *extent.shape[1:]), extent.dtype)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_SEALED_BYTES = 1 << 18  # between the arrays; metadata of a cache takes kilobytes
 # A path component that is empty, . or ..; or a zero byte.
 _NON_PLAIN_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+BLOCK_ROWS = 1_000_000  # of columns, in a pass over all rows
 MAX_BLOCK_BYTES = 64 << 20  # features held at a time in a pass over a layer
 
 
@@ -154,12 +155,30 @@ def count_unchecked_rows(cache: "FeatureCache") -> int:
     -------
     int
     """
-    rows = np.flatnonzero(cache.status == MARKED)
-    sha256 = cache.column("sha256")[rows]
-    unchecked = np.zeros(len(rows), bool)
-    for name in cache.layers:
-        unchecked |= is_unchecked(cache.checksums(name, rows), sha256)
-    return int(unchecked.sum())
+    count = 0
+    for block in iter_row_blocks(cache.n_rows):
+        rows = block[cache.column("status", block) == MARKED]
+        sha256, unchecked = cache.column("sha256", rows), np.zeros(len(rows), bool)
+        for name in cache.layers:
+            unchecked |= is_unchecked(cache.checksums(name, rows), sha256)
+        count += int(unchecked.sum())
+    return count
+
+
+def iter_row_blocks(n_rows: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of all rows, a million at a time.
+
+    Parameters
+    ----------
+    n_rows : int
+
+    Yields
+    ------
+    intp array of shape (n,)
+        Row numbers, ascending.
+    """
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield np.arange(start, min(start + BLOCK_ROWS, n_rows))
 
 
 def _iter_marked_blocks(
@@ -173,32 +192,35 @@ def _iter_marked_blocks(
         yield block, cache.stored(layer, block)
 
 
-def decode_paths(column: np.ndarray, cache_path: Path) -> list[str]:
-    """Decode the column of image paths, and check that they are safe and sorted.
+def decode_paths(column: np.ndarray, cache_path: Path, *, is_whole: bool = False) -> list[str]:
+    """Decode image paths, and check that they are safe.
 
     Parameters
     ----------
-    column : bytes array of shape (N,)
-        ``images/path``.
+    column : bytes array of shape (n,)
+        Of ``images/path``, some rows or all.
     cache_path : Path
         The cache, for messages.
+    is_whole : bool
+        Whether it is the whole column, which is sorted.
 
     Returns
     -------
     list of str
-        N relative POSIX paths, strictly ascending.
+        n relative POSIX paths.
 
     Raises
     ------
     CacheFormatError
-        If a path is not UTF-8, is absolute, leads out of the folder, is repeated or out of order.
+        If a path is not UTF-8, is absolute or leads out of the folder; or, of a whole column, is
+        repeated or out of order.
     """
     try:
         paths = [path.decode() for path in column.tolist()]
     except UnicodeDecodeError as error:
         raise CacheFormatError(f"{cache_path}: a path is not UTF-8: {error}") from error
     for previous, path in zip(["", *paths], paths, strict=False):
-        if path <= previous:
+        if is_whole and path <= previous:
             raise CacheFormatError(f"{cache_path}: path {path!r} is out of order or repeated")
         if not _NON_PLAIN_PATH.search(path):
             continue

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from featurize.cache.format import (
     LayerInfo,
     Layout,
 )
-from featurize.cache.violations import find_violations
+from featurize.cache.violations import OpenedGroup, find_violations
 from featurize.errors import CacheFormatError, CacheUnreachableError
 from featurize.images.preprocess import Preprocess
 
@@ -36,6 +38,7 @@ _SYSTEM_ERRNOS = {
         *("ENODEV", "ENXIO", "EREMOTEIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH"),
     )
 } - {0}
+PROBED_TOGETHER = 200  # they take a second or two of the child's processor time
 _safe_files: set[tuple[int, ...]] = set()  # device, inode, size and time of files that passed
 
 
@@ -66,8 +69,7 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         # Opening a pipe would block, and reading a device would never end.
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise CacheFormatError(f"{path} is not a feature cache: it is no regular file")
-        state = Path(path).stat()
-        file_state = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        file_state = _read_state(path)
         if file_state not in _safe_files:
             outcome = crash_guard.probe_in_child(lambda: _check_and_parse(path))
             if outcome == crash_guard.TIMED_OUT:
@@ -88,6 +90,39 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         if number:
             raise to_unreachable_error(path, OSError(number, os.strerror(number))) from error
         raise CacheFormatError(f"{path} is not a feature cache, or is damaged: {error}") from error
+
+
+def probe_layouts(paths: Sequence[Path]) -> None:
+    """Look at many files in few child processes, so that `read_layout` needs none for each.
+
+    Nothing is said of a file that is no cache or crashes HDF5: `read_layout` finds that out.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    """
+    unknown = []
+    for path in paths:
+        with suppress(OSError):
+            state = _read_state(path)
+            if state not in _safe_files and path.is_file():
+                unknown.append((path, state))
+    for start in range(0, len(unknown), PROBED_TOGETHER):
+        group = unknown[start : start + PROBED_TOGETHER]
+
+        def look(group: list[tuple[Path, tuple[int, ...]]] = group) -> None:
+            for path, _ in group:
+                with suppress(Exception):
+                    _check_and_parse(path)
+
+        if crash_guard.probe_in_child(look) == crash_guard.COMPLETED:
+            _safe_files.update(state for _, state in group)
+
+
+def _read_state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def to_unreachable_error(path: str | os.PathLike[str], error: OSError) -> CacheUnreachableError:
@@ -118,12 +153,14 @@ def _find_system_errno(error: Exception) -> int:
 
 def _check_and_parse(path: str | os.PathLike[str]) -> Layout:
     with h5py.File(path, "r") as file:
-        for problem in find_violations(file, Path(path).stat().st_size):
+        opened: dict[str, Any] = {}
+        for problem in find_violations(file, Path(path).stat().st_size, opened):
             raise CacheFormatError(f"{path}: {problem}")
-        return _parse_layout(file)
+        identity = identify_file(os.fstat(file.id.get_vfd_handle()))
+        return _parse_layout(OpenedGroup(opened), identity)
 
 
-def _parse_layout(file: Any) -> Layout:
+def _parse_layout(file: OpenedGroup, identity: tuple[int, int]) -> Layout:
     group = file["extractor"].attrs
     extents = {}
     columns = {
@@ -131,7 +168,7 @@ def _parse_layout(file: Any) -> Layout:
         CONTAINERS_GROUP: {"name", *CONTAINER_DTYPES},
     }
     for folder in ("images", "features", CHECKSUMS_GROUP, CONTAINERS_GROUP):
-        for name, dataset in file.get(folder, {}).items():
+        for name, dataset in file[folder].items() if folder in file else ():
             if folder not in columns or name in columns[folder]:
                 extents[f"{folder}/{name}"] = Extent(
                     dataset.id.get_offset(), dataset.dtype, dataset.shape
@@ -164,11 +201,11 @@ def _parse_layout(file: Any) -> Layout:
         ),
         layers=layers,
         extents=extents,
-        identity=identify_file(os.fstat(file.id.get_vfd_handle())),
+        identity=identity,
     )
 
 
-def _parse_containers(file: Any) -> list[ContainerRecord]:
+def _parse_containers(file: OpenedGroup) -> list[ContainerRecord]:
     if CONTAINERS_GROUP not in file:
         return []
     group = file[CONTAINERS_GROUP]

@@ -1,11 +1,8 @@
-"""Read a feature cache; features of marked rows only."""
+"""Read a feature cache, of one file or of parts; features of marked rows only."""
 
 import os
-import weakref
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,31 +14,29 @@ from featurize.cache.format import (
     PENDING,
     Extractor,
     LayerInfo,
-    Layout,
-    read_rows,
 )
-from featurize.cache.layout import identify_file, read_layout, to_unreachable_error
-from featurize.errors import (
-    CacheReplacedError,
-    RowNotReadyError,
-    UnknownLayerError,
-    UnknownPathError,
-)
+from featurize.cache.parts.cache_file import CacheFile
+from featurize.cache.parts.index import PartsIndex
+from featurize.cache.parts.joined_files import JoinedFiles
+from featurize.cache.parts.keyed_rows import KeyedRows
+from featurize.cache.parts.opening import open_parts
+from featurize.cache.parts.stacked_rows import StackedRows, wrap_rows
+from featurize.errors import RowNotReadyError, UnknownLayerError
 from featurize.images.reasons import REASONS
-from featurize.text import did_you_mean, list_first
+from featurize.text import did_you_mean
 
 
-class FeatureCache:
-    """A feature cache, opened for reading.
+class FeatureCache(KeyedRows):
+    """A feature cache, opened for reading: a file, or a folder of parts.
 
     Opening reads the layout only, and closes HDF5 again. So a cache can be pickled for worker
-    processes, and read while a run fills it. If the file is overwritten or truncated while it is
-    open, reading raises `CacheReplacedError`.
+    processes, and read while a run fills it. If a file is overwritten or truncated while it is
+    open, reading raises `CacheReplacedError`. Of a folder of parts, 64 files are open at most.
 
     Parameters
     ----------
     path : path
-        The cache file.
+        The cache file, or the folder of its parts.
 
     Attributes
     ----------
@@ -50,7 +45,11 @@ class FeatureCache:
     layers : dict of str to LayerInfo
         By dataset name, shallowest first.
     n_rows : int
-        Number of rows N.
+        Number of rows N, of all parts.
+    files : tuple of Path
+        The cache file, or those of its parts in the order of their rows.
+    index : PartsIndex or None
+        Which part has which images; None for a single file.
     root : str
         The image folder, or where else the images are; informative.
     include, exclude : list of str
@@ -58,103 +57,106 @@ class FeatureCache:
     source : dict of str to object
         How the source of the images was read; informative.
     containers : list of ContainerRecord
-        Shards, archives or tables that hold the images; empty where each is a file.
+        Shards, archives or tables that hold the images; empty where each is a file. One that lies
+        in two parts is there twice.
     format_version, created_by : str
-        As ``1.1``, and the program that wrote the file.
+        As ``1.1``, and the program that wrote the file, or the first part.
     has_checksums : bool
         Whether every layer has a column of checksums.
 
     Raises
     ------
-    FileNotFoundError, CacheFormatError, CacheUnreachableError
-        If there is no such file, it is not a feature cache, or it cannot be read now.
+    FileNotFoundError
+        If there is no such file, or a part is missing.
+    CacheFormatError
+        If it is not a feature cache, or its parts are not of one cache.
+    CacheUnreachableError
+        If it cannot be read now.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        layout = self._open()
+        path = Path(path)
+        if path.is_dir():
+            self._take(path, *open_parts(path))
+        else:
+            self._take(path, None, JoinedFiles([CacheFile(path)], [""]))
+
+    @classmethod
+    def open_some(cls, folder: str | os.PathLike[str], parts: Collection[str]) -> "FeatureCache":
+        """Open some parts of a cache of parts, as if there were no others.
+
+        Parameters
+        ----------
+        folder : path
+        parts : collection of str
+            Their names, at least one, as ``part-00000.h5``.
+
+        Returns
+        -------
+        FeatureCache
+
+        Raises
+        ------
+        FileNotFoundError, CacheFormatError, CacheUnreachableError
+            As opening the whole does.
+        """
+        cache = cls.__new__(cls)
+        cache._take(Path(folder), *open_parts(Path(folder), parts))
+        return cache
+
+    def _take(self, path: Path, index: PartsIndex | None, joined: JoinedFiles) -> None:
+        self.path, self.index, self._joined = path, index, joined
+        self.files = tuple(file.path for file in joined.files)
+        layouts = [file.layout for file in joined.files]
+        layout = layouts[0]
         self.format_version, self.created_by = layout.version, layout.created_by
         self.root, self.source = layout.root, layout.source
         self.include, self.exclude = layout.include, layout.exclude
-        self.containers = layout.containers
-        self.n_rows = layout.n_rows
+        self.containers = [record for each in layouts for record in each.containers]
+        self.n_rows = joined.n_rows
         self.extractor: Extractor = layout.extractor
         self.layers: dict[str, LayerInfo] = layout.layers
-        self._extents, self.has_checksums = layout.extents, layout.has_checksums
-        self._maps: dict[str, np.ndarray] = {}
+        self.has_checksums = all(each.has_checksums for each in layouts)
 
     def __repr__(self) -> str:
+        n_parts = "" if self.index is None else f"{len(self.files)} parts, "
         return (
-            f"FeatureCache({str(self.path)!r}: {self.n_rows} rows, "
+            f"FeatureCache({str(self.path)!r}: {n_parts}{self.n_rows} rows, "
             f"{self.extractor.backbone}, layers {', '.join(self.layers)})"
         )
 
-    def _open(self) -> Layout:
-        while True:
-            layout = read_layout(self.path)
-            fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            if layout.identity == identify_file(os.fstat(fd)):
-                break
-            os.close(fd)  # replaced between the two calls
-        self._fd = fd  # kept: a grown cache is another file of that name, with other rows there
-        weakref.finalize(self, os.close, fd)
-        self._gaps = integrity.find_gaps(layout.extents.values(), os.fstat(fd).st_size)
-        self._seal = self._compute_seal()
-        return layout
-
-    def _compute_seal(self) -> tuple[int, int]:
-        """Return the file's size and a checksum of the bytes between its arrays.
-
-        A run that fills the cache changes neither.
-        """
-        try:
-            checksum = integrity.checksum_gaps(self._fd, self._gaps)
-        except OSError as error:
-            raise to_unreachable_error(self.path, error) from error
-        return os.fstat(self._fd).st_size, checksum
-
     def check_unchanged(self) -> None:
-        """Check that the file is still the one that was opened.
+        """Check that every file is still the one that was opened.
 
         Raises
         ------
         CacheReplacedError
-            If it was overwritten or truncated.
+            If one was overwritten or truncated.
         """
-        if self._compute_seal() != self._seal:
-            raise CacheReplacedError(
-                f"{self.path} was overwritten or cut short while it was open; open it again"
-            )
+        for file in self._joined.files:
+            file.check_unchanged()
 
-    def _open_memmap(self, name: str) -> np.ndarray:
-        extent = self._extents[name]
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
-
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Read a column of ``images/`` as it is in the file now.
 
         Parameters
         ----------
         name : {"path", "sha256", "size", "mtime_ns", "status", "reason", "container", "offset"}
-            The last two only with `containers`.
+            The last two only with `containers`; -1 in parts that have none.
+        rows : int array of shape (n,), optional
+            Row numbers; default all rows.
 
         Returns
         -------
-        array of shape (N, ...)
+        array of shape (n, ...)
             A copy, as a run may fill the cache meanwhile.
         """
-        return self._read_rows(f"images/{name}", np.arange(self.n_rows))
+        if rows is not None:
+            rows = wrap_rows(np.asarray(rows, np.intp), self.n_rows)
+        return self._joined.read(f"images/{name}", rows)
 
-    def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        try:
-            values = read_rows(self._fd, self._extents[name], rows)
-        except CacheReplacedError as error:
-            raise CacheReplacedError(f"{self.path}: {error}; open it again") from error
-        except OSError as error:
-            raise to_unreachable_error(self.path, error) from error
-        self.check_unchanged()  # after reading, so the rows are of the file that was opened
-        return values
+    def _search(self, paths: Sequence[str]) -> np.ndarray:
+        return self._joined.find_rows(paths)
 
     def checksums(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Read the stored checksums of some rows of a layer.
@@ -172,52 +174,9 @@ class FeatureCache:
             See `featurize.cache.integrity`; zeros where there is none.
         """
         name = f"{CHECKSUMS_GROUP}/{self.layer(layer).name}"
-        if name not in self._extents:
+        if not any(file.has(name) for file in self._joined.files):
             return np.zeros((len(rows), 2), np.uint32)
-        return self._read_rows(name, rows)
-
-    @cached_property
-    def paths(self) -> list[str]:
-        """Path of every row's image, relative to the folder, sorted: the row key.
-
-        Raises
-        ------
-        CacheFormatError
-            If a path is absolute, leads out of the folder, is repeated or out of order.
-        """
-        return integrity.decode_paths(self.column("path"), self.path)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Row number by path."""
-        return {path: row for row, path in enumerate(self.paths)}
-
-    def rows_for(self, paths: Sequence[str]) -> np.ndarray:
-        """Look up the rows of images, marked or not.
-
-        Parameters
-        ----------
-        paths : sequence of str
-            n paths, written as in `paths`, in any order.
-
-        Returns
-        -------
-        intp array of shape (n,)
-            Row numbers, in the order of `paths`.
-
-        Raises
-        ------
-        UnknownPathError
-            If any is not in the cache; the message lists the first three.
-        """
-        row_of = self.row_of
-        unknown = [path for path in paths if path not in row_of]
-        if unknown:
-            raise UnknownPathError(
-                f"{len(unknown):,} of {len(paths):,} images are not in {self.path}: "
-                f"{list_first(unknown)}; its paths look like {self.paths[0]!r}, below {self.root}"
-            )
-        return np.array([row_of[path] for path in paths], np.intp)
+        return self._joined.read(name, rows)
 
     @property
     def status(self) -> np.ndarray:
@@ -227,17 +186,23 @@ class FeatureCache:
     @property
     def counts(self) -> dict[str, int]:
         """Number of rows that are ``ok``, ``failed`` and ``pending``."""
-        count = np.bincount(self.status, minlength=3).item
+        counts = np.zeros(3, int)
+        for rows in integrity.iter_row_blocks(self.n_rows):
+            counts += np.bincount(self.column("status", rows), minlength=3)[:3]
+        count = counts.item
         return {"ok": count(MARKED), "failed": count(FAILED), "pending": count(PENDING)}
 
     @property
     def failures(self) -> dict[str, str]:
         """Reason of each failed row, by path."""
-        reasons = self.column("reason")
-        return {
-            self.paths[row]: REASONS.get(int(reasons[row]), f"reason {reasons[row]}")
-            for row in np.flatnonzero(self.status == FAILED)
-        }
+        failures: dict[str, str] = {}
+        for block in integrity.iter_row_blocks(self.n_rows):
+            rows = block[self.column("status", block) == FAILED]
+            for path, reason in zip(
+                self.paths_of(rows), self.column("reason", rows).tolist(), strict=True
+            ):
+                failures[path] = REASONS.get(reason, f"reason {reason}")
+        return failures
 
     def layer(self, name: str | None = None) -> LayerInfo:
         """Return the metadata of a layer.
@@ -282,8 +247,9 @@ class FeatureCache:
         Returns
         -------
         float32 or float16 array of shape (n, D)
-            With `rows` a copy. Without, a read-only memory map that all processes share; the system
-            kills a process that reads a map of a truncated file.
+            With `rows` a copy, and without as well if there are several parts. Of a single file
+            then a read-only memory map that all processes share; the system kills a process that
+            reads a map of a truncated file.
 
         Raises
         ------
@@ -295,8 +261,8 @@ class FeatureCache:
         info = self.layer(layer)
         self.check_ready(rows)
         if rows is None:
-            return self.mapped(info.name)
-        return self.stored(info.name, np.arange(self.n_rows)[np.asarray(rows, np.intp)])
+            return np.asanyarray(self.mapped(info.name))
+        return self.stored(info.name, wrap_rows(np.asarray(rows, np.intp), self.n_rows))
 
     def stored(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Read a layer's stored values of some rows, marked or not.
@@ -318,7 +284,7 @@ class FeatureCache:
         CacheReplacedError, UnknownLayerError
             As in `features`.
         """
-        return self._read_rows(f"features/{self.layer(layer).name}", rows)
+        return self._joined.read(f"features/{self.layer(layer).name}", rows)
 
     def check_ready(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
         """Check that rows have features.
@@ -333,15 +299,15 @@ class FeatureCache:
         RowNotReadyError
             If one of the rows is pending or failed.
         """
-        status = self.status if rows is None else self.status[np.asarray(rows, np.intp)]
+        status = self.column("status", rows)
         if (status != MARKED).any():
             raise RowNotReadyError(
                 f"{self.path}: {int((status != MARKED).sum())} of {len(status)} rows asked for "
                 "are pending or failed; `featurize info` lists them, `featurize run` completes them"
             )
 
-    def mapped(self, layer: str) -> np.ndarray:
-        """Map all rows of a layer, marked or not, for callers that check `status` themselves.
+    def mapped(self, layer: str) -> np.ndarray | StackedRows:
+        """Return all rows of a layer, marked or not, for callers that check `status` themselves.
 
         Parameters
         ----------
@@ -350,29 +316,18 @@ class FeatureCache:
 
         Returns
         -------
-        read-only memory map of shape (N, D)
-            A line for each row.
+        read-only memory map of shape (N, D), or StackedRows of that shape
+            A line for each row. Of several parts, what is indexed is read.
 
         Raises
         ------
         CacheReplacedError, UnknownLayerError
             As in `features`.
         """
-        info = self.layer(layer)
-        self.check_unchanged()
-        if info.name not in self._maps:
-            self._maps[info.name] = self._open_memmap(f"features/{info.name}")
-        return self._maps[info.name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Another process opens the maps itself; pickling would copy them.
-        return {k: v for k, v in self.__dict__.items() if k != "_fd"} | {"_maps": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        seal = self._seal
-        if self._open().extents != self._extents or self._seal != seal:
-            raise CacheReplacedError(f"{self.path} was replaced since it was opened; open it again")
+        name = f"features/{self.layer(layer).name}"
+        if len(self._joined.files) == 1:
+            return self._joined.files[0].map_rows(name)
+        return StackedRows(self._joined, name)
 
     def verify(self) -> list[str]:
         """Check the rows against the specification; the layout was checked on opening.
@@ -380,9 +335,14 @@ class FeatureCache:
         Returns
         -------
         list of str
-            One sentence per violation; empty for a sound cache.
+            One sentence per violation, which names the part if there are several; empty for a
+            sound cache.
         """
-        return integrity.find_row_violations(self)
+        if len(self.files) == 1:
+            return integrity.find_row_violations(self)
+        return [
+            f"{file.name}: {text}" for file in self.files for text in FeatureCache(file).verify()
+        ]
 
     def damaged_rows(self) -> np.ndarray:
         """Find marked rows whose features, in any layer, differ from what was written.

@@ -30,7 +30,50 @@ from featurize.layer_spec import LayerSpec
 MAX_OBJECTS = 10_000  # far above any real cache; bounds the walk through a hostile file
 
 
-def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
+class OpenedGroup:
+    """A group of an HDF5 file whose members are open: to open each again takes most of the time.
+
+    Parameters
+    ----------
+    opened : dict of str to object
+        The groups and datasets of the file by their paths, without a slash in front; the file
+        itself is under an empty one.
+    path : str
+        Of the group.
+    """
+
+    def __init__(self, opened: dict[str, Any], path: str = "") -> None:
+        self._opened, self._path = opened, path
+        self._prefix = f"{path}/" if path else ""
+        self.attrs = opened[path].attrs
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._opened
+
+    def __getitem__(self, name: str) -> Any:
+        item = self._opened[self._prefix + name]
+        return OpenedGroup(self._opened, self._prefix + name) if _is_group(item) else item
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a member, or what is given where there is none."""
+        return self[name] if self._prefix + name in self._opened else default
+
+    def items(self) -> list[tuple[str, Any]]:
+        """List the members with their names, in the order of the file."""
+        start = len(self._prefix)
+        names = [
+            path[start:]
+            for path in self._opened
+            if path and path.startswith(self._prefix) and "/" not in path[start:]
+        ]
+        return [(name, self[name]) for name in names]
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, h5py.Group)
+
+
+def find_violations(file: Any, file_bytes: int, opened: dict[str, Any]) -> Iterator[str]:
     """Find the ways in which an open HDF5 file breaks the specification.
 
     Parameters
@@ -39,6 +82,8 @@ def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
         Open for reading.
     file_bytes : int
         Size of the file.
+    opened : dict of str to object
+        Becomes what `OpenedGroup` takes.
 
     Yields
     ------
@@ -50,10 +95,11 @@ def find_violations(file: Any, file_bytes: int) -> Iterator[str]:
         return
     yield from _find_version_violations(file)
     byte_ranges: list[tuple[int, int, str]] = []
-    unsafe = list(_find_unsafe_objects(file, byte_ranges))
+    unsafe = list(_find_unsafe_objects(file, byte_ranges, opened))
     yield from unsafe
     if unsafe:
         return  # the checks below would read unsafe objects
+    file = OpenedGroup(opened)
     missing = [name for name in ("extractor", "images", "features") if name not in file]
     if missing:
         yield f"group missing: {', '.join(missing)}"
@@ -109,11 +155,15 @@ def _find_preprocess_violations(file: Any) -> Iterator[str]:
         yield f"extractor: preprocess is incomplete or invalid: {error}"
 
 
-def _find_unsafe_objects(file: Any, byte_ranges: list[tuple[int, int, str]]) -> Iterator[str]:
+def _find_unsafe_objects(
+    file: Any, byte_ranges: list[tuple[int, int, str]], opened: dict[str, Any]
+) -> Iterator[str]:
     """Yield objects that refer to other files, or are not plain numbers and text.
 
-    The start, the end and the name of each object and array are appended to `byte_ranges`.
+    The start, the end and the name of each object and array are appended to `byte_ranges`, and the
+    objects are put into `opened`.
     """
+    opened[""] = file
     groups, seen, count = [file], {h5py.h5o.get_info(file.id).addr}, 0
     while groups:
         group = groups.pop()
@@ -124,10 +174,11 @@ def _find_unsafe_objects(file: Any, byte_ranges: list[tuple[int, int, str]]) -> 
             if count > MAX_OBJECTS:
                 yield "more objects than any cache has"
                 return
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            encoded = name.encode(errors="surrogateescape")
+            if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
                 yield f"{where} is a link; a cache has none"
                 continue
-            item = group[name]
+            item = opened[where[1:]] = group[name]
             address = h5py.h5o.get_info(item.id).addr
             if address in seen:
                 yield f"{where} is a second name for another object"
@@ -146,8 +197,9 @@ def _find_unsafe_objects(file: Any, byte_ranges: list[tuple[int, int, str]]) -> 
 
 
 def _find_unsafe_attributes(item: Any) -> Iterator[str]:
-    for name in item.attrs:
-        dtype = item.attrs.get_id(name).dtype
+    attrs = item.attrs
+    for name in attrs:
+        dtype = attrs.get_id(name).dtype
         is_text = h5py.check_string_dtype(dtype) is not None
         if not is_text and (dtype.kind not in "iufb" or dtype.metadata):
             yield f"attribute {name} of {item.name} is neither numbers nor text"
@@ -183,7 +235,7 @@ def _find_column_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator
 
 
 def _find_feature_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[str]:
-    if not len(file["features"]):
+    if not file["features"].items():
         yield "there are no features in it"
     for name, dataset in file["features"].items():
         where = f"features/{name}"
@@ -250,17 +302,18 @@ def _find_place_violations(file: Any, n_rows: int, file_bytes: int) -> Iterator[
     if CONTAINERS_GROUP not in file:
         return
     group = file[CONTAINERS_GROUP]
-    names = group.get("name") if isinstance(group, h5py.Group) else None
+    names = group.get("name") if isinstance(group, OpenedGroup) else None
     text = h5py.check_string_dtype(names.dtype) if isinstance(names, h5py.Dataset) else None
     if names is None or text is None or text.length is None or names.ndim != 1:
         yield f"{CONTAINERS_GROUP}/name is missing or not fixed-width text"
         return
-    columns = [(group, name, dtype, names.shape) for name, dtype in CONTAINER_DTYPES.items()]
-    columns += [(file["images"], name, dtype, (n_rows,)) for name, dtype in PLACE_DTYPES.items()]
+    columns = [
+        (CONTAINERS_GROUP, name, dtype, names.shape) for name, dtype in CONTAINER_DTYPES.items()
+    ]
+    columns += [("images", name, dtype, (n_rows,)) for name, dtype in PLACE_DTYPES.items()]
     yield from _find_extent_violations(names, file_bytes)
     for parent, name, dtype, shape in columns:
-        where = f"{parent.name.lstrip('/')}/{name}"
-        dataset = parent.get(name)
+        where, dataset = f"{parent}/{name}", file.get(f"{parent}/{name}")
         if not isinstance(dataset, h5py.Dataset):
             yield f"column {where} is missing"
             continue

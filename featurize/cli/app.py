@@ -276,10 +276,9 @@ def backbones(
 def info(cache: CacheFile, as_json: Json = False, debug: Debug = False) -> None:
     """Say what is in a cache, without reading its features."""
     with handle_errors(debug, as_json):
-        from featurize.cache.reader import FeatureCache
-        from featurize.cli.info import describe_cache, show_cache
+        from featurize.cli.info import describe_cache, open_made_parts, show_cache
 
-        opened = FeatureCache(cache)
+        opened = open_made_parts(cache)
         if as_json:
             print_json(describe_cache(opened))
         else:

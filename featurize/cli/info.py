@@ -1,13 +1,39 @@
 """What `featurize info` tells of a cache."""
 
+from pathlib import Path
 from typing import Any
 
+from featurize.cache.parts.index import read_index
+from featurize.cache.parts.opening import find_missing_parts
 from featurize.cache.reader import FeatureCache
 from featurize.extraction.completion.label_table import label_table_path
 from featurize.sources.folder import FOLDER
-from featurize.text import to_printable
+from featurize.text import list_first, to_printable
 
 MAX_SHOWN_FAILURES = 20
+
+
+def open_made_parts(path: Path) -> FeatureCache:
+    """Open a cache; of a cache of parts, those that are made.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    FeatureCache
+
+    Raises
+    ------
+    FileNotFoundError, CacheFormatError, CacheUnreachableError
+        As `FeatureCache`; a missing part is an error only if all are missing.
+    """
+    if not path.is_dir():
+        return FeatureCache(path)
+    index = read_index(path)
+    missing = find_missing_parts(path, index)
+    return FeatureCache.open_some(path, {part.file for part in index.parts} - {*missing})
 
 
 def describe_cache(cache: FeatureCache) -> dict[str, Any]:
@@ -21,7 +47,9 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
     -------
     dict of str to object
     """
-    extractor, labels = cache.extractor, label_table_path(cache.path)
+    if cache.index is None:
+        _ = cache.paths  # says what is wrong with them, if anything is
+    extractor = cache.extractor
     return {
         "cache": str(cache.path),
         "format_version": cache.format_version,
@@ -30,7 +58,8 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
         "root": cache.root,
         "source": cache.source.get("kind", FOLDER),
         "containers": len(cache.containers),
-        "labels": str(labels) if labels.exists() else "",
+        "labels": _find_labels(cache),
+        "parts": _describe_parts(cache),
         "include": list(cache.include),
         "exclude": list(cache.exclude),
         "backbone": extractor.backbone,
@@ -55,6 +84,35 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
     }
 
 
+def _find_labels(cache: FeatureCache) -> str:
+    """Find the table of the labels that came with the images; of parts, the pattern of them."""
+    if not any(label_table_path(file).exists() for file in cache.files):
+        return ""
+    pattern = cache.path if cache.index is None else cache.path / "*.h5"
+    return str(label_table_path(pattern))
+
+
+def _describe_parts(cache: FeatureCache) -> dict[str, Any] | None:
+    if cache.index is None:
+        return None
+    return {
+        "total": len(cache.index.parts),
+        "made": len(cache.files),
+        "part_rows": cache.index.part_rows,
+        "missing": find_missing_parts(cache.path, cache.index),
+    }
+
+
+def _format_parts(total: int, made: int, part_rows: int, missing: list[str]) -> str:
+    text = f"parts     {total:,}, of about {part_rows:,} rows each"
+    if made == total:
+        return text
+    return (
+        f"{text}: {made:,} are made, and what follows is of these. `featurize run` with the same "
+        f"images makes the others ({list_first(missing)})"
+    )
+
+
 def show_cache(cache: FeatureCache) -> None:
     """Print what is in a cache.
 
@@ -64,6 +122,8 @@ def show_cache(cache: FeatureCache) -> None:
     """
     extractor, told = cache.extractor, describe_cache(cache)
     print(f"{to_printable(str(cache.path))}: feature cache, format {cache.format_version}")
+    if told["parts"]:
+        print(_format_parts(**told["parts"]))
     row_counts = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
     print(f"rows      {cache.n_rows:,}: {row_counts}")
     n_containers = f", {len(cache.containers):,} of them" if len(cache.containers) > 1 else ""

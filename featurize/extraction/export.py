@@ -1,6 +1,7 @@
 """Export features to ``.npz`` or ``.parquet``."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
@@ -84,18 +85,38 @@ def _is_exported_parquet(path: Path) -> bool:
 
 def _write_npz(cache: FeatureCache, names: list[str], rows: np.ndarray, file: IO[bytes]) -> None:
     with ZipFile(file, "w", allowZip64=True) as archive:
-        with archive.open("path.npy", "w", force_zip64=True) as member:
-            paths = np.array([cache.paths[row] for row in rows], str)
-            np.lib.format.write_array(member, paths, allow_pickle=False)
+        _write_paths(cache, rows, archive)
         for name in names:
             info = cache.layers[name]
-            header = {"descr": info.dtype, "fortran_order": False, "shape": (len(rows), info.dim)}
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, header)
-                for start in range(0, len(rows), ROWS_PER_BLOCK):
-                    member.write(
-                        cache.features(name, rows[start : start + ROWS_PER_BLOCK]).tobytes()
-                    )
+            blocks = (cache.features(name, block) for block in _split_rows(rows))
+            _write_array(archive, name, np.dtype(info.dtype), (len(rows), info.dim), blocks)
+
+
+def _write_paths(cache: FeatureCache, rows: np.ndarray, archive: ZipFile) -> None:
+    """Write the paths, as wide as the longest: read twice, as all may not fit in memory."""
+    lengths = (len(path) for block in _split_rows(rows) for path in cache.paths_of(block))
+    dtype = np.dtype(f"<U{max(lengths, default=1)}")
+    blocks = (np.array(cache.paths_of(block), dtype) for block in _split_rows(rows))
+    _write_array(archive, "path", dtype, (len(rows),), blocks)
+
+
+def _write_array(
+    archive: ZipFile,
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    blocks: Iterable[np.ndarray],
+) -> None:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for block in blocks:
+            member.write(block.tobytes())
+
+
+def _split_rows(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), ROWS_PER_BLOCK):
+        yield rows[start : start + ROWS_PER_BLOCK]
 
 
 def _import_pyarrow() -> tuple[Any, Any]:
@@ -120,9 +141,8 @@ def _write_parquet(
         fields.append(pa.field(name, pa.list_(value_type, info.dim)))
     schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as table:
-        for start in range(0, len(rows), ROWS_PER_BLOCK):
-            block = rows[start : start + ROWS_PER_BLOCK]
-            columns = [pa.array([cache.paths[row] for row in block])]
+        for block in _split_rows(rows):
+            columns = [pa.array(cache.paths_of(block))]
             for name in names:
                 values = np.ascontiguousarray(cache.features(name, block)).reshape(-1)
                 columns.append(

@@ -9,6 +9,8 @@ import numpy as np
 from featurize.cache.format import MARKED
 from featurize.cache.integrity import compute_checksums, is_unchecked
 from featurize.cache.lock import WriteLock
+from featurize.cache.parts.index import read_index
+from featurize.cache.parts.opening import describe_missing_part
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
 from featurize.errors import CacheFormatError, ImageUnreadableError, OutputError
@@ -55,7 +57,8 @@ def verify(
     Parameters
     ----------
     path : path
-        The cache.
+        The cache. Each part of a cache of parts is checked for itself, and named where it has a
+        problem.
     images : path or URL, optional
         Its images, as for `featurize.run`. If given, the image of every marked row is hashed, and
         a random sample is embedded again.
@@ -82,38 +85,65 @@ def verify(
     CacheBusyError, DiskFullError, OutputError
         If checksums cannot be written.
     """
-    if not Path(path).exists():
+    path = Path(path)
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; make it with `featurize run`")
-    problems = _find_cache_violations(path)
-    if not problems and images is not None:
-        problems = _check_against_images(path, images, backbone, weights, seed)
-    if fill and not problems:
-        _add_checksums(Path(path))
+    problems, sound = _check_parts(path) if path.is_dir() else _check_file(path)
+    if sound is not None and images is not None:
+        problems += _check_against_images(sound, images, backbone, weights, seed)
+    if fill and sound is not None and not problems:
+        for file in sound.files:
+            _add_checksums(file)
     return problems
 
 
-def _find_cache_violations(path: str | os.PathLike[str]) -> list[str]:
-    """List what breaks the specification in a file, in its layout and its rows."""
+def _check_file(path: Path) -> tuple[list[str], FeatureCache | None]:
+    """List what breaks the specification in a file, layout and rows; open a sound one."""
     try:
-        return FeatureCache(path).verify()
+        cache = FeatureCache(path)
+        problems = cache.verify()
     except CacheFormatError as error:
-        return [str(error)]
+        return [str(error)], None
+    return problems, None if problems else cache
+
+
+def _check_parts(folder: Path) -> tuple[list[str], FeatureCache | None]:
+    """List what breaks the specification in each part, or between them; open those that are sound.
+
+    A problem of one part does not hide those of another.
+    """
+    try:
+        index = read_index(folder)
+    except CacheFormatError as error:
+        return [str(error)], None
+    problems, sound = list[str](), set[str]()
+    for part in index.parts:
+        found = [describe_missing_part(folder, part.file)]
+        if (folder / part.file).exists():
+            found, _ = _check_file(folder / part.file)
+        problems += [text if part.file in text else f"{part.file}: {text}" for text in found]
+        if not found:
+            sound.add(part.file)
+    try:
+        return problems, FeatureCache.open_some(folder, sound) if sound else None
+    except CacheFormatError as error:
+        return [*problems, str(error)], None
 
 
 def _check_against_images(
-    path: str | os.PathLike[str],
+    cache: FeatureCache,
     images: str | os.PathLike[str],
     backbone: "Backbone | None",
     weights: str | None,
     seed: int,
 ) -> list[str]:
-    cache = FeatureCache(path)
-    rows, sha256 = np.flatnonzero(cache.status == MARKED), cache.column("sha256")
-    listing = reopen_source(cache, images).locate([cache.paths[row] for row in rows])
+    rows = np.flatnonzero(cache.status == MARKED)
+    sha256, paths = cache.column("sha256", rows), cache.paths_of(rows)
+    listing = reopen_source(cache, images).locate(paths)
     problems = {}
     for i, image in read_images(listing, range(len(rows))):
         row = int(rows[i])
-        problem = _find_row_problem(cache.paths[row], sha256[row], image, images)
+        problem = _find_row_problem(paths[i], sha256[i], image, images)
         if problem:
             problems[row] = problem
     sound_rows = np.setdiff1d(rows, list(problems))
@@ -149,7 +179,8 @@ def _compare_with_fresh_pass(
     infos = list(cache.layers.values())
     engine = setup.make_engine_selector(infos).open_first()
     preprocess = cache.extractor.preprocess
-    sampled = listing.select([cache.paths[row] for row in rows])
+    paths = cache.paths_of(rows)
+    sampled = listing.select(paths)
     pixels: dict[int, np.ndarray] = {}
     for i, image in read_images(sampled, range(len(rows))):
         if isinstance(image, ImageUnreadableError):
@@ -166,7 +197,7 @@ def _compare_with_fresh_pass(
         limit = LOW_PRECISION_TOLERANCE if is_low_precision else RELATIVE_TOLERANCE[info.dtype]
         for k in np.flatnonzero(error > limit):
             problems.append(
-                f"features/{info.name} of {cache.paths[rows[k]]} differ from a fresh pass "
+                f"features/{info.name} of {paths[k]} differ from a fresh pass "
                 f"by {error[k]:.1e} of their norm"
             )
     return problems

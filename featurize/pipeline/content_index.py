@@ -112,7 +112,7 @@ class ContentIndex:
         rows = np.flatnonzero((cache.status != PENDING) & ~excluded)
         reasons = cache.column("reason")
         for row, digest in zip(
-            rows.tolist(), _split_digests(cache.column("sha256")[rows]), strict=True
+            rows.tolist(), _split_digests(cache.column("sha256", rows)), strict=True
         ):
             if any(digest):  # images that could not be read have no hash
                 self._older.setdefault(digest, StoredRow(cache, row, int(reasons[row])))

@@ -63,6 +63,7 @@ class CacheSet(FeatureCache):
         self.path, self.root, self.extractor = first.path, first.root, first.extractor
         self.include, self.exclude = first.include, first.exclude
         self.containers, self.source = first.containers, first.source
+        self.files, self.index = first.files, first.index
         self.format_version, self.created_by = first.format_version, first.created_by
         self.has_checksums = all(cache.has_checksums for cache in opened)
         self._places = {
@@ -89,13 +90,13 @@ class CacheSet(FeatureCache):
         shared = sorted(set.intersection(*map(set, finished)))
         rows = [np.array([row_of[path] for path in shared], np.intp) for row_of in finished]
         contents = [
-            cache.column("sha256")[in_cache] for cache, in_cache in zip(opened, rows, strict=True)
+            cache.column("sha256", in_cache) for cache, in_cache in zip(opened, rows, strict=True)
         ]
         same = np.ones(len(shared), bool)
         for hashes in contents[1:]:
             same &= (hashes == contents[0]).all(axis=1)
         if not same.any():
-            examples = " and ".join(repr(cache.paths[0]) for cache in opened if cache.n_rows)
+            examples = " and ".join(repr(cache.paths_of([0])[0]) for cache in opened)
             raise CallError(
                 f"no image is finished in each of {', '.join(str(c.path) for c in opened)}; their "
                 f"paths look like {examples}. Make all from one image folder with `featurize run`"
@@ -111,7 +112,7 @@ class CacheSet(FeatureCache):
     def paths(self) -> list[str]:
         """Path of every row's image, sorted."""
         name, rows = next(iter(self.rows_in.items()))
-        return [self.caches[name].paths[row] for row in rows]
+        return self.caches[name].paths_of(rows)
 
     def check_unchanged(self) -> None:
         """Check that every file is still the one that was opened.
@@ -124,24 +125,36 @@ class CacheSet(FeatureCache):
         for cache in self.caches.values():
             cache.check_unchanged()
 
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Read a column of ``images/`` as it is in the first file now.
 
         Parameters
         ----------
         name : {"path", "sha256", "size", "mtime_ns", "status", "reason"}
+        rows : int array of shape (n,), optional
+            Row numbers of the set; default all rows.
 
         Returns
         -------
-        array of shape (N, ...)
+        array of shape (n, ...)
             A copy. A status is that of the first cache in which the image is not finished.
         """
-        columns = [self.caches[k].column(name)[rows] for k, rows in self.rows_in.items()]
-        values = columns[0]
-        if name == "status":
-            for column in columns[1:]:
-                values = np.where(values == MARKED, column, values)
+        first, *others = self.rows_in
+        values = self.caches[first].column(name, self._find_rows_in(first, rows))
+        for other in others if name == "status" else ():
+            column = self.caches[other].column(name, self._find_rows_in(other, rows))
+            values = np.where(values == MARKED, column, values)
         return values
+
+    def _find_rows_in(self, cache: str, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        rows_in = self.rows_in[cache]
+        return rows_in if rows is None else rows_in[np.asarray(rows, np.intp)]
+
+    def _search(self, paths: Sequence[str]) -> np.ndarray:
+        name, rows_in = next(iter(self.rows_in.items()))
+        found = self.caches[name].find_rows(paths)
+        rows = np.minimum(np.searchsorted(rows_in, found), len(rows_in) - 1)
+        return np.where(rows_in[rows] == found, rows, -1)
 
     def layer(self, name: str | None = None) -> LayerInfo:
         """Return the metadata of a layer.

@@ -13,6 +13,7 @@ from classify.errors import HeadMismatchError
 from classify.finetuning.tuned_part.stages import find_last_layer
 from featurize.backbones.backbone import Backbone
 from featurize.cache.format import Extractor
+from featurize.cache.parts.stacked_rows import StackedRows
 from featurize.cache.reader import FeatureCache
 from featurize.errors import BackboneError, UnknownLayerError
 from featurize.layer_spec import LayerSpec
@@ -24,12 +25,12 @@ ADD_IMAGES = "Add them with `featurize run`"
 
 
 class ActivationDataset(Dataset[tuple[Tensor, int]]):
-    """Cached activations with labels, read from a memory map.
+    """Cached activations with labels, read where they lie.
 
     Parameters
     ----------
-    memmap : float array of shape (N, C H W)
-        Memory map of the cache's layer, which has N rows.
+    memmap : float array or StackedRows of shape (N, C H W)
+        The cache's layer, which has N rows: a memory map, or read from its parts.
     rows : int array of shape (n,)
         The cache row of each image.
     shape : tuple of int
@@ -44,7 +45,7 @@ class ActivationDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        memmap: np.ndarray,
+        memmap: np.ndarray | StackedRows,
         rows: np.ndarray,
         shape: tuple[int, ...],
         paths: list[str],
@@ -177,7 +178,7 @@ def find_activations(
     say(f"training from the cached maps of {layer.name}: the part before {tune} is not run")
     rows = find_rows(cache, paths, ADD_IMAGES)
     cache.check_ready(rows)
-    sha256 = cache.column("sha256")[rows]
+    sha256 = cache.column("sha256", rows)
     memmap = cache.mapped(layer.name)
     return ActivationDataset(memmap, rows, boundary.map_shape, list(paths), sha256, y)
 

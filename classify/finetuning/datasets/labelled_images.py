@@ -86,7 +86,8 @@ def split_labelled_images(
     table, positions, rows, copies, notices = _match_labels_to_images(images, spec, cache)
     task = encode_and_split(table, positions, rows, copies, spec.test_size, spec.seed, notices)
     paths = np.array([table.paths[i] for i in positions], object)
-    leaks = describe_leaking_copies(task, dict(zip(rows, paths, strict=True)))
+    path_of = dict(zip(rows.tolist(), paths, strict=True))
+    leaks = describe_leaking_copies(task, lambda rows: [path_of[row] for row in rows])
     return LabelledImages(table.name, task, paths, rows, leaks)
 
 

@@ -20,6 +20,7 @@ from classify.report.charts.base import (
 )
 from classify.report.leaderboard import format_percent
 from classify.report.projection import Projection
+from featurize.cache.reader import FeatureCache
 
 MAX_COLOURED_CLASSES = len(COLOURS)
 # Bokeh replaces @column by the escaped text; the page's script provides @picture. Styles are inline
@@ -33,7 +34,7 @@ TOOLTIP_HTML = """<div style="display: flex; gap: 10px; align-items: center; max
 
 def chart_embedding_map(
     task: Task,
-    paths: Sequence[str],
+    cache: FeatureCache,
     projection: Projection,
     predictions: Sequence[HeldOutPredictions | None],
     layer: str,
@@ -44,8 +45,7 @@ def chart_embedding_map(
     Parameters
     ----------
     task : Task
-    paths : sequence of str
-        All paths of the cache.
+    cache : FeatureCache
     projection : Projection
         Of rows of the task.
     predictions : sequence of HeldOutPredictions or None
@@ -73,7 +73,7 @@ def chart_embedding_map(
         "y": shown_points[:, 1].round(3),
         "row": projection.rows,
         "picture": [""] * len(positions),
-        "path": [clean_label(paths[row], 60) for row in projection.rows],
+        "path": [clean_label(path, 60) for path in cache.paths_of(projection.rows)],
         "label": [clean_label(task.classes[k]) for k in y],
         "predicted": [
             "not predicted" if k < 0 else clean_label(task.classes[k]) for k in predicted

@@ -16,7 +16,7 @@ INDEX_NAME = "parts.json"
 FORMAT, FORMAT_VERSION = "headgraft-parts", "1.0"
 DEFAULT_PART_ROWS = 1_000_000
 MAX_INDEX_BYTES = 256 << 20
-_FILE_NAME = re.compile(r"part-\d{5,9}\.h5")
+_FILE_NAME = re.compile(r"part-[0-9]{5,9}\.h5")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,10 @@ def read_index(folder: Path) -> PartsIndex:
     """
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise CacheFormatError(f"{folder} is not a cache of parts: it has no {INDEX_NAME}")
+        raise CacheFormatError(
+            f"{folder} is not a feature cache: it is a folder without {INDEX_NAME}, which a cache "
+            "of parts has"
+        )
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise CacheFormatError(f"{path} is damaged: it has more than {MAX_INDEX_BYTES:,} bytes")
     try:
@@ -149,10 +152,12 @@ def _parse_index(content: Any) -> PartsIndex:
         is_ordered = part.first > previous.first if previous else part.first == ""
         if not isinstance(part.first, str) or not is_ordered:
             raise ValueError(f"the range of {part.file} is out of order")
+        if b"\0" in part.first.encode():  # which refuses what is no text, too
+            raise ValueError(f"the range of {part.file} begins at a text with a zero byte")
     if not parts or len({part.file for part in parts}) < len(parts):
         raise ValueError("it has no parts, or one of them twice")
     part_rows, fingerprints = content["part_rows"], content.get("fingerprints", {})
-    if not isinstance(part_rows, int) or part_rows < 1:
+    if type(part_rows) is not int or part_rows < 1:
         raise ValueError("part_rows is no number of rows")
     if not isinstance(fingerprints, dict) or not all(
         isinstance(text, str) for text in fingerprints.values()

@@ -66,7 +66,7 @@ def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
     else:
         row_of = cache.row_of
         old_row = np.array([row_of.get(path, -1) for path in listing.paths], np.int64)
-    sizes, stamps = cache.column("size")[old_row], cache.column("mtime_ns")[old_row]
+    sizes, stamps = cache.column("size", old_row), cache.column("mtime_ns", old_row)
     is_unknown = listing.sizes == UNKNOWN_SIZE
     has_same_size = (old_row >= 0) & (is_unknown | (sizes == listing.sizes))
     unchanged = has_same_size & (stamps == listing.stamps) & (stamps != 0)
@@ -113,13 +113,13 @@ def _count_renamed(
     listing: ImageListing, cache: FeatureCache, diff: ListingDiff, vanished_rows: np.ndarray
 ) -> int:
     """Count the images that have another key now, by their bytes; behind a network by stamps."""
-    sizes, stamps = cache.column("size")[vanished_rows], cache.column("mtime_ns")[vanished_rows]
+    sizes, stamps = cache.column("size", vanished_rows), cache.column("mtime_ns", vanished_rows)
     new_rows = np.flatnonzero(diff.old_row < 0)
     if listing.source.is_remote:
         vanished = Counter(zip(sizes.tolist(), stamps.tolist(), strict=True))
         new = zip(listing.sizes[new_rows].tolist(), listing.stamps[new_rows].tolist(), strict=True)
         return (vanished & Counter(key for key in new if key[1])).total()
-    vanished_digests = Counter(row.tobytes() for row in cache.column("sha256")[vanished_rows])
+    vanished_digests = Counter(row.tobytes() for row in cache.column("sha256", vanished_rows))
     is_unknown = listing.sizes[new_rows] == UNKNOWN_SIZE
     candidates = new_rows[is_unknown | np.isin(listing.sizes[new_rows], sizes)]
 

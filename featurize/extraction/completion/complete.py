@@ -173,7 +173,7 @@ class CacheCompletion:
             )
             if len(reused.rows):
                 recorded_sha256 = np.zeros((len(is_pending), 32), np.uint8)
-                recorded_sha256[reused.rows] = cache.column("sha256")[reused.old_rows]
+                recorded_sha256[reused.rows] = cache.column("sha256", reused.old_rows)
                 new_layers = [info for info in layers if info.name not in cache.layers]
                 changed_rows = self._process_rows(
                     reused.rows,

@@ -887,9 +887,9 @@ def test_c23_a_new_time_is_written_in_place(draw, toy, tape, tmp_path):
 def test_c24_the_next_run_computes_what_is_pending(draw, toy, tmp_path):
     folder, path = draw(tmp_path / "photos", NAMES), tmp_path / "c.h5"
     featurize.run(folder, path, backbone=toy, layers="2")
-    whole, data = FeatureCache(path), path.read_bytes()
-    status = whole._extents["images/status"].offset
-    features = whole._extents["features/2"]
+    data = path.read_bytes()
+    status = read_layout(path).extents["images/status"].offset
+    features = read_layout(path).extents["features/2"]
     half = bytearray(data)  # killed while row 3 was written, before 2 to 5 were marked
     half[status + 2 : status + 6] = bytes(4)
     start = features.offset + 3 * features.row_bytes
@@ -1625,11 +1625,12 @@ def test_c41_a_file_cut_short_is_an_error_and_no_crash(cache, tmp_path):
         "import sys, os\nfrom featurize import FeatureCache\n"
         "from featurize.errors import CacheReplacedError\n"
         "reader = FeatureCache(sys.argv[1])\nreader.features('layer4', [0])\n"
-        "os.truncate(sys.argv[1], reader._extents['features/layer4'].offset)\n"
+        "file = reader._joined.files[0]\n"
+        "os.truncate(sys.argv[1], file.layout.extents['features/layer4'].offset)\n"
         "for rows in ([0, 1, 2], None):\n"
         "    try: reader.features('layer4', rows)\n"
         "    except CacheReplacedError as error: print(error)\n"
-        "reader._seal = reader._compute_seal()  # cut between the look and the read\n"
+        "file._seal = file._compute_seal(file._hold())  # cut between the look and the read\n"
         "try: reader.stored('layer4', __import__('numpy').arange(3))\n"
         "except CacheReplacedError as error: print(error)\n"
     )

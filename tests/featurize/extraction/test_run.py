@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from featurize import Backbone, FeatureCache, run
+from featurize.cache.layout import read_layout
 from featurize.cache.lock import WriteLock
 from featurize.errors import (
     BackboneError,
@@ -293,9 +294,8 @@ def test_command_prints_one_json_object(folder, cache):
 @pytest.mark.slow
 def test_verify_finds_what_was_altered(folder, cache):
     featurize("run", folder, "-o", cache, "--backbone", "seedling")
-    found = FeatureCache(cache)
-    extent = found._extents["features/stage4"]
-    checksums = found._extents["checksums/stage4"]
+    extents = read_layout(cache).extents
+    extent, checksums = extents["features/stage4"], extents["checksums/stage4"]
     with open(cache, "r+b") as file:
         file.seek(extent.offset + 3 * extent.row_bytes)
         file.write(np.full(512, 2.0, "<f4").tobytes())
