@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurize.cache.builder import estimate_cache_bytes, remove_temporary_files
 from featurize.cache.lock import WriteLock
+from featurize.cache.parts.index import PartsIndex
 from featurize.cache.reader import FeatureCache
 from featurize.errors import CallError, RunInterruptedError
 from featurize.extraction.completion.changes import (
@@ -37,10 +38,11 @@ from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
 from featurize.sources.opening import describe_source, open_source
 from featurize.sources.patterns import GlobFilter, check_patterns
+from featurize.sources.source import ImageSource
 from featurize.system import cpu, signals
 from featurize.text import format_count, to_printable
 
-_KEEP_ADVICE = "It is left as it is; give another -o"
+KEEP_ADVICE = "It is left as it is; give another -o"
 _NOTABLE_BYTES = 100_000_000  # of a cache; smaller ones are not mentioned
 
 
@@ -110,9 +112,9 @@ def complete_cache(
         Else as `featurize.extraction.run.run` does.
     """
     options, custom_backbone, say = request.options, request.custom_backbone, request.say
-    dry_run, retry = request.dry_run, request.retry
+    dry_run = request.dry_run
     # Refuse a file that is not a cache before a lock file is made.
-    existing_cache = open_if_exists(path, _KEEP_ADVICE)
+    existing_cache = open_if_exists(path, KEEP_ADVICE)
     listing = list_images(request, existing_cache)
     stats.is_remote = listing.source.is_remote
     own_name = custom_backbone.name if custom_backbone else None
@@ -126,11 +128,8 @@ def complete_cache(
         )
         _ = new_setup.layers, new_setup.backbone
     with nullcontext() if dry_run else lock:
-        if lock.unsupported_reason:
-            say(
-                f"{path} cannot be locked ({lock.unsupported_reason}): let no other run write to it"
-            )
-        cache = open_if_exists(path, _KEEP_ADVICE)
+        say_unlocked(lock, say)
+        cache = open_if_exists(path, KEEP_ADVICE)
         if cache is None and new_setup is not None:
             setup = new_setup
         else:
@@ -143,27 +142,102 @@ def complete_cache(
             if not request.prune:
                 refuse_mass_removal(listing, cache, diff)
         if dry_run:
-            return estimate_run(path, listing, cache, diff, setup, retry)
-        if lock.unheld_reason and not _is_complete(cache, diff, setup, retry):
-            lock.require_held()
-        if not lock.unheld_reason:
-            remove_temporary_files(path)
-        is_new = cache is None
-        if cache is None or diff is None:
-            cache = _allocate_cache(path, listing, setup, say)
-            diff = diff_listing(listing, cache)
-        labels = LabelTableUpdate(path, listing, say)
-        if not lock.unheld_reason:
-            labels.begin(cache, diff, is_new)
-        try:
-            CacheCompletion(cache, diff, listing, setup, retry, stats, request.report, say).run()
-        except BaseException:
-            labels.stop()
-            raise
-        labels.finish()
-        if not lock.unheld_reason:  # every suspect was tried, or is gone
-            in_flight_path(cache.path).unlink(missing_ok=True)
+            return estimate_run(path, listing, cache, diff, setup, request.retry)
+        complete_locked(CacheState(path, lock, cache, diff), listing, setup, request, stats)
     return None
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """A cache file as a run finds it, with the lock that the run holds.
+
+    Attributes
+    ----------
+    path : Path
+        The cache, no link.
+    lock : WriteLock
+        Entered; where nothing can be written it is not held.
+    cache : FeatureCache or None
+        None if there is no file yet.
+    diff : ListingDiff or None
+        Of the listing and `cache`.
+    """
+
+    path: Path
+    lock: WriteLock
+    cache: FeatureCache | None
+    diff: ListingDiff | None
+
+
+def complete_locked(
+    state: CacheState,
+    listing: ImageListing,
+    setup: ExtractionSetup,
+    request: RunRequest,
+    stats: RunStats,
+) -> None:
+    """Complete a cache file whose lock is held; it is made if it does not exist.
+
+    The caller has checked that the cache is of the extractor, and that the rows may go which are
+    not listed.
+
+    Parameters
+    ----------
+    state : CacheState
+    listing : ImageListing
+        The images that the cache is to have.
+    setup : ExtractionSetup
+        Its layers are those that the cache is to have.
+    request : RunRequest
+    stats : RunStats
+        Updated in place.
+
+    Raises
+    ------
+    OutputError
+        If there is something to write and the lock is not held.
+    KeyboardInterrupt
+        On Ctrl-C; finished rows are written and marked.
+    Exception
+        Else as `featurize.extraction.run.run` does.
+    """
+    path, lock, cache, diff = state.path, state.lock, state.cache, state.diff
+    retry, say = request.retry, request.say
+    if lock.unheld_reason and not _is_complete(cache, diff, setup, retry):
+        lock.require_held()
+    if not lock.unheld_reason:
+        remove_temporary_files(path)
+    is_new = cache is None
+    if cache is None or diff is None:
+        cache = _allocate_cache(path, listing, setup, say)
+        diff = diff_listing(listing, cache)
+    labels = LabelTableUpdate(path, listing, say)
+    if not lock.unheld_reason:
+        labels.begin(cache, diff, is_new)
+    try:
+        CacheCompletion(cache, diff, listing, setup, retry, stats, request.report, say).run()
+    except BaseException:
+        labels.stop()
+        raise
+    labels.finish()
+    if not lock.unheld_reason:  # every suspect was tried, or is gone
+        in_flight_path(cache.path).unlink(missing_ok=True)
+
+
+def say_unlocked(lock: WriteLock, say: Callable[[str], None]) -> None:
+    """Say that nothing keeps a second writer away, where the system cannot lock.
+
+    Parameters
+    ----------
+    lock : WriteLock
+        Entered.
+    say : callable
+    """
+    if lock.unsupported_reason:
+        say(
+            f"{lock.cache} cannot be locked ({lock.unsupported_reason}): let no other run write "
+            "to it"
+        )
 
 
 def _check_output_path(path: Path) -> None:
@@ -191,25 +265,12 @@ def list_images(request: RunRequest, cache: FeatureCache | None) -> ImageListing
     CallError
         If there is no such source, or no image in it.
     """
-    images, say = request.images, request.say
-    include = getattr(cache, "include", ()) if request.include is None else request.include
-    exclude = getattr(cache, "exclude", ()) if request.exclude is None else request.exclude
-    options = replace(
-        request.source_options,
-        include=check_patterns(include, "--include"),
-        exclude=check_patterns(exclude, "--exclude"),
-    )
-    known = None
-    if cache is None:
-        source = open_source(images, options, say)
-    else:
-        source = reopen_source(cache, images, options, say)
-        globs = [*options.include], [*options.exclude]
-        if globs == (cache.include, cache.exclude) and has_expected_labels(cache):
-            known = recall_listing(cache, source)
-    listing = source.list_images(known)
+    say = request.say
+    globs = resolve_globs(request, cache)
+    source = open_images(request, cache, globs)
+    listing = list_source(source, cache, globs)
     if source.kind != FOLDER:
-        say(_describe_listing(listing))
+        say(describe_listing(listing))
     for sentence in listing.skipped:
         say(sentence)
     patterns = GlobFilter(listing.include, listing.exclude)
@@ -223,8 +284,95 @@ def list_images(request: RunRequest, cache: FeatureCache | None) -> ImageListing
     return listing
 
 
-def _describe_listing(listing: ImageListing) -> str:
-    """Say what the source was taken for, and what came with its images."""
+Globs = tuple[tuple[str, ...], tuple[str, ...]]  # to include, to exclude
+
+
+def resolve_globs(request: RunRequest, recorded: FeatureCache | PartsIndex | None) -> Globs:
+    """Take the globs that are asked for, or else those that are recorded.
+
+    Parameters
+    ----------
+    request : RunRequest
+    recorded : FeatureCache or PartsIndex, optional
+
+    Returns
+    -------
+    include, exclude : tuple of str
+
+    Raises
+    ------
+    CallError
+        If one is invalid.
+    """
+    include = getattr(recorded, "include", ()) if request.include is None else request.include
+    exclude = getattr(recorded, "exclude", ()) if request.exclude is None else request.exclude
+    return check_patterns(include, "--include"), check_patterns(exclude, "--exclude")
+
+
+def open_images(request: RunRequest, cache: FeatureCache | None, globs: Globs) -> ImageSource:
+    """Open the source of a run's images.
+
+    Parameters
+    ----------
+    request : RunRequest
+    cache : FeatureCache or None
+        The cache as it is: options that are not asked for are as there.
+    globs : (tuple of str, tuple of str)
+        As of `resolve_globs`.
+
+    Returns
+    -------
+    ImageSource
+
+    Raises
+    ------
+    CallError
+        If there is no such source.
+    """
+    options = replace(request.source_options, include=globs[0], exclude=globs[1])
+    if cache is None:
+        return open_source(request.images, options, request.say)
+    return reopen_source(cache, request.images, options, request.say)
+
+
+def list_source(source: ImageSource, cache: FeatureCache | None, globs: Globs) -> ImageListing:
+    """List a source; containers that a cache knows, and that are unchanged, are not opened.
+
+    Parameters
+    ----------
+    source : ImageSource
+    cache : FeatureCache or None
+    globs : (tuple of str, tuple of str)
+        Those of the source.
+
+    Returns
+    -------
+    ImageListing
+
+    Raises
+    ------
+    CallError
+        If there is no image in it.
+    """
+    known = None
+    if cache is not None:
+        has_same_globs = globs == (tuple(cache.include), tuple(cache.exclude))
+        if has_same_globs and has_expected_labels(cache):
+            known = recall_listing(cache, source)
+    return source.list_images(known)
+
+
+def describe_listing(listing: ImageListing) -> str:
+    """Say what the source was taken for, and what came with its images.
+
+    Parameters
+    ----------
+    listing : ImageListing
+
+    Returns
+    -------
+    str
+    """
     columns = f"; {', '.join(listing.columns)} came with them" if listing.columns else ""
     count = format_count(len(listing.paths), "image")
     return f"{describe_source(listing.source)}, {count}{columns}"
