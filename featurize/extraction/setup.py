@@ -135,6 +135,17 @@ class ExtractionSetup:
         known = self.resolved.layers
         return self.resolved.find_layers(self.backbone.family) if known is None else known
 
+    def add_layers(self, specs: Sequence[LayerSpec]) -> None:
+        """Add layers that the cache has been found to have.
+
+        Parameters
+        ----------
+        specs : sequence of LayerSpec
+        """
+        self.resolved = self.resolved.with_cached_layers(specs)
+        for name in ("layers", "extractor"):
+            self.__dict__.pop(name, None)
+
     def _load_backbone(self) -> "Backbone":
         signals.import_uninterrupted("torchvision")
         from featurize.backbones.load import load_backbone

@@ -158,4 +158,5 @@ class RunStats:
         str
         """
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
-        return f"{_BOTTLENECK_MESSAGES[self.bottleneck]} ({shares} of the working time).{self.hint or ''}"
+        message = _BOTTLENECK_MESSAGES[self.bottleneck]
+        return f"{message} ({shares} of the working time).{self.hint or ''}"

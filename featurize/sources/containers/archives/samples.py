@@ -130,7 +130,9 @@ def choose_components(root: str, shards: Iterable[list[str]], wanted: str | None
         wanted = wanted.lower().removeprefix(".")
         if counts and wanted not in counts:
             known = [name for name, _ in counts.most_common(MAX_COMPONENTS)]
-            raise NoImagesError(f"--component: the images in {root} are {list_choices(wanted, known)}")
+            raise NoImagesError(
+                f"--component: the images in {root} are {list_choices(wanted, known)}"
+            )
         return {wanted}
     if not 0 < len(among_others) <= MAX_COMPONENTS:
         return set()
