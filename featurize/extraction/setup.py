@@ -25,6 +25,17 @@ if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
 
 
+def count_none() -> int:
+    """Count no image: the default of `ExtractionSetup.count_elsewhere`.
+
+    Returns
+    -------
+    int
+        0.
+    """
+    return 0
+
+
 class ExtractionSetup:
     """Backbone, extractor and engines of one run, loaded on first use.
 
@@ -45,8 +56,8 @@ class ExtractionSetup:
 
     Attributes
     ----------
-    n_elsewhere : int
-        Images that later jobs are to run, about; `--engine auto` counts them.
+    count_elsewhere : callable
+        Counts images that later jobs are to run, about; `--engine auto` reckons with them.
     """
 
     def __init__(
@@ -61,7 +72,8 @@ class ExtractionSetup:
     ) -> None:
         self.resolved, self.custom_backbone, self.cache = resolved, custom_backbone, cache
         self.say, self.frozen_weights = say, frozen_weights
-        self.local_rank, self.n_elsewhere = local_rank, 0
+        self.local_rank = local_rank
+        self.count_elsewhere: Callable[[], int] = count_none
         self._selectors: dict[tuple[LayerSpec, ...], EngineSelector] = {}
 
     def with_initial_weights(self) -> "ExtractionSetup":
@@ -278,7 +290,7 @@ class ExtractionSetup:
                 self.say,
             )
         selector = self._selectors[specs]
-        selector.n_elsewhere = self.n_elsewhere
+        selector.n_elsewhere = self.count_elsewhere()
         return selector
 
     def _open_engine(self, layers: Sequence[LayerSpec], name: str) -> Engine:

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,8 +18,6 @@ from featurize.sources.listing import Container, ImageListing, ImagePlaces
 from featurize.sources.source import ImageSource
 from featurize.sources.stores.store import StoredFile
 from featurize.text import to_printable
-
-AFTER_SLASH = chr(ord("/") + 1)  # no key below ``container/`` comes after ``container0``
 
 
 class KeyRange(NamedTuple):
@@ -191,7 +190,7 @@ class ListedImages:
         start, stop = keys.slice(paths)
         position = start + part_rows
         if last is not None and last.n_rows:
-            position = max(position, bisect_right(paths, last.paths[-1]))
+            position = max(position, bisect_right(paths, _find_last_key(last)))
         while position < stop:
             yield paths[position]
             position += part_rows
@@ -238,6 +237,7 @@ class ContainerImages:
         self._files = sorted(source.select_files(), key=lambda file: f"{file.name}/")
         self._firsts = [f"{file.name}/" for file in self._files]
         self._density = density or self._list_one()
+        self._n_before = [0.0, *accumulate(map(self._density.estimate, self._files))]
 
     def _list_one(self) -> Density:
         """List the first container that has an image."""
@@ -259,18 +259,22 @@ class ContainerImages:
 
     def _find_files(self, keys: KeyRange) -> list[StoredFile]:
         """Find the containers that may have images in a range."""
-        stop = len(self._files)
-        if keys.end is not None:
-            stop = bisect_left(self._firsts, keys.end)
-        return [
-            file
-            for file in self._files[:stop]
-            if f"{file.name}{AFTER_SLASH}" > keys.first  # it may begin before the range
-        ]
+        start, stop = self._slice(keys)
+        # One that begins before the range reaches into it if its name is a folder of the first key.
+        slashes = (i for i, letter in enumerate(keys.first) if letter == "/")
+        above = [keys.first[: i + 1] for i in slashes]
+        places = [(bisect_left(self._firsts, first, hi=start), first) for first in above]
+        before = [self._files[i] for i, first in places if i < start and self._firsts[i] == first]
+        return [*before, *self._files[start:stop]]
+
+    def _slice(self, keys: KeyRange) -> tuple[int, int]:
+        start, stop = keys.slice(self._firsts)
+        return start, max(start, stop)
 
     def count(self, keys: KeyRange) -> int:
-        """Estimate the images in a range by the containers' bytes."""
-        return round(sum(map(self._density.estimate, self._find_files(keys))))
+        """Estimate the images in a range by the bytes of the containers that begin there."""
+        start, stop = self._slice(keys)
+        return round(self._n_before[stop] - self._n_before[start])
 
     def is_gone(self, keys: KeyRange) -> bool:
         """Tell whether a range has no container."""
@@ -278,7 +282,7 @@ class ContainerImages:
 
     def cut(self, keys: KeyRange, part_rows: int, last: FeatureCache | None) -> Iterator[str]:
         """Cut a range before containers; see `PartImages.cut`."""
-        after = last.paths[-1] if last is not None and last.n_rows else ""
+        after = _find_last_key(last) if last is not None and last.n_rows else ""
         n_rows, covered = 0.0, ""
         for file in self._find_files(keys):
             first, n_more = f"{file.name}/", self._density.estimate(file)
@@ -320,6 +324,11 @@ class ContainerImages:
             compute_place_check(stamps[rows], offsets[rows]) == record.check
             for record, rows in zip(cache.containers, places.group_rows(), strict=True)
         )
+
+
+def _find_last_key(cache: FeatureCache) -> str:
+    """Find the last key of a part, without decoding the others."""
+    return bytes(cache.column("path")[-1]).decode()
 
 
 def open_part_images(

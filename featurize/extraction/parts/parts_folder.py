@@ -43,7 +43,7 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
                 f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}. A cache "
                 "of parts wants a folder that is new or empty"
             )
-        return path.resolve()
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and is_named_as_folder:
         raise CallError(f"{path} is a file, and no folder of parts; give another -o")
     if path.exists() and part_rows is not None:

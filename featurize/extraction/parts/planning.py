@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featurize.cache.lock import WriteLock
 from featurize.cache.parts.index import (
+    INDEX_NAME,
     PartRange,
     PartsIndex,
     has_index,
@@ -14,15 +15,49 @@ from featurize.cache.parts.index import (
     read_index,
     write_index,
 )
-from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheBusyError, CallError
-from featurize.extraction.completion.changes import MAX_VANISHED_SHARE
+from featurize.errors import CacheBusyError
 from featurize.extraction.completion.label_table import remove_label_files
 from featurize.extraction.completion.listed_images import Globs
-from featurize.extraction.completion.partial_cache import list_partial_paths
+from featurize.extraction.completion.partial_cache import list_partial_paths, open_if_exists
 from featurize.extraction.parts.part_images import KeyRange, PartImages
+from featurize.extraction.single_cache import KEEP_ADVICE
 from featurize.files import to_write_error
 from featurize.pipeline.in_flight import in_flight_path
+
+
+class IndexReader:
+    """Reads the index again whenever it was replaced.
+
+    Parameters
+    ----------
+    folder : Path
+        The cache of parts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / INDEX_NAME
+        self._version = (0, 0)
+        self._index: PartsIndex | None = None
+
+    def read(self) -> PartsIndex:
+        """Read the index as it is now.
+
+        Returns
+        -------
+        PartsIndex
+
+        Raises
+        ------
+        CacheFormatError
+            If it is gone or damaged.
+        """
+        if not self._path.is_file():
+            return read_index(self._path.parent)  # raises
+        status = self._path.stat()
+        version = status.st_ino, status.st_mtime_ns
+        if self._index is None or version != self._version:
+            self._index, self._version = read_index(self._path.parent), version
+        return self._index
 
 
 def find_range(index: PartsIndex, position: int) -> KeyRange:
@@ -109,10 +144,10 @@ def make_index(folder: Path, plan: PartsIndex) -> PartsIndex:
         return read_index(folder)
 
 
-def update_index(
-    folder: Path, index: PartsIndex, images: PartImages, globs: Globs, part_rows: int | None
+def extend_index(
+    folder: Path, index: PartsIndex, images: PartImages, part_rows: int | None
 ) -> PartsIndex:
-    """Record other globs and another `part_rows`, and plan parts for images beyond the last range.
+    """Record another `part_rows`, and plan parts for images that the last part has no room for.
 
     A last part that another process holds is not cut: that process may be about to allocate it.
 
@@ -122,7 +157,6 @@ def update_index(
     index : PartsIndex
         As it was read.
     images : PartImages
-    globs : (tuple of str, tuple of str)
     part_rows : int, optional
         As asked for.
 
@@ -140,9 +174,9 @@ def update_index(
     """
 
     def extend(index: PartsIndex) -> PartsIndex:
-        part_rows_now = part_rows or index.part_rows
-        index = replace(index, part_rows=part_rows_now, include=globs[0], exclude=globs[1])
-        for first in list(images.cut(_last_range(index), part_rows_now, _open_last(folder, index))):
+        index = replace(index, part_rows=part_rows or index.part_rows)
+        last = open_if_exists(folder / index.parts[-1].file, KEEP_ADVICE)
+        for first in list(images.cut(KeyRange(index.parts[-1].first), index.part_rows, last)):
             part = PartRange(_name_part(folder, index), first)
             index = replace(index, parts=(*index.parts, part))
         return index
@@ -157,21 +191,10 @@ def update_index(
             with WriteLock(folder / index.parts[-1].file):
                 changed = extend(index)
         except CacheBusyError:
-            changed = replace(
-                index, part_rows=part_rows or index.part_rows, include=globs[0], exclude=globs[1]
-            )
+            changed = replace(index, part_rows=part_rows or index.part_rows)
         if changed != index:
             write_index(folder, changed)
     return changed
-
-
-def _last_range(index: PartsIndex) -> KeyRange:
-    return KeyRange(index.parts[-1].first)
-
-
-def _open_last(folder: Path, index: PartsIndex) -> FeatureCache | None:
-    path = folder / index.parts[-1].file
-    return FeatureCache(path) if path.exists() else None
 
 
 def _name_part(folder: Path, index: PartsIndex) -> str:
@@ -182,30 +205,26 @@ def _name_part(folder: Path, index: PartsIndex) -> str:
     return f"part-{number:05d}.h5"
 
 
-def refuse_mass_loss(n_lost: int, n_rows: int, folder: Path, root: str, first: str) -> None:
-    """Check that at most `MAX_VANISHED_SHARE` of all rows would be lost with whole parts.
+def record_globs(folder: Path, globs: Globs) -> None:
+    """Record the globs of a run that has ended, if they are others.
 
     Parameters
     ----------
-    n_lost, n_rows : int
-        Rows that would go, and all.
     folder : Path
-        The cache of parts.
-    root : str
-        Where images are.
-    first : str
-        The first image that is gone.
+    globs : (tuple of str, tuple of str)
 
     Raises
     ------
-    CallError
-        If more would be lost.
+    DiskFullError, OutputError
+        If the index cannot be written.
     """
-    if n_lost > MAX_VANISHED_SHARE * n_rows:
-        raise CallError(
-            f"{n_lost} of the {n_rows} images in {folder} are not in {root} (first: {first}). Is "
-            "the source right, and mounted? If they are meant to go, add --prune"
-        )
+    index = read_index(folder)
+    if (index.include, index.exclude) == globs:
+        return
+    lock = index_lock(folder)
+    with lock:
+        lock.require_held()
+        write_index(folder, replace(read_index(folder), include=globs[0], exclude=globs[1]))
 
 
 def drop_part(folder: Path, file: str) -> bool:

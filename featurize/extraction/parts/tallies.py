@@ -229,6 +229,12 @@ class OnceSaid:
         self._said: Counter[str] = Counter()
 
     def __call__(self, sentence: str) -> None:
+        """Pass a sentence on, unless it was said.
+
+        Parameters
+        ----------
+        sentence : str
+        """
         names_part = _PART_NAME.search(sentence) is not None
         kind = re.sub(r"\d+", "", sentence) if names_part else sentence
         self._said[kind] += 1
