@@ -288,7 +288,8 @@ class ContainerImages:
             first, n_more = f"{file.name}/", self._density.estimate(file)
             # A container whose name goes on from that of another one stays with it.
             is_inside = bool(covered) and first.startswith(covered)
-            if n_rows and n_rows + n_more > part_rows and first > after and not is_inside:
+            is_full = n_rows + n_more / 2 > part_rows  # most of it would be too many
+            if n_rows and is_full and first > after and not is_inside:
                 yield first
                 n_rows = 0.0
             n_rows += n_more

@@ -62,6 +62,7 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
 
 def _is_empty(folder: Path) -> bool:
     try:
-        return all(_LEFT_BEHIND.fullmatch(entry.name) for entry in os.scandir(folder))
+        with os.scandir(folder) as entries:
+            return all(_LEFT_BEHIND.fullmatch(entry.name) for entry in entries)
     except OSError as error:
         raise CallError(f"{folder} cannot be listed: {error.strerror}; give another -o") from error
