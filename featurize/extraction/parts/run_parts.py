@@ -251,8 +251,8 @@ class PartsRun:
             parts = summary.parts or {}
             n_done = summary.reused + summary.computed + summary.failed
             message = (
-                f"stopped; {n_done:,} of {summary.rows:,} rows of the parts begun are done and kept "
-                f"in {self.folder}/; {parts['completed']:,} of {parts['total']:,} parts are "
+                f"stopped; {n_done:,} of {summary.rows:,} rows of the parts begun are done and "
+                f"kept in {self.folder}/; {parts['completed']:,} of {parts['total']:,} parts are "
                 "complete. The same command goes on from there"
             )
         return RunInterruptedError(message, replace(summary, verdict=message).to_dict())

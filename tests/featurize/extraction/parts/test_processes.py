@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from featurize import FeatureCache
-from featurize.cache.lock import WriteLock
 from featurize.cache.parts.index import read_index
 from featurize.extraction.parts.process_rank import ProcessRank
 
@@ -87,21 +86,10 @@ def test_one_of_two_dies_and_the_other_takes_over(start, make_source, read_log, 
     assert is_like_single(start, source, whole, tmp_path)
 
 
-def test_busy_parts_are_left_to_others(start, make_source, tmp_path):
-    source = make_source("shards")
-    finish(start(source, tmp_path / "first.log", 20))
-    (tmp_path / "photos.parts" / "part-00000.h5").unlink()
-    with WriteLock(tmp_path / "photos.parts" / "part-00000.h5"):
-        done = finish(start(source, tmp_path / "second.log", 20))
-    assert done["parts"] == {"total": 3, "completed": 2, "by_this_process": 0, "busy": 1}
-    assert "1 part of 3 is in the hands of other processes" in done["verdict"]
-    assert (done["rows"], done["computed"]) == (40, 0)
-
-
 def test_an_interrupt_keeps_what_is_done(make_source, tmp_path):
-    source, folder = make_source("folder", range(600)), tmp_path / "photos.parts"
+    source, folder = make_source("folder", range(200)), tmp_path / "photos.parts"
     featurize = Path(sys.executable).with_name("featurize")
-    line = [featurize, "run", source, "-o", f"{folder}/", "--part-rows", "100", "--json"]
+    line = [featurize, "run", source, "-o", f"{folder}/", "--part-rows", "50", "--json"]
     process = subprocess.Popen(
         [*line, "--backbone", "seedling", "--engine", "eager"],
         stdout=subprocess.PIPE,
@@ -118,11 +106,11 @@ def test_an_interrupt_keeps_what_is_done(make_source, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert "stopped; " in err
-    assert "of 6 parts are complete" in err
+    assert "of 4 parts are complete" in err
     assert "Traceback" not in err
     marked = sum(FeatureCache(path).counts["ok"] for path in folder.glob("*.h5"))
     done = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
-    assert (done["rows"], done["computed"]) == (600, 600 - marked)
+    assert (done["rows"], done["computed"]) == (200, 200 - marked)
     assert out
 
 

@@ -195,6 +195,33 @@ def test_a_deleted_part_is_made_again(make_source, in_parts, embed, whole, folde
     assert is_like_one_file(embed, whole, source, folder, tmp_path)
 
 
+def test_busy_parts_are_left_to_others(make_source, in_parts, folder):
+    source = make_source("shards")
+    in_parts(source)
+    (folder / "part-00000.h5").unlink()
+    with WriteLock(folder / "part-00000.h5"):
+        done = in_parts(source)
+    assert done.parts == {"total": 3, "completed": 2, "by_this_process": 0, "busy": 1}
+    assert "1 part of 3 is in the hands of other processes" in done.verdict
+    assert (done.rows, done.computed) == (40, 0)
+
+
+def test_processes_of_one_machine_take_gpus_of_their_own(toy, monkeypatch):
+    import torch
+
+    from featurize.extraction.options import Options, resolve_options
+    from featurize.extraction.setup import ExtractionSetup
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    devices = [("auto", 0), ("auto", 1), ("auto", 2), ("auto", None), ("cuda:1", 0), ("cpu", 1)]
+    found = []
+    for device, local_rank in devices:
+        options = resolve_options(Options(layers="2", device=device), None, "toy")
+        found.append(ExtractionSetup(options, toy, None, local_rank=local_rank).device)
+    assert found == ["cuda:0", "cuda:1", "cuda:0", "cuda", "cuda:1", "cpu"]
+
+
 def test_layers_are_added_to_every_part(make_source, in_parts, embed, whole, folder, tmp_path):
     source = make_source("folder")
     in_parts(source, layers="2")
