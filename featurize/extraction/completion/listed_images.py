@@ -1,12 +1,12 @@
 """The images of a run: its globs, its source, and what that lists."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from featurize.cache.parts.index import PartsIndex
 from featurize.cache.reader import FeatureCache
 from featurize.extraction.completion.known_images import recall_listing, reopen_source
 from featurize.extraction.completion.label_table import has_expected_labels
-from featurize.extraction.request import RunRequest
 from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
 from featurize.sources.opening import describe_source, open_source
@@ -14,8 +14,11 @@ from featurize.sources.patterns import GlobFilter, check_patterns
 from featurize.sources.source import ImageSource
 from featurize.text import format_count, to_printable
 
+if TYPE_CHECKING:
+    from featurize.extraction.request import RunRequest
 
-def list_images(request: RunRequest, cache: FeatureCache | None) -> ImageListing:
+
+def list_images(request: "RunRequest", cache: FeatureCache | None) -> ImageListing:
     """List the images of a run, and report files and rows that are left out.
 
     Parameters
@@ -55,7 +58,7 @@ def list_images(request: RunRequest, cache: FeatureCache | None) -> ImageListing
 Globs = tuple[tuple[str, ...], tuple[str, ...]]  # to include, to exclude
 
 
-def resolve_globs(request: RunRequest, recorded: FeatureCache | PartsIndex | None) -> Globs:
+def resolve_globs(request: "RunRequest", recorded: FeatureCache | PartsIndex | None) -> Globs:
     """Take the globs that are asked for, or else those that are recorded.
 
     Parameters
@@ -77,7 +80,7 @@ def resolve_globs(request: RunRequest, recorded: FeatureCache | PartsIndex | Non
     return check_patterns(include, "--include"), check_patterns(exclude, "--exclude")
 
 
-def open_images(request: RunRequest, cache: FeatureCache | None, globs: Globs) -> ImageSource:
+def open_images(request: "RunRequest", cache: FeatureCache | None, globs: Globs) -> ImageSource:
     """Open the source of a run's images.
 
     Parameters
