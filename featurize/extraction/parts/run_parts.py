@@ -47,6 +47,9 @@ from featurize.system import cpu, signals
 from featurize.text import format_count
 
 
+STOP_SECONDS = 1.0  # for counting rows after an interrupt; see `signals.MAX_EXIT_SECONDS`
+
+
 def run_parts(folder: Path, request: RunRequest) -> Summary | Estimate:
     """Make or complete a cache of parts.
 
@@ -218,19 +221,22 @@ class PartsRun:
                 return
             waiting = [*busy, *added]
 
-    def summarise(self, seconds: float) -> Summary:
+    def summarise(self, seconds: float, *, until: float = float("inf")) -> Summary:
         """Summarise the run.
 
         Parameters
         ----------
         seconds : float
             Its wall-clock time.
+        until : float
+            As for `Tallies.summarise`.
 
         Returns
         -------
         Summary
         """
-        return self.tallies.summarise(self._index_reader.read(), self.stats, seconds)
+        index = self._index_reader.read()
+        return self.tallies.summarise(index, self.stats, seconds, until=until)
 
     def make_stop_error(self, seconds: float) -> RunInterruptedError:
         """Make the error of a run that was stopped; it counts what is done in all parts.
@@ -247,7 +253,7 @@ class PartsRun:
         message = "stopped before anything was written"
         summary = Summary(str(self.folder), seconds=seconds)
         with suppress(HeadgraftError, OSError):
-            summary = self.summarise(seconds)
+            summary = self.summarise(seconds, until=time.monotonic() + STOP_SECONDS)
             parts = summary.parts or {}
             n_done = summary.reused + summary.computed + summary.failed
             message = (

@@ -1,6 +1,7 @@
 """What a run over parts has found and done so far: counts, the summary, progress and sentences."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,9 @@ class Tallies:
         """Parts that this process has completed, or found complete."""
         return sum(tally.is_complete for tally in self.parts.values())
 
-    def summarise(self, index: PartsIndex, stats: RunStats, seconds: float) -> Summary:
+    def summarise(
+        self, index: PartsIndex, stats: RunStats, seconds: float, *, until: float = float("inf")
+    ) -> Summary:
         """Summarise the run; every part that was made is looked at.
 
         Parameters
@@ -104,6 +107,9 @@ class Tallies:
         stats : RunStats
         seconds : float
             Wall-clock time of the run.
+        until : float
+            A time of `time.monotonic` in seconds; after it no further part is looked at, and only
+            those that were are counted.
 
         Returns
         -------
@@ -113,7 +119,8 @@ class Tallies:
         files = [part.file for part in index.parts]
         self.parts = {file: tally for file, tally in self.parts.items() if tally.is_complete}
         for file in files:
-            self.look_at(file)
+            if time.monotonic() < until:
+                self.look_at(file)
         tallies = [self.parts[file] for file in files if file in self.parts]
         made = [file for file in files if file in self.parts]
         n_failed, n_pending = (
@@ -128,7 +135,7 @@ class Tallies:
             reused=max(n_rows - n_failed - n_pending - stats.computed, 0),
             failed=n_failed,
             seconds=seconds,
-            failures=self._list_failures(made),
+            failures=self._list_failures(made, until),
             labels=str(self.folder / "part-*.h5.labels.csv") if has_labels else "",
             parts={
                 "total": len(files),
@@ -149,10 +156,11 @@ class Tallies:
             )
         return summary
 
-    def _list_failures(self, made: list[str]) -> dict[str, str]:
+    def _list_failures(self, made: list[str], until: float) -> dict[str, str]:
         failures: dict[str, str] = {}
         for file in made:
-            if self.parts[file].n_failed and len(failures) < MAX_LISTED_FAILURES:
+            is_enough = len(failures) >= MAX_LISTED_FAILURES or time.monotonic() > until
+            if self.parts[file].n_failed and not is_enough:
                 failures |= FeatureCache(self.folder / file).failures
         return dict(list(failures.items())[:MAX_LISTED_FAILURES])
 
