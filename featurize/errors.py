@@ -4,6 +4,7 @@
 HeadgraftError
 ├── FeaturizeError
 │   ├── CallError (ValueError)
+│   │   └── NoImagesError
 │   ├── CacheFormatError (ValueError)
 │   ├── CacheUnreachableError, CacheReplacedError, CacheBusyError (OSError)
 │   ├── FingerprintMismatchError (ValueError)
@@ -37,6 +38,10 @@ class FeaturizeError(HeadgraftError):
 
 class CallError(FeaturizeError, ValueError):
     """An argument is invalid: an option, a folder or an output path."""
+
+
+class NoImagesError(CallError):
+    """No image is there, or none is left by the globs, the split or the component."""
 
 
 class CacheFormatError(FeaturizeError, ValueError):

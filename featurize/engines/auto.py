@@ -33,6 +33,9 @@ ENGINE_PROFILES = {
 class EngineSelector:
     """Opens the first engine of a job, and a faster one if that saves time.
 
+    It may serve several jobs, one after another: an engine that was opened stays open, and the
+    next job begins with it.
+
     Parameters
     ----------
     requested : str
@@ -48,6 +51,8 @@ class EngineSelector:
     ----------
     reason : str
         Why the current engine was chosen, in a few words.
+    n_elsewhere : int
+        Images that later jobs are to run, by the caller's estimate.
     """
 
     def __init__(
@@ -60,7 +65,10 @@ class EngineSelector:
         self.requested, self.precision = requested, precision
         self._open_engine, self._say = open_engine, say
         self.reason = "few images" if requested == "auto" else "as asked for"
+        self.n_elsewhere = 0
         self._is_decided = requested != "auto"
+        self._engine: Engine | None = None
+        self._failed: set[str] = set()
 
     def open_first(self) -> Engine:
         """Open the first engine.
@@ -68,14 +76,19 @@ class EngineSelector:
         Returns
         -------
         Engine
-            The requested one; `eager` for ``auto``.
+            The requested one; for ``auto`` `eager`, or what an earlier job has changed to.
 
         Raises
         ------
         CallError, EngineError
             If it cannot be opened.
         """
-        return self._open_engine("eager" if self.requested == "auto" else self.requested)
+        if self._engine is None:
+            name = "eager" if self.requested == "auto" else self.requested
+            self._engine = self._open_engine(name)
+        elif self.requested == "auto" and self._engine.name == "eager":
+            self._is_decided = False
+        return self._engine
 
     def upgrade(self, current: Engine, seconds_per_image: float, n_remaining: int) -> Engine | None:
         """Open a faster engine if that saves time; decided once per job.
@@ -96,12 +109,16 @@ class EngineSelector:
         if self._is_decided:
             return None
         self._is_decided = True
+        n_remaining += self.n_elsewhere
         current_seconds = n_remaining * seconds_per_image
         self.reason = f"{n_remaining:,} images take it about {current_seconds:.0f} s"
         for name in ("cuda",) if current.device != "cpu" else ("onnxruntime", "compile"):
             profile = ENGINE_PROFILES[name]
             if current_seconds * (1 - 1 / profile.speedup) < profile.startup_seconds:
                 self.reason += f", {name} about {profile.startup_seconds:.0f} s to start"
+                continue
+            if name in self._failed:
+                self.reason += f", {name} cannot be had"
                 continue
             try:
                 if obstacle := find_obstacle(name, current.device, self.precision):
@@ -110,7 +127,9 @@ class EngineSelector:
             except (EngineError, CallError) as error:
                 self._say(f"not by the engine {name}: {error}")
                 self.reason += f", {name} cannot be had"
+                self._failed.add(name)
                 continue
+            self._engine = engine
             self.reason = f"{n_remaining:,} images would take eager about {current_seconds:.0f} s"
             self._say(f"going on with the engine {name}: {self.reason}")
             return engine

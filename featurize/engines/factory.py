@@ -49,6 +49,24 @@ def resolve_engine_device(name: str, device: str, precision: str) -> str:
     return device
 
 
+def choose_gpu(local_rank: int) -> str:
+    """Choose the GPU of one of several processes on this machine.
+
+    Parameters
+    ----------
+    local_rank : int
+        Which one it is, from 0. Further processes than GPUs share them.
+
+    Returns
+    -------
+    str
+        As ``cuda:1``.
+    """
+    import torch
+
+    return f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
+
+
 def open_engine(
     backbone: "Backbone",
     layers: Sequence[LayerSpec],

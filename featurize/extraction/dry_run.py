@@ -1,6 +1,7 @@
 """`--dry-run`: estimate the images, the bytes and the time of a run."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurize.cache.builder import estimate_cache_bytes
-from featurize.cache.format import PENDING
+from featurize.cache.format import PENDING, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.engines.batching import BatchRunner
 from featurize.errors import ImageUnreadableError
@@ -17,6 +18,7 @@ from featurize.extraction.completion.changes import ListingDiff, RetryPolicy
 from featurize.extraction.setup import ExtractionSetup
 from featurize.images import decoding
 from featurize.images.reading import ImageFile
+from featurize.layer_spec import LayerSpec
 from featurize.sources.listing import ImageListing, ImageRead, read_images
 
 SAMPLE_SIZE = 16
@@ -92,52 +94,102 @@ def estimate_run(
     -------
     Estimate
     """
-    to_compute = len(listing.paths)
     layers = setup.layers
-    if cache is not None and diff is not None and len(layers) == len(cache.layers):
-        finished = (cache.status != PENDING) & ~retry.select_failures(cache)
-        to_compute -= int((diff.unchanged & finished[diff.old_row]).sum())
+    to_compute = count_to_compute(listing, cache, diff, layers, retry)
     untrained_setup = setup.with_initial_weights()
     infos = untrained_setup.describe_layers(layers)
-    seconds = images_per_second = 0.0
-    if to_compute:
-        step = max(1, len(listing.paths) // SAMPLE_SIZE)
-        rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
-        preprocess = untrained_setup.backbone.preprocess
-
-        def decode(read: ImageRead) -> np.ndarray | None:
-            try:
-                if isinstance(read.image, ImageFile):
-                    return decoding.decode_image(read.image.data, preprocess)
-            except ImageUnreadableError:
-                pass
-            return None
-
-        start = time.perf_counter()
-        with ThreadPoolExecutor() as pool:
-            images = pool.map(decode, read_images(listing, rows))
-            pixels = [image for image in images if image is not None]
-        decode_seconds = (time.perf_counter() - start) / len(rows)
-        batch_runner = BatchRunner(untrained_setup.make_engine_selector(infos))
-        crop = preprocess.crop
-        batch = np.stack(pixels) if pixels else np.zeros((SAMPLE_SIZE, crop, crop, 3), np.uint8)
-        batch_runner.batch_size = len(batch)
-        for _ in range(2):  # the first batch includes start-up
-            batch_runner.run(batch)
-        if batch_runner.maybe_upgrade(to_compute):
-            batch_runner.run(batch)
-        run_seconds = batch_runner.last_seconds / len(batch)
-        # On a processor decoding and network share the cores; on a GPU the slower one counts.
-        seconds_per_image = max(decode_seconds, run_seconds)
-        if batch_runner.engine.device == "cpu":
-            seconds_per_image = decode_seconds + run_seconds
-        seconds, images_per_second = to_compute * seconds_per_image, 1 / seconds_per_image
+    seconds_per_image = time_images(listing, untrained_setup, infos, to_compute)
     return Estimate(
         cache=str(path),
         rows=len(listing.paths),
         to_compute=to_compute,
         bytes=estimate_cache_bytes(infos, len(listing.paths)),
-        seconds=seconds,
-        images_per_second=images_per_second,
+        seconds=to_compute * seconds_per_image,
+        images_per_second=1 / seconds_per_image if to_compute else 0.0,
         layers=[info.name for info in infos],
     )
+
+
+def count_to_compute(
+    listing: ImageListing,
+    cache: FeatureCache | None,
+    diff: ListingDiff | None,
+    layers: Sequence[LayerSpec],
+    retry: RetryPolicy,
+) -> int:
+    """Count the images that a cache lacks.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    cache : FeatureCache or None
+    diff : ListingDiff or None
+        Of the two.
+    layers : sequence of LayerSpec
+        Those of the finished cache.
+    retry : RetryPolicy
+
+    Returns
+    -------
+    int
+    """
+    to_compute = len(listing.paths)
+    if cache is not None and diff is not None and len(layers) == len(cache.layers):
+        finished = (cache.status != PENDING) & ~retry.select_failures(cache)
+        to_compute -= int((diff.unchanged & finished[diff.old_row]).sum())
+    return to_compute
+
+
+def time_images(
+    listing: ImageListing, setup: ExtractionSetup, infos: list[LayerInfo], to_compute: int
+) -> float:
+    """Time a sample of images in decoding and the network.
+
+    Parameters
+    ----------
+    listing : ImageListing
+        The sample is of these.
+    setup : ExtractionSetup
+        With initial weights.
+    infos : list of LayerInfo
+        The layers to run.
+    to_compute : int
+        How many images the run has to compute.
+
+    Returns
+    -------
+    float
+        Seconds per image; 0 if there is nothing to compute.
+    """
+    if not to_compute:
+        return 0.0
+    step = max(1, len(listing.paths) // SAMPLE_SIZE)
+    rows = range(0, len(listing.paths), step)[:SAMPLE_SIZE]
+    preprocess = setup.backbone.preprocess
+
+    def decode(read: ImageRead) -> np.ndarray | None:
+        try:
+            if isinstance(read.image, ImageFile):
+                return decoding.decode_image(read.image.data, preprocess)
+        except ImageUnreadableError:
+            pass
+        return None
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(decode, read_images(listing, rows))
+        pixels = [image for image in images if image is not None]
+    decode_seconds = (time.perf_counter() - start) / len(rows)
+    batch_runner = BatchRunner(setup.make_engine_selector(infos))
+    crop = preprocess.crop
+    batch = np.stack(pixels) if pixels else np.zeros((SAMPLE_SIZE, crop, crop, 3), np.uint8)
+    batch_runner.batch_size = len(batch)
+    for _ in range(2):  # the first batch includes start-up
+        batch_runner.run(batch)
+    if batch_runner.maybe_upgrade(to_compute):
+        batch_runner.run(batch)
+    run_seconds = batch_runner.last_seconds / len(batch)
+    # On a processor decoding and network share the cores; on a GPU the slower one counts.
+    if batch_runner.engine.device == "cpu":
+        return decode_seconds + run_seconds
+    return max(decode_seconds, run_seconds)

@@ -4,7 +4,7 @@ This module does not import torch, so a run with nothing to compute starts witho
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,21 @@ class ResolvedOptions:
     device: str
     requested_layers: tuple[str, str | None]
     cached_layers: tuple[LayerSpec, ...] = ()
+
+    def with_cached_layers(self, specs: Sequence[LayerSpec]) -> "ResolvedOptions":
+        """Return the options where the cache has further layers, as another part of it may.
+
+        Parameters
+        ----------
+        specs : sequence of LayerSpec
+
+        Returns
+        -------
+        ResolvedOptions
+        """
+        cached = tuple(dict.fromkeys((*self.cached_layers, *specs)))
+        layers = None if self.layers is None else list(dict.fromkeys((*cached, *self.layers)))
+        return replace(self, cached_layers=cached, layers=layers)
 
     def find_layers(self, family: Family | None) -> list[LayerSpec]:
         """Find the layers of the run.

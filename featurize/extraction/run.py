@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from featurize.extraction.completion.changes import RetryPolicy
 from featurize.extraction.dry_run import Estimate
 from featurize.extraction.options import Options
+from featurize.extraction.parts.parts_folder import find_parts_folder
+from featurize.extraction.parts.run_parts import run_parts
 from featurize.extraction.request import RunRequest
 from featurize.extraction.single_cache import run_single_cache
 from featurize.extraction.summary import Summary
@@ -141,7 +143,8 @@ def run(
     EngineError
         If the requested engine cannot run the network.
     CacheBusyError, DiskFullError, OutputError
-        If another process writes to the cache, or it cannot be written.
+        If another process writes to the cache, or it cannot be written. Parts that another
+        process writes to are left to it.
     RunInterruptedError
         On Ctrl-C; finished rows are written and marked.
     """
@@ -180,4 +183,7 @@ def run(
         report=report,
         say=say,
     )
+    folder = find_parts_folder(output, part_rows)
+    if folder is not None:
+        return run_parts(folder, request)
     return run_single_cache(Path(output), request)

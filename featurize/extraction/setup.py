@@ -12,7 +12,7 @@ from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
-from featurize.engines.factory import open_engine, resolve_engine_device
+from featurize.engines.factory import choose_gpu, open_engine, resolve_engine_device
 from featurize.errors import CallError
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
 from featurize.files import hash_file
@@ -23,6 +23,17 @@ from featurize.system import signals
 
 if TYPE_CHECKING:
     from featurize.backbones.backbone import Backbone
+
+
+def count_none() -> int:
+    """Count no image: the default of `ExtractionSetup.count_elsewhere`.
+
+    Returns
+    -------
+    int
+        0.
+    """
+    return 0
 
 
 class ExtractionSetup:
@@ -39,6 +50,14 @@ class ExtractionSetup:
         Receives a sentence about each choice made.
     frozen_weights : bool
         Whether to load the weights; else the network keeps its initial ones.
+    local_rank : int, optional
+        Of several processes on this machine: which one this is. Each takes a GPU of its own, where
+        no device is asked for.
+
+    Attributes
+    ----------
+    count_elsewhere : callable
+        Counts images that later jobs are to run, about; `--engine auto` reckons with them.
     """
 
     def __init__(
@@ -49,9 +68,13 @@ class ExtractionSetup:
         say: Callable[[str], None] = ignore,
         *,
         frozen_weights: bool = True,
+        local_rank: int | None = None,
     ) -> None:
         self.resolved, self.custom_backbone, self.cache = resolved, custom_backbone, cache
         self.say, self.frozen_weights = say, frozen_weights
+        self.local_rank = local_rank
+        self.count_elsewhere: Callable[[], int] = count_none
+        self._selectors: dict[tuple[LayerSpec, ...], EngineSelector] = {}
 
     def with_initial_weights(self) -> "ExtractionSetup":
         """Return a copy whose network has its initial weights, for shapes and timing.
@@ -60,7 +83,13 @@ class ExtractionSetup:
         -------
         ExtractionSetup
         """
-        return ExtractionSetup(self.resolved, self.custom_backbone, None, frozen_weights=False)
+        return ExtractionSetup(
+            self.resolved,
+            self.custom_backbone,
+            None,
+            frozen_weights=False,
+            local_rank=self.local_rank,
+        )
 
     @cached_property
     def device(self) -> str:
@@ -72,7 +101,10 @@ class ExtractionSetup:
             If there is no such device, or it cannot run the engine or the precision.
         """
         resolved = self.resolved
-        return resolve_engine_device(resolved.engine, resolved.device, resolved.precision)
+        device = resolve_engine_device(resolved.engine, resolved.device, resolved.precision)
+        if device == "cuda" and resolved.device == "auto" and self.local_rank is not None:
+            return choose_gpu(self.local_rank)
+        return device
 
     @cached_property
     def backbone(self) -> "Backbone":
@@ -114,6 +146,17 @@ class ExtractionSetup:
         """
         known = self.resolved.layers
         return self.resolved.find_layers(self.backbone.family) if known is None else known
+
+    def add_layers(self, specs: Sequence[LayerSpec]) -> None:
+        """Add layers that the cache has been found to have.
+
+        Parameters
+        ----------
+        specs : sequence of LayerSpec
+        """
+        self.resolved = self.resolved.with_cached_layers(specs)
+        for name in ("layers", "extractor"):
+            self.__dict__.pop(name, None)
 
     def _load_backbone(self) -> "Backbone":
         signals.import_uninterrupted("torchvision")
@@ -226,7 +269,9 @@ class ExtractionSetup:
         )
 
     def make_engine_selector(self, layers: Sequence[LayerInfo]) -> EngineSelector:
-        """Make the selector of an engine for some layers; nothing is loaded yet.
+        """Make the selector of an engine for some layers, or return the one made before.
+
+        Nothing is loaded yet.
 
         Parameters
         ----------
@@ -236,12 +281,17 @@ class ExtractionSetup:
         -------
         EngineSelector
         """
-        return EngineSelector(
-            self.resolved.engine,
-            self.resolved.precision,
-            partial(self._open_engine, [info.spec for info in layers]),
-            self.say,
-        )
+        specs = tuple(info.spec for info in layers)
+        if specs not in self._selectors:
+            self._selectors[specs] = EngineSelector(
+                self.resolved.engine,
+                self.resolved.precision,
+                partial(self._open_engine, specs),
+                self.say,
+            )
+        selector = self._selectors[specs]
+        selector.n_elsewhere = self.count_elsewhere()
+        return selector
 
     def _open_engine(self, layers: Sequence[LayerSpec], name: str) -> Engine:
         return open_engine(

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurize.cache.builder import estimate_cache_bytes, remove_temporary_files
@@ -19,8 +19,8 @@ from featurize.extraction.completion.changes import (
     refuse_mass_removal,
 )
 from featurize.extraction.completion.complete import CacheCompletion
-from featurize.extraction.completion.known_images import recall_listing, reopen_source
-from featurize.extraction.completion.label_table import LabelTableUpdate, has_expected_labels
+from featurize.extraction.completion.label_table import LabelTableUpdate
+from featurize.extraction.completion.listed_images import list_images
 from featurize.extraction.completion.partial_cache import (
     allocate_for_listing,
     open_if_exists,
@@ -33,14 +33,10 @@ from featurize.extraction.setup import ExtractionSetup
 from featurize.extraction.summary import Summary
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.stats import RunStats
-from featurize.sources.folder import FOLDER
 from featurize.sources.listing import ImageListing
-from featurize.sources.opening import describe_source, open_source
-from featurize.sources.patterns import GlobFilter, check_patterns
 from featurize.system import cpu, signals
-from featurize.text import format_count, to_printable
 
-_KEEP_ADVICE = "It is left as it is; give another -o"
+KEEP_ADVICE = "It is left as it is; give another -o"
 _NOTABLE_BYTES = 100_000_000  # of a cache; smaller ones are not mentioned
 
 
@@ -110,9 +106,9 @@ def complete_cache(
         Else as `featurize.extraction.run.run` does.
     """
     options, custom_backbone, say = request.options, request.custom_backbone, request.say
-    dry_run, retry = request.dry_run, request.retry
+    dry_run = request.dry_run
     # Refuse a file that is not a cache before a lock file is made.
-    existing_cache = open_if_exists(path, _KEEP_ADVICE)
+    existing_cache = open_if_exists(path, KEEP_ADVICE)
     listing = list_images(request, existing_cache)
     stats.is_remote = listing.source.is_remote
     own_name = custom_backbone.name if custom_backbone else None
@@ -126,11 +122,8 @@ def complete_cache(
         )
         _ = new_setup.layers, new_setup.backbone
     with nullcontext() if dry_run else lock:
-        if lock.unsupported_reason:
-            say(
-                f"{path} cannot be locked ({lock.unsupported_reason}): let no other run write to it"
-            )
-        cache = open_if_exists(path, _KEEP_ADVICE)
+        say_unlocked(lock, say)
+        cache = open_if_exists(path, KEEP_ADVICE)
         if cache is None and new_setup is not None:
             setup = new_setup
         else:
@@ -143,27 +136,102 @@ def complete_cache(
             if not request.prune:
                 refuse_mass_removal(listing, cache, diff)
         if dry_run:
-            return estimate_run(path, listing, cache, diff, setup, retry)
-        if lock.unheld_reason and not _is_complete(cache, diff, setup, retry):
-            lock.require_held()
-        if not lock.unheld_reason:
-            remove_temporary_files(path)
-        is_new = cache is None
-        if cache is None or diff is None:
-            cache = _allocate_cache(path, listing, setup, say)
-            diff = diff_listing(listing, cache)
-        labels = LabelTableUpdate(path, listing, say)
-        if not lock.unheld_reason:
-            labels.begin(cache, diff, is_new)
-        try:
-            CacheCompletion(cache, diff, listing, setup, retry, stats, request.report, say).run()
-        except BaseException:
-            labels.stop()
-            raise
-        labels.finish()
-        if not lock.unheld_reason:  # every suspect was tried, or is gone
-            in_flight_path(cache.path).unlink(missing_ok=True)
+            return estimate_run(path, listing, cache, diff, setup, request.retry)
+        complete_locked(CacheState(path, lock, cache, diff), listing, setup, request, stats)
     return None
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """A cache file as a run finds it, with the lock that the run holds.
+
+    Attributes
+    ----------
+    path : Path
+        The cache, no link.
+    lock : WriteLock
+        Entered; where nothing can be written it is not held.
+    cache : FeatureCache or None
+        None if there is no file yet.
+    diff : ListingDiff or None
+        Of the listing and `cache`.
+    """
+
+    path: Path
+    lock: WriteLock
+    cache: FeatureCache | None
+    diff: ListingDiff | None
+
+
+def complete_locked(
+    state: CacheState,
+    listing: ImageListing,
+    setup: ExtractionSetup,
+    request: RunRequest,
+    stats: RunStats,
+) -> None:
+    """Complete a cache file whose lock is held; it is made if it does not exist.
+
+    The caller has checked that the cache is of the extractor, and that the rows may go which are
+    not listed.
+
+    Parameters
+    ----------
+    state : CacheState
+    listing : ImageListing
+        The images that the cache is to have.
+    setup : ExtractionSetup
+        Its layers are those that the cache is to have.
+    request : RunRequest
+    stats : RunStats
+        Updated in place.
+
+    Raises
+    ------
+    OutputError
+        If there is something to write and the lock is not held.
+    KeyboardInterrupt
+        On Ctrl-C; finished rows are written and marked.
+    Exception
+        Else as `featurize.extraction.run.run` does.
+    """
+    path, lock, cache, diff = state.path, state.lock, state.cache, state.diff
+    retry, say = request.retry, request.say
+    if lock.unheld_reason and not _is_complete(cache, diff, setup, retry):
+        lock.require_held()
+    if not lock.unheld_reason:
+        remove_temporary_files(path)
+    is_new = cache is None
+    if cache is None or diff is None:
+        cache = _allocate_cache(path, listing, setup, say)
+        diff = diff_listing(listing, cache)
+    labels = LabelTableUpdate(path, listing, say)
+    if not lock.unheld_reason:
+        labels.begin(cache, diff, is_new)
+    try:
+        CacheCompletion(cache, diff, listing, setup, retry, stats, request.report, say).run()
+    except BaseException:
+        labels.stop()
+        raise
+    labels.finish()
+    if not lock.unheld_reason:  # every suspect was tried, or is gone
+        in_flight_path(cache.path).unlink(missing_ok=True)
+
+
+def say_unlocked(lock: WriteLock, say: Callable[[str], None]) -> None:
+    """Say that nothing keeps a second writer away, where the system cannot lock.
+
+    Parameters
+    ----------
+    lock : WriteLock
+        Entered.
+    say : callable
+    """
+    if lock.unsupported_reason:
+        say(
+            f"{lock.cache} cannot be locked ({lock.unsupported_reason}): let no other run write "
+            "to it"
+        )
 
 
 def _check_output_path(path: Path) -> None:
@@ -171,63 +239,6 @@ def _check_output_path(path: Path) -> None:
         raise CallError(f"there is no folder {path.parent} to write {path.name} to; make it first")
     if path.is_dir():
         raise CallError(f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}")
-
-
-def list_images(request: RunRequest, cache: FeatureCache | None) -> ImageListing:
-    """List the images of a run, and report files and rows that are left out.
-
-    Parameters
-    ----------
-    request : RunRequest
-    cache : FeatureCache or None
-        The cache as it is: what is not asked for is as there.
-
-    Returns
-    -------
-    ImageListing
-
-    Raises
-    ------
-    CallError
-        If there is no such source, or no image in it.
-    """
-    images, say = request.images, request.say
-    include = getattr(cache, "include", ()) if request.include is None else request.include
-    exclude = getattr(cache, "exclude", ()) if request.exclude is None else request.exclude
-    options = replace(
-        request.source_options,
-        include=check_patterns(include, "--include"),
-        exclude=check_patterns(exclude, "--exclude"),
-    )
-    known = None
-    if cache is None:
-        source = open_source(images, options, say)
-    else:
-        source = reopen_source(cache, images, options, say)
-        globs = [*options.include], [*options.exclude]
-        if globs == (cache.include, cache.exclude) and has_expected_labels(cache):
-            known = recall_listing(cache, source)
-    listing = source.list_images(known)
-    if source.kind != FOLDER:
-        say(_describe_listing(listing))
-    for sentence in listing.skipped:
-        say(sentence)
-    patterns = GlobFilter(listing.include, listing.exclude)
-    if cache is not None and patterns:
-        excluded = [path for path in cache.paths if not patterns.accepts(path)]
-        if excluded:
-            say(
-                f"{len(excluded):,} rows of {cache.path} go: --include and --exclude leave their "
-                f"images out (first: {to_printable(excluded[0])})"
-            )
-    return listing
-
-
-def _describe_listing(listing: ImageListing) -> str:
-    """Say what the source was taken for, and what came with its images."""
-    columns = f"; {', '.join(listing.columns)} came with them" if listing.columns else ""
-    count = format_count(len(listing.paths), "image")
-    return f"{describe_source(listing.source)}, {count}{columns}"
 
 
 def _is_complete(

@@ -47,6 +47,9 @@ class Summary:
         What kind of source the images are in.
     labels : str
         Path of the table of labels that came with them; empty if there is none.
+    parts : dict of str to int, optional
+        Of a cache of parts, else None: ``total``, ``completed`` (by whomever), ``by_this_process``
+        (those that it changed) and ``busy`` (in the hands of others).
     """
 
     cache: str
@@ -64,6 +67,7 @@ class Summary:
     verdict: str = "Nothing to compute."
     source: str = FOLDER
     labels: str = ""
+    parts: dict[str, int] | None = None
 
     @classmethod
     def of(cls, path: Path, measure: RunStats, seconds: float) -> "Summary":
@@ -99,15 +103,25 @@ class Summary:
             source=str(cache.source.get("kind", FOLDER)),
             labels=str(labels) if labels.exists() else "",
         )
+        summary.describe_work(measure)
+        return summary
+
+    def describe_work(self, measure: RunStats) -> None:
+        """Take over speed, engine and verdict.
+
+        Parameters
+        ----------
+        measure : RunStats
+            Of the run.
+        """
         if measure.images_run:
-            summary.images_per_second = measure.images_per_second
-            summary.bound = measure.bottleneck
-            summary.engine, summary.engine_why = measure.engine, measure.engine_why
-            summary.verdict = measure.describe_bottleneck()
+            self.images_per_second = measure.images_per_second
+            self.bound = measure.bottleneck
+            self.engine, self.engine_why = measure.engine, measure.engine_why
+            self.verdict = measure.describe_bottleneck()
         elif measure.total:
             images = f"{measure.total:,} image{'s were' if measure.total > 1 else ' was'}"
-            summary.verdict = f"{images} looked at; none went through the network."
-        return summary
+            self.verdict = f"{images} looked at; none went through the network."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON.

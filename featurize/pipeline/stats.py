@@ -40,8 +40,8 @@ class RunStats:
         Rows written with new features.
     engine, engine_why : str
         The engine that ran last, and why it was chosen.
-    hint : str
-        A sentence appended to the description of the bottleneck.
+    hint : str, optional
+        A sentence appended to the description of the bottleneck; None until it was looked for.
     started : float
         `time.perf_counter` at the start.
     """
@@ -58,7 +58,7 @@ class RunStats:
     computed: int = 0
     engine: str = ""
     engine_why: str = ""
-    hint: str = ""
+    hint: str | None = None
     started: float = field(default_factory=time.perf_counter)
     _rate_start: tuple[float, int] | None = None
     _last_batch_time: float = 0.0
@@ -158,4 +158,5 @@ class RunStats:
         str
         """
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.stage_shares.items())
-        return f"{_BOTTLENECK_MESSAGES[self.bottleneck]} ({shares} of the working time).{self.hint}"
+        message = _BOTTLENECK_MESSAGES[self.bottleneck]
+        return f"{message} ({shares} of the working time).{self.hint or ''}"

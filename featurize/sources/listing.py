@@ -185,6 +185,35 @@ class ImageListing:
             },
         )
 
+    def slice(self, start: int, stop: int) -> "ImageListing":
+        """Return the listing of the images from one row to before another.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows, as of a slice.
+
+        Returns
+        -------
+        ImageListing
+            What was skipped is not told again.
+        """
+        rows, places, addresses = slice(start, stop), self.places, self.addresses
+        return replace(
+            self,
+            paths=self.paths[rows],
+            sizes=self.sizes[rows],
+            stamps=self.stamps[rows],
+            skipped=[],
+            places=None
+            if places is None
+            else replace(
+                places, container_of=places.container_of[rows], offsets=places.offsets[rows]
+            ),
+            columns={name: values[rows] for name, values in self.columns.items()},
+            addresses=None if addresses is None else addresses[rows],
+        )
+
 
 class SkippedNames:
     """What a listing leaves out, by reason, told in a bounded number of sentences."""

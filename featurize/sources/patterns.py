@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.errors import CallError
+from featurize.errors import CallError, NoImagesError
 from featurize.sources.listing import ImageListing
 from featurize.text import to_printable
 
@@ -197,7 +197,7 @@ def select_images(
     if patterns:
         accepted = np.fromiter(map(patterns.accepts, listing.paths), bool, len(listing.paths))
         if not (keep & accepted).any():
-            raise CallError(
+            raise NoImagesError(
                 f"none of the {keep.sum():,} images in {listing.root} is left by --include and "
                 "--exclude"
             )

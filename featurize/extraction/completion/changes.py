@@ -76,7 +76,9 @@ def diff_listing(listing: ImageListing, cache: FeatureCache) -> ListingDiff:
     )
 
 
-def refuse_mass_removal(listing: ImageListing, cache: FeatureCache, diff: ListingDiff) -> None:
+def refuse_mass_removal(
+    listing: ImageListing, cache: FeatureCache, diff: ListingDiff, n_more: float = 0
+) -> None:
     """Check that at most `MAX_VANISHED_SHARE` of the rows would be lost.
 
     More suggests a mistyped or half-mounted folder. Renamed images are not lost: if many paths
@@ -88,13 +90,15 @@ def refuse_mass_removal(listing: ImageListing, cache: FeatureCache, diff: Listin
     cache : FeatureCache
     diff : ListingDiff
         Of the two.
+    n_more : float
+        Further rows that may go, as of a part of a larger cache.
 
     Raises
     ------
     CallError
         If more rows would be lost.
     """
-    limit = MAX_VANISHED_SHARE * cache.n_rows
+    limit = MAX_VANISHED_SHARE * cache.n_rows + n_more
     if diff.n_vanished <= limit:
         return
     is_listed = np.zeros(cache.n_rows, bool)

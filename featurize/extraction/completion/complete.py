@@ -100,16 +100,18 @@ class CacheCompletion:
     def _complete_in_place(self, layers: list[LayerInfo]) -> None:
         """Compute the pending rows of the cache in its file."""
         pending = find_pending_rows(self.cache, self.diff.unchanged, self.retry)
-        self.stats.total += len(pending.recheck) + len(pending.compute)
-        places = self.listing.places
-        if not self.stats.total:
+        places, stats = self.listing.places, self.stats
+        n_before, total_before = stats.done, stats.total
+        n_pending = len(pending.recheck) + len(pending.compute)
+        stats.total += n_pending
+        if not n_pending:
             self._record_places()
             return
         recheck = pending.recheck
         if places is not None and len(recheck) > MAX_MOVED_SHARE * self.cache.n_rows:
             changed = self._find_changed_rows(recheck, layers)
             if changed is None:
-                self.stats.total = self.stats.done
+                stats.total = total_before + stats.done - n_before
                 self.diff = diff_listing(self.listing, self.cache)
                 self._grow(layers)
                 return
@@ -230,7 +232,8 @@ class CacheCompletion:
             computes_unchanged,
         )
         changed_rows = process_rows(job, writer, content_index, self.stats, self.report)
-        if self.stats.bottleneck == "decode" and job.preprocess.decode == "exact":
+        is_exact = job.preprocess.decode == "exact"
+        if self.stats.hint is None and self.stats.bottleneck == "decode" and is_exact:
             self.stats.hint = suggest_fast_decoding(self.listing, job.preprocess)
         return changed_rows
 

@@ -6,6 +6,7 @@ of a key: where the rows of a table were sorted, a key is that of another image 
 """
 
 import csv
+import filecmp
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,39 @@ def label_table_path(cache: Path) -> Path:
 
 def _told_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.source")
+
+
+def has_label_files(cache: FeatureCache) -> bool:
+    """Tell whether the files are there in which the labels of a cache stand, if it has any.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Returns
+    -------
+    bool
+        What is in them is not looked at.
+    """
+    paths = label_table_path(cache.path), _told_path(cache.path)
+    return not cache.source.get(COLUMNS_KEY) or all(path.exists() for path in paths)
+
+
+def remove_label_files(cache: Path) -> None:
+    """Remove the labels of a cache that goes; a table that was corrected is kept as ``.old``.
+
+    Parameters
+    ----------
+    cache : Path
+    """
+    path, told_path = label_table_path(cache), _told_path(cache)
+    with suppress(OSError):
+        if path.exists() and (
+            not told_path.exists() or not filecmp.cmp(path, told_path, shallow=False)
+        ):
+            path.replace(path.with_name(path.name + ".old"))
+        path.unlink(missing_ok=True)
+        told_path.unlink(missing_ok=True)
 
 
 def has_expected_labels(cache: FeatureCache) -> bool:

@@ -32,6 +32,22 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def list_partial_paths(path: Path) -> list[Path]:
+    """List the files that a cache leaves beside it while it grows.
+
+    Parameters
+    ----------
+    path : Path
+        The cache.
+
+    Returns
+    -------
+    list of Path
+        They need not exist.
+    """
+    return [partial_path(path), _old_partial_path(path)]
+
+
 def _old_partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".part.old")
 

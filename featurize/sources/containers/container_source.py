@@ -1,7 +1,8 @@
 """What all sources of containers share: which files they are, and how their images are keyed."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -27,12 +28,50 @@ class ContainerSource:
         Whether one container was given by its name. Its images' keys are the names in it; else the
         container's name comes before, so that a further container changes no key.
     options : SourceOptions
+    all_names : tuple of str, optional
+        Names of all containers, where `files` are some of them: what a name says of a split
+        depends on the others.
     """
 
     store: Store
     files: tuple[StoredFile, ...]
     is_single: bool = False
     options: SourceOptions = DEFAULT_OPTIONS
+    all_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all containers of the source, in any order."""
+        return list(self.all_names) or [file.name for file in self.files]
+
+    def select_files(self) -> list[StoredFile]:
+        """Select the containers that may have images of the wanted split, by their names.
+
+        Returns
+        -------
+        list of StoredFile
+
+        Raises
+        ------
+        CallError
+            If the names say splits, and that is none of them.
+        """
+        return list(self.files)
+
+    def take_files(self, files: Iterable[StoredFile]) -> Self:
+        """Return the source of some of its containers: keys and splits stay as they are.
+
+        Parameters
+        ----------
+        files : iterable of StoredFile
+            Of `files`.
+
+        Returns
+        -------
+        ContainerSource
+            Of the same class.
+        """
+        return replace(self, files=tuple(files), all_names=tuple(self.names))
 
     @property
     def root(self) -> str:
@@ -76,7 +115,7 @@ class ContainerSource:
         Yields
         ------
         file : StoredFile
-            Each container, by name.
+            Each container that may have wanted images, by name.
         rows : int array, optional
             Its rows in `known`; None if it must be opened.
         """
@@ -84,7 +123,7 @@ class ContainerSource:
         rows_of = {}
         if places is not None:
             rows_of = dict(zip(places.containers, places.group_rows(), strict=True))
-        for file in sorted(self.files, key=lambda file: file.name):
+        for file in sorted(self.select_files(), key=lambda file: file.name):
             yield file, rows_of.get(Container(*file)) if file.stamp else None
 
     def split_rows(self, listing: ImageListing, rows: np.ndarray) -> list[np.ndarray]:

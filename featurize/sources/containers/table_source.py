@@ -17,6 +17,7 @@ from featurize.sources.containers.tables.schema import import_pyarrow
 from featurize.sources.containers.tables.splits import select_split
 from featurize.sources.containers.tables.table_file import TABLE_ERRORS
 from featurize.sources.listing import UNKNOWN_SIZE, Container, ImageListing, ImagePlaces
+from featurize.sources.stores.store import StoredFile
 from featurize.text import to_printable
 
 MIN_CHUNK_ROWS = 64  # so many small row groups are read as one chunk
@@ -48,15 +49,17 @@ class TableSource(ContainerSource):
         """
         import_pyarrow()
         lister = TableLister(self.store, self.root, self.is_single, self.options)
-        names = select_split([file.name for file in self.files], self.options.split)
         for file, rows in self.list_unchanged(known):
-            if file.name not in names:
-                continue
             if rows is None or known is None:
                 lister.add_table(file)
             else:
                 lister.add_known(file, known, rows)
         return lister.build(self)
+
+    def select_files(self) -> list[StoredFile]:
+        """Select the tables of the wanted split; see `ContainerSource.select_files`."""
+        names = select_split(self.names, self.options.split)
+        return [file for file in self.files if file.name in names]
 
     def locate(self, paths: Sequence[str]) -> ImageListing:
         """List images by their keys, without opening a table; rows that are not there fail."""

@@ -65,12 +65,9 @@ class TarSource(ContainerSource):
             wanted component or split is none of those there.
         """
         rows = ArchiveRows(self, known)
-        splits = find_splits([file.name for file in self.files])
-        wanted = check_split(self.options.split, splits, self.root, len(self.files))
+        splits = find_splits(self.names)
         shards: list[tuple[Container, ShardIndex, list[ArchiveImage]]] = []
         for file, known_rows in self.list_unchanged(known):
-            if wanted is not None and splits[file.name] != wanted:
-                continue
             if known_rows is not None:
                 rows.reuse(Container(*file), known_rows)
                 continue
@@ -98,6 +95,12 @@ class TarSource(ContainerSource):
             }
             rows.add(shard, images, texts)
         return rows.build()
+
+    def select_files(self) -> list[StoredFile]:
+        """Select the shards of the wanted split; see `ContainerSource.select_files`."""
+        splits = find_splits(self.names)
+        wanted = check_split(self.options.split, splits, self.root, len(self.names))
+        return [file for file in self.files if wanted in (None, splits.get(file.name))]
 
     def locate(self, paths: Sequence[str]) -> ImageListing:
         """List images by their keys; the containers that these name are indexed."""

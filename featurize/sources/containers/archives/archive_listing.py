@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featurize.errors import CallError
+from featurize.errors import NoImagesError
 from featurize.sources.containers.container_source import ContainerSource
 from featurize.sources.folder import IMAGE_SUFFIXES
 from featurize.sources.listing import (
@@ -201,7 +201,7 @@ class ArchiveRows:
 
         Raises
         ------
-        CallError
+        NoImagesError
             If there is no image.
         """
         order = sorted(range(len(self._paths)), key=self._paths.__getitem__)
@@ -213,7 +213,7 @@ class ArchiveRows:
         order = [row for row, repeated in zip(order, is_repeated, strict=True) if not repeated]
         skipped = [*self.skipped.describe(), *self.notices]
         if not order:
-            raise CallError(self._explain_empty(skipped))
+            raise NoImagesError(self._explain_empty(skipped))
         if self._dropped_columns:
             count = format_count(len(self._dropped_columns), "field")
             skipped.append(f"{count} of labels beyond the first {MAX_COLUMNS} were left out")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from featurize.errors import CallError
+from featurize.errors import CallError, NoImagesError
 from featurize.sources.containers.archives.archive_listing import MAX_COLUMNS
 from featurize.sources.containers.split_names import find_split, to_split
 from featurize.text import did_you_mean, format_count, list_choices, to_printable
@@ -130,7 +130,9 @@ def choose_components(root: str, shards: Iterable[list[str]], wanted: str | None
         wanted = wanted.lower().removeprefix(".")
         if counts and wanted not in counts:
             known = [name for name, _ in counts.most_common(MAX_COMPONENTS)]
-            raise CallError(f"--component: the images in {root} are {list_choices(wanted, known)}")
+            raise NoImagesError(
+                f"--component: the images in {root} are {list_choices(wanted, known)}"
+            )
         return {wanted}
     if not 0 < len(among_others) <= MAX_COMPONENTS:
         return set()

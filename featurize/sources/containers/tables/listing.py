@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.errors import CallError
+from featurize.errors import CallError, NoImagesError
 from featurize.sources.containers.split_names import SPLIT_WORDS, find_split
 from featurize.sources.containers.tables.opening import open_table
 from featurize.sources.containers.tables.schema import (
@@ -173,7 +173,7 @@ class TableLister:
         tables = sorted(self._tables, key=lambda table: f"{table.container.name}/")
         if not any(table.paths for table in tables):
             problem = self._problem or "its tables have no rows"
-            raise CallError(f"no images in {self._root}; {problem}")
+            raise NoImagesError(f"no images in {self._root}; {problem}")
         none = np.zeros(0, np.int64)
         counts = [len(table.paths) for table in tables]
         columns = self._join_columns(tables)

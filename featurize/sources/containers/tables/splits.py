@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from featurize.errors import CallError
+from featurize.errors import NoImagesError
 from featurize.sources.containers.split_names import find_split, to_split
 from featurize.sources.listing import ImageListing
 from featurize.text import did_you_mean, list_first, to_printable
@@ -58,21 +58,21 @@ def is_of_split(listing: ImageListing, split: str) -> np.ndarray:
 
     Raises
     ------
-    CallError
+    NoImagesError
         If there is no such column, or no such split in it.
     """
     texts = listing.columns.get("split")
     if texts is None and listing.reused:
         return np.zeros(len(listing.paths), bool)
     if texts is None:
-        raise CallError(
+        raise NoImagesError(
             f"--split {split}: neither the names of files nor a column `split` say which images of "
             f"{listing.root} that is"
         )
     known = sorted(set(map(to_split, texts)) - {""})
     if to_split(split) not in known and not listing.reused:
         shown = list_first([to_printable(name, 100) for name in known]) or "none"
-        raise CallError(
+        raise NoImagesError(
             f"{listing.root} has no split {split!r}, only {shown}{did_you_mean(split, known)}"
         )
     wanted = {text for text in set(texts) if to_split(text) == to_split(split)}

@@ -1,0 +1,1 @@
+"""A run on a cache of parts, by any number of processes."""
