@@ -172,9 +172,7 @@ class _Simulation:
 
 
 class _PartsSimulation(_Simulation):
-    def __init__(
-        self, images: float, fleet: Fleet, parts: Parts, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, images: float, fleet: Fleet, parts: Parts, rng: np.random.Generator) -> None:
         super().__init__(images, fleet, rng)
         self.parts = parts
         n_whole, rest = divmod(images, parts.part_images)

@@ -45,7 +45,9 @@ def overheads(images: float, fleet: Fleet, way: Parts | Driver, seeds: int) -> t
 
 def describe_fleet(fleet: Fleet) -> str:
     between = fleet.failure_seconds
-    failures = "no failures" if math.isinf(between) else f"a failure a node in {between / HOUR:,.0f} h"
+    failures = (
+        "no failures" if math.isinf(between) else f"a failure a node in {between / HOUR:,.0f} h"
+    )
     return (
         f"{fleet.workers:,} workers, {fleet.workers_per_node} a node, {fleet.rate:,.0f} images/s each, "
         f"{failures}, {fleet.restart_seconds:,.0f} s to start (again)"
@@ -94,7 +96,9 @@ def read_options() -> argparse.Namespace:
     options.add_argument("--workers", type=int, help="One fleet, in place of the three")
     options.add_argument("--per-node", type=int, default=1)
     options.add_argument("--rate", type=float, help="Images/s of a worker")
-    options.add_argument("--between-failures", type=float, default=math.inf, help="Hours, of a node")
+    options.add_argument(
+        "--between-failures", type=float, default=math.inf, help="Hours, of a node"
+    )
     options.add_argument("--restart", type=float, default=300, help="Seconds")
     options.add_argument("--spread", type=float, default=0.1)
     options.add_argument("--claim", type=float, default=CLAIM_SECONDS, help="Seconds a part")

@@ -24,7 +24,7 @@ def mean_seconds(images, of, way, seeds):
 
 @pytest.mark.parametrize(("workers", "n_parts"), [(1, 5), (4, 8), (4, 9), (7, 3), (10, 100)])
 def test_without_failures_parts_come_in_waves(workers, n_parts):
-    """Of equal parts each worker has `ceil(P / w)` at most: the tail of parts that are too large."""
+    """Of equal parts a worker has `ceil(P / w)` at most: the tail of parts that are too large."""
     found = simulate(
         100.0 * n_parts, Fleet(workers, 10, restart_seconds=7), Parts(100, claim_seconds=3), 0
     )

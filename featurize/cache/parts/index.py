@@ -48,11 +48,16 @@ class PartsIndex:
         About how many rows a new part has.
     fingerprints : mapping of str to str
         Of each layer by dataset name, from the first part that was made. All parts have the same.
+    include, exclude : tuple of str
+        The globs by which images were selected. A part that has no image of theirs may have been
+        made with others.
     """
 
     parts: tuple[PartRange, ...]
     part_rows: int = DEFAULT_PART_ROWS
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def find_part(self, key: str) -> int:
         """Find the part in whose range a key is.
@@ -158,7 +163,11 @@ def _parse_index(content: Any) -> PartsIndex:
         isinstance(text, str) for text in fingerprints.values()
     ):
         raise ValueError("its fingerprints are not texts")
-    return PartsIndex(parts, part_rows, fingerprints)
+    globs = [content.get(name, []) for name in ("include", "exclude")]
+    for patterns in globs:
+        if not isinstance(patterns, list) or not all(isinstance(text, str) for text in patterns):
+            raise ValueError("its globs are not texts")
+    return PartsIndex(parts, part_rows, fingerprints, *map(tuple, globs))
 
 
 def write_index(folder: Path, index: PartsIndex) -> None:
@@ -179,6 +188,8 @@ def write_index(folder: Path, index: PartsIndex) -> None:
         "format_version": FORMAT_VERSION,
         "part_rows": index.part_rows,
         "fingerprints": dict(index.fingerprints),
+        "include": list(index.include),
+        "exclude": list(index.exclude),
         "parts": [{"file": part.file, "first": part.first} for part in index.parts],
     }
     with atomic_write(folder / INDEX_NAME) as file:

@@ -113,7 +113,7 @@ def join(
         remove_temporary_files(joining_path(path))
         former = open_if_exists(path, "It is left as it is; give another -o")
         try:
-            plan = plan_join(folder, index, report, say)
+            plan = plan_join(folder, index, report)
             _PartsJoin(path, plan, report, say).run(former)
             if read_index(folder).parts != index.parts:
                 raise _make_changed_error(folder)

@@ -88,12 +88,7 @@ def hold_part(path: Path) -> Iterator[FeatureCache]:
         yield FeatureCache(path)
 
 
-def plan_join(
-    folder: Path,
-    index: PartsIndex,
-    report: Callable[[Progress], None],
-    say: Callable[[str], None],
-) -> JoinPlan:
+def plan_join(folder: Path, index: PartsIndex, report: Callable[[Progress], None]) -> JoinPlan:
     """Read what all parts hold but their features, and check that they belong together.
 
     Parameters
@@ -101,8 +96,8 @@ def plan_join(
     folder : Path
         The cache of parts.
     index : PartsIndex
-    report, say : callable
-        As for `featurize.extraction.joining.join.join`.
+    report : callable
+        Called with a `Progress` often.
 
     Returns
     -------
@@ -131,7 +126,7 @@ def plan_join(
             _check_range(cache, part.first, limits[number] if number < len(limits) else None)
             collected.add(cache)
     report(Step("reading parts", len(index.parts), len(index.parts)))
-    return collected.conclude(say)
+    return collected.conclude(index)
 
 
 def _check_range(cache: FeatureCache, first: str, limit: str | None) -> None:
@@ -153,7 +148,6 @@ class _CollectedParts:
         self._paths: list[str] = []
         self._starts = [0]
         self._columns: dict[str, list[np.ndarray]] = {"size": [], "mtime_ns": [], "status": []}
-        self._globs: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         self._told: set[str] = set()  # names of what the source says of its images
         self._containers: dict[str, Container] = {}
         self._container_of: list[np.ndarray] = []  # by order of appearance
@@ -175,7 +169,6 @@ class _CollectedParts:
         self._starts.append(len(self._paths))
         for name, values in self._columns.items():
             values.append(cache.column(name))
-        self._globs.append((tuple(cache.include), tuple(cache.exclude)))
         told = cache.source.get(COLUMNS_KEY)
         self._told |= set(told) if isinstance(told, list) else set()
         if cache.containers:
@@ -199,17 +192,10 @@ class _CollectedParts:
         self._container_of.append(numbers[container_of])
         self._offsets.append(offsets)
 
-    def conclude(self, say: Callable[[str], None]) -> JoinPlan:
-        """Put together what was read."""
+    def conclude(self, index: PartsIndex) -> JoinPlan:
+        """Put together what was read; parts that had nothing to do may have earlier globs."""
         first = self._first
         assert first is not None  # an index has at least one part
-        include, exclude = self._globs[0]
-        if len(set(self._globs)) > 1:
-            include, exclude = (), ()
-            say(
-                "the parts were made with different --include and --exclude, so the cache records "
-                "none: give them to the next run of it"
-            )
         source = {key: value for key, value in first.source.items() if key != COLUMNS_KEY}
         if self._told:
             source[COLUMNS_KEY] = sorted(self._told)
@@ -224,8 +210,8 @@ class _CollectedParts:
             columns["mtime_ns"],
             columns["status"],
             first.root,
-            include,
-            exclude,
+            index.include,
+            index.exclude,
             source,
             self._join_places(),
         )
