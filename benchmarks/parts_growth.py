@@ -2,8 +2,8 @@
 
 Tiny rows, so that what is measured is the parts. A run makes them by `featurize run -o D/`, and
 runs again with nothing to do; a reader opens all, `classify fit` learns from all, `featurize join`
-makes one file of them. Each command in a process of its own. The limits: time in proportion to parts,
-flat memory but for the keys, a bounded number of open files.
+makes one file of them. Each command in a process of its own. The limits: time in proportion to
+parts, flat memory but for the keys, a bounded number of open files.
 """
 
 import argparse

@@ -44,13 +44,12 @@ def overheads(images: float, fleet: Fleet, way: Parts | Driver, seeds: int) -> t
 
 
 def describe_fleet(fleet: Fleet) -> str:
-    between = fleet.failure_seconds
-    failures = (
-        "no failures" if math.isinf(between) else f"a failure a node in {between / HOUR:,.0f} h"
-    )
+    hours = fleet.failure_seconds / HOUR
+    failures = "no failures" if math.isinf(hours) else f"a failure a node in {hours:,.0f} h"
     return (
-        f"{fleet.workers:,} workers, {fleet.workers_per_node} a node, {fleet.rate:,.0f} images/s each, "
-        f"{failures}, {fleet.restart_seconds:,.0f} s to start (again)"
+        f"{fleet.workers:,} workers, {fleet.workers_per_node} a node, "
+        f"{fleet.rate:,.0f} images/s each, {failures}, "
+        f"{fleet.restart_seconds:,.0f} s to start (again)"
     )
 
 
@@ -66,11 +65,9 @@ def show_part_sizes(name: str, fleet: Fleet, given: argparse.Namespace) -> None:
         rows.append({"images a part": size, "parts": count, **row})
     low, high = advise(means)
     size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    show(
-        f"{name}: {given.images:,.0f} images in parts",
-        rows,
-        f"{describe_fleet(fleet)}; {given.claim:g} s to claim a part. Good: parts of {size} images.",
-    )
+    about = f"{describe_fleet(fleet)}; {given.claim:g} s to claim a part"
+    title = f"{name}: {given.images:,.0f} images in parts"
+    show(title, rows, f"{about}. Good: parts of {size} images.")
 
 
 def show_driver(fleets: dict[str, Fleet], given: argparse.Namespace) -> None:

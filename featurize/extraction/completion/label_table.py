@@ -44,18 +44,7 @@ def label_table_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.csv")
 
 
-def told_table_path(cache: Path) -> Path:
-    """Return the path of what the source said of a cache's images, whatever was corrected since.
-
-    Parameters
-    ----------
-    cache : Path
-
-    Returns
-    -------
-    Path
-        ``C.h5.labels.source``.
-    """
+def _told_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.source")
 
 
@@ -75,7 +64,7 @@ def has_expected_labels(cache: FeatureCache) -> bool:
     if not isinstance(expected, list) or not expected:
         return True
     try:
-        told = LabelCells.read(told_table_path(cache.path))
+        told = LabelCells.read(_told_path(cache.path))
     except (OSError, ValueError, csv.Error):
         return False
     return set(expected) <= set(told.columns) and told.rows.keys() >= set(cache.paths)
@@ -102,7 +91,7 @@ class LabelTableUpdate:
 
     def __init__(self, path: Path, listing: ImageListing, say: Callable[[str], None]) -> None:
         self._cache_path, self._listing, self._say = path, listing, say
-        self._path, self._told_path = label_table_path(path), told_table_path(path)
+        self._path, self._told_path = label_table_path(path), _told_path(path)
         self._old_path = self._path.with_name(self._path.name + ".old")
         self._named = {name: text for name, text in listing.columns.items() if name != PATH_COLUMN}
         self._before, self._present = LabelCells(), LabelCells()
