@@ -88,6 +88,27 @@ def hold_part(path: Path) -> Iterator[FeatureCache]:
         yield FeatureCache(path)
 
 
+def check_parts_exist(folder: Path, index: PartsIndex) -> None:
+    """Check that every part of an index has a file.
+
+    Parameters
+    ----------
+    folder : Path
+    index : PartsIndex
+
+    Raises
+    ------
+    CacheFormatError
+        If one is missing; it is named.
+    """
+    missing = [part.file for part in index.parts if not (folder / part.file).exists()]
+    if missing:
+        raise CacheFormatError(
+            f"{folder} is not complete: {INDEX_NAME} names {format_count(len(missing), 'part')} "
+            f"without a file: {list_first(missing)}. `featurize run` with -o {folder} makes them"
+        )
+
+
 def plan_join(folder: Path, index: PartsIndex, report: Callable[[Progress], None]) -> JoinPlan:
     """Read what all parts hold but their features, and check that they belong together.
 
@@ -106,18 +127,12 @@ def plan_join(folder: Path, index: PartsIndex, report: Callable[[Progress], None
     Raises
     ------
     CacheFormatError
-        If a part is missing, or has an image out of its range.
+        If a part has an image out of its range, or cannot be opened.
     FingerprintMismatchError
         If parts were made by different networks, or have different layers.
     CacheBusyError
         If another process writes to a part.
     """
-    missing = [part.file for part in index.parts if not (folder / part.file).exists()]
-    if missing:
-        raise CacheFormatError(
-            f"{folder} is not complete: {INDEX_NAME} names {format_count(len(missing), 'part')} "
-            f"without a file: {list_first(missing)}. `featurize run` with -o {folder} makes them"
-        )
     collected = _CollectedParts()
     limits = [part.first for part in index.parts[1:]]
     for number, part in enumerate(index.parts):
