@@ -386,7 +386,7 @@ def test_a_kill_after_any_write(parts, whole, tape, tmp_path, monkeypatch, has_f
     featurize.join(parts, truth)
     with monkeypatch.context() as often:
         often.setattr(writer, "SYNC_INTERVAL_SECONDS", 0)
-        often.setattr("featurize.extraction.joining.copying.COPY_CHUNK_BYTES", 64)
+        often.setattr("featurize.extraction.joining.copying.COPY_CHUNK_BYTES", 160)
         recorder = tape(home)
         featurize.join(parts, home / "c.h5")
     events, disk = list(recorder.events), recorder.before
@@ -412,7 +412,7 @@ def test_a_kill_after_any_write(parts, whole, tape, tmp_path, monkeypatch, has_f
         n_resumed += any("going on" in sentence for sentence in said)
         said.clear()
     assert len(seen) >= 2
-    assert n_resumed > 2
+    assert n_resumed > 1
 
 
 def content_of(state, folder):
@@ -434,8 +434,9 @@ def test_real_kills_and_a_stop(allocate, fill, tmp_path):
     rng, n_killed = np.random.default_rng(0), 0
     for number in [signal.SIGKILL] * 10 + [signal.SIGTERM] * 2:
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as join:
-            while join.poll() is None and not (tmp_path / "c.h5.joining").exists():
-                time.sleep(0.01)
+            for text in join.stderr:
+                if b"beside the parts" in text or b"going on with" in text:
+                    break  # copying begins
             time.sleep(rng.uniform(0, 0.2))
             join.send_signal(number)
             _, said = join.communicate()
