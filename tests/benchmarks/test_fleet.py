@@ -98,6 +98,13 @@ def test_a_driver_that_dies_takes_all_with_it():
     assert abs(found - (400 + 4 * 50 + 4 * 0.6)) < 4 * error + 3
 
 
+def test_a_process_that_found_nothing_to_do_has_ended():
+    """Only the worker that holds the one part can fail, and nobody takes it over."""
+    found = simulate(2000, Fleet(4, 10, 1, 20, 5), Parts(2000), 0)
+    assert found.failures == len(found.lost_images) > 3
+    assert found.down == pytest.approx(4 * 5 + found.failures * 5)
+
+
 def test_seeds_decide():
     of, way = Fleet(8, 10, 2, 100, 10, 0.2), Parts(1000, 1)
     once = [simulate(50_000, of, way, seed).seconds for seed in (0, 1, 0)]
