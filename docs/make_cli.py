@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 VERBS = {
-    "featurize": ["run", "layers", "backbones", "info", "verify", "export", "doctor"],
+    "featurize": ["run", "layers", "backbones", "info", "verify", "export", "join", "doctor"],
     "classify": [
         "fit",
         "compare",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featurize.diagnosis.diagnose import Diagnosis, diagnose
     from featurize.extraction.dry_run import Estimate
     from featurize.extraction.export import export
+    from featurize.extraction.joining.join import JoinSummary, join
     from featurize.extraction.run import run
     from featurize.extraction.summary import Summary
     from featurize.extraction.verify import verify
@@ -28,12 +29,14 @@ __all__ = [
     "FeatureCache",
     "FeaturizeError",
     "HeadgraftError",
+    "JoinSummary",
     "LayerSpec",
     "Preprocess",
     "Progress",
     "Summary",
     "diagnose",
     "export",
+    "join",
     "layer_costs",
     "load_backbone",
     "run",
@@ -45,12 +48,14 @@ _HOMES = {
     "Diagnosis": "diagnosis.diagnose",
     "Estimate": "extraction.dry_run",
     "FeatureCache": "cache.reader",
+    "JoinSummary": "extraction.joining.join",
     "LayerSpec": "layer_spec",
     "Preprocess": "images.preprocess",
     "Progress": "progress",
     "Summary": "extraction.summary",
     "diagnose": "diagnosis.diagnose",
     "export": "extraction.export",
+    "join": "extraction.joining.join",
     "layer_costs": "backbones.profiling",
     "load_backbone": "backbones.load",
     "run": "extraction.run",

@@ -343,6 +343,28 @@ def export(
 
 
 @app.command()
+def join(
+    parts: Annotated[
+        Path, typer.Argument(metavar="D/", help="A cache of parts, made by `featurize run -o D/`.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make one file of a cache of parts, with all rows as they are."""
+    with handle_errors(debug, as_json):
+        from featurize.cli.progress import ProgressDisplay
+        from featurize.extraction.joining.join import join as join_parts
+
+        with ProgressDisplay("reading parts") as display:
+            summary = join_parts(parts, output, report=display.report, say=display.say)
+        if as_json:
+            print_json(summary.to_dict())
+        else:
+            print(f"{to_printable(summary.cache)}: {summary.rows:,} rows")
+
+
+@app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Say what is installed here and what is missing, and embed some images as a test.
 

@@ -1,0 +1,1 @@
+"""A cache of parts becomes one file."""
