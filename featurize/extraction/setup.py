@@ -14,6 +14,7 @@ from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
 from featurize.engines.factory import open_engine, resolve_engine_device
 from featurize.errors import CallError
+from featurize.extraction.cluster.actor import NetworkPlan
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
 from featurize.files import hash_file
 from featurize.fingerprint import compute_fingerprint
@@ -39,6 +40,8 @@ class ExtractionSetup:
         Receives a sentence about each choice made.
     frozen_weights : bool
         Whether to load the weights; else the network keeps its initial ones.
+    computes_here : bool
+        Whether this process runs the network; else it need not have the device.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class ExtractionSetup:
         say: Callable[[str], None] = ignore,
         *,
         frozen_weights: bool = True,
+        computes_here: bool = True,
     ) -> None:
+        self.computes_here = computes_here
         self.resolved, self.custom_backbone, self.cache = resolved, custom_backbone, cache
         self.say, self.frozen_weights = say, frozen_weights
 
@@ -85,7 +90,8 @@ class ExtractionSetup:
         FingerprintMismatchError
             If the cache has another extractor.
         """
-        _ = self.device  # raises before anything is loaded
+        if self.computes_here:
+            _ = self.device  # raises before anything is loaded
         backbone = self.custom_backbone or self._load_backbone()
         self._say_what_it_is(backbone)
         if self.cache is not None:
@@ -241,6 +247,25 @@ class ExtractionSetup:
             self.resolved.precision,
             partial(self._open_engine, [info.spec for info in layers]),
             self.say,
+        )
+
+    def plan_network(self, layers: Sequence[LayerInfo]) -> NetworkPlan:
+        """Say what other processes are to run.
+
+        Parameters
+        ----------
+        layers : sequence of LayerInfo
+
+        Returns
+        -------
+        NetworkPlan
+        """
+        return NetworkPlan(
+            [info.spec for info in layers],
+            {info.name: info.dtype for info in layers},
+            self.resolved.engine,
+            self.resolved.precision,
+            self.backbone.weights_sha256,
         )
 
     def _open_engine(self, layers: Sequence[LayerSpec], name: str) -> Engine:

@@ -107,6 +107,8 @@ class Summary:
         elif measure.total:
             images = f"{measure.total:,} image{'s were' if measure.total > 1 else ' was'}"
             summary.verdict = f"{images} looked at; none went through the network."
+        if measure.n_lost_workers:
+            summary.verdict += f" Workers were lost {measure.n_lost_workers:,} times on the way."
         return summary
 
     def to_dict(self) -> dict[str, Any]:
