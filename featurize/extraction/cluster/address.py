@@ -1,6 +1,7 @@
 """Which cluster `--cluster` means."""
 
 import re
+import socket
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -8,6 +9,7 @@ from featurize.errors import CallError
 from featurize.text import to_printable
 
 LOCAL, AUTO = "local", "auto"
+CONNECT_SECONDS = 5.0
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _ADVICE = (
     "it is local (started here, for this run), auto (the cluster that this machine is part of) or "
@@ -77,16 +79,36 @@ def check_arguments(cluster: str | None, n_actors: int | None, device: str) -> N
     Raises
     ------
     CallError
-        If they do not fit, or Ray is not installed.
+        If they do not fit, no cluster answers, or Ray is not installed.
     """
     if cluster is None:
         if n_actors is not None:
             raise CallError("--actors is of a cluster: give --cluster local too, or leave it out")
         return
-    parse_address(cluster)
+    address = parse_address(cluster)
     if n_actors is not None and n_actors < 1:
         raise CallError(f"--actors {n_actors}: there is at least 1")
     if ":" in device:
         raise CallError(f"--device {device}: a cluster gives out its GPUs itself; use cuda")
-    if any(find_spec(package) is None for package in ("ray", "pyarrow", "pandas")):
+    if not all(map(_is_installed, ("ray", "pyarrow", "pandas"))):
         raise CallError("--cluster needs Ray Data: pip install 'headgraft[cluster]'")
+    if address.host:
+        _check_reachable(address)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _check_reachable(address: ClusterAddress) -> None:
+    """Ray would wait for a minute, and then end the process."""
+    try:
+        socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise CallError(
+            f"no cluster answers at {address.text} ({error}); `ray status` on its head tells "
+            "its address"
+        ) from error

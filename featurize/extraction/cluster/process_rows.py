@@ -89,7 +89,7 @@ def process_rows(
     DiskFullError, OutputError
         If rows cannot be written.
     """
-    session.start()
+    session.start(len(job.rows))
     sink = BackgroundWriter(job, writer, stats)
     dispatch = _Dispatch(job, content_index, stats, report, session, backbone, network, say, sink)
     try:
