@@ -183,5 +183,5 @@ def run(
         report=report,
         say=say,
     )
-    with open_session(cluster, actors, device, say) as session:
+    with open_session(cluster, actors, engine, device, say) as session:
         return run_single_cache(Path(output), replace(request, session=session))

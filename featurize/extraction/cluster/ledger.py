@@ -54,13 +54,14 @@ class News:
 
     Attributes
     ----------
-    n_losses : int
-        Workers lost since the beginning.
+    n_begun, n_losses : int
+        Blocks begun, and workers lost, since the beginning.
     measures : list of Measures
         Of the blocks finished since.
     problem : Problem, optional
     """
 
+    n_begun: int = 0
     n_losses: int = 0
     measures: list[Measures] = field(default_factory=list)
     problem: Problem | None = None
@@ -90,6 +91,7 @@ class Ledger:
             Rows that took their worker down.
         """
         n_tries = self._n_tries[block] = self._n_tries.get(block, 0) + 1
+        self._news.n_begun += 1
         if n_tries > 1:
             self._news.n_losses += 1
         held = self._held.pop(block, None)
@@ -135,5 +137,5 @@ class Ledger:
         News
         """
         news = self._news
-        self._news = News(news.n_losses, problem=news.problem)
+        self._news = News(news.n_begun, news.n_losses, problem=news.problem)
         return news

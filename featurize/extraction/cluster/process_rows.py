@@ -1,7 +1,9 @@
 """Process rows on a cluster: workers compute, this process writes."""
 
 import os
+import queue
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from featurize.extraction.cluster.blocks import (
     make_place_tables,
     split_blocks,
 )
+from featurize.extraction.cluster.fetching import FetchedTables
 from featurize.extraction.cluster.ledger import News, Problem
 from featurize.extraction.cluster.results import KNOWN, Results, read_result_table
 from featurize.extraction.cluster.session import ClusterSession
@@ -37,6 +40,11 @@ if TYPE_CHECKING:
 
 MAX_LOSSES, MAX_LOSS_SHARE = 20, 0.01  # lost workers: a number, and for each row of the job
 AHEAD = 1  # tables of results that are fetched before they are asked for
+LOOK_SECONDS = 2.0  # without a table; then the ledger is asked for news
+PATIENCE_SECONDS = 60.0  # until it is said that no worker has begun
+_IDLE = (
+    "no worker has begun yet: the cluster's cores or GPUs may be taken, or its machines still start"
+)
 
 
 def process_rows(
@@ -129,13 +137,15 @@ class _Dispatch:
         self._is_open = np.zeros(len(job.listing.paths), bool)
         self._is_open[job.rows] = True
         self._max_losses = MAX_LOSSES + int(MAX_LOSS_SHARE * len(job.rows))
-        self._losses_before = stats.n_lost_workers
+        self._losses_before = 0
         self._said: set[str] = set()
         self._ledger: Any = None
+        self._started = 0.0
 
     def run(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Compute rows; return those that a worker took for known, and are not."""
         refused: list[int] = []
+        self._losses_before, self._started = self.stats.n_lost_workers, time.monotonic()
         tables = self._make_tables(rows)
         arguments = self._share(len(rows), known)
         for table in self._iter_results(tables, arguments):
@@ -191,6 +201,7 @@ class _Dispatch:
     def _iter_results(
         self, tables: list["pa.Table"], arguments: WorkerArguments
     ) -> Iterator["pa.Table"]:
+        """Yield tables as they come; look at the ledger meanwhile, as none may ever come."""
         import ray
         import ray.data
 
@@ -207,8 +218,18 @@ class _Dispatch:
         batches = dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=AHEAD
         )
+        fetched = FetchedTables(batches)
         try:
-            yield from batches
+            while True:
+                try:
+                    table = fetched.get(LOOK_SECONDS)
+                except queue.Empty:
+                    self._take_news()
+                    self.report(self.stats)
+                    continue
+                if table is None:
+                    return
+                yield table
         except ray.exceptions.RayError as error:
             self._take_news()
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -216,6 +237,8 @@ class _Dispatch:
                 f"the cluster failed: {type(error).__name__}: {first_line}. What was finished is "
                 "kept, and the same command goes on from there"
             ) from error
+        finally:
+            fetched.close()
 
     def _write(self, results: Results) -> list[int]:
         """Pass rows on to be written; return those that are not known after all."""
@@ -256,6 +279,10 @@ class _Dispatch:
         if n_losses > self.stats.n_lost_workers:
             self.stats.n_lost_workers = n_losses
             self.say("a worker was lost; its images go to another one")
+        waited = time.monotonic() - self._started
+        if not news.n_begun and waited > PATIENCE_SECONDS and _IDLE not in self._said:
+            self._said.add(_IDLE)
+            self.say(_IDLE)
         if news.problem is not None:
             raise _to_error(news.problem)
         if news.n_losses > self._max_losses:

@@ -9,9 +9,17 @@ from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from featurize.engines.base import CPU_ENGINES
 from featurize.errors import CallError, EngineError
-from featurize.extraction.cluster.actor_plan import ActorPlan, describe_plan, plan_actors
-from featurize.extraction.cluster.address import AUTO, LOCAL, check_arguments, parse_address
+from featurize.extraction.cluster.arguments import (
+    AUTO,
+    LOCAL,
+    ActorPlan,
+    check_arguments,
+    describe_plan,
+    parse_address,
+    plan_actors,
+)
 from featurize.extraction.cluster.blocks import MAX_BLOCK_BYTES
 from featurize.extraction.cluster.ledger import Ledger
 from featurize.extraction.cluster.manners import (
@@ -222,7 +230,7 @@ class ClusterSession:
 
 @contextmanager
 def open_session(
-    cluster: str | None, n_actors: int | None, device: str, say: Say
+    cluster: str | None, n_actors: int | None, engine: str, device: str, say: Say
 ) -> Iterator[ClusterSession | None]:
     """Open the cluster of a run; nothing is started before there is something to compute.
 
@@ -231,7 +239,8 @@ def open_session(
     cluster : str, optional
         As given; None for this process alone.
     n_actors : int, optional
-    device : str
+    engine, device : str
+        As given.
     say : callable
 
     Yields
@@ -247,6 +256,8 @@ def open_session(
     if cluster is None:
         yield None
         return
+    if device == "auto":  # some engines know one kind of device
+        device = "cpu" if engine in CPU_ENGINES else "cuda" if engine == "cuda" else "auto"
     with ClusterSession(cluster, n_actors, device, say) as session:
         yield session
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 FEATURIZE = Path(sys.executable).with_name("featurize")
 N_IMAGES, MIN_MARKED = 600, 100
-SECONDS = 240
+SECONDS = 400
 ENGINE = ("--backbone", "seedling", "--engine", "eager")
 # Addresses and states as the system writes them, in hexadecimal.
 LOOPBACK, LOOPBACK_6 = "0100007F", "00000000000000000000000001000000"

@@ -3,15 +3,19 @@
 python two_nodes.py FOLDER
 """
 
+import os
 import sys
-
-from ray.cluster_utils import Cluster
+from pathlib import Path
 
 STORE_BYTES = 200 << 20
 
 
 def main() -> None:
-    head = {"include_dashboard": False, "temp_dir": sys.argv[1]}
+    os.environ["RAY_TMPDIR"] = sys.argv[1]
+    Path(sys.argv[1], "ray").mkdir()  # the cluster's address is written there
+    from ray.cluster_utils import Cluster
+
+    head = {"include_dashboard": False}
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES, **head},

@@ -6,8 +6,12 @@ import sys
 import pytest
 
 from featurize.errors import CallError
-from featurize.extraction.cluster.actor_plan import ActorPlan, plan_actors
-from featurize.extraction.cluster.address import ClusterAddress, parse_address
+from featurize.extraction.cluster.arguments import (
+    ActorPlan,
+    ClusterAddress,
+    parse_address,
+    plan_actors,
+)
 
 HIDE = """
 import sys
