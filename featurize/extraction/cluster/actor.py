@@ -189,7 +189,7 @@ class Featurizer:
         if not self._has_failed:
             try:
                 if self._worker is None:
-                    _check_here(job)
+                    check_machine(job)
                     self._worker = _Worker(job, ray.get(self._arguments.backbone))
                 block = open_block(table, job.source)
                 if n_tries == 1:
@@ -321,8 +321,12 @@ class _Worker:
             raise _make_unshared_error(self._job, "has none of the images of a block")
 
 
-def _check_here(job: WorkerJob) -> None:
+def check_machine(job: WorkerJob) -> None:
     """Check that this machine has the same Headgraft, and the source.
+
+    Parameters
+    ----------
+    job : WorkerJob
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ CHECK_SECONDS = 0.5  # until a thread sees that nobody takes its table any more
 
 
 class FetchedTables:
-    """Tables of an iterator that is run in a thread, at most one of them ahead.
+    """Tables that are made in a thread, at most one of them ahead.
 
     Parameters
     ----------
-    tables : iterator of pa.Table
+    tables : iterable of pa.Table
     """
 
-    def __init__(self, tables: Iterator["pa.Table"]) -> None:
+    def __init__(self, tables: Iterable["pa.Table"]) -> None:
         self._tables = tables
         self._queue: queue.Queue[pa.Table | BaseException | None] = queue.Queue(1)
         self._is_closed = threading.Event()
@@ -44,7 +44,7 @@ class FetchedTables:
         queue.Empty
             If none came in time.
         BaseException
-            What the iterator raised.
+            What making one raised.
         """
         item = self._queue.get(timeout=seconds)
         if isinstance(item, BaseException):

@@ -225,7 +225,6 @@ class _Dispatch:
                     table = fetched.get(LOOK_SECONDS)
                 except queue.Empty:
                     self._take_news()
-                    self.report(self.stats)
                     continue
                 if table is None:
                     return

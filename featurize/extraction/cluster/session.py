@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -194,6 +194,7 @@ class ClusterSession:
 
         if self._address.text == AUTO and ray.is_initialized():
             return  # the program's own
+        self._say(f"joining the Ray cluster {self._address.text}")
         self._connect(self._make_folder(), address=self._address.text)
 
     def _connect(self, folder: Path, **options: Any) -> None:
@@ -205,10 +206,11 @@ class ClusterSession:
         self._exits.callback(set_levels, levels)
         # Ray would add this process's folder to where workers search for modules, and write a
         # token that others can read.
-        previous_umask = os.umask(0o077)
+        previous_umask, is_local = os.umask(0o077), self._address.text == LOCAL
         try:
             with (
-                signals.delay_exit("Ray to start"),
+                # What was started is left behind clean; joining may wait for ever.
+                signals.delay_exit("Ray to start") if is_local else nullcontext(),
                 signals.defer_signals(),
                 keep_handlers(),
                 hide_stderr(folder),

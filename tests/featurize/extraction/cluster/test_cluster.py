@@ -25,10 +25,13 @@ N_IMAGES, MIN_MARKED = 600, 100
 SECONDS = 400
 ENGINE = ("--backbone", "seedling", "--engine", "eager")
 # Addresses and states as the system writes them, in hexadecimal.
-LOOPBACK, LOOPBACK_6 = "0100007F", "00000000000000000000000001000000"
+LOOPBACK = "0100007F"
+LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 LISTEN = "0A"
 WORKER = "ray::MapWorker"
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+# Ray would ask for a cluster on loopback at this machine's outer address.
+ON_LOOPBACK = ENVIRONMENT | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def read_command_lines() -> dict[int, str]:
@@ -128,17 +131,13 @@ def plain(images: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCach
 def nodes():
     """A cluster of two nodes: its process."""
     folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/hgt-XXXXXX"], text=True).strip())
-    environment = ENVIRONMENT | {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
     host = subprocess.Popen(
         [sys.executable, HERE / "two_nodes.py", folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment,
+        env=ON_LOOPBACK | {"RAY_USAGE_STATS_ENABLED": "0"},
     )
     yield host
     host.stdin.close()
@@ -166,7 +165,8 @@ def test_a_killed_worker_costs_nothing(images, plain, tmp_path):
 def test_a_killed_node_costs_nothing(nodes, images, plain, tmp_path):
     path = tmp_path / "c.h5"
     address = nodes.stdout.readline().strip()
-    run = start_run(images, "-o", path, *ENGINE, "--cluster", address, "--json")
+    line = (images, "-o", path, *ENGINE, "--cluster", address, "--json")
+    run = start_run(*line, env=ON_LOOPBACK)
     wait_for_rows(path, run)
     nodes.stdin.write("kill\n")
     nodes.stdin.flush()
@@ -238,7 +238,12 @@ def test_a_local_cluster_is_on_loopback_alone(draw, tmp_path):
     listening: set[str] = set()
     with subprocess.Popen(shell, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
         while run.poll() is None:
-            for name in ("tcp", "tcp6"):
+            is_apart = False
+            with suppress(OSError):
+                is_apart = os.readlink(f"/proc/{run.pid}/ns/net") != os.readlink(
+                    "/proc/self/ns/net"
+                )
+            for name in ("tcp", "tcp6") if is_apart else ():
                 table = Path(f"/proc/{run.pid}/net/{name}")
                 with suppress(OSError):
                     fields = [row.split() for row in table.read_text().splitlines()[1:]]
@@ -250,7 +255,7 @@ def test_a_local_cluster_is_on_loopback_alone(draw, tmp_path):
     assert run.returncode == 0, said
     assert FeatureCache(cache).counts["ok"] == 40
     assert LOOPBACK in listening
-    assert listening <= {LOOPBACK, LOOPBACK_6}
+    assert listening <= {LOOPBACK, *LOOPBACK_6}
 
 
 def test_a_slow_driver_spills_nothing(draw, tmp_path):
@@ -264,8 +269,7 @@ def test_a_slow_driver_spills_nothing(draw, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == len(names)
-    assert "Plasma memory usage" in found["store"]
-    assert "Spilled" not in found["store"]
+    assert found["spilled"] == 0
     assert found["peak"] < 1.5e9
 
 
