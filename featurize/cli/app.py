@@ -122,7 +122,7 @@ def run(
         typer.Option(metavar="local|auto|HOST:PORT", help="Compute on a Ray cluster."),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(min=1, help="Networks at a time. [default: one a GPU]")
+        int | None, typer.Option(min=1, help="Networks at a time. [default: one a GPU, or machine]")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from featurize.extraction.cluster.session import ClusterSession
 from featurize.extraction.completion.changes import RetryPolicy
 from featurize.extraction.options import Options
 from featurize.pipeline.stats import RunStats
@@ -34,6 +35,8 @@ class RunRequest:
     part_rows : int, optional
     cluster : str, optional
     n_actors : int, optional
+    session : ClusterSession, optional
+        The cluster that `cluster` names.
     report, say : callable
     """
 
@@ -49,5 +52,6 @@ class RunRequest:
     part_rows: int | None = None
     cluster: str | None = None
     n_actors: int | None = None
+    session: ClusterSession | None = None
     report: Callable[[RunStats], None] = ignore
     say: Say = ignore

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize.extraction.cluster.session import open_session
 from featurize.extraction.completion.changes import RetryPolicy
 from featurize.extraction.dry_run import Estimate
 from featurize.extraction.options import Options
@@ -123,7 +125,8 @@ def run(
         Compute on a Ray cluster: ``local`` starts one on this machine, ``auto`` joins the one that
         is running, ``HOST:PORT`` joins that one. This process alone writes the cache.
     actors : int, optional
-        Of a cluster: how many networks run at the same time. Default one for each GPU, or one.
+        Of a cluster: how many networks run at the same time. Default one for each GPU, or
+        each machine.
     report : callable
         Called often with the run's `RunStats`.
     say : callable
@@ -184,6 +187,8 @@ def run(
         say=say,
     )
     folder = find_parts_folder(output, part_rows)
-    if folder is not None:
-        return run_parts(folder, request)
-    return run_single_cache(Path(output), request)
+    with open_session(cluster, actors, engine, device, say) as session:
+        request = replace(request, session=session)
+        if folder is not None:
+            return run_parts(folder, request)
+        return run_single_cache(Path(output), request)

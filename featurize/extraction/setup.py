@@ -14,6 +14,7 @@ from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
 from featurize.engines.factory import choose_gpu, open_engine, resolve_engine_device
 from featurize.errors import CallError
+from featurize.extraction.cluster.actor import NetworkPlan
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
 from featurize.files import hash_file
 from featurize.fingerprint import compute_fingerprint
@@ -53,6 +54,8 @@ class ExtractionSetup:
     local_rank : int, optional
         Of several processes on this machine: which one this is. Each takes a GPU of its own, where
         no device is asked for.
+    computes_here : bool
+        Whether this process runs the network; else it need not have the device.
 
     Attributes
     ----------
@@ -69,7 +72,9 @@ class ExtractionSetup:
         *,
         frozen_weights: bool = True,
         local_rank: int | None = None,
+        computes_here: bool = True,
     ) -> None:
+        self.computes_here = computes_here
         self.resolved, self.custom_backbone, self.cache = resolved, custom_backbone, cache
         self.say, self.frozen_weights = say, frozen_weights
         self.local_rank = local_rank
@@ -117,7 +122,8 @@ class ExtractionSetup:
         FingerprintMismatchError
             If the cache has another extractor.
         """
-        _ = self.device  # raises before anything is loaded
+        if self.computes_here:
+            _ = self.device  # raises before anything is loaded
         backbone = self.custom_backbone or self._load_backbone()
         self._say_what_it_is(backbone)
         if self.cache is not None:
@@ -292,6 +298,25 @@ class ExtractionSetup:
         selector = self._selectors[specs]
         selector.n_elsewhere = self.count_elsewhere()
         return selector
+
+    def plan_network(self, layers: Sequence[LayerInfo]) -> NetworkPlan:
+        """Say what other processes are to run.
+
+        Parameters
+        ----------
+        layers : sequence of LayerInfo
+
+        Returns
+        -------
+        NetworkPlan
+        """
+        return NetworkPlan(
+            [info.spec for info in layers],
+            {info.name: info.dtype for info in layers},
+            self.resolved.engine,
+            self.resolved.precision,
+            self.backbone.weights_sha256,
+        )
 
     def _open_engine(self, layers: Sequence[LayerSpec], name: str) -> Engine:
         return open_engine(

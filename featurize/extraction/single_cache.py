@@ -118,7 +118,11 @@ def complete_cache(
     if existing_cache is None and makes_lock_file and not dry_run:
         # Load the network before a lock file is made, which would stay if it is mistyped.
         new_setup = ExtractionSetup(
-            resolve_options(options, None, own_name), custom_backbone, None, say
+            resolve_options(options, None, own_name),
+            custom_backbone,
+            None,
+            say,
+            computes_here=request.session is None,
         )
         _ = new_setup.layers, new_setup.backbone
     with nullcontext() if dry_run else lock:
@@ -128,7 +132,10 @@ def complete_cache(
             setup = new_setup
         else:
             resolved = resolve_options(options, cache, own_name)
-            setup = ExtractionSetup(resolved, custom_backbone, cache, say)
+            computes_here = request.session is None
+            setup = ExtractionSetup(
+                resolved, custom_backbone, cache, say, computes_here=computes_here
+            )
         diff = None if cache is None else diff_listing(listing, cache)
         if cache is not None and diff is not None:
             if custom_backbone or not is_same_extractor(setup.resolved, options, cache):
@@ -209,7 +216,9 @@ def complete_locked(
     if not lock.unheld_reason:
         labels.begin(cache, diff, is_new)
     try:
-        CacheCompletion(cache, diff, listing, setup, retry, stats, request.report, say).run()
+        CacheCompletion(
+            cache, diff, listing, setup, retry, stats, request.report, say, request.session
+        ).run()
     except BaseException:
         labels.stop()
         raise

@@ -122,6 +122,8 @@ class Summary:
         elif measure.total:
             images = f"{measure.total:,} image{'s were' if measure.total > 1 else ' was'}"
             self.verdict = f"{images} looked at; none went through the network."
+        if measure.n_lost_workers:
+            self.verdict += f" Workers were lost {measure.n_lost_workers:,} times on the way."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON.

@@ -6,6 +6,7 @@ NO_PERMISSION, READ_ERROR, VANISHED = 7, 8, 9
 NOT_FINITE = 10
 NO_MEMORY = 11
 ENDED_PROCESS = 12
+TOOK_WORKER = 13
 REASONS = {
     EMPTY: "empty file",
     NOT_AN_IMAGE: "not an image",
@@ -19,6 +20,7 @@ REASONS = {
     NOT_FINITE: "features are not finite",
     NO_MEMORY: "not enough memory",
     ENDED_PROCESS: "ended the process that decoded it",
+    TOOK_WORKER: "took its worker down",
 }
 # Caused by the system rather than by the file: every run tries such images again.
-TRANSIENT = frozenset({NO_PERMISSION, READ_ERROR, VANISHED, NO_MEMORY})
+TRANSIENT = frozenset({NO_PERMISSION, READ_ERROR, VANISHED, NO_MEMORY, TOOK_WORKER})

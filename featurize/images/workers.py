@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -60,8 +61,10 @@ class DecoderPool:
 
     def __init__(self, preprocess: Preprocess) -> None:
         self._preprocess, self._uses_processes = preprocess, False
-        self._thread_local = threading.local()
         self._workers: list[_DecodeWorker] = []
+        self._idle: list[_DecodeWorker] = []
+        # A process ends with the thread that started it: so these threads live as long as the pool.
+        self._starters: ThreadPoolExecutor | None = None
         self._lock, self._closed = threading.Lock(), False
         self._turn_file: Any = None
 
@@ -77,9 +80,12 @@ class DecoderPool:
         n_left : int
             Images that are still to be decoded.
         """
-        self._uses_processes = (
-            device != "cpu" and cores >= MIN_PROCESS_CORES and n_left >= MIN_PROCESS_IMAGES
-        )
+        if device != "cpu" and cores >= MIN_PROCESS_CORES and n_left >= MIN_PROCESS_IMAGES:
+            self.use_processes()
+
+    def use_processes(self) -> None:
+        """Decode in processes from now on."""
+        self._uses_processes = True
 
     def decode(self, data: bytes) -> np.ndarray:
         """Decode an image file.
@@ -103,19 +109,31 @@ class DecoderPool:
         """
         if not self._uses_processes:
             return decoding.decode_image(data, self._preprocess)
-        worker: _DecodeWorker | None = getattr(self._thread_local, "process", None)
+        # A process is no thread's own: the threads of a later job find it idle.
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
         if worker is None or worker.lost:
-            worker = self._thread_local.process = self._start_worker()
-        return worker.decode(data)
+            worker = self._start_worker()
+        try:
+            return worker.decode(data)
+        finally:
+            with self._lock:
+                if worker.lost:
+                    self._workers.remove(worker)
+                else:
+                    self._idle.append(worker)
 
     def _start_worker(self) -> "_DecodeWorker":
         with self._lock:
             self._refuse_if_closed()
             if self._turn_file is None:
                 self._turn_file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the pool
+            if self._starters is None:
+                self._starters = ThreadPoolExecutor(thread_name_prefix="start decoding")
+            starters = self._starters
             turn_fd = os.dup(self._turn_file.fileno())  # `close` may be called meanwhile
         try:
-            worker = _DecodeWorker(self._preprocess, turn_fd)
+            worker = starters.submit(_DecodeWorker, self._preprocess, turn_fd).result()
         finally:
             os.close(turn_fd)
         with self._lock:
@@ -137,8 +155,10 @@ class DecoderPool:
         with self._lock:
             self._closed = True
         deadline = time.monotonic() + MAX_CLOSE_SECONDS
-        for worker in self._workers:
+        for worker in list(self._workers):
             worker.close(max(0.0, deadline - time.monotonic()))
+        if self._starters is not None:
+            self._starters.shutdown(wait=False)
         if self._turn_file is not None:
             self._turn_file.close()
 

@@ -9,6 +9,11 @@ from featurize.cache.format import PENDING
 from featurize.cache.integrity import is_damaged
 from featurize.cache.reader import FeatureCache
 
+PREFIX_BYTES, PREFIX_DTYPE = (
+    8,
+    "<u8",
+)  # what tells apart the hashes of any collection but a forged one
+
 
 @dataclass(frozen=True)
 class StoredRow:
@@ -116,6 +121,18 @@ class ContentIndex:
         ):
             if any(digest):  # images that could not be read have no hash
                 self._older.setdefault(digest, StoredRow(cache, row, int(reasons[row])))
+
+    def list_prefixes(self) -> np.ndarray:
+        """List the beginnings of all hashes, for processes that have no index.
+
+        Returns
+        -------
+        uint64 array of shape (n,)
+            The first `PREFIX_BYTES` bytes of each, sorted.
+        """
+        digests = [*self._current, *self._older]
+        data = b"".join(digest[:PREFIX_BYTES] for digest in digests)
+        return np.sort(np.frombuffer(data, PREFIX_DTYPE))
 
     def claim(self, digest: bytes, row: int) -> int | StoredRow | None:
         """Look up a content, or claim it for a row.

@@ -39,7 +39,7 @@ class ExtractionJob:
         Dataset names that the engine computes, in its order.
     engine_selector : EngineSelector
         Opens the engine when the first image is decoded.
-    in_flight_path : Path
+    in_flight_path : Path, optional
         Log of the images being decoded.
     recorded_sha256 : uint8 array of shape (N, 32), optional
         Hashes of finished rows whose file may be unchanged; zeros elsewhere. If the file has the
@@ -57,7 +57,7 @@ class ExtractionJob:
     preprocess: Preprocess
     layers: list[str]
     engine_selector: EngineSelector
-    in_flight_path: Path
+    in_flight_path: Path | None
     recorded_sha256: np.ndarray | None = None
     returns_changed: bool = False
     computes_unchanged: bool = False
@@ -112,6 +112,8 @@ class Prefetcher:
     content_index : ContentIndex
     stats : RunStats
         Its `workers` is the number of threads; updated in place.
+    decoders : DecoderPool, optional
+        Stays open after `stop`. Default one of its own.
 
     Attributes
     ----------
@@ -120,12 +122,20 @@ class Prefetcher:
     decoders : DecoderPool
     """
 
-    def __init__(self, job: ExtractionJob, content_index: ContentIndex, stats: RunStats) -> None:
+    def __init__(
+        self,
+        job: ExtractionJob,
+        content_index: ContentIndex,
+        stats: RunStats,
+        decoders: DecoderPool | None = None,
+    ) -> None:
         self.job, self.content_index, self.stats = job, content_index, stats
         self.batch_size = 32  # until the engine is open
-        self.decoders = DecoderPool(job.preprocess)
+        self.decoders, self._owns_decoders = decoders or DecoderPool(job.preprocess), not decoders
         self._ready_queue: queue.SimpleQueue[PrefetchedImage | BaseException] = queue.SimpleQueue()
-        self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
+        self._in_flight: InFlightLog | None = None
+        if job.in_flight_path is not None:
+            self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
         self._suspect_lock = threading.Lock()
         n_threads = min(stats.workers, len(job.rows))
         self._read_ahead = ReadAhead(job.listing, job.rows, self._limit, n_threads)
@@ -170,8 +180,10 @@ class Prefetcher:
     def stop(self) -> None:
         """Drop the images not started, and do not wait for those being decoded."""
         self._read_ahead.close()
-        self.decoders.close()
-        self._in_flight.close()
+        if self._owns_decoders:
+            self.decoders.close()
+        if self._in_flight is not None:
+            self._in_flight.close()
 
     def _decode_loop(self, slot: int) -> None:
         while True:
@@ -216,6 +228,8 @@ class Prefetcher:
         return item
 
     def _decode(self, data: bytes, digest: bytes, slot: int) -> np.ndarray:
+        if self._in_flight is None:
+            return self.decoders.decode(data)
         if self._in_flight.is_suspect(digest):
             with self._suspect_lock:
                 try:

@@ -1,7 +1,7 @@
 """Timing of a run: its stages, its rate and its bottleneck."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -42,6 +42,8 @@ class RunStats:
         The engine that ran last, and why it was chosen.
     hint : str, optional
         A sentence appended to the description of the bottleneck; None until it was looked for.
+    n_lost_workers : int
+        Processes of a cluster that ended before their images were done.
     started : float
         `time.perf_counter` at the start.
     """
@@ -59,6 +61,7 @@ class RunStats:
     engine: str = ""
     engine_why: str = ""
     hint: str | None = None
+    n_lost_workers: int = 0
     started: float = field(default_factory=time.perf_counter)
     _rate_start: tuple[float, int] | None = None
     _last_batch_time: float = 0.0
@@ -79,6 +82,23 @@ class RunStats:
         if self._rate_start is None:
             # The first batch includes start-up, so the rate counts from its end.
             self._rate_start = (self._last_batch_time, self.images_run)
+
+    def add_stages(
+        self, stage_seconds: Mapping[str, float], wait_seconds: Mapping[str, float]
+    ) -> None:
+        """Add the times of rows that another process computed, but for the network's.
+
+        Parameters
+        ----------
+        stage_seconds, wait_seconds : mapping of str to float
+            As the attributes.
+        """
+        for own, others in (
+            (self.stage_seconds, stage_seconds),
+            (self.wait_seconds, wait_seconds),
+        ):
+            for name, seconds in others.items():
+                own[name] += seconds if name != "run" else 0.0
 
     def restart_rate(self) -> None:
         """Count the rate from now on, after the start-up of another engine."""

@@ -12,6 +12,7 @@ import numpy as np
 from featurize.cache.format import PENDING, LayerInfo, list_container_records
 from featurize.cache.reader import FeatureCache
 from featurize.cache.writer import CacheWriter
+from featurize.extraction.cluster.session import ClusterSession
 from featurize.extraction.completion.changes import (
     ListingDiff,
     RetryPolicy,
@@ -57,6 +58,8 @@ class CacheCompletion:
         Called with `stats` often.
     say : callable
         Called with a sentence about each choice made.
+    session : ClusterSession, optional
+        Where rows are computed; default in this process.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class CacheCompletion:
         stats: RunStats,
         report: Callable[[RunStats], None],
         say: Callable[[str], None],
+        session: ClusterSession | None = None,
     ) -> None:
+        self.session = session
         self.cache, self.diff, self.listing, self.setup = cache, diff, listing, setup
         self.retry, self.stats, self.report, self.say = retry, stats, report, say
 
@@ -231,11 +236,34 @@ class CacheCompletion:
             returns_changed,
             computes_unchanged,
         )
-        changed_rows = process_rows(job, writer, content_index, self.stats, self.report)
+        changed_rows = self._dispatch_rows(job, layers, writer, content_index)
         is_exact = job.preprocess.decode == "exact"
         if self.stats.hint is None and self.stats.bottleneck == "decode" and is_exact:
             self.stats.hint = suggest_fast_decoding(self.listing, job.preprocess)
         return changed_rows
+
+    def _dispatch_rows(
+        self,
+        job: ExtractionJob,
+        layers: list[LayerInfo],
+        writer: CacheWriter,
+        content_index: ContentIndex,
+    ) -> dict[int, bytes]:
+        if self.session is None:
+            return process_rows(job, writer, content_index, self.stats, self.report)
+        from featurize.extraction.cluster.process_rows import process_rows as process_on_cluster
+
+        return process_on_cluster(
+            job,
+            writer,
+            content_index,
+            self.stats,
+            self.report,
+            session=self.session,
+            backbone=self.setup.backbone,
+            network=self.setup.plan_network(layers),
+            say=self.say,
+        )
 
 
 def _build_content_index(

@@ -185,6 +185,7 @@ class PartsRun:
             template,
             request.say,
             local_rank=self.rank.local_rank,
+            computes_here=request.session is None,
         )
         if template is not None and (
             request.custom_backbone or not is_same_extractor(resolved, request.options, template)

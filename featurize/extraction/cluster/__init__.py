@@ -1,0 +1,1 @@
+"""Rows computed on a Ray cluster; this process alone writes them."""
