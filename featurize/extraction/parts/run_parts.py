@@ -46,7 +46,6 @@ from featurize.sources.opening import describe_source
 from featurize.system import cpu, signals
 from featurize.text import format_count
 
-
 STOP_SECONDS = 1.0  # for counting rows after an interrupt; see `signals.MAX_EXIT_SECONDS`
 
 
