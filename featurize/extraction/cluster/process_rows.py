@@ -5,6 +5,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,20 @@ class _Dispatch:
 
     def run(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Compute rows; return those that a worker took for known, and are not."""
+        from ray.exceptions import RayError
+
+        try:
+            return self._run(rows, known)
+        except RayError as error:
+            with suppress(RayError):  # the ledger may know more
+                self._take_news()
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise EngineError(
+                f"the cluster failed: {type(error).__name__}: {first_line}. What was finished is "
+                "kept, and the same command goes on from there"
+            ) from error
+
+    def _run(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
         refused: list[int] = []
         self._losses_before, self._started = self.stats.n_lost_workers, time.monotonic()
         tables = self._make_tables(rows)
@@ -229,13 +244,6 @@ class _Dispatch:
                 if table is None:
                     return
                 yield table
-        except ray.exceptions.RayError as error:
-            self._take_news()
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise EngineError(
-                f"the cluster failed: {type(error).__name__}: {first_line}. What was finished is "
-                "kept, and the same command goes on from there"
-            ) from error
         finally:
             fetched.close()
 

@@ -44,7 +44,7 @@ class BlockSink:
         with np.errstate(over="ignore"):  # the driver finds what is not finite
             self.features.append(
                 [
-                    values.astype(dtype)
+                    values.astype(dtype, copy=False)
                     for values, dtype in zip(features, self.dtypes.values(), strict=True)
                 ]
             )

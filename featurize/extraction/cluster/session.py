@@ -201,9 +201,9 @@ class ClusterSession:
         import ray
 
         self._exits.enter_context(hide_raylet())
-        self._exits.callback(ray.shutdown)
         levels = {name: logging.getLogger(name).level for name in LOGGERS}
         self._exits.callback(set_levels, levels)
+        self._exits.callback(ray.shutdown)
         # Ray would add this process's folder to where workers search for modules, and write a
         # token that others can read.
         previous_umask, is_local = os.umask(0o077), self._address.text == LOCAL
