@@ -108,7 +108,7 @@ def _format_parts(total: int, made: int, part_rows: int, missing: list[str]) -> 
     if made == total:
         return text
     return (
-        f"{text}: {made:,} are made, and what follows is of these. `featurize run` with the same "
+        f"{text}: {made:,} {'is' if made == 1 else 'are'} made, and what follows is of these. `featurize run` with the same "
         f"images makes the others ({list_first(missing)})"
     )
 
