@@ -54,7 +54,8 @@ def table(home) -> Path:
 @pytest.mark.parametrize("other", OTHERS)
 def test_rows_are_those_of_one_file(home, other):
     single, cache = FeatureCache(home / "single.h5"), FeatureCache(home / other)
-    assert single.n_rows == COUNT and list(cache.paths) == list(single.paths)
+    assert single.n_rows == COUNT
+    assert list(cache.paths) == list(single.paths)
     for name in single.layers:
         assert np.array_equal(single.features(name), cache.features(name))
     if other == "parts":
