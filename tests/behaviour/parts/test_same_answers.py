@@ -109,3 +109,10 @@ def test_a_joined_file_is_complete_for_the_next_run(home, photos, run):
     said = run(photos, home / "joined.h5")
     assert f"0 computed, {COUNT} reused" in said
     assert (home / "joined.h5").read_bytes() == before
+
+
+def test_one_file_cannot_be_joined(home, command, tmp_path):
+    done = command("featurize", "join", home / "single.h5", "-o", tmp_path / "o.h5")
+    assert done.returncode == 2
+    assert "single.h5 is one file" in done.stderr
+    assert not list(tmp_path.iterdir())
