@@ -107,9 +107,10 @@ def _format_parts(total: int, made: int, part_rows: int, missing: list[str]) -> 
     text = f"parts     {total:,}, of about {part_rows:,} rows each"
     if made == total:
         return text
+    verb = "is" if made == 1 else "are"
     return (
-        f"{text}: {made:,} are made, and what follows is of these. `featurize run` with the same "
-        f"images makes the others ({list_first(missing)})"
+        f"{text}: {made:,} {verb} made, and what follows is of these. `featurize run` with the "
+        f"same images makes the others ({list_first(missing)})"
     )
 
 

@@ -131,6 +131,8 @@ def read_index(folder: Path) -> PartsIndex:
         If there is none, or it is damaged or of a later format.
     """
     path = folder / INDEX_NAME
+    if folder.is_file():
+        raise CacheFormatError(f"{folder} is one file, and no cache of parts, which is a folder")
     if not path.is_file():
         raise CacheFormatError(
             f"{folder} is not a feature cache: it is a folder without {INDEX_NAME}, which a cache "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featurize.cache.format import Extractor
 from featurize.cache.layout import probe_layouts
 from featurize.cache.parts.cache_file import PATH_COLUMN, CacheFile, OpenFiles
 from featurize.cache.parts.index import INDEX_NAME, PartsIndex, read_index
@@ -109,6 +110,30 @@ def describe_missing_part(folder: Path, name: str) -> str:
     )
 
 
+def describe_difference(part: tuple[Path, Extractor], other: tuple[Path, Extractor]) -> str:
+    """Describe that two parts were made by different networks, and what to do.
+
+    Parameters
+    ----------
+    part, other : (Path, Extractor)
+        The file, and what made its features.
+
+    Returns
+    -------
+    str
+        Sentences; empty if the same made both.
+    """
+    differences = part[1].differences(other[1])
+    if not differences:
+        return ""
+    name, (own_value, other_value) = next(iter(differences.items()))
+    return (
+        f"{part[0]} was made otherwise than {other[0]}: {name} is {own_value!r} and not "
+        f"{other_value!r}. One of them is of another cache: remove it and make it by "
+        "`featurize run`"
+    )
+
+
 def _open_files(folder: Path, index: PartsIndex, names: Collection[str] | None) -> JoinedFiles:
     missing = [name for name in find_missing_parts(folder, index) if names is None or name in names]
     if missing:
@@ -150,13 +175,11 @@ def _check_same_layers(file: CacheFile, other: CacheFile) -> None:
     layers, other_layers = file.layout.layers, other.layout.layers
     if list(layers.items()) == list(other_layers.items()):
         return
-    differences = other.layout.extractor.differences(file.layout.extractor)
-    if differences:
-        name, (value, other_value) = next(iter(differences.items()))
-        raise CacheFormatError(
-            f"{file.path} was made otherwise than {other.path}: {name} is {other_value!r} and not "
-            f"{value!r}. One of them is of another cache: remove it and make it by `featurize run`"
-        )
+    difference = describe_difference(
+        (file.path, file.layout.extractor), (other.path, other.layout.extractor)
+    )
+    if difference:
+        raise CacheFormatError(difference)
     raise CacheFormatError(
         f"{file.path} has the layers {_list_layers(file)}, and {other.path} has "
         f"{_list_layers(other)}: a run that adds layers is at work or was stopped. Run it again, "

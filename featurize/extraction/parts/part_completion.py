@@ -8,6 +8,7 @@ import numpy as np
 
 from featurize.cache.lock import WriteLock
 from featurize.cache.parts.index import PartsIndex
+from featurize.cache.parts.opening import describe_difference
 from featurize.cache.reader import FeatureCache
 from featurize.errors import FingerprintMismatchError, NoImagesError
 from featurize.extraction.completion.changes import diff_listing, find_pending_rows
@@ -141,7 +142,14 @@ class PartCompletion:
             self.setup.add_layers(added)
 
     def _check_layers(self, cache: FeatureCache, index: PartsIndex) -> None:
-        """Check that a part has no other layers than the whole is to have."""
+        """Check that a part is of the same network, and has no layer that the whole lacks."""
+        template = self.setup.cache
+        if template is not None:
+            difference = describe_difference(
+                (cache.path, cache.extractor), (template.path, template.extractor)
+            )
+            if difference:
+                raise FingerprintMismatchError(difference)
         names = {spec.key for spec in self.setup.layers}
         for name, info in cache.layers.items():
             fingerprint = index.fingerprints.get(name, info.fingerprint)

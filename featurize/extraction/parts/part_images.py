@@ -48,6 +48,18 @@ class KeyRange(NamedTuple):
         stop = len(keys) if self.end is None else bisect_left(keys, self.end)
         return bisect_left(keys, self.first), stop
 
+    def describe(self) -> str:
+        """Describe the range, to go on from "no image".
+
+        Returns
+        -------
+        str
+            As ``from 'a' on, and before 'c'``.
+        """
+        lower = f"from {self.first!r} on" if self.first else ""
+        upper = f"before {self.end!r}" if self.end is not None else ""
+        return ", and ".join(filter(None, (lower, upper))) or "at all"
+
 
 @dataclass(frozen=True)
 class Density:
@@ -199,7 +211,7 @@ class ListedImages:
         """Take the images in a range; see `PartImages.list_range`."""
         start, stop = keys.slice(self.listing.paths)
         if start >= stop:
-            raise NoImagesError(f"{self.listing.root} has no image from {keys.first!r} on")
+            raise NoImagesError(f"{self.listing.root} has no image {keys.describe()}")
         return self.listing.slice(start, stop)
 
     def is_unchanged(self, keys: KeyRange, cache: FeatureCache) -> bool:
@@ -299,11 +311,11 @@ class ContainerImages:
         """List the containers of a range; see `PartImages.list_range`."""
         files = self._find_files(keys)
         if not files:
-            raise NoImagesError(f"{self._source.root} has no image from {keys.first!r} on")
+            raise NoImagesError(f"{self._source.root} has no image {keys.describe()}")
         listing = self._list_files(files, cache)
         start, stop = keys.slice(listing.paths)
         if start >= stop:
-            raise NoImagesError(f"{self._source.root} has no image from {keys.first!r} on")
+            raise NoImagesError(f"{self._source.root} has no image {keys.describe()}")
         is_whole = (start, stop) == (0, len(listing.paths))
         return listing if is_whole else listing.slice(start, stop)
 

@@ -1,6 +1,6 @@
 """The index of a cache of parts: made once, extended for further images, without emptied parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +195,34 @@ def extend_index(
         if changed != index:
             write_index(folder, changed)
     return changed
+
+
+def retract_parts(folder: Path, files: Sequence[str]) -> None:
+    """Take planned parts out of the index that were not made, so that readers need not miss them.
+
+    Parameters
+    ----------
+    folder : Path
+    files : sequence of str
+        The last parts of the index, in its order. One that was made or is held stays, and so do
+        those before it.
+
+    Raises
+    ------
+    DiskFullError, OutputError
+        If the index cannot be written.
+    """
+    lock = index_lock(folder)
+    for file in reversed(files):
+        try:
+            with WriteLock(folder / file), lock:
+                lock.require_held()
+                index = read_index(folder)
+                if (folder / file).exists() or index.parts[-1].file != file:
+                    return
+                write_index(folder, replace(index, parts=index.parts[:-1]))
+        except CacheBusyError:
+            return
 
 
 def _name_part(folder: Path, index: PartsIndex) -> str:

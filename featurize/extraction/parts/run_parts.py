@@ -14,6 +14,8 @@ from featurize.cache.parts.index import (
 from featurize.cache.reader import FeatureCache
 from featurize.errors import (
     CacheBusyError,
+    CallError,
+    FingerprintMismatchError,
     HeadgraftError,
     RunInterruptedError,
 )
@@ -30,6 +32,7 @@ from featurize.extraction.parts.planning import (
     make_index,
     plan_parts,
     record_globs,
+    retract_parts,
 )
 from featurize.extraction.parts.process_rank import ProcessRank
 from featurize.extraction.parts.removals import Removals
@@ -145,7 +148,13 @@ class PartsRun:
             self._index_reader,
             self.rank.world_size,
         )
-        self._go_through(index, completion)
+        try:
+            self._go_through(index, completion)
+        except (CallError, FingerprintMismatchError):  # refused
+            known = {part.file for part in self.index.parts} if self.index else set()
+            added = [part.file for part in index.parts if part.file not in known]
+            retract_parts(self.folder, added if known else [])
+            raise
         # Not before: a run that is refused leaves them as they were.
         record_globs(self.folder, self.globs)
 

@@ -249,4 +249,4 @@ class OnceSaid:
         if self._said[kind] <= (MAX_PARTS_NAMED if names_part else 1):
             self._say(sentence)
         elif names_part and self._said[kind] == MAX_PARTS_NAMED + 1:
-            self._say(f"{sentence}; likewise for others, which are not named")
+            self._say(f"{sentence}; further parts are not named")

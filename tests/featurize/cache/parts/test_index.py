@@ -39,6 +39,8 @@ def test_p2_an_index_is_read_as_it_was_written(written):
         "format_version": "1.0",
         "part_rows": 100,
         "fingerprints": {"layer4": "f" * 64},
+        "include": [],
+        "exclude": [],
         "parts": [{"file": part.file, "first": part.first} for part in PARTS],
     }
 
