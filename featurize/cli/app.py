@@ -41,7 +41,7 @@ from featurize.cli.options import (
     WeightsFile,
 )
 from featurize.system import signals
-from featurize.text import to_printable
+from featurize.text import format_count, to_printable
 
 app = make_app(
     "featurize", "Run a frozen convnet over an image collection, once, into a feature cache."
@@ -317,7 +317,7 @@ def verify(
         else:
             for problem in problems:
                 print(to_printable(problem))
-            result = f"{len(problems)} problems" if problems else "sound"
+            result = format_count(len(problems), "problem") if problems else "sound"
             print(f"{to_printable(str(cache))}: {result}")
         if problems:
             raise typer.Exit(EXIT_WRONG_INPUT)

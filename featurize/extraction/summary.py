@@ -23,7 +23,8 @@ class Summary:
     computed : int
         Images that went through the network.
     reused : int
-        Rows that were finished before, or copied from a row of the same content.
+        Rows that were finished before or by another process, or copied from a row of the same
+        content.
     failed : int
         Failed rows.
     seconds : float

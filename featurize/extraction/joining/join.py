@@ -129,7 +129,7 @@ def join(
 
 def _check_output(path: Path, folder: Path) -> None:
     if path.is_dir():
-        raise CallError(f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}")
+        raise CallError(f"{path} is a folder; give the cache a file name: -o {path}.h5")
     if not path.parent.is_dir():
         raise CallError(f"there is no folder {path.parent} to write {path.name} to; make it first")
     if path.parent.samefile(folder):

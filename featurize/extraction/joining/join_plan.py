@@ -105,7 +105,8 @@ def check_parts_exist(folder: Path, index: PartsIndex) -> None:
     if missing:
         raise CacheFormatError(
             f"{folder} is not complete: {INDEX_NAME} names {format_count(len(missing), 'part')} "
-            f"without a file: {list_first(missing)}. `featurize run` with -o {folder} makes them"
+            f"without a file: {list_first(missing)}. `featurize run` with -o {folder}/ makes "
+            "what is missing"
         )
 
 

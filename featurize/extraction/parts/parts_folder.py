@@ -39,6 +39,11 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
     is_named_as_folder = text.endswith(("/", os.sep))
     if path.is_dir():
         if not has_index(path) and not _is_empty(path):
+            if (path / "part-00000.h5").exists():
+                raise CallError(
+                    f"{path} holds parts and no {INDEX_NAME}, which says which images they have. "
+                    "Put it back from a copy, or give another -o; each part can be read by itself"
+                )
             raise CallError(
                 f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}. A cache "
                 "of parts wants a folder that is new or empty"
