@@ -88,12 +88,14 @@ class FeatureCache(KeyedRows):
         Parameters
         ----------
         folder : path
+            The cache of parts.
         parts : collection of str
             Their names, at least one, as ``part-00000.h5``.
 
         Returns
         -------
         FeatureCache
+            Of the rows of these parts.
 
         Raises
         ------

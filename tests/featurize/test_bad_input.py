@@ -656,7 +656,7 @@ def test_a_cache_of_another_fingerprint_names_the_fields(options, field, spoiled
         ("run HERE/void -o HERE/c.h5", "no image in"),
         ("run HERE/hidden -o HERE/c.h5", "no image in"),
         ("run HERE/images -o HERE/no/c.h5", "there is no folder"),
-        ("run HERE/images -o HERE/hidden", "is a folder; give the cache a file name"),
+        ("run HERE/images -o HERE/void", "is a folder; give the cache a file name"),
         ("run HERE/images -o HERE/notes.txt/c.h5", "there is no folder"),
         ("run HERE/images -o HERE/c.h5 --backbone sedling", "did you mean 'seedling'?"),
         ("run HERE/images -o HERE/c.h5 --backbone resnet5O", "did you mean 'resnet50'?"),

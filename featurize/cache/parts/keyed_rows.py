@@ -62,6 +62,7 @@ class KeyedRows(ABC):
         Returns
         -------
         list of str
+            In the order of `rows`.
 
         Raises
         ------

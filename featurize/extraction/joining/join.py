@@ -33,17 +33,19 @@ class JoinSummary:
     cache : str
         The file.
     rows : int
+        Its number of rows.
     """
 
     cache: str
     rows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON values.
+        """Return the fields as a dict for JSON.
 
         Returns
         -------
         dict of str to object
+            The attributes by name.
         """
         return asdict(self)
 
@@ -78,6 +80,7 @@ def join(
     Returns
     -------
     JoinSummary
+        What was written.
 
     Raises
     ------

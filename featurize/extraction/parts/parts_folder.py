@@ -14,7 +14,7 @@ _LEFT_BEHIND = re.compile(rf"{re.escape(INDEX_NAME)}\..*|part-\d+\.h5\..*")
 def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> Path | None:
     """Find the folder of parts that an output means.
 
-    It is one that ends with a slash, that is an empty folder or has an index, or a new name where
+    It is one that has an index; or else one that is new or empty, where it ends with a slash or
     `part_rows` is given.
 
     Parameters
@@ -47,6 +47,11 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
             raise CallError(
                 f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}. A cache "
                 "of parts wants a folder that is new or empty"
+            )
+        if not (has_index(path) or is_named_as_folder or part_rows is not None):
+            raise CallError(
+                f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}; or a "
+                f"slash for a cache of parts: -o {path}/"
             )
         return Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and is_named_as_folder:

@@ -1,5 +1,6 @@
 """One set of drawn images as a single cache and as a cache of parts, both made by the command."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,9 @@ def photos(tmp_path_factory) -> Path:
             for i in range(count):
                 coarse = np.clip(mean + rng.normal(0, 70, mean.shape), 0, 255).astype(np.uint8)
                 picture = Image.fromarray(coarse).resize((40, 36 + i % 5))
-                picture.save(home / split / name / f"{i:03}.jpg")
+                path = home / split / name / f"{i:03}.jpg"
+                picture.save(path)
+                os.utime(path, (1e9, 1e9))  # of a young file nobody knows whether it is unchanged
     return home
 
 

@@ -102,7 +102,13 @@ def copies(make_cache, path, X, same):
     for a, b in same:
         hashes[b] = hashes[a]
     column = cache.column
-    cache.column = lambda name: hashes if name == "sha256" else column(name)
+
+    def replaced_column(name, rows=None):
+        return (
+            (hashes if rows is None else hashes[rows]) if name == "sha256" else column(name, rows)
+        )
+
+    cache.column = replaced_column
     return cache
 
 

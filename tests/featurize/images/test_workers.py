@@ -325,8 +325,15 @@ def test_a_decoder_ends_with_its_parent_whatever_it_does(when, tmp_path):
 
 
 def _children_of(pid: int) -> set[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    while True:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        try:
+            texts = [(task / "children").read_text() for task in tasks]
+        except (
+            FileNotFoundError
+        ):  # a thread has ended meanwhile: its children are another one's now
+            continue
+        return {int(child) for text in texts for child in text.split()}
 
 
 def _is_there(pid: int) -> bool:

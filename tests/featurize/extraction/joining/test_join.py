@@ -263,7 +263,7 @@ def test_a_missing_part_is_named(parts, tmp_path, command):
 
 
 def test_what_is_no_cache_of_parts(parts, tmp_path, command):
-    refuse(CacheFormatError, "it has no parts.json", tmp_path, tmp_path / "c.h5")
+    refuse(CacheFormatError, "a folder without parts.json", tmp_path, tmp_path / "c.h5")
     (parts / "parts.json").write_text("{")
     refuse(CacheFormatError, "parts.json is damaged", parts, tmp_path / "c.h5")
     done = command("featurize", "join", tmp_path / "nowhere", "-o", tmp_path / "c.h5")

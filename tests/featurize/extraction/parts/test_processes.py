@@ -66,9 +66,12 @@ def is_like_single(start, source, whole, tmp_path):
 
 
 def test_one_of_two_dies_and_the_other_takes_over(start, make_source, read_log, whole, tmp_path):
-    """Both begin on no folder at all; the one that dies has marked some rows of its second part."""
-    source = make_source("shards", range(120))
-    dies = start(source, tmp_path / "dies.log", 40, 41, RANK="0", WORLD_SIZE="2")
+    """The one that dies has a part, and has marked some of its rows, whatever the other does."""
+    source, first = make_source("shards", range(120)), tmp_path / "photos.parts" / "part-00000.h5"
+    dies = start(source, tmp_path / "dies.log", 40, 21, RANK="0", WORLD_SIZE="2")
+    while not first.exists():
+        assert dies.poll() in (None, -signal.SIGKILL)
+        time.sleep(0.001)
     lives = start(source, tmp_path / "lives.log", 40, RANK="1", WORLD_SIZE="2")
     die(dies)
     done = finish(lives)

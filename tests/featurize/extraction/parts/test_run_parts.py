@@ -290,7 +290,8 @@ def test_nothing_is_left_of_a_mistyped_call(make_source, tmp_path):
 def test_which_outputs_are_parts(make_source, embed, tmp_path):
     source = make_source("folder", range(3))
     (tmp_path / "empty").mkdir()
-    assert embed(source, tmp_path / "empty").parts["total"] == 1
+    assert embed(source, f"{tmp_path}/empty/").parts["total"] == 1
+    (tmp_path / "void").mkdir()
     assert embed(source, tmp_path / "new", part_rows=2).parts["total"] == 2
     assert embed(source, tmp_path / "new").parts["total"] == 2
     assert embed(source, tmp_path / "c.h5").parts is None
@@ -300,6 +301,8 @@ def test_which_outputs_are_parts(make_source, embed, tmp_path):
         (tmp_path / "c.h5", {"part_rows": 2}, "--part-rows is for a cache of parts"),
         (f"{tmp_path}/c.h5/", {}, "is a file, and no folder of parts"),
         (tmp_path / "other", {}, "is a folder; give the cache a file name"),
+        (f"{tmp_path}/other/", {}, "is a folder; give the cache a file name"),
+        (tmp_path / "void", {}, "a slash for a cache of parts"),
         (f"{tmp_path}/none/new/", {}, "there is no folder"),
     ):
         with pytest.raises(CallError, match=problem):
