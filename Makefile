@@ -5,7 +5,7 @@ PATCHES = build/patches
 # The variable is the theme's documented way to leave out its notice about MkDocs 2.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: help install demo demo-photographs test test-slow check bench docs
+.PHONY: help install demo demo-photographs test test-long test-slow check bench docs
 .DEFAULT_GOAL := help
 
 help:  ## What there is to make
@@ -62,7 +62,10 @@ check: install  ## Lint, types, import floors, and whether the site builds
 	$(MKDOCS) --site-dir build/check-site
 
 test: install  ## All quick tests, on two cores
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow and not long" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-long: install  ## Those that take seconds each, on two cores
+	$(BIN)/pytest -m "long and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## Kills, memory, attacks, reproduction: minutes each
 	$(BIN)/pytest -m slow

@@ -56,6 +56,7 @@ def test_data_is_no_package():
     assert not list((ROOT / "data").rglob("__init__.py"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", SCRIPTS)
 def test_scripts_can_be_imported(folder):
     """No command behind a published figure has rotted."""
@@ -171,6 +172,7 @@ def test_help_of_each_verb_leaves_torch_alone(line, command, poisoned):
     assert "--json" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "line",
     [
@@ -198,6 +200,7 @@ def test_a_finished_cache_needs_no_torch(line, command, poisoned, made, tmp_path
         assert found["n_train"] + found["n_test"] == 40
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "line",
     [

@@ -52,6 +52,7 @@ def run(reader: Reader, page: Page, record_property) -> None:
     print(f"{page.path.relative_to(ROOT)}: {count} blocks run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [marked(path) for path in PAGES])
 def test_page_runs(path, reader, record_property):
     run(reader, read_page(path), record_property)
@@ -71,6 +72,7 @@ def load_script(name: str):
     return script
 
 
+@pytest.mark.long
 def test_cli_page_is_current():
     page = load_script("make_cli").page()
     assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"

@@ -18,6 +18,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     starter.end()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "meant"),
     [

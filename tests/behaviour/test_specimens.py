@@ -265,6 +265,7 @@ def test_a_head_trained_today_is_saved_alike(name, options, cache, tmp_path):
             np.testing.assert_allclose(one, other, rtol=TRAINING, atol=TRAINING)
 
 
+@pytest.mark.long
 def test_the_command_line_labels_a_cache_as_it_did(cache):
     head = SPECIMENS / "heads" / "lda.head"
     found = said("classify", "predict", head, cache, "--top", 2, status=3)  # one image is broken
@@ -274,6 +275,7 @@ def test_the_command_line_labels_a_cache_as_it_did(cache):
 # --- tuned networks ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tuned", "tuned-mlp"])
 def test_a_tuned_network_says_what_it_said(name, images, tmp_path):
     expected, path = EXPECTED[name], unpack(f"{name}.safetensors", tmp_path)
@@ -293,6 +295,7 @@ def test_a_tuned_network_says_what_it_said(name, images, tmp_path):
     assert content(tmp_path / "again.safetensors") == content(path)
 
 
+@pytest.mark.long
 def test_a_training_that_was_broken_off_goes_on(images, tmp_path, monkeypatch):
     """Its key holds the backbone as it was named, so it is called from the folder it lies in."""
     monkeypatch.chdir(tmp_path)
@@ -344,6 +347,7 @@ def kept(cache):
     assert all(b'\\"head\\": \\"lda\\"' in path.read_bytes() for path in results)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("task", "column"), [("digit", "label"), ("parity", "parity")])
 def test_a_comparison_is_recalled(task, column, kept):
     table = SPECIMENS / f"{task}.csv"

@@ -170,6 +170,7 @@ def test_features_that_are_no_numbers_are_refused_by_name(make_cache, tmp_path, 
         fit(cache, table, head, test_size=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["knn", "rbf-svm"])
 def test_the_command_names_the_image(make_cache, make_table, tmp_path, run_cli, head):
     X, y = world(200, 6, 2)
@@ -205,6 +206,7 @@ def test_scores_too_large_are_said_to_be_so(kind):
             scorer.decision_values(np.full((5, 3), 2, np.float32))
 
 
+@pytest.mark.long
 def test_a_hostile_head_is_refused_or_says_so(cache, parity, tmp_path, run_cli):
     fit_head, _ = fit(cache, parity, "ridge")
     scorer = fit_head.scorer
@@ -282,6 +284,7 @@ def test_many_classes_take_no_matrix_of_rows_by_classes(
         assert json.loads(done.stdout)["accuracy"] > 0.3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["softmax", "linear-svm", "rbf-svm"])
 def test_what_the_solver_could_not_hold_is_refused_with_its_bytes(make_cache, tmp_path, head):
     n = 80_000

@@ -170,6 +170,7 @@ with run_parallel([delayed(time.sleep)(seconds) for seconds in (0.1, 30)], jobs=
 """
 
 
+@pytest.mark.long
 def test_what_sweeps_up_after_a_command_that_was_ended_says_nothing():
     """That is joblib's tracker, a process of its own, which ends after ours."""
     line = [sys.executable, "-c", ENDED_AT_ONCE]

@@ -36,6 +36,7 @@ def test_importing_the_package_or_the_command_line_loads_nothing_heavy():
     assert python(f"import sys, classify.cli.app; print({HEAVY} & set(sys.modules))") == "set()"
 
 
+@pytest.mark.long
 def test_a_head_is_fitted_from_a_cache_without_torch(cache, table, tmp_path):
     code = f"""
 import sys

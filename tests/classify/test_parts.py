@@ -37,6 +37,7 @@ def drop_times(value, path):
     return value.replace(str(path), "CACHE") if isinstance(value, str) else value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [

@@ -69,6 +69,7 @@ def checks(run_cli, cache, table, *options) -> dict[str, list]:
     return json.loads(done.stdout)["checks"][table.stem]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_twenty_wrong_labels_of_600_digits_are_all_listed(
     digits_with_copies, run_cli, tmp_path, seed
@@ -88,6 +89,7 @@ def test_twenty_wrong_labels_of_600_digits_are_all_listed(
     assert {split[path] for path in wrong} == {"train", "test"}
 
 
+@pytest.mark.long
 def test_copies_on_the_other_side_of_the_split_are_all_listed(
     digits_with_copies, run_cli, tmp_path
 ):
@@ -108,6 +110,7 @@ def test_copies_on_the_other_side_of_the_split_are_all_listed(
     assert not set(copies) & {one["test"] for one in found["twins"]}
 
 
+@pytest.mark.long
 def test_both_are_told_in_words(digits_with_copies, run_cli, tmp_path):
     cache, labels, split, _ = digits_with_copies
     given, wrong = plant_labels(labels, 0)

@@ -82,6 +82,7 @@ def made(sources, command, tmp_path_factory):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_come_along_or_from_folders(made, kind):
     record, said = made[kind].record, made[kind].said
@@ -118,6 +119,7 @@ def test_predict_says_of_what_kind_nothing_is(made, command, tmp_path):
     assert "is not a feature cache" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_shows_the_pictures(made, command, pictured, tmp_path, kind):
     """As many as of the folder, and the very same."""
@@ -163,6 +165,7 @@ def test_finetune_trains_on_them(made, command, tmp_path, kind, with_cache):
     assert ("labels came with the images" in done.stderr) == (kind != "zip")
 
 
+@pytest.mark.long
 def test_auto_carries_out_what_is_advised(made, command, tmp_path):
     output = tmp_path / "M"
     options = ("--backbone", "seedling", "--size", "small", "--similarity", "similar", "--json")
@@ -186,6 +189,7 @@ def test_auto_refuses_a_table_without_labels_before_any_work(sources, command, t
     assert not list(tmp_path.glob("*.h5*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_commands_of_an_advice_name_the_source(made, command, kind):
     done = command("classify", "advise", made[kind].cache, "--json")

@@ -87,6 +87,7 @@ def odd_or_even(cache, digits, flipped=()) -> LabelTable:
     return LabelTable("parity", "parity.csv", list(cache.paths), labels)
 
 
+@pytest.mark.long
 def test_a_changed_image_renews_everything_and_changed_back_finds_it_again(home, digits):
     cache = embed(home, N)
     table = odd_or_even(cache, digits)
@@ -131,6 +132,7 @@ def test_a_grown_cache_is_another(home, digits):
     assert said(found) == said(compared(clone(cache, home / "fresher"), old))
 
 
+@pytest.mark.long
 def test_a_changed_label_renews_results_and_leaves_the_statistics(cache, digits, tmp_path):
     mine = clone(cache, tmp_path)
     compared(mine, odd_or_even(mine, digits))
@@ -309,6 +311,7 @@ LIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LIES)
 def test_what_cannot_be_is_not_believed(cache, digits, tmp_path, kind):
     mine = clone(cache, tmp_path)

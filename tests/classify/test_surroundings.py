@@ -48,6 +48,7 @@ def test_nothing_of_the_working_folder_is_run(
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
 
 
+@pytest.mark.long
 def test_nor_of_a_programs_that_compares(hostile, table, make_cache, digits, tmp_path):
     mine = make_cache(tmp_path / "c.h5", {"fine": digits[0]})
     program = tmp_path / "program.py"
@@ -90,6 +91,7 @@ def test_a_module_run_as_a_command_leaves_the_folder_out(name, hostile, tmp_path
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
 
 
+@pytest.mark.long
 def test_no_character_ends_a_command(cache, make_table, digits, command, tmp_path):
     rows = [(path, f"größe{d % 2}") for path, d in zip(cache.paths, digits[1], strict=True)]
     table = tmp_path / "é–\u4e2d.csv"

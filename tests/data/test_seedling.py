@@ -120,6 +120,7 @@ def test_a_broken_training_goes_on_as_if_unbroken_and_with_its_settings_only(wat
     assert_same(watched[0], output)
 
 
+@pytest.mark.long
 def test_an_unknown_family_is_refused(tmp_path):
     refused = train(tmp_path / "weights.safetensors", "--families", "leaves,photographs")
     assert refused.returncode == 2

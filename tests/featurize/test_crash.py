@@ -209,6 +209,7 @@ def check(record, state, files, kept):
     return found
 
 
+@pytest.mark.long
 def test_a_kill_after_any_write(record, state):
     disk, kept, last = record.disk, set(), None
     reruns = 0

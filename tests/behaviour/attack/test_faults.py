@@ -63,6 +63,7 @@ def attack(world: World, kind: str, fault: Fault, folder: Path) -> Ended:
     return done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", QUICK, ids=str)
 def test_a_fault(world: World, fault, tmp_path):
     attack(world, "images" if fault.first > 1 else "create", fault, tmp_path)
@@ -149,6 +150,7 @@ def test_a_disk_that_takes_half_a_second_a_read_is_waited_for(start: Starter, ta
 # Limits and disks of the system's own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "limits",
     [

@@ -84,6 +84,7 @@ def attack(world: World, seconds, seed: int, row: int, folder) -> None:
 
 
 # A row has three kills in the mean.
+@pytest.mark.long
 @pytest.mark.parametrize("row", range(4))
 def test_kills(world: World, seconds, seed, row, tmp_path):
     attack(world, seconds, seed, row, tmp_path)

@@ -79,6 +79,7 @@ def kill(stops, unbroken, seed: int, number: int) -> None:
     assert result(kind, folder, again) == unbroken(kind), "the rerun has another result"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_kill(stops, unbroken, seed, number):
     kill(stops, unbroken, seed, number)

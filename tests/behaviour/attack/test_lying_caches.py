@@ -43,6 +43,7 @@ def told(start: Starter, path, sound, refused: bool) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", QUICK)
 def test_a_lie(start: Starter, sound, name, tmp_path):
     path = shutil.copy(sound, tmp_path / "c.h5")
@@ -190,6 +191,7 @@ def test_it_is_noticed_at_whatever_instant(start: Starter, sound, other, way, tm
     assert len(done.out.split()) == 2, "nothing was noticed"
 
 
+@pytest.mark.long
 def test_the_world_is_sound(world: World, sound):
     """What is attacked here is sound to begin with."""
     assert FeatureCache(sound).verify() == []

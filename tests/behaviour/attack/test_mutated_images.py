@@ -107,6 +107,7 @@ def check_neighbours(start: Starter, seed: int, each: int, mode: str, tmp_path) 
     assert (error <= 1e-5 * norm).all()
 
 
+@pytest.mark.long
 def test_neighbours_are_unchanged(start: Starter, seed, tmp_path):
     check_neighbours(start, seed, 5, "exact", tmp_path)
 

@@ -102,6 +102,7 @@ def hostile(start: Starter, tmp_path_factory):
     return pages
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_element_comes_from_a_name(hostile, number):
     page = Page(hostile[number])

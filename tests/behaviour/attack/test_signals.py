@@ -25,6 +25,7 @@ def stops(start, world, tmp_path_factory):
     print("\n" + stops.told())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(FIRST, FIRST + TRIES))
 def test_a_signal_ends_it(stops, seed, number):
     stops.seed = seed

@@ -78,6 +78,7 @@ def attack(start: Starter, taught: Path, planted, name: str, home: Path) -> None
     assert done.code == 0, done.said
 
 
+@pytest.mark.long
 def test_nothing_of_the_working_folder_runs(start: Starter, taught, planted, tmp_path):
     attack(start, taught, planted, "compare", tmp_path)
 

@@ -28,6 +28,7 @@ def block(language: str, *lines: str) -> str:
     return "\n".join([f"```{language}", *lines, "```"])
 
 
+@pytest.mark.long
 def test_commands_and_python_run_in_one_folder_in_order(reader, page):
     written = page(
         block("console", "$ mkdir box", "$ ls", "box"),
@@ -43,6 +44,7 @@ def test_a_command_goes_on_after_a_backslash(reader, page):
     reader.run(page(block("console", "$ mkdir \\", "    a \\", "    b", "$ ls", "a", "b")))
 
 
+@pytest.mark.long
 def test_commands_see_their_world(reader, page):
     call = "$ featurize run photos -o photos.h5 \\\n    --backbone seedling"
     written = page(block("console", call, "121 images..."), top="")

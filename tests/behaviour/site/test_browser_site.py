@@ -29,6 +29,7 @@ def check_pages(browser: Browser, paths: list[Path], width: int, dark: bool) -> 
         assert browser.js("document.body.dataset.mdColorScheme") == ("slate" if dark else "default")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_pages_open_in_peace(browser, site, width, dark):
     names = ("index", "backbones", "cli", "python/classify", "repository/benchmarks/RESULTS")

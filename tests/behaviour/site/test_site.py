@@ -64,6 +64,7 @@ def pages(site):
     return found
 
 
+@pytest.mark.long
 def test_no_link_is_dead(pages):
     pages = {path: page for path, page in pages.items() if path.name != "404.html"}
     assert find_dead(pages) == []

@@ -186,6 +186,7 @@ def test_rows_are_reversed(check, drawn, tmp_path, form):
     assert check(path, drawn) == 0
 
 
+@pytest.mark.long
 def test_rows_are_sorted_by_a_column(check, drawn, tmp_path):
     path = tmp_path / "all.parquet"
     assert check(write_parquet(path, drawn), drawn) == COUNT
@@ -195,6 +196,7 @@ def test_rows_are_sorted_by_a_column(check, drawn, tmp_path):
     assert check(path, drawn) == 0
 
 
+@pytest.mark.long
 def test_a_row_comes_in_front_and_goes_again(check, drawn, other, tmp_path):
     path = tmp_path / "all.parquet"
     assert check(write_parquet(path, drawn), drawn) == COUNT
@@ -241,6 +243,7 @@ def test_lines_of_a_list_are_reversed(check, drawn, tmp_path):
 # --- files that were written just now ---------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["tar", "zip", "parquet"])
 def test_a_young_file_is_looked_at_again(toy_run, drawn, tmp_path, form):
     """It may change without a new time: same size, same nanosecond, other bytes."""

@@ -36,6 +36,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_all_images_are_there(made, images, truth):
     assert truth.keys() == hash_all(images)
     assert len(truth) == COUNT
@@ -64,6 +65,7 @@ def test_a_second_run_computes_nothing_and_loads_no_network(made, kinds, poison)
         assert made[kind].read_bytes() == before[kind], kind
 
 
+@pytest.mark.long
 def test_a_finished_run_of_this_machine_and_help_import_no_store_and_no_table(
     command, run, made, kinds, poison
 ):
@@ -78,6 +80,7 @@ def test_a_finished_run_of_this_machine_and_help_import_no_store_and_no_table(
     assert (done.returncode, "POISON pyarrow" in done.stderr) == (99, True)
 
 
+@pytest.mark.long
 def test_files_in_a_store_and_behind_a_server(images, truth, tmp_path):
     """In one process: the store of memory is this process's own."""
     fsspec = pytest.importorskip("fsspec")
@@ -107,6 +110,7 @@ def test_files_in_a_store_and_behind_a_server(images, truth, tmp_path):
     store.store.clear()
 
 
+@pytest.mark.long
 def test_a_second_run_of_a_list_of_urls_imports_no_network(run, images, tmp_path, poison):
     pytest.importorskip("aiohttp")
     with Server(images) as server:
@@ -120,6 +124,7 @@ def test_a_second_run_of_a_list_of_urls_imports_no_network(run, images, tmp_path
     assert (again.computed, again.reused) == (0, COUNT)
 
 
+@pytest.mark.long
 def test_three_hundred_images_from_a_folder_to_shards(run, tmp_path):
     images, cache = draw_images(300, seed=1, side=16), tmp_path / "c.h5"
     folder = write_folder(tmp_path / "photos", images)
@@ -132,6 +137,7 @@ def test_three_hundred_images_from_a_folder_to_shards(run, tmp_path):
     assert_same_features(read_features(cache), before)
 
 
+@pytest.mark.long
 def test_as_many_images_from_kind_to_kind(run, kinds, images, truth, tmp_path):
     """One cache follows its images through all kinds, and computes none again."""
     cache = tmp_path / "c.h5"

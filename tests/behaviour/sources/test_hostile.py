@@ -63,6 +63,7 @@ def check_neighbours(cache, truth, images, names):
 # --- archives --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_shard_that_is_cut_short(run, images, truth, tmp_path, cache):
     shards = write_shards(tmp_path / "shards", images, 12)
     first = shards / "shard-000000.tar"
@@ -268,6 +269,7 @@ def test_a_list_of_hostile_lines(run, images, truth, tmp_path, cache):
     check_neighbours(cache, truth, images, names[:2])
 
 
+@pytest.mark.long
 def test_a_server_that_refuses(run, images, truth, tmp_path, cache):
     pytest.importorskip("aiohttp")
     names = list(images)

@@ -74,6 +74,7 @@ def test_the_cache_holds_no_label(made):
             assert label.encode() in made[kind].with_name(f"{kind}.h5.labels.csv").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["parquet", "tar"])
 def test_splits_are_of_the_names_of_files(run, fit, tmp_path, form):
     images = draw_images(32, seed=4)

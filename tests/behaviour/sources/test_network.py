@@ -34,6 +34,7 @@ def list_urls(server, images, path):
     return write_csv(path, [f"{server.url}/{name}" for name in images], ("url", "label"))
 
 
+@pytest.mark.long
 def test_many_requests_are_in_flight_and_the_network_is_the_bound(run, images, tmp_path):
     with Server(images, seconds=1.0) as server:
         urls = list_urls(server, images, tmp_path / "l.csv")
@@ -43,6 +44,7 @@ def test_many_requests_are_in_flight_and_the_network_is_the_bound(run, images, t
         assert len(server.paths) == len(images)
 
 
+@pytest.mark.long
 def test_requests_are_bounded(run, tmp_path):
     images = draw_images(200, side=8)
     with Server(images, seconds=0.2) as server:
@@ -58,6 +60,7 @@ def starter():
     starter.end()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("source", ["urls", "shards"])
 def test_a_run_that_waits_for_a_server_ends_when_told_to(starter, images, tmp_path, sign, source):

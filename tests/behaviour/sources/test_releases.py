@@ -52,6 +52,7 @@ def test_a_folder_is_complete_and_keeps_its_version(run, former):
         assert ("source" in file.attrs, "containers" in file) == (False, False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["shards", "zip", "back"])
 def test_it_follows_its_images_into_archives(run, former, tmp_path, form):
     cache, folder, images = former

@@ -70,6 +70,7 @@ def test_verify_finds_what_is_other_and_what_is_gone(made, pack, images, tmp_pat
     assert [key in problem for problem in problems] == [True], problems
 
 
+@pytest.mark.long
 def test_verify_by_the_command(command, made, kinds):
     for kind in ("shards", "csv"):
         done = command("featurize", "verify", made[kind], kinds[kind], "--json")
@@ -190,6 +191,7 @@ def test_another_kind_where_the_source_was(toy_run, images, tmp_path):
     assert toy_run(path, cache).computed == 0
 
 
+@pytest.mark.long
 def test_info_says_what_the_source_is(command, made, kinds):
     words = {"tar": "tar", "zip": "zip", "parquet": "table", "csv": "list", "folder": "folder"}
     for kind, word in words.items():

@@ -29,6 +29,7 @@ def test_version(call):
     assert call("--version") == (0, f"classify (headgraft) {__version__}\n", "")
 
 
+@pytest.mark.long
 def test_fit_json_is_one_object_with_the_record(run_cli, cache, table, tmp_path):
     output = tmp_path / "digit.head"
     done = run_cli(
@@ -61,6 +62,7 @@ def test_fit_says_what_it_did(call, cache, parity, tmp_path):
     assert max(map(len, out.splitlines())) <= 100
 
 
+@pytest.mark.long
 def test_compare_json(call, cache, table, parity):
     options = ("--labels", table, "--labels", parity, "--layers", "joined,fine", "--json")
     status, out, err = call("compare", cache.path, "--heads", "softmax", *options)
@@ -78,6 +80,7 @@ def test_compare_json(call, cache, table, parity):
     assert set(found["best_per_task"]) == set(found["checks"]) == {"digit", "parity"}
 
 
+@pytest.mark.long
 def test_compare_prints_a_table_sorted_by_validation(call, cache, table):
     heads = "softmax,linear-svm"
     status, out, _ = call("compare", cache.path, "--labels", table, "--heads", heads)
@@ -99,6 +102,7 @@ def test_compare_prints_a_table_sorted_by_validation(call, cache, table):
     assert "\x1b" not in out
 
 
+@pytest.mark.long
 def test_report_json(call, cache, parity, tmp_path):
     page = tmp_path / "r.html"
     line = ("report", cache.path, "--labels", parity, "--heads", "lda", "-o", page, "--json")

@@ -24,6 +24,7 @@ def caches(tmp_path_factory, pictured):
     return pictured.cache, home / "deep.h5"
 
 
+@pytest.mark.long
 def test_compare_json_says_which_cache(run_cli, call, caches):
     done = run_cli("compare", *caches, *HEADS, "--layers", "last,c:last+deep:last", "--json")
     assert done.returncode == 0, done.stderr
@@ -71,6 +72,7 @@ def test_few_shots_print_the_cache(call, caches):
     assert " of c, 2 images" in out or " of deep, 2 images" in out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

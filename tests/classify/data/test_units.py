@@ -162,6 +162,7 @@ def test_what_is_kept_is_believed_where_it_can_be_true(twice, links):
 # --- splits and folds ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_no_split_and_no_fold_tears_copies(twice):
     cache, table = twice
     contents = cache.column("sha256")
@@ -215,6 +216,7 @@ def test_seeds_move_the_folds_that_contents_decide():
         assert together.mean() == pytest.approx(1 / 25, abs=0.01)
 
 
+@pytest.mark.long
 def test_every_head_of_a_task_sees_the_same_folds(cache, table, twice, monkeypatch):
     folds_of: dict[str, list[bytes]] = {}
     real_train = fit_module.train
@@ -270,6 +272,7 @@ def grouped(make_cache, path, seed=0, n_groups=40, size=20):
     return cache, labels, groups
 
 
+@pytest.mark.long
 def test_intervals_draw_whole_groups_in_every_verb(make_cache, tmp_path, run_cli):
     cache, labels, groups = grouped(make_cache, tmp_path / "c.h5")
     split = [("train", "test")[int(g) % 2] for g in groups]

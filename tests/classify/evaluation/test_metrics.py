@@ -138,6 +138,7 @@ def test_bootstrap_intervals_agree_with_theory_for_means():
     assert (high + low) / 2 == pytest.approx(float(answers.loss.mean()), abs=0.1 * spread)
 
 
+@pytest.mark.long
 def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say():
     large = world(400_000, heat=1.5, seed=99)
     truth = {

@@ -66,6 +66,7 @@ def test_fit_and_evaluate_tell_the_same(cache, grouped, tmp_path, digits):
     assert untested.recall is None
 
 
+@pytest.mark.long
 def test_the_command_line_lists_the_worst_classes(run_cli, make_cache, make_table, tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(600) % 25

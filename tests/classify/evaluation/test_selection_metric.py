@@ -101,6 +101,7 @@ def uneven(make_cache, tmp_path):
     return cache, LabelTable("t", "t.csv", list(cache.paths), [["common", "rare"][k] for k in y])
 
 
+@pytest.mark.long
 def test_it_decides_what_is_chosen(uneven, tmp_path):
     cache, table = uneven
     _, plain = fit(cache, table, "softmax", "wide")
@@ -116,6 +117,7 @@ def test_it_decides_what_is_chosen(uneven, tmp_path):
         fit(cache, table, "lda", metric=str(tmp_path / "costs.csv"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["auroc", "log_loss"])
 def test_boards_are_ranked_by_it(uneven, metric):
     cache, table = uneven

@@ -32,6 +32,7 @@ def found(cache, table, parity):
     return result, seen
 
 
+@pytest.mark.long
 def test_every_combination_once_in_the_order_asked_for(found):
     result, seen = found
     assert keys(result.records) == [
@@ -52,6 +53,7 @@ def unmarked(record):
     return replace(record, seconds=0, distinguishable=None, worse=None)
 
 
+@pytest.mark.long
 def test_each_record_is_what_fit_gives(found, cache, table):
     result, _ = found
     for record in result.records[:3]:

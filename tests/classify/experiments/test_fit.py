@@ -24,6 +24,7 @@ def thirds(cache, digits):
     return digits[1].copy(), np.array(["train"] * 300 + ["val"] * 150 + ["test"] * 150, object)
 
 
+@pytest.mark.long
 def test_the_record_says_what_was_done(cache, table):
     head, record = fit(cache.path, table, layer=["fine", "coarse"])
     assert (record.task, record.head, record.layer) == ("digit", "softmax-lda", "fine+coarse")
@@ -38,6 +39,7 @@ def test_the_record_says_what_was_done(cache, table):
     assert head.notices == ()
 
 
+@pytest.mark.long
 def test_the_default_layer_is_the_deepest_or_all_of_them(cache, table):
     _, record = fit(cache, table)
     assert record.layer == "fine+coarse"
@@ -54,6 +56,7 @@ def test_the_accuracy_is_that_of_the_head_on_the_test_rows(cache, table, name):
     assert record.accuracy == (found == truth).mean()
 
 
+@pytest.mark.long
 def test_it_is_the_same_every_time_and_another_with_another_seed(cache, table):
     one, two, other = (fit(cache, table, seed=seed)[0] for seed in (0, 0, 1))
     assert (one.scorer.coef == two.scorer.coef).all()
@@ -166,6 +169,7 @@ def test_an_unconverged_fit_is_a_notice(cache, table, monkeypatch):
     assert any("the final fit with C = " in notice for notice in head.notices)
 
 
+@pytest.mark.long
 def test_a_class_weight_lifts_a_small_class(make_cache, tmp_path):
     rng = np.random.default_rng(0)
     y = np.array([0] * 270 + [1] * 30)
@@ -183,6 +187,7 @@ def test_a_class_weight_lifts_a_small_class(make_cache, tmp_path):
         fit(cache, table, class_weight="fair")
 
 
+@pytest.mark.long
 def test_more_scores_stand_beside_the_accuracy(cache, table):
     _, record = fit(cache, table, layer="coarse")
     told = record.to_dict()

@@ -45,6 +45,7 @@ def alone(record):
     return replace(record, **fresh, seconds=0, distinguishable=None, worse=None)
 
 
+@pytest.mark.long
 def test_each_cache_has_the_figures_that_it_has_alone(found, home, tmp_path):
     for name in ("pixels", "means"):
         shutil.copy(home / f"{name}.h5", tmp_path)  # without what is kept
@@ -176,6 +177,7 @@ def test_draws_go_over_several_caches(home):
     assert not {*CACHE_FIELDS} & single.to_dict()["rows"][0].keys()
 
 
+@pytest.mark.long
 def test_workers_read_several_caches(home, tmp_path, monkeypatch):
     """In other processes, from another folder, by relative paths."""
     for name in ("pixels.h5", "means.h5"):

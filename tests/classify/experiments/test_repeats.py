@@ -106,6 +106,7 @@ def test_differences_are_paired_by_split(splits):
         assert not row.worse or row.difference.low > 0
 
 
+@pytest.mark.long
 def test_seeds_move_the_test_images_and_the_folds_of_every_head(own, table, monkeypatch):
     """Also where folds are drawn by content, and where images come in groups."""
     X = np.random.default_rng(0).normal(size=(600, 4))
@@ -244,6 +245,7 @@ def test_draws_that_agree_are_no_certainty():
 # --- folds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_image_is_tested_once(folded):
     for row in folded.rows:
         assert [run["fold"] for run in row.runs] == [0, 1, 2, 3, 4]
@@ -464,6 +466,7 @@ def test_a_fold_that_leaves_one_class_is_refused(own):
 # --- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_json(run_cli, own, table, splits):
     options = ("--labels", table, "--heads", "ridge,ncm", "--layers", "coarse,fine")
     done = run_cli("compare", own.path, *options, "--repeats", 4, "--json")

@@ -319,6 +319,7 @@ def test_the_command(cache, checkpoint, table, make_table, tmp_path):
     assert "give one of the two" in done.stderr
 
 
+@pytest.mark.long
 def test_without_open_clip_the_extra_is_named(cache, checkpoint, tmp_path):
     (tmp_path / "open_clip.py").write_text("raise ImportError('no', name='open_clip')\n")
     line = ["zeroshot", cache.path, "--text", checkpoint, "--text-model", "ViT-B-32"]
@@ -333,6 +334,7 @@ def test_without_open_clip_the_extra_is_named(cache, checkpoint, tmp_path):
     assert "pip install 'headgraft[openclip]'" in done.stderr
 
 
+@pytest.mark.long
 def test_a_report_lists_it(cache, checkpoint, table, make_table, tmp_path, run_cli):
     head, _ = make_zero_shot_head(cache, table, text=checkpoint, **TEXT)
     save_head(head, tmp_path / "h")

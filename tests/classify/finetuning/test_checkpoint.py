@@ -42,6 +42,7 @@ def resumed(tuner, pictured, path, deadline=None, **options):
     return model, any("going on after epoch 1" in text for text in said)
 
 
+@pytest.mark.long
 def test_it_goes_on_to_the_same_end(tuner, pictured, stopped, tmp_path):
     path, _, unbroken = stopped
     (tmp_path / "M.part").write_bytes(path.read_bytes())
@@ -115,6 +116,7 @@ HOSTILE = {
 FOREIGN = ("no file of ours", "a state dict", "an endless header", "compressed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_checkpoint_that_is_damaged_is_not_taken(
     how, tuner, pictured, stopped, tmp_path, monkeypatch, one_epoch_deadline
@@ -170,6 +172,7 @@ def test_it_goes_on_from_a_file_of_before(tuner, pictured, stopped, tmp_path):
     assert set(torch.load(tmp_path / "M.part", weights_only=True)["model"])  # the last one is new
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("metadata", "tensors"),
     [

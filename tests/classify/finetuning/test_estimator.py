@@ -38,6 +38,7 @@ def statistics(names) -> set[str]:
 # --- what changes, and what stays ----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_seed_decides_everything(fitted, tuner, pictured):
     again = tuner(tune="all").fit(pictured.paths, pictured.labels)
     first = fitted(tune="all")
@@ -130,6 +131,7 @@ def test_last_is_the_deepest_stage_that_has_weights(name, layer):
 # --- where it starts -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_starts_as_the_linear_probe(tuner, pictured):
     # A step this small changes nothing: what comes out is what went in.
     model = tuner(maps=True, learning_rate=1e-30).fit(pictured.paths, pictured.labels)
@@ -148,6 +150,7 @@ def test_it_starts_as_the_linear_probe(tuner, pictured):
     assert (model.head_.predict(X) == probe.predict(X)).all()
 
 
+@pytest.mark.long
 def test_it_starts_as_a_given_head(tuner, pictured, tmp_path):
     head, _ = fit(pictured.cache, layer="stage4", test_size=0, prepare="standardise")
     save_head(head, tmp_path / "h")
@@ -164,6 +167,7 @@ def test_a_probe_is_a_better_start_than_chance(fitted):
     assert probe.validation_loss < random.validation_loss
 
 
+@pytest.mark.long
 def test_heads_of_something_else_are_refused(tuner, pictured):
     head, _ = fit(pictured.cache, layer="stage4", prepare="standardise")
     digest = replace(head, source=replace(head.source, weights_sha256="0" * 64))
@@ -189,6 +193,7 @@ def test_heads_of_something_else_are_refused(tuner, pictured):
 # --- how it is trained ---------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_mixup_mixes_images_and_maps(fitted):
     for options in ({"maps": True}, {"augment": "none"}):
         mixed, plain = fitted(mixup=0.4, **options), fitted(**options)
@@ -222,6 +227,7 @@ def test_from_scratch_with_a_hidden_layer(tuner, pictured):
         tuner(weights="none", cache=pictured.cache).fit(pictured.paths, pictured.labels)
 
 
+@pytest.mark.long
 def test_it_stops_where_nothing_gets_better_and_keeps_the_best(tuner, pictured):
     held = np.arange(60) % 3 == 0
     # So small a rate changes no weight: the first epoch stays the best.
@@ -255,6 +261,7 @@ def test_the_users_own_validation_part_is_taken(tuner, pictured):
     assert model.history_[0].validation == pytest.approx(right[held].mean())
 
 
+@pytest.mark.long
 def test_an_epoch_that_does_not_fit_is_left_after_a_few_steps(tuner, pictured):
     """Steps of a second, 54 of them, in 40 seconds: told after three."""
     steps = []
@@ -272,6 +279,7 @@ def test_an_epoch_that_does_not_fit_is_left_after_a_few_steps(tuner, pictured):
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_an_epoch_that_slows_down_is_left_and_the_earlier_ones_count(tuner, pictured):
     said = []
 

@@ -15,6 +15,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_from_cached_maps_as_from_images(name, make_timm_backbone):
     backbone = make_timm_backbone(name, 112, **NETWORKS[name])
@@ -50,6 +51,7 @@ def test_from_cached_maps_as_from_images(name, make_timm_backbone):
         assert torch.allclose(gradients[1][name], gradient, rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -67,6 +67,7 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.long
 def test_it_is_cloned_scored_and_searched(tuner, pictured):
     X, y = np.array(pictured.paths), np.array(pictured.labels)
     model = tuner(maps=True, mixup=0.1)
@@ -139,6 +140,7 @@ def test_a_cache_that_does_not_serve(tuner, pictured, make_cache, tmp_path):
         tuner(maps=True).fit(["x.png", *pictured.paths[1:]], pictured.labels)
 
 
+@pytest.mark.long
 def test_it_says_which_layer_to_cache_and_what_that_takes(tuner, pictured):
     said = []
     tuner(tune="stage4").fit(pictured.paths, pictured.labels, say=said.append)

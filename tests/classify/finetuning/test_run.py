@@ -63,6 +63,7 @@ def words(options: dict) -> list[str]:
 # --- a head --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_was_trained_is_what_predicts(tuner, pictured, tmp_path):
     for classifier in ("linear", "mlp"):
         model = tuner(classifier=classifier).fit(pictured.paths, pictured.labels)
@@ -139,6 +140,7 @@ def test_its_cache_serves_its_head(tuned, tuned_cache, pictured):
         evaluate(head, pictured.cache)
 
 
+@pytest.mark.long
 def test_heads_are_trained_on_it(tuned, tuned_cache, pictured, tmp_path):
     head, record = fit(tuned_cache)
     assert record.accuracy > 0.6
@@ -189,6 +191,7 @@ def test_retraining_with_a_classifier_of_choice(called, pictured, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["M"]
 
 
+@pytest.mark.long
 def test_a_table_with_splits_and_a_broken_image(called, pictured, tmp_path):
     shutil.copytree(pictured.images, tmp_path / "images")
     (tmp_path / "images" / pictured.paths[0]).write_bytes(b"no image")
@@ -211,6 +214,7 @@ def test_a_table_with_splits_and_a_broken_image(called, pictured, tmp_path):
     assert (seen == [part != "test" for part in parts * 12])[1:].all()
 
 
+@pytest.mark.long
 def test_bad_input_is_refused_before_training(called, pictured, tmp_path):
     (tmp_path / "one.csv").write_text("path,label\n" + "".join(f"{p},x\n" for p in pictured.paths))
     (tmp_path / "gone.csv").write_text("path,label\nno.png,a\n7/none.png,b\n")

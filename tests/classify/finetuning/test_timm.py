@@ -23,6 +23,7 @@ def vit_cache(pictured, vit_folder, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_from_the_cache_alone_as_from_images(pictured, vit_folder, vit_cache, tmp_path):
     head, _ = fit(vit_cache, layer="pre_logits", prepare="standardise")
     save_head(head, tmp_path / "h")
@@ -42,6 +43,7 @@ def test_from_the_cache_alone_as_from_images(pictured, vit_folder, vit_cache, tm
     assert "lora" not in plain.to_dict()
 
 
+@pytest.mark.long
 def test_the_command_tunes_and_what_it_saved_reopens(pictured, vit_folder, run_cli, tmp_path):
     line = ("finetune", pictured.images, "-o", tmp_path / "M", "--backbone", vit_folder, "--json")
     options = ("--tune", "last-4", "--epochs", 1, "--batch-size", 16, "--device", "cpu")
@@ -62,6 +64,7 @@ def test_the_command_tunes_and_what_it_saved_reopens(pictured, vit_folder, run_c
     }
 
 
+@pytest.mark.long
 def test_a_network_of_ones_own_is_tuned_and_stays_as_it_is(make_timm_backbone, pictured, tmp_path):
     backbone = make_timm_backbone("test_vit2", img_size=64)
     names = list(backbone.network.module.state_dict())

@@ -32,6 +32,7 @@ def world(tmp_path_factory, digits):
     return home, head, record
 
 
+@pytest.mark.long
 def test_a_cache_and_its_images_give_the_same(world):
     home, head, _ = world
     from_cache, from_images = predict(head, home / "c.h5"), predict(head, home / "images")
@@ -52,6 +53,7 @@ def test_one_image(world):
     assert found.values.sum() == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_a_cache_that_is_overwritten_meanwhile_is_an_error(world, tmp_path):
     """As `cp` does it: the same file, the bytes of another."""
     home, head, _ = world
@@ -162,6 +164,7 @@ def test_labels_it_does_not_know_count_as_wrong(world):
         evaluate(head, home / "c.h5", seen)
 
 
+@pytest.mark.long
 def test_a_head_on_fast_decoding_predicts_with_it(tmp_path):
     """Large photographs, decoded at reduced size: the head says so, and predicts as its cache."""
     rng = np.random.default_rng(0)
@@ -208,6 +211,7 @@ def test_predictions_replace_predictions_and_nothing_else(world, run_cli, tmp_pa
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.long
 def test_an_input_is_never_written_over(world, run_cli, tmp_path):
     home, head, _ = world
     save_head(head, tmp_path / "h")
@@ -220,6 +224,7 @@ def test_an_input_is_never_written_over(world, run_cli, tmp_path):
     assert "is not a table of predictions" in done.stderr
 
 
+@pytest.mark.long
 def test_standard_output_by_its_name_is_standard_output(world, run_cli, tmp_path):
     home, head, _ = world
     save_head(head, tmp_path / "h")
@@ -229,6 +234,7 @@ def test_standard_output_by_its_name_is_standard_output(world, run_cli, tmp_path
     assert named.stdout == plain.stdout
 
 
+@pytest.mark.long
 def test_a_large_crop_is_said_before_the_work(world, tmp_path):
     home, head, _ = world
     large = replace(head.source, preprocess=replace(head.source.preprocess, crop=1040))

@@ -66,6 +66,7 @@ def test_scores_that_nothing_calibrates_are_no_probabilities(cache):
         fit(cache, table, "ridge")[0].predict_proba(np.zeros((1, 16)))
 
 
+@pytest.mark.long
 def test_everything_that_matters_comes_back(cache, table, saved):
     head = fit(cache, table, layer="coarse", prepare="standardise")[0]
     loaded = load_head(saved)
@@ -258,6 +259,7 @@ def zipped(**files):
     return data.getvalue()
 
 
+@pytest.mark.long
 def test_objects_that_are_not_scikit_learns_are_never_built(saved, tmp_path, monkeypatch):
     """skops would build them where it is told to trust them; nobody tells it."""
     monkeypatch.chdir(tmp_path)

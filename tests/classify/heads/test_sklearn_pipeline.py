@@ -56,6 +56,7 @@ def test_what_takes_a_classifier_takes_it(cache, parity, digits):
     assert found.importances_mean.max() > 0
 
 
+@pytest.mark.long
 def test_it_can_be_dumped_and_loaded(cache, table, digits):
     io = pytest.importorskip("skops.io")
     plain = fit(cache, table, "softmax", "fine")[0].to_sklearn()

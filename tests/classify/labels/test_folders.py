@@ -266,6 +266,7 @@ def test_evaluate_says_it_too(scenes, run_cli, tmp_path):
     assert '"n_test": 8' in done.stdout
 
 
+@pytest.mark.long
 def test_a_level_beside_a_table_is_refused(scenes, run_cli, tmp_path):
     (tmp_path / "t.csv").write_text("path,label\n")
     given = ("--labels", tmp_path / "t.csv", "--labels-level", 3)

@@ -156,6 +156,7 @@ def test_images_in_no_cache_bring_theirs_too(columns):
     assert found.notice == "labels came with the images: /data/shards"
 
 
+@pytest.mark.long
 def test_of_several_caches_the_first_brings_them(make_cache, digits, tmp_path):
     paths = name_images(12)
     first = make_cache(paths, write_columns(paths, "path,label", ["a", "b"] * 6), "first.h5")
@@ -183,6 +184,7 @@ def test_kept_results_follow_the_labels(make_cache, digits):
     assert second.best.accuracy != first.best.accuracy
 
 
+@pytest.mark.long
 def test_the_command_says_so(make_cache, digits, run_cli, tmp_path):
     paths = name_images(200)
     labels = [str(digit) for digit in digits[1][:200] % 2]

@@ -67,6 +67,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, make_cache) -> Path:
     return folder / "r.html"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (1280, True)])
 def test_opens_without_complaint_and_without_scrolling_sideways(browser, report, width, dark):
     browser.open(report, width, dark=dark)
@@ -83,6 +84,7 @@ def test_opens_without_complaint_and_without_scrolling_sideways(browser, report,
 PAPER = 703  # pixels of A4 between margins of 12 mm
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dark", [False, True])
 def test_on_paper_nothing_is_cut_and_nothing_is_left_to_click(browser, report, dark):
     browser.open(report, 1280, dark=dark)

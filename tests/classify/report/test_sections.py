@@ -38,6 +38,7 @@ def world(tmp_path_factory, digits, make_cache, make_table):
     return home, caches, compare(caches, home / "digit.csv", "lda", "each,joined", jobs=1)
 
 
+@pytest.mark.long
 def test_section_has_a_leaderboard_over_all_and_a_map_of_the_best(world):
     _, caches, found = world
     assert found.best.cache == "pixels"
@@ -142,6 +143,7 @@ def test_no_advice_on_layers_of_several_caches(world):
     assert "its best head joins layers of several caches" in notice
 
 
+@pytest.mark.long
 def test_page_names_all_caches_and_backbones(world):
     home, _, found = world
     page = home / "r.html"

@@ -98,6 +98,7 @@ def page(world, tmp_path_factory) -> Elements:
     return Elements(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_answer_and_provenance_are_said(world, page):
     cache, _, found = world
     best = found.best
@@ -277,6 +278,7 @@ def test_many_classes_show_the_most_confused(world):
     assert len(json.dumps(chart.item)) < 200_000
 
 
+@pytest.mark.long
 def test_a_large_map_is_a_sample_and_the_same_for_all_tasks(tmp_path, make_cache):
     n = MAX_POINTS + 200
     features = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)

@@ -1,6 +1,7 @@
 """softmax-lda: two calibrated heads averaged, which make one linear head."""
 
 import numpy as np
+import pytest
 from sklearn.metrics import log_loss
 
 from classify import HeadClassifier, fit
@@ -44,6 +45,7 @@ def test_a_class_of_one_image_does_not_disturb_it(digits):
     assert (model.predict(digits[0][200:]) == digits[1][200:]).mean() > 0.8
 
 
+@pytest.mark.long
 def test_with_few_images_its_probabilities_are_better_than_the_members(digits):
     losses = {name: [] for name in ("softmax-lda", *MEMBERS)}
     for seed in range(5):
@@ -57,6 +59,7 @@ def test_with_few_images_its_probabilities_are_better_than_the_members(digits):
     assert mean["softmax-lda"] < min(mean[name] for name in MEMBERS)
 
 
+@pytest.mark.long
 def test_it_is_the_default_and_says_both_settings(cache, table, tmp_path, digits):
     head, record = fit(cache, table, layer="fine")
     assert {record.head, head.head, DEFAULT_HEAD} == {"softmax-lda"}

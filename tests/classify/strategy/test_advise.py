@@ -343,6 +343,7 @@ def test_joined_layers_are_offered_where_they_clearly_win(situation):
     assert advise(*situation([0.2, 2.0], name="d"), jobs=1).joined_layers_command is None
 
 
+@pytest.mark.long
 def test_commands_can_be_pasted(situation, tmp_path, monkeypatch):
     cache, table = situation([0.3, 2.0], name="it's mine")
     found = advise(cache, table, seed=3, jobs=1)
@@ -436,6 +437,7 @@ def test_what_a_cut_saves_is_measured(make_cache, tmp_path):
 # --- the command ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_command_prints_json(situation, run_cli):
     cache, table = situation([0.3, 0.8, 1.4, 2.4])
     done = run_cli("advise", cache.path, "--labels", table, "--json")
@@ -449,6 +451,7 @@ def test_the_command_prints_json(situation, run_cli):
     )
 
 
+@pytest.mark.long
 def test_the_command_shows_quadrant_evidence_and_commands(situation, run_cli):
     cache, table = situation([0.3, 2.4, 0.5, 1.4])
     done = run_cli("advise", cache.path, "--labels", table)
@@ -460,6 +463,7 @@ def test_the_command_shows_quadrant_evidence_and_commands(situation, run_cli):
     assert "50%" in line
 
 
+@pytest.mark.long
 def test_the_command_refuses_in_one_line(situation, run_cli):
     cache, table = situation([2.0])
     done = run_cli("advise", cache.path, "--labels", table, "--json")
@@ -492,6 +496,7 @@ def test_the_report_shows_the_advice(situation, run_cli, tmp_path):
     assert "Advice:" not in bare.read_text()
 
 
+@pytest.mark.long
 def test_a_report_without_advice_says_why(situation, run_cli, make_table, tmp_path):
     pytest.importorskip("bokeh")
     cache, _ = situation([0.3, 2.4])

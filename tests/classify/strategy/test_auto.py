@@ -145,6 +145,7 @@ def test_labels_are_refused_before_any_image_is_embedded(folder, command, tmp_pa
     assert "has the label 'cat'; a head needs at least two classes. Add images" in done.stderr
 
 
+@pytest.mark.long
 def test_small_classes_and_empty_folders_are_said(folder, tmp_path):
     for name, count in (("0", 9), ("1", 4), ("forgotten", 0)):
         (tmp_path / "images" / name).mkdir(parents=True)

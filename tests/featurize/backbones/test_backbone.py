@@ -242,6 +242,7 @@ def check_family(name: str, scenes: Path, tmp_path: Path, side: int | None) -> N
             assert torch.equal(tensor, before[key]), key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "side"),
     [
@@ -277,6 +278,7 @@ def test_maxvit_agrees_with_torchvision(scenes, tmp_path):
     check_family("maxvit_t", scenes, tmp_path, None)
 
 
+@pytest.mark.long
 def test_vgg_agrees_with_torchvision(scenes, tmp_path):
     """VGG, whose file would have half a gigabyte, as a network of one's own."""
     net = grown("vgg11")
@@ -478,6 +480,7 @@ def test_stages_exist_and_dims_are_those_of_the_classifier():
     assert wrong == []
 
 
+@pytest.mark.long
 def test_preprocessing_is_that_of_the_weights():
     named = [
         ("resnet18", "IMAGENET1K_V1"),
@@ -518,6 +521,7 @@ def test_every_preprocessing_of_torchvision_is_understood():
             )
 
 
+@pytest.mark.long
 def test_weights_for_larger_images_bring_their_network():
     """The same name with weights that were trained at 384 pixels."""
     backbone = load_backbone("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", frozen_weights=False)

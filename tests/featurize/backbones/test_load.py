@@ -44,6 +44,7 @@ def finished(command, make_harsh, write_folder, pictures, tmp_path_factory):
     return home
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

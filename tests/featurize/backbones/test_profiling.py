@@ -157,6 +157,7 @@ def test_the_verb_prints_a_table(cli):
     assert {len(row) for row in rows[:-1]} == {len(head)}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_at_a_time")
 def test_every_layer_that_is_listed_can_be_cut(cli, draw, tmp_path):
     found = json.loads(cli("layers", "seedling", "--json").stdout)["layers"]

@@ -186,6 +186,7 @@ def test_counters_of_batch_norm_decide_nothing(tensors, x, expected, tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.long
 def test_old_names_of_densenet(tmp_path):
     """Files from before torch 0.4.1 have dots where modules have none now."""
     torch.manual_seed(0)
@@ -292,6 +293,7 @@ def test_a_file_without_tensors_by_name_is_refused(content, tmp_path):
 # --- what has to match ---------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_another_classifier_is_no_obstacle(tensors, x, expected, images, tmp_path):
     """Fine-tuned for seven classes; without one; and with one of quite another kind."""
     body = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
@@ -309,6 +311,7 @@ def test_another_classifier_is_no_obstacle(tensors, x, expected, images, tmp_pat
         assert (done.computed, done.layers) == (2, ["layer4"])
 
 
+@pytest.mark.long
 def test_only_what_lies_at_or_below_the_cut_matters(tensors, x, expected, images, tmp_path):
     """The file of a network that was cut off, or differs, above layer1."""
     stem = {k: v for k, v in tensors.items() if k.startswith(("conv1", "bn1", "layer1"))}
@@ -352,6 +355,7 @@ def test_a_mismatch_names_the_first_keys_and_shapes(tensors, images, tmp_path, c
     assert not (tmp_path / "c.h5").exists()
 
 
+@pytest.mark.long
 def test_weights_of_another_network_are_refused(tensors, tmp_path, images):
     torch.save(tensors, tmp_path / "w.pth")
     for other in ("resnet50", "squeezenet1_1", "seedling"):
@@ -376,6 +380,7 @@ def test_a_growing_cache_checks_the_deeper_weights(tensors, images, tmp_path):
 # --- the digest ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_digest_is_of_tensors_not_of_files(tensors, tmp_path):
     """Formats, wrappings, order, float16 and its float32 copy: one network, one digest."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -423,6 +428,7 @@ def test_the_digest_sees_any_change(change, tensors, tmp_path):
     assert len(digests) == 2
 
 
+@pytest.mark.long
 def test_one_cache_goes_on_with_either_file(tensors, images, tmp_path):
     """Made with a .pth, continued with the same weights as .safetensors, in float16 too."""
     half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -440,6 +446,7 @@ def test_one_cache_goes_on_with_either_file(tensors, images, tmp_path):
         run(images, cache, weights=str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.long
 def test_a_weights_file_that_is_gone_says_where_to_put_it(tensors, images, tmp_path):
     file = tmp_path / "w.pth"
     torch.save(tensors, file)

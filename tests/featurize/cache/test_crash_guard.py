@@ -36,6 +36,7 @@ def test_a_loop_is_cut_off_by_its_processor_time(monkeypatch):
     assert crash_guard.probe_in_child(loop) == crash_guard.CRASHED
 
 
+@pytest.mark.long
 def test_a_slow_disk_is_not_damage(cache, monkeypatch):
     """Waiting takes no processor time: only the clock ends it, far later, and says so."""
     monkeypatch.setattr(crash_guard, "MAX_CPU_SECONDS", 1)

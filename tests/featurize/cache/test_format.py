@@ -1653,6 +1653,7 @@ assert (done.computed, done.failed) == (6, 1), done
 """
 
 
+@pytest.mark.long
 def test_c36_fallbacks_give_the_same(folder, ran, tmp_path):
     other = tmp_path / "other.h5"
     missing = "posix_fallocate fdatasync pwrite preadv sched_getaffinity"

@@ -207,6 +207,7 @@ featurize.run(sys.argv[1], sys.argv[2])
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("column", ["images/offset", "containers/size", "containers/check"])
 def test_c46_a_kill_before_the_end_opens_the_container_again(photos, tmp_path, column):
     shards, path = tmp_path / "shards", tmp_path / "c.h5"

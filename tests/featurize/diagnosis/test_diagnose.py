@@ -60,6 +60,7 @@ def test_every_package_of_pyproject_is_known():
     assert own == extras
 
 
+@pytest.mark.long
 def test_a_broken_extra_is_named_and_the_rest_works(command, stubs):
     """In a folder that nobody can write to."""
     broken = "raise ImportError('libfoo.so.1: no such file')"
@@ -91,6 +92,7 @@ def test_a_broken_extra_is_named_and_the_rest_works(command, stubs):
     assert "pw" not in done.stdout
 
 
+@pytest.mark.long
 def test_torch_that_ends_the_process_is_a_finding(command, stubs, tmp_path):
     """So is one that cannot be imported, or an extra that is not there."""
     environment = stubs(
@@ -132,6 +134,7 @@ def test_numbers_that_differ_are_a_problem(command, stubs, tmp_path):
     assert "problem: self-test: compare numbers: RuntimeError: embeddings are " in done.stdout
 
 
+@pytest.mark.long
 def test_a_folder_for_temporary_files_is_needed(command, stubs, tmp_path):
     environment = stubs(timm="", sklearn="", torch="", torchvision="", sitecustomize="")
     (tmp_path / "stubs" / "sitecustomize" / "__init__.py").write_text(

@@ -99,6 +99,7 @@ EVERY_POOL = [
 # --- the same features -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_onnx
 def test_onnxruntime_agrees_with_eager(small):
     check(small, EVERY_POOL, "onnxruntime", (40, 3, 1))
@@ -109,6 +110,7 @@ def test_compile_agrees_with_eager(small):
     check(small, EVERY_POOL, "compile", None)
 
 
+@pytest.mark.long
 @needs_onnx
 def test_onnxruntime_runs_the_shipped_backbone():
     layers = [("stage2", "none"), *parse_layers("auto", "avgmax", "seedling"), ("stage4", "avg")]
@@ -149,6 +151,7 @@ def folder(draw, tmp_path):
     return draw(tmp_path / "images", [f"{k:03}.png" for k in range(70)])
 
 
+@pytest.mark.long
 @needs_onnx
 def test_a_run_by_onnxruntime_is_a_run(folder, small, tmp_path, monkeypatch):
     """Incomplete last batch, a broken image, a cache begun by another engine."""
@@ -185,6 +188,7 @@ def test_other_features_are_noticed(small, monkeypatch):
 # --- auto ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_auto_keeps_a_small_job_eager(folder, tmp_path):
     code = (
         "import sys; from featurize import run\n"
@@ -240,6 +244,7 @@ def odd() -> Backbone:
     return Backbone(net, name="odd", preprocess=RECIPE)
 
 
+@pytest.mark.long
 @needs_onnx
 def test_auto_falls_back_and_says_so(folder, odd, tmp_path, monkeypatch):
     monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
@@ -454,6 +459,7 @@ def large_photos(photos, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_fast_decoding_keeps_the_features(large_photos, squeezenet_weights, tmp_path):
     options = {"backbone": "squeezenet1_1", "weights": str(squeezenet_weights)}
     exact = run(large_photos, tmp_path / "exact.h5", **options, layers="auto")

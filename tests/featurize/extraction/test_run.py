@@ -272,6 +272,7 @@ def featurize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.long
 def test_command_prints_one_json_object(folder, cache):
     done = featurize("run", folder, "-o", cache, "--backbone", "seedling", "--json")
     assert done.returncode == 0, done.stderr
@@ -309,6 +310,7 @@ def test_verify_finds_what_was_altered(folder, cache):
     assert json.loads(done.stdout)["problems"][0].startswith("features/stage4 of a/3.png differ")
 
 
+@pytest.mark.long
 def test_export(folder, cache, tmp_path):
     featurize("run", folder, "-o", cache, "--backbone", "seedling", "--layers", "stage1,stage4")
     found = FeatureCache(cache)

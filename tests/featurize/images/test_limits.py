@@ -158,6 +158,7 @@ print(json.dumps([now("VmHWM") - before, max(claims), shape]))
         assert claimed < 4 * real + (64 << 20), (name, real, claimed)
 
 
+@pytest.mark.long
 @needs_proc
 def test_large_images_are_decoded_one_at_a_time(tmp_path):
     """However many threads there are: 34 bytes that take 400 MB each."""
@@ -177,6 +178,7 @@ print(json.dumps([now("VmHWM") - before, shapes]))
     assert peak < 600 << 20
 
 
+@pytest.mark.long
 @needs_proc
 def test_what_cannot_fit_is_not_tried(tmp_path):
     path = tmp_path / "bomb.webp"
@@ -189,6 +191,7 @@ def test_what_cannot_fit_is_not_tried(tmp_path):
     assert "MB are free" in text
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("left", [10, 40, 70])
 def test_memory_that_is_short_is_not_the_images_fault(left, paths):

@@ -147,6 +147,7 @@ except RunInterruptedError as error:
 """
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_who_is_stopped_leaves_no_decoder_behind(sign, tmp_path):
@@ -224,6 +225,7 @@ def test_an_image_that_ends_a_process_of_its_own(what, child):
     assert found.value.reason not in reasons.TRANSIENT
 
 
+@pytest.mark.long
 def test_an_image_that_never_ends_is_bounded_alone(child):
     child("while True: pass")
     with pytest.raises(ImageUnreadableError) as found:

@@ -88,6 +88,7 @@ def test_averages_are_over_patches_alone(name, size, layer, n_prefix, has_class_
             backbone.cut([(layer, "token")])
 
 
+@pytest.mark.long
 def test_token_of_a_network_without_one_exits_2(timm, tmp_path, cli, draw):
     """SigLIP pools by attention; a register is no class token either."""
     photos = draw(tmp_path / "photos", ["1.png"])
@@ -145,6 +146,7 @@ def test_no_mask_means_no_mask():
     assert "mask" not in code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [64, 96])
 def test_a_vision_transformer_of_torchvision(size):
     backbone = load_backbone("vit_b_32", size=size, frozen_weights=False)
@@ -169,6 +171,7 @@ def test_maxvit_of_torchvision():
         assert near(backbone.cut([(layer, "avg")])(x)[0], maps.mean((2, 3)))
 
 
+@pytest.mark.long
 def test_a_network_that_brings_all_images_to_one_size(timm):
     """CrossViT resizes its images itself, so that only a second construction tells its tokens."""
     backbone = load_backbone(f"timm:{timm.list_models('crossvit_9_240')[0]}", frozen_weights=False)

@@ -61,6 +61,7 @@ def slow() -> Backbone:
 # --- what it says --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_live_line_of_a_terminal(folder, tmp_path):
     """On a terminal one line is written over again; it is gone in the end."""
     # A child, so that its stderr can be a real terminal of its own.
@@ -265,6 +266,7 @@ def test_dry_run_says_count_bytes_and_time_and_writes_nothing(folder, tmp_path, 
     assert abs((tmp_path / "c.h5").stat().st_size - found["bytes"]) < 40_000
 
 
+@pytest.mark.long
 def test_dry_run_of_a_cache_that_is_there(folder, draw, tmp_path, cli):
     line_ = ("run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
     cli(*line_)
@@ -405,6 +407,7 @@ def test_images_are_decoded_a_bounded_number_ahead(count, draw, tmp_path, toy, m
     assert counting.most <= 2 * 32 + 32 + 2 * workers
 
 
+@pytest.mark.long
 def test_a_network_that_stands_still_stops_the_decoding(draw, tmp_path, toy, monkeypatch):
     """Decoding waits for it, at the same bound, however long that takes."""
     monkeypatch.setattr("featurize.engines.torch_settings._PIXELS_PER_BATCH", 0)
@@ -431,6 +434,7 @@ def test_a_network_that_stands_still_stops_the_decoding(draw, tmp_path, toy, mon
     assert counting.most <= bound
 
 
+@pytest.mark.long
 def test_the_writer_holds_a_bounded_number_of_batches(draw, tmp_path, toy, monkeypatch):
     """A disk that is behind stops the network."""
     from featurize.cache.writer import CacheWriter

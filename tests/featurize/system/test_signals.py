@@ -142,6 +142,7 @@ folder_source.list_images = find
     assert "stopped" in err
 
 
+@pytest.mark.long
 def test_where_the_main_thread_hears_nothing(folder, tmp_path):
     """In a call that does not return to Python the watching thread ends the process."""
     prepare = """
@@ -209,6 +210,7 @@ def test_what_had_ended_keeps_its_exit_code(verb):
     assert done.returncode == (0 if verb == ["--help"] else 2)
 
 
+@pytest.mark.long
 def test_one_slow_image_holds_up_nobody(draw, toy, tmp_path, monkeypatch):
     """It is finished when all others are: it waits for them."""
     folder = draw(tmp_path / "photos", [f"{k:03}.png" for k in range(200)])

@@ -119,6 +119,7 @@ def tuned(pictured, vit_folder, tmp_path_factory):
     return path, result, said
 
 
+@pytest.mark.long
 def test_the_file_is_an_ordinary_tuned_network(tuned, vit_folder, pictured, tmp_path):
     path, result, said = tuned
     assert (result.lora, result.strategy, result.to_dict()["lora"]) == (2, "finetune", 2)
@@ -146,6 +147,7 @@ def test_all_but_the_adapted_weights_is_as_it_was(tuned, vit_folder):
     assert changed == {f"{layer}.weight" for layer in LINEAR_LAYERS}
 
 
+@pytest.mark.long
 def test_stopped_it_goes_on_to_the_same_end(pictured, vit_folder, tmp_path, one_epoch_deadline):
     def fit(**options):
         said = []
@@ -178,6 +180,7 @@ def test_what_cannot_have_adapters_is_refused(tuner, pictured):
             tuner(**options).fit(pictured.paths, pictured.labels)
 
 
+@pytest.mark.long
 def test_without_peft_it_says_what_to_install(pictured, run_cli, vit_folder, tmp_path):
     (tmp_path / "peft.py").write_text("raise ImportError('no peft')")
     line = ("finetune", pictured.images, "-o", tmp_path / "M", "--backbone", vit_folder)

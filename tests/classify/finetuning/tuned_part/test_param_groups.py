@@ -70,6 +70,7 @@ def test_a_vit_has_the_rates_of_the_recipe(make_timm_backbone):
         assert decays[ours] == decay, name
 
 
+@pytest.mark.long
 def test_torchvisions_vit_has_a_rate_for_each_block():
     backbone = load_backbone("vit_b_32", frozen_weights=False)
     _, rates, decays = group(backbone)

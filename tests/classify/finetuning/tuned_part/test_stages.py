@@ -17,6 +17,7 @@ def load(name: str):
     return load_backbone(name, preprocess=recipe, frozen_weights=False)
 
 
+@pytest.mark.long
 def test_a_row_of_equal_blocks_is_found_and_stages_are_not_taken_for_one(make_timm_backbone):
     row = tuple(f"blocks.{k}" for k in range(6))
     assert list_blocks(make_timm_backbone("test_vit", img_size=64)) == row
@@ -46,6 +47,7 @@ def test_last_n_begins_where_the_nth_last_stage_or_block_does(name, tune, begins
     assert resolve_tune(load(name), tune) == begins
 
 
+@pytest.mark.long
 def test_of_timms_networks_too(make_timm_backbone):
     for name, tune, begins in (
         ("test_vit", "last", "blocks.5"),
@@ -65,6 +67,7 @@ def test_of_timms_networks_too(make_timm_backbone):
         assert first.startswith(begins), (name, tune)
 
 
+@pytest.mark.long
 def test_more_than_there_are_is_refused():
     with pytest.raises(CallError, match=r"has 12 blocks, so --tune is last-1 to last-12, or all"):
         resolve_tune(load("vit_b_32"), "last-13")

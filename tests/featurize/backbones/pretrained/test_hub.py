@@ -22,6 +22,7 @@ def count(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
     return found["computed"], found["reused"]
 
 
+@pytest.mark.long
 def test_a_cache_of_the_hub_is_used_without_a_connection(
     featurize, fill_hub_cache, hub, vit, pictures, tmp_path
 ):

@@ -253,6 +253,7 @@ def check_end(name: str, found: dict[str, Any], word: str) -> None:
     assert found["megabytes"] < MEGABYTES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", QUICK)
 def test_hostile_folders_are_refused_soon(name, ended):
     check_end(name, ended[0][name], ended[1][name])
@@ -283,6 +284,7 @@ def test_nothing_was_run(ended):
 # --- what may stand in a configuration ------------------------------------------------------
 
 
+@pytest.mark.long
 def test_texts_of_strangers_do_not_reach_the_terminal(
     make_harsh, write_folder, pictures, tmp_path, cli
 ):
@@ -355,6 +357,7 @@ def patch_14(make_harsh, write_folder, tmp_path) -> Path:
     return Path(write_folder(tmp_path / "p14", network, arguments=arguments, size=126))
 
 
+@pytest.mark.long
 def test_another_size_of_whole_patches(patch_14, pictures, tmp_path, cli):
     line = ("run", pictures, "-o", tmp_path / "c.h5", "--backbone", patch_14)
     done = cli(*line, "--size", 112)

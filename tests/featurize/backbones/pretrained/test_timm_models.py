@@ -132,6 +132,7 @@ def test_auto_is_the_quarters_of_a_transformer(make_harsh, write_folder, tmp_pat
     assert backbone.family.stages == (*quarters, "pre_logits")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [{"global_pool": ""}, {"dynamic_img_size": True}])
 def test_last_is_a_vector(arguments, make_harsh, write_folder, pictures, tmp_path):
     """Where a network's own head does not pool, as Virchow's, it is the normalised class token."""
@@ -151,6 +152,7 @@ def test_last_is_a_vector(arguments, make_harsh, write_folder, pictures, tmp_pat
 # --- a cut runs nothing above it ------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_cut_holds_and_runs_nothing_above_it(make_harsh, write_folder, tmp_path):
     """Three of twelve blocks: less than 0.3 of the arithmetic, no tensor of the next block."""
     oracle = make_harsh("vit_tiny_patch16_224", num_classes=0, img_size=112)

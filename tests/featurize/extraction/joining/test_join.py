@@ -187,6 +187,7 @@ def test_shards_that_parts_share_become_one(photos, toy, tmp_path, firsts, opene
     assert not any(names)  # what the cache knows of the shards is enough
 
 
+@pytest.mark.long
 def test_a_shard_that_parts_saw_at_different_times_is_opened_again(photos, toy, tmp_path):
     shards = write_shards(tmp_path / "shards", photos, NAMES)
     featurize.run(shards, tmp_path / "whole.h5", backbone=toy, layers="2")
@@ -270,6 +271,7 @@ def test_what_is_no_cache_of_parts(parts, tmp_path, command):
     assert (done.returncode, files(tmp_path)) == (2, set())
 
 
+@pytest.mark.long
 def test_an_output_that_is_no_join_is_left(parts, whole, toy, draw, tmp_path):
     path = tmp_path / "c.h5"
     path.write_text("a letter")
@@ -307,6 +309,7 @@ def test_a_part_that_is_written_to_is_not_read(parts, tmp_path):
         refuse(CacheBusyError, r"c\.h5; wait for it", parts, tmp_path / "c.h5")
 
 
+@pytest.mark.long
 def test_parts_that_do_not_belong_together(parts, whole, photos, toy, allocate, tmp_path):
     other = tmp_path / "other.h5"
     featurize.run(photos / "3", other, backbone=toy, layers="2")
@@ -337,6 +340,7 @@ def test_a_full_disk_is_told_before(parts, tmp_path, monkeypatch):
 # Joined again
 
 
+@pytest.mark.long
 def test_a_join_of_what_is_joined_copies_nothing(parts, tmp_path):
     path, said = tmp_path / "c.h5", []
     featurize.join(parts, path)
@@ -346,6 +350,7 @@ def test_a_join_of_what_is_joined_copies_nothing(parts, tmp_path):
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.long
 def test_parts_that_grew_are_joined_again(photos, draw, toy, parts, whole, tmp_path):
     path = tmp_path / "c.h5"
     featurize.join(parts, path)
@@ -358,6 +363,7 @@ def test_parts_that_grew_are_joined_again(photos, draw, toy, parts, whole, tmp_p
     assert files(tmp_path) == {"c.h5"}
 
 
+@pytest.mark.long
 def test_damage_is_copied_as_damage(parts, tmp_path):
     """A row whose numbers changed in the part does not look sound in the file."""
     path = parts / "part-00001.h5"

@@ -65,6 +65,7 @@ def is_like_single(start, source, whole, tmp_path):
     return (np.linalg.norm(left - right, axis=1) <= 1e-5 * np.linalg.norm(right, axis=1)).all()
 
 
+@pytest.mark.long
 def test_one_of_two_dies_and_the_other_takes_over(start, make_source, read_log, whole, tmp_path):
     """The one that dies has a part, and has marked some of its rows, whatever the other does."""
     source, first = make_source("shards", range(120)), tmp_path / "photos.parts" / "part-00000.h5"
@@ -89,6 +90,7 @@ def test_one_of_two_dies_and_the_other_takes_over(start, make_source, read_log, 
     assert is_like_single(start, source, whole, tmp_path)
 
 
+@pytest.mark.long
 def test_an_interrupt_keeps_what_is_done(make_source, tmp_path):
     source, folder = make_source("folder", range(200)), tmp_path / "photos.parts"
     featurize = Path(sys.executable).with_name("featurize")
@@ -149,6 +151,7 @@ def test_ranks_begin_at_places_of_their_own():
     assert [ProcessRank(local_world_size=n).share(6) for n in (1, 4, 16)] == [6, 1, 1]
 
 
+@pytest.mark.long
 def test_each_process_begins_at_its_place(start, make_source, read_log, tmp_path):
     source = make_source("shards")
     process = start(source, tmp_path / "one.log", 20, 1, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")

@@ -54,6 +54,7 @@ def is_like_one_file(embed, whole, source, folder, tmp_path, **options):
     return whole(folder).same_as(whole(single))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_those_of_a_single_file(
     kind, make_source, in_parts, embed, whole, folder, tmp_path
@@ -69,6 +70,7 @@ def test_rows_are_those_of_a_single_file(
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_rerun_computes_nothing_and_imports_no_torch(kind, make_source, tmp_path, folder):
     source = make_source(kind)
@@ -126,6 +128,7 @@ def test_images_come_and_go_in_the_range_that_covers_them(
     assert is_like_one_file(embed, whole, source, folder, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_images_beyond_fill_the_last_part_then_further_ones(
     kind, make_source, in_parts, embed, whole, folder, tmp_path, write
@@ -164,6 +167,7 @@ def test_a_part_without_images_goes_only_if_few_rows_or_pruned(
     assert in_parts(source).reused == 40
 
 
+@pytest.mark.long
 def test_a_first_part_without_images_goes_too(make_source, in_parts, whole, folder):
     source = make_source("folder")
     in_parts(source, part_rows=5)
@@ -173,6 +177,7 @@ def test_a_first_part_without_images_goes_too(make_source, in_parts, whole, fold
     assert whole(folder).sizes == [5] * 10
 
 
+@pytest.mark.long
 def test_rows_of_a_part_go_by_the_rule_of_the_whole(make_source, in_parts, whole, folder):
     """Three of ten rows of a part are many, and three of sixty few."""
     source = make_source("folder")
@@ -222,6 +227,7 @@ def test_processes_of_one_machine_take_gpus_of_their_own(toy, monkeypatch):
     assert found == ["cuda:0", "cuda:1", "cuda:0", "cuda", "cuda:1", "cpu"]
 
 
+@pytest.mark.long
 def test_layers_are_added_to_every_part(make_source, in_parts, embed, whole, folder, tmp_path):
     source = make_source("folder")
     in_parts(source, layers="2")
@@ -238,6 +244,7 @@ def test_layers_are_added_to_every_part(make_source, in_parts, embed, whole, fol
     assert is_like_one_file(embed, whole, source, folder, tmp_path, layers="2,0:max")
 
 
+@pytest.mark.long
 def test_globs_stay_until_others_are_given(make_source, in_parts, whole, folder):
     source = make_source("folder")
     in_parts(source)
@@ -336,6 +343,7 @@ def test_failures_are_counted_over_all_parts(make_source, command, tmp_path, fol
     assert command("featurize", *line, "--max-errors", 2).returncode == 0
 
 
+@pytest.mark.long
 def test_the_plan_is_said_once(make_source, embed, tmp_path):
     said = []
     embed(make_source("shards"), f"{tmp_path}/p/", part_rows=10, say=said.append)
@@ -373,6 +381,7 @@ def test_damaged_parts_name_themselves(make_source, in_parts, folder):
         in_parts(source)
 
 
+@pytest.mark.long
 def test_rehash_and_retry_work_over_the_whole(make_source, in_parts, folder):
     source = make_source("folder")
     in_parts(source)
