@@ -30,6 +30,7 @@ from featurize.pipeline.embedding import NetworkThread, embed_rows
 from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage
 from featurize.pipeline.stats import RunStats
 from featurize.progress import ignore
+from featurize.system import memory
 from featurize.version import __version__
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class _Worker:
                 "torch and Headgraft on both"
             )
         torch.set_num_threads(job.n_cores)
+        memory.retain_freed_memory()  # `Backbone` sees to it where it is made, not where it is sent
         self._job, self._backbone = job, backbone
         self._sentences: list[str] = []
         plan = job.network
