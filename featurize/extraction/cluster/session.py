@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 MIN_STORE_BYTES = 256 << 20
 BLOCKS_IN_STORE = 8  # for each worker
+_RESTORE_SECONDS = 0.005
 PLACE_BYTES = 160  # of an image that is still to be computed
 _TOKEN = secrets.token_hex(32)  # of the clusters that this process starts
 
@@ -203,7 +205,7 @@ class ClusterSession:
         self._exits.enter_context(hide_raylet())
         levels = {name: logging.getLogger(name).level for name in LOGGERS}
         self._exits.callback(set_levels, levels)
-        self._exits.callback(ray.shutdown)
+        self._exits.callback(_leave)
         # Ray would add this process's folder to where workers search for modules, and write a
         # token that others can read.
         previous_umask, is_local = os.umask(0o077), self._address.text == LOCAL
@@ -262,6 +264,27 @@ def open_session(
         device = "cpu" if engine in CPU_ENGINES else "cuda" if engine == "cuda" else "auto"
     with ClusterSession(cluster, n_actors, device, say) as session:
         yield session
+
+
+def _leave() -> None:
+    """Leave the cluster.
+
+    Ray takes the handler of SIGTERM away at once, and then takes seconds to end its processes: the
+    signal would end this one in between, with all of that left behind. So it leaves in a thread,
+    and this one puts the handlers back meanwhile.
+    """
+    import ray
+
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    with signals.defer_signals():
+        leaving = threading.Thread(target=ray.shutdown, name="leave", daemon=True)
+        leaving.start()
+        while leaving.is_alive():
+            leaving.join(_RESTORE_SECONDS)
+            with keep_handlers():
+                pass
 
 
 def _to_start_error(error: Exception, text: str) -> CallError | EngineError:
