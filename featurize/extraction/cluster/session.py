@@ -225,6 +225,8 @@ class ClusterSession:
                     **options,
                 )
                 signals.import_uninterrupted("ray.data")
+        except SystemExit:  # Ray's own answer to SIGTERM, while it starts
+            raise KeyboardInterrupt from None
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise _to_start_error(error, self._address.text) from error
         finally:
