@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 FEATURIZE = Path(sys.executable).with_name("featurize")
-N_IMAGES, MIN_MARKED = 600, 100
+N_IMAGES, MIN_MARKED = 1_800, 100
 SECONDS = 400
 ENGINE = ("--backbone", "seedling", "--engine", "eager")
 # Addresses and states as the system writes them, in hexadecimal.
