@@ -6,6 +6,7 @@ blocks and writes. Times are in seconds. Nodes fail while they are up, at expone
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -125,7 +126,7 @@ class _Clock:
         return time, kind, who, epoch
 
 
-class _Simulation:
+class _Simulation(ABC):
     """What both ways share: workers that start, fail by nodes, and start again."""
 
     def __init__(self, images: float, fleet: Fleet, rng: np.random.Generator) -> None:
@@ -162,8 +163,9 @@ class _Simulation:
                 self.restart(number, now, self.fleet.restart_seconds)
         self.plan_failure(node, now + self.fleet.restart_seconds)
 
+    @abstractmethod
     def drop_work(self, number: int, now: float) -> None:
-        raise NotImplementedError
+        """Lose what a worker has in hand, and was not synced."""
 
     def conclude(self, now: float) -> Outcome:
         self.outcome.seconds = now

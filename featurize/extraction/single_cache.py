@@ -62,7 +62,7 @@ def run_single_cache(path: Path, request: RunRequest) -> Summary | Estimate:
     started = time.perf_counter()
     if path.is_symlink():  # keep the link, write to its target
         path = path.resolve()
-    _check_output_path(path)
+    check_output_folder(path)
     stats = RunStats(workers=cpu.usable_cores())
     try:
         estimate = complete_cache(path, request, list_images, stats)
@@ -243,11 +243,21 @@ def say_unlocked(lock: WriteLock, say: Callable[[str], None]) -> None:
         )
 
 
-def _check_output_path(path: Path) -> None:
+def check_output_folder(path: Path) -> None:
+    """Check that there is a folder for a cache file.
+
+    Parameters
+    ----------
+    path : Path
+        The cache.
+
+    Raises
+    ------
+    CallError
+        If there is none.
+    """
     if not path.parent.is_dir():
         raise CallError(f"there is no folder {path.parent} to write {path.name} to; make it first")
-    if path.is_dir():
-        raise CallError(f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}")
 
 
 def _is_complete(

@@ -26,8 +26,12 @@ class BlockSink:
     ----------
     dtypes : dict of str to str
         Type in the cache of each layer computed, by dataset name, in the engine's order.
-    items : list of PrefetchedImage
-        Images that were run, and then all others.
+    computed : list of PrefetchedImage
+        Images that were run.
+    features : list of list of arrays of shape (B, D)
+        Of each batch of `computed`, one array per layer.
+    others : list of PrefetchedImage
+        All other images.
     """
 
     dtypes: Mapping[str, str]

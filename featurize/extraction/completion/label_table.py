@@ -45,7 +45,18 @@ def label_table_path(cache: Path) -> Path:
     return cache.with_name(cache.name + ".labels.csv")
 
 
-def _told_path(cache: Path) -> Path:
+def told_table_path(cache: Path) -> Path:
+    """Return the path of what the source said of the images, whatever was corrected since.
+
+    Parameters
+    ----------
+    cache : Path
+
+    Returns
+    -------
+    Path
+        ``C.h5.labels.source``.
+    """
     return cache.with_name(cache.name + ".labels.source")
 
 
@@ -61,7 +72,7 @@ def has_label_files(cache: FeatureCache) -> bool:
     bool
         What is in them is not looked at.
     """
-    paths = label_table_path(cache.path), _told_path(cache.path)
+    paths = label_table_path(cache.path), told_table_path(cache.path)
     return not cache.source.get(COLUMNS_KEY) or all(path.exists() for path in paths)
 
 
@@ -72,7 +83,7 @@ def remove_label_files(cache: Path) -> None:
     ----------
     cache : Path
     """
-    path, told_path = label_table_path(cache), _told_path(cache)
+    path, told_path = label_table_path(cache), told_table_path(cache)
     with suppress(OSError):
         if path.exists() and (
             not told_path.exists() or not filecmp.cmp(path, told_path, shallow=False)
@@ -98,7 +109,7 @@ def has_expected_labels(cache: FeatureCache) -> bool:
     if not isinstance(expected, list) or not expected:
         return True
     try:
-        told = LabelCells.read(_told_path(cache.path))
+        told = LabelCells.read(told_table_path(cache.path))
     except (OSError, ValueError, csv.Error):
         return False
     return set(expected) <= set(told.columns) and told.rows.keys() >= set(cache.paths)
@@ -125,7 +136,7 @@ class LabelTableUpdate:
 
     def __init__(self, path: Path, listing: ImageListing, say: Callable[[str], None]) -> None:
         self._cache_path, self._listing, self._say = path, listing, say
-        self._path, self._told_path = label_table_path(path), _told_path(path)
+        self._path, self._told_path = label_table_path(path), told_table_path(path)
         self._old_path = self._path.with_name(self._path.name + ".old")
         self._named = {name: text for name, text in listing.columns.items() if name != PATH_COLUMN}
         self._before, self._present = LabelCells(), LabelCells()

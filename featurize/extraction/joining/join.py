@@ -16,6 +16,7 @@ from featurize.extraction.completion.partial_cache import open_if_exists
 from featurize.extraction.joining.copying import PartsCopy, joining_path, make_changed_error
 from featurize.extraction.joining.join_labels import join_label_tables
 from featurize.extraction.joining.join_plan import check_parts_exist, plan_join
+from featurize.extraction.single_cache import check_output_folder
 from featurize.files import replace_durably
 from featurize.progress import Progress, ignore
 from featurize.system import signals
@@ -133,8 +134,7 @@ def join(
 def _check_output(path: Path, folder: Path) -> None:
     if path.is_dir():
         raise CallError(f"{path} is a folder; give the cache a file name: -o {path}.h5")
-    if not path.parent.is_dir():
-        raise CallError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+    check_output_folder(path)
     if path.parent.samefile(folder):
         raise CallError(f"{path} would lie among the parts; give an -o outside of {folder}")
 

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from featurize.errors import OutputError
 from featurize.extraction.completion.label_cells import PATH_COLUMN, LabelCells
-from featurize.extraction.completion.label_table import label_table_path
+from featurize.extraction.completion.label_table import label_table_path, told_table_path
 from featurize.files import atomic_write
 from featurize.text import format_count
 
@@ -37,12 +37,12 @@ def join_label_tables(files: Sequence[Path], output: Path, say: Callable[[str], 
         If a table cannot be written.
     """
     tables = [label_table_path(file) for file in files]
-    told_tables = [_told_path(file) for file in files]
+    told_tables = [told_table_path(file) for file in files]
     if not any(path.exists() for path in (*tables, *told_tables)):
         return
     table_path = label_table_path(output)
     try:
-        corrections = _Corrections(table_path, _told_path(output))
+        corrections = _Corrections(table_path, told_table_path(output))
     except _ERRORS as error:
         say(f"{table_path} is left as it is; it cannot be read as the table of a run: {error}")
         return
@@ -50,7 +50,7 @@ def join_label_tables(files: Sequence[Path], output: Path, say: Callable[[str], 
     columns = [*_collect_columns(tables, say), *corrections.added_columns]
     columns = list(dict.fromkeys(columns))
     with ExitStack() as stack:
-        told_lines = _open_table(stack, _told_path(output), told_columns)
+        told_lines = _open_table(stack, told_table_path(output), told_columns)
         lines = _open_table(stack, table_path, columns)
         for table, told_table in zip(tables, told_tables, strict=True):
             present, told = _read_table(table), _read_table(told_table)
@@ -61,11 +61,6 @@ def join_label_tables(files: Sequence[Path], output: Path, say: Callable[[str], 
                 source_cells = told.find(key, columns) or [""] * len(columns)
                 lines.writerow([key, *corrections.apply(key, columns, cells, source_cells)])
         corrections.conclude(say)
-
-
-def _told_path(cache: Path) -> Path:
-    """Return the path of what the source said, whatever was corrected since."""
-    return label_table_path(cache).with_suffix(".source")
 
 
 def _read_table(path: Path) -> LabelCells:

@@ -44,15 +44,9 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
                     f"{path} holds parts and no {INDEX_NAME}, which says which images they have. "
                     "Put it back from a copy, or give another -o; each part can be read by itself"
                 )
-            raise CallError(
-                f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}. A cache "
-                "of parts wants a folder that is new or empty"
-            )
+            raise _make_folder_error(path, "A cache of parts wants a folder that is new or empty")
         if not (has_index(path) or is_named_as_folder or part_rows is not None):
-            raise CallError(
-                f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}; or a "
-                f"slash for a cache of parts: -o {path}/"
-            )
+            raise _make_folder_error(path, f"A cache of parts has a slash: -o {path}/")
         return Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and is_named_as_folder:
         raise CallError(f"{path} is a file, and no folder of parts; give another -o")
@@ -68,6 +62,12 @@ def find_parts_folder(output: str | os.PathLike[str], part_rows: int | None) -> 
     if not path.parent.is_dir():
         raise CallError(f"there is no folder {path.parent} to make {path.name} in; make it first")
     return path
+
+
+def _make_folder_error(path: Path, advice: str) -> CallError:
+    return CallError(
+        f"{path} is a folder; give the cache a file name: -o {path / 'cache.h5'}. {advice}"
+    )
 
 
 def _is_empty(folder: Path) -> bool:

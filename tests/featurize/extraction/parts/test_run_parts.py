@@ -309,7 +309,7 @@ def test_which_outputs_are_parts(make_source, embed, tmp_path):
         (f"{tmp_path}/c.h5/", {}, "is a file, and no folder of parts"),
         (tmp_path / "other", {}, "is a folder; give the cache a file name"),
         (f"{tmp_path}/other/", {}, "is a folder; give the cache a file name"),
-        (tmp_path / "void", {}, "a slash for a cache of parts"),
+        (tmp_path / "void", {}, "A cache of parts has a slash"),
         (f"{tmp_path}/none/new/", {}, "there is no folder"),
     ):
         with pytest.raises(CallError, match=problem):
