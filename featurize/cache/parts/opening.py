@@ -172,14 +172,14 @@ def _check_range(file: CacheFile, index: PartsIndex, number: int) -> None:
 
 
 def _check_same_layers(file: CacheFile, other: CacheFile) -> None:
-    layers, other_layers = file.layout.layers, other.layout.layers
-    if list(layers.items()) == list(other_layers.items()):
-        return
     difference = describe_difference(
         (file.path, file.layout.extractor), (other.path, other.layout.extractor)
     )
     if difference:
         raise CacheFormatError(difference)
+    layers, other_layers = file.layout.layers, other.layout.layers
+    if list(layers.items()) == list(other_layers.items()):
+        return
     raise CacheFormatError(
         f"{file.path} has the layers {_list_layers(file)}, and {other.path} has "
         f"{_list_layers(other)}: a run that adds layers is at work or was stopped. Run it again, "

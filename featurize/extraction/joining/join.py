@@ -15,7 +15,7 @@ from featurize.errors import CallError, RunInterruptedError
 from featurize.extraction.completion.partial_cache import open_if_exists
 from featurize.extraction.joining.copying import PartsCopy, joining_path, make_changed_error
 from featurize.extraction.joining.join_labels import join_label_tables
-from featurize.extraction.joining.join_plan import check_parts_exist, plan_join
+from featurize.extraction.joining.join_plan import plan_join
 from featurize.extraction.single_cache import check_output_folder
 from featurize.files import replace_durably
 from featurize.progress import Progress, ignore
@@ -85,8 +85,8 @@ def join(
 
     Raises
     ------
-    CacheFormatError, FingerprintMismatchError
-        If `parts` is not a whole cache of parts, or they do not belong together.
+    CacheFormatError, FileNotFoundError
+        If `parts` is not a cache of parts, one is missing, or they do not belong together.
     CallError
         If there is no folder for `output`, or it lies among the parts.
     CacheBusyError
@@ -102,7 +102,7 @@ def join(
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist; make it with `featurize run`")
     index = read_index(folder)
-    check_parts_exist(folder, index)
+    whole = FeatureCache(folder)
     _check_output(path, folder)
     # Before a lock file is made, which would stay.
     open_if_exists(path, _KEEP_ADVICE)
@@ -115,7 +115,7 @@ def join(
         remove_temporary_files(joining_path(path))
         former = open_if_exists(path, _KEEP_ADVICE)
         try:
-            plan = plan_join(folder, index, report)
+            plan = plan_join(whole, report)
             PartsCopy(path, plan, report, say).run(former)
             if read_index(folder).parts != index.parts:
                 raise make_changed_error(folder)

@@ -10,13 +10,11 @@ import numpy as np
 
 from featurize.cache.format import Extractor, LayerInfo, compute_place_check
 from featurize.cache.lock import WriteLock
-from featurize.cache.parts.index import INDEX_NAME, PartsIndex
 from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheBusyError, CacheFormatError, FingerprintMismatchError
+from featurize.errors import CacheBusyError
 from featurize.extraction.completion.known_images import COLUMNS_KEY
 from featurize.progress import Progress, Step
 from featurize.sources.listing import Container, ImagePlaces
-from featurize.text import format_count, list_first, to_printable
 
 
 @dataclass(frozen=True)
@@ -88,36 +86,13 @@ def hold_part(path: Path) -> Iterator[FeatureCache]:
         yield FeatureCache(path)
 
 
-def check_parts_exist(folder: Path, index: PartsIndex) -> None:
-    """Check that every part of an index has a file.
+def plan_join(whole: FeatureCache, report: Callable[[Progress], None]) -> JoinPlan:
+    """Read what all parts hold but their features.
 
     Parameters
     ----------
-    folder : Path
-    index : PartsIndex
-
-    Raises
-    ------
-    CacheFormatError
-        If one is missing; it is named.
-    """
-    missing = [part.file for part in index.parts if not (folder / part.file).exists()]
-    if missing:
-        raise CacheFormatError(
-            f"{folder} is not complete: {INDEX_NAME} names {format_count(len(missing), 'part')} "
-            f"without a file: {list_first(missing)}. `featurize run` with -o {folder}/ makes "
-            "what is missing"
-        )
-
-
-def plan_join(folder: Path, index: PartsIndex, report: Callable[[Progress], None]) -> JoinPlan:
-    """Read what all parts hold but their features, and check that they belong together.
-
-    Parameters
-    ----------
-    folder : Path
-        The cache of parts.
-    index : PartsIndex
+    whole : FeatureCache
+        Of the parts; opening it has shown that they belong together.
     report : callable
         Called with a `Progress` often.
 
@@ -128,71 +103,42 @@ def plan_join(folder: Path, index: PartsIndex, report: Callable[[Progress], None
     Raises
     ------
     CacheFormatError
-        If a part has an image out of its range, or cannot be opened.
-    FingerprintMismatchError
-        If parts were made by different networks, or have different layers.
+        If the keys of the parts are out of order.
     CacheBusyError
         If another process writes to a part.
+    CacheReplacedError
+        If a part was changed since `whole` was opened.
     """
     collected = _CollectedParts()
-    limits = [part.first for part in index.parts[1:]]
-    for number, part in enumerate(index.parts):
-        report(Step("reading parts", number, len(index.parts)))
-        with hold_part(folder / part.file) as cache:
-            _check_range(cache, part.first, limits[number] if number < len(limits) else None)
-            collected.add(cache)
-    report(Step("reading parts", len(index.parts), len(index.parts)))
-    return collected.conclude(index)
-
-
-def _check_range(cache: FeatureCache, first: str, limit: str | None) -> None:
-    lowest, highest = cache.paths[0], cache.paths[-1]
-    if lowest < first or (limit is not None and highest >= limit):
-        out = lowest if lowest < first else highest
-        raise CacheFormatError(
-            f"{cache.path} has {to_printable(out)}, which is not in its range of {INDEX_NAME}. "
-            "Was it put there by hand?"
-        )
+    for number, file in enumerate(whole.files):
+        report(Step("reading parts", number, len(whole.files)))
+        with hold_part(file) as part:
+            collected.add(part)
+    report(Step("reading parts", len(whole.files), len(whole.files)))
+    return collected.conclude(whole)
 
 
 class _CollectedParts:
-    """What was read of the parts so far."""
+    """What the parts say of their source, of those that were read so far."""
 
     def __init__(self) -> None:
-        self._first: FeatureCache | None = None
-        self._files: list[Path] = []
-        self._paths: list[str] = []
         self._starts = [0]
-        self._columns: dict[str, list[np.ndarray]] = {"size": [], "mtime_ns": [], "status": []}
         self._told: set[str] = set()  # names of what the source says of its images
         self._containers: dict[str, Container] = {}
         self._container_of: list[np.ndarray] = []  # by order of appearance
         self._offsets: list[np.ndarray] = []
 
-    def add(self, cache: FeatureCache) -> None:
-        """Take in a part.
-
-        Raises
-        ------
-        FingerprintMismatchError
-            If it does not belong to the parts before.
-        """
-        if self._first is None:
-            self._first = cache
-        _check_same_network(cache, self._first)
-        self._files.append(cache.path)
-        self._paths += cache.paths
-        self._starts.append(len(self._paths))
-        for name, values in self._columns.items():
-            values.append(cache.column(name))
-        told = cache.source.get(COLUMNS_KEY)
+    def add(self, part: FeatureCache) -> None:
+        """Take in a part."""
+        self._starts.append(self._starts[-1] + part.n_rows)
+        told = part.source.get(COLUMNS_KEY)
         self._told |= set(told) if isinstance(told, list) else set()
-        if cache.containers:
-            self._add_places(cache)
+        if part.containers:
+            self._add_places(part)
 
     def _add_places(self, cache: FeatureCache) -> None:
         container_of, offsets = cache.column("container"), cache.column("offset")
-        stamps = self._columns["mtime_ns"][-1]
+        stamps = cache.column("mtime_ns")
         is_placed = (container_of >= 0) & (container_of < len(cache.containers))
         if not is_placed.all():
             return  # without places everything works, slower
@@ -208,24 +154,23 @@ class _CollectedParts:
         self._container_of.append(numbers[container_of])
         self._offsets.append(offsets)
 
-    def conclude(self, index: PartsIndex) -> JoinPlan:
+    def conclude(self, whole: FeatureCache) -> JoinPlan:
         """Put together what was read; parts that had nothing to do may have earlier globs."""
-        first = self._first
-        assert first is not None  # an index has at least one part
-        source = {key: value for key, value in first.source.items() if key != COLUMNS_KEY}
+        index = whole.index
+        assert index is not None  # it is of parts
+        source = {key: value for key, value in whole.source.items() if key != COLUMNS_KEY}
         if self._told:
             source[COLUMNS_KEY] = sorted(self._told)
-        columns = {name: np.concatenate(values) for name, values in self._columns.items()}
         return JoinPlan(
-            self._files,
+            list(whole.files),
             self._starts,
-            first.extractor,
-            first.layers,
-            self._paths,
-            columns["size"],
-            columns["mtime_ns"],
-            columns["status"],
-            first.root,
+            whole.extractor,
+            whole.layers,
+            whole.paths,
+            whole.column("size"),
+            whole.column("mtime_ns"),
+            whole.column("status"),
+            whole.root,
             index.include,
             index.exclude,
             source,
@@ -233,7 +178,7 @@ class _CollectedParts:
         )
 
     def _join_places(self) -> ImagePlaces | None:
-        if len(self._container_of) < len(self._files):
+        if len(self._container_of) < len(self._starts) - 1:
             return None
         names: Sequence[str] = sorted(self._containers)
         new_number = {name: number for number, name in enumerate(names)}
@@ -242,20 +187,4 @@ class _CollectedParts:
             [self._containers[name] for name in names],
             numbers[np.concatenate(self._container_of)],
             np.concatenate(self._offsets),
-        )
-
-
-def _check_same_network(cache: FeatureCache, first: FeatureCache) -> None:
-    differences = cache.extractor.differences(first.extractor)
-    if differences:
-        name, (own, other) = next(iter(differences.items()))
-        raise FingerprintMismatchError(
-            f"{cache.path} and {first.path} are not parts of one cache: they were made with "
-            f"{name} {to_printable(own)} and {to_printable(other)}"
-        )
-    if cache.layers != first.layers:
-        raise FingerprintMismatchError(
-            f"{cache.path} has the layers {', '.join(cache.layers)}, and {first.path} has "
-            f"{', '.join(first.layers)}, or they are stored differently. `featurize run` with "
-            f"-o {first.path.parent} and --layers completes all parts"
         )
