@@ -102,7 +102,7 @@ def fill():
             name: (rows[:, None] + np.arange(info.dim) / 64 + shift).astype(info.dtype)
             for name, info in into.layout.layers.items()
         }
-        digests = np.repeat((rows + 1 + shift).astype(np.uint8)[:, None], 32, 1)
+        digests = np.repeat(((rows + shift) % 255 + 1).astype(np.uint8)[:, None], 32, 1)  # never 0
         into.fill(rows, features, digests, rows + 100, rows + 10**18)
         return features
 
