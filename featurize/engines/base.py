@@ -1,19 +1,25 @@
 """The engine protocol, the names of engines and precisions, and the checks on them."""
 
+import re
 import shutil
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from featurize.errors import CallError
-from featurize.text import list_choices
+from featurize.text import did_you_mean, list_choices
 
 ENGINES = ("auto", "eager", "compile", "onnxruntime", "cuda")
 CPU_ENGINES = ("compile", "onnxruntime")
 ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 ENGINE_RTOL = 1e-5  # largest distance to eager's features, relative to their norm
+# The same where both compute in less than float32. Distances measured on trained networks are up to
+# a fifth of these (docs/how-to/gpu.md).
+REDUCED_RTOLS = {"tf32": 2e-3, "fp16": 5e-3, "bf16": 3e-2}
 
 
 class Engine(Protocol):
@@ -50,6 +56,30 @@ class Engine(Protocol):
             One per layer.
         """
         ...
+
+
+def check_device_name(device: str) -> None:
+    """Check the name of a device, whether this machine has it or not.
+
+    Parameters
+    ----------
+    device : str
+        To be ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises
+    ------
+    CallError
+        If it is another.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return
+    if re.fullmatch(r"(mps|xpu|hip|rocm|tpu|xla)(:\d+)?", device):
+        raise CallError(
+            f"the device {device!r} is not supported: Headgraft runs on the processor (cpu) and on "
+            "NVIDIA's GPUs (cuda); use --device cpu"
+        )
+    hint = did_you_mean(device, ("auto", "cpu", "cuda"))
+    raise CallError(f"no device {device!r}{hint}; use auto, cpu, cuda or cuda:1")
 
 
 def check_engine(name: str, device: str, precision: str) -> None:
@@ -104,6 +134,10 @@ def find_obstacle(name: str, device: str, precision: str) -> str:
         return f"it needs {', '.join(missing)}: pip install 'headgraft[onnx]'"
     if name == "compile" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         return "it needs a C++ compiler"
+    if name == "cuda" and not any(map(shutil.which, ("gcc", "clang", "cc"))):
+        return "it needs a C compiler, which Triton starts kernels by"
+    if name == "cuda" and not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "it needs Python's header files (on Debian the package python3-dev)"
     return ""
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featurize.backbones.pixel_network import PixelNetwork
+from featurize.backbones.gpu_network import to_gpu_network
 from featurize.engines.base import pad_batch
 from featurize.engines.torch_settings import (
+    AUTOCAST_DTYPES,
     choose_batch_sizes,
     precision_context,
     use_private_cache,
@@ -41,7 +42,7 @@ class CudaGraphEngine:
         self.device, self.precision = device, precision
         self.batch_size, _ = choose_batch_sizes(preprocess.crop, device)
         cache_options = use_private_cache()
-        pixel_network = PixelNetwork(module, preprocess, channels_last=True).to(device)
+        pixel_network = to_gpu_network(module, preprocess, device, AUTOCAST_DTYPES.get(precision))
         # Equals the mode "reduce-overhead", which takes no further options.
         self._run = torch.compile(
             pixel_network, dynamic=False, options={"triton.cudagraphs": True, **cache_options}

@@ -4,8 +4,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from featurize.backbones.gpu_network import to_gpu_network
 from featurize.backbones.pixel_network import PixelNetwork
-from featurize.engines.torch_settings import choose_batch_sizes, precision_context
+from featurize.engines.torch_settings import (
+    AUTOCAST_DTYPES,
+    choose_batch_sizes,
+    precision_context,
+)
 from featurize.images.preprocess import Preprocess
 
 
@@ -30,7 +35,11 @@ class EagerEngine:
     ) -> None:
         self.device, self.precision = device, precision
         self.crop = preprocess.crop
-        self.module = PixelNetwork(module, preprocess).to(self.device)
+        self.module = (
+            PixelNetwork(module, preprocess)
+            if device == "cpu"
+            else to_gpu_network(module, preprocess, device, AUTOCAST_DTYPES.get(precision))
+        )
         self.batch_size, self.max_batch_size = choose_batch_sizes(self.crop, self.device)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:

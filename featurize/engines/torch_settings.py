@@ -11,14 +11,16 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from featurize.engines.base import check_device_name
 from featurize.errors import CallError
 from featurize.system import cpu
 from featurize.system.folders import find_kernel_folder
 
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PIXELS_PER_BATCH = 32 * 224 * 224
 CACHE_DIR_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _CODECACHE_MODULE = "torch._inductor.codecache"
@@ -43,6 +45,7 @@ def resolve_device(name: str) -> str:
     CallError
         If there is no such device.
     """
+    check_device_name(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -52,6 +55,23 @@ def resolve_device(name: str) -> str:
     if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise CallError(f"there are {torch.cuda.device_count()} CUDA devices here, from cuda:0")
     return name
+
+
+def check_tf32(device: str) -> None:
+    """Check that a GPU has TF32: elsewhere torch would compute in float32 and not say so.
+
+    Parameters
+    ----------
+    device : str
+        As `resolve_device` returns it.
+
+    Raises
+    ------
+    CallError
+        If it has none.
+    """
+    if device != "cpu" and not torch.cuda.is_tf32_supported():
+        raise CallError(f"--precision tf32: the GPU {device} has no TF32; use float32 or fp16")
 
 
 def choose_batch_sizes(crop: int, device: str) -> tuple[int, int]:
@@ -89,7 +109,8 @@ def count_compute_threads() -> int:
 def precision_context(device: str, precision: str) -> Iterator[None]:
     """Set torch's precision and number of threads within a block; restore them afterwards.
 
-    With ``float32`` no reduced precision is used, not even TF32.
+    With ``float32`` no reduced precision is used, not even TF32. The user may have set the
+    precision by either of torch's interfaces.
 
     Parameters
     ----------
@@ -102,27 +123,54 @@ def precision_context(device: str, precision: str) -> Iterator[None]:
     None
     """
     old_threads, n_threads = torch.get_num_threads(), count_compute_threads()
-    old_matmul, old_cudnn_tf32 = (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-    )
-    autocast_dtype = _AUTOCAST_DTYPES.get(precision)
+    autocast_dtype = AUTOCAST_DTYPES.get(precision)
     try:
         if n_threads != old_threads:
             torch.set_num_threads(n_threads)
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         with (
+            _float32_precision(allow_tf32=precision == "tf32"),
             torch.autocast(device.partition(":")[0], autocast_dtype)
             if autocast_dtype
-            else nullcontext()
+            else nullcontext(),
         ):
             yield
     finally:
-        torch.set_float32_matmul_precision(old_matmul)
-        torch.backends.cudnn.allow_tf32 = old_cudnn_tf32
         if n_threads != old_threads:
             torch.set_num_threads(old_threads)
+
+
+@contextmanager
+def _float32_precision(*, allow_tf32: bool) -> Iterator[None]:
+    """Set how float32 is computed, so that both of torch's interfaces say the same.
+
+    The older interface raises an error where the newer one was used in some ways, and torch's own
+    compiler still reads the older one.
+    """
+    backends: Any = torch.backends  # its stubs lack what is used here
+    conv, rnn = backends.cudnn.conv, backends.cudnn.rnn
+    settings = (
+        *(backends.cuda.matmul, conv, rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
+    )
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"  # a state in which the older interface answers
+    old_matmul = torch.get_float32_matmul_precision()
+    try:
+        old_cudnn = backends.cudnn.allow_tf32
+    except RuntimeError:  # it answers only what `conv` and `rnn` say now, which is False
+        old_cudnn = True
+    try:
+        torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+        backends.cudnn.allow_tf32 = allow_tf32
+        # Not "none", which would be inherited.
+        conv.fp32_precision = rnn.fp32_precision = "tf32" if allow_tf32 else "ieee"
+        yield
+    finally:
+        torch.set_float32_matmul_precision(old_matmul)
+        backends.cudnn.allow_tf32 = old_cudnn
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def use_private_cache() -> dict[str, bool]:

@@ -30,12 +30,12 @@ from featurize.backbones.names import (
 )
 from featurize.cache.format import Extractor
 from featurize.cache.reader import FeatureCache
-from featurize.engines.base import PRECISIONS, check_engine
+from featurize.engines.base import PRECISIONS, check_device_name, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
 from featurize.files import hash_file
 from featurize.images.preprocess import DECODE_MODES, Preprocess
 from featurize.layer_spec import LayerSpec
-from featurize.text import did_you_mean, list_choices
+from featurize.text import list_choices
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
 
@@ -79,9 +79,7 @@ class Options:
         ):
             if value is not None and value not in choices:
                 raise CallError(f"--{name} is one of {list_choices(value, choices)}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            hint = did_you_mean(self.device, ("auto", "cpu", "cuda"))
-            raise CallError(f"no device {self.device!r}{hint}; use auto, cpu, cuda or cuda:1")
+        check_device_name(self.device)
         check_engine(self.engine, self.device, self.precision or "float32")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):
             if value is not None and is_file_path(value) and not _can_be_read(value):

@@ -12,7 +12,12 @@ from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.reader import FeatureCache
 from featurize.engines.auto import EngineSelector
 from featurize.engines.base import Engine
-from featurize.engines.factory import choose_gpu, open_engine, resolve_engine_device
+from featurize.engines.factory import (
+    choose_gpu,
+    describe_untested_gpu,
+    open_engine,
+    resolve_engine_device,
+)
 from featurize.errors import CallError
 from featurize.extraction.cluster.actor import NetworkPlan
 from featurize.extraction.options import DTYPES, ResolvedOptions, check_extractor
@@ -107,6 +112,8 @@ class ExtractionSetup:
         """
         resolved = self.resolved
         device = resolve_engine_device(resolved.engine, resolved.device, resolved.precision)
+        if untested := describe_untested_gpu(device):
+            self.say(untested)
         if device == "cuda" and resolved.device == "auto" and self.local_rank is not None:
             return choose_gpu(self.local_rank)
         return device

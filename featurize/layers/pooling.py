@@ -106,7 +106,8 @@ def pool_maps(x: Tensor, axis_order: str, n_prefix_tokens: int, pool: str) -> Te
     return torch.cat([x.mean(dims), x.amax(dims)], 1)
 
 
-# These use pooling operations, which keep the channels-last layout; reductions would transpose.
+# On the processor these use pooling operations, which keep the channels-last layout; reductions
+# would transpose.
 
 
 def _avg_pool(x: Tensor) -> Tensor:
@@ -116,4 +117,8 @@ def _avg_pool(x: Tensor) -> Tensor:
 
 
 def _max_pool(x: Tensor) -> Tensor:
+    if x.is_cuda:
+        # A window as large as the map runs on a GPU as one block of threads an image, position
+        # after position; a reduction takes all of the GPU.
+        return x.amax((2, 3))
     return functional.max_pool2d(x, x.shape[2:]).flatten(1)

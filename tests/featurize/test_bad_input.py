@@ -671,7 +671,10 @@ def test_a_cache_of_another_fingerprint_names_the_fields(options, field, spoiled
         ("run HERE/images -o HERE/c.h5 --precision half", "--precision is one of"),
         ("run HERE/images -o HERE/c.h5 --decode quick", "--decode is one of exact, fast"),
         ("run HERE/images -o HERE/c.h5 --engine steam", "--engine is one of"),
-        ("run HERE/images -o HERE/c.h5 --backbone seedling --device tpu", "no device 'tpu'"),
+        (
+            "run HERE/images -o HERE/c.h5 --backbone seedling --device tpu",
+            "the device 'tpu' is not supported",
+        ),
         ("run HERE/images -o HERE/c.h5 --backbone seedling --device cuda:x", "no device"),
         ("run HERE/images -o HERE/c.h5 --backbone seedling --preprocess HERE/x.json", "x.json"),
         ("run HERE/images -o HERE/c.h5 --backbon seedling", "--backbon"),
