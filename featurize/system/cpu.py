@@ -7,6 +7,7 @@ from pathlib import Path
 from featurize.system.cgroups import list_cgroups
 
 CPU_ROOT = Path("/sys/devices/system/cpu")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
@@ -30,6 +31,23 @@ def physical_cores() -> int:
     """
     cores = {_read_siblings(number) for number in _list_cpus()}
     return max(1, min(len(cores), int(_read_quota())))
+
+
+def has_bfloat16_matrices() -> bool:
+    """Tell whether the processor has instructions that multiply matrices of bfloat16 (AMX).
+
+    They are several times as fast as those for float32 (``benchmarks/ceiling.py``).
+
+    Returns
+    -------
+    bool
+        False also where it is not known.
+    """
+    with suppress(OSError):
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("flags"):
+                return "amx_bf16" in line.split()
+    return False
 
 
 def _list_cpus() -> set[int]:
