@@ -90,6 +90,40 @@ class EngineSelector:
             self._is_decided = False
         return self._engine
 
+    def fall_back(self, name: str, device: str, cause: Exception) -> Engine:
+        """Open eager in place of an engine that failed in the middle of a job.
+
+        Nothing else may refer to that engine: first its memory is given back.
+
+        Parameters
+        ----------
+        name, device : str
+            Of the engine that failed.
+        cause : Exception
+
+        Returns
+        -------
+        Engine
+            The engine `eager`, for this job and later ones.
+
+        Raises
+        ------
+        CallError, EngineError
+            If it cannot be opened.
+        """
+        first_line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        self._say(f"the engine {name} failed ({first_line[:200]}): going on with eager")
+        self._failed.add(name)
+        self._is_decided = True
+        self._engine = None
+        if device != "cpu":
+            from featurize.engines.torch_settings import free_gpu_memory
+
+            free_gpu_memory()
+        self._engine = self._open_engine("eager")
+        self.reason = f"{name} failed"
+        return self._engine
+
     def upgrade(self, current: Engine, seconds_per_image: float, n_remaining: int) -> Engine | None:
         """Open a faster engine if that saves time; decided once per job.
 

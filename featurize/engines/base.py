@@ -3,6 +3,8 @@
 import re
 import shutil
 import sysconfig
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +24,27 @@ ENGINE_RTOL = 1e-5  # largest distance to eager's features, relative to their no
 REDUCED_RTOLS = {"tf32": 2e-3, "fp16": 5e-3, "bf16": 3e-2}
 
 
+class PendingFeatures(Protocol):
+    """Features of a batch that was submitted to an engine."""
+
+    def collect(self) -> list[np.ndarray]:
+        """Wait for the features.
+
+        Returns
+        -------
+        list of float32 arrays of shape (B, D)
+            One per layer.
+
+        Raises
+        ------
+        RuntimeError, MemoryError
+            What went wrong on the device since the batch was submitted.
+        """
+        ...
+
+
 class Engine(Protocol):
-    """Protocol of an engine, which runs one cut backbone on one device.
+    """Protocol of an engine, which runs one cut backbone on one device, called from one thread.
 
     Attributes
     ----------
@@ -34,6 +55,8 @@ class Engine(Protocol):
         work.
     max_batch_size : int
         Read only. Larger batches are not faster, or need another start-up.
+    max_in_flight : int
+        Read only. How many batches may be submitted before the first of them is collected.
     """
 
     name: str
@@ -43,8 +66,25 @@ class Engine(Protocol):
     @property
     def max_batch_size(self) -> int: ...  # noqa: D102 - above
 
+    @property
+    def max_in_flight(self) -> int: ...  # noqa: D102 - above
+
+    def submit(self, pixels: np.ndarray) -> PendingFeatures:
+        """Start to embed a batch. Batches are collected in the order they were submitted.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (B, crop, crop, 3)
+            The caller may overwrite them afterwards.
+
+        Returns
+        -------
+        PendingFeatures
+        """
+        ...
+
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Embed a batch.
+        """Embed a batch: submit it, and collect its features.
 
         Parameters
         ----------
@@ -56,6 +96,37 @@ class Engine(Protocol):
             One per layer.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyFeatures:
+    """Features that were computed when their batch was submitted.
+
+    Attributes
+    ----------
+    features : list of float32 arrays of shape (B, D)
+        One per layer.
+    """
+
+    features: list[np.ndarray]
+
+    def collect(self) -> list[np.ndarray]:
+        """Return the features."""
+        return self.features
+
+
+class ProcessorEngine(ABC):
+    """An engine of the processor: it computes a batch when it is submitted."""
+
+    max_in_flight = 1
+
+    @abstractmethod
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Embed a batch; see `Engine.run`."""
+
+    def submit(self, pixels: np.ndarray) -> ReadyFeatures:
+        """Embed a batch; see `Engine.submit`."""
+        return ReadyFeatures(self.run(pixels))
 
 
 def check_device_name(device: str) -> None:

@@ -6,6 +6,8 @@ from torch import nn
 
 from featurize.backbones.gpu_network import to_gpu_network
 from featurize.backbones.pixel_network import PixelNetwork
+from featurize.engines.base import PendingFeatures, ReadyFeatures
+from featurize.engines.gpu_staging import GpuStaging
 from featurize.engines.torch_settings import (
     AUTOCAST_DTYPES,
     choose_batch_sizes,
@@ -41,6 +43,24 @@ class EagerEngine:
             else to_gpu_network(module, preprocess, device, AUTOCAST_DTYPES.get(precision))
         )
         self.batch_size, self.max_batch_size = choose_batch_sizes(self.crop, self.device)
+        self.max_in_flight = 1 if device == "cpu" else 2
+        self._staging = GpuStaging(device)
+
+    def submit(self, pixels: np.ndarray) -> PendingFeatures:
+        """Start to embed a batch; see `featurize.engines.base.Engine`.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (B, crop, crop, 3)
+
+        Returns
+        -------
+        PendingFeatures
+        """
+        if self.device == "cpu":
+            return ReadyFeatures(self.run(pixels))
+        with torch.inference_mode(), precision_context(self.device, self.precision):
+            return self._staging.submit(pixels, len(pixels), self.module)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Embed a batch; see `featurize.engines.base.Engine`.
@@ -54,6 +74,8 @@ class EagerEngine:
         list of float32 arrays of shape (B, D)
             One per layer.
         """
+        if self.device != "cpu":
+            return self.submit(pixels).collect()
         with torch.inference_mode(), precision_context(self.device, self.precision):
-            outputs = self.module(torch.from_numpy(pixels).to(self.device))
-            return [output.float().cpu().numpy() for output in outputs]
+            outputs = self.module(torch.from_numpy(pixels))
+            return [output.float().numpy() for output in outputs]

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
+from featurize.engines.base import ProcessorEngine
 from featurize.engines.torch_settings import choose_batch_sizes, count_compute_threads
 from featurize.images.preprocess import Preprocess
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(ProcessorEngine):
     """Runs a cut network with ONNX Runtime.
 
     The exported file exists only while the engine is opened, in a folder that no other user can

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from featurize.backbones.pixel_network import PixelNetwork
-from featurize.engines.base import pad_batch
+from featurize.engines.base import ProcessorEngine, pad_batch
 from featurize.engines.torch_settings import (
     choose_batch_sizes,
     precision_context,
@@ -14,7 +14,7 @@ from featurize.engines.torch_settings import (
 from featurize.images.preprocess import Preprocess
 
 
-class TorchCompileEngine:
+class TorchCompileEngine(ProcessorEngine):
     """Runs a cut network through torch.compile (inductor, C++), on the processor.
 
     The kernels are compiled for one batch size with the first batch, which takes tens of seconds.

@@ -1,6 +1,7 @@
 """Shared by the torch engines: device, batch sizes, threads, precision, compiler cache."""
 
 import atexit
+import gc
 import os
 import shutil
 import stat
@@ -90,8 +91,17 @@ def choose_batch_sizes(crop: int, device: str) -> tuple[int, int]:
         Images per batch to begin with, and at most.
     """
     images = _PIXELS_PER_BATCH // crop**2
-    scale = 1 if device == "cpu" else 4
-    return scale * min(max(images, 8), 256), scale * min(max(4 * images, 8), 1024)
+    if device == "cpu":
+        return min(max(images, 8), 256), min(max(4 * images, 8), 1024)
+    # Few images do not fill a GPU.
+    return 8 * min(max(images, 8), 256), 8 * min(max(4 * images, 8), 1024)
+
+
+def free_gpu_memory() -> None:
+    """Give back the GPU's memory that nothing refers to, with that of graphs and compiled code."""
+    torch._dynamo.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def count_compute_threads() -> int:

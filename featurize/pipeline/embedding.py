@@ -1,9 +1,11 @@
-"""Embed the images of a job: decode in threads, run in batches, pass rows on to a sink."""
+"""Embed the images of a job: gather batches, run them meanwhile, pass rows on to a sink."""
 
+import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,8 +42,34 @@ class RowSink(Protocol):
         ...
 
 
+class EmbeddedBatch(NamedTuple):
+    """A batch that went through the network.
+
+    Attributes
+    ----------
+    features : list of float32 arrays of shape (B, D)
+        One per layer.
+    seconds : float
+        Time in the network, without that of the batch before.
+    engine, engine_why : str
+        The engine, and why it was chosen.
+    is_upgraded : bool
+        Whether a faster engine was opened after it.
+    """
+
+    features: list[np.ndarray]
+    seconds: float
+    engine: str
+    engine_why: str
+    is_upgraded: bool
+
+
 class NetworkThread:
-    """Runs batches in a thread of its own, so that an interrupt need not wait for one.
+    """Runs batches in a thread of its own.
+
+    The next batch is gathered meanwhile, and an interrupt need not wait for one that runs. An
+    engine may have several batches in flight. It is used in this thread alone: compiled graphs of
+    torch belong to the thread that made them.
 
     Parameters
     ----------
@@ -59,6 +87,8 @@ class NetworkThread:
         self._selector = selector
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._batch_runner: BatchRunner | None = None
+        self._in_flight: deque[tuple[Future[EmbeddedBatch], int]] = deque()
+        self._n_waiting, self._lock = 0, threading.Lock()
 
     def open(self) -> BatchRunner:
         """Open the engine, unless it is open.
@@ -66,23 +96,70 @@ class NetworkThread:
         Returns
         -------
         BatchRunner
+            To be looked at, not to be called.
         """
         if self._batch_runner is None:
             self._batch_runner = self._executor.submit(BatchRunner, self._selector).result()
         return self._batch_runner
 
-    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Embed a batch; see `BatchRunner.run`."""
-        return self._executor.submit(self.open().run, pixels).result()
+    def submit(self, items: list[PrefetchedImage], n_remaining: int) -> "Future[EmbeddedBatch]":
+        """Embed a batch.
 
-    def maybe_upgrade(self, n_remaining: int) -> bool:
-        """Change to a faster engine if that saves time; see `BatchRunner.maybe_upgrade`."""
-        n_images = n_remaining + self.n_later
-        return self._executor.submit(self.open().maybe_upgrade, n_images).result()
+        Parameters
+        ----------
+        items : list of PrefetchedImage
+            With pixels, which are released once they are copied.
+        n_remaining : int
+            Images of the job that are not submitted yet.
+
+        Returns
+        -------
+        Future of EmbeddedBatch
+            Batches are done in the order they were submitted.
+        """
+        self.open()
+        future: Future[EmbeddedBatch] = Future()
+        with self._lock:
+            self._n_waiting += 1
+        self._executor.submit(self._process, items, n_remaining, future)
+        return future
 
     def close(self) -> None:
         """Start no further batch, and do not wait for the one that runs."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _process(
+        self, items: list[PrefetchedImage], n_remaining: int, future: "Future[EmbeddedBatch]"
+    ) -> None:
+        with self._lock:
+            self._n_waiting -= 1
+        batch_runner = self.open()
+        try:
+            pixels = np.stack([item.pixels for item in items if item.pixels is not None])
+            for item in items:
+                item.release_pixels()
+        except BaseException as error:  # raised again in the main thread
+            future.set_exception(error)
+        else:
+            batch_runner.submit(pixels)
+            self._in_flight.append((future, n_remaining))
+        # Where a batch waits, it is submitted before a wait for the one that runs.
+        while self._in_flight and (
+            len(self._in_flight) >= batch_runner.max_in_flight or not self._n_waiting
+        ):
+            self._collect(batch_runner)
+
+    def _collect(self, batch_runner: BatchRunner) -> None:
+        future, n_remaining = self._in_flight.popleft()
+        try:
+            features = batch_runner.collect()
+            seconds = batch_runner.last_seconds
+            engine, why = batch_runner.engine.name, batch_runner.reason
+            is_upgraded = batch_runner.maybe_upgrade(n_remaining + self.n_later)
+        except BaseException as error:  # raised again in the main thread
+            future.set_exception(error)
+        else:
+            future.set_result(EmbeddedBatch(features, seconds, engine, why, is_upgraded))
 
 
 def embed_rows(
@@ -145,6 +222,7 @@ def _embed_rows(
 ) -> dict[int, bytes]:
     changed_rows: dict[int, bytes] = {}
     prefetcher = Prefetcher(job, content_index, stats, decoders)
+    batches = _BatchQueue(network, sink, stats)
     try:
         batch: list[PrefetchedImage] = []
         batch_runner: BatchRunner | None = None
@@ -172,19 +250,19 @@ def _embed_rows(
                 and batch
                 and (item is None or len(batch) >= batch_runner.batch_size)
             ):
-                _run_batch(network, batch_runner, batch, sink, stats)
+                batches.submit(batch, n_remaining)
                 batch = []
-                if network.maybe_upgrade(n_remaining):
-                    stats.restart_rate()
-                prefetcher.batch_size = batch_runner.batch_size
+            batches.pass_on_finished()
             report(stats)
-        if batch_runner is not None and batch:
-            _run_batch(network, batch_runner, batch, sink, stats)
+        if batch:
+            batches.submit(batch, n_remaining)
+        batches.pass_on_finished(wait=True)
         prefetcher.finish()
         sink.close()
         report(stats)
     except KeyboardInterrupt:
         signals.acknowledge()
+        batches.pass_on_finished()
         raise
     finally:
         prefetcher.stop()
@@ -192,18 +270,39 @@ def _embed_rows(
     return changed_rows
 
 
-def _run_batch(
-    network: NetworkThread,
-    batch_runner: BatchRunner,
-    batch: list[PrefetchedImage],
-    sink: RowSink,
-    stats: RunStats,
-) -> None:
-    batch.sort(key=lambda item: item.row)  # consecutive rows are written at once
-    pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
-    features = network.run(pixels)
-    stats.record_batch(len(batch), batch_runner.last_seconds)
-    stats.engine, stats.engine_why = batch_runner.engine.name, batch_runner.reason
-    for item in batch:
-        item.pixels = None
-    sink.put(batch, features)
+class _BatchQueue:
+    """The batches of one job that are in the network, in their order.
+
+    Parameters
+    ----------
+    network : NetworkThread
+    sink : RowSink
+    stats : RunStats
+        Updated in place.
+    """
+
+    def __init__(self, network: NetworkThread, sink: RowSink, stats: RunStats) -> None:
+        self._network, self._sink, self._stats = network, sink, stats
+        self._submitted: deque[tuple[list[PrefetchedImage], Future[EmbeddedBatch]]] = deque()
+
+    def submit(self, batch: list[PrefetchedImage], n_remaining: int) -> None:
+        """Hand a batch to the network; wait while it has as many as it can take, and one more."""
+        batch.sort(key=lambda item: item.row)  # consecutive rows are written at once
+        self._submitted.append((batch, self._network.submit(batch, n_remaining)))
+        while len(self._submitted) > self._network.open().max_in_flight + 1:
+            self._pass_on()
+
+    def pass_on_finished(self, wait: bool = False) -> None:
+        """Pass the rows of finished batches to the sink; of all batches, if told to wait."""
+        while self._submitted and (wait or self._submitted[0][1].done()):
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        batch, future = self._submitted[0]
+        embedded = future.result()
+        self._submitted.popleft()
+        self._stats.record_batch(len(batch), embedded.seconds)
+        self._stats.engine, self._stats.engine_why = embedded.engine, embedded.engine_why
+        if embedded.is_upgraded:
+            self._stats.restart_rate()
+        self._sink.put(batch, embedded.features)

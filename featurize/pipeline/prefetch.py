@@ -99,6 +99,10 @@ class PrefetchedImage:
     decode_seconds: float = 0.0
     wait_seconds: float = 0.0
 
+    def release_pixels(self) -> None:
+        """Give the pixels up once they are copied."""
+        self.pixels = None
+
 
 class Prefetcher:
     """Iterator over images that are hashed and decoded in threads, in order of completion.

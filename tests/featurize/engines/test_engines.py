@@ -20,7 +20,12 @@ from featurize import Backbone, FeatureCache, load_backbone, run
 from featurize.backbones.families import parse_layers
 from featurize.engines import auto as auto_engine
 from featurize.engines.auto import EngineProfile, EngineSelector
-from featurize.engines.base import ENGINE_RTOL, ENGINES, find_missing_onnx_packages
+from featurize.engines.base import (
+    ENGINE_RTOL,
+    ENGINES,
+    ProcessorEngine,
+    find_missing_onnx_packages,
+)
 from featurize.engines.batching import BatchRunner
 from featurize.engines.factory import open_engine
 from featurize.errors import CallError, EngineError
@@ -294,7 +299,7 @@ def test_engines_that_cannot_be_are_refused_at_once(line, message, folder, tmp_p
 # --- batches ---------------------------------------------------------------------------------
 
 
-class Stub:
+class Stub(ProcessorEngine):
     """An engine whose batches cost a fixed time and a time an image, in memory for `room` images.
 
     Its feature of an image is the image's first pixel.

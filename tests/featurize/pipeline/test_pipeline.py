@@ -490,7 +490,7 @@ def test_ctrl_c_keeps_what_is_done(draw, tmp_path, toy, monkeypatch):
         run(folder, tmp_path / "c.h5", backbone=toy, layers="2", report=report)
     assert threading.active_count() == alive
     kept = FeatureCache(tmp_path / "c.h5").counts["ok"]
-    assert 40 <= kept < 100
+    assert 32 <= kept < 100  # of six batches of eight at most two are in the network
     done = run(folder, tmp_path / "c.h5", backbone=toy)
     assert (done.computed, done.reused) == (100 - kept, kept)
     assert FeatureCache(tmp_path / "c.h5").verify() == []

@@ -110,10 +110,10 @@ def test_while_an_image_decodes_without_end(folder, tmp_path, number, ignore_sig
 def test_while_the_network_runs_without_end(folder, tmp_path):
     prepare = """
 from featurize.engines.batching import BatchRunner
-def run(self, pixels):
+def collect(self):
     print("running", flush=True)
     threading.Event().wait()
-BatchRunner.run = run
+BatchRunner.collect = collect
 """
     (folder / "a" / "07.png").unlink()
     process = started(prepare, "run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling")
