@@ -43,7 +43,7 @@ def load_backbone(
         The name of torchvision's weights whose preprocessing to use, a `Preprocess`, or its
         parameters as a mapping or the name of a JSON file. By default it comes with the weights;
         for a file without metadata it is that of the network's default weights.
-    decode : {"exact", "fast"}, optional
+    decode : {"exact", "quick", "fast", "fastest"}, optional
         Replaces the decode mode of the preprocessing, which is ``exact`` by default.
     size : int, optional
         Height and width of the images in pixels, in place of those of the preprocessing.

@@ -20,9 +20,10 @@ from featurize.layer_spec import LayerSpec
 from featurize.sources.listing import Container, ImagePlaces
 
 FORMAT_NAME = "headgraft-feature-cache"
-FORMAT_VERSION = (1, 3)
+FORMAT_VERSION = (1, 4)
 FIT_FEATURE = "preprocess.fit"  # since 1.2; a release that does not know it would crop instead
-SUPPORTED_FEATURES = frozenset({FIT_FEATURE})
+DECODE_FEATURE = "preprocess.decode"  # since 1.4: other ways to decode than exact and fast
+SUPPORTED_FEATURES = frozenset({FIT_FEATURE, DECODE_FEATURE})
 PAGE_BYTES = 4096
 CHECKSUMS_GROUP = "checksums"  # since 1.1: a group with a column for each layer
 CHECKSUM_DTYPE = "<u4"
@@ -109,8 +110,27 @@ def choose_version(preprocess: Preprocess, is_folder: bool) -> tuple[str, list[s
     required_features : list of str
         What a reader must understand.
     """
-    required = [] if preprocess.fit == "crop" else [FIT_FEATURE]
+    required = list_required_features(preprocess.fit, preprocess.decode)
+    if DECODE_FEATURE in required:
+        return "1.4", required
     return "1.3" if not is_folder else "1.2" if required else "1.1", required
+
+
+def list_required_features(fit: str, decode: str) -> list[str]:
+    """List what a reader must understand of a preprocessing.
+
+    Parameters
+    ----------
+    fit, decode : str
+        Of the preprocessing.
+
+    Returns
+    -------
+    list of str
+        Names of `SUPPORTED_FEATURES`, sorted.
+    """
+    required = [] if decode in ("exact", "fast") else [DECODE_FEATURE]
+    return required if fit == "crop" else [*required, FIT_FEATURE]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from featurize.cache.format import (
     CONTAINER_DTYPES,
     CONTAINERS_GROUP,
     EXTRACTOR_TEXT_ATTRS,
-    FIT_FEATURE,
     FORMAT_NAME,
     FORMAT_VERSION,
     PAGE_BYTES,
     PLACE_DTYPES,
     SUPPORTED_FEATURES,
+    list_required_features,
 )
 from featurize.errors import CallError
 from featurize.fingerprint import compute_fingerprint
@@ -149,8 +149,10 @@ def _find_preprocess_violations(file: Any) -> Iterator[str]:
         # Another text of the same preprocessing would give another fingerprint.
         if fields.get("fit") == "crop":
             raise ValueError("fit is left out where it is crop")
-        if ("fit" in fields) != (FIT_FEATURE in json.loads(file.attrs.get("required_features"))):
-            yield f"required_features names {FIT_FEATURE} where preprocess has it, and only there"
+        named = set(json.loads(file.attrs.get("required_features")))
+        needed = set(list_required_features(fields.get("fit", "crop"), fields["decode"]))
+        for name in sorted((named ^ needed) & SUPPORTED_FEATURES):
+            yield f"required_features names {name} where preprocess has it, and only there"
     except (CallError, TypeError, ValueError) as error:
         yield f"extractor: preprocess is incomplete or invalid: {error}"
 

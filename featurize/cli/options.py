@@ -95,8 +95,8 @@ Engine = Annotated[
 Decode = Annotated[
     str | None,
     typer.Option(
-        autocompletion=complete_choice("exact", "fast"),
-        help="exact, or fast for large JPEGs. [default: exact]",
+        autocompletion=complete_choice("exact", "quick", "fast", "fastest"),
+        help="exact, quick, fast or fastest: how images are decoded. [default: exact]",
     ),
 ]
 Licence = Annotated[

@@ -7,7 +7,7 @@ from torch import nn
 from featurize.backbones.gpu_network import to_gpu_network
 from featurize.backbones.pixel_network import PixelNetwork
 from featurize.engines.base import PendingFeatures, ReadyFeatures
-from featurize.engines.gpu_staging import GpuStaging
+from featurize.engines.gpu.staging import GpuStaging
 from featurize.engines.torch_settings import (
     AUTOCAST_DTYPES,
     choose_batch_sizes,

@@ -195,7 +195,7 @@ def _make_engine(
         from featurize.engines.torch_compile import TorchCompileEngine
 
         return TorchCompileEngine(module, preprocess, precision)
-    from featurize.engines.cuda_graphs import CudaGraphEngine
+    from featurize.engines.gpu.cuda_graphs import CudaGraphEngine
 
     return CudaGraphEngine(module, preprocess, device=device, precision=precision)
 

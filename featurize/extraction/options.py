@@ -34,6 +34,7 @@ from featurize.engines.base import PRECISIONS, check_device_name, check_engine
 from featurize.errors import CallError, FingerprintMismatchError
 from featurize.files import hash_file
 from featurize.images.preprocess import DECODE_MODES, Preprocess
+from featurize.images.quick import check_decode_mode
 from featurize.layer_spec import LayerSpec
 from featurize.text import list_choices
 
@@ -79,6 +80,7 @@ class Options:
         ):
             if value is not None and value not in choices:
                 raise CallError(f"--{name} is one of {list_choices(value, choices)}")
+        check_decode_mode(self.decode or "exact")
         check_device_name(self.device)
         check_engine(self.engine, self.device, self.precision or "float32")
         for name, value in (("backbone", self.backbone), ("weights", self.weights)):

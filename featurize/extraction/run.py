@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize.errors import CallError
 from featurize.extraction.cluster.session import open_session
 from featurize.extraction.completion.changes import RetryPolicy
 from featurize.extraction.dry_run import Estimate
@@ -83,8 +84,10 @@ def run(
         Of the stored features. Default ``float32``.
     precision : {"float32", "tf32", "bf16", "fp16"}, optional
         Of the arithmetic. Default ``float32``.
-    decode : {"exact", "fast"}, optional
-        ``fast`` decodes large JPEGs at reduced size; pixels differ slightly. Default ``exact``.
+    decode : {"exact", "quick", "fast", "fastest"}, optional
+        ``quick`` decodes by other libraries (the extra ``headgraft[quick]``), ``fast`` decodes
+        large JPEGs at reduced size, ``fastest`` does both; pixels differ slightly. Default
+        ``exact``.
     preprocess : str, optional
         Name of weights whose preprocessing to use, or a JSON file. Default that of `weights`.
     size : int, optional
@@ -151,6 +154,13 @@ def run(
     RunInterruptedError
         On Ctrl-C; finished rows are written and marked.
     """
+    custom_backbone = None if isinstance(backbone, str) else backbone
+    if custom_backbone is not None and decode not in (None, custom_backbone.preprocess.decode):
+        raise CallError(
+            "a Backbone has its own preprocessing, with "
+            f"decode={custom_backbone.preprocess.decode!r}: make it with decode={decode!r}, or "
+            "leave the option out"
+        )
     request = RunRequest(
         images=images,
         source_options=SourceOptions(
@@ -176,7 +186,7 @@ def run(
             engine=engine,
             device=device,
         ),
-        custom_backbone=None if backbone is None or isinstance(backbone, str) else backbone,
+        custom_backbone=custom_backbone,
         retry=RetryPolicy(retry_failed, rehash),
         prune=prune,
         dry_run=dry_run,

@@ -12,9 +12,9 @@ from contextlib import ExitStack, suppress
 import numpy as np
 from PIL import Image
 
-from featurize.errors import ImageUnreadableError
+from featurize.errors import CallError, ImageUnreadableError
 from featurize.images import footprint, limits, transforms
-from featurize.images.preprocess import Preprocess
+from featurize.images.preprocess import QUICK_DECODE_MODES, REDUCED_DECODE_MODES, Preprocess
 from featurize.images.reasons import (
     DAMAGED,
     NO_MEMORY,
@@ -44,7 +44,7 @@ def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
 
     EXIF orientation is applied first, transparency is composed over white, the first frame of an
     animation is taken, and 16-bit grey keeps its high byte. Then the image is resized and its
-    centre cropped, bit for bit as in torchvision and timm.
+    centre cropped; where `decode` is ``exact``, bit for bit as in torchvision and timm.
 
     An image that needs much memory is decoded alone, whatever the number of threads. It is refused
     if too little memory is available. If memory runs out anyway, decoding is tried once more,
@@ -67,6 +67,8 @@ def decode_image(data: bytes, preprocess: Preprocess) -> np.ndarray:
     ------
     ImageUnreadableError
         If the image cannot be decoded, with the reason.
+    CallError
+        If the package that the decode mode needs is not installed.
     """
     try:
         return _decode_once(data, preprocess)
@@ -101,18 +103,22 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
             raise ImageUnreadableError(f"{stored_size[0]} x {stored_size[1]} pixels", TOO_LARGE)
         try:
             limits.check_opened_image(image, data)
-            if preprocess.decode == "fast":
+            if preprocess.decode in REDUCED_DECODE_MODES:
                 # Twice the target size, so that the resize below still filters properly. Of a
                 # border it is more than that: the shorter side gets smaller than `resize`.
                 image.draft("RGB", (2 * resize, 2 * resize))
             needed_bytes = footprint.estimate_bytes(image, stored_size, data, resize, fit)
             if needed_bytes >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
                 _reserve_memory(reservations, needed_bytes, *stored_size)
+            if preprocess.decode in QUICK_DECODE_MODES:
+                pixels = transforms.decode_and_crop_quickly(data, image, preprocess)
+                if pixels is not None:
+                    return pixels
             if transforms.is_scaled_ppm(image):
                 image = transforms.decode_scaled_ppm(image, data)
             else:
                 image.load()
-        except ImageUnreadableError:
+        except (ImageUnreadableError, CallError):
             raise
         except Exception as error:
             raise _to_image_error(error, DAMAGED, needed_bytes) from error

@@ -9,7 +9,11 @@ from featurize.errors import CallError
 from featurize.text import list_choices
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-DECODE_MODES = ("exact", "fast")
+DECODE_MODES = ("exact", "quick", "fast", "fastest")
+REDUCED_DECODE_MODES = ("fast", "fastest")
+"""Modes in which a JPEG is decoded at a reduced size."""
+QUICK_DECODE_MODES = ("quick", "fastest")
+"""Modes that need the package simplejpeg."""
 FITS = ("crop", "squash", "border")
 MAX_SIDE = 4096  # pixels
 PREPROCESS_KEYS = frozenset({"resize", "crop", "interpolation", "mean", "std", "decode"})
@@ -37,8 +41,9 @@ class Preprocess(Mapping[str, Any]):
         Per channel (red, green, blue), for values in 0..1: a network gets ``(x - mean) / std``.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's filter for resizing; default ``bilinear``.
-    decode : {"exact", "fast"}
-        ``fast`` decodes a JPEG at a reduced size; default ``exact``.
+    decode : {"exact", "quick", "fast", "fastest"}
+        ``quick`` decodes and resizes by other libraries, and ``fast`` decodes a JPEG at a reduced
+        size; ``fastest`` does both. Default ``exact``. See `featurize.images.quick`.
     fit : {"crop", "squash", "border"}
         ``crop`` (the default): the shorter side gets the length `resize`, and what lies outside of
         the centre is lost. ``squash``: both sides get it, and the aspect ratio is lost.

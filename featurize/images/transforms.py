@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featurize.images.preprocess import Preprocess
+from featurize.images.preprocess import QUICK_DECODE_MODES, Preprocess
+from featurize.images.quick import INTERPOLATIONS, decode_jpeg, resize
 
 STRIP_PIXELS = 1 << 21
 STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # copies: cropped, rotated, with alpha, over white, RGB
@@ -29,6 +30,13 @@ _TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDE_SWAPPING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (5, 6, 7, 8))
+# What is left to do once rows are columns.
+_MIRROR_AFTER_SWAP = {
+    Image.Transpose.TRANSPOSE: None,
+    Image.Transpose.ROTATE_270: Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_90: Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSVERSE: Image.Transpose.ROTATE_180,
+}
 # The first row of the result is the last stored row or column.
 _REVERSING = frozenset(_TRANSPOSE_BY_ORIENTATION[orientation] for orientation in (3, 4, 7, 8))
 
@@ -49,7 +57,7 @@ def resize_and_crop(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     Returns
     -------
     uint8 array of shape (crop, crop, 3)
-        RGB pixels, bit for bit as in torchvision and timm.
+        RGB pixels; where `decode` is ``exact``, bit for bit as in torchvision and timm.
 
     Raises
     ------
@@ -59,10 +67,61 @@ def resize_and_crop(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     transpose = find_transpose(image)
     width, height = reversed(image.size) if transpose in _SIDE_SWAPPING else image.size
     size = compute_resized_size(width, height, preprocess.resize, preprocess.fit)
-    crop, resample = preprocess.crop, Image.Resampling[preprocess.interpolation.upper()]
-    left, top = _compute_crop_start(size[0], crop), _compute_crop_start(size[1], crop)
     upright = _to_upright_rgb(image, transpose, (width, height))
-    resized = upright.resize(size, resample) if size != upright.size else upright
+    if size == upright.size:
+        return _crop(upright, preprocess)
+    if preprocess.decode in QUICK_DECODE_MODES and preprocess.interpolation in INTERPOLATIONS:
+        pixels = resize(np.array(upright), size, preprocess.interpolation)
+        return _crop(_from_pixels(pixels), preprocess)
+    resample = Image.Resampling[preprocess.interpolation.upper()]
+    return _crop(upright.resize(size, resample), preprocess)
+
+
+def decode_and_crop_quickly(
+    data: bytes, image: Image.Image, preprocess: Preprocess
+) -> np.ndarray | None:
+    """Decode a JPEG by simplejpeg, resize it by torch, and crop its centre.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of an image file.
+    image : Image
+        The same file, opened and not loaded.
+    preprocess : Preprocess
+        As in `resize_and_crop`, with a quick decode mode.
+
+    Returns
+    -------
+    uint8 array of shape (crop, crop, 3) or None
+        RGB pixels; None if Pillow has to decode it, see `featurize.images.quick.decode_jpeg`.
+
+    Raises
+    ------
+    CallError
+        If simplejpeg is not installed.
+    """
+    transpose = find_transpose(image)
+    swaps_sides = transpose in _SIDE_SWAPPING
+    pixels = decode_jpeg(data, image, preprocess, swaps_sides=swaps_sides)
+    if pixels is None:
+        return None
+    height, width = pixels.shape[:2]
+    size = compute_resized_size(width, height, preprocess.resize, preprocess.fit)
+    if size != (width, height):
+        pixels = resize(pixels, size, preprocess.interpolation)
+    # Where few pixels are left, they are mirrored faster.
+    mirror = _MIRROR_AFTER_SWAP[transpose] if swaps_sides and transpose else transpose
+    return _crop(_transpose(_from_pixels(pixels), mirror), preprocess)
+
+
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+
+
+def _crop(resized: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    crop = preprocess.crop
+    left, top = (_compute_crop_start(side, crop) for side in resized.size)
     if preprocess.fit == "border":
         canvas = Image.new("RGB", (crop, crop), _compute_fill(preprocess.mean))
         canvas.paste(resized, (-left, -top))

@@ -10,7 +10,7 @@ _BOTTLENECK_MESSAGES = {
     "read": "Reading files bounded this run; faster storage would help",
     "network": "Fetching images bounded this run; a machine nearer to them would help",
     "decode": "Decoding images bounded this run; more cores would help",
-    "run": "The network bounded this run; a GPU or an earlier cut would help",
+    "run": "The network bounded this run; an earlier cut or a faster device would help",
     "write": "Writing the cache bounded this run; a faster disk or --dtype float16 would help",
 }
 

@@ -20,13 +20,14 @@ from featurize.extraction.completion.changes import (
     diff_listing,
     find_pending_rows,
 )
-from featurize.extraction.completion.fast_decoding import suggest_fast_decoding
 from featurize.extraction.completion.partial_cache import (
     open_partial,
     partial_path,
     replace_original,
 )
+from featurize.extraction.completion.speed_hints import suggest_decode_mode, suggest_precision
 from featurize.extraction.setup import ExtractionSetup
+from featurize.images.preprocess import Preprocess
 from featurize.pipeline.content_index import ContentIndex
 from featurize.pipeline.in_flight import in_flight_path
 from featurize.pipeline.pipeline import process_rows
@@ -35,6 +36,8 @@ from featurize.pipeline.stats import RunStats
 from featurize.sources.listing import UNKNOWN_SIZE, ImageListing
 
 MAX_MOVED_SHARE = 0.01  # of the rows; where more have moved to other rows, the cache grows
+
+MIN_HINT_SECONDS = 20.0  # of the network; a shorter run needs no advice
 
 
 class CacheCompletion:
@@ -237,10 +240,18 @@ class CacheCompletion:
             computes_unchanged,
         )
         changed_rows = self._dispatch_rows(job, layers, writer, content_index)
-        is_exact = job.preprocess.decode == "exact"
-        if self.stats.hint is None and self.stats.bottleneck == "decode" and is_exact:
-            self.stats.hint = suggest_fast_decoding(self.listing, job.preprocess)
+        if self.stats.hint is None:
+            self.stats.hint = self._suggest_faster(job.preprocess)
         return changed_rows
+
+    def _suggest_faster(self, preprocess: Preprocess) -> str | None:
+        """Look for an option that would speed this run up; None if there is nothing to look at."""
+        if self.stats.bottleneck == "decode" and preprocess.decode == "exact":
+            return suggest_decode_mode(self.listing, preprocess)
+        is_long = self.stats.stage_seconds["run"] > MIN_HINT_SECONDS
+        if self.stats.bottleneck == "run" and is_long and self.session is None:
+            return suggest_precision(self.setup.device, self.cache.extractor.precision)
+        return None
 
     def _dispatch_rows(
         self,

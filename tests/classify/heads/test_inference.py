@@ -165,7 +165,8 @@ def test_labels_it_does_not_know_count_as_wrong(world):
 
 
 @pytest.mark.long
-def test_a_head_on_fast_decoding_predicts_with_it(tmp_path):
+@pytest.mark.parametrize("decode", ["fast", "fastest"])
+def test_a_head_on_fast_decoding_predicts_with_it(decode, tmp_path):
     """Large photographs, decoded at reduced size: the head says so, and predicts as its cache."""
     rng = np.random.default_rng(0)
     for k in range(24):
@@ -174,9 +175,9 @@ def test_a_head_on_fast_decoding_predicts_with_it(tmp_path):
         low = 0 if k % 2 else 128
         coarse = Image.fromarray(rng.integers(low, low + 128, (6, 8, 3), dtype=np.uint8))
         coarse.resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=90)
-    run(tmp_path / "images", tmp_path / "c.h5", backbone="seedling", decode="fast")
+    run(tmp_path / "images", tmp_path / "c.h5", backbone="seedling", decode=decode)
     head, _ = fit(tmp_path / "c.h5")
-    assert head.source.preprocess["decode"] == "fast"
+    assert head.source.preprocess["decode"] == decode
     from_cache = predict(head, tmp_path / "c.h5")
     from_images = predict(head, tmp_path / "images")
     assert np.allclose(from_cache.values, from_images.values, atol=1e-6)

@@ -64,7 +64,7 @@ def test_it_is_frozen_and_travels(made):
         ({"std": "abc"}, "std must be three numbers"),
         ({"interpolation": "sinc"}, "interpolation is one of nearest"),
         ({"interpolation": ["bilinear"]}, "interpolation is one of nearest"),
-        ({"decode": "slow"}, "decode is one of exact, fast, not 'slow'"),
+        ({"decode": "slow"}, "decode is one of exact, quick, fast, fastest, not 'slow'"),
         ({"fit": "pad"}, "fit is one of crop, squash, border, not 'pad'"),
         ({"fit": None}, "fit is one of crop, squash, border, not None"),
         ({"size": 8}, "has the keys crop, decode"),

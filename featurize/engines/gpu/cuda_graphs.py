@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from featurize.backbones.gpu_network import to_gpu_network
-from featurize.engines.gpu_staging import GpuStaging, StagedFeatures
+from featurize.engines.gpu.staging import GpuStaging, StagedFeatures
 from featurize.engines.torch_settings import (
     AUTOCAST_DTYPES,
     choose_batch_sizes,

@@ -14,7 +14,7 @@ import types
 import numpy as np
 import pytest
 
-from featurize.engines import gpu_staging
+from featurize.engines.gpu import staging as gpu_staging
 
 SEEDS = 60
 # Each keeps an order that nothing else keeps. The buffers' first copy needs none of them.

@@ -1,0 +1,1 @@
+"""What runs networks on a GPU: copies beside arithmetic, and CUDA graphs."""
