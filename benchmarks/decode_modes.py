@@ -1,8 +1,9 @@
 """What other ways to decode change: features, and what a head makes of them.
 
 Photographs of CIFAR-10, enlarged and grainy, of 1024 x 768 pixels (with their labels) and of 12
-megapixels, through SqueezeNet and EfficientNet-Lite0. Cosines are those of the embeddings to the embeddings of
-exact decoding. The limits: 0.995 for every image, and an accuracy within the interval of exact's.
+megapixels, through SqueezeNet and EfficientNet-Lite0. Cosines are those of the embeddings to the
+embeddings of exact decoding. The limits: 0.995 for every image, and an accuracy within the interval
+of exact's.
 """
 
 import argparse

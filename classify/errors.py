@@ -53,5 +53,9 @@ class OutputError(ClassifyError, OSError):
     """An output file cannot be written at its path."""
 
 
+class PeerEndedError(ClassifyError, RuntimeError):
+    """Another of the processes that train together has ended."""
+
+
 class DivergedError(ClassifyError, ArithmeticError):
     """A network's training diverged: its loss is not a finite number."""

@@ -49,7 +49,8 @@ class Checkpoint:
     model, best_model : dict of str to Tensor
         Trainable state: of the last epoch, and of the best one.
     optimizer : dict of int to dict of str to Tensor
-        The ``state`` of the optimiser's ``state_dict``.
+        The ``state`` of the optimiser's ``state_dict``, by the place of each parameter among the
+        network's trainable ones.
     history : list of dict
         Each finished `Epoch`, as a dict.
     """
@@ -59,15 +60,18 @@ class Checkpoint:
     optimizer: dict[int, dict[str, Tensor]]
     history: list[dict[str, Any]]
 
-    def restore_optimizer(self, optimizer: Optimizer) -> None:
+    def restore_optimizer(self, optimizer: Optimizer, places: Sequence[int]) -> None:
         """Load the saved state into a new optimiser.
 
         Parameters
         ----------
         optimizer : Optimizer
-            With the parameters of the saved one, in the same order. It keeps its own options.
+            With the parameters of the saved one. It keeps its own options.
+        places : sequence of int
+            The place of each of its parameters among the network's trainable ones.
         """
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer})
+        state = {number: self.optimizer[place] for number, place in enumerate(places)}
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
 def compute_key(

@@ -5,16 +5,27 @@ finetune ...``. It describes them in environment variables, which are read here.
 """
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from classify.errors import CallError, PeerEndedError
 from featurize.engines.torch_settings import resolve_device
+
+PEER_TIMEOUT = timedelta(minutes=5)  # for one exchange; the processes work at the same pace
+_PEER_ENDED = re.compile(
+    r"connection closed by peer|connection reset by peer|connection refused|broken pipe"
+    r"|remote process exited|peer .* exited|nccl.*(aborted|remote error)|timed out",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,8 @@ class Distributed:
         -------
         context manager
         """
-        if self.device == "cpu" or not torch.cuda.is_bf16_supported():
+        # Older GPUs emulate it, more slowly than they compute in float32.
+        if self.device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16)
 
@@ -66,6 +78,63 @@ class Distributed:
         shared = torch.tensor(int(value), device=self.device)
         dist.broadcast(shared, 0)
         return bool(shared)
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Replace a value by that of the main process, which alone has to have it.
+
+        Parameters
+        ----------
+        value : object
+            Passed on by pickle, between these processes alone.
+
+        Returns
+        -------
+        object
+            The value in the process of rank 0.
+        """
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0, device=torch.device(self.device))
+        return box[0]
+
+    def find_first(self, number: int | None) -> int | None:
+        """Find the smallest number that any process has.
+
+        Parameters
+        ----------
+        number : int or None
+            At least 0; None if this process has none.
+
+        Returns
+        -------
+        int or None
+            The same in all processes; None if none has any.
+        """
+        if self.world_size == 1:
+            return number
+        missing = torch.iinfo(torch.int64).max
+        shared = torch.tensor(missing if number is None else number, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MIN)
+        return None if int(shared) == missing else int(shared)
+
+    def average(self, value: float) -> float:
+        """Average a number over all processes.
+
+        Parameters
+        ----------
+        value : float
+
+        Returns
+        -------
+        float
+            The same in all processes.
+        """
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared)
+        return float(shared) / self.world_size
 
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
         """Wrap a network so that its gradients are averaged over all processes.
@@ -103,20 +172,62 @@ def init_distributed(device: str) -> Iterator[Distributed]:
     Raises
     ------
     CallError
-        If there is no such device.
+        If there is no such device, or the processes would share one.
+    PeerEndedError
+        If another process ends within the context.
     """
+    world_size = _read_world_size()
+    if world_size > 1 and ":" in device:
+        raise CallError(
+            f"--device {device} would put {world_size} processes on one GPU; use --device cuda"
+        )
     resolved = resolve_device(device)
-    if _read_world_size() == 1:
+    if world_size == 1:
         yield Distributed(resolved)
         return
+    device_id = None
     if resolved == "cuda":
-        resolved = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= torch.cuda.device_count():
+            raise CallError(
+                f"process {local_rank + 1} of {count_local_processes()} on this machine has no GPU "
+                f"of its own: there are {torch.cuda.device_count()}. Start as many with "
+                "--nproc-per-node, or use --device cpu"
+            )
+        resolved = f"cuda:{local_rank}"
         torch.cuda.set_device(resolved)
-    dist.init_process_group("gloo" if resolved == "cpu" else "nccl")
+        device_id = torch.device(resolved)
+    dist.init_process_group(
+        "gloo" if resolved == "cpu" else "nccl", timeout=PEER_TIMEOUT, device_id=device_id
+    )
     try:
-        yield Distributed(resolved, dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield Distributed(resolved, dist.get_rank(), world_size)
+    except RuntimeError as error:
+        # No teardown: it waits for all processes, and the others may be waiting for this one.
+        if _PEER_ENDED.search(str(error)):
+            raise PeerEndedError(
+                "another process of this training has ended; it says why. The same command goes on "
+                "after the last finished epoch"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def leave_peers(code: int) -> None:
+    """End this process at once, if it failed and others train with it.
+
+    Libraries that connect GPUs would wait for the others when the interpreter ends, and the others
+    for this process. So the launcher would never learn that it failed.
+
+    Parameters
+    ----------
+    code : int
+        The exit code; with 0 nothing is done.
+    """
+    if code and _read_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def is_main_process() -> bool:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from classify.time_limit import TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.engines.torch_settings import resolve_device
 from featurize.progress import Say, ignore
+from featurize.system.device_errors import is_out_of_memory
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -205,7 +207,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
         masks = split_validation(y, names, groups, validation, self.seed)
         path = None if checkpoint is None else check_checkpoint_path(checkpoint)
-        with init_distributed(self.device) as distributed, seed_torch(self.seed):
+        with (
+            init_distributed(self.device) as distributed,
+            seed_torch(self.seed, distributed.device),
+            _naming_batch_size(self.batch_size, distributed.device),
+        ):
             tuning = FineTuning(self, config, init_head, names, distributed, say, report, images)
             tuning.say_start(masks)
             tuning.prepare(paths, y, masks)
@@ -317,3 +323,17 @@ def _make_limit(deadline: float | TimeLimit | None) -> TimeLimit:
         return deadline
     now = time.monotonic()
     return TimeLimit(None if deadline is None else deadline - now, now)
+
+
+@contextmanager
+def _naming_batch_size(batch_size: int, device: str) -> Iterator[None]:
+    """Say what to do where memory ends."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CallError(
+            f"not enough memory on {device} to train with batches of {batch_size} images: lower "
+            "--batch-size, tune fewer layers (--tune), or take a smaller network"
+        ) from error

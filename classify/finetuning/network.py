@@ -271,7 +271,7 @@ class FineTuneNetwork(nn.Module):
         Returns
         -------
         iterator of dict
-            One parameter with its ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
+            ``params`` with their ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
         """
         decay = block_decay if self._groups.are_blocks else layer_decay
         parameters = self.trainable_parameters()
@@ -315,7 +315,7 @@ class FineTuneNetwork(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the trainable parameters by name, in the order of `param_groups`.
+        """Return the trainable parameters by name, in the network's order.
 
         Returns
         -------

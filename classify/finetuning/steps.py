@@ -14,7 +14,7 @@ from torch import Tensor
 
 from classify.data.features import open_cache
 from classify.data.source_images import SourceImages
-from classify.errors import CallError
+from classify.errors import CallError, TooFewImagesError
 from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
 from classify.finetuning.config import TrainConfig
@@ -45,6 +45,7 @@ from classify.heads.fitted import FittedHead
 from classify.time_limit import EpochBudget, TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
+from featurize.backbones.pixel_network import lay_channels_last
 from featurize.errors import FeaturizeError
 from featurize.progress import Say
 
@@ -98,7 +99,8 @@ class FineTuning:
     BackboneError
         If the network or its weights cannot be loaded.
     CallError
-        If weights or preprocessing are given beside a `Backbone`, which has them.
+        If weights or preprocessing are given beside a `Backbone`, which has them; if several
+        processes cannot train so.
     """
 
     net: FineTuneNetwork
@@ -125,6 +127,7 @@ class FineTuning:
         self.distributed, self.say, self.report = distributed, say, report
         if images is not None:
             self.images = images
+        _check_world(config, distributed.world_size)
         self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
@@ -185,6 +188,11 @@ class FineTuning:
             self.training, self.held_out = (activations.subset(mask) for mask in masks)
         else:
             self._read_images(paths, y, masks)
+        if len(self.training) < self.distributed.world_size:
+            raise TooFewImagesError(
+                f"{len(self.training)} images to train on are fewer than the "
+                f"{self.distributed.world_size} processes"
+            )
 
     def _make_network(self, tune: str, *, from_activations: bool) -> None:
         net = FineTuneNetwork(
@@ -199,6 +207,9 @@ class FineTuning:
         if self.init_head is not None:
             check_init_head(self.init_head, self.backbone, net.last_layer, self.classes)
         self.net = net.to(self.distributed.device)
+        if self.distributed.device != "cpu" or self.distributed.world_size > 1:
+            # As their gradients are, which are summed over processes as they lie in memory.
+            lay_channels_last(self.net)
 
     def _read_images(self, paths: np.ndarray, y: np.ndarray, masks: Sequence[np.ndarray]) -> None:
         datasets = read_image_datasets(
@@ -226,12 +237,19 @@ class FineTuning:
         checkpoint : Path, optional
             Of the checkpoint, which need not exist yet.
         """
+        options, datasets = self.options.get_params(deep=False), (self.training, self.held_out)
+        key = compute_key(options, self.init_head, self.backbone, datasets)
+        if self.distributed.broadcast_object(key) != key:
+            raise CallError(
+                "the processes do not train alike: their options, images, labels or weights differ"
+            )
         if checkpoint is not None:
-            options = self.options.get_params(deep=False)
-            datasets = (self.training, self.held_out)
-            key = compute_key(options, self.init_head, self.backbone, datasets)
             self._checkpoint = checkpoint, key
-            self._resume_from = load_checkpoint(checkpoint, key, self.net)
+            # One process reads it: the others may not see the file, or an older one.
+            is_main = self.distributed.rank == 0
+            self._resume_from = self.distributed.broadcast_object(
+                load_checkpoint(checkpoint, key, self.net) if is_main else None
+            )
         if self._resume_from is not None:
             n_epochs = len(self._resume_from.history)
             self.say(f"going on after epoch {n_epochs}, from {checkpoint}")
@@ -372,6 +390,20 @@ class FineTuning:
             train_sha256=np.concatenate([self.training.sha256, self.held_out.sha256]),
         )
         return head, network
+
+
+def _check_world(config: TrainConfig, world_size: int) -> None:
+    """Refuse what several processes cannot do together."""
+    if world_size > config.batch_size:
+        raise CallError(
+            f"a batch of {config.batch_size} images cannot be shared by {world_size} processes: "
+            "raise --batch-size"
+        )
+    if world_size > 1 and config.batch_norm == "trained":
+        raise CallError(
+            "batch norms are trained by one process alone: each would see its share of a batch. "
+            "Leave --batch-norm at frozen, or start one process"
+        )
 
 
 def _load_backbone(options: "FineTuneClassifier") -> Backbone:

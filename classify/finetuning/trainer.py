@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from classify.errors import DivergedError
@@ -23,6 +24,7 @@ from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.time_limit import EpochBudget
+from featurize.engines.torch_settings import precision_context
 from featurize.progress import ignore
 
 WEIGHT_DECAY = 0.02
@@ -185,13 +187,18 @@ class _Trainer:
         self.runner = distributed.wrap_ddp(net)
         if resume_from is not None:
             net.load_trainable_state(resume_from.model)
-            resume_from.restore_optimizer(self.optimizer)
+            resume_from.restore_optimizer(self.optimizer, self._order_parameters())
             self.history += [Epoch(**epoch) for epoch in resume_from.history]
             self.best_model = {
                 name: tensor.to(distributed.device)
                 for name, tensor in resume_from.best_model.items()
             }
-        self.steps_per_epoch = len(self._make_batches(0))
+        rank, world_size = distributed.rank, distributed.world_size
+        self._sampler = EpochSampler(len(training), config.seed, rank, world_size)
+        batch_size = max(1, config.batch_size // world_size)  # this process's share
+        self._batches = make_dataloader(training, batch_size, distributed.device, self._sampler)
+        self._validation_batches: DataLoader[tuple[Tensor, int]] | None = None
+        self.steps_per_epoch = len(self._batches)
         self.n_steps = config.epochs * self.steps_per_epoch
         self.step = len(self.history) * self.steps_per_epoch
         first_step = self.step
@@ -211,18 +218,19 @@ class _Trainer:
         # Seed each epoch, so that a resumed training has the same dropout.
         torch.manual_seed(_derive_seed(self.config.seed, epoch, self.distributed.rank))
         self.net.train()
-        losses: list[float] = []
+        losses: list[Tensor] = []
+        n_checked = 0
         first_ended = math.inf  # the first step takes longer than the others
-        for k, (x, y) in enumerate(self._make_batches(epoch)):
+        self._sampler.epoch = epoch
+        for k, (x, y) in enumerate(self._batches):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             x, target = self._mix(x, y)
             with self.distributed.autocast():
                 loss = nn.functional.cross_entropy(self.runner(x), target, self.class_weights)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise self._make_diverged_error(
-                    f"the loss is {losses[-1]} in epoch {epoch + 1}, batch {k + 1}"
-                )
+            losses.append(loss.detach())
+            if len(losses) - n_checked == self._steps_per_check:
+                self._check_losses(losses, n_checked)
+                n_checked = len(losses)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRAD_NORM)
@@ -233,7 +241,29 @@ class _Trainer:
             first_ended = min(first_ended, time.monotonic())
             if self._is_over_budget(k + 1, (time.monotonic() - first_ended) / max(k, 1)):
                 return None
-        return float(np.mean(losses))
+        self._check_losses(losses, n_checked)
+        return self.distributed.average(float(np.mean(torch.stack(losses).double().cpu().numpy())))
+
+    @property
+    def _steps_per_check(self) -> int:
+        """A GPU, and other processes, would be waited for at every look at a loss."""
+        is_alone = self.distributed.world_size == 1 and self.distributed.device == "cpu"
+        return 1 if is_alone else 20
+
+    def _check_losses(self, losses: list[Tensor], first: int) -> None:
+        """Raise in all processes if a loss from number `first` on is not finite in any of them."""
+        values = torch.stack(losses[first:]).cpu().numpy() if losses[first:] else np.zeros(0)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        found = self.distributed.find_first(first + int(wrong[0]) if len(wrong) else None)
+        if found is None:
+            return
+        own = found - first
+        value = values[own] if own < len(values) else np.nan
+        # Another process has it, where this one's is a number.
+        loss = float(value) if not np.isfinite(value) else math.nan
+        raise self._make_diverged_error(
+            f"the loss is {loss} in epoch {len(self.history) + 1}, batch {found + 1}"
+        )
 
     def _is_over_budget(self, n_done: int, seconds_per_step: float) -> bool:
         """Tell whether the epoch does not fit; raise if it is the first one."""
@@ -250,8 +280,16 @@ class _Trainer:
 
     def validate(self, validation: ImageDataset | ActivationDataset) -> tuple[float, float]:
         """Return the mean cross-entropy, in nats, and the accuracy on the validation part."""
+        if self._validation_batches is None:
+            self._validation_batches = make_dataloader(
+                validation, self.config.batch_size, self.distributed.device
+            )
         decision_values = run_inference(
-            self.net, validation, self.config.batch_size, self.distributed
+            self.net,
+            validation,
+            self.config.batch_size,
+            self.distributed,
+            batches=self._validation_batches,
         )
         y_true = torch.from_numpy(np.asarray(validation.y))
         loss = float(nn.functional.cross_entropy(torch.from_numpy(decision_values), y_true))
@@ -266,28 +304,33 @@ class _Trainer:
         return Checkpoint(
             model=self.net.trainable_state(),
             best_model=self.best_model,
-            optimizer=self.optimizer.state_dict()["state"],
+            optimizer=self._reorder_state(self.optimizer.state_dict()["state"]),
             history=[epoch.to_dict() for epoch in self.history],
         )
+
+    def _order_parameters(self) -> list[int]:
+        """Return the place of each parameter of the optimiser among those of the network."""
+        places = {id(p): place for place, p in enumerate(self.net.trainable_parameters().values())}
+        groups = self.optimizer.param_groups
+        return [places[id(parameter)] for group in groups for parameter in group["params"]]
+
+    def _reorder_state(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """Return the optimiser's state by the place of its parameters among the network's."""
+        places = self._order_parameters()
+        return {places[number]: entry for number, entry in state.items()}
 
     def report_step(self, number: int) -> None:
         """Report the last step, which belongs to epoch `number` (from 1)."""
         stage = f"epoch {number} of {self.config.epochs}"
         self.report(TrainProgress(stage, self.step, self.n_steps, self.history))
 
-    def _make_batches(self, epoch: int) -> Any:
-        """Return this process's share of the batches of one epoch."""
-        rank, world_size = self.distributed.rank, self.distributed.world_size
-        sampler = EpochSampler(len(self.training), epoch, self.config.seed, rank, world_size)
-        batch_size = max(1, self.config.batch_size // world_size)
-        return make_dataloader(self.training, batch_size, self.distributed.device, sampler)
-
     def _mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs and the targets of the loss, after mixup if there is any."""
         if self.mixup is None:
             return x, y
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derive_seed(self.config.seed, self.step))
+            # Not that of the GPUs, from which dropout is drawn.
+            torch.default_generator.manual_seed(_derive_seed(self.config.seed, self.step))
             # MixUp accepts only float tensors with four axes. It mixes rows of any shape alike.
             mixed, target = self.mixup(x.float().reshape(len(x), 1, 1, -1), y)
         return mixed.view(x.shape), target
@@ -306,6 +349,7 @@ def run_inference(
     distributed: Distributed,
     *,
     embeddings: bool = False,
+    batches: "DataLoader[tuple[Tensor, int]] | None" = None,
     report: ProgressCallback = ignore,
 ) -> np.ndarray:
     """Run a network on a dataset, in order.
@@ -319,9 +363,11 @@ def run_inference(
     batch_size : int
         Images per batch.
     distributed : Distributed
-        Gives the device and the precision.
+        Gives the device.
     embeddings : bool
         Whether to return embeddings. False by default.
+    batches : DataLoader, optional
+        The loader of the dataset, where there is one already.
     report : callable
         Called with a `TrainProgress` after every batch.
 
@@ -332,8 +378,9 @@ def run_inference(
     """
     net.eval()
     outputs: list[np.ndarray] = []
-    with torch.inference_mode(), distributed.autocast():
-        for x, _ in make_dataloader(dataset, batch_size, distributed.device):
+    # In float32 on any device, as `predict` does.
+    with torch.inference_mode(), precision_context(distributed.device, "float32"):
+        for x, _ in batches or make_dataloader(dataset, batch_size, distributed.device):
             x = x.to(distributed.device, non_blocking=True)
             outputs.append((net.embed(x) if embeddings else net(x)).float().cpu().numpy())
             report(TrainProgress("frozen pass", sum(map(len, outputs)), len(dataset)))
@@ -366,19 +413,23 @@ def _should_stop(history: list[Epoch], config: TrainConfig, budget: EpochBudget 
 
 
 @contextmanager
-def seed_torch(seed: int) -> Iterator[None]:
-    """Seed torch within a context, and restore its CPU generator afterwards.
+def seed_torch(seed: int, device: str) -> Iterator[None]:
+    """Seed torch within a context, and restore its generators afterwards.
 
     Parameters
     ----------
     seed : int
         Of the random weights drawn within the context.
+    device : str
+        The device whose generator is restored as well as the processor's.
 
     Yields
     ------
     None
     """
-    with torch.random.fork_rng(devices=[]):
+    # `torch.manual_seed` seeds every GPU's.
+    gpus = [] if device == "cpu" else range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         yield
 

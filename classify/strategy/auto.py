@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from classify.data.tasks import Task, TaskSpec, check_test_size
+from classify.errors import CallError
 from classify.experiments.compare import compare
 from classify.experiments.fit import can_join_layers, fit
 from classify.heads.io import check_head_file, save_head
@@ -175,6 +176,11 @@ def auto(
     """
     from featurize import run
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CallError(
+            "auto runs in one process. Start it without a launcher; `classify finetune` is what "
+            "several processes can do together"
+        )
     started = time.monotonic()
     limit = TimeLimit.of(max_seconds, started)
     if watch is not None:

@@ -43,7 +43,7 @@ class PixelNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(preprocess, name)).view(1, 3, 1, 1))
         self.eval()
         if channels_last:
-            _lay_channels_last(self)
+            lay_channels_last(self)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Compute the features of images.
@@ -78,10 +78,15 @@ class PixelNetwork(nn.Module):
         return x.div_(255).sub_(self.mean).div_(self.std)
 
 
-def _lay_channels_last(network: nn.Module) -> None:
+def lay_channels_last(network: nn.Module) -> None:
     """Lay the weights of 2-D convolutions with their channels last.
 
     No other tensor gains by it, and those of five dimensions, as in Swin, have no such layout.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -283,12 +283,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         ]
 
     def _transform_pixels(self, pixels: np.ndarray, item: int) -> Tensor:
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        # A decoder's pixels may not be written to, of which torch would warn.
+        image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
         if not self.is_random:
             transformed: Tensor = self.transform(image)
             return transformed
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, item)) & 0x7FFFFFFF)
+            # Not that of the GPUs, from which dropout is drawn.
+            torch.default_generator.manual_seed(hash((self.seed, item)) & 0x7FFFFFFF)
             transformed = self.transform(image)
         return transformed
 

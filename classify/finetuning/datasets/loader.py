@@ -1,5 +1,7 @@
 """Loaders of batches, with an order that depends on the epoch."""
 
+import multiprocessing
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +11,12 @@ from torch.utils.data import DataLoader, Sampler
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
 from featurize.system.cpu import usable_cores
+
+MAX_WORKERS = 8
+PREFETCHED_BATCHES = 3  # of a worker: two that wait, and the one it makes
+SHARED_MEMORY = (
+    "/dev/shm"  # containers often have 64 MiB of it; beyond that they end by a bus error
+)
 
 
 class EpochSampler(Sampler[int]):
@@ -20,26 +28,30 @@ class EpochSampler(Sampler[int]):
     ----------
     n : int
         Number of images.
-    epoch : int
-        From 0.
     seed : int
-        Together with `epoch` it determines the order.
+        Together with the epoch it determines the order.
     rank : int
         Number of this process, from 0.
     world_size : int
         Number of processes. Each takes every `world_size`-th item, and all take equally many.
+
+    Attributes
+    ----------
+    epoch : int
+        From 0; set by the caller before the sampler is iterated over.
     """
 
-    def __init__(self, n: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        order = np.random.default_rng((seed, epoch)).permutation(n)
-        share = order[rank::world_size][: n // world_size] if world_size > 1 else order
-        self.indices = (share + epoch * n).tolist()
+    def __init__(self, n: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.n, self.seed, self.rank, self.world_size = n, seed, rank, world_size
+        self.epoch = 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        share = order[self.rank :: self.world_size][: len(self)]
+        return iter((share + self.epoch * self.n).tolist())
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return self.n // self.world_size
 
 
 def make_dataloader(
@@ -48,7 +60,7 @@ def make_dataloader(
     device: str,
     sampler: EpochSampler | None = None,
 ) -> "DataLoader[tuple[Tensor, int]]":
-    """Make a loader of batches.
+    """Make a loader of batches, for any number of epochs.
 
     Parameters
     ----------
@@ -64,20 +76,39 @@ def make_dataloader(
     Returns
     -------
     DataLoader
-        Batches of images or activations, and of class numbers.
+        Batches of images or activations, and of class numbers. Its worker processes live as long
+        as it does.
     """
-    # Worker processes help where a GPU waits, or where images are decoded in every epoch.
-    images = dataset.images if isinstance(dataset, ImageDataset) else None
-    decodes = images is not None and not images.is_in_memory
-    n_workers = min(8, usable_cores()) if decodes or device != "cpu" else 0
-    if images is not None and not images.allows_workers:
-        n_workers = 0
+    n_workers = _count_workers(dataset, batch_size, device)
     return DataLoader(
         dataset,
         batch_size,
         sampler=sampler,
         num_workers=n_workers,
+        persistent_workers=n_workers > 0,
         pin_memory=device != "cpu",
         # A small last batch would get a step as large as that of a full batch.
         drop_last=sampler is not None and len(sampler) > 2 * batch_size,
     )
+
+
+def _count_workers(dataset: ImageDataset | ActivationDataset, batch_size: int, device: str) -> int:
+    """Count the worker processes that help: where a GPU waits, or images are decoded anew."""
+    images = dataset.images if isinstance(dataset, ImageDataset) else None
+    is_decoded = images is None or images.is_in_memory
+    if images is not None and not images.allows_workers:
+        return 0
+    if is_decoded and (device == "cpu" or multiprocessing.get_start_method() != "fork"):
+        return 0  # they would be sent a copy of all that is held in memory
+    first = dataset[0][0]
+    n_fitting = _count_shared_bytes() // (PREFETCHED_BATCHES * batch_size * first.nbytes)
+    return int(min(MAX_WORKERS, usable_cores(), n_fitting))
+
+
+def _count_shared_bytes() -> int:
+    """Count the bytes that workers may put batches into, with some room left."""
+    try:
+        stats = os.statvfs(SHARED_MEMORY)
+    except OSError:  # not Linux: files of another kind, without this limit
+        return 1 << 40
+    return stats.f_bavail * stats.f_frsize * 3 // 4

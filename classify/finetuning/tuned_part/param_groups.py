@@ -92,7 +92,9 @@ class ParamGroups:
         decay: float,
         weight_decay: float,
     ) -> Iterator[dict[str, object]]:
-        """Yield the groups of some parameters, one for each.
+        """Yield groups of parameters with one learning rate and one weight decay each.
+
+        An optimiser works group by group, and a GPU starts anew for each.
 
         Parameters
         ----------
@@ -110,12 +112,13 @@ class ParamGroups:
         Yields
         ------
         dict
-            One parameter with its ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
+            ``params`` with their ``lr`` and ``weight_decay``, see `torch.optim.Optimizer`.
         """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for full_name, parameter in parameters.items():
             name = get_adapted_name(full_name.removeprefix(prefix))
-            yield {
-                "params": [parameter],
-                "lr": learning_rate * decay ** self.count_later_groups(name),
-                "weight_decay": weight_decay if self.decays(name, parameter) else 0.0,
-            }
+            rate = learning_rate * decay ** self.count_later_groups(name)
+            group_decay = weight_decay if self.decays(name, parameter) else 0.0
+            groups.setdefault((rate, group_decay), []).append(parameter)
+        for (rate, group_decay), members in groups.items():
+            yield {"params": members, "lr": rate, "weight_decay": group_decay}

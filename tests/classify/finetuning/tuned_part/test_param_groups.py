@@ -23,10 +23,13 @@ def group(backbone) -> tuple[dict, dict, dict]:
     net = FineTuneNetwork(backbone, "all", 3, "linear")
     parameters = net.trainable_parameters()
     groups = list(net.param_groups(RATE, LAYER_DECAY, BLOCK_DECAY, WEIGHT_DECAY))
-    assert [each["params"] for each in groups] == [[p] for p in parameters.values()]
+    by_id = {id(member): each for each in groups for member in each["params"]}
+    assert sum(len(each["params"]) for each in groups) == len(by_id) == len(parameters)
     names = [name.removeprefix("trunk.") for name in parameters]
-    rates = {n: g["lr"] for n, g in zip(names, groups, strict=True)}
-    decays = {n: g["weight_decay"] for n, g in zip(names, groups, strict=True)}
+    rates = {n: by_id[id(p)]["lr"] for n, p in zip(names, parameters.values(), strict=True)}
+    decays = {
+        n: by_id[id(p)]["weight_decay"] for n, p in zip(names, parameters.values(), strict=True)
+    }
     return dict(zip(names, parameters.values(), strict=True)), rates, decays
 
 
