@@ -16,6 +16,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+def asks_for_gpus(expression: str) -> bool:
+    """Tell whether the expression of ``-m`` asks for tests that need a GPU."""
+    return "gpu" in expression.replace("not gpu", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests that do not ask for one, and from what they start.
+
+    With ``--device auto`` they would all run on one, several at a time.
+    """
+    if not asks_for_gpus(config.getoption("markexpr")):
+        os.environ.update(dict.fromkeys(GPU_VARIABLES, ""))
+
+
 CURRENT_TEST = "PYTEST_CURRENT_TEST"
 LONGEST = ("test_crash.py", "test_docs.py", "test_auto.py")
 
