@@ -47,6 +47,8 @@ import json
 sys.path[:] = json.loads(sys.argv[2])
 from featurize.images.workers import worker_main
 worker_main(json.loads(sys.argv[3]))"""
+# One process for each core is enough: libraries of arithmetic start as many threads as cores.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PIPE_BYTES = 1 << 20  # holds a whole image, so that neither side waits for the other midway
 
 
@@ -269,6 +271,7 @@ class _DecodeWorker:
             stdout=subprocess.PIPE,
             bufsize=0,
             pass_fds=() if turn_fd is None else (turn_fd,),
+            env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"),
             # Ctrl-C is handled by the process that writes the cache; this one ends with its input.
             start_new_session=True,
         )

@@ -343,3 +343,21 @@ def _is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("decode", ["exact", pytest.param("quick", marks=pytest.mark.long)])
+def test_a_process_has_one_thread(decode):
+    """There are as many processes as cores: threads beside them would be too many."""
+    preprocess = Preprocess(32, 32, mean=(0.5,) * 3, std=(0.25,) * 3, decode=decode)
+    pool = DecoderPool(preprocess)
+    pool.use_processes()
+    try:
+        file = io.BytesIO()
+        Image.new("RGB", (64, 48)).save(file, "JPEG")
+        pool.decode(file.getvalue())
+        (worker,) = pool._workers
+        status = Path(f"/proc/{worker._process.pid}/status").read_text()
+    finally:
+        pool.close()
+    assert "\nThreads:\t1\n" in status
