@@ -1,7 +1,7 @@
 """`TrainConfig`: how a network is trained. Its defaults and checks need no torch."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from classify.errors import CallError
@@ -95,6 +95,30 @@ class TrainConfig:
         if self.class_weight not in (None, "balanced"):
             raise CallError(f"the class weight is balanced or nothing, not {self.class_weight!r}")
 
+    def check_processes(self, world_size: int) -> None:
+        """Refuse what several processes cannot do together.
+
+        Parameters
+        ----------
+        world_size : int
+            Number of processes that train together.
+
+        Raises
+        ------
+        CallError
+            If a batch cannot be shared by them, or batch norms are trained.
+        """
+        if world_size > self.batch_size:
+            raise CallError(
+                f"a batch of {self.batch_size} images cannot be shared by {world_size} processes: "
+                "raise --batch-size"
+            )
+        if world_size > 1 and self.batch_norm == "trained":
+            raise CallError(
+                "batch norms are trained by one process alone: each would see its share of a "
+                "batch. Leave --batch-norm at frozen, or start one process"
+            )
+
     @classmethod
     def from_options(cls, options: Any, *, from_scratch: bool = False) -> "TrainConfig":
         """Collect the options of an object that has them as attributes.
@@ -149,3 +173,30 @@ def compute_lr_scale(step: int, n_steps: int, steps_per_epoch: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The result of one epoch.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    loss, validation_loss : float
+        Mean cross-entropy, in nats.
+    validation : float
+        Accuracy on the validation part.
+    seconds : float
+        Time of training and validation.
+    """
+
+    number: int
+    loss: float
+    validation_loss: float
+    validation: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict."""
+        return asdict(self)

@@ -252,3 +252,40 @@ def count_local_processes() -> int:
 
 def _read_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def seed_torch(seed: int, device: str) -> Iterator[None]:
+    """Seed torch within a context, and restore its generators afterwards.
+
+    Parameters
+    ----------
+    seed : int
+        Of the random weights drawn within the context.
+    device : str
+        The device whose generator is restored as well as the processor's.
+
+    Yields
+    ------
+    None
+    """
+    # `torch.manual_seed` seeds every GPU's.
+    gpus = [] if device == "cpu" else range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
+
+
+def derive_seed(*numbers: int) -> int:
+    """Derive a seed from numbers, the same in every process and release.
+
+    Parameters
+    ----------
+    *numbers : int
+
+    Returns
+    -------
+    int
+        For `torch.manual_seed`.
+    """
+    return hash(numbers) & 0x7FFFFFFF

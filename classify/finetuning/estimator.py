@@ -17,10 +17,10 @@ from classify.errors import CallError
 from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.images import DecodedImages, ImageDataset
-from classify.finetuning.distributed import Distributed, init_distributed
+from classify.finetuning.distributed import Distributed, init_distributed, seed_torch
 from classify.finetuning.head_transfer import resolve_init_head
 from classify.finetuning.steps import FineTuning
-from classify.finetuning.trainer import ProgressCallback, run_inference, seed_torch
+from classify.finetuning.trainer import ProgressCallback, run_inference
 from classify.heads.fitted import FittedHead
 from classify.time_limit import TimeLimit
 from featurize.backbones.backbone import Backbone

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -254,7 +255,7 @@ class FineTuneNetwork(nn.Module):
 
     def param_groups(
         self, learning_rate: float, layer_decay: float, block_decay: float, weight_decay: float
-    ) -> Iterator[dict[str, object]]:
+    ) -> Iterator[dict[str, Any]]:
         """Make parameter groups for an optimiser, with a learning rate by stage or by block.
 
         Parameters

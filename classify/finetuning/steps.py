@@ -17,7 +17,7 @@ from classify.data.source_images import SourceImages
 from classify.errors import CallError, TooFewImagesError
 from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
-from classify.finetuning.config import TrainConfig
+from classify.finetuning.config import Epoch, TrainConfig
 from classify.finetuning.datasets.activations import ActivationDataset, find_activations
 from classify.finetuning.datasets.images import (
     DecodedImages,
@@ -34,7 +34,6 @@ from classify.finetuning.head_transfer import (
 )
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import (
-    Epoch,
     ProgressCallback,
     TrainProgress,
     run_inference,
@@ -127,7 +126,7 @@ class FineTuning:
         self.distributed, self.say, self.report = distributed, say, report
         if images is not None:
             self.images = images
-        _check_world(config, distributed.world_size)
+        config.check_processes(distributed.world_size)
         self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
@@ -240,16 +239,12 @@ class FineTuning:
         options, datasets = self.options.get_params(deep=False), (self.training, self.held_out)
         key = compute_key(options, self.init_head, self.backbone, datasets)
         if self.distributed.broadcast_object(key) != key:
-            raise CallError(
-                "the processes do not train alike: their options, images, labels or weights differ"
-            )
+            raise CallError("the processes differ in options, images, labels or weights")
         if checkpoint is not None:
             self._checkpoint = checkpoint, key
             # One process reads it: the others may not see the file, or an older one.
-            is_main = self.distributed.rank == 0
-            self._resume_from = self.distributed.broadcast_object(
-                load_checkpoint(checkpoint, key, self.net) if is_main else None
-            )
+            found = None if self.distributed.rank else load_checkpoint(checkpoint, key, self.net)
+            self._resume_from = self.distributed.broadcast_object(found)
         if self._resume_from is not None:
             n_epochs = len(self._resume_from.history)
             self.say(f"going on after epoch {n_epochs}, from {checkpoint}")
@@ -390,20 +385,6 @@ class FineTuning:
             train_sha256=np.concatenate([self.training.sha256, self.held_out.sha256]),
         )
         return head, network
-
-
-def _check_world(config: TrainConfig, world_size: int) -> None:
-    """Refuse what several processes cannot do together."""
-    if world_size > config.batch_size:
-        raise CallError(
-            f"a batch of {config.batch_size} images cannot be shared by {world_size} processes: "
-            "raise --batch-size"
-        )
-    if world_size > 1 and config.batch_norm == "trained":
-        raise CallError(
-            "batch norms are trained by one process alone: each would see its share of a batch. "
-            "Leave --batch-norm at frozen, or start one process"
-        )
 
 
 def _load_backbone(options: "FineTuneClassifier") -> Backbone:

@@ -2,11 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +15,11 @@ from torchvision.transforms import v2
 
 from classify.errors import DivergedError
 from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
-from classify.finetuning.config import TrainConfig, compute_lr_scale
+from classify.finetuning.config import Epoch, TrainConfig, compute_lr_scale
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
-from classify.finetuning.distributed import Distributed
+from classify.finetuning.distributed import Distributed, derive_seed
 from classify.finetuning.network import FineTuneNetwork
 from classify.time_limit import EpochBudget
 from featurize.engines.torch_settings import precision_context
@@ -30,33 +28,6 @@ from featurize.progress import ignore
 WEIGHT_DECAY = 0.02
 MAX_GRAD_NORM = 1.0
 MIN_TIMED_STEPS = 3  # after which the length of an epoch is told
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The result of one epoch.
-
-    Attributes
-    ----------
-    number : int
-        From 1.
-    loss, validation_loss : float
-        Mean cross-entropy, in nats.
-    validation : float
-        Accuracy on the validation part.
-    seconds : float
-        Time of training and validation.
-    """
-
-    number: int
-    loss: float
-    validation_loss: float
-    validation: float
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -216,7 +187,7 @@ class _Trainer:
         """Train one epoch and return its mean loss, in nats; None if it does not fit."""
         epoch, device = len(self.history), self.distributed.device
         # Seed each epoch, so that a resumed training has the same dropout.
-        torch.manual_seed(_derive_seed(self.config.seed, epoch, self.distributed.rank))
+        torch.manual_seed(derive_seed(self.config.seed, epoch, self.distributed.rank))
         self.net.train()
         losses: list[Tensor] = []
         n_checked = 0
@@ -330,7 +301,7 @@ class _Trainer:
             return x, y
         with torch.random.fork_rng(devices=[]):
             # Not that of the GPUs, from which dropout is drawn.
-            torch.default_generator.manual_seed(_derive_seed(self.config.seed, self.step))
+            torch.default_generator.manual_seed(derive_seed(self.config.seed, self.step))
             # MixUp accepts only float tensors with four axes. It mixes rows of any shape alike.
             mixed, target = self.mixup(x.float().reshape(len(x), 1, 1, -1), y)
         return mixed.view(x.shape), target
@@ -410,29 +381,3 @@ def _should_stop(history: list[Epoch], config: TrainConfig, budget: EpochBudget 
     budget.longest_epoch = max(budget.longest_epoch, *(epoch.seconds for epoch in history))
     budget.is_spent = not budget.allows_epoch()
     return budget.is_spent
-
-
-@contextmanager
-def seed_torch(seed: int, device: str) -> Iterator[None]:
-    """Seed torch within a context, and restore its generators afterwards.
-
-    Parameters
-    ----------
-    seed : int
-        Of the random weights drawn within the context.
-    device : str
-        The device whose generator is restored as well as the processor's.
-
-    Yields
-    ------
-    None
-    """
-    # `torch.manual_seed` seeds every GPU's.
-    gpus = [] if device == "cpu" else range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed)
-        yield
-
-
-def _derive_seed(*numbers: int) -> int:
-    return hash(numbers) & 0x7FFFFFFF

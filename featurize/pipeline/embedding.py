@@ -11,7 +11,7 @@ import numpy as np
 
 from featurize.engines.auto import EngineSelector
 from featurize.engines.batching import BatchRunner
-from featurize.images.workers import DecoderPool
+from featurize.images.workers.pool import DecoderPool
 from featurize.pipeline.content_index import ContentIndex
 from featurize.pipeline.prefetch import ExtractionJob, PrefetchedImage, Prefetcher
 from featurize.pipeline.stats import RunStats

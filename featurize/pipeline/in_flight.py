@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from featurize.errors import OutputError
 from featurize.files import pwrite_all, to_write_error
 
 DIGEST_BYTES = 32
-MAX_FILE_BYTES = 1 << 16
+MAX_FILE_BYTES = 1 << 20
 
 
 class InFlightLog:
-    """A small file ``C.h5.working`` next to the cache, with one slot per decoding thread.
+    """A small file ``C.h5.working`` next to the cache, with slots for each decoding thread.
 
-    A thread writes an image's hash to its slot before it decodes, and clears the slot afterwards.
+    A thread writes the hashes of its images to its slots before it decodes, and clears them
+    afterwards.
     If the process is killed in between, by lack of memory or a crash inside a decoder, the file
     remains. The next run decodes each of those images in a process of its own.
 
@@ -24,8 +26,10 @@ class InFlightLog:
     ----------
     path : Path
         As `in_flight_path` returns it. The caller holds the cache's `WriteLock`.
-    n_slots : int
+    n_threads : int
         Number of decoding threads.
+    n_images : int
+        How many images a thread decodes at a time, at most.
 
     Raises
     ------
@@ -33,18 +37,20 @@ class InFlightLog:
         If there is another kind of file at `path`, or the file cannot be written.
     """
 
-    def __init__(self, path: Path, n_slots: int) -> None:
+    def __init__(self, path: Path, n_threads: int, n_images: int = 1) -> None:
         self.path = path
         self._suspects = read_crash_suspects(path)
         self._lock = threading.Lock()
         # Untested suspects stay at the start of the file, because this run may crash as well.
-        self._first_slot = len(self._suspects)
+        self._first_slot, self._n_images = len(self._suspects), n_images
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             path.unlink(missing_ok=True)  # never write to an existing file: it may be a link
             self._fd = os.open(path, flags, 0o644)
             pwrite_all(
-                self._fd, b"".join(sorted(self._suspects)) + bytes(n_slots * DIGEST_BYTES), 0
+                self._fd,
+                b"".join(sorted(self._suspects)) + bytes(n_threads * n_images * DIGEST_BYTES),
+                0,
             )
         except OSError as error:
             raise to_write_error(error, path) from error
@@ -74,27 +80,29 @@ class InFlightLog:
         """
         self._suspects.discard(digest)
 
-    def begin(self, slot: int, digest: bytes) -> None:
-        """Log that an image is being decoded.
+    def begin(self, thread: int, digests: Sequence[bytes]) -> None:
+        """Log that images are being decoded.
 
         Parameters
         ----------
-        slot : int
+        thread : int
             Number of the decoding thread, from 0.
-        digest : bytes
-            SHA-256 of the image.
+        digests : sequence of bytes
+            SHA-256 of each image.
         """
-        self._write_slot(digest, self._first_slot + slot)
+        self._write_slots(thread, b"".join(digests))
 
-    def end(self, slot: int) -> None:
-        """Log that the image of a slot has been decoded.
+    def end(self, thread: int, n_images: int) -> None:
+        """Log that the images of a thread have been decoded.
 
         Parameters
         ----------
-        slot : int
+        thread : int
             Number of the decoding thread, from 0.
+        n_images : int
+            How many `begin` was called with.
         """
-        self._write_slot(bytes(DIGEST_BYTES), self._first_slot + slot)
+        self._write_slots(thread, bytes(n_images * DIGEST_BYTES))
 
     def close(self) -> None:
         """Remove the file, or leave only the suspects in it that were not tried."""
@@ -109,10 +117,11 @@ class InFlightLog:
                 self.path.unlink(missing_ok=True)
         os.close(fd)
 
-    def _write_slot(self, data: bytes, slot: int) -> None:
+    def _write_slots(self, thread: int, data: bytes) -> None:
         # Ignore errors here: the log is only an aid, and the writer of rows reports disk errors.
         with self._lock, suppress(OSError):
             if self._fd >= 0:
+                slot = self._first_slot + thread * self._n_images
                 pwrite_all(self._fd, data, slot * DIGEST_BYTES)
 
 

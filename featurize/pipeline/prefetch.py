@@ -14,7 +14,9 @@ from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
 from featurize.images import reasons
 from featurize.images.preprocess import Preprocess
-from featurize.images.workers import DecoderPool, decode_in_process
+from featurize.images.workers.pool import DecoderPool, decode_in_process
+from featurize.images.workers.task_memory import count_task_images
+from featurize.images.workers.worker import Decoded
 from featurize.pipeline.content_index import ContentIndex, StoredRow
 from featurize.pipeline.in_flight import InFlightLog
 from featurize.pipeline.read_ahead import ReadAhead, TimedRead
@@ -136,10 +138,13 @@ class Prefetcher:
         self.job, self.content_index, self.stats = job, content_index, stats
         self.batch_size = 32  # until the engine is open
         self.decoders, self._owns_decoders = decoders or DecoderPool(job.preprocess), not decoders
-        self._ready_queue: queue.SimpleQueue[PrefetchedImage | BaseException] = queue.SimpleQueue()
+        self._ready_queue: queue.SimpleQueue[list[PrefetchedImage] | BaseException] = (
+            queue.SimpleQueue()
+        )
         self._in_flight: InFlightLog | None = None
         if job.in_flight_path is not None:
-            self._in_flight = InFlightLog(job.in_flight_path, stats.workers)
+            n_images = count_task_images(job.preprocess.crop)
+            self._in_flight = InFlightLog(job.in_flight_path, stats.workers, n_images)
         self._suspect_lock = threading.Lock()
         n_threads = min(stats.workers, len(job.rows))
         self._read_ahead = ReadAhead(job.listing, job.rows, self._limit, n_threads)
@@ -161,20 +166,21 @@ class Prefetcher:
         while n_left:
             with self.stats.time_waiting("input"):
                 try:
-                    item = self._ready_queue.get(timeout=MAX_WAIT_SECONDS)
+                    items = self._ready_queue.get(timeout=MAX_WAIT_SECONDS)
                 except queue.Empty:
-                    item = None
-            if item is None:
+                    items = []
+            if isinstance(items, BaseException):
+                raise items
+            if not items:
                 yield None
                 continue
-            if isinstance(item, BaseException):
-                raise item
-            n_left -= 1
-            self._read_ahead.release(self._limit)
-            self.stats.stage_seconds["read"] += item.read_seconds
-            self.stats.stage_seconds["decode"] += item.decode_seconds
-            self.stats.wait_seconds["read"] += item.wait_seconds
-            yield item
+            n_left -= len(items)
+            self._read_ahead.release(self._limit, len(items))
+            for item in items:
+                self.stats.stage_seconds["read"] += item.read_seconds
+                self.stats.stage_seconds["decode"] += item.decode_seconds
+                self.stats.wait_seconds["read"] += item.wait_seconds
+                yield item
 
     def finish(self) -> None:
         """Wait for the threads, after the last image."""
@@ -189,59 +195,90 @@ class Prefetcher:
         if self._in_flight is not None:
             self._in_flight.close()
 
-    def _decode_loop(self, slot: int) -> None:
+    def _decode_loop(self, thread: int) -> None:
         while True:
             start = time.perf_counter()
             try:
-                taken = self._read_ahead.take()
-                if taken is None:
+                taken = self._read_ahead.take(self.decoders.max_task_images)
+                if not taken:
                     return
                 waited = time.perf_counter() - start
-                item = self._prepare(taken, slot)
-                item.wait_seconds = waited
-                self._ready_queue.put(item)
+                items = self._prepare(taken, thread)
+                items[0].wait_seconds = waited
+                self._ready_queue.put(items)
             except BaseException as error:  # raised again in the main thread
                 self._ready_queue.put(error)
                 return
 
-    def _prepare(self, taken: TimedRead, slot: int) -> PrefetchedImage:
-        """Hash and decode one image, in a thread."""
-        job, (row, image) = self.job, taken.read
-        if isinstance(image, ImageUnreadableError):
-            listed = int(job.listing.sizes[row]), int(job.listing.stamps[row])
-            return PrefetchedImage(row, *listed, reason=image.reason, read_seconds=taken.seconds)
-        item = PrefetchedImage(row, image.size, image.stamp, read_seconds=taken.seconds)
-        start = time.perf_counter()
-        try:
-            item.digest = hash_bytes(image.data)
-            item.read_seconds += time.perf_counter() - start
-            recorded = b"" if job.recorded_sha256 is None else job.recorded_sha256[row].tobytes()
-            if job.returns_changed and recorded != item.digest:
-                item.is_changed = True
-                return item
-            if recorded == item.digest and not job.computes_unchanged:
-                item.is_unchanged = True
-                return item
-            item.copy_of = self.content_index.claim(item.digest, row)
-            if item.copy_of is None:
-                start = time.perf_counter()
-                item.pixels = self._decode(image.data, item.digest, slot)
-                item.decode_seconds = time.perf_counter() - start
-        except ImageUnreadableError as error:
-            item.reason = error.reason
-        return item
+    def _prepare(self, taken: list[TimedRead], thread: int) -> list[PrefetchedImage]:
+        """Hash images and decode those that have to be, in a thread."""
+        items: list[PrefetchedImage] = []
+        to_decode: list[tuple[PrefetchedImage, bytes]] = []
+        for (row, image), seconds in taken:
+            if isinstance(image, ImageUnreadableError):
+                listing = self.job.listing
+                listed = int(listing.sizes[row]), int(listing.stamps[row])
+                item = PrefetchedImage(row, *listed, reason=image.reason, read_seconds=seconds)
+            else:
+                item = PrefetchedImage(row, image.size, image.stamp, read_seconds=seconds)
+                if self._has_to_be_decoded(item, image.data):
+                    to_decode.append((item, image.data))
+            items.append(item)
+        if to_decode:
+            self._decode(to_decode, thread)
+        return items
 
-    def _decode(self, data: bytes, digest: bytes, slot: int) -> np.ndarray:
-        if self._in_flight is None:
-            return self.decoders.decode(data)
-        if self._in_flight.is_suspect(digest):
-            with self._suspect_lock:
-                try:
-                    return decode_in_process(data, self.job.preprocess)
-                finally:
-                    self._in_flight.clear_suspect(digest)
-        self._in_flight.begin(slot, digest)
-        try:
-            return self.decoders.decode(data)
-        finally:
-            self._in_flight.end(slot)
+    def _has_to_be_decoded(self, item: PrefetchedImage, data: bytes) -> bool:
+        """Hash an image, and find out whether it is known."""
+        job, start = self.job, time.perf_counter()
+        item.digest = hash_bytes(data)
+        item.read_seconds += time.perf_counter() - start
+        recorded = b"" if job.recorded_sha256 is None else job.recorded_sha256[item.row].tobytes()
+        if job.returns_changed and recorded != item.digest:
+            item.is_changed = True
+            return False
+        if recorded == item.digest and not job.computes_unchanged:
+            item.is_unchanged = True
+            return False
+        item.copy_of = self.content_index.claim(item.digest, item.row)
+        return item.copy_of is None
+
+    def _decode(self, to_decode: list[tuple[PrefetchedImage, bytes]], thread: int) -> None:
+        start = time.perf_counter()
+        plain = []
+        for item, data in to_decode:
+            if self._in_flight is not None and self._in_flight.is_suspect(item.digest):
+                _set_decoded(item, self._decode_suspect(item.digest, data))
+            else:
+                plain.append((item, data))
+        if plain:
+            if self._in_flight is not None:
+                self._in_flight.begin(thread, [item.digest for item, _ in plain])
+            try:
+                decoded = self.decoders.decode_task([data for _, data in plain])
+            finally:
+                if self._in_flight is not None:
+                    self._in_flight.end(thread, len(plain))
+            for (item, _), found in zip(plain, decoded, strict=True):
+                _set_decoded(item, found)
+        seconds = (time.perf_counter() - start) / len(to_decode)
+        for item, _ in to_decode:
+            item.decode_seconds = seconds
+
+    def _decode_suspect(self, digest: bytes, data: bytes) -> Decoded:
+        """Decode an image that may have ended an earlier run."""
+        assert self._in_flight is not None
+        with self._suspect_lock:
+            try:
+                return decode_in_process(data, self.job.preprocess)
+            except ImageUnreadableError as error:
+                return error
+            finally:
+                self._in_flight.clear_suspect(digest)
+
+
+def _set_decoded(item: PrefetchedImage, decoded: Decoded) -> None:
+    if isinstance(decoded, ImageUnreadableError):
+        item.reason = decoded.reason
+    else:
+        item.pixels = decoded

@@ -64,38 +64,61 @@ class ReadAhead:
         for _ in range(self._n_reading):
             threading.Thread(target=self._read_loop, name="read", daemon=True).start()
 
-    def take(self) -> TimedRead | None:
-        """Wait for the next image.
+    def take(self, most: int = 1) -> list[TimedRead]:
+        """Wait for the next image, and take others that are there already.
+
+        Parameters
+        ----------
+        most : int
+            How many to take at most. No more are taken than this consumer's share of those there.
 
         Returns
         -------
-        TimedRead or None
-            None at the end.
+        list of TimedRead
+            Empty at the end.
 
         Raises
         ------
         BaseException
             What went wrong in a thread, beyond single images.
         """
+        taken: list[TimedRead] = []
         item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        if item is not None and isinstance(item.read.image, ImageFile):
+        most = min(most, 1 + self._queue.qsize() // self._n_consumers)
+        while isinstance(item, TimedRead):
+            taken.append(item)
+            if len(taken) == most:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        else:
+            if not taken and item is not None:
+                raise item
+            if taken:
+                self._queue.put(item)  # for whoever comes next
+        n_bytes = sum(
+            len(read.image.data) for read, _ in taken if isinstance(read.image, ImageFile)
+        )
+        if n_bytes:
             with self._changed:
-                self._n_bytes -= len(item.read.image.data)
+                self._n_bytes -= n_bytes
                 self._changed.notify_all()
-        return item
+        return taken
 
-    def release(self, limit: int) -> None:
-        """Let a further image in for one that has left.
+    def release(self, limit: int, n_images: int = 1) -> None:
+        """Let further images in for those that have left.
 
         Parameters
         ----------
         limit : int
             How many are admitted from now on.
+        n_images : int
+            How many have left.
         """
         with self._changed:
-            self._n_admitted -= 1
+            self._n_admitted -= n_images
             self._limit = limit
             self._changed.notify_all()
 

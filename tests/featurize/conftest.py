@@ -20,7 +20,7 @@ from featurize.cache.format import Extractor, LayerInfo
 from featurize.cache.layout import read_layout
 from featurize.fingerprint import compute_fingerprint
 from featurize.images.preprocess import Preprocess
-from featurize.images.workers import DecoderPool
+from featurize.images.workers.pool import DecoderPool
 
 RECIPE = {
     **{"resize": 8, "crop": 8, "interpolation": "bilinear", "decode": "exact"},

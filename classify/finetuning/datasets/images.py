@@ -100,9 +100,10 @@ class DecodedImages:
 
         def decode_loop() -> None:
             try:
-                while (taken := read_ahead.take()) is not None:
-                    done.put((taken.read.row, self._decode_read(taken.read)))
-                    read_ahead.release(MAX_IMAGES_AHEAD)
+                while taken := read_ahead.take():
+                    for read, _ in taken:
+                        done.put((read.row, self._decode_read(read)))
+                    read_ahead.release(MAX_IMAGES_AHEAD, len(taken))
             except BaseException as error:  # raised again in the main thread
                 done.put(error)
 

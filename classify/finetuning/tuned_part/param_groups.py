@@ -1,6 +1,7 @@
 """Groups of parameters for an optimiser: learning rates by depth, and what decays."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -91,7 +92,7 @@ class ParamGroups:
         learning_rate: float,
         decay: float,
         weight_decay: float,
-    ) -> Iterator[dict[str, object]]:
+    ) -> Iterator[dict[str, Any]]:
         """Yield groups of parameters with one learning rate and one weight decay each.
 
         An optimiser works group by group, and a GPU starts anew for each.

@@ -23,7 +23,7 @@ from featurize.extraction.cluster.results import (
     make_result_table,
 )
 from featurize.images import reasons
-from featurize.images.workers import DecoderPool
+from featurize.images.workers.pool import DecoderPool
 from featurize.layer_spec import LayerSpec
 from featurize.pipeline.content_index import PREFIX_BYTES, PREFIX_DTYPE, ContentIndex, StoredRow
 from featurize.pipeline.embedding import NetworkThread, embed_rows

@@ -85,7 +85,7 @@ def test_what_processes_cannot_share_is_refused(second_of_two, tuner, pictured, 
 
 def test_processes_that_do_not_train_alike_are_refused(second_of_two, tuner, pictured, monkeypatch):
     monkeypatch.setattr(Distributed, "broadcast_object", lambda self, value: "another key")
-    with pytest.raises(CallError, match="the processes do not train alike"):
+    with pytest.raises(CallError, match="the processes differ in options"):
         tuner(maps=True).fit(pictured.paths, pictured.labels)
 
 
@@ -201,12 +201,14 @@ def test_workers_are_as_many_as_shared_memory_takes(tuner, pictured, monkeypatch
 def test_workers_start_once_and_give_what_none_gives(tuner, pictured, monkeypatch):
     dataset = make_items(tuner, pictured)
     monkeypatch.setattr(loader_module, "_count_workers", lambda *_: 0)
-    alone = make_dataloader(dataset, 8, "cpu", EpochSampler(len(dataset), 3))
+    samplers = [EpochSampler(len(dataset), 3) for _ in range(2)]
+    alone = make_dataloader(dataset, 8, "cpu", samplers[0])
     monkeypatch.setattr(loader_module, "_count_workers", lambda *_: 2)
-    helped = make_dataloader(dataset, 8, "cpu", EpochSampler(len(dataset), 3))
+    helped = make_dataloader(dataset, 8, "cpu", samplers[1])
     workers = []
     for epoch in range(3):
-        alone.sampler.epoch = helped.sampler.epoch = epoch
+        for sampler in samplers:
+            sampler.epoch = epoch
         for (x, y), (others, labels) in zip(alone, helped, strict=True):
             assert torch.equal(x, others)
             assert torch.equal(y, labels)

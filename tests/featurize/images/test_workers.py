@@ -17,9 +17,10 @@ from PIL import Image
 from featurize import FeatureCache, run
 from featurize.errors import FeaturizeError, ImageUnreadableError
 from featurize.images import decoding as image_decoding
-from featurize.images import reasons, workers
+from featurize.images import reasons
 from featurize.images.preprocess import Preprocess
-from featurize.images.workers import DecoderPool, decode_in_process
+from featurize.images.workers import worker as workers
+from featurize.images.workers.pool import DecoderPool, decode_in_process
 
 PREPROCESS = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -127,7 +128,7 @@ STOPPED = """
 import signal, sys
 from featurize import run
 from featurize.errors import RunInterruptedError
-from featurize.images.workers import DecoderPool, decode_in_process
+from featurize.images.workers.pool import DecoderPool, decode_in_process
 from featurize.engines import torch_settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 begin, consider = DecoderPool.__init__, DecoderPool.use_processes_if_worth
@@ -289,7 +290,8 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
 
 ORPHANED = """
 import sys, threading
-from featurize.images import workers
+from featurize.images.workers import worker as workers
+from featurize.images.workers.pool import DecoderPool
 from featurize.images.preprocess import Preprocess
 if sys.argv[1] == "decoding":
     line = "import time; decoding.decode_image = lambda *_: (open('asleep', 'w'), time.sleep(1000))"
@@ -300,7 +302,7 @@ workers.WORKER_CODE = workers.WORKER_CODE.replace(
     "\\nworker_main(", f"\\n{imports}; {line}\\nworker_main("
 )
 preprocess = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
-made = workers.DecoderPool(preprocess)
+made = DecoderPool(preprocess)
 made.use_processes_if_worth("cuda", 16, 1_000_000)
 print("going", flush=True)
 made.decode(b"image")

@@ -70,9 +70,9 @@ def settle(source):
 
 def take_all(ahead):
     taken = []
-    while (item := ahead.take()) is not None:
-        taken.append(item.read)
-        ahead.release(1000)
+    while items := ahead.take():
+        taken += [item.read for item in items]
+        ahead.release(1000, len(items))
     return taken
 
 
@@ -136,4 +136,30 @@ def test_close_ends_every_consumer():
     ahead.close()
     for thread in threads:
         thread.join(10)
-    assert ended == [None] * 3
+    assert ended == [[]] * 3
+
+
+def test_a_consumer_takes_its_share_of_what_is_there():
+    source = Numbers()
+    ahead = start(source, 40, limit=40, n_consumers=3)
+    settle(source)
+    assert len(ahead.take(most=16)) == 15  # the first, and a third of the others and the ends
+    assert len(ahead.take(most=16)) == 10
+    assert len(ahead.take(most=2)) == 2
+    rest = []
+    while items := ahead.take(most=16):
+        rest += items
+    assert len(rest) == 13
+    assert [ahead.take(most=16) for _ in range(2)] == [[], []]  # of each consumer an end
+
+
+def test_what_goes_wrong_comes_after_what_was_read():
+    source = Numbers(fails_at=30, n_readers=1)
+    ahead = start(source, 40, limit=100, n_consumers=1)
+    settle(source)
+    n_taken = len(ahead.take(most=16))
+    with pytest.raises(RuntimeError, match="the source broke"):
+        while True:
+            n_taken += len(ahead.take(most=16))
+    assert n_taken > 16
+    ahead.close()

@@ -261,7 +261,7 @@ def test_an_image_that_ends_the_process_is_named_by_the_next_run(draw, tmp_path)
         "    images.decode_image = decode\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'featurize.images.workers': return None\n"
+        "        if name != 'featurize.images.workers.child': return None\n"
         "        sys.meta_path.remove(self)\n"
         "        from featurize.images import decoding\n"
         "        arm(decoding)\n"
