@@ -89,7 +89,7 @@ def compare(folder: Path, network: str, home: str, *, labelled: bool) -> list[Ro
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--labelled", type=int, default=1500)
-    options.add_argument("--large", type=int, default=240)
+    options.add_argument("--large", type=int, default=48)
     given = options.parse_args()
     print(describe())
     with tempfile.TemporaryDirectory() as home:

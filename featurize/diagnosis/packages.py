@@ -46,6 +46,7 @@ EXTRAS: dict[str, tuple[str, dict[str, str]]] = {
     "lora": ("classify finetune --lora", {"peft": "peft"}),
     "report": ("classify report", {"bokeh": "bokeh", "jinja2": "jinja2"}),
     "parquet": ("export to .parquet", {"pyarrow": "pyarrow"}),
+    "quick": ("--decode quick and fastest", {"simplejpeg": "simplejpeg"}),
     "remote": ("images behind URLs: s3://, https://", {"fsspec": "fsspec", "s3fs": "s3fs"}),
     "cluster": ("--cluster: many machines or GPUs", {"ray": "ray"}),
     "skops": ("saved heads of scikit-learn's own classifiers", {"skops": "skops"}),

@@ -19,8 +19,7 @@ CPU_ENGINES = ("compile", "onnxruntime")
 ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 ENGINE_RTOL = 1e-5  # largest distance to eager's features, relative to their norm
-# The same where both compute in less than float32. Distances measured on trained networks are up to
-# a fifth of these (docs/how-to/gpu.md).
+# The same where both compute in less than float32 (docs/how-to/gpu.md).
 REDUCED_RTOLS = {"tf32": 2e-3, "fp16": 5e-3, "bf16": 3e-2}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from featurize.errors import CallError, ImageUnreadableError
 from featurize.images import footprint, limits, transforms
-from featurize.images.preprocess import QUICK_DECODE_MODES, REDUCED_DECODE_MODES, Preprocess
+from featurize.images.preprocess import MIN_REDUCTION, QUICK_DECODE_MODES, Preprocess
 from featurize.images.reasons import (
     DAMAGED,
     NO_MEMORY,
@@ -103,11 +103,14 @@ def _decode_once(data: bytes, preprocess: Preprocess) -> np.ndarray:
             raise ImageUnreadableError(f"{stored_size[0]} x {stored_size[1]} pixels", TOO_LARGE)
         try:
             limits.check_opened_image(image, data)
-            if preprocess.decode in REDUCED_DECODE_MODES:
-                # Twice the target size, so that the resize below still filters properly. Of a
-                # border it is more than that: the shorter side gets smaller than `resize`.
-                image.draft("RGB", (2 * resize, 2 * resize))
+            if preprocess.decode in MIN_REDUCTION:
+                # So that the resize below still filters properly. Of a border it is more than
+                # that: the shorter side gets smaller than `resize`.
+                least = MIN_REDUCTION[preprocess.decode] * resize
+                image.draft("RGB", (least, least))
             needed_bytes = footprint.estimate_bytes(image, stored_size, data, resize, fit)
+            if preprocess.decode in QUICK_DECODE_MODES:
+                needed_bytes += transforms.estimate_quick_bytes(image)
             if needed_bytes >= memory.MIN_COUNTED_BYTES and image.format != "WEBP":
                 _reserve_memory(reservations, needed_bytes, *stored_size)
             if preprocess.decode in QUICK_DECODE_MODES:

@@ -10,8 +10,9 @@ from featurize.text import list_choices
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODE_MODES = ("exact", "quick", "fast", "fastest")
-REDUCED_DECODE_MODES = ("fast", "fastest")
-"""Modes in which a JPEG is decoded at a reduced size."""
+MIN_REDUCTION = {"fast": 2, "fastest": 4}
+"""Modes in which a JPEG is decoded at a half, a quarter or an eighth of its size: how many times
+the length that it is resized to its sides keep at least."""
 QUICK_DECODE_MODES = ("quick", "fastest")
 """Modes that need the package simplejpeg."""
 FITS = ("crop", "squash", "border")
@@ -42,8 +43,9 @@ class Preprocess(Mapping[str, Any]):
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's filter for resizing; default ``bilinear``.
     decode : {"exact", "quick", "fast", "fastest"}
-        ``quick`` decodes and resizes by other libraries, and ``fast`` decodes a JPEG at a reduced
-        size; ``fastest`` does both. Default ``exact``. See `featurize.images.quick`.
+        ``quick`` decodes and resizes by other libraries (`featurize.images.quick`), and ``fast``
+        decodes a JPEG at a reduced size; ``fastest`` does both, with a larger reduced size.
+        Default ``exact``.
     fit : {"crop", "squash", "border"}
         ``crop`` (the default): the shorter side gets the length `resize`, and what lies outside of
         the centre is lost. ``squash``: both sides get it, and the aspect ratio is lost.

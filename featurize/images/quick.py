@@ -46,10 +46,10 @@ def decode_jpeg(
     data : bytes
         Content of an image file.
     image : Image
-        The same file, opened and not loaded.
+        The same file, opened and not loaded. Its size is what is decoded, also after
+        `Image.draft`.
     preprocess : Preprocess
-        With a `decode` that is ``quick`` or ``fastest``. The second decodes at a reduced size,
-        whose sides are at least twice the length that they are resized to.
+        With a `decode` that is ``quick`` or ``fastest``.
     swaps_sides : bool
         Whether rows are to become columns.
 
@@ -65,8 +65,7 @@ def decode_jpeg(
     CallError
         If simplejpeg is not installed.
     """
-    is_colour = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-    if not is_colour or preprocess.interpolation not in INTERPOLATIONS:
+    if not is_quick_jpeg(image) or preprocess.interpolation not in INTERPOLATIONS:
         return None
     try:
         import simplejpeg
@@ -74,14 +73,31 @@ def decode_jpeg(
         check_decode_mode(preprocess.decode)
         raise
     try:
-        side = 2 * preprocess.resize if preprocess.decode == "fastest" else 0
+        width, height = image.size
         # Pixels of four bytes are turned in half the time of those of three.
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data, "RGBX" if swaps_sides else "RGB", min_height=side, min_width=side
+            data, "RGBX" if swaps_sides else "RGB", min_height=height, min_width=width
         )
     except (ValueError, MemoryError):
         return None
+    if pixels.shape[:2] != (height, width):
+        return None
     return _swap_sides(pixels) if swaps_sides else pixels
+
+
+def is_quick_jpeg(image: Image.Image) -> bool:
+    """Tell whether simplejpeg decodes an image: a JPEG in grey or colour.
+
+    Parameters
+    ----------
+    image : Image
+        An opened image.
+
+    Returns
+    -------
+    bool
+    """
+    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
 
 
 def _swap_sides(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from featurize.images.preprocess import QUICK_DECODE_MODES, Preprocess
-from featurize.images.quick import INTERPOLATIONS, decode_jpeg, resize
+from featurize.images.quick import INTERPOLATIONS, decode_jpeg, is_quick_jpeg, resize
 
 STRIP_PIXELS = 1 << 21
 STRIP_BYTES = 5 * 4 * STRIP_PIXELS  # copies: cropped, rotated, with alpha, over white, RGB
@@ -71,7 +71,7 @@ def resize_and_crop(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     if size == upright.size:
         return _crop(upright, preprocess)
     if preprocess.decode in QUICK_DECODE_MODES and preprocess.interpolation in INTERPOLATIONS:
-        pixels = resize(np.array(upright), size, preprocess.interpolation)
+        pixels = resize(_to_pixels(upright), size, preprocess.interpolation)
         return _crop(_from_pixels(pixels), preprocess)
     resample = Image.Resampling[preprocess.interpolation.upper()]
     return _crop(upright.resize(size, resample), preprocess)
@@ -113,6 +113,34 @@ def decode_and_crop_quickly(
     # Where few pixels are left, they are mirrored faster.
     mirror = _MIRROR_AFTER_SWAP[transpose] if swaps_sides and transpose else transpose
     return _crop(_transpose(_from_pixels(pixels), mirror), preprocess)
+
+
+def estimate_quick_bytes(image: Image.Image) -> int:
+    """Estimate the memory that a quick decode mode takes beyond that of the others.
+
+    Parameters
+    ----------
+    image : Image
+        An opened image, drafted if it will be.
+
+    Returns
+    -------
+    int
+        Bytes: of turned pixels, or of a copy for torch.
+    """
+    if is_quick_jpeg(image) and find_transpose(image) not in _SIDE_SWAPPING:
+        return 0
+    return 4 * image.size[0] * image.size[1]
+
+
+def _to_pixels(image: Image.Image) -> np.ndarray:
+    """Copy an RGB image in strips: Pillow hands it out by way of another copy."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    n_rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, n_rows):
+        strip = (0, top, image.width, min(top + n_rows, image.height))
+        pixels[top : top + n_rows] = np.asarray(image.crop(strip))
+    return pixels
 
 
 def _from_pixels(pixels: np.ndarray) -> Image.Image:

@@ -1,6 +1,8 @@
 """`--decode quick` and `fastest`: what exact decodes, in less time and nearly the same pixels."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,8 +113,7 @@ def test_other_filters_are_pillows():
         assert np.array_equal(decode_image(data, replace(exact, decode="quick")), expected)
 
 
-def test_fastest_decodes_at_a_reduced_size():
-    data = to_bytes(make_picture(1024, 768), quality=90)
+def test_fastest_decodes_at_a_reduced_size(monkeypatch):
     shapes = []
     through = quick.resize
 
@@ -120,13 +121,13 @@ def test_fastest_decodes_at_a_reduced_size():
         shapes.append(pixels.shape)
         return through(pixels, size, interpolation)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurize.images.transforms.resize", noting)
-        found = decode_image(data, FASTEST)
-    assert shapes == [(192, 256, 3)]  # a quarter, and not less than twice 64
-    assert np.abs(found.astype(int) - decode_image(data, EXACT)).max() <= 12
-    fast = decode_image(data, replace(EXACT, decode="fast")).astype(int)
-    assert np.abs(found - fast).max() <= 1
+    monkeypatch.setattr("featurize.images.transforms.resize", noting)
+    for width, height in ((1024, 768), (2050, 2100), (500, 400)):
+        data = to_bytes(make_picture(width, height), quality=90)
+        found = decode_image(data, FASTEST).astype(int)
+        assert np.abs(found - decode_image(data, EXACT)).max() <= 12
+    # A half and an eighth, and not less than four times 64.
+    assert shapes == [(384, 512, 3), (263, 257, 3), (400, 500, 3)]
 
 
 @pytest.mark.parametrize("preprocess", [QUICK, FASTEST], ids=["quick", "fastest"])
@@ -184,7 +185,7 @@ def test_a_run_has_a_fingerprint_of_its_own(folder, tmp_path, cli):
 
 def test_a_missing_package_is_named_before_anything_is_read(folder, tmp_path, cli, monkeypatch):
     monkeypatch.setattr(quick, "find_spec", lambda name: None)
-    monkeypatch.setitem(__import__("sys").modules, "simplejpeg", None)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
     done = cli(
         "run", folder, "-o", tmp_path / "c.h5", "--backbone", "seedling", "--decode", "quick"
     )
@@ -201,3 +202,59 @@ def test_a_backbone_of_ones_own_has_its_own_decoding(folder, tmp_path):
     assert FeatureCache(tmp_path / "c.h5").extractor.preprocess.decode == "quick"
     with pytest.raises(CallError, match="a Backbone has its own preprocessing"):
         run(folder, tmp_path / "d.h5", backbone=backbone, decode="fastest")
+
+
+PEAK = """
+import io, sys
+import numpy as np
+from PIL import Image
+from featurize.images import decoding
+from featurize.images.preprocess import Preprocess
+
+kind, mode, orientation, decode = sys.argv[1:]
+preprocess = Preprocess(256, 224, mean=(0.5,) * 3, std=(0.25,) * 3, decode=decode)
+noise = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+picture = Image.fromarray(noise).resize((6000, 5000)).convert(mode)
+exif, file = Image.Exif(), io.BytesIO()
+exif[0x0112] = int(orientation)
+picture.save(file, kind, exif=exif)
+data = file.getvalue()
+del picture, file
+small = io.BytesIO()
+Image.new("RGB", (500, 400)).save(small, "JPEG")
+decoding.decode_image(small.getvalue(), preprocess)  # imports are no part of it
+reserved, reserve = [0], decoding._reserve_memory
+
+def noting(reservations, n_bytes, *size):
+    reserved.append(n_bytes)
+    reserve(reservations, n_bytes, *size)
+
+def read(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+decoding._reserve_memory = noting
+open("/proc/self/clear_refs", "w").write("5")
+before = read("VmRSS")
+decoding.decode_image(data, preprocess)
+peak = read("VmHWM") - before
+assert peak <= max(reserved), (peak >> 20, max(reserved) >> 20)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read in /proc")
+@pytest.mark.parametrize(
+    ("kind", "mode", "orientation"),
+    [
+        ("TIFF", "RGB", 1),
+        ("PNG", "L", 1),
+        ("JPEG", "CMYK", 1),
+        ("JPEG", "L", 6),
+        ("JPEG", "RGB", 6),
+    ],
+)
+def test_no_more_memory_is_taken_than_was_reserved(kind, mode, orientation):
+    line = [sys.executable, "-c", PEAK, kind, mode, str(orientation), "quick"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
