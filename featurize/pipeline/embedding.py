@@ -173,7 +173,8 @@ def embed_rows(
 ) -> dict[int, bytes]:
     """Embed the images of a job, and pass their rows to a sink.
 
-    Memory is bounded by a few batches, for any number of rows. On an interrupt, rows that were
+    Memory is bounded for any number of rows: by the batches that `Prefetcher` has ready, the one
+    that is gathered, those in flight and one that waits for them. On an interrupt, rows that were
     passed on are finished before `KeyboardInterrupt` is raised again.
 
     Parameters

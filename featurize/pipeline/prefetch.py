@@ -124,7 +124,7 @@ class Prefetcher:
     Attributes
     ----------
     batch_size : int
-        Set by the caller; at most `MAX_BATCHES_AHEAD` batches are read and decoded ahead.
+        Set by the caller; at most `MAX_BATCHES_AHEAD` batches are read and decoded ahead of it.
     decoders : DecoderPool
     """
 
