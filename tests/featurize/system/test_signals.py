@@ -122,6 +122,53 @@ BatchRunner.collect = collect
     assert "stopped; 0 of 39 rows are done" in err
 
 
+# A stand-in for a GPU: two batches of four are in flight, and the fourth one never ends.
+TWO_IN_FLIGHT = """
+from featurize.engines.base import ReadyFeatures
+from featurize.engines.eager import EagerEngine
+from featurize.extraction import setup
+class Pending(ReadyFeatures):
+    def collect(self):
+        Device.n_in_flight -= 1
+        Device.n_collected += 1
+        if Device.n_collected == 4 and Device.n_in_flight == 1:
+            print("two in flight", flush=True)
+            threading.Event().wait()
+        return self.features
+class Device(EagerEngine):
+    n_in_flight = n_collected = 0
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.batch_size, self.max_batch_size, self.max_in_flight = 4, 4, 2
+    def submit(self, pixels):
+        Device.n_in_flight += 1
+        return Pending(self.run(pixels))
+def open_engine(backbone, layers, **options):
+    module = backbone.cut(layers)
+    return Device(module, backbone.preprocess, device="cpu", precision="float32")
+setup.open_engine = open_engine
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_two_batches_are_in_flight(folder, tmp_path, number):
+    """What came before them is kept, they are run by the next command, and no row is another's."""
+    (folder / "a" / "07.png").unlink()
+    path, plain = tmp_path / "c.h5", tmp_path / "plain.h5"
+    process = started(TWO_IN_FLIGHT, "run", folder, "-o", path, "--backbone", "seedling")
+    said(process.stdout, "two in flight")
+    _, err = ended(process, number)
+    assert "stopped; 12 of 39 rows are done" in err
+    done = featurize.run(folder, path, backbone="seedling")
+    assert (done.computed, done.reused) == (27, 12)
+    featurize.run(folder, plain, backbone="seedling")
+    ours, theirs = FeatureCache(path), FeatureCache(plain)
+    assert ours.verify() == []
+    (layer,) = theirs.layers
+    np.testing.assert_allclose(ours.features(layer), theirs.features(layer), rtol=1e-3, atol=1e-4)
+
+
 def test_where_the_interrupt_is_swallowed(folder, tmp_path):
     """In a destructor Python drops it: then it is raised again."""
     prepare = """
