@@ -21,14 +21,12 @@ def main() -> None:
 
 def _run() -> None:
     from classify.cli.app import app
+    from classify.launcher import leave_peers
 
     try:
         app(prog_name="classify")
     except SystemExit as stop:
-        if "WORLD_SIZE" in os.environ:
-            from classify.finetuning.distributed import leave_peers
-
-            leave_peers(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0)
+        leave_peers(stop.code if isinstance(stop.code, int) else 1 if stop.code else 0)
         raise
 
 

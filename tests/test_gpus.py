@@ -18,8 +18,7 @@ ALLOWED = {
     "featurize/engines/factory.py": "the GPU of one of several processes",
     "featurize/diagnosis/self_test.py": "what `featurize doctor` looks at",
     "featurize/extraction/cluster/session.py": "how many actors a machine takes",
-    "classify/finetuning/distributed.py": "which GPU a process trains on",
-    "classify/finetuning/trainer.py": "generators to restore",
+    "classify/finetuning/distributed.py": "which GPU a process trains on; generators to restore",
 }
 
 

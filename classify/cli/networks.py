@@ -24,6 +24,7 @@ from classify.cli.options import (
     TestSize,
 )
 from classify.finetuning.config import AUGMENTATIONS, TrainConfig
+from classify.launcher import is_main_process, let_main_process_speak
 from classify.time_limit import TimeLimit
 from featurize.cli.completion import complete_choice, complete_word, list_stages
 from featurize.cli.console import handle_errors, print_json, show_notices
@@ -198,7 +199,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the network too, from a linear probe on; killed, it goes on when called again."""
-    with handle_errors(debug, json):
+    with handle_errors(debug, json), let_main_process_speak():
         with _show_training(max_time) as (display, limit):
             signals.import_uninterrupted("torchvision")
             from classify.finetuning.run import finetune as tune_backbone
@@ -232,8 +233,6 @@ def finetune(
                 class_weight=class_weight,
                 device=device,
             )
-            from classify.finetuning.distributed import is_main_process
-
         if not is_main_process():
             return
         show_notices(result.notices)

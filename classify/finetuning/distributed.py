@@ -1,12 +1,11 @@
 """The devices a network is trained on: a CPU, a GPU, or several GPUs with a process each.
 
 torch's launcher starts several processes: ``torchrun --nproc-per-node 4 --no-python classify
-finetune ...``. It describes them in environment variables, which are read here.
+finetune ...``. Which of them this is, `classify.launcher` reads.
 """
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from classify.errors import CallError, PeerEndedError
+from classify.launcher import count_local_processes, read_world_size
 from featurize.engines.torch_settings import resolve_device
 
 PEER_TIMEOUT = timedelta(minutes=5)  # for one exchange; the processes work at the same pace
@@ -176,7 +176,7 @@ def init_distributed(device: str) -> Iterator[Distributed]:
     PeerEndedError
         If another process ends within the context.
     """
-    world_size = _read_world_size()
+    world_size = read_world_size()
     if world_size > 1 and ":" in device:
         raise CallError(
             f"--device {device} would put {world_size} processes on one GPU; use --device cuda"
@@ -211,47 +211,6 @@ def init_distributed(device: str) -> Iterator[Distributed]:
             ) from error
         raise
     dist.destroy_process_group()
-
-
-def leave_peers(code: int) -> None:
-    """End this process at once, if it failed and others train with it.
-
-    Libraries that connect GPUs would wait for the others when the interpreter ends, and the others
-    for this process. So the launcher would never learn that it failed.
-
-    Parameters
-    ----------
-    code : int
-        The exit code; with 0 nothing is done.
-    """
-    if code and _read_world_size() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def is_main_process() -> bool:
-    """Tell whether this process is the one that writes files and messages.
-
-    Returns
-    -------
-    bool
-    """
-    return _read_world_size() == 1 or os.environ.get("RANK", "0") == "0"
-
-
-def count_local_processes() -> int:
-    """Count the processes that train together on this machine, and share its memory.
-
-    Returns
-    -------
-    int
-    """
-    return int(os.environ.get("LOCAL_WORLD_SIZE", _read_world_size()))
-
-
-def _read_world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

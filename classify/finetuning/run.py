@@ -19,13 +19,13 @@ from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.images import DecodedImages
 from classify.finetuning.datasets.labelled_images import LabelledImages, split_labelled_images
-from classify.finetuning.distributed import is_main_process
 from classify.finetuning.estimator import FineTuneClassifier
 from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from classify.labels.folders import VAL
 from classify.labels.table import LabelTable
+from classify.launcher import is_main_process
 from classify.time_limit import TimeLimit
 from featurize.progress import Say, ignore
 

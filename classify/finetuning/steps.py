@@ -45,6 +45,7 @@ from classify.time_limit import EpochBudget, TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
 from featurize.backbones.pixel_network import lay_channels_last
+from featurize.engines.torch_settings import precision_context
 from featurize.errors import FeaturizeError
 from featurize.progress import Say
 
@@ -117,12 +118,8 @@ class FineTuning:
         report: ProgressCallback,
         images: SourceImages | None = None,
     ) -> None:
-        self.options, self.config, self.init_head, self.classes = (
-            options,
-            config,
-            init_head,
-            classes,
-        )
+        self.options, self.config = options, config
+        self.init_head, self.classes = init_head, classes
         self.distributed, self.say, self.report = distributed, say, report
         if images is not None:
             self.images = images
@@ -286,7 +283,8 @@ class FineTuning:
         # Its time does not depend on what the images show.
         side = self.backbone.preprocess.crop
         batch = torch.zeros(len(names), 3, side, side, device=device)
-        with torch.inference_mode(), self.distributed.autocast():
+        # As validation and test are: in float32 on a GPU too.
+        with torch.inference_mode(), precision_context(device, "float32"):
             for _ in range(2):  # the first time is the slower one
                 started = time.monotonic()
                 trunk(batch)[0].cpu()  # waits for the device

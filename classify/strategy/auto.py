@@ -21,6 +21,7 @@ from classify.labels.empty_folders import find_empty_folders
 from classify.labels.folders import TEST
 from classify.labels.source_labels import resolve_listing_labels
 from classify.labels.table import LabelTable, check_several_classes, read_given_labels
+from classify.launcher import read_world_size
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
 from classify.strategy.tried.better import BetterCandidate, CandidateCommands, find_better
@@ -176,7 +177,7 @@ def auto(
     """
     from featurize import run
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if read_world_size() > 1:
         raise CallError(
             "auto runs in one process. Start it without a launcher; `classify finetune` is what "
             "several processes can do together"

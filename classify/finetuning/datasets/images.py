@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from classify.data.source_images import SourceImages
 from classify.errors import TooFewImagesError
-from classify.finetuning.distributed import count_local_processes
+from classify.launcher import count_local_processes
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
 from featurize.images import decoding, reasons

@@ -10,13 +10,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
+from classify.launcher import count_local_processes
 from featurize.system.cpu import usable_cores
 
 MAX_WORKERS = 8
 PREFETCHED_BATCHES = 3  # of a worker: two that wait, and the one it makes
-SHARED_MEMORY = (
-    "/dev/shm"  # containers often have 64 MiB of it; beyond that they end by a bus error
-)
+SHARED_MEMORY = "/dev/shm"  # often 64 MiB in containers; beyond that they end by a bus error
 
 
 class EpochSampler(Sampler[int]):
@@ -100,9 +99,11 @@ def _count_workers(dataset: ImageDataset | ActivationDataset, batch_size: int, d
         return 0
     if is_decoded and (device == "cpu" or multiprocessing.get_start_method() != "fork"):
         return 0  # they would be sent a copy of all that is held in memory
-    first = dataset[0][0]
-    n_fitting = _count_shared_bytes() // (PREFETCHED_BATCHES * batch_size * first.nbytes)
-    return int(min(MAX_WORKERS, usable_cores(), n_fitting))
+    # Each of the processes that train here has workers of its own.
+    n_processes = count_local_processes()
+    worker_bytes = PREFETCHED_BATCHES * batch_size * dataset[0][0].nbytes
+    n_fitting = _count_shared_bytes() // n_processes // worker_bytes
+    return int(min(MAX_WORKERS, max(1, usable_cores() // n_processes), n_fitting))
 
 
 def _count_shared_bytes() -> int:

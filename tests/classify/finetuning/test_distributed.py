@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_scores_are_computed_in_float32_where_steps_are_not(tuner, pictured, mon
     assert np.abs(scores - again).max() <= 1e-5 * np.abs(again).max()
 
 
+def test_validation_and_its_estimate_are_in_float32(tuner, pictured, monkeypatch):
+    """A time limit would be overrun if what is timed were quicker than what follows."""
+    in_inference = []
+
+    def note(self):
+        in_inference.append(torch.is_inference_mode_enabled())
+        return nullcontext()
+
+    monkeypatch.setattr(Distributed, "autocast", note)
+    model = tuner(maps=True)
+    model.fit(pictured.paths, pictured.labels, deadline=time.monotonic() + 3600)
+    assert set(in_inference) == {False}
+
+
 def test_a_fit_leaves_the_generators_as_they_were(tuner, pictured, monkeypatch):
     """Seeding torch seeds all GPUs, so it is done for an epoch, and not for a step or an image."""
     n_seeded = []
@@ -181,7 +196,7 @@ def make_items(tuner, pictured):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("classify.finetuning.trainer.make_dataloader", keep)
         tuner().fit(pictured.paths, pictured.labels)
-    return datasets[0]
+    return next(dataset for dataset in datasets if dataset.is_random)
 
 
 @pytest.mark.long
@@ -191,6 +206,10 @@ def test_workers_are_as_many_as_shared_memory_takes(tuner, pictured, monkeypatch
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "fork")
     batch = 32 * dataset[0][0].nbytes
     for n_free, expected in ((10**12, 8), (9 * batch, 3), (3 * batch, 1), (batch, 0)):
+        monkeypatch.setattr(loader_module, "_count_shared_bytes", lambda n=n_free: n)
+        assert loader_module._count_workers(dataset, 32, "cuda") == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # four processes share cores and memory
+    for n_free, expected in ((10**12, 2), (15 * batch, 1), (9 * batch, 0)):
         monkeypatch.setattr(loader_module, "_count_shared_bytes", lambda n=n_free: n)
         assert loader_module._count_workers(dataset, 32, "cuda") == expected
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "forkserver")
@@ -215,6 +234,26 @@ def test_workers_start_once_and_give_what_none_gives(tuner, pictured, monkeypatc
         workers.append({worker.pid for worker in helped._iterator._workers})
     assert workers[0] == workers[1] == workers[2]
     assert len(workers[0]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_give_the_same_however_they_start(tuner, pictured, monkeypatch, method):
+    monkeypatch.setattr("classify.finetuning.datasets.images.MAX_PIXEL_BYTES", 0)
+    dataset = make_items(tuner, pictured)
+    assert not dataset.images.is_in_memory
+    monkeypatch.setattr(loader_module, "MAX_WORKERS", 1)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        batches = make_dataloader(dataset, 8, "cpu", EpochSampler(len(dataset), 3))
+        assert batches.num_workers == 1
+        found = torch.cat([x for x, _ in batches])
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    order = list(EpochSampler(len(dataset), 3))[: len(found)]
+    assert len(found) >= 48
+    assert torch.equal(found, torch.stack([dataset[i][0] for i in order]))
 
 
 # --- two processes ---------------------------------------------------------------------------
@@ -246,10 +285,14 @@ def options_of(pictured, output, epochs=2):
 
 NAN_ON_ONE = """
 import os, torch
+from pathlib import Path
 through = torch.nn.functional.cross_entropy
 def cross_entropy(values, *rest, **options):
     loss = through(values, *rest, **options)
-    return loss * float("nan") if os.environ["RANK"] == "1" and values.requires_grad else loss
+    if os.environ["RANK"] == "0" or not values.requires_grad:
+        return loss
+    Path(__file__).with_name("began").touch(exist_ok=True)
+    return loss * float("nan")
 torch.nn.functional.cross_entropy = cross_entropy
 """
 
@@ -280,8 +323,11 @@ steps.load_checkpoint = load_checkpoint
 @pytest.mark.long
 def test_a_loss_that_is_no_number_ends_all_with_one_sentence(pictured, tmp_path):
     done, _ = launch(tmp_path, NAN_ON_ONE, *options_of(pictured, tmp_path / "M"))
+    assert time.time() - (tmp_path / "began").stat().st_mtime < 10
     assert done.returncode != 0
-    assert "the loss is nan in epoch 1, batch 1: training has gone astray" in done.stderr
+    said = "the loss is nan in epoch 1, batch 1: training has gone astray"
+    assert done.stderr.count(said) == done.stderr.count("error: ") == 1
+    assert "Grad strides" not in done.stderr
     assert "unexpected" not in done.stderr
     assert "GLHF" not in done.stderr
 

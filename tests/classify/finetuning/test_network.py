@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from classify.finetuning.network import FineTuneNetwork
+from featurize import load_backbone
 from featurize.layers.partition import find_boundary_layer
 
 # The rope of DINOv3 and EVA and the positions of XCiT follow from the map's shape alone.
@@ -80,3 +82,43 @@ def test_weights_that_are_restored_are_those_that_are_evaluated(name, options, m
     assert not net.training
     assert float((later - expected).norm() / expected.norm()) > 1e-3
     assert torch.allclose(restored, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("classifier", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("seedling", "mobilenet_v3_small"),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("vit_b_32", "convnext_tiny", "swin_t", "densenet121", "efficientnet_b0")
+        ),
+    ],
+)
+def test_network_and_loss_stay_on_the_gpu(name, classifier):
+    """Looked at without one: tensors without content refuse to meet one of another device."""
+    backbone = load_backbone(name, frozen_weights=name == "seedling")
+    net = FineTuneNetwork(backbone, "all", 3, classifier)
+    side = backbone.preprocess.crop
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        move_to_gpu(net)
+        net.train()
+        pixels = torch.empty(2, 3, side, side, dtype=torch.uint8, device="cuda")
+        target = torch.empty(2, dtype=torch.long, device="cuda")
+        with torch.no_grad():
+            loss = torch.nn.functional.cross_entropy(net(pixels), target)
+            net.eval()
+            embeddings = net.embed(pixels)
+    assert {loss.device.type, embeddings.device.type} == {"cuda"}
+
+
+def move_to_gpu(net):
+    """Put shapes on the GPU in the place of all tensors, as `Module.to` would."""
+    for module in net.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    shape, strides = tensor.shape, tensor.stride()
+                    fake = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cuda")
+                    is_parameter = tensors is module._parameters
+                    tensors[name] = torch.nn.Parameter(fake, False) if is_parameter else fake
