@@ -121,13 +121,13 @@ def main() -> None:
     }
     if options.cifar:
         pictures, labels = load_folder(options.cifar / "train", 0, 1000)
-        if options.final_indices:
+        if options.final:
             others, truth = load_folder(options.cifar / "test", 0, 1000)
         else:
             others, truth = load_folder(options.cifar / "train", 1000, 1300)
         train = vectors_of(options.weights, pictures)
         held = vectors_of(options.weights, others)
-        part = "cifar test" if options.final_indices else "cifar validation"
+        part = "cifar test" if options.final else "cifar validation"
         result[part] = {
             layer: round(float(head.fit(train[layer], labels).score(held[layer], truth)), 4)
             for layer in train
