@@ -33,6 +33,21 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(dict.fromkeys(GPU_VARIABLES, ""))
 
 
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """The device of tests that only a GPU can pass judgement on; they are skipped without one.
+
+    ``HEADGRAFT_GPU_TESTS_ON=cpu`` rehearses them on the processor, as far as it goes.
+    """
+    import torch
+
+    if (rehearsed := os.environ.get("HEADGRAFT_GPU_TESTS_ON")) is not None:
+        return rehearsed
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return "cuda"
+
+
 CURRENT_TEST = "PYTEST_CURRENT_TEST"
 LONGEST = ("test_crash.py", "test_docs.py", "test_auto.py")
 

@@ -95,7 +95,7 @@ def take_up(
         state["state"].setdefault(int(index), {})[key] = value
     optimiser.load_state_dict(state)
     pupil.load_state_dict(part(tensors, "pupil."))
-    store.pictures = tensors["store"]
+    store.pictures = tensors["store"].to(store.pictures.device)
     store.g.set_state(tensors["random"])
 
 

@@ -88,13 +88,17 @@ class Teacher:
         Atoms at full and at half resolution.
     dim : int
         Length of an answer.
+    part : int
+        Views answered at once. Small parts stay in a processor's caches: the maps between are two
+        hundred deep. A GPU wants large ones.
     """
 
     def __init__(self, views: Tensor, g: Generator, fine: int = 200, coarse: int = 100,
-                 dim: int = 384) -> None:  # fmt: skip
+                 dim: int = 384, part: int = 16) -> None:  # fmt: skip
+        self.part = part
         self.fine = Dictionary(views, fine, 4, g)
         self.coarse = Dictionary(F.avg_pool2d(views, 2), coarse, 4, g) if coarse else None
-        raw = torch.cat([self.raw(part) for part in views.split(16)])
+        raw = torch.cat([self.raw(few) for few in views.split(part)])
         self.mean, self.scale = raw.mean(0), raw.std(0) + 1e-6
         raw = (raw - self.mean) / self.scale
         values, basis = torch.linalg.eigh(torch.cov(raw.T))
@@ -112,6 +116,5 @@ class Teacher:
 
     def __call__(self, views: Tensor) -> Tensor:
         """Return (N, dim): uncorrelated answers, mean 0 and variance 1 on drawn pictures."""
-        # Small parts stay in the processor's caches: the maps between are two hundred deep.
-        raw = torch.cat([self.raw(part) for part in views.split(16)])
+        raw = torch.cat([self.raw(few) for few in views.split(self.part)])
         return ((raw - self.mean) / self.scale) @ self.squeeze

@@ -4,7 +4,8 @@
 
 Two objectives at once: predict what a wide dictionary of drawn patches says of a view (see
 ``teacher.py``), and know two views of one picture among those of all others (NT-Xent). The same
-command after an interruption goes on where the last ``--keep`` left off.
+command after an interruption goes on where the last ``--keep`` left off. With ``--device cuda`` a GPU
+draws and trains: by other random numbers, so it grows another network.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -93,32 +95,53 @@ class Pupil(nn.Module):
         return answers, self.projector(x.mean((2, 3)))
 
 
-def adamw(pupil: Pupil) -> torch.optim.AdamW:
-    """Make the optimiser; weight decay for matrices and kernels only."""
+def adamw(pupil: Pupil, *, fused: bool = False) -> torch.optim.AdamW:
+    """Make the optimiser; weight decay for matrices and kernels only.
+
+    A GPU needs it ``fused``: else it would be waited for at every parameter's number of steps.
+    """
     decayed = [p for p in pupil.parameters() if p.ndim > 1]
     others = [p for p in pupil.parameters() if p.ndim <= 1]
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        fused=fused or None,
     )
+
+
+def use_gpu() -> None:
+    """Let tensors be made on the GPU from here on, and the same seed give the same weights there.
+
+    TF32 would make the teacher another one than its dictionaries are.
+    """
+    # Read when cuBLAS starts: with more workspaces, products may add up in another order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_default_device("cuda")
 
 
 def train(options: argparse.Namespace) -> None:
     """Run the recipe, or the rest of it, and write the weights."""
-    apart = ("output", "seed", "steps", "stop", "keep")
+    is_gpu = options.device == "cuda"
+    apart = ["output", "seed", "steps", "stop", "keep"]
+    if not is_gpu:
+        apart.append("device")  # files of the processor say what they always said
     settings = {k: v for k, v in vars(options).items() if k not in apart}
     notes = {"name": "seedling", "version": VERSION, "seed": str(options.seed),
              "steps": str(options.steps), "recipe": "data/seedling/train.py",
              "settings": json.dumps(settings, sort_keys=True)}  # fmt: skip
     first, state = read_state(options.output, notes)
+    if is_gpu:
+        use_gpu()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    g = torch.Generator().manual_seed(options.seed)
+    g = torch.Generator(options.device).manual_seed(options.seed)
     began = time.perf_counter()
     drawn = (draw(256, g, options.families, options.mixing) for _ in range(options.sample // 256))
-    teacher = Teacher(torch.cat([look(pictures, g) for pictures in drawn]), g, dim=options.dim)
+    views = torch.cat([look(pictures, g) for pictures in drawn])
+    teacher = Teacher(views, g, dim=options.dim, part=1024 if is_gpu else 16)
     pupil = Pupil(Seedling(), options.dim).to(memory_format=torch.channels_last).train()
-    optimiser = adamw(pupil)
+    optimiser = adamw(pupil, fused=is_gpu)
     store = Store(options, g)
     if state:
         take_up(state, pupil, optimiser, store)
@@ -133,10 +156,13 @@ def train(options: argparse.Namespace) -> None:
             group["lr"] = rate
         pictures = store.batch(step)
         views = torch.cat([look(pictures, g), look(pictures, g)])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+        with (
+            torch.no_grad(),
+            torch.autocast(options.device, torch.bfloat16, enabled=options.bfloat16),
+        ):
             truth = teacher(views).float()
         x = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bfloat16):
             answers, points = pupil(x)
         errors = {s: ((a.float() - truth) ** 2 * teacher.weight).mean() for s, a in answers.items()}
         taught = sum((TAUGHT[s] * errors[s] for s in options.taught), torch.zeros(()))
@@ -148,8 +174,9 @@ def train(options: argparse.Namespace) -> None:
             keep_state(options.output, pupil, optimiser, store, notes, step + 1)
         now = time.perf_counter()
         if now - said > 10 or step + 1 == last:
-            said, speed = now, (step + 1 - first) / (now - looped)
             unexplained = " ".join(f"{s} {e.item():.3f}" for s, e in errors.items())
+            said = time.perf_counter()  # a GPU has been waited for by now
+            speed = (step + 1 - first) / (said - looped)
             print(f"step {step + 1}/{last}  teacher error {unexplained}  pairs "
                   f"{paired.item():.3f}  {speed * len(views):.0f} images/s  "
                   f"{(last - step - 1) / speed:.0f} s left",
@@ -195,10 +222,14 @@ def main() -> None:
     parser.add_argument("--contrast", type=float, default=0.1, help="weight of the pair loss")
     parser.add_argument("--dim", type=int, default=384, help="length of the teacher's answer")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--keep", type=int, default=200, help="write weights every so many steps")
     parser.add_argument("--stop", type=int, help="end after so many of the steps")
-    train(parser.parse_args())
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here; leave the option out")
+    train(options)
 
 
 if __name__ == "__main__":

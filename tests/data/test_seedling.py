@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -33,6 +34,45 @@ sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 print(json.dumps({"seen": seen, "modules": sorted(sys.modules)}))
+"""
+
+# One step of the recipe on a GPU that is not there: tensors without content, which all the same
+# refuse to meet those of another device. Left out is what needs content: random states, k-means,
+# and the way back.
+WITHOUT_GPU = """
+import sys
+from types import SimpleNamespace
+from unittest import mock
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+sys.path.insert(0, sys.argv[1])
+import teacher, train
+made = []
+through = train.Pupil.forward
+def forward(pupil, x):
+    answers, points = through(pupil, x)
+    made.extend([x, points, *answers.values(), *pupil.parameters(), *pupil.buffers()])
+    return answers, points
+small = dict(zip(sys.argv[2::2], map(int, sys.argv[3::2])))
+options = SimpleNamespace(**small, output=train.Path("none"), seed=0, stop=1, device="cuda",
+    families=train.FAMILIES, mixing=True, rate=1e-3, warm=0.05, taught=tuple(train.TAUGHT),
+    contrast=0.1, bfloat16=False)
+no_generator = SimpleNamespace(manual_seed=lambda seed: None)
+first_points = staticmethod(lambda points, atoms, g: points[:atoms])
+with (
+    FakeTensorMode(),
+    mock.patch.object(torch, "Generator", lambda device: no_generator),
+    mock.patch.object(train.Pupil, "forward", forward),
+    mock.patch.object(train, "read_state", lambda *_: (0, {})),
+    mock.patch.object(train, "keep_state"),
+    mock.patch.object(teacher.Dictionary, "_cluster", first_points),
+    mock.patch.object(torch, "cov", lambda rows: rows @ rows.T),
+    mock.patch.object(torch.nn.Module, "to", lambda module, **_: module),
+    mock.patch.object(torch.Tensor, "item", lambda tensor: 0.0),
+    mock.patch.object(torch.Tensor, "backward", lambda tensor: made.append(tensor)),
+):
+    train.train(options)
+print(len(made) > 100, {tensor.device.type for tensor in made})
 """
 
 
@@ -125,6 +165,57 @@ def test_an_unknown_family_is_refused(tmp_path):
     refused = train(tmp_path / "weights.safetensors", "--families", "leaves,photographs")
     assert refused.returncode == 2
     assert "no 'photographs'; there are leaves, scenes, strokes, marbles" in refused.stderr
+
+
+@pytest.mark.long
+def test_all_tensors_are_made_on_the_gpu_without_one():
+    small = [str(word) for pair in SMALL.items() for word in pair]
+    line = [sys.executable, "-c", WITHOUT_GPU, str(TRAIN.parent), *small]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True {'cuda'}\n"
+
+
+@pytest.mark.gpu
+def test_a_gpu_repeats_itself_and_goes_on(gpu, tmp_path):
+    for name in ("first", "second"):
+        train(tmp_path / name, "--device", gpu).check_returncode()
+    assert_same(tmp_path / "first", tmp_path / "second")
+    train(tmp_path / "broken", "--device", gpu, "--stop", "2").check_returncode()
+    train(tmp_path / "broken", "--device", gpu).check_returncode()
+    assert_same(tmp_path / "first", tmp_path / "broken")
+
+
+@pytest.mark.long
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    refused = train(tmp_path / "weights", "--device", "cuda")
+    assert refused.returncode == 2
+    assert "--device cuda: torch finds no GPU here" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_probe_scores_images_of_a_folder(tmp_path):
+    for part in ("train", "test"):
+        for label, grey in (("dark", 20), ("light", 230)):
+            (tmp_path / part / label).mkdir(parents=True)
+            for k in range(3):
+                image = Image.new("L", (40, 40), grey + k)
+                image.save(tmp_path / part / label / f"{k}.png")
+    line = [
+        sys.executable,
+        str(PROBE),
+        "random",
+        "--layers",
+        "stem",
+        "--cifar",
+        str(tmp_path),
+        "--final",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cifar test"] == {"stem": 1.0}
 
 
 def test_the_shipped_file_is_small_and_says_where_it_comes_from():
