@@ -1,6 +1,7 @@
 """The steps of `gpu.py` that are whole runs: adversity, throughput, training."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,6 +255,26 @@ def check_training(step: Step) -> None:
         done = subprocess.run(line, capture_output=True, text=True, timeout=240,
                               env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})  # fmt: skip
         step.demand("torch's launcher starts it", done.returncode == 0)
+        measure_recipe(step, Path(home) / "grown.safetensors")
+
+
+def measure_recipe(step: Step, weights: Path) -> None:
+    """How fast the recipe that grew seedling draws and trains, in a minute of it."""
+    script = Path(__file__).parents[1] / "data" / "seedling" / "train.py"
+    line = [sys.executable, str(script), "--device", step.device, "-o", str(weights)]
+    if not step.is_gpu:
+        small = "--steps 2 --batch 16 --fresh 8 --store 128 --sample 256 --dim 32 --threads 1"
+        line += small.split()
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    try:
+        said = process.communicate(timeout=60 if step.is_gpu else 120)[1]
+        has_failed = process.returncode != 0
+    except subprocess.TimeoutExpired:  # it says every ten seconds how far it is
+        process.kill()
+        said, has_failed = process.communicate()[1], False
+    rates = re.findall(r"(\d+) images/s", said)
+    step.demand("seedling's recipe trains", bool(rates) and not has_failed)
+    step.note("seedling's recipe, images/s", float(rates[-1]) if rates else said[-200:] or "none")
 
 
 @contextmanager
