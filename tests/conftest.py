@@ -44,7 +44,7 @@ def gpu() -> str:
     if (rehearsed := os.environ.get("HEADGRAFT_GPU_TESTS_ON")) is not None:
         return rehearsed
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+        pytest.skip("no CUDA device, or hidden: ask for it by -m gpu")
     return "cuda"
 
 

@@ -4,8 +4,8 @@
 
 Two objectives at once: predict what a wide dictionary of drawn patches says of a view (see
 ``teacher.py``), and know two views of one picture among those of all others (NT-Xent). The same
-command after an interruption goes on where the last ``--keep`` left off. With ``--device cuda`` a GPU
-draws and trains: by other random numbers, so it grows another network.
+command after an interruption goes on where the last ``--keep`` left off. With ``--device cuda`` a
+GPU draws and trains: by other random numbers, so it grows another network.
 """
 
 from __future__ import annotations
