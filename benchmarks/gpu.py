@@ -12,6 +12,8 @@ show is n/a.
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,7 +39,7 @@ def run_step(step: str, device: str, out: Path) -> list[dict[str, object]]:
     try:
         ended = f"exit code {process.wait(LIMITS[step])}"
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with what it started
         process.wait()
         ended = f"no end within {LIMITS[step]} s"
     found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []

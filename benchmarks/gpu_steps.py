@@ -180,7 +180,9 @@ def check_graphs(step: Step, name: str, backbone: Backbone, layers: Layers, eage
         found += [batch.collect() for batch in pending]
     launches = sum(e.count for e in profile.key_averages() if "cudaGraphLaunch" in e.key)
     step.judge(f"{name}, {precision}: graphs launched in {len(sizes)} batches", launches, least=1)
-    limit = {"float32": ENGINE_RTOL, **REDUCED_RTOLS}[precision]
+    # Some networks differ by more between two sizes of a batch, whatever runs them.
+    few = measure_distance(eager.run(batches[0][:2]), [x[:2] for x in eager.run(batches[0])])
+    limit = max({"float32": ENGINE_RTOL, **REDUCED_RTOLS}[precision], 4 * few)
     off = max(map(measure_distance, found, map(eager.run, batches)))
     step.judge(f"{name}, {precision}: cuda to eager", off, most=limit)
 
