@@ -96,7 +96,8 @@ def measure(folder: Path, seconds: float, batch_size: int, *, takes_turns: bool)
 
     def submit_and_wait(queue: "embedding._BatchQueue", *batch: object) -> None:
         submit(queue, *batch)  # type: ignore[arg-type]
-        queue.pass_on_finished(wait=True)
+        while queue.pass_on_next():
+            pass
 
     with (
         tempfile.TemporaryDirectory() as home,

@@ -53,7 +53,7 @@ class OutputError(ClassifyError, OSError):
     """An output file cannot be written at its path."""
 
 
-class PeerEndedError(ClassifyError, RuntimeError):
+class PeerEndedError(ClassifyError, ConnectionError):
     """Another of the processes that train together has ended."""
 
 

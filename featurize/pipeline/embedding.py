@@ -257,7 +257,8 @@ def _embed_rows(
             report(stats)
         if batch:
             batches.submit(batch, n_remaining)
-        batches.pass_on_finished(wait=True)
+        while batches.pass_on_next():
+            report(stats)
         prefetcher.finish()
         sink.close()
         report(stats)
@@ -291,14 +292,17 @@ class _BatchQueue:
         batch.sort(key=lambda item: item.row)  # consecutive rows are written at once
         self._submitted.append((batch, self._network.submit(batch, n_remaining)))
         while len(self._submitted) > self._network.open().max_in_flight + 1:
-            self._pass_on()
+            self.pass_on_next()
 
-    def pass_on_finished(self, wait: bool = False) -> None:
-        """Pass the rows of finished batches to the sink; of all batches, if told to wait."""
-        while self._submitted and (wait or self._submitted[0][1].done()):
-            self._pass_on()
+    def pass_on_finished(self) -> None:
+        """Pass the rows of finished batches to the sink."""
+        while self._submitted and self._submitted[0][1].done():
+            self.pass_on_next()
 
-    def _pass_on(self) -> None:
+    def pass_on_next(self) -> bool:
+        """Wait for the first batch and pass its rows to the sink; return False if there is none."""
+        if not self._submitted:
+            return False
         batch, future = self._submitted[0]
         embedded = future.result()
         self._submitted.popleft()
@@ -307,3 +311,4 @@ class _BatchQueue:
         if embedded.is_upgraded:
             self._stats.restart_rate()
         self._sink.put(batch, embedded.features)
+        return True

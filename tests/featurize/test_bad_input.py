@@ -669,7 +669,7 @@ def test_a_cache_of_another_fingerprint_names_the_fields(options, field, spoiled
         ("run HERE/images -o HERE/c.h5 --backbone seedling --pool sum", "no pool 'sum'"),
         ("run HERE/images -o HERE/c.h5 --dtype float8", "--dtype is one of float32, float16"),
         ("run HERE/images -o HERE/c.h5 --precision half", "--precision is one of"),
-        ("run HERE/images -o HERE/c.h5 --decode quick", "--decode is one of exact, fast"),
+        ("run HERE/images -o HERE/c.h5 --decode slow", "--decode is one of exact, quick, fast"),
         ("run HERE/images -o HERE/c.h5 --engine steam", "--engine is one of"),
         (
             "run HERE/images -o HERE/c.h5 --backbone seedling --device tpu",

@@ -425,7 +425,7 @@ def test_networks_that_make_tensors_of_their_own(scenes, tmp_path):
         ({"mean": [0.5]}, "mean must be three numbers"),
         ({"std": [0.5, 0.5, 0.0]}, "std must be three numbers"),
         ({"interpolation": "cubic"}, "interpolation is one of"),
-        ({"decode": "quick"}, "decode is one of"),
+        ({"decode": "slow"}, "decode is one of"),
         ({"size": 3}, "has the keys"),
     ],
 )

@@ -974,17 +974,17 @@ def test_c26_a_part_begun_for_others_is_a_source(draw, toy, tmp_path, monkeypatc
         if measure.images_run >= 8:
             raise KeyboardInterrupt
 
-    draw(folder, [f"new/{k:02}.png" for k in range(20)], seed=1)
+    draw(folder, [f"new/{k:02}.png" for k in range(60)], seed=1)
     with pytest.raises(featurize.FeaturizeError, match="goes on from there"):
         featurize.run(folder, path, backbone=toy, report=stop)
     part = tmp_path / "c.h5.part"
     kept = FeatureCache(part).counts["ok"]
-    assert 6 + 8 <= kept < 26
+    assert 6 + 8 <= kept < 66
     assert path.read_bytes() == before
     draw(folder, ["one-more.png"], seed=2)
     said = []
     done = featurize.run(folder, path, backbone=toy, say=said.append)
-    assert done.computed == 27 - kept
+    assert done.computed == 67 - kept
     assert set(os.listdir(tmp_path)) == {"photos", "c.h5", "c.h5.lock"}
 
 
