@@ -223,17 +223,15 @@ class _Trainer:
 
     def _check_losses(self, losses: list[Tensor], first: int) -> None:
         """Raise in all processes if a loss from number `first` on is not finite in any of them."""
-        values = torch.stack(losses[first:]).cpu().numpy() if losses[first:] else np.zeros(0)
-        wrong = np.flatnonzero(~np.isfinite(values))
-        found = self.distributed.find_first(first + int(wrong[0]) if len(wrong) else None)
+        values = [float(loss) for loss in losses[first:]]
+        wrong = [number for number, value in enumerate(values) if not math.isfinite(value)]
+        found = self.distributed.find_first(wrong[0] if wrong else None)
         if found is None:
             return
-        own = found - first
-        value = values[own] if own < len(values) else np.nan
-        # Another process has it, where this one's is a number.
-        loss = float(value) if not np.isfinite(value) else math.nan
+        # Where this process has a number, another one has not.
+        loss = math.nan if math.isfinite(values[found]) else values[found]
         raise self._make_diverged_error(
-            f"the loss is {loss} in epoch {len(self.history) + 1}, batch {found + 1}"
+            f"the loss is {loss} in epoch {len(self.history) + 1}, batch {first + found + 1}"
         )
 
     def _is_over_budget(self, n_done: int, seconds_per_step: float) -> bool:

@@ -17,6 +17,7 @@ from featurize.images.reading import ImageFile
 from featurize.sources.listing import ImageListing, ImageRead
 
 MAX_BYTES_AHEAD = 64 << 20  # of images read and not decoded yet
+MAX_BYTES_TAKEN = 4 << 20  # by one consumer at a time, or a single image that is larger
 
 
 class TimedRead(NamedTuple):
@@ -70,7 +71,8 @@ class ReadAhead:
         Parameters
         ----------
         most : int
-            How many to take at most. No more are taken than this consumer's share of those there.
+            How many to take at most. No more are taken than this consumer's share of those there,
+            nor after `MAX_BYTES_TAKEN` bytes.
 
         Returns
         -------
@@ -83,24 +85,23 @@ class ReadAhead:
             What went wrong in a thread, beyond single images.
         """
         taken: list[TimedRead] = []
+        n_bytes = 0
         item = self._queue.get()
         most = min(most, 1 + self._queue.qsize() // self._n_consumers)
         while isinstance(item, TimedRead):
             taken.append(item)
-            if len(taken) == most:
+            n_bytes += _count_bytes(item.read)
+            if len(taken) == most or n_bytes >= MAX_BYTES_TAKEN:
                 break
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 break
         else:
-            if not taken and item is not None:
-                raise item
             if taken:
                 self._queue.put(item)  # for whoever comes next
-        n_bytes = sum(
-            len(read.image.data) for read, _ in taken if isinstance(read.image, ImageFile)
-        )
+            elif item is not None:
+                raise item
         if n_bytes:
             with self._changed:
                 self._n_bytes -= n_bytes
@@ -175,7 +176,7 @@ class ReadAhead:
 
     def _admit(self, read: ImageRead) -> bool:
         """Wait until there is room; return False if there will be none."""
-        size = len(read.image.data) if isinstance(read.image, ImageFile) else 0
+        size = _count_bytes(read)
         with self._changed:
             while not self._is_closed and (
                 self._n_admitted >= self._limit
@@ -185,3 +186,7 @@ class ReadAhead:
             self._n_admitted += 1
             self._n_bytes += size
             return not self._is_closed
+
+
+def _count_bytes(read: ImageRead) -> int:
+    return len(read.image.data) if isinstance(read.image, ImageFile) else 0

@@ -71,31 +71,6 @@ class DecoderPool:
         """How many images are decoded at a time: several where they go to a process."""
         return self._n_task_images if self._uses_processes else 1
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """Decode an image file.
-
-        Parameters
-        ----------
-        data : bytes
-            Content of the file.
-
-        Returns
-        -------
-        uint8 array of shape (crop, crop, 3)
-            RGB pixels.
-
-        Raises
-        ------
-        ImageUnreadableError
-            As `featurize.images.decoding.decode_image` does; also if the worker process ended.
-        FeaturizeError
-            If a process cannot be started, or `close` was called.
-        """
-        (decoded,) = self.decode_task([data])
-        if isinstance(decoded, ImageUnreadableError):
-            raise decoded
-        return decoded
-
     def decode_task(self, task: Sequence[bytes]) -> list[Decoded]:
         """Decode image files.
 

@@ -8,6 +8,8 @@ from classify.finetuning.network import FineTuneNetwork
 from featurize import load_backbone
 from featurize.layers.partition import find_boundary_layer
 
+from ...fake_gpu import move_to_gpu
+
 # The rope of DINOv3 and EVA and the positions of XCiT follow from the map's shape alone.
 NETWORKS = {
     "vit_small_patch16_dinov3": {"depth": 3, "img_size": 112},
@@ -110,15 +112,3 @@ def test_network_and_loss_stay_on_the_gpu(name, classifier):
             net.eval()
             embeddings = net.embed(pixels)
     assert {loss.device.type, embeddings.device.type} == {"cuda"}
-
-
-def move_to_gpu(net):
-    """Put shapes on the GPU in the place of all tensors, as `Module.to` would."""
-    for module in net.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    shape, strides = tensor.shape, tensor.stride()
-                    fake = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cuda")
-                    is_parameter = tensors is module._parameters
-                    tensors[name] = torch.nn.Parameter(fake, False) if is_parameter else fake

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,14 @@ def photo(seed: int = 0, form: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
+def decode(pool: DecoderPool, data: bytes) -> np.ndarray:
+    """Decode one image."""
+    (decoded,) = pool.decode_task([data])
+    if isinstance(decoded, ImageUnreadableError):
+        raise decoded
+    return decoded
+
+
 def children() -> set[int]:
     """Processes that this one has started and that are still there."""
     return _children_of(os.getpid())
@@ -51,7 +60,7 @@ def apart():
 def test_pixels_are_the_same_to_the_bit(apart):
     data = [photo(k, form) for k in range(3) for form in ("JPEG", "PNG", "BMP")]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(apart.decode, data))
+        found = list(pool.map(partial(decode, apart), data))
     for pixels, content in zip(found, data, strict=True):
         np.testing.assert_array_equal(pixels, image_decoding.decode_image(content, PREPROCESS))
 
@@ -61,26 +70,26 @@ def test_pixels_are_the_same_to_the_bit(apart):
 )
 def test_a_broken_image_has_the_reason_it_has_in_a_thread(data, apart):
     with pytest.raises(ImageUnreadableError) as there:
-        apart.decode(data)
+        decode(apart, data)
     with pytest.raises(ImageUnreadableError) as here:
         image_decoding.decode_image(data, PREPROCESS)
     assert there.value.reason == here.value.reason
     np.testing.assert_array_equal(
-        apart.decode(photo()), image_decoding.decode_image(photo(), PREPROCESS)
+        decode(apart, photo()), image_decoding.decode_image(photo(), PREPROCESS)
     )
 
 
 @needs_proc
 def test_an_image_that_takes_its_process_down_costs_itself_alone(apart):
     before = children()
-    apart.decode(photo(0))
+    decode(apart, photo(0))
     (process,) = children() - before
     os.kill(process, signal.SIGKILL)
     with pytest.raises(ImageUnreadableError) as found:
-        apart.decode(photo(1))
+        decode(apart, photo(1))
     assert found.value.reason in reasons.TRANSIENT  # a later run tries it again
     np.testing.assert_array_equal(
-        apart.decode(photo(2)), image_decoding.decode_image(photo(2), PREPROCESS)
+        decode(apart, photo(2)), image_decoding.decode_image(photo(2), PREPROCESS)
     )
     apart.close()
     assert children() == before
@@ -100,7 +109,7 @@ def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, proce
     before = children()
     made = DecoderPool(PREPROCESS)
     made.use_processes_if_worth(device, cores, left)
-    made.decode(photo())
+    decode(made, photo())
     assert len(children() - before) == processes
     made.close()
     assert children() == before
@@ -109,7 +118,7 @@ def test_processes_are_for_many_cores_that_feed_a_gpu(device, cores, left, proce
 def test_a_process_that_does_not_start_is_an_error(apart, monkeypatch):
     monkeypatch.setattr(workers, "WORKER_CODE", "raise SystemExit(1)")
     with pytest.raises(FeaturizeError, match="did not start"):
-        apart.decode(photo())
+        decode(apart, photo())
 
 
 @needs_proc
@@ -254,7 +263,7 @@ def test_alone_the_system_takes_it_first_and_it_leaves_no_core_file(child):
 def test_a_slow_image_is_not_waited_for_at_the_end(apart, child):
     child("time.sleep(1000)")
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(apart.decode, photo()) for _ in range(3)]
+        waiting = [pool.submit(decode, apart, photo()) for _ in range(3)]
         while len(apart._workers) < 3:
             time.sleep(0.01)
         start = time.monotonic()
@@ -264,7 +273,7 @@ def test_a_slow_image_is_not_waited_for_at_the_end(apart, child):
             with pytest.raises(ImageUnreadableError):
                 future.result(timeout=5)
         with pytest.raises(FeaturizeError, match="ended"):
-            pool.submit(apart.decode, photo()).result(timeout=60)
+            pool.submit(decode, apart, photo()).result(timeout=60)
 
 
 def test_large_images_take_turns_between_processes(apart, child, tmp_path):
@@ -280,7 +289,7 @@ def test_large_images_take_turns_between_processes(apart, child, tmp_path):
 
     def work(data):
         for _ in range(4):
-            apart.decode(data)
+            decode(apart, data)
             together.wait(timeout=60)  # so that all are at work when the next one begins
 
     with ThreadPoolExecutor(3) as pool:
@@ -305,7 +314,7 @@ preprocess = Preprocess(resize=64, crop=56, mean=(0.5,) * 3, std=(0.25,) * 3)
 made = DecoderPool(preprocess)
 made.use_processes_if_worth("cuda", 16, 1_000_000)
 print("going", flush=True)
-made.decode(b"image")
+made.decode_task([b"image"])
 """
 
 
@@ -357,7 +366,7 @@ def test_a_process_has_one_thread(decode):
     try:
         file = io.BytesIO()
         Image.new("RGB", (64, 48)).save(file, "JPEG")
-        pool.decode(file.getvalue())
+        decode(pool, file.getvalue())
         (worker,) = pool._workers
         status = Path(f"/proc/{worker._process.pid}/status").read_text()
     finally:

@@ -161,3 +161,12 @@ def test_what_goes_wrong_comes_after_what_was_read():
     with pytest.raises(RuntimeError, match="the source broke"):
         take_all(ahead)
     ahead.close()
+
+
+def test_few_large_images_are_taken_at_a_time(monkeypatch):
+    monkeypatch.setattr(read_ahead, "MAX_BYTES_TAKEN", 1000)
+    source = Numbers(size=400)
+    ahead = start(source, 40, limit=40, n_consumers=1)
+    settle(source)
+    assert len(ahead.take(most=16)) == 3
+    ahead.close()

@@ -8,6 +8,8 @@ from featurize import load_backbone
 from featurize.backbones.families import parse_layers
 from featurize.backbones.gpu_network import to_gpu_network
 
+from ....fake_gpu import move_to_gpu
+
 QUICK = ["seedling", "mobilenet_v3_small", "vit_b_32"]
 OTHERS = [
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
@@ -37,15 +39,3 @@ def test_a_network_and_its_pools_stay_on_the_gpu(name):
             outputs = network(pixels)
     assert len(outputs) == len(layers)
     assert {output.device.type for output in outputs} == {"cuda"}
-
-
-def move_to_gpu(network):
-    """Put shapes on the GPU in the place of parameters and buffers, as `Module.to` would."""
-    for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    shape, strides = tensor.shape, tensor.stride()
-                    fake = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cuda")
-                    is_parameter = tensors is module._parameters
-                    tensors[name] = torch.nn.Parameter(fake, False) if is_parameter else fake
