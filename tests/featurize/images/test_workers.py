@@ -357,16 +357,16 @@ def _is_there(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-@pytest.mark.parametrize("decode", ["exact", pytest.param("quick", marks=pytest.mark.long)])
-def test_a_process_has_one_thread(decode):
+@pytest.mark.parametrize("mode", ["exact", pytest.param("quick", marks=pytest.mark.long)])
+def test_a_process_has_one_thread(mode):
     """There are as many processes as cores: threads beside them would be too many."""
-    preprocess = Preprocess(32, 32, mean=(0.5,) * 3, std=(0.25,) * 3, decode=decode)
+    preprocess = Preprocess(32, 32, mean=(0.5,) * 3, std=(0.25,) * 3, decode=mode)
     pool = DecoderPool(preprocess)
     pool.use_processes()
     try:
         file = io.BytesIO()
         Image.new("RGB", (64, 48)).save(file, "JPEG")
-        decode(pool, file.getvalue())
+        pool.decode_task([file.getvalue()])
         (worker,) = pool._workers
         status = Path(f"/proc/{worker._process.pid}/status").read_text()
     finally:
