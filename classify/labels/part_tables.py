@@ -31,7 +31,9 @@ def read_joined_header(paths: Sequence[Path]) -> list[str]:
     return header
 
 
-def read_joined_rows(paths: Sequence[Path], header: Sequence[str], column: str) -> TableRows:
+def read_joined_rows(
+    paths: Sequence[Path], header: Sequence[str], column: str, columns: Sequence[str] = ()
+) -> TableRows:
     """Read the rows of several label tables as those of one; lines without a label are left out.
 
     Parameters
@@ -42,6 +44,8 @@ def read_joined_rows(paths: Sequence[Path], header: Sequence[str], column: str) 
         The titles of all tables. A table that lacks one has empty cells there.
     column : str
         The column that holds the labels.
+    columns : sequence of str
+        Columns that each hold one label, instead of `column`.
 
     Returns
     -------
@@ -57,7 +61,17 @@ def read_joined_rows(paths: Sequence[Path], header: Sequence[str], column: str) 
     for path in paths:
         with open_table(path) as (titles, numbered):
             lines = numbered if titles == list(header) else _reorder(path, titles, header, numbered)
-            tables.append(parse_rows(str(path), header, lines, column, is_sparse=True))
+            tables.append(
+                parse_rows(
+                    str(path),
+                    header,
+                    lines,
+                    column,
+                    columns=columns,
+                    is_sparse=True,
+                    may_be_empty=bool(columns),
+                )
+            )
     if len(tables) == 1:
         return tables[0]
     columns: dict[str, list[str]] = {}

@@ -67,20 +67,68 @@ def resolve_labels(
     given = read_given_labels(labels, column, level, containers)
     if given is not None:
         return given
-    beside = [label_table_path(file) for file in cache.files]  # one for each part
-    tables, header = [path for path in beside if path.is_file()], list[str]()
-    source = str(beside[0] if cache.index is None else cache.path / label_table_path(Path("*.h5")))
-    if level is None and tables:
-        header = read_joined_header(tables)
-        if _has_labels(source, header, column, lambda: cache.paths, containers):
-            rows = read_joined_rows(tables, header, column)
-            if rows.lines:
-                table = _make_table(source, rows, column, containers)
-                missing = [path for path in beside if path not in tables]
-                return _add_notice(table, describe_missing_tables(cache.files, missing))
+    if level is None:
+        found = find_labels_beside(cache, column)
+        if found is not None:
+            return found[0]
     is_folder = not containers and Path(cache.root).is_dir()
     table = _label_by_folders(cache.paths, level, containers, is_folder)
-    return _mention_columns(table, source, header)
+    if level is not None:
+        return table
+    return _mention_columns(table, *_read_header_beside(cache))
+
+
+def find_labels_beside(
+    cache: FeatureCache, column: str = "label", *, columns: Sequence[str] = ()
+) -> tuple[LabelTable, TableRows] | None:
+    """Find the labels that came with the images, which `featurize run` writes beside the cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    column : str
+        The column that holds the labels.
+    columns : sequence of str
+        Columns that each hold one label, instead of `column`.
+
+    Returns
+    -------
+    table : LabelTable
+        Its labels are empty where `columns` are given.
+    rows : TableRows
+        Its rows. None in place of both where no labels came with the images.
+
+    Raises
+    ------
+    LabelError
+        If there is such a table without these columns, and no folder names the labels.
+    """
+    source, header = _read_header_beside(cache)
+    containers = list_containers(cache)
+    if not header or not (
+        columns or _has_labels(source, header, column, lambda: cache.paths, containers)
+    ):
+        return None
+    beside = _list_tables_beside(cache)
+    tables = [path for path in beside if path.is_file()]
+    rows = read_joined_rows(tables, header, column, columns)
+    if not rows.lines:
+        return None
+    table = _make_table(source, rows, column, containers)
+    missing = [path for path in beside if path not in tables]
+    return _add_notice(table, describe_missing_tables(cache.files, missing)), rows
+
+
+def _list_tables_beside(cache: FeatureCache) -> list[Path]:
+    return [label_table_path(file) for file in cache.files]  # one for each part
+
+
+def _read_header_beside(cache: FeatureCache) -> tuple[str, list[str]]:
+    """Return what the tables beside a cache are called, and their titles; none if there are none."""
+    beside = _list_tables_beside(cache)
+    source = str(beside[0] if cache.index is None else cache.path / label_table_path(Path("*.h5")))
+    tables = [path for path in beside if path.is_file()]
+    return source, read_joined_header(tables) if tables else []
 
 
 def resolve_listing_labels(
@@ -142,12 +190,12 @@ def _has_labels(
 def _make_table(
     source: str, rows: TableRows, column: str, containers: Collection[str]
 ) -> LabelTable:
-    title = rows.titles["label"]
+    title = rows.titles.get("label", "label")
     # Its name becomes that of a head's file.
     name = "labels" if title == "label" else title.replace("/", "_")
     table = make_label_table(name, source, rows, containers)
     notice = f"{CAME_ALONG}: {source}"
-    notice += "" if title == column else f", column {title!r}"
+    notice += "" if "label" not in rows.titles or title == column else f", column {title!r}"
     if table.splits is not None and len(set(table.splits)) == 1:
         # As of a download that is one split: its name says nothing about what to hold out.
         notice += f"; all are of the split {table.splits[0]!r}, so what is held out is drawn"

@@ -178,20 +178,53 @@ def read_labels(
     LabelError
         If it is not such a table. The message names the line and the column.
     """
-    path = Path(path)
+    table, _ = read_cells(Path(path), column, name=name, containers=containers)
+    return table
+
+
+def read_cells(
+    path: Path,
+    column: str,
+    *,
+    columns: Sequence[str] = (),
+    may_be_empty: bool = False,
+    name: str | None = None,
+    containers: Collection[str] = (),
+) -> tuple[LabelTable, TableRows]:
+    """Read a label table, and return its rows too.
+
+    Parameters
+    ----------
+    path, column, name, containers
+        As in `read_labels`.
+    columns, may_be_empty
+        As in `classify.labels.table_rows.parse_rows`.
+
+    Returns
+    -------
+    table : LabelTable
+        Its labels are the cells of `column`; empty where `columns` are given.
+    rows : TableRows
+
+    Raises
+    ------
+    FileNotFoundError, LabelError
+        As `read_labels` does.
+    """
     if not path.exists():
         raise FileNotFoundError(f"label table {path} does not exist")
-    rows = read_rows(path, column)
+    rows = read_rows(path, column, columns=columns, may_be_empty=may_be_empty)
     if not rows.lines:
         raise LabelError(f"{path} has a header but no images below it")
     # A file name that the locale cannot decode is read as UTF-8, other bytes as escapes.
     name = name or os.fsencode(path.stem).decode(errors="backslashreplace")
     table = make_label_table(name, str(path), rows, containers)
-    if (rows.titles["path"], rows.titles["label"]) == ("path", column):
-        return table
-    path_title, label_title = rows.titles["path"], rows.titles["label"]
+    path_title, label_title = rows.titles["path"], rows.titles.get("label", column)
+    if (path_title, label_title) == ("path", column):
+        return table, rows
     taken = f"images from column {path_title!r}, labels from column {label_title!r}"
-    return replace(table, notice=taken if table.notice is None else f"{taken}; {table.notice}")
+    notice = taken if table.notice is None else f"{taken}; {table.notice}"
+    return replace(table, notice=notice), rows
 
 
 def make_label_table(
@@ -223,12 +256,14 @@ def make_label_table(
     for use in ("label", "group"):
         first: dict[str, int] = {}
         for text, line in zip(columns.get(use, ()), rows.lines, strict=False):
-            first.setdefault(text, line)
+            if text:  # an empty cell is one that may be empty
+                first.setdefault(text, line)
         _check_lookalikes(source, use, first)
     paths, splits, notice = columns["path"], columns.get("split"), None
     if splits is None and (found := infer_folder_split(strip_containers(paths, containers))):
         splits, notice = found.splits, found.notice
-    return LabelTable(name, source, paths, columns["label"], splits, columns.get("group"), notice)
+    labels = columns.get("label", [""] * len(paths))
+    return LabelTable(name, source, paths, labels, splits, columns.get("group"), notice)
 
 
 def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
@@ -253,6 +288,25 @@ def _check_lookalikes(source: str, use: str, first: Mapping[str, int]) -> None:
                 f"{_quote_ascii(text)}{_format_line(line)} look the same and are not; "
                 "write both in one way"
             )
+
+
+def refuse_lookalikes(source: str, use: str, texts: Collection[str]) -> None:
+    """Refuse texts that look the same but differ.
+
+    Parameters
+    ----------
+    source : str
+        The table, for the message.
+    use : str
+        What the texts are: ``label``.
+    texts : collection of str
+
+    Raises
+    ------
+    LabelError
+        If two of them look the same, or one is invisible.
+    """
+    _check_lookalikes(source, use, dict.fromkeys(texts, 0))
 
 
 def _strip_invisible(text: str) -> str:

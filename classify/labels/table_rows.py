@@ -18,6 +18,8 @@ MAX_LISTED = 8  # columns in a message
 MAX_CELL_CHARS = 100  # characters of a cell in a message
 PATH_TITLES = ("path", "filename", "file_name", "file", "image", "photo", "picture")
 DELIMITERS = ",;\t"  # of a spreadsheet's export; the first one that is in the header
+LABEL_PREFIX = "label:"
+"""How the use of a column begins where several columns hold labels; then its title."""
 SPLIT_ALIASES = {TRAIN: TRAIN, VAL: VAL, "valid": VAL, "validation": VAL, TEST: TEST}
 
 
@@ -28,7 +30,7 @@ class TableRows(NamedTuple):
     ----------
     titles : dict of str to str
         Title of the column of each use: ``path`` and ``label``, and ``split`` and ``group`` where
-        there are such columns.
+        there are such columns. Where several columns hold labels, their uses are ``label:TITLE``.
     lines : list of int
         Number of the line of each image.
     columns : dict of str to list of str
@@ -40,7 +42,14 @@ class TableRows(NamedTuple):
     columns: dict[str, list[str]]
 
 
-def read_rows(path: Path, column: str, *, is_sparse: bool = False) -> TableRows:
+def read_rows(
+    path: Path,
+    column: str,
+    *,
+    columns: Sequence[str] = (),
+    is_sparse: bool = False,
+    may_be_empty: bool = False,
+) -> TableRows:
     """Read the rows of a label table.
 
     Parameters
@@ -49,8 +58,8 @@ def read_rows(path: Path, column: str, *, is_sparse: bool = False) -> TableRows:
         UTF-8, with or without a byte order mark.
     column : str
         The column that holds the labels.
-    is_sparse : bool
-        Whether lines without a label are left out, and not refused.
+    columns, is_sparse, may_be_empty
+        As in `parse_rows`.
 
     Returns
     -------
@@ -62,7 +71,15 @@ def read_rows(path: Path, column: str, *, is_sparse: bool = False) -> TableRows:
         If it is not such a table. The message names the line and the column.
     """
     with open_table(path) as (header, numbered):
-        return parse_rows(str(path), header, numbered, column, is_sparse=is_sparse)
+        return parse_rows(
+            str(path),
+            header,
+            numbered,
+            column,
+            columns=columns,
+            is_sparse=is_sparse,
+            may_be_empty=may_be_empty,
+        )
 
 
 def read_header(path: Path) -> list[str]:
@@ -130,7 +147,9 @@ def parse_rows(
     numbered: Iterable[tuple[int, Sequence[str]]],
     column: str,
     *,
+    columns: Sequence[str] = (),
     is_sparse: bool = False,
+    may_be_empty: bool = False,
 ) -> TableRows:
     """Check the rows of a label table.
 
@@ -144,8 +163,12 @@ def parse_rows(
         The number of a line, and its cells.
     column : str
         The column that holds the labels.
+    columns : sequence of str
+        Columns that each hold one label, instead of `column`.
     is_sparse : bool
         Whether lines without a label are left out, and not refused.
+    may_be_empty : bool
+        Whether the cells of labels may be empty.
 
     Returns
     -------
@@ -156,9 +179,11 @@ def parse_rows(
     LabelError
         As `read_rows` does.
     """
-    column_index = _find_columns(source, header, column)
+    column_index = _find_columns(source, header, column, columns)
     lines, rest = list[int](), [list[str]() for _ in column_index]
-    for line, *cells in _iter_records(source, numbered, len(header), column_index, is_sparse):
+    for line, *cells in _iter_records(
+        source, numbered, len(header), column_index, is_sparse, may_be_empty
+    ):
         lines.append(line)
         for cells_of_use, cell in zip(rest, cells, strict=True):
             cells_of_use.append(cell)
@@ -193,20 +218,27 @@ def _find_path_title(header: Sequence[str]) -> str:
     return next((title for title in PATH_TITLES if title in header), "path")
 
 
-def _find_columns(source: str, header: Sequence[str], column: str) -> dict[str, int]:
+def _find_columns(
+    source: str, header: Sequence[str], column: str, columns: Sequence[str]
+) -> dict[str, int]:
     """Find the index of each column in use: path, label, and split and group if present."""
     column_index = {}
-    column = find_label_title(header, column) or column
-    titles = {"path": _find_path_title(header), "label": column}
+    titles = {"path": _find_path_title(header)}
+    if columns:
+        titles |= {f"{LABEL_PREFIX}{title}": title for title in columns}
+    else:
+        titles["label"] = find_label_title(header, column) or column
     titles |= {"split": "split", "group": "group"}
     for use, title in titles.items():
         if header.count(title) > 1:
             raise LabelError(f"{source}, line 1: column {title!r} is there twice")
         if title in header:
             column_index[use] = header.index(title)
-        elif use in ("path", "label"):
+        elif use not in ("split", "group"):
             hint = did_you_mean(title, header[:MAX_SUGGESTED_COLUMNS])
-            option = "" if hint else "; name the column with --column, one for all tables"
+            option = (
+                "" if hint or columns else "; name the column with --column, one for all tables"
+            )
             if use == "path":
                 option = f"; rename that of the images: {' or '.join(PATH_TITLES)}"
             shown = ", ".join(map(_quote_cell, header[:MAX_LISTED])) or "nothing"
@@ -221,8 +253,10 @@ def _iter_records(
     width: int,
     column_index: dict[str, int],
     is_sparse: bool,
+    may_be_empty: bool,
 ) -> Iterator[list[Any]]:
     first_line: dict[str, int] = {}
+    label_uses = [use for use in column_index if use not in ("path", "split", "group")]
     for line, row in numbered:
         if not row:
             continue  # a blank line
@@ -234,10 +268,10 @@ def _iter_records(
             use: row[index] if use == "path" else row[index].strip()
             for use, index in column_index.items()
         }
-        if is_sparse and not values["label"]:
+        if is_sparse and not any(values[use] for use in label_uses):
             continue
         for use, text in values.items():
-            if not text.strip():
+            if not text.strip() and not (may_be_empty and use in label_uses):
                 raise LabelError(f"{where}: the {use} is empty")
             if "\0" in text:
                 raise LabelError(f"{where}: the {use} {_quote_cell(text)} holds a NUL character")

@@ -1,0 +1,1 @@
+"""Tasks whose labels are not one class an image."""

@@ -1,0 +1,1 @@
+"""Metrics of several labels, numbers and grades."""

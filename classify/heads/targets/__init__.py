@@ -1,0 +1,1 @@
+"""Heads for several labels, numbers and grades."""

@@ -1,0 +1,1 @@
+"""Labels that are not one class an image: several labels, numbers, grades."""

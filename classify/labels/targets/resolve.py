@@ -1,0 +1,108 @@
+"""Which labels count, and what kind they are."""
+
+from pathlib import Path
+
+from classify.errors import LabelError
+from classify.labels.containers import list_containers
+from classify.labels.source_labels import find_labels_beside, resolve_labels
+from classify.labels.table import (
+    LabelsLike,
+    LabelTable,
+    read_cells,
+)
+from classify.labels.table_rows import TableRows
+from classify.labels.targets.kinds import CLASS, KindOptions, recognise_kind
+from classify.labels.targets.table import TargetTable, make_table_of_columns, make_target_table
+from featurize.cache.reader import FeatureCache
+
+TargetsLike = LabelsLike | TargetTable
+
+
+def resolve_targets(
+    cache: FeatureCache,
+    labels: TargetsLike,
+    options: KindOptions,
+    column: str = "label",
+    level: int | None = None,
+) -> LabelTable | TargetTable:
+    """Resolve the options of labels to a table of classes, or of another kind.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    labels : LabelTable, TargetTable or path, optional
+        As in `classify.labels.source_labels.resolve_labels`.
+    options : KindOptions
+        Where it names no kind, the kind is recognised; a notice says so if it is not ``class``.
+    column : str
+        The column that holds the labels, unless the options name several.
+    level : int, optional
+        Which folder names the class, 1 for the topmost.
+
+    Returns
+    -------
+    LabelTable or TargetTable
+        The first for classes.
+
+    Raises
+    ------
+    CallError
+        If folder names are asked for what they cannot say.
+    FileNotFoundError
+        If there is no such file.
+    LabelError, TooFewImagesError
+        If the table does not hold such labels, or there is none.
+    """
+    if isinstance(labels, TargetTable):
+        return labels
+    if options.kind == CLASS or level is not None:
+        if options.needs_table:
+            raise LabelError(_describe_folders(options))
+        return resolve_labels(cache, labels, column, level)
+    containers, rows = list_containers(cache), None
+    if labels is None:
+        found = find_labels_beside(cache, column, columns=options.columns)
+        if found is None:
+            if options.needs_table:
+                raise LabelError(_describe_folders(options))
+            return resolve_labels(cache, None, column, level)
+        table, rows = found
+    elif isinstance(labels, LabelTable):
+        table = labels
+        if options.columns:
+            raise LabelError(
+                f"{table.source} has one column of labels; give the file for --columns"
+            )
+    else:
+        table, rows = read_cells(
+            Path(labels),
+            column,
+            columns=options.columns,
+            may_be_empty=True,
+            containers=containers,
+        )
+    if options.columns and rows is not None:
+        return make_table_of_columns(table, rows, options.columns)
+    kind = options.kind or recognise_kind(table.labels)
+    if kind == CLASS:
+        _refuse_empty_cells(table, rows)
+        return table
+    return make_target_table(table, kind, options, lines=() if rows is None else rows.lines)
+
+
+def _describe_folders(options: KindOptions) -> str:
+    return (
+        f"names of folders are classes; labels of the kind {options.kind} are given by a table: "
+        "--labels T.csv (columns path,label)"
+    )
+
+
+def _refuse_empty_cells(table: LabelTable, rows: TableRows | None) -> None:
+    """Refuse an image without a class, as tables of classes do."""
+    if "" in table.labels:
+        i = table.labels.index("")
+        line = f", line {rows.lines[i]}" if rows is not None and rows.lines[i] else ""
+        raise LabelError(
+            f"{table.source}{line}: the label is empty; leave the line out, or give --kind multi "
+            "if images have any number of labels"
+        )

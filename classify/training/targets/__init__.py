@@ -1,0 +1,1 @@
+"""Training of heads for several labels, numbers and grades."""
