@@ -1,25 +1,42 @@
 """Notices about a task: rows of the cache that are left out, classes that are too small."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from classify.labels.folders import TEST, VAL
-from classify.labels.table import LabelTable
+from classify.labels.table import ImageTable
 from featurize.cache.format import FAILED, MARKED
 from featurize.cache.reader import FeatureCache
 from featurize.text import format_count, list_first
 
 
+class SplitRows(Protocol):
+    """What tasks of all kinds have."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Row numbers in the cache: int array of shape (n,)."""
+
+    @property
+    def split(self) -> np.ndarray:
+        """``train``, ``val`` or ``test``: str array of shape (n,)."""
+
+    @property
+    def units(self) -> np.ndarray:
+        """The unit of each image: int array of shape (n,)."""
+
+
 def describe_skipped_rows(
-    cache: FeatureCache, table: LabelTable, rows: np.ndarray, status: np.ndarray
+    cache: FeatureCache, table: ImageTable, rows: np.ndarray, status: np.ndarray
 ) -> Iterator[str]:
     """Describe labelled images without features, and images of the cache without a label.
 
     Parameters
     ----------
     cache : FeatureCache
-    table : LabelTable
+    table : LabelTable or TargetTable
     rows : int array of shape (m,)
         The row in the cache of each image of the table, ascending.
     status : uint8 array of shape (m,)
@@ -115,3 +132,40 @@ def warn_contradictions(y: np.ndarray, exact: np.ndarray, paths: list[str]) -> I
 def _list_classes(classes: list[str], chosen: np.ndarray) -> str:
     names = [classes[i] for i in np.flatnonzero(chosen)]
     return f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({list_first(names)})"
+
+
+def describe_leaking_copies(
+    task: SplitRows, paths_of: Callable[[list[int]], Sequence[str]]
+) -> list[str]:
+    """Describe the test images that are copies of training or validation images.
+
+    Parameters
+    ----------
+    task : Task or TargetTask
+    paths_of : callable
+        Takes rows; returns the paths of their images.
+
+    Returns
+    -------
+    list of str
+        One sentence, or none.
+    """
+    first_of_unit: dict[int, int] = {}
+    for i in np.flatnonzero(task.split != TEST):
+        first_of_unit.setdefault(int(task.units[i]), int(i))
+    tested = np.flatnonzero(task.split == TEST)
+    pairs = [
+        (int(i), first_of_unit[unit])
+        for i in tested
+        if (unit := int(task.units[i])) in first_of_unit
+    ]
+    if not pairs:
+        return []
+    rows = [int(task.rows[i]) for pair in pairs[:3] for i in pair]
+    paths = paths_of(rows)
+    shown = ", ".join(f"{a!r} = {b!r}" for a, b in zip(paths[::2], paths[1::2], strict=True))
+    return [
+        f"{len(pairs):,} of {len(tested):,} test images are copies of images that are learnt from "
+        "or chosen by, which makes the score too good (put copies on one side of the split): "
+        f"{shown}{', ...' if len(pairs) > 3 else ''}"
+    ]

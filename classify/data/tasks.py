@@ -1,9 +1,6 @@
 """Tasks: a label table over a feature cache, with a split into training, validation and test."""
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +14,7 @@ from classify.data.task_notices import (
 from classify.data.units import Copies, count_units, find_copies
 from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.folders import TEST, TRAIN, VAL
-from classify.labels.source_labels import resolve_labels
-from classify.labels.table import LabelsLike, LabelTable, check_several_classes
+from classify.labels.table import ImageTable, LabelTable, check_several_classes
 from featurize.cache.format import MARKED
 from featurize.cache.reader import FeatureCache
 
@@ -71,95 +67,6 @@ class Task:
         """
         units: np.ndarray = self.units[np.searchsorted(self.rows, rows)]
         return units
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """The options that define a task, as the user gives them.
-
-    Attributes
-    ----------
-    labels : LabelTable or path of a CSV, optional
-        The labels that came with the images, if not given; where there are none, folder names.
-    column : str
-        The column of the CSV that holds the labels.
-    labels_level : int, optional
-        Which folder names the label, 1 for the topmost. Inferred if not given.
-    test_size : float
-        The share of every class to hold out where the table has no split; 0 holds out nothing.
-    seed : int
-        Decides which images are held out.
-    """
-
-    labels: LabelsLike = None
-    column: str = "label"
-    labels_level: int | None = None
-    test_size: float = 0.2
-    seed: int = 0
-
-    def read_table(self, cache: FeatureCache) -> LabelTable:
-        """Return the label table: given, that came with the images, or of folder names.
-
-        Parameters
-        ----------
-        cache : FeatureCache
-
-        Returns
-        -------
-        LabelTable
-
-        Raises
-        ------
-        LabelError, CallError, FileNotFoundError
-            As `classify.labels.source_labels.resolve_labels`.
-        """
-        return resolve_labels(cache, self.labels, self.column, self.labels_level)
-
-    def make_task(self, cache: FeatureCache) -> Task:
-        """Make the task over a cache.
-
-        Parameters
-        ----------
-        cache : FeatureCache
-
-        Returns
-        -------
-        Task
-
-        Raises
-        ------
-        ClassifyError, FileNotFoundError
-            As `make_task` and `read_table`.
-        """
-        table = self.read_table(cache)
-        return make_task(cache, table, test_size=self.test_size, seed=self.seed)
-
-    def as_keywords(self) -> dict[str, Any]:
-        """Return all options but the labels as keyword arguments of the public functions.
-
-        Returns
-        -------
-        dict of str to object
-        """
-        return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-
-    def as_command_options(self) -> list[str]:
-        """Return the options that differ from the defaults as words of a command line.
-
-        Returns
-        -------
-        list of str
-        """
-        options: list[str] = []
-        if self.labels is not None:
-            labels = self.labels
-            source = labels.source if isinstance(labels, LabelTable) else os.fspath(labels)
-            options += ["--labels", source]
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                options += [f"--{field.name.replace('_', '-')}", str(value)]
-        return options
 
 
 def make_task(
@@ -252,8 +159,8 @@ def encode_and_split(
         If a group is on several sides of the table's split.
     """
     check_groups(table, position)
-    classes, y = _encode(table.labels, position)
-    groups = None if table.groups is None else _encode(table.groups, position)[1]
+    classes, y = encode_texts(table.labels, position)
+    groups = None if table.groups is None else encode_texts(table.groups, position)[1]
     unit, copy_notices = copies.assign_units(groups, len(y))
     if table.splits is not None:
         split = np.array([table.splits[i] for i in position], "U5")
@@ -270,44 +177,7 @@ def encode_and_split(
     return Task(table.name, classes, rows, y, split, groups, tuple(all_notices), unit)
 
 
-def describe_leaking_copies(
-    task: Task, paths_of: Callable[[list[int]], Sequence[str]]
-) -> list[str]:
-    """Describe the test images that are copies of training or validation images.
-
-    Parameters
-    ----------
-    task : Task
-    paths_of : callable
-        Takes rows; returns the paths of their images.
-
-    Returns
-    -------
-    list of str
-        One sentence, or none.
-    """
-    first_of_unit: dict[int, int] = {}
-    for i in np.flatnonzero(task.split != TEST):
-        first_of_unit.setdefault(int(task.units[i]), int(i))
-    tested = np.flatnonzero(task.split == TEST)
-    pairs = [
-        (int(i), first_of_unit[unit])
-        for i in tested
-        if (unit := int(task.units[i])) in first_of_unit
-    ]
-    if not pairs:
-        return []
-    rows = [int(task.rows[i]) for pair in pairs[:3] for i in pair]
-    paths = paths_of(rows)
-    shown = ", ".join(f"{a!r} = {b!r}" for a, b in zip(paths[::2], paths[1::2], strict=True))
-    return [
-        f"{len(pairs):,} of {len(tested):,} test images are copies of images that are learnt from "
-        "or chosen by, which makes the score too good (put copies on one side of the split): "
-        f"{shown}{', ...' if len(pairs) > 3 else ''}"
-    ]
-
-
-def check_groups(table: LabelTable, position: np.ndarray) -> None:
+def check_groups(table: ImageTable, position: np.ndarray) -> None:
     """Refuse a split that has images of one group on several sides.
 
     Parameters
@@ -348,7 +218,7 @@ def check_groups(table: LabelTable, position: np.ndarray) -> None:
 
 
 def find_labelled_rows(
-    cache: FeatureCache, table: LabelTable
+    cache: FeatureCache, table: ImageTable
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Look a label table up in a cache.
 
@@ -382,8 +252,21 @@ def find_labelled_rows(
     return rows[ready], position[ready], notices
 
 
-def _encode(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Return the distinct texts, sorted, and the number of the one at each position."""
+def encode_texts(texts: list[str], position: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Encode the texts at some positions as numbers.
+
+    Parameters
+    ----------
+    texts : list of str
+    position : int array of shape (n,)
+
+    Returns
+    -------
+    names : list of str
+        The distinct texts, sorted.
+    number : int array of shape (n,)
+        Of the text at each position.
+    """
     # Not np.unique, which would make every text as wide as the longest.
     names = sorted({texts[i] for i in position})
     number = {name: i for i, name in enumerate(names)}

@@ -13,7 +13,8 @@ from classify.data.features import total_dim
 from classify.data.sets.cache_set import CachesLike, find_deepest_layer, list_files, open_caches
 from classify.data.sets.layer_words import DEFAULT_LAYERS, list_layer_sets
 from classify.data.sets.shared_images import keep_shared_images
-from classify.data.tasks import Task, TaskSpec, make_task
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task, make_task
 from classify.errors import CallError
 from classify.evaluation.paired import apply_holm_correction, compare_paired
 from classify.evaluation.selection_metric import SelectionMetric
@@ -27,6 +28,7 @@ from classify.experiments.zero_shot import find_tasks_of, load_zero_shot_head, s
 from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
 from classify.labels.table import LabelsLike, LabelTable
+from classify.labels.targets.kinds import WordsLike
 from featurize.cache.reader import FeatureCache
 from featurize.progress import ignore
 
@@ -120,6 +122,9 @@ def compare(
     *,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -144,6 +149,9 @@ def compare(
     *,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -167,6 +175,9 @@ def compare(
     *,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -199,7 +210,7 @@ def compare(
     layers : str or sequence of str
         ``each`` (every layer alone), ``joined`` (all layers concatenated), layer names, and
         ``a+b``. For several caches see `classify.data.sets.layer_words.list_layer_sets`.
-    column, labels_level, class_weight, prepare, metric, test_size, seed
+    column, labels_level, kind, columns, order, class_weight, prepare, metric, test_size, seed
         As in `fit`; every head of a task gets the same split.
     repeats : int, optional
         Number of random splits, 2 or more, with `seed` and the seeds that follow it. With `shots`
@@ -242,7 +253,8 @@ def compare(
     single = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     label_inputs: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
     specs = [
-        TaskSpec(task_labels, column, labels_level, test_size, seed) for task_labels in label_inputs
+        TaskSpec(task_labels, column, labels_level, test_size, seed, kind, columns, order)
+        for task_labels in label_inputs
     ]
     tables = _make_names_unique(
         [keep_shared_images(cache, spec.read_table(cache)) for spec in specs]

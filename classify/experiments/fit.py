@@ -16,7 +16,9 @@ from classify.data.features import (
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import check_preparation
 from classify.data.sets.cache_set import CacheSet
-from classify.data.tasks import Task, TaskSpec, describe_leaking_copies
+from classify.data.targets.spec import TaskSpec
+from classify.data.task_notices import describe_leaking_copies
+from classify.data.tasks import Task
 from classify.errors import CallError
 from classify.evaluation.selection_metric import ACCURACY, resolve_metric
 from classify.experiments.fit_task import fit_task
@@ -26,6 +28,7 @@ from classify.heads.record import HeadResult
 from classify.heads.registry import DEFAULT_HEAD, HeadSpec, get_head_spec
 from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike
+from classify.labels.targets.kinds import WordsLike
 from featurize.backbones.licences import find_licence_warning
 from featurize.cache.reader import FeatureCache
 
@@ -74,6 +77,9 @@ def fit(
     *,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -112,6 +118,13 @@ def fit(
         The column of the CSV that holds the labels.
     labels_level : int, optional
         Depth of the folders that name the labels, 1 for the topmost; detected by default.
+    kind : str, optional
+        ``class``, ``multi`` (any number of labels an image), ``number`` or ``grade`` (ordered
+        classes); recognised if not given.
+    columns : str or sequence of str, optional
+        Columns of 0 and 1, one for each of several labels, in place of `column`.
+    order : str or sequence of str, optional
+        The grades, from the lowest; numbers are in their own order.
     class_weight : str, optional
         ``balanced``: every class has the same total weight, whatever its number of images.
     prepare : str, optional
@@ -142,7 +155,7 @@ def fit(
     """
     _check_single(cache)
     head_spec = get_head_spec(head)
-    task_spec = TaskSpec(labels, column, labels_level, test_size, seed)
+    task_spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
     options = make_fit_options(seed, class_weight, prepare, metric)
     cache = open_cache(cache)
     layer_sets = None if layer is None else [resolve_layers(cache, layer)]

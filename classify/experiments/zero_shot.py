@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
 from classify.data.folds import hash_prefixes
-from classify.data.tasks import Task, TaskSpec
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task
 from classify.errors import CallError, HeadMismatchError
 from classify.evaluation.metrics import compute_metrics, estimate_proportion
 from classify.evaluation.predictions import (

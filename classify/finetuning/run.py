@@ -12,7 +12,8 @@ import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache
 from classify.data.source_images import SourceImages
-from classify.data.tasks import Task, TaskSpec, check_test_size
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task, check_test_size
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.finetuning.checkpoint import check_checkpoint_path
@@ -25,6 +26,7 @@ from classify.heads.fitted import FittedHead
 from classify.heads.io import check_head_file, save_head
 from classify.labels.folders import VAL
 from classify.labels.table import LabelTable
+from classify.labels.targets.kinds import WordsLike
 from classify.launcher import is_main_process
 from classify.time_limit import TimeLimit
 from featurize.progress import Say, ignore
@@ -149,6 +151,9 @@ def finetune(
     device: str = "auto",
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     test_size: float = 0.2,
     seed: int = TrainConfig.seed,
     max_seconds: float | None = None,
@@ -183,7 +188,7 @@ def finetune(
         As in `FineTuneClassifier`.
     epochs, batch_size, learning_rate, augment, mixup, patience, batch_norm, class_weight
         See `classify.finetuning.config.TrainConfig`.
-    column, labels_level, test_size, seed
+    column, labels_level, kind, columns, order, test_size, seed
         As in `fit`: the same images are held out.
     max_seconds : float, optional
         How long the call may take, with testing and saving. No epoch begins that does not fit.
@@ -216,7 +221,7 @@ def finetune(
         extractor = opened.extractor
         backbone, preprocess = extractor.backbone, preprocess or extractor.preprocess.to_dict()
         weights = weights or extractor.environment.get("weights_file") or extractor.weights
-    spec = TaskSpec(labels, column, labels_level, test_size, seed)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
     labelled = split_labelled_images(source_images, spec, opened)
     model = FineTuneClassifier(
         backbone or "resnet50",

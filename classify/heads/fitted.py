@@ -116,6 +116,38 @@ class FeatureSource:
             licence=str(extractor.environment.get("licence", "")),
         )
 
+    def check_against(self, cache: FeatureCache) -> None:
+        """Check that a cache has the features of this source.
+
+        Parameters
+        ----------
+        cache : FeatureCache
+            The cache to predict or evaluate on.
+
+        Raises
+        ------
+        HeadMismatchError
+            If a fingerprint differs; the message names the fields.
+        UnknownLayerError
+            If the cache lacks a layer.
+        """
+        theirs = FeatureSource.from_cache(cache, tuple(layer.name for layer in self.layers))
+        pairs = list(zip(self.layers, theirs.layers, strict=True))
+        if all(our.fingerprint == their.fingerprint for our, their in pairs):
+            return
+        differences = self.extractor.differences(cache.extractor)
+        for our, their in pairs:
+            differences |= _find_layer_differences(our, their)
+        differing = [
+            f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
+            for name, (our, their) in differences.items()
+        ]
+        raise HeadMismatchError(
+            f"this head was trained on other features than those in {cache.path}: "
+            f"{'; '.join(differing)}. Train it again on this cache with `classify fit`, or give "
+            "the cache it was made from"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
@@ -343,22 +375,7 @@ class FittedHead:
         UnknownLayerError
             If the cache lacks a layer of the head.
         """
-        theirs = FeatureSource.from_cache(cache, tuple(layer.name for layer in self.source.layers))
-        pairs = list(zip(self.source.layers, theirs.layers, strict=True))
-        if all(our.fingerprint == their.fingerprint for our, their in pairs):
-            return
-        differences = self.source.extractor.differences(cache.extractor)
-        for our, their in pairs:
-            differences |= _find_layer_differences(our, their)
-        differing = [
-            f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
-            for name, (our, their) in differences.items()
-        ]
-        raise HeadMismatchError(
-            f"this head was trained on other features than those in {cache.path}: "
-            f"{'; '.join(differing)}. Train it again on this cache with `classify fit`, or give "
-            "the cache it was made from"
-        )
+        self.source.check_against(cache)
 
 
 def _find_layer_differences(ours: HeadLayer, theirs: HeadLayer) -> dict[str, tuple[Any, Any]]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
-from classify.data.tasks import TaskSpec, check_groups, find_labelled_rows
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import check_groups, find_labelled_rows
 from classify.data.units import find_copies
 from classify.errors import CallError, HeadMismatchError
 from classify.evaluation.metrics import compute_metrics
@@ -20,6 +21,7 @@ from classify.heads.fitted import FittedHead
 from classify.heads.predictions import Predictions
 from classify.labels.folders import TEST
 from classify.labels.table import LabelsLike, LabelTable
+from classify.labels.targets.kinds import WordsLike
 from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
 from featurize.cache.parts.index import has_index
@@ -276,6 +278,9 @@ def evaluate(
     *,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate a saved head on labelled rows: the test part where there is a split, else all.
@@ -291,7 +296,7 @@ def evaluate(
         Features from the same backbone and layers as the head's.
     labels : LabelTable or path of a CSV, optional
         Labels of the images; those that came with them if not given, else folder names.
-    column, labels_level, seed
+    column, labels_level, kind, columns, order, seed
         As in `classify.fit`.
 
     Returns
@@ -314,7 +319,9 @@ def evaluate(
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = TaskSpec(labels, column, labels_level).read_table(cache)
+    table = TaskSpec(
+        labels, column, labels_level, kind=kind, columns=columns, order=order
+    ).read_table(cache)
     (rows, y, unit, classes), notices = _select_rows(head, cache, table)
     predictions = HeldOutPredictions.concatenate(
         [

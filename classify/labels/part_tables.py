@@ -74,12 +74,12 @@ def read_joined_rows(
             )
     if len(tables) == 1:
         return tables[0]
-    columns: dict[str, list[str]] = {}
+    joined: dict[str, list[str]] = {}
     for table in tables:
         for use, cells in table.columns.items():
-            columns.setdefault(use, []).extend(cells)
+            joined.setdefault(use, []).extend(cells)
     _check_repeated(paths, tables)
-    return TableRows(tables[0].titles, [0] * len(columns.get("path", ())), columns)
+    return TableRows(tables[0].titles, [0] * len(joined.get("path", ())), joined)
 
 
 def _reorder(

@@ -124,7 +124,7 @@ def _list_tables_beside(cache: FeatureCache) -> list[Path]:
 
 
 def _read_header_beside(cache: FeatureCache) -> tuple[str, list[str]]:
-    """Return what the tables beside a cache are called, and their titles; none if there are none."""
+    """Return what the tables beside a cache are called, and their titles, if there are any."""
     beside = _list_tables_beside(cache)
     source = str(beside[0] if cache.index is None else cache.path / label_table_path(Path("*.h5")))
     tables = [path for path in beside if path.is_file()]

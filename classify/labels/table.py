@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 from classify.errors import CallError, LabelError, TooFewImagesError
 from classify.labels.containers import strip_containers
@@ -58,6 +59,37 @@ class LabelTable:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+class ImageTable(Protocol):
+    """What tables of all kinds of labels have: see `LabelTable`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    @property
+    def source(self) -> str:
+        """Where the table comes from, for messages."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the images."""
+
+    @property
+    def splits(self) -> list[str] | None:
+        """Split of each image, where there is one."""
+
+    @property
+    def groups(self) -> list[str] | None:
+        """Group of each image, where there is one."""
+
+    @property
+    def notice(self) -> str | None:
+        """Message for the user."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
 
 
 LabelsLike = LabelTable | str | PathLike[str] | None

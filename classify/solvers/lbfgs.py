@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from classify.data.features import FeatureRows
 from classify.errors import CallError
@@ -63,13 +64,13 @@ def cross_val_path(
     Parameters
     ----------
     loss : str
-        ``log`` or ``hinge``.
+        As in `fit_linear`.
     grid : sequence of float
         Values of C, from strong to weak regularisation.
     problems : sequence of Problem
         One for each fold.
-    y : int array of shape (n,)
-        Class numbers below `n_classes`.
+    y : int array of shape (n,), or float array of shape (n, K)
+        As in `fit_linear`.
     n_classes : int
         K.
 
@@ -130,13 +131,16 @@ def fit_linear(
     ----------
     loss : str
         ``log``: cross entropy of the softmax. ``hinge``: squared hinge of each class against the
-        rest, summed over classes.
+        rest, summed over classes. ``label-log`` and ``label-hinge``: log loss of the logistic
+        function, and squared hinge, of each of several labels, summed over labels; there the
+        objective is that of LogisticRegression and LinearSVC for every label by itself.
     C : float
         Inverse strength of the penalty.
     problem : Problem
         The training rows.
-    y : int array of shape (n,)
-        Class numbers below `n_classes`.
+    y : int array of shape (n,), or float array of shape (n, K)
+        Class numbers below `n_classes`; or 1 where a row has a label, 0 where not, and NaN where it
+        is not known.
     n_classes : int
         K.
     warm_start : LinearModel, optional
@@ -161,8 +165,12 @@ def fit_linear(
     penalty = 1 / (C * n)
     curvature_scale = np.sqrt(MAX_CURVATURE[loss] * basis.values / n + penalty)
     from_scaled = basis.vectors / curvature_scale  # (D, R): from scaled coordinates to weights
-    known = np.flatnonzero(np.bincount(y[weights > 0], minlength=n_classes))
-    targets, compute_loss_and_grad = renumber(y, known), LOSS_GRADS[loss]
+    compute_loss_and_grad = LOSS_GRADS[loss]
+    if y.ndim == 2:  # several labels a row
+        known, targets = np.arange(n_classes), y
+    else:
+        known = np.flatnonzero(np.bincount(y[weights > 0], minlength=n_classes))
+        targets = renumber(y, known)
     check_solver_memory(len(known), *basis.vectors.shape)
 
     def objective(flat_params: np.ndarray, dtype: type) -> tuple[float, np.ndarray]:
@@ -278,9 +286,27 @@ def _squared_hinge_and_grad(values: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
     return losses, violation
 
 
+def _label_log_loss_and_grad(values: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the sum of the labels' log losses (n,) and its gradient (n, K)."""
+    sign = np.where(y > 0, -1, 1).astype(values.dtype)
+    wrong = values * sign  # log odds of the wrong answer
+    losses = np.where(np.isnan(y), 0, np.logaddexp(0, wrong))
+    grad = np.where(np.isnan(y), 0, sign * expit(wrong))
+    return losses.sum(axis=1), grad
+
+
+def _label_hinge_and_grad(values: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the sum of the labels' squared hinges (n,) and its gradient (n, K)."""
+    sign = np.where(y > 0, -1, 1).astype(values.dtype)
+    violation = np.where(np.isnan(y), 0, np.maximum(0, 1 + values * sign))
+    return (violation**2).sum(axis=1), 2 * sign * violation
+
+
 LOSS_GRADS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
     "log": _log_loss_and_grad,
     "hinge": _squared_hinge_and_grad,
+    "label-log": _label_log_loss_and_grad,
+    "label-hinge": _label_hinge_and_grad,
 }
-MAX_CURVATURE = {"log": 0.5, "hinge": 2.0}
+MAX_CURVATURE = {"log": 0.5, "hinge": 2.0, "label-log": 0.25, "label-hinge": 2.0}
 """Largest second derivative of each loss by a decision value."""

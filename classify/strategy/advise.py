@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
-from classify.data.tasks import Task, TaskSpec, make_task
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task, make_task
 from classify.errors import ClassifyError, TooFewImagesError
 from classify.experiments.compare import Comparison, compare
 from classify.experiments.fit import can_join_layers
@@ -17,6 +18,7 @@ from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadProgress, HeadReport, HeadResult, report_to
 from classify.labels.folders import TEST, VAL
 from classify.labels.table import LabelsLike
+from classify.labels.targets.kinds import CLASS, WordsLike
 from classify.strategy.depth_profile import DepthProfile, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.layer_depths import LayerDepths
@@ -145,6 +147,9 @@ def advise(
     similarity: str | None = None,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     test_size: float = 0.2,
     seed: int = 0,
     jobs: int | None = None,
@@ -165,7 +170,7 @@ def advise(
     size, similarity : str, optional
         ``small`` or ``large``, ``similar`` or ``different``: overrides the measurement, which is
         made all the same.
-    column, labels_level, test_size, seed
+    column, labels_level, kind, columns, order, test_size, seed
         As in `classify.fit`.
     jobs, progress, report
         As in `classify.compare`; the learning curve's heads are included.
@@ -186,7 +191,7 @@ def advise(
     """
     started = time.perf_counter()
     check_size_and_similarity(size, similarity)
-    spec = TaskSpec(labels, column, labels_level, test_size, seed)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
     cache = open_cache(cache)
     LayerDepths.from_cache(cache)  # raises before anything is trained
     table = spec.read_table(cache)
@@ -210,6 +215,7 @@ def advise(
         table,
         ADVICE_HEAD,
         layers,
+        kind=CLASS,
         test_size=test_size,
         seed=seed,
         jobs=jobs,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from classify.data.tasks import Task, TaskSpec, check_test_size
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task, check_test_size
 from classify.errors import CallError
 from classify.experiments.compare import compare
 from classify.experiments.fit import can_join_layers, fit
@@ -21,6 +22,7 @@ from classify.labels.empty_folders import find_empty_folders
 from classify.labels.folders import TEST
 from classify.labels.source_labels import resolve_listing_labels
 from classify.labels.table import LabelTable, check_several_classes, read_given_labels
+from classify.labels.targets.kinds import WordsLike
 from classify.launcher import read_world_size
 from classify.strategy.advise import Advice, advise
 from classify.strategy.strategies import check_size_and_similarity
@@ -116,6 +118,9 @@ def auto(
     similarity: str | None = None,
     column: str = "label",
     labels_level: int | None = None,
+    kind: str | None = None,
+    columns: WordsLike = None,
+    order: WordsLike = None,
     test_size: float = 0.2,
     seed: int = 0,
     max_seconds: float | None = None,
@@ -147,7 +152,7 @@ def auto(
         File for the features, which stays; by default ``OUTPUT.h5``.
     size, similarity : str, optional
         Override the measurement, as in `advise`.
-    column, labels_level, test_size, seed
+    column, labels_level, kind, columns, order, test_size, seed
         As in `fit`; every candidate has the same test images.
     max_seconds : float, optional
         How long all of it may take. If training the network does not fit, the probe that validates
@@ -189,7 +194,7 @@ def auto(
     check_head_file(output)
     report = limit.guard(report)
     check_size_and_similarity(size, similarity)
-    spec = TaskSpec(labels, column, labels_level, test_size, seed)
+    spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
     cache_path = Path(cache or f"{output}.h5")
     if not cache_path.exists():
         _check_labels(images, spec, say)
@@ -265,7 +270,7 @@ def auto(
 
 def _check_labels(images: str | os.PathLike[str], spec: TaskSpec, say: Say) -> None:
     """Refuse labels that no head can be trained on, before any image is embedded."""
-    table = read_given_labels(spec.labels, spec.column, spec.labels_level)
+    table = read_given_labels(spec.class_labels, spec.column, spec.labels_level)
     check_test_size(spec.test_size)
     if table is None:
         source = open_source(images)
@@ -312,7 +317,7 @@ def _fit_probes(
         trains_network = advice.strategy in NETWORK_STRATEGIES
         strategies[joined] = "linear-probe" if trains_network else advice.strategy
     comparison = compare(
-        cache, spec.labels, PROBE_HEAD, list(strategies), report=report, **spec.as_keywords()
+        cache, spec.class_labels, PROBE_HEAD, list(strategies), report=report, **spec.as_keywords()
     )
     # The advised strategy first; within a strategy by log loss.
     results = sorted(comparison.results, key=lambda result: result.validation_loss)

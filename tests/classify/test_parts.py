@@ -10,7 +10,7 @@ import pytest
 from classify import CachedFeatures, compare, fit, load_head, predict
 from classify.data.features import open_cache
 from classify.data.sets.cache_set import CacheSet
-from classify.data.tasks import TaskSpec
+from classify.data.targets.spec import TaskSpec
 from classify.errors import LabelError, UnknownPathError
 from featurize import FeatureCache
 from featurize.cache.parts.index import read_index, write_index

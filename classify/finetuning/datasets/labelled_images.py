@@ -5,13 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from classify.data.source_images import SourceImages
-from classify.data.tasks import (
-    Task,
-    TaskSpec,
-    describe_leaking_copies,
-    encode_and_split,
-    find_labelled_rows,
-)
+from classify.data.targets.spec import TaskSpec
+from classify.data.task_notices import describe_leaking_copies
+from classify.data.tasks import Task, encode_and_split, find_labelled_rows
 from classify.data.units import Copies, find_copies, find_image_copies
 from classify.errors import UnknownPathError
 from classify.labels.folders import TEST
@@ -123,7 +119,7 @@ def _match_labels_to_images(
         rows, positions, notices = find_labelled_rows(cache, table)
         return table, positions, rows, find_copies(cache, rows), notices
     listing = images.listing
-    table = resolve_listing_labels(listing, spec.labels, spec.column, spec.labels_level)
+    table = resolve_listing_labels(listing, spec.class_labels, spec.column, spec.labels_level)
     absent = sorted(set(table.paths) - set(listing.paths))
     if absent:
         raise UnknownPathError(

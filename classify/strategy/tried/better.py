@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.tasks import Task, TaskSpec
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import Task
 from classify.evaluation.paired import compare_correctness
 from classify.finetuning.config import TrainConfig
 from classify.strategy.strategies import probe_command

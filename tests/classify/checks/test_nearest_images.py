@@ -6,7 +6,7 @@ import pytest
 from classify.checks.nearest_images import find_nearest_images
 from classify.data import features
 from classify.data.preparation import root_l2
-from classify.data.tasks import TaskSpec
+from classify.data.targets.spec import TaskSpec
 
 N = 60
 

@@ -8,7 +8,7 @@ import pytest
 from classify import compare, fit
 from classify.data.sets.cache_set import CacheSet
 from classify.data.sets.shared_images import keep_shared_images
-from classify.data.tasks import TaskSpec
+from classify.data.targets.spec import TaskSpec
 from classify.errors import LabelError
 from classify.labels.source_labels import resolve_labels, resolve_listing_labels
 from classify.labels.table import labels_from_folders, read_labels

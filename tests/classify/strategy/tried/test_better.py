@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from classify.data.tasks import TaskSpec, make_task
+from classify.data.targets.spec import TaskSpec
+from classify.data.tasks import make_task
 from classify.labels.table import read_labels
 from classify.strategy.tried.better import CandidateCommands, find_better
 from classify.strategy.tried.candidates import Candidate, Tried
