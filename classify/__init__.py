@@ -13,19 +13,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classify.data.preparation import RootL2
     from classify.errors import ClassifyError
-    from classify.experiments.compare import Comparison, compare
-    from classify.experiments.fit import HeadFit, fit
+    from classify.experiments.compare import Comparison
+    from classify.experiments.fit import HeadFit
     from classify.experiments.repeats import RepeatedComparison
+    from classify.experiments.targets.any_kind import compare, fit
+    from classify.experiments.targets.compare import TargetComparison
+    from classify.experiments.targets.fit import TargetHeadFit
     from classify.experiments.zero_shot import make_zero_shot_head
     from classify.finetuning.estimator import FineTuneClassifier
     from classify.finetuning.run import FineTuneResult, finetune
     from classify.finetuning.trainer import TrainProgress
     from classify.heads.fitted import FittedHead
-    from classify.heads.inference import Evaluation, evaluate, predict
-    from classify.heads.io import load_head, save_head
+    from classify.heads.inference.any_kind import evaluate, predict
+    from classify.heads.inference.classes import Evaluation
     from classify.heads.predictions import Predictions
     from classify.heads.record import HeadProgress, HeadResult
+    from classify.heads.targets.fitted import FittedTargets
+    from classify.heads.targets.predictions import LabelledImages
+    from classify.heads.targets.record import TargetResult
+    from classify.heads.targets.saved import load_head, save_head
     from classify.labels.table import LabelTable, read_labels
+    from classify.labels.targets.table import TargetTable
     from classify.report.write import write_report
     from classify.strategy.advise import Advice, advise
     from classify.strategy.auto import AutoResult, auto
@@ -51,11 +59,13 @@ __all__ = [
     "FineTuneClassifier",
     "FineTuneResult",
     "FittedHead",
+    "FittedTargets",
     "HeadClassifier",
     "HeadFit",
     "HeadProgress",
     "HeadResult",
     "LabelTable",
+    "LabelledImages",
     "LinearSVMClassifier",
     "NearestMeanClassifier",
     "Predictions",
@@ -64,6 +74,10 @@ __all__ = [
     "RootL2",
     "ShrunkLDAClassifier",
     "SoftmaxClassifier",
+    "TargetComparison",
+    "TargetHeadFit",
+    "TargetResult",
+    "TargetTable",
     "TrainProgress",
     "advise",
     "auto",
@@ -86,15 +100,17 @@ _HOMES = {
     "CachedFeatures": "training.cached_features",
     "ClassifyError": "errors",
     "Comparison": "experiments.compare",
-    "Evaluation": "heads.inference",
+    "Evaluation": "heads.inference.classes",
     "FineTuneClassifier": "finetuning.estimator",
     "FineTuneResult": "finetuning.run",
     "FittedHead": "heads.fitted",
+    "FittedTargets": "heads.targets.fitted",
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
     "HeadResult": "heads.record",
     "LabelTable": "labels.table",
+    "LabelledImages": "heads.targets.predictions",
     "LinearSVMClassifier": "training.linear_heads",
     "NearestMeanClassifier": "training.linear_heads",
     "Predictions": "heads.predictions",
@@ -103,18 +119,22 @@ _HOMES = {
     "RootL2": "data.preparation",
     "ShrunkLDAClassifier": "training.linear_heads",
     "SoftmaxClassifier": "training.linear_heads",
+    "TargetComparison": "experiments.targets.compare",
+    "TargetHeadFit": "experiments.targets.fit",
+    "TargetResult": "heads.targets.record",
+    "TargetTable": "labels.targets.table",
     "TrainProgress": "finetuning.trainer",
     "advise": "strategy.advise",
     "auto": "strategy.auto",
-    "compare": "experiments.compare",
-    "evaluate": "heads.inference",
+    "compare": "experiments.targets.any_kind",
+    "evaluate": "heads.inference.any_kind",
     "finetune": "finetuning.run",
-    "fit": "experiments.fit",
-    "load_head": "heads.io",
+    "fit": "experiments.targets.any_kind",
+    "load_head": "heads.targets.saved",
     "make_zero_shot_head": "experiments.zero_shot",
-    "predict": "heads.inference",
+    "predict": "heads.inference.any_kind",
     "read_labels": "labels.table",
-    "save_head": "heads.io",
+    "save_head": "heads.targets.saved",
     "write_report": "report.write",
 }
 

@@ -11,22 +11,23 @@ from typing import Annotated
 
 import typer
 
-from classify.cli import networks
+from classify.cli import networks, saved_heads
 from classify.cli.options import (
-    DEFAULT_HEAD,
-    DEFAULT_HEADS,
     CacheFiles,
     ClassWeight,
     Column,
+    Columns,
+    Coverage,
     Folds,
     Head,
-    HeadFile,
     Heads,
+    Kind,
     Labels,
     LabelsLevel,
     Layer,
     Layers,
     MetricOption,
+    Order,
     Prepare,
     Repeats,
     Seed,
@@ -39,13 +40,11 @@ from classify.cli.options import (
 )
 from featurize.cli.command import make_app
 from featurize.cli.console import (
-    EXIT_INCOMPLETE,
     handle_errors,
-    open_csv_stdout,
     print_json,
     show_notices,
 )
-from featurize.cli.options import CacheFile, Debug, Json, WeightsFile
+from featurize.cli.options import CacheFile, Debug, Json
 from featurize.cli.progress import ProgressDisplay
 
 app = make_app(
@@ -64,11 +63,15 @@ def fit(
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    head: Head = DEFAULT_HEAD,
+    kind: Kind = None,
+    columns: Columns = None,
+    order: Order = None,
+    head: Head = None,
     layer: Layer = None,
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
     metric: MetricOption = None,
+    coverage: Coverage = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
@@ -76,11 +79,13 @@ def fit(
 ) -> None:
     """Train one head, its setting chosen by validation, and save it."""
     with handle_errors(debug, json):
-        from classify.heads.io import check_head_file, save_head
+        from classify.heads.io import check_head_file
+        from classify.heads.targets.record import TargetResult
+        from classify.heads.targets.saved import save_head
 
         check_head_file(output)
-        with ProgressDisplay(f"training {head}"):
-            from classify.experiments.fit import fit as fit_head
+        with ProgressDisplay(f"training {head or 'a head'}"):
+            from classify.experiments.targets.any_kind import fit as fit_head
 
             fitted, record = fit_head(
                 cache[0] if len(cache) == 1 else cache,  # type: ignore[arg-type]
@@ -89,9 +94,13 @@ def fit(
                 layer,
                 column=column,
                 labels_level=labels_level,
+                kind=kind,
+                columns=columns,
+                order=order,
                 class_weight=class_weight,
                 prepare=prepare,
                 metric=metric,
+                coverage=coverage,
                 test_size=test_size,
                 seed=seed,
             )
@@ -99,6 +108,10 @@ def fit(
         show_notices(fitted.notices)
         if json:
             print_json(record.to_dict())
+        elif isinstance(record, TargetResult):
+            from classify.cli.target_tables import show_target_fit
+
+            show_target_fit(record, str(output))
         else:
             from classify.cli.tables import show_fit
 
@@ -111,7 +124,10 @@ def compare(
     labels: Tables = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    heads: Heads = DEFAULT_HEADS,
+    kind: Kind = None,
+    columns: Columns = None,
+    order: Order = None,
+    heads: Heads = None,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
@@ -135,7 +151,8 @@ def compare(
         with ProgressDisplay("reading the cache") as display:
             from classify.data.sets.cache_set import label_joined_layers, open_caches
             from classify.experiments.compare import Comparison, check_data
-            from classify.experiments.compare import compare as compare_heads
+            from classify.experiments.repeats import RepeatedComparison
+            from classify.experiments.targets.any_kind import compare as compare_heads
 
             opened = open_caches(cache)
             comparison = compare_heads(
@@ -145,6 +162,9 @@ def compare(
                 layers,
                 column=column,
                 labels_level=labels_level,
+                kind=kind,
+                columns=columns,
+                order=order,
                 class_weight=class_weight,
                 prepare=prepare,
                 metric=metric,
@@ -167,7 +187,7 @@ def compare(
             print_json(comparison.to_dict() | {"checks": checks_by_task})
         elif json:
             print_json(comparison.to_dict())
-        elif not isinstance(comparison, Comparison):
+        elif isinstance(comparison, RepeatedComparison):
             from classify.cli.repeat_tables import show_repeated_comparison
 
             show_repeated_comparison(comparison, joined)
@@ -176,6 +196,7 @@ def compare(
             from classify.cli.tables import show_comparison
 
             options = {
+                **{"kind": kind, "columns": columns, "order": order},
                 "column": column if column != "label" else None,
                 **{"labels-level": labels_level, "class-weight": class_weight},
                 **{"prepare": prepare, "metric": metric},
@@ -187,7 +208,12 @@ def compare(
                 for task, best in comparison.best_per_task.items()
                 if len(cache) == 1 and best.n_train
             }
-            show_comparison(comparison, checks, joined, commands)
+            if isinstance(comparison, Comparison):
+                show_comparison(comparison, checks, joined, commands)
+            else:
+                from classify.cli.target_tables import show_target_comparison
+
+                show_target_comparison(comparison, joined, commands)
 
 
 @app.command()
@@ -198,6 +224,9 @@ def advise(
     similarity: Similarity = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
+    kind: Kind = None,
+    columns: Columns = None,
+    order: Order = None,
     test_size: TestSize = 0.2,
     seed: Seed = 0,
     json: Json = False,
@@ -217,6 +246,9 @@ def advise(
                 similarity=similarity,
                 column=column,
                 labels_level=labels_level,
+                kind=kind,
+                columns=columns,
+                order=order,
                 test_size=test_size,
                 seed=seed,
                 report=display.report,
@@ -236,84 +268,6 @@ def advise(
 
 
 @app.command()
-def predict(
-    head: HeadFile,
-    images: Annotated[
-        str,
-        typer.Argument(metavar="IMAGES|C.h5", help="As for `featurize run`; an image; a cache."),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many labels each image gets.")] = 1,
-    weights: WeightsFile = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Label images with a saved head: CSV of path,label,probability."""
-    with handle_errors(debug, json):
-        from classify.errors import OutputError
-        from classify.heads.inference import predict as predict_images
-        from classify.heads.io import load_head
-        from classify.heads.predictions import check_predictions_file
-        from featurize.files import atomic_write
-
-        if output == Path("/dev/stdout"):
-            output = None
-        target = None if output is None else check_predictions_file(output, head, images, weights)
-        with ProgressDisplay() as display:
-            predictions = predict_images(
-                load_head(head),
-                images,
-                weights=weights,
-                top=top,
-                say=display.say,
-                report=display.report,
-            )
-        if target is not None:
-            with atomic_write(target, "w", newline="", encoding="utf-8", error=OutputError) as file:
-                predictions.write_csv(file)
-        elif not json:
-            predictions.write_csv(open_csv_stdout())
-        if json:
-            print_json(predictions.to_dict())
-        show_notices(predictions.notices)
-        if output is not None:
-            show_notices([f"{len(predictions.paths):,} images labelled in {output}"])
-        if predictions.failures:
-            raise typer.Exit(EXIT_INCOMPLETE)
-
-
-@app.command()
-def evaluate(
-    head: HeadFile,
-    cache: CacheFile,
-    labels: Labels = None,
-    column: Column = "label",
-    labels_level: LabelsLevel = None,
-    seed: Seed = 0,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Score a saved head on labelled images that it was not trained on."""
-    with handle_errors(debug, json):
-        with ProgressDisplay("scoring"):
-            from classify.heads.inference import evaluate as evaluate_head
-            from classify.heads.io import load_head
-
-            metrics, notices = evaluate_head(
-                load_head(head), cache, labels, column=column, labels_level=labels_level, seed=seed
-            )
-        show_notices(notices)
-        if json:
-            print_json(metrics)
-        else:
-            from classify.cli.tables import show_evaluation
-
-            show_evaluation(metrics)
-
-
-@app.command()
 def report(
     cache: CacheFiles,
     output: Annotated[
@@ -325,7 +279,10 @@ def report(
     ] = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
-    heads: Heads = DEFAULT_HEADS,
+    kind: Kind = None,
+    columns: Columns = None,
+    order: Order = None,
+    heads: Heads = None,
     layers: Layers = "each,joined",
     class_weight: ClassWeight = None,
     prepare: Prepare = None,
@@ -343,7 +300,9 @@ def report(
     with handle_errors(debug, json):
         with ProgressDisplay("reading the cache") as display:
             from classify.data.sets.cache_set import open_caches
-            from classify.experiments.compare import compare as compare_heads
+            from classify.errors import CallError
+            from classify.experiments.compare import Comparison
+            from classify.experiments.targets.any_kind import compare as compare_heads
             from classify.report.write import check_report_path, write_report
             from classify.strategy.advise_best import advise_on_best
 
@@ -356,6 +315,9 @@ def report(
                 layers,
                 column=column,
                 labels_level=labels_level,
+                kind=kind,
+                columns=columns,
+                order=order,
                 class_weight=class_weight,
                 prepare=prepare,
                 metric=metric,
@@ -364,6 +326,8 @@ def report(
                 zeroshot=zeroshot or (),
                 report=display.report,
             )
+            if not isinstance(comparison, Comparison):
+                raise CallError("the report is of classes so far")
             display.begin("drawing the learning curve")
             advice, left_out = advise_on_best(
                 opened,
@@ -394,6 +358,8 @@ def report(
             show_notices([f"the report is in {output}"])
 
 
+app.command()(saved_heads.predict)
+app.command()(saved_heads.evaluate)
 app.command()(networks.finetune)
 app.command()(networks.auto)
 app.command()(networks.zeroshot)

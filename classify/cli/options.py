@@ -18,7 +18,8 @@ from featurize.cli.completion import (
 HEAD_NAMES = (
     "softmax, softmax-lda, linear-svm, rbf-svm, ridge, lda, ncm, knn, or package.module:Class"
 )
-DEFAULT_HEAD = "softmax-lda"
+TARGET_HEAD_NAMES = "ordinal, kernel-ridge"
+KINDS = ("class", "multi", "number", "grade")
 DEFAULT_HEADS = "softmax,linear-svm,ridge,lda,ncm"
 # As in `classify.evaluation.selection_metric`, which imports scikit-learn too.
 METRIC_NAMES = (
@@ -94,6 +95,34 @@ MetricOption = Annotated[
         "average_precision, or COSTS.csv with truth,predicted,cost.",
     ),
 ]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="class|multi|number|grade",
+        autocompletion=complete_choice(*KINDS),
+        help="What the labels are: one class an image, any number of labels (a|b), a number, or "
+        "ordered classes; recognised if not given.",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="a,b,c",
+        autocompletion=complete_list(_list_columns),
+        help="Columns of 0 and 1, one for each of several labels.",
+    ),
+]
+Order = Annotated[
+    str | None,
+    typer.Option(metavar="mild,severe", help="The grades, from the lowest; else numbers."),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0.9",
+        help="Share of new images that sets and intervals shall cover; 0.9 if not given.",
+    ),
+]
 Labels = Annotated[
     Path | None,
     typer.Option(
@@ -105,13 +134,20 @@ Tables = Annotated[
     list[Path] | None, typer.Option(metavar="T.csv", help="A label table; once for each task.")
 ]
 Head = Annotated[
-    str,
-    typer.Option(autocompletion=complete_word(_list_heads), help=f"One of {HEAD_NAMES}."),
+    str | None,
+    typer.Option(
+        autocompletion=complete_word(_list_heads),
+        help=f"One of {HEAD_NAMES}; softmax-lda for classes if not given. Other kinds of labels "
+        f"have {TARGET_HEAD_NAMES} too.",
+    ),
 ]
 Heads = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="a,b", autocompletion=complete_list(_list_heads), help=f"Of {HEAD_NAMES}."
+        metavar="a,b",
+        autocompletion=complete_list(_list_heads),
+        help=f"Of {HEAD_NAMES}; {DEFAULT_HEADS} for classes if not given. Other kinds of labels "
+        f"have {TARGET_HEAD_NAMES} too.",
     ),
 ]
 Layer = Annotated[

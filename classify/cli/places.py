@@ -8,6 +8,7 @@ from rich.text import Text
 
 from classify.experiments.repeats import HeadSummary
 from classify.heads.record import HeadResult, shorten_cache
+from classify.heads.targets.record import TargetResult
 from featurize.cli.console import make_text
 
 
@@ -33,13 +34,16 @@ def format_layer_cells(
 
 
 def format_fit_command(
-    record: HeadResult, cache: Path, tables: Sequence[Path], options: Mapping[str, object]
+    record: HeadResult | TargetResult,
+    cache: Path,
+    tables: Sequence[Path],
+    options: Mapping[str, object],
 ) -> str:
     """Write the command that trains and saves a head of a comparison.
 
     Parameters
     ----------
-    record : HeadResult
+    record : HeadResult or TargetResult
         The head; of one cache, as `fit` takes no more.
     cache : Path
     tables : sequence of Path

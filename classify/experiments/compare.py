@@ -27,8 +27,10 @@ from classify.experiments.results import FitResult
 from classify.experiments.zero_shot import find_tasks_of, load_zero_shot_head, score_zero_shot
 from classify.heads.record import HeadCallback, HeadReport, HeadResult, rank_results, report_to
 from classify.heads.registry import DEFAULT_HEADS, get_head_spec
+from classify.kinds import CLASS
 from classify.labels.table import LabelsLike, LabelTable
-from classify.labels.targets.kinds import WordsLike
+from classify.labels.targets.kinds import split_words
+from classify.labels.targets.table import make_names_unique
 from featurize.cache.reader import FeatureCache
 from featurize.progress import ignore
 
@@ -114,17 +116,14 @@ class Comparison:
 
 
 @overload
-def compare(
+def compare_classes(
     cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
-    heads: str | Sequence[str] = ...,
+    heads: str | Sequence[str] | None = ...,
     layers: str | Sequence[str] = ...,
     *,
     column: str = "label",
     labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -141,17 +140,14 @@ def compare(
 
 
 @overload
-def compare(
+def compare_classes(
     cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
-    heads: str | Sequence[str] = ...,
+    heads: str | Sequence[str] | None = ...,
     layers: str | Sequence[str] = ...,
     *,
     column: str = "label",
     labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -167,17 +163,14 @@ def compare(
 ) -> Comparison | RepeatedComparison: ...
 
 
-def compare(
+def compare_classes(
     cache: CachesLike,
     labels: LabelsLike | Sequence[LabelsLike] = None,
-    heads: str | Sequence[str] = DEFAULT_HEADS,
+    heads: str | Sequence[str] | None = None,
     layers: str | Sequence[str] = DEFAULT_LAYERS,
     *,
     column: str = "label",
     labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -191,7 +184,7 @@ def compare(
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
 ) -> Comparison | RepeatedComparison:
-    """Train every head on every choice of layers for every task.
+    """Train every head for classes on every choice of layers for every task.
 
     Each result is stored next to the cache as soon as it is available. An interrupted comparison
     resumes where it stopped, and a larger one trains only what is new.
@@ -205,12 +198,12 @@ def compare(
         other is told from the first.
     labels : LabelTable or path of a CSV, or several, optional
         One task each; by default one, of the labels that came with the images or the folder names.
-    heads : str or sequence of str
-        Names; a string is split at its commas.
+    heads : str or sequence of str, optional
+        Names; a string is split at its commas. The linear heads if not given.
     layers : str or sequence of str
         ``each`` (every layer alone), ``joined`` (all layers concatenated), layer names, and
         ``a+b``. For several caches see `classify.data.sets.layer_words.list_layer_sets`.
-    column, labels_level, kind, columns, order, class_weight, prepare, metric, test_size, seed
+    column, labels_level, class_weight, prepare, metric, test_size, seed
         As in `fit`; every head of a task gets the same split.
     repeats : int, optional
         Number of random splits, 2 or more, with `seed` and the seeds that follow it. With `shots`
@@ -246,17 +239,17 @@ def compare(
     """
     started = time.perf_counter()
     options = make_fit_options(seed, class_weight, prepare, metric)
-    head_names = heads.split(",") if isinstance(heads, str) else heads
-    names = list(dict.fromkeys(get_head_spec(word.strip()).name for word in head_names))
+    words = DEFAULT_HEADS if heads is None else split_words(heads)
+    names = list(dict.fromkeys(get_head_spec(word).name for word in words))
     cache = open_caches(cache)
     layer_sets = list_layer_sets(cache, layers)
     single = labels is None or isinstance(labels, (LabelTable, str, os.PathLike))
     label_inputs: Sequence[Any] = [labels] if single else list(labels)  # type: ignore[arg-type]
     specs = [
-        TaskSpec(task_labels, column, labels_level, test_size, seed, kind, columns, order)
+        TaskSpec(task_labels, column, labels_level, test_size, seed, CLASS)
         for task_labels in label_inputs
     ]
-    tables = _make_names_unique(
+    tables = make_names_unique(
         [keep_shared_images(cache, spec.read_table(cache)) for spec in specs]
     )
     if not (tables and names and layer_sets):
@@ -390,16 +383,3 @@ def _signed_metric(record: HeadResult, metric: SelectionMetric) -> float:
     """Return the validation metric with the sign that makes higher better."""
     value = record.validation_metric
     return -np.inf if value is None else metric.sign * value
-
-
-def _make_names_unique(tables: list[LabelTable]) -> list[LabelTable]:
-    """Rename tables of the same name by their paths, so that task names are unique."""
-    names = [table.name for table in tables]
-    tables = [
-        replace(table, name=table.source) if names.count(table.name) > 1 else table
-        for table in tables
-    ]
-    names = [table.name for table in tables]
-    if len(set(names)) < len(names):
-        raise CallError(f"the same labels are given twice: {', '.join(names)}")
-    return tables

@@ -17,6 +17,7 @@ from classify.data.folds import hash_prefixes
 from classify.data.preparation import check_preparation
 from classify.data.sets.cache_set import CacheSet
 from classify.data.targets.spec import TaskSpec
+from classify.data.targets.task import TargetTask
 from classify.data.task_notices import describe_leaking_copies
 from classify.data.tasks import Task
 from classify.errors import CallError
@@ -26,9 +27,9 @@ from classify.experiments.results import FitOptions, FitResult, load_result, res
 from classify.heads.fitted import FittedHead
 from classify.heads.record import HeadResult
 from classify.heads.registry import DEFAULT_HEAD, HeadSpec, get_head_spec
+from classify.kinds import CLASS
 from classify.labels.folders import TEST
-from classify.labels.table import LabelsLike
-from classify.labels.targets.kinds import WordsLike
+from classify.labels.targets.resolve import TargetsLike
 from featurize.backbones.licences import find_licence_warning
 from featurize.cache.reader import FeatureCache
 
@@ -69,17 +70,14 @@ class HeadFit(NamedTuple):
         return self.record.to_dict()
 
 
-def fit(
+def fit_classes(
     cache: CacheOrPath,
-    labels: LabelsLike = None,
-    head: str = DEFAULT_HEAD,
+    labels: TargetsLike = None,
+    head: str | None = None,
     layer: str | Sequence[str] | None = None,
     *,
     column: str = "label",
     labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
@@ -107,9 +105,9 @@ def fit(
         One only, as a head file has one backbone.
     labels : LabelTable or path of a CSV, optional
         By default those that came with the images, else the folder names.
-    head : str
-        ``softmax-lda`` (the average of these two, as calibrated heads), ``softmax``,
-        ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
+    head : str, optional
+        ``softmax-lda`` (the average of these two, as calibrated heads; the default for classes),
+        ``softmax``, ``linear-svm``, ``rbf-svm``, ``ridge``, ``lda``, ``ncm``, ``knn``, or a
         scikit-learn classifier as ``package.module:Class``.
     layer : str or sequence of str, optional
         Several layers are joined. By default the deepest layer, the three deepest joined or all
@@ -118,13 +116,6 @@ def fit(
         The column of the CSV that holds the labels.
     labels_level : int, optional
         Depth of the folders that name the labels, 1 for the topmost; detected by default.
-    kind : str, optional
-        ``class``, ``multi`` (any number of labels an image), ``number`` or ``grade`` (ordered
-        classes); recognised if not given.
-    columns : str or sequence of str, optional
-        Columns of 0 and 1, one for each of several labels, in place of `column`.
-    order : str or sequence of str, optional
-        The grades, from the lowest; numbers are in their own order.
     class_weight : str, optional
         ``balanced``: every class has the same total weight, whatever its number of images.
     prepare : str, optional
@@ -144,7 +135,7 @@ def fit(
     Returns
     -------
     HeadFit
-        ``head, record = fit(...)``.
+        ``head, record = fit_classes(...)``.
 
     Raises
     ------
@@ -153,9 +144,9 @@ def fit(
     ClassifyError, FeaturizeError, FileNotFoundError
         If cache or labels cannot be read or used.
     """
-    _check_single(cache)
-    head_spec = get_head_spec(head)
-    task_spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
+    check_single(cache)
+    task_spec = TaskSpec(labels, column, labels_level, test_size, seed, CLASS)
+    head_spec = get_head_spec(DEFAULT_HEAD if head is None else head)
     options = make_fit_options(seed, class_weight, prepare, metric)
     cache = open_cache(cache)
     layer_sets = None if layer is None else [resolve_layers(cache, layer)]
@@ -163,9 +154,7 @@ def fit(
     options.metric.check_classes(task.classes)
     deepest_only = layer_sets is None and not can_join_layers(cache, task)
     if layer_sets is None:
-        names = tuple(cache.layers)
-        choices = [names[-1:]] if deepest_only else [names[-1:], names[-UPPER_LAYERS:], names]
-        layer_sets = list(dict.fromkeys(choices))  # with few layers some are the same
+        layer_sets = list_layer_choices(cache, task)
     # One BLAS thread: on two cores of which one was busy, a second thread made the solver 20 times
     # slower (measured), because BLAS threads wait for each other by spinning.
     with threadpool_limits(1):
@@ -187,8 +176,19 @@ def fit(
     return HeadFit(head_on_task, result.record)
 
 
-def _check_single(cache: object) -> None:
-    """Refuse several caches: a head file has one backbone."""
+def check_single(cache: object) -> None:
+    """Refuse several caches: a head file has one backbone.
+
+    Parameters
+    ----------
+    cache : object
+        What was given for a cache.
+
+    Raises
+    ------
+    CallError
+        If it is several.
+    """
     if isinstance(cache, (list, tuple, CacheSet)):
         raise CallError(
             "a head is saved with the one backbone that its features come from, so fit takes one "
@@ -196,13 +196,34 @@ def _check_single(cache: object) -> None:
         )
 
 
-def can_join_layers(cache: FeatureCache, task: Task) -> bool:
+def list_layer_choices(cache: FeatureCache, task: Task | TargetTask) -> list[tuple[str, ...]]:
+    """List the choices of layers that validation decides among.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    task : Task or TargetTask
+
+    Returns
+    -------
+    list of tuple of str
+        The deepest layer, the three deepest and all; the first alone where the joined layers are
+        too large.
+    """
+    names = tuple(cache.layers)
+    if not can_join_layers(cache, task):
+        return [names[-1:]]
+    # With few layers some of them are the same.
+    return list(dict.fromkeys([names[-1:], names[-UPPER_LAYERS:], names]))
+
+
+def can_join_layers(cache: FeatureCache, task: Task | TargetTask) -> bool:
     """Return whether the joined layers of a task are small enough to be tried by default.
 
     Parameters
     ----------
     cache : FeatureCache
-    task : Task
+    task : Task or TargetTask
 
     Returns
     -------
@@ -320,6 +341,23 @@ def make_fit_options(
     check_class_weight(class_weight)
     check_preparation(prepare)
     return FitOptions(seed, class_weight, prepare, resolve_metric(metric))
+
+
+def refuse_class_weight(kind: str, class_weight: str | None) -> None:
+    """Refuse a class weight for labels that are not classes.
+
+    Parameters
+    ----------
+    kind : str
+    class_weight : str, optional
+
+    Raises
+    ------
+    CallError
+        If one is given.
+    """
+    if class_weight is not None:
+        raise CallError(f"--class-weight is for classes, and these labels are of the kind {kind}")
 
 
 def check_class_weight(class_weight: str | None) -> None:

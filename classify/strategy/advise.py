@@ -12,13 +12,13 @@ from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
 from classify.data.targets.spec import TaskSpec
 from classify.data.tasks import Task, make_task
 from classify.errors import ClassifyError, TooFewImagesError
-from classify.experiments.compare import Comparison, compare
+from classify.experiments.compare import Comparison, compare_classes
 from classify.experiments.fit import can_join_layers
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadProgress, HeadReport, HeadResult, report_to
 from classify.labels.folders import TEST, VAL
 from classify.labels.table import LabelsLike
-from classify.labels.targets.kinds import CLASS, WordsLike
+from classify.labels.targets.kinds import WordsLike
 from classify.strategy.depth_profile import DepthProfile, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.layer_depths import LayerDepths
@@ -210,12 +210,11 @@ def advise(
     def report_drawn(step: Progress) -> None:
         report_heads(HeadProgress(latest[-1], n_heads + step.done, total))
 
-    comparison = compare(
+    comparison = compare_classes(
         cache,
         table,
         ADVICE_HEAD,
         layers,
-        kind=CLASS,
         test_size=test_size,
         seed=seed,
         jobs=jobs,

@@ -14,10 +14,11 @@ import numpy as np
 from classify.data.targets.spec import TaskSpec
 from classify.data.tasks import Task, check_test_size
 from classify.errors import CallError
-from classify.experiments.compare import compare
-from classify.experiments.fit import can_join_layers, fit
-from classify.heads.io import check_head_file, save_head
+from classify.experiments.compare import compare_classes
+from classify.experiments.fit import can_join_layers, fit_classes
+from classify.heads.io import check_head_file
 from classify.heads.record import HeadProgress
+from classify.heads.targets.saved import save_head
 from classify.labels.empty_folders import find_empty_folders
 from classify.labels.folders import TEST
 from classify.labels.source_labels import resolve_listing_labels
@@ -229,8 +230,8 @@ def auto(
         probe = tried[0].candidate
         limit.check(f"training the {probe.strategy} to save")
         say(f"training the {probe.strategy} on {probe.what}, to save it")
-        head, _ = fit(
-            feature_cache, labels, PROBE_HEAD, probe.what.split("+"), **spec.as_keywords()
+        head, _ = fit_classes(
+            feature_cache, labels, PROBE_HEAD, probe.what.split("+"), **spec.as_class_keywords()
         )
         save_head(head, output)
         notices += head.notices
@@ -316,8 +317,13 @@ def _fit_probes(
     if can_join_layers(cache, task):  # either kind of probe may use them
         trains_network = advice.strategy in NETWORK_STRATEGIES
         strategies[joined] = "linear-probe" if trains_network else advice.strategy
-    comparison = compare(
-        cache, spec.class_labels, PROBE_HEAD, list(strategies), report=report, **spec.as_keywords()
+    comparison = compare_classes(
+        cache,
+        spec.class_labels,
+        PROBE_HEAD,
+        list(strategies),
+        report=report,
+        **spec.as_class_keywords(),
     )
     # The advised strategy first; within a strategy by log loss.
     results = sorted(comparison.results, key=lambda result: result.validation_loss)

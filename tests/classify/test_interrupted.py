@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from classify.experiments.compare import compare
+from classify.experiments.compare import compare_classes as compare
 from classify.store import store_dir
 from featurize.cache.reader import FeatureCache
 

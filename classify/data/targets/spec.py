@@ -153,6 +153,17 @@ class TaskSpec:
         """
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
+    def as_class_keywords(self) -> dict[str, Any]:
+        """Return the options of tasks of classes as keyword arguments.
+
+        Returns
+        -------
+        dict of str to object
+            `as_keywords` without ``kind``, ``columns`` and ``order``.
+        """
+        keywords = self.as_keywords()
+        return {k: v for k, v in keywords.items() if k not in ("kind", "columns", "order")}
+
     def as_command_options(self) -> list[str]:
         """Return the options that differ from the defaults as words of a command line.
 

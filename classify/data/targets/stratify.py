@@ -4,7 +4,7 @@ import numpy as np
 
 from classify.data.folds import MAX_FOLDS, FoldPlan, plan_content_folds, plan_folds
 from classify.data.splits import hold_out
-from classify.labels.targets.kinds import GRADE, MULTI
+from classify.kinds import GRADE, MULTI
 
 MAX_BINS, MIN_PER_BIN = 10, 10
 """Numbers are stratified by so many quantiles at most, of so many images at least."""

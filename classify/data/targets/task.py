@@ -15,8 +15,8 @@ from classify.data.tasks import (
 )
 from classify.data.units import find_copies
 from classify.errors import TooFewImagesError
+from classify.kinds import GRADE, MULTI
 from classify.labels.folders import TEST, TRAIN
-from classify.labels.targets.kinds import GRADE, MULTI
 from classify.labels.targets.table import TargetTable
 from featurize.cache.reader import FeatureCache
 from featurize.text import list_first

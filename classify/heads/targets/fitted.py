@@ -15,7 +15,7 @@ from classify.evaluation.targets.calibration import apply_label_calibration
 from classify.heads.fitted import FeatureSource
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
 from classify.heads.targets.models import EstimatorModel
-from classify.labels.targets.kinds import GRADE, MULTI, NUMBER
+from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.cache.reader import FeatureCache
 
 

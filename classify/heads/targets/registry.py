@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
 from classify.errors import CallError, UnknownHeadError
 from classify.heads.registry import HEADS, RIDGE_ALPHAS
-from classify.labels.targets.kinds import GRADE, MULTI, NUMBER
+from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.text import did_you_mean
 
 ORDINAL, RIDGE, KERNEL_RIDGE, KNN = "ordinal", "ridge", "kernel-ridge", "knn"
@@ -120,8 +120,8 @@ def get_target_head_spec(name: str, kind: str) -> TargetHeadSpec:
         RIDGE: ("alpha", RIDGE_ALPHAS),
         KERNEL_RIDGE: ("alpha", KERNEL_ALPHAS),
         ORDINAL: ("C", HEADS["softmax"].grid),
-        LOGISTIC: ("C", HEADS["softmax"].grid),
-        LINEAR_SVM: ("C", HEADS["linear-svm"].grid),
+        LOGISTIC: ("C", (*HEADS["softmax"].grid, 50.0, 100.0, 200.0, 500.0, 1000.0)),
+        LINEAR_SVM: ("C", (*HEADS["linear-svm"].grid, 10.0, 30.0, 100.0)),
         KNN: ("n_neighbors", HEADS["knn"].grid),
     }
     param_name, grid = grids.get(name, (None, ()))

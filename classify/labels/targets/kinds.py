@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from classify.errors import CallError
+from classify.kinds import CLASS, GRADE, KINDS, MULTI, NUMBER
 from featurize.text import did_you_mean
 
-CLASS, MULTI, NUMBER, GRADE = KINDS = ("class", "multi", "number", "grade")
-KIND_NOUNS = {CLASS: "classes", MULTI: "labels", NUMBER: "numbers", GRADE: "grades"}
 LABEL_SEPARATOR = "|"
 UNKNOWN_CELLS = ("?", "na", "n/a", "nan", "null")
 """Cells, in lower case, that say that a label is not known."""
@@ -64,7 +63,7 @@ class KindOptions:
                 f"labels are of the kind {', '.join(KINDS)}, not {kind!r}"
                 f"{did_you_mean(kind, KINDS)}"
             )
-        words = {"columns": _split_words(columns), "order": _split_words(order)}
+        words = {"columns": split_words(columns), "order": split_words(order)}
         for option, implied in (("columns", MULTI), ("order", GRADE)):
             if not words[option]:
                 continue
@@ -85,7 +84,19 @@ class KindOptions:
         return self.kind not in (None, CLASS)
 
 
-def _split_words(words: WordsLike) -> tuple[str, ...]:
+def split_words(words: WordsLike) -> tuple[str, ...]:
+    """Split a list that may be given as text.
+
+    Parameters
+    ----------
+    words : str or sequence of str, optional
+        A text is split at its commas.
+
+    Returns
+    -------
+    tuple of str
+        Without the spaces around them, and without empty ones.
+    """
     split = words.split(",") if isinstance(words, str) else words or ()
     return tuple(word for text in split if (word := str(text).strip()))
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from classify.errors import LabelError
+from classify.kinds import CLASS
 from classify.labels.containers import list_containers
 from classify.labels.source_labels import find_labels_beside, resolve_labels
 from classify.labels.table import (
@@ -11,7 +12,7 @@ from classify.labels.table import (
     read_cells,
 )
 from classify.labels.table_rows import TableRows
-from classify.labels.targets.kinds import CLASS, KindOptions, recognise_kind
+from classify.labels.targets.kinds import KindOptions, recognise_kind
 from classify.labels.targets.table import TargetTable, make_table_of_columns, make_target_table
 from featurize.cache.reader import FeatureCache
 

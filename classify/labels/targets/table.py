@@ -2,18 +2,17 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from classify.errors import LabelError, TooFewImagesError
+from classify.errors import CallError, LabelError, TooFewImagesError
+from classify.kinds import KIND_NOUNS, MULTI, NUMBER
 from classify.labels.table import LabelTable, refuse_lookalikes
 from classify.labels.table_rows import LABEL_PREFIX, TableRows
 from classify.labels.targets.kinds import (
-    KIND_NOUNS,
     LABEL_SEPARATOR,
     MAX_GRADES,
-    MULTI,
-    NUMBER,
     KindOptions,
     is_unknown,
     parse_number,
@@ -60,6 +59,9 @@ class TargetTable:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+AnyTable = TypeVar("AnyTable", LabelTable, TargetTable)
 
 
 def make_target_table(
@@ -265,3 +267,30 @@ def _encode_grades(
                 f"{', '.join(order)}{did_you_mean(cells[i], order)}"
             )
     return tuple(order), np.array([[float(number_of[cells[i]])] for i in known])
+
+
+def make_names_unique(tables: list[AnyTable]) -> list[AnyTable]:
+    """Rename tables of the same name by their paths, so that task names are unique.
+
+    Parameters
+    ----------
+    tables : list of LabelTable, or of TargetTable
+
+    Returns
+    -------
+    list of LabelTable, or of TargetTable
+
+    Raises
+    ------
+    CallError
+        If the same labels are given twice.
+    """
+    names = [table.name for table in tables]
+    tables = [
+        replace(table, name=table.source) if names.count(table.name) > 1 else table
+        for table in tables
+    ]
+    names = [table.name for table in tables]
+    if len(set(names)) < len(names):
+        raise CallError(f"the same labels are given twice: {', '.join(names)}")
+    return tables

@@ -16,7 +16,7 @@ from classify.heads.targets.models import EstimatorModel
 from classify.heads.targets.registry import (
     TargetHeadSpec,
 )
-from classify.labels.targets.kinds import MULTI
+from classify.kinds import MULTI
 from classify.solvers.selection import PathPoint
 from classify.solvers.sklearn_heads import fit_and_scale, fit_converged
 from classify.training.targets.selection import (

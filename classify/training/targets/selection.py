@@ -18,7 +18,7 @@ from classify.heads.targets.registry import (
     ORDINAL,
     TargetHeadSpec,
 )
-from classify.labels.targets.kinds import GRADE, MULTI
+from classify.kinds import GRADE, MULTI
 from classify.solvers.selection import SelectedParam, select_param
 from classify.training.targets.target_set import TargetSet
 from classify.training.train import GRID_EDGE

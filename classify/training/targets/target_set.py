@@ -8,7 +8,7 @@ import numpy as np
 from classify.data.features import FeatureRows
 from classify.data.folds import FoldPlan
 from classify.heads.targets.registry import TargetHeadSpec
-from classify.labels.targets.kinds import MULTI
+from classify.kinds import MULTI
 from classify.solvers import lbfgs, neighbours
 from classify.solvers.gram import PrincipalBasis
 from classify.solvers.gram_cache import compute_fold_bases

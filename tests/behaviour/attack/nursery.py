@@ -50,7 +50,7 @@ def load() -> None:
         *(
             "classify.finetuning.run",
             "classify.strategy.auto",
-            "classify.heads.inference",
+            "classify.heads.inference.classes",
             "classify.cli.tables",
         ),
         *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),

@@ -6,7 +6,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from classify.checks.baseline import measure_baseline
-from classify.experiments.compare import compare
+from classify.experiments.compare import compare_classes as compare
 
 N = 120
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.experiments.compare import compare
+from classify.experiments.compare import compare_classes as compare
 
 from ...browser import NEEDS_CHROMIUM, Browser
 

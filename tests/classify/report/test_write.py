@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from classify.errors import CallError, OutputError
-from classify.experiments.compare import Comparison, compare
+from classify.experiments.compare import Comparison
+from classify.experiments.compare import compare_classes as compare
 from featurize.cache.reader import FeatureCache
 
 pytest.importorskip("bokeh")

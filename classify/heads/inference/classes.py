@@ -1,45 +1,30 @@
-"""Use a saved head: predict labels of images or cache rows, or evaluate it on labelled rows."""
+"""Predict classes of images or cache rows with a saved head, or evaluate it on labelled rows."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
 from classify.data.targets.spec import TaskSpec
-from classify.data.tasks import check_groups, find_labelled_rows
-from classify.data.units import find_copies
-from classify.errors import CallError, HeadMismatchError
+from classify.errors import CallError
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
 from classify.evaluation.recall import compute_class_recall
 from classify.heads.fitted import FittedHead
+from classify.heads.inference.images import embed_or_open
+from classify.heads.inference.unseen_rows import select_unseen_rows
 from classify.heads.predictions import Predictions
-from classify.labels.folders import TEST
+from classify.kinds import CLASS
 from classify.labels.table import LabelsLike, LabelTable
-from classify.labels.targets.kinds import WordsLike
-from featurize.backbones.names import is_file_path
 from featurize.cache.format import MARKED
-from featurize.cache.parts.index import has_index
 from featurize.cache.reader import FeatureCache
-from featurize.errors import CallError as SourceError
-from featurize.errors import RunInterruptedError, UnknownWeightsError
 from featurize.progress import Say, ignore
-from featurize.sources.folder import IMAGE_SUFFIXES
-from featurize.sources.opening import open_source
-from featurize.sources.stores.addresses import is_address
-from featurize.system import signals
 from featurize.text import did_you_mean, list_first
 
-HDF5_SIGNATURE, CACHE_SUFFIXES = b"\x89HDF\r\n\x1a\n", (".h5", ".hdf5")
-USUAL_SIDE, LARGE_SIDE = 224, 1024  # pixels along a side; above the second a message is shown
 
-
-def predict(
+def predict_classes(
     head: FittedHead,
     images: str | os.PathLike[str],
     *,
@@ -87,7 +72,7 @@ def predict(
     """
     if top < 1:
         raise CallError(f"every image gets at least one label, not {top}")
-    with _embed_or_open(head, os.fspath(images), weights, say, report) as cache:
+    with embed_or_open(head, os.fspath(images), weights, say, report) as cache:
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
         kind = "probability" if head.probabilistic or head.temperature is not None else "score"
@@ -111,106 +96,6 @@ def predict(
             kind=kind,
             failures=cache.failures,
         )
-
-
-@contextmanager
-def _embed_or_open(
-    head: FittedHead, images: str, weights: str | None, say: Say, report: Callable[[Any], None]
-) -> Iterator[FeatureCache]:
-    path = Path(images)
-    is_file = path.is_file()
-    is_image = is_file and path.suffix.lower() in IMAGE_SUFFIXES
-    if has_index(path) or (is_file and not is_image and _looks_like_cache(path)):
-        yield open_cache(path)
-        return
-    if not is_image:
-        _check_source(images)
-    signals.import_uninterrupted("torchvision")  # slow, so only when it is needed
-    from featurize import load_backbone, run
-
-    source = head.source
-    weights = weights or (None if head.network is None else str(head.network))
-    missing_weights = CallError(
-        f"this head's backbone, {source.backbone}, came from the weights file {source.weights}: "
-        "give it with --weights"
-    )
-    if weights is None and is_file_path(source.weights):
-        raise missing_weights  # a file of that name here need not be the same file
-    if source.weights == "own":
-        raise CallError(
-            f"this head's backbone was a network of its own ({source.backbone}): embed the images "
-            "in Python, featurize.run(..., backbone=Backbone(...)), and predict from that cache"
-        )
-    with tempfile.TemporaryDirectory(prefix="headgraft-") as temporary:
-        try:
-            backbone = load_backbone(
-                source.backbone, weights or source.weights, preprocess=source.preprocess
-            )
-        except UnknownWeightsError:
-            raise missing_weights from None
-        if backbone.weights_sha256 != source.weights_sha256:
-            raise HeadMismatchError(
-                f"the weights {weights or source.weights} of {source.backbone} are not those that "
-                f"this head was trained on (digest {backbone.weights_sha256[:12]}..., the head's "
-                f"{source.weights_sha256[:12]}...); give the right file with --weights"
-            )
-        crop = backbone.preprocess.crop
-        if crop > LARGE_SIDE:
-            say(
-                f"this head takes images of {crop:,} x {crop:,} pixels, which is "
-                f"{(crop / USUAL_SIDE) ** 2:,.0f} times the work of the usual "
-                f"{USUAL_SIDE} x {USUAL_SIDE}"
-            )
-        if is_image:
-            folder = Path(temporary) / "image"
-            folder.mkdir()
-            (folder / path.name).symlink_to(path.absolute())
-            images = str(folder)
-
-        def say_of_images(sentence: str) -> None:
-            if temporary not in sentence:  # what is written there is for this once
-                say(sentence)
-
-        layers = ",".join(layer.spec.option for layer in source.layers)
-        try:
-            run(
-                images,
-                Path(temporary) / "images.h5",
-                backbone=backbone,
-                layers=layers,
-                dtype={"<f4": "float32", "<f2": "float16"}[source.layers[0].dtype],
-                precision=source.precision,
-                follow=is_image,  # the image is behind our own symlink
-                say=say_of_images,
-                report=report,
-            )
-        except RunInterruptedError as error:
-            raise RunInterruptedError(
-                "interrupted, and nothing is kept: the images' features were for this once. A "
-                "cache made by `featurize run` is kept, and `predict` takes it too"
-            ) from error
-        yield FeatureCache(Path(temporary) / "images.h5")
-
-
-def _check_source(images: str) -> None:
-    """Refuse what is no source of images, before torch is imported."""
-    try:
-        open_source(images)
-    except SourceError as error:
-        if is_address(images) or Path(images).exists():
-            raise
-        raise FileNotFoundError(f"{error}; or give a cache") from None
-
-
-def _looks_like_cache(path: Path) -> bool:
-    """Tell whether a file is HDF5, or is called so: then the cache's own error says what it is."""
-    if path.suffix.lower() in CACHE_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-    except OSError:
-        return True
 
 
 def _iter_decision_values(
@@ -271,16 +156,13 @@ class _EvaluatedRows(NamedTuple):
     classes: list[str]
 
 
-def evaluate(
+def evaluate_classes(
     head: FittedHead,
     cache: CacheOrPath,
     labels: LabelsLike = None,
     *,
     column: str = "label",
     labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate a saved head on labelled rows: the test part where there is a split, else all.
@@ -296,7 +178,7 @@ def evaluate(
         Features from the same backbone and layers as the head's.
     labels : LabelTable or path of a CSV, optional
         Labels of the images; those that came with them if not given, else folder names.
-    column, labels_level, kind, columns, order, seed
+    column, labels_level, seed
         As in `classify.fit`.
 
     Returns
@@ -319,9 +201,7 @@ def evaluate(
     """
     cache = open_cache(cache)
     head.check_against(cache)
-    table = TaskSpec(
-        labels, column, labels_level, kind=kind, columns=columns, order=order
-    ).read_table(cache)
+    table = TaskSpec(labels, column, labels_level, kind=CLASS).read_table(cache)
     (rows, y, unit, classes), notices = _select_rows(head, cache, table)
     predictions = HeldOutPredictions.concatenate(
         [
@@ -351,35 +231,8 @@ def _select_rows(
     head: FittedHead, cache: FeatureCache, table: LabelTable
 ) -> tuple[_EvaluatedRows, list[str]]:
     """Select the labelled rows that the head has not seen; also return notices about the rest."""
-    rows, label_index, notices = find_labelled_rows(cache, table)
-    check_groups(table, label_index)
-    names = [table.labels[i] for i in label_index]
-    chosen = np.ones(len(rows), bool)
-    if table.splits is not None:
-        chosen = np.array([table.splits[i] == TEST for i in label_index], bool)
-    trained = head.trained_on(cache.column("sha256", rows))
-    if (chosen & trained).any():
-        notices.append(
-            f"{int((chosen & trained).sum()):,} images are left out: the head was trained on them, "
-            "or its setting chosen by them"
-        )
-    chosen &= ~trained
-    if not chosen.any():
-        raise CallError(
-            f"{table.source} leaves no images in {cache.path} to score this head on, apart from "
-            "those it was trained on or chosen by"
-        )
-    groups = None
-    if table.groups is not None:
-        groups = np.array([table.groups[i] for i in label_index], object)
-    unit, copy_notices = find_copies(cache, rows).assign_units(groups, len(rows))
-    notices += copy_notices
-    if (linked := chosen & np.isin(unit, unit[trained])).any():
-        notices.append(
-            f"{int(linked.sum()):,} images are nearly the same as images that the head was trained "
-            "on, or in one group with them, which makes the score too good"
-        )
-    chosen_names = [names[i] for i in np.flatnonzero(chosen)]
+    rows, label_index, unit, notices = select_unseen_rows(head, cache, table)
+    chosen_names = [table.labels[i] for i in label_index]
     unknown = sorted({*chosen_names} - {*head.classes})
     if unknown:
         shown = ", ".join(f"{name}{did_you_mean(name, head.classes)}" for name in unknown[:5])
@@ -392,4 +245,4 @@ def _select_rows(
     classes = [*head.classes, *unknown]
     number = {name: k for k, name in enumerate(classes)}
     y = np.array([number[name] for name in chosen_names])
-    return _EvaluatedRows(rows[chosen], y, unit[chosen], classes), notices
+    return _EvaluatedRows(rows, y, unit, classes), notices

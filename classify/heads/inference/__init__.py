@@ -1,0 +1,1 @@
+"""Use of saved heads: labels for images, and scores on labelled rows."""
