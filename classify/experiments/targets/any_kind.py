@@ -25,6 +25,7 @@ from classify.experiments.targets.compare import TargetComparison, compare_targe
 from classify.experiments.targets.fit import TargetHeadFit, fit_targets
 from classify.experiments.targets.results import TargetFitOptions
 from classify.heads.record import HeadCallback
+from classify.heads.targets.registry import check_head_names
 from classify.labels.table import LabelTable
 from classify.labels.targets.kinds import WordsLike, split_words
 from classify.labels.targets.resolve import TargetsLike
@@ -126,6 +127,7 @@ def fit(
         If cache or labels cannot be read or used.
     """
     check_single(cache)
+    check_head_names([] if head is None else [head])
     check_class_weight(class_weight)
     check_preparation(prepare)
     opened = open_cache(cache)
@@ -291,6 +293,7 @@ def compare(
     ClassifyError, FeaturizeError, FileNotFoundError
         As in `fit`.
     """
+    check_head_names([] if heads is None else split_words(heads))
     check_class_weight(class_weight)
     check_preparation(prepare)
     opened = open_caches(cache)

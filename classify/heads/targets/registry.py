@@ -1,5 +1,6 @@
 """The heads for several labels, numbers and grades by name; and estimators of scikit-learn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pkgutil import resolve_name
@@ -8,7 +9,7 @@ from typing import Any
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
 from classify.errors import CallError, UnknownHeadError
-from classify.heads.registry import HEADS, RIDGE_ALPHAS
+from classify.heads.registry import HEADS, RIDGE_ALPHAS, get_head_spec
 from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.text import did_you_mean
 
@@ -126,6 +127,25 @@ def get_target_head_spec(name: str, kind: str) -> TargetHeadSpec:
     }
     param_name, grid = grids.get(name, (None, ()))
     return TargetHeadSpec(name, kind, param_name, tuple(float(value or 0) for value in grid))
+
+
+def check_head_names(names: Sequence[str]) -> None:
+    """Refuse names that no kind of labels has a head of, before anything is read.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Import paths are not looked at.
+
+    Raises
+    ------
+    UnknownHeadError
+        If there is no such head; the message lists the names.
+    """
+    known = {name for heads in HEADS_OF.values() for name in heads}
+    for name in names:
+        if ":" not in name and name not in known:
+            get_head_spec(name)
 
 
 KERNEL_ALPHAS = tuple(float(f"{d}e{e}") for e in range(2, -5, -1) for d in (3, 1))

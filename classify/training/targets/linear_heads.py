@@ -15,7 +15,7 @@ from classify.solvers import lbfgs
 from classify.solvers.gram import PrincipalBasis
 from classify.solvers.lbfgs import Problem
 from classify.solvers.selection import PathPoint
-from classify.training.targets.ordinal import fit_ordinal, grade_probabilities
+from classify.training.targets.ordinal import SEARCH_TOL, fit_ordinal, grade_probabilities
 from classify.training.targets.ridge import (
     RidgePath,
     compute_held_out,
@@ -31,6 +31,8 @@ from classify.training.targets.selection import (
 )
 from classify.training.targets.target_set import TargetSet
 from classify.training.training_set import fits_in_memory
+
+FINAL_TOL = 1e-7  # of labels: a head of a few labels costs little, and some are nearly separable
 
 
 def train_ridge(spec: TargetHeadSpec, target_set: TargetSet) -> TrainedTargets:
@@ -119,7 +121,7 @@ def train_labels(spec: TargetHeadSpec, target_set: TargetSet) -> TrainedTargets:
         C, held_out_loss = float(selected.param or 1), selected.loss
         outputs, notices = selected.decision_values, note_selected(spec, selected)
     final = make_problem(fold_plan.final_indices, np.zeros(0, np.intp), bases[-1])
-    model, converged = lbfgs.fit_linear(loss, C, final, values, n_labels)
+    model, converged = lbfgs.fit_linear(loss, C, final, values, n_labels, tol=FINAL_TOL)
     notices += [] if converged else [f"the fit with C = {C:g} did not converge"]
     return TrainedTargets(
         model, {"C": C}, fold_plan.held_out, outputs, held_out_loss, notices=notices
@@ -155,7 +157,7 @@ def train_ordinal(spec: TargetHeadSpec, target_set: TargetSet) -> TrainedTargets
         for C in spec.grid:
             blocks = []
             for i, (Z, targets, Z_held_out) in enumerate(folds):
-                starts[i] = fit_ordinal(Z, targets, n_grades, C, warm_start=starts[i])
+                starts[i] = fit_ordinal(Z, targets, n_grades, C, starts[i], tol=SEARCH_TOL)
                 scores = Z_held_out @ starts[i].coef
                 proba = grade_probabilities(scores, starts[i].cutpoints)
                 blocks.append(np.log(np.maximum(proba, 1e-30)).astype(np.float32))

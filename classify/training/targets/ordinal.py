@@ -6,7 +6,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-TOL, MAX_ITER = 1e-6, 500
+SEARCH_TOL, FINAL_TOL = 1e-5, 1e-8  # largest entry of the gradient of the mean loss
+MAX_ITER = 1000
 MIN_GAP = 1e-6  # between neighbouring cutpoints
 LBFGS_MEMORY = 20
 
@@ -34,6 +35,8 @@ def fit_ordinal(
     n_grades: int,
     C: float,
     warm_start: OrdinalModel | None = None,
+    *,
+    tol: float = FINAL_TOL,
 ) -> OrdinalModel:
     """Fit P(grade > k) = expit(Z coef - cutpoint k), for all grades k but the highest.
 
@@ -54,6 +57,8 @@ def fit_ordinal(
         Inverse strength of the penalty.
     warm_start : OrdinalModel, optional
         Where the search starts.
+    tol : float
+        Largest entry of the gradient at which the solver stops.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def fit_ordinal(
         gaps = np.append(1.0, np.exp(parameters[-n_cuts + 1 :]) if n_cuts > 1 else [])
         return float(value), np.concatenate([grad_weights, from_above * gaps[:n_cuts]])
 
-    options = {"maxiter": MAX_ITER, "gtol": TOL, "ftol": 0, "maxcor": LBFGS_MEMORY}
+    options = {"maxiter": MAX_ITER, "gtol": tol, "ftol": 0, "maxcor": LBFGS_MEMORY}
     bounds = [(None, None)] * (len(start) - n_cuts + 1) + [(-12.0, 12.0)] * (n_cuts - 1)
     result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     cutpoints = np.empty(n_grades - 1)
@@ -115,7 +120,7 @@ def fit_ordinal(
         else:
             cutpoints[k] = found[below - 1]
     cutpoints += MIN_GAP * np.arange(n_grades - 1) * (len(present) < n_grades)
-    converged = bool(result.success or np.abs(result.jac).max() <= 10 * TOL)
+    converged = bool(result.success or np.abs(result.jac).max() <= 10 * tol)
     return OrdinalModel(result.x[:-n_cuts] * scale, cutpoints, converged)
 
 

@@ -196,7 +196,7 @@ def test_the_unexpected_is_status_1_and_says_how_to_see_more(call, cache, tmp_pa
     def broken(*_, **__):
         raise RuntimeError("the sky fell")
 
-    monkeypatch.setattr("classify.experiments.fit.fit", broken)
+    monkeypatch.setattr("classify.experiments.targets.any_kind.fit", broken)
     status, out, err = call("fit", cache.path, "-o", tmp_path / "h")
     assert (status, out) == (1, "")
     assert err == "error: unexpected RuntimeError: the sky fell; --debug shows the traceback\n"
