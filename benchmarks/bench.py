@@ -21,6 +21,7 @@ PARTS = (
     *("near_copies", "small_tasks", "calibration", "kernels_and_neighbours", "label_issues"),
     *("timm_script", "timm_families", "compare_backbones", "which_backbone", "label_sets"),
     *("sources", "cluster", "scale", "parts_growth", "ceiling", "overlap", "decode_modes"),
+    "doubt",
 )
 
 

@@ -27,6 +27,10 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="F.csv", help="Else standard output.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels each image gets.")] = 1,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="No label where the head is not sure."),
+    ] = False,
     weights: WeightsFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -48,6 +52,7 @@ def predict(
                 images,
                 weights=weights,
                 top=top,
+                abstain=abstain,
                 say=display.say,
                 report=display.report,
             )

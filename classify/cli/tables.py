@@ -51,6 +51,8 @@ def show_fit(record: HeadResult, saved: str) -> None:
     table.add_row("chosen", make_text(f"{_format_settings(record)}, {validation}"))
     table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
     table.add_row("test", make_text(_format_test_accuracy(record), "bold"))
+    for row in _list_doubt_rows(record.doubt):
+        table.add_row(*row)
     table.add_row("saved", make_text(saved))
     console = make_console(stderr=False)
     console.print(table)
@@ -58,6 +60,25 @@ def show_fit(record: HeadResult, saved: str) -> None:
         _show_recall(record.recall)
     what_ran = NO_IMAGE_READ if record.n_train else "no image was read."
     console.print(f"One head in {record.seconds:.1f} s; {what_ran}", style="dim")
+
+
+def _list_doubt_rows(doubt: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Describe prediction sets and false alarms in rows of a table."""
+    if not doubt or "realised" not in doubt:
+        return []
+    low, high = doubt["realised_ci"]
+    rows = [
+        (
+            "sets",
+            f"asked to hold {doubt['coverage']:.0%} of the truths, hold {doubt['realised']:.1%} "
+            f"({low:.1%} to {high:.1%}); {doubt['set_size']:.2f} classes on average",
+        )
+    ]
+    if "unknown" in doubt:
+        low, high = doubt["unknown_ci"]
+        share = f"{doubt['unknown']:.1%} of these images ({low:.1%} to {high:.1%})"
+        rows.append(("unknown", f"{share}, of which none is"))
+    return rows
 
 
 def _show_recall(recall: ClassRecalls) -> None:
@@ -260,6 +281,8 @@ def show_evaluation(metrics: dict[str, Any]) -> None:
             low, high = interval
             row = f"{value:.3f} (95 % interval {low:.3f} to {high:.3f})"
             table.add_row(make_text(name.replace("_", " ")), row)
+    for doubt_row in _list_doubt_rows(metrics.get("doubt")):
+        table.add_row(*doubt_row)
     make_console(stderr=False).print(table)
     _show_recall(metrics["recall"])
 

@@ -335,6 +335,26 @@ def plan_content_folds(
     return FoldPlan(part, val_indices, by_content=True)
 
 
+def plan_task_folds(
+    y: np.ndarray, contents: np.ndarray, seed: int, unit: np.ndarray, val: np.ndarray
+) -> FoldPlan:
+    """Plan a task's folds: the same for every head, and if possible for every task.
+
+    Parameters
+    ----------
+    y, seed, unit, val
+        As in `plan_folds`.
+    contents
+        As in `plan_content_folds`.
+
+    Returns
+    -------
+    FoldPlan
+    """
+    by_content = None if val.any() else plan_content_folds(y, contents, seed, unit)
+    return by_content or plan_folds(y, seed, unit, val)
+
+
 def content_parts(contents: np.ndarray, n_parts: int, seed: int = 0) -> np.ndarray:
     """Divide images into parts by their bytes.
 

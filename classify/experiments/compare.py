@@ -97,8 +97,8 @@ class Comparison:
         Returns
         -------
         pandas.DataFrame
-            One row per head, with the keys of `HeadResult.to_dict` except ``classes``, ``recall``
-            and ``bias``.
+            One row per head, with the keys of `HeadResult.to_dict` except ``classes``, ``recall``,
+            ``bias`` and ``doubt``.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Comparison:
             for task, best in self.best_per_task.items()
             for record in rank_results([r for r in self.records if r.task == task], best)
         ]
-        return pandas.DataFrame(rows).drop(columns=["classes", "recall", "bias"])
+        return pandas.DataFrame(rows).drop(columns=["classes", "recall", "bias", "doubt"])
 
 
 @overload

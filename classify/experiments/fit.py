@@ -20,6 +20,7 @@ from classify.data.targets.spec import TaskSpec
 from classify.data.targets.task import TargetTask
 from classify.data.task_notices import describe_leaking_copies
 from classify.data.tasks import Task
+from classify.doubt.conformal import check_coverage
 from classify.errors import CallError
 from classify.evaluation.selection_metric import ACCURACY, resolve_metric
 from classify.experiments.fit_task import fit_task
@@ -81,6 +82,7 @@ def fit_classes(
     class_weight: str | None = None,
     prepare: str | None = None,
     metric: str | None = None,
+    coverage: float | None = None,
     test_size: float = 0.2,
     seed: int = 0,
 ) -> HeadFit:
@@ -127,6 +129,8 @@ def fit_classes(
         ``balanced_accuracy``, ``macro_f1``, ``log_loss``, ``auroc`` or ``average_precision`` (means
         over classes, one against the rest), or the path of a CSV with the columns truth, predicted
         and cost. With accuracy, the param is selected by the head's own loss.
+    coverage : float, optional
+        Share of new images whose class the prediction sets shall hold; 0.9 if not given.
     test_size : float
         Fraction of each class held out for testing, where neither table nor folders have a split.
     seed : int
@@ -147,7 +151,7 @@ def fit_classes(
     check_single(cache)
     task_spec = TaskSpec(labels, column, labels_level, test_size, seed, CLASS)
     head_spec = get_head_spec(DEFAULT_HEAD if head is None else head)
-    options = make_fit_options(seed, class_weight, prepare, metric)
+    options = make_fit_options(seed, class_weight, prepare, metric, coverage)
     cache = open_cache(cache)
     layer_sets = None if layer is None else [resolve_layers(cache, layer)]
     task = task_spec.make_task(cache)
@@ -242,7 +246,7 @@ def _fit_best_layers(
 ) -> tuple[FittedHead, FitResult, list[str]]:
     """Fit the head on the layers that validate best; also return notices on that choice."""
     if len(layer_sets) == 1:
-        return *fit_task(cache, task, head, layer_sets[0], options), []
+        return *fit_task(cache, task, head, layer_sets[0], options, with_novelty=True), []
     search = get_head_spec(head.layer_head or head.name)
     heads: dict[tuple[str, ...], FittedHead] = {}
     results: dict[tuple[str, ...], FitResult] = {}
@@ -252,7 +256,9 @@ def _fit_best_layers(
         result = load_result(cache, key, task, search.name, layers)
         if result is None:
             try:
-                heads[layers], result = fit_task(cache, task, search, layers, options)
+                heads[layers], result = fit_task(
+                    cache, task, search, layers, options, with_novelty=search == head
+                )
             except CallError as error:
                 notices.append(f"{search.name} on {'+'.join(layers)} left out: {error}")
                 continue
@@ -264,7 +270,7 @@ def _fit_best_layers(
         # Another head searched, or the result was stored and not the head.
         if fitted is None or search != head:
             try:
-                fitted, result = fit_task(cache, task, head, layers, options)
+                fitted, result = fit_task(cache, task, head, layers, options, with_novelty=True)
             except CallError as error:
                 notices.append(f"{head.name} on {'+'.join(layers)} left out: {error}")
                 continue
@@ -319,7 +325,11 @@ def _collect_seen_hashes(cache: FeatureCache, task: Task) -> np.ndarray:
 
 
 def make_fit_options(
-    seed: int, class_weight: str | None, prepare: str | None, metric: str | None
+    seed: int,
+    class_weight: str | None,
+    prepare: str | None,
+    metric: str | None,
+    coverage: float | None = None,
 ) -> FitOptions:
     """Check the options of a fit and collect them.
 
@@ -327,7 +337,8 @@ def make_fit_options(
     ----------
     seed : int
     class_weight, prepare, metric : str, optional
-        As in `fit`.
+    coverage : float, optional
+        As in `fit_classes`.
 
     Returns
     -------
@@ -340,7 +351,7 @@ def make_fit_options(
     """
     check_class_weight(class_weight)
     check_preparation(prepare)
-    return FitOptions(seed, class_weight, prepare, resolve_metric(metric))
+    return FitOptions(seed, class_weight, prepare, resolve_metric(metric), check_coverage(coverage))
 
 
 def refuse_class_weight(kind: str, class_weight: str | None) -> None:

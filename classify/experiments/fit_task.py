@@ -7,11 +7,15 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
+from scipy.special import softmax
 
 from classify.data.features import FeatureRows
-from classify.data.folds import FoldPlan, plan_content_folds, plan_folds
+from classify.data.folds import FoldPlan, plan_task_folds
 from classify.data.preparation import list_preparations
 from classify.data.tasks import Task
+from classify.doubt.conformal import fit_set_threshold
+from classify.doubt.measured import DoubtCollector
+from classify.doubt.novelty import Novelty
 from classify.evaluation.calibration import Calibration, calibrate
 from classify.evaluation.metrics import compute_metrics, estimate_proportion
 from classify.evaluation.predictions import (
@@ -23,14 +27,16 @@ from classify.evaluation.recall import ClassRecalls, compute_class_recall
 from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
 from classify.evaluation.temperature import fit_temperature
 from classify.experiments.results import FitOptions, FitResult
-from classify.heads.fitted import FeatureSource, FittedHead
+from classify.heads.fitted import FittedHead
 from classify.heads.models import LinearModel, SklearnModel, add_offset
 from classify.heads.record import HeadResult
 from classify.heads.registry import HeadSpec
+from classify.heads.source import FeatureSource
 from classify.labels.folders import TEST, VAL
 from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
 from classify.solvers.selection import SelectionLoss
 from classify.training.class_weights import resolve_class_weights
+from classify.training.novelty import fit_head_novelty
 from classify.training.train import TrainResult, train
 from classify.training.training_set import TrainingSet
 from featurize.cache.reader import FeatureCache
@@ -48,6 +54,8 @@ def fit_task(
     layers: tuple[str, ...],
     options: FitOptions,
     persist: bool = True,
+    *,
+    with_novelty: bool = False,
 ) -> tuple[FittedHead, FitResult]:
     """Fit one head on one choice of layers of a task.
 
@@ -63,6 +71,8 @@ def fit_task(
     options : FitOptions
     persist : bool
         Whether to store statistics of the features next to the cache.
+    with_novelty : bool
+        Whether the head shall tell images that are unlike all that it was trained on.
 
     Returns
     -------
@@ -78,7 +88,22 @@ def fit_task(
     started = time.perf_counter()
     plan = _Plan.from_task(cache, task, layers, options)
     prepare, trained = _train(cache, layers, head, plan, options.prepare, persist)
-    model = _calibrate(plan, trained, options.metric)
+    model = _calibrate(plan, trained, options, with_novelty)
+    novelty = None
+    if with_novelty and model.held_out_proba is not None:
+        prepared = plan.rows.with_preparation(prepare)
+        novelty = fit_head_novelty(
+            cache,
+            layers,
+            prepared,
+            plan.y,
+            len(plan.known),
+            plan.fold_plan,
+            trained.held_out,
+            model.held_out_proba,
+            task.units[plan.dev[trained.held_out]],
+        )
+    model = replace(model, novelty=novelty)
     test = _test(cache, layers, prepare, plan, model, options)
     settings = head.as_params(trained.param) | trained.extra_params
     validation, validation_ci = None, None
@@ -110,6 +135,7 @@ def fit_task(
         scores=scores,
         recall=test.recall,
         bias=None if model.bias is None else model.bias.tolist(),
+        doubt=None if model.set_threshold is None else {"coverage": options.coverage, **test.doubt},
         seconds=round(time.perf_counter() - started, 3),
     )
     notices = tuple(f"{head.name} on {record.layer}: {notice}" for notice in trained.notices)
@@ -126,6 +152,9 @@ def fit_task(
         record=record.to_dict(),
         seen=_NO_HASHES,
         notices=notices,
+        coverage=None if model.set_threshold is None else options.coverage,
+        set_threshold=model.set_threshold,
+        novelty=model.novelty,
     )
     return fitted, FitResult(record, model.predictions, test.predictions, notices)
 
@@ -172,7 +201,13 @@ class _Plan:
         dev, test = np.flatnonzero(task.split != TEST), np.flatnonzero(task.split == TEST)
         rows = FeatureRows.from_cache(cache, layers, task.rows[dev])
         rows.check_finite(cache)
-        fold_plan = _plan_task_folds(cache, task, dev, options.seed)
+        fold_plan = plan_task_folds(
+            task.y[dev],
+            cache.column("sha256", task.rows[dev]),
+            options.seed,
+            task.units[dev],
+            task.split[dev] == VAL,
+        )
         known = np.unique(task.y[dev[fold_plan.final_indices]])
         classes, metric = [task.classes[i] for i in known], options.metric
         y = renumber(task.y[dev], known)
@@ -202,6 +237,9 @@ class _CalibratedModel:
     bias: np.ndarray | None = None
     predictions: HeldOutPredictions | None = None
     metric: float | None = None
+    set_threshold: float | None = None
+    novelty: Novelty | None = None
+    held_out_proba: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,18 +249,8 @@ class _TestResult:
     predictions: HeldOutPredictions | None = None
     metric: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    doubt: dict[str, Any] = field(default_factory=dict)
     recall: ClassRecalls | None = None
-
-
-def _plan_task_folds(cache: FeatureCache, task: Task, dev: np.ndarray, seed: int) -> FoldPlan:
-    """Plan the task's folds: the same for every head, and if possible for every task."""
-    y, val = task.y[dev], task.split[dev] == VAL
-    unit = task.units[dev]
-    if not val.any():
-        fold_plan = plan_content_folds(y, cache.column("sha256", task.rows[dev]), seed, unit)
-        if fold_plan is not None:
-            return fold_plan
-    return plan_folds(y, seed, unit, val)
 
 
 def _compute_metric_loss(
@@ -269,7 +297,9 @@ def _train(
     return best, results[best]
 
 
-def _calibrate(plan: _Plan, trained: TrainResult, metric: SelectionMetric) -> _CalibratedModel:
+def _calibrate(
+    plan: _Plan, trained: TrainResult, options: FitOptions, keep_proba: bool
+) -> _CalibratedModel:
     """Calibrate a trained model on its held-out decision values, if it has any."""
     if trained.selected is None:
         return _CalibratedModel(trained.scorer, trained.probabilistic)
@@ -287,10 +317,20 @@ def _calibrate(plan: _Plan, trained: TrainResult, metric: SelectionMetric) -> _C
         trained.probabilistic,
         temperature,
         bias,
-        metric=metric.compute(calibration.decision_values, y, plan.classes, temperature),
+        metric=options.metric.compute(calibration.decision_values, y, plan.classes, temperature),
     )
     predictions = _collect_predictions(plan, held_out, calibration.decision_values, model)
-    return replace(model, predictions=predictions)
+    own_proba = np.exp(-predictions.calibrated_loss.astype(np.float64))
+    unit = plan.task.units_for(predictions.rows)
+    proba = None
+    if keep_proba:
+        proba = softmax(calibration.decision_values.astype(np.float64) / temperature, axis=1)
+    return replace(
+        model,
+        predictions=predictions,
+        set_threshold=fit_set_threshold(own_proba, unit, options.coverage),
+        held_out_proba=proba,
+    )
 
 
 def _choose_calibration(
@@ -327,6 +367,7 @@ def _test(
     rows = FeatureRows.from_cache(cache, layers, task.rows[test_positions])
     rows.check_finite(cache)
     prediction_blocks, decision_value_blocks = [], []
+    doubt = DoubtCollector(model.set_threshold, model.novelty, model.temperature)
     for block_slice, features in rows.with_preparation(prepare).iter_blocks(n_classes):
         decision_values = model.scorer.decision_values(features)
         prediction_blocks.append(
@@ -334,6 +375,7 @@ def _test(
         )
         if len(test_positions) * n_classes <= MAX_DECISION_VALUES:
             decision_value_blocks.append(decision_values)
+        doubt.add(features, decision_values)
     predictions = HeldOutPredictions.concatenate(prediction_blocks)
     metric: float | None = None
     if decision_value_blocks:
@@ -346,6 +388,7 @@ def _test(
         predictions,
         metric,
         asdict(compute_metrics(predictions, len(task.classes), unit, seed=options.seed)),
+        doubt.measure(predictions, unit),
         compute_class_recall(predictions, task.classes, unit, options.seed),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from classify.data.tasks import Task
+from classify.doubt.conformal import DEFAULT_COVERAGE
 from classify.evaluation.predictions import HeldOutPredictions
 from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
 from classify.heads.record import CACHE_FIELDS, HeadResult
@@ -15,7 +16,7 @@ from classify.labels.folders import TEST
 from classify.store import compute_digest, load_artifact, save_artifact
 from featurize.cache.reader import FeatureCache
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raise it when a computed number changes; stored results of older versions are then ignored."""
 HEAD_REVISIONS = {"lda": 1}
 """The same for single heads: those that are trained otherwise than when they were first kept."""
@@ -42,12 +43,15 @@ class FitOptions:
         As in `classify.fit`.
     metric : SelectionMetric
         Metric that selects the param and the layers.
+    coverage : float
+        Share of new images whose class the prediction sets shall hold.
     """
 
     seed: int = 0
     class_weight: str | None = None
     prepare: str | None = None
     metric: SelectionMetric = ACCURACY
+    coverage: float = DEFAULT_COVERAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +106,7 @@ def result_key(
     if head in HEAD_REVISIONS:
         key_parts.append(HEAD_REVISIONS[head])
     key_parts += [options.class_weight, options.prepare, metric_key, task.name, task.classes]
+    key_parts.append(options.coverage)
     image_hashes = cache.column("sha256", task.rows)
     return compute_digest(
         key_parts, image_hashes, task.rows, task.y, task.units, task.split.astype("S5")

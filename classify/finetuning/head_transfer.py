@@ -20,10 +20,11 @@ from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
 from classify.finetuning.trainer import ProgressCallback, run_inference
-from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.heads.fitted import FittedHead
 from classify.heads.io import load_head
 from classify.heads.models import LinearModel
 from classify.heads.registry import get_head_spec
+from classify.heads.source import FeatureSource, HeadLayer
 from classify.training.train import train
 from classify.training.training_set import make_training_set
 from featurize.backbones import weights as weights_files

@@ -11,142 +11,14 @@ from scipy.special import softmax
 
 from classify.data.folds import hash_prefixes
 from classify.data.preparation import ROOT_L2, root_l2_by_layer
-from classify.errors import CallError, HeadMismatchError
+from classify.doubt.novelty import Novelty
+from classify.errors import CallError
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
-from featurize.cache.format import Extractor
+from classify.heads.source import FeatureSource
 from featurize.cache.reader import FeatureCache
-from featurize.images.preprocess import Preprocess
-from featurize.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class HeadLayer:
-    """A layer that a head reads, as its cache described it.
-
-    Attributes
-    ----------
-    name : str
-        Name of the layer in the cache.
-    layer, pool : str
-        Layer of the backbone, and the pooling of its output.
-    dtype : str
-        Stored type of the features: ``<f4`` or ``<f2``.
-    dim : int
-        Number of features.
-    fingerprint : str
-        Hash of everything that determines the features.
-    """
-
-    name: str
-    layer: str
-    pool: str
-    dtype: str
-    dim: int
-    fingerprint: str
-
-    @property
-    def spec(self) -> LayerSpec:
-        """The layer and its pool."""
-        return LayerSpec(self.layer, self.pool)
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """The backbone, preprocessing and layers that the features of a head come from.
-
-    Attributes
-    ----------
-    backbone, weights : str
-        Names of the backbone and of its weights, or the path of a weights file.
-    weights_sha256 : str
-        SHA-256 of the weights, hexadecimal.
-    preprocess : Preprocess
-        Resizing, cropping and normalisation of the images.
-    precision : str
-        Numeric precision of the backbone's forward pass.
-    layers : tuple of HeadLayer
-        Layers whose features are joined, in order.
-    licence : str
-        Licence of the weights, as published; empty if it is not known.
-    """
-
-    backbone: str
-    weights: str
-    weights_sha256: str
-    preprocess: Preprocess
-    precision: str
-    layers: tuple[HeadLayer, ...]
-    licence: str = ""
-
-    @property
-    def extractor(self) -> Extractor:
-        """The extractor: everything but the layers."""
-        fields = (self.backbone, self.weights, self.weights_sha256, self.preprocess, self.precision)
-        return Extractor(*fields, environment={})
-
-    @classmethod
-    def from_cache(cls, cache: FeatureCache, layers: tuple[str, ...]) -> "FeatureSource":
-        """Read the source of some layers from a cache.
-
-        Parameters
-        ----------
-        cache : FeatureCache
-            The cache.
-        layers : tuple of str
-            Names of layers in the cache.
-
-        Returns
-        -------
-        FeatureSource
-            Its layers are in the given order.
-        """
-        extractor, infos = cache.extractor, [cache.layer(name) for name in layers]
-        return cls(
-            backbone=extractor.backbone,
-            weights=extractor.weights,
-            weights_sha256=extractor.weights_sha256,
-            preprocess=extractor.preprocess,
-            precision=extractor.precision,
-            layers=tuple(
-                HeadLayer(i.name, i.layer, i.pool, i.dtype, i.dim, i.fingerprint) for i in infos
-            ),
-            licence=str(extractor.environment.get("licence", "")),
-        )
-
-    def check_against(self, cache: FeatureCache) -> None:
-        """Check that a cache has the features of this source.
-
-        Parameters
-        ----------
-        cache : FeatureCache
-            The cache to predict or evaluate on.
-
-        Raises
-        ------
-        HeadMismatchError
-            If a fingerprint differs; the message names the fields.
-        UnknownLayerError
-            If the cache lacks a layer.
-        """
-        theirs = FeatureSource.from_cache(cache, tuple(layer.name for layer in self.layers))
-        pairs = list(zip(self.layers, theirs.layers, strict=True))
-        if all(our.fingerprint == their.fingerprint for our, their in pairs):
-            return
-        differences = self.extractor.differences(cache.extractor)
-        for our, their in pairs:
-            differences |= _find_layer_differences(our, their)
-        differing = [
-            f"{name} is {_shorten(our)} in the head, {_shorten(their)} in the cache"
-            for name, (our, their) in differences.items()
-        ]
-        raise HeadMismatchError(
-            f"this head was trained on other features than those in {cache.path}: "
-            f"{'; '.join(differing)}. Train it again on this cache with `classify fit`, or give "
-            "the cache it was made from"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +56,12 @@ class FittedHead:
         Messages for the user about this fit. Not saved.
     network : path, or None
         File that also holds the network, where it was fine-tuned with the head.
+    coverage : float, or None
+        Share of new images whose class `predict_sets` holds; None where nothing was held out.
+    set_threshold : float, or None
+        The probability from which a class belongs to a set.
+    novelty : Novelty, or None
+        What tells images that are unlike all that the head was trained on.
     """
 
     head: str
@@ -199,6 +77,9 @@ class FittedHead:
     seen: np.ndarray
     notices: tuple[str, ...] = ()
     network: Path | None = None
+    coverage: float | None = None
+    set_threshold: float | None = None
+    novelty: Novelty | None = None
 
     def __repr__(self) -> str:
         layers = "+".join(layer.name for layer in self.source.layers)
@@ -228,9 +109,118 @@ class FittedHead:
             raise CallError(
                 f"this head takes features of shape (n, {self.scorer.dim}), not {X.shape}"
             )
-        if self.prepare == ROOT_L2:
-            X = root_l2_by_layer(X, self.widths)
-        return self.scorer.decision_values(X)
+        return self.scorer.decision_values(self.prepare_features(X))
+
+    def prepare_features(self, X: np.ndarray) -> np.ndarray:
+        """Prepare features as the model takes them.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+
+        Returns
+        -------
+        float32 array of shape (n, D)
+        """
+        X = np.asarray(X, np.float32)
+        return root_l2_by_layer(X, self.widths) if self.prepare == ROOT_L2 else X
+
+    def predict_sets(self, X: np.ndarray) -> np.ndarray:
+        """Predict for each row the set of classes it may have.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+
+        Returns
+        -------
+        bool array of shape (n, K)
+            Which classes belong to the set. It holds the true class of the share `coverage` of
+            images like those held out, and may be empty.
+
+        Raises
+        ------
+        CallError
+            If nothing was held out to set a threshold by.
+        """
+        if self.set_threshold is None:
+            raise CallError("this head has no prediction sets: nothing was held out")
+        return self.predict_proba(X) >= self.set_threshold
+
+    def novelty_scores(self, X: np.ndarray) -> np.ndarray:
+        """Score how unlike each row is to all that the head was trained on.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+
+        Returns
+        -------
+        float64 array of shape (n,)
+            Higher is less alike, see `classify.doubt.novelty`.
+
+        Raises
+        ------
+        CallError
+            If the head does not know: it was saved by an older release, or nothing was held out.
+        """
+        if self.novelty is None:
+            raise CallError("this head cannot tell what is unlike its training images")
+        return self.novelty.scores(self.prepare_features(X), self.predict_proba(X))
+
+    def is_unknown(self, X: np.ndarray) -> np.ndarray:
+        """Tell the rows that are unlike all that the head was trained on.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+
+        Returns
+        -------
+        bool array of shape (n,)
+            5 % of new images of known classes are taken for unknown.
+
+        Raises
+        ------
+        CallError
+            As `novelty_scores` does.
+        """
+        unknown = self.find_doubt(X, self.scores(X))[1]
+        if unknown is None:
+            raise CallError("this head cannot tell what is unlike its training images")
+        return unknown
+
+    def find_doubt(
+        self, X: np.ndarray, scores: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Find the sets of classes and the unknown rows at once, from scores that are known.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+            As in `scores`.
+        scores : float array of shape (n, K)
+            As `scores` returns them.
+
+        Returns
+        -------
+        sets : bool array of shape (n, K), or None
+            As `predict_sets` returns them; None where there is no threshold.
+        unknown : bool array of shape (n,), or None
+            As `is_unknown` returns it; None where the head cannot tell.
+        """
+        if self.set_threshold is None:
+            return None, None
+        proba = self.probabilities(scores)
+        unknown = None
+        if self.novelty is not None:
+            novelty_scores = self.novelty.scores(self.prepare_features(X), proba)
+            unknown = np.asarray(novelty_scores > self.novelty.threshold)
+        return proba >= self.set_threshold, unknown
 
     @property
     def widths(self) -> list[int]:
@@ -376,16 +366,3 @@ class FittedHead:
             If the cache lacks a layer of the head.
         """
         self.source.check_against(cache)
-
-
-def _find_layer_differences(ours: HeadLayer, theirs: HeadLayer) -> dict[str, tuple[Any, Any]]:
-    if ours.fingerprint == theirs.fingerprint:
-        return {}
-    pairs = {key: (getattr(ours, key), getattr(theirs, key)) for key in ("dtype", "dim")}
-    pairs["fingerprint"] = ours.fingerprint, theirs.fingerprint
-    return {f"{ours.name} {key}": pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _shorten(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 20 else text[:12] + "..."

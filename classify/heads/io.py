@@ -27,7 +27,13 @@ from sklearn.pipeline import Pipeline
 
 from classify.data.preparation import PREPARATIONS, ROOT_L2, STANDARDISE
 from classify.errors import HeadFileError, OutputError
-from classify.heads.file_values import (
+from classify.heads.files.doubt import (
+    DOUBT_PREFIX,
+    describe_doubt,
+    list_doubt_arrays,
+    read_doubt,
+)
+from classify.heads.files.values import (
     FORMAT,
     NETWORK_PREFIX,
     SEEN_KEY,
@@ -45,13 +51,15 @@ from classify.heads.file_values import (
     read_seen,
     read_value,
 )
-from classify.heads.fitted import FeatureSource, FittedHead, HeadLayer
+from classify.heads.fitted import FittedHead
 from classify.heads.models import SMOOTHING_ATTR, LinearModel, MLPModel, SklearnModel
+from classify.heads.source import FeatureSource, HeadLayer
 from featurize.files import atomic_write, check_target
 from featurize.images.preprocess import Preprocess
 
 ESTIMATOR_KEYS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
 OFFSET_KEY = "offset"
+OTHER_PREFIXES = (NETWORK_PREFIX, DOUBT_PREFIX)
 HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode", "fit")
 TEXT_FIELDS = ("head", "task", "backbone", "weights", "weights_sha256", "precision")
@@ -89,9 +97,12 @@ def save_head(
     if not head.source.licence:
         del values["licence"]
     values |= {"settings": dict(head.settings), "record": dict(head.record)}
+    values |= describe_doubt(head)
     metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
-    arrays = _to_arrays(head) | {SEEN_KEY: head.seen.astype(np.uint64)}
+    arrays = (
+        _to_arrays(head) | list_doubt_arrays(head.novelty) | {SEEN_KEY: head.seen.astype(np.uint64)}
+    )
     arrays |= (
         read_network_tensors(head.network)
         if network is None
@@ -172,7 +183,7 @@ def _read_head(file: Any, metadata: Mapping[str, str]) -> FittedHead:
     if "prepare" in metadata:
         prepare = read_own("prepare", lambda x: x in PREPARATIONS)
     K, dim = len(classes), sum(layer.dim for layer in layers)
-    names = {name for name in file.keys() if not name.startswith(NETWORK_PREFIX)} - {SEEN_KEY}  # noqa: SIM118
+    names = {name for name in file.keys() if not name.startswith(OTHER_PREFIXES)} - {SEEN_KEY}  # noqa: SIM118
     estimator_key = ESTIMATOR_KEYS[prepare]
     if estimator_key in names and names <= {estimator_key, OFFSET_KEY}:
         scorer: LinearModel | MLPModel | SklearnModel = read_sklearn_model(
@@ -195,6 +206,7 @@ def _read_head(file: Any, metadata: Mapping[str, str]) -> FittedHead:
         source,
         record,
         read_seen(file),
+        **read_doubt(file, metadata, dim),
     )
 
 

@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from classify.errors import OutputError
+from classify.labels.targets.kinds import LABEL_SEPARATOR
 from featurize.files import check_target
 from featurize.text import to_printable
 
@@ -33,6 +34,12 @@ class Predictions:
         ``probability`` or ``score``: what `values` holds.
     failures : dict of str to str
         Reason for each image without a label, by path.
+    sets : list of lists of str, or None
+        The classes that each image may have; None where the head has no prediction sets.
+    unknown : bool array of shape (n,), or None
+        Whether an image is unlike all that the head was trained on; None where it cannot tell.
+    abstain : bool
+        Whether images of which the head is not sure get no label.
     """
 
     paths: list[str]
@@ -40,11 +47,35 @@ class Predictions:
     values: np.ndarray
     kind: str
     failures: dict[str, str]
+    sets: list[list[str]] | None = None
+    unknown: np.ndarray | None = None
+    abstain: bool = False
+
+    def is_open(self, i: int) -> bool:
+        """Tell whether an image is left without a label.
+
+        Parameters
+        ----------
+        i : int
+            Position of the image.
+
+        Returns
+        -------
+        bool
+            Where the head may abstain: True if the image is unknown, or its set is not one class.
+        """
+        if not self.abstain:
+            return False
+        is_single = self.sets is None or len(self.sets[i]) == 1
+        return not is_single or (self.unknown is not None and bool(self.unknown[i]))
 
     def write_csv(self, file: IO[str]) -> None:
         """Write ``path,label,probability`` or ``path,label,score`` rows, with a header.
 
-        Further labels are in further columns. Control characters are escaped for a terminal.
+        Further labels are in further columns. Where the head knows them, ``set`` follows, the
+        classes that the image may have, joined by ``|``, and ``unknown``, 1 for an image that is
+        unlike all that the head was trained on. With `abstain` the first label is empty where the
+        head is not sure. Control characters are escaped for a terminal.
 
         Parameters
         ----------
@@ -54,13 +85,22 @@ class Predictions:
         writer = csv.writer(file, lineterminator="\n")
         quoting_writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         format_text = to_printable if file.isatty() else str
-        writer.writerow(_make_header(self.kind, self.labels.shape[1]))
-        for path, labels, values in zip(self.paths, self.labels, self.values, strict=True):
+        header = _make_header(self.kind, self.labels.shape[1])
+        header += ["set"] * (self.sets is not None) + ["unknown"] * (self.unknown is not None)
+        writer.writerow(header)
+        rows = zip(self.paths, self.labels, self.values, strict=True)
+        for i, (path, labels, values) in enumerate(rows):
             cells = [
                 cell
                 for label, value in zip(labels, values, strict=True)
                 for cell in (format_text(label), f"{value:.6g}")
             ]
+            if self.is_open(i):
+                cells[0] = ""
+            if self.sets is not None:
+                cells.append(format_text(LABEL_SEPARATOR.join(self.sets[i])))
+            if self.unknown is not None:
+                cells.append(str(int(self.unknown[i])))
             row = [format_text(path), *cells]
             # Readers end a line at a carriage return, but csv does not quote it by itself.
             (quoting_writer if any("\r" in cell for cell in row) else writer).writerow(row)
@@ -79,7 +119,16 @@ class Predictions:
             ``kind``, ``predictions`` (a list with a dict for each image) and ``failures``.
         """
         rows = zip(self.paths, self.labels.tolist(), self.values.tolist(), strict=True)
-        predictions = [{"path": p, "labels": names, self.kind: values} for p, names, values in rows]
+        predictions: list[dict[str, Any]] = [
+            {"path": p, "labels": names, self.kind: values} for p, names, values in rows
+        ]
+        for i, entry in enumerate(predictions):
+            if self.sets is not None:
+                entry["set"] = self.sets[i]
+            if self.unknown is not None:
+                entry["unknown"] = bool(self.unknown[i])
+            if self.abstain:
+                entry["open"] = self.is_open(i)
         return {"kind": self.kind, "predictions": predictions, "failures": self.failures}
 
 
@@ -136,4 +185,5 @@ def _is_predictions_file(path: Path) -> bool:
         return names[1:] in (["number"], ["number", "low", "high"], ["grade"], ["label"])
     if names[:2] == ["path", "label"] and names[2].startswith(PROBABILITY_PREFIX):
         return all(name.startswith(PROBABILITY_PREFIX) for name in names[2:])
+    names = [name for name in names if name not in ("set", "unknown")]
     return any(names == _make_header(kind, len(names) // 2) for kind in ("probability", "score"))

@@ -71,6 +71,11 @@ class HeadResult:
     worse : bool, or None
         In a comparison: whether it is significantly worse than the best head, corrected for the
         number of heads (Holm). None for the best itself.
+    doubt : dict, or None
+        What is known of the head's doubt, see `classify.experiments.doubt.measure_doubt`: the
+        ``coverage`` asked for, and with test images its ``realised`` share, the mean ``set_size``,
+        the share taken for ``unknown``, and ``risk``, accuracy by share of the most confident. None
+        where nothing was held out.
     cache : str, or None
         In a comparison of several caches: the short name of the cache, or several as ``a+b`` where
         layers of several are joined. Else None.
@@ -106,6 +111,7 @@ class HeadResult:
     worse: bool | None = None
     recall: dict[str, dict[str, Any]] | None = None
     bias: list[float] | None = None
+    doubt: dict[str, Any] | None = None
     cache: str | None = None
     columns: int | None = None
     row_bytes: int | None = None

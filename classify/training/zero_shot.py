@@ -18,8 +18,9 @@ import numpy as np
 
 from classify.data.preparation import STANDARDISE
 from classify.errors import CallError, HeadMismatchError, TextTowerError
-from classify.heads.fitted import FeatureSource, FittedHead
+from classify.heads.fitted import FittedHead
 from classify.heads.models import LinearModel
+from classify.heads.source import FeatureSource
 from featurize.cache.reader import FeatureCache
 from featurize.system import signals
 

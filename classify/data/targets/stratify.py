@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from classify.data.folds import MAX_FOLDS, FoldPlan, plan_content_folds, plan_folds
+from classify.data.folds import (
+    MAX_FOLDS,
+    FoldPlan,
+    plan_content_folds,
+    plan_folds,
+    plan_task_folds,
+)
 from classify.data.splits import hold_out
 from classify.kinds import GRADE, MULTI
 
@@ -68,8 +74,7 @@ def plan_target_folds(
     """
     if kind != MULTI:
         y = assign_strata(kind, values)
-        by_content = None if val.any() else plan_content_folds(y, contents, seed, unit)
-        return by_content or plan_folds(y, seed, unit, val)
+        return plan_task_folds(y, contents, seed, unit, val)
     if val.any():
         return plan_folds(np.zeros(len(values), np.intp), seed, unit, val)
     has_label = values == 1

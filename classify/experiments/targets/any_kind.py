@@ -108,7 +108,8 @@ def fit(
         over classes, one against the rest), or the path of a CSV with the columns truth, predicted
         and cost. With accuracy, the param is selected by the head's own loss.
     coverage : float, optional
-        Share of new images that the intervals of numbers shall cover; 0.9 if not given.
+        Share of new images that prediction sets of classes, and intervals of numbers, shall cover;
+        0.9 if not given.
     test_size : float
         Fraction of each class held out for testing, where neither table nor folders have a split.
     seed : int
@@ -143,6 +144,7 @@ def fit(
             class_weight=class_weight,
             prepare=prepare,
             metric=metric,
+            coverage=coverage,
             test_size=test_size,
             seed=seed,
         )

@@ -11,9 +11,9 @@ from classify.data.features import FeatureRows
 from classify.data.preparation import list_preparations
 from classify.data.targets.stratify import plan_target_folds
 from classify.data.targets.task import TargetTask
+from classify.doubt.conformal import fit_margin
 from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.targets.calibration import fit_label_calibration
-from classify.evaluation.targets.intervals import fit_margin
 from classify.evaluation.targets.metrics import (
     choose_thresholds,
     compute_label_scores,
@@ -24,7 +24,7 @@ from classify.evaluation.targets.metrics import (
 )
 from classify.evaluation.targets.predictions import TargetPredictions
 from classify.experiments.targets.results import TargetFit, TargetFitOptions
-from classify.heads.fitted import FeatureSource
+from classify.heads.source import FeatureSource
 from classify.heads.targets.fitted import FittedTargets
 from classify.heads.targets.record import TargetResult
 from classify.heads.targets.registry import LOGISTIC, ORDINAL, TargetHeadSpec

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from classify.data.targets.task import TargetTask
+from classify.doubt.conformal import DEFAULT_COVERAGE, check_coverage
 from classify.errors import CallError
-from classify.evaluation.targets.intervals import MAX_COVERAGE, MIN_COVERAGE
 from classify.evaluation.targets.metrics import METRICS, PRIMARY
 from classify.evaluation.targets.predictions import TargetPredictions
 from classify.heads.targets.record import TargetResult, read_result
@@ -17,7 +17,6 @@ from featurize.cache.reader import FeatureCache
 from featurize.text import did_you_mean
 
 VERSION = 1
-DEFAULT_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,7 @@ class TargetFitOptions:
                 f"labels of the kind {kind} have the metrics {', '.join(METRICS[kind])}, not "
                 f"{metric!r}{did_you_mean(name, METRICS[kind])}"
             )
-        coverage = DEFAULT_COVERAGE if coverage is None else coverage
-        if not MIN_COVERAGE <= coverage <= MAX_COVERAGE:
-            raise CallError(
-                f"the coverage is a share from {MIN_COVERAGE} to {MAX_COVERAGE}, not {coverage}"
-            )
-        return cls(seed, name, prepare, coverage)
+        return cls(seed, name, prepare, check_coverage(coverage))
 
 
 @dataclass(frozen=True, eq=False)

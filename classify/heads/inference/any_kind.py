@@ -25,6 +25,7 @@ def predict(
     *,
     weights: str | None = None,
     top: int = 1,
+    abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
 ) -> Predictions: ...
@@ -37,6 +38,7 @@ def predict(
     *,
     weights: str | None = None,
     top: int = 1,
+    abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
 ) -> LabelledImages: ...
@@ -48,6 +50,7 @@ def predict(
     *,
     weights: str | None = None,
     top: int = 1,
+    abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
 ) -> Predictions | LabelledImages:
@@ -66,6 +69,9 @@ def predict(
         The weights file, where the head's backbone came from one.
     top : int, default 1
         Number of classes for each image, best first; of heads for classes only.
+    abstain : bool, default False
+        Whether images of which the head is not sure get no label: those that are unlike all that
+        it was trained on, and those whose prediction set is not one class. For classes only.
     say, report : callable
         As in `featurize.run`.
 
@@ -89,9 +95,14 @@ def predict(
         If the cache cannot be read, or the images cannot be embedded.
     """
     if isinstance(head, FittedHead):
-        return predict_classes(head, images, weights=weights, top=top, say=say, report=report)
-    if top != 1:
-        raise CallError(f"--top is for classes; this head predicts labels of the kind {head.kind}")
+        return predict_classes(
+            head, images, weights=weights, top=top, abstain=abstain, say=say, report=report
+        )
+    if top != 1 or abstain:
+        option = "--abstain" if abstain else "--top"
+        raise CallError(
+            f"{option} is for classes; this head predicts labels of the kind {head.kind}"
+        )
     return predict_targets(head, images, weights=weights, say=say, report=report)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from classify.data.features import CacheOrPath, FeatureRows, open_cache
 from classify.data.targets.spec import TaskSpec
+from classify.doubt.measured import DoubtCollector
 from classify.errors import CallError
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
@@ -30,6 +31,7 @@ def predict_classes(
     *,
     weights: str | None = None,
     top: int = 1,
+    abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
 ) -> Predictions:
@@ -48,6 +50,9 @@ def predict_classes(
         The weights file, where the head's backbone came from one.
     top : int, default 1
         Number of labels for each image, best first.
+    abstain : bool, default False
+        Whether images of which the head is not sure get no label: those that are unlike all that
+        it was trained on, and those whose prediction set is not one class.
     say, report : callable
         As in `featurize.run`.
 
@@ -72,6 +77,11 @@ def predict_classes(
     """
     if top < 1:
         raise CallError(f"every image gets at least one label, not {top}")
+    if abstain and head.set_threshold is None:
+        raise CallError(
+            "this head cannot abstain: it has no prediction sets, as nothing was held out when it "
+            "was trained, or an older release did; train it again with `classify fit`"
+        )
     with embed_or_open(head, os.fspath(images), weights, say, report) as cache:
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
@@ -79,7 +89,8 @@ def predict_classes(
         n_labels = min(top, len(head.classes))
         empty = np.zeros((0, n_labels))
         best_classes, values = [empty.astype(np.intp)], [empty]
-        for _, decision_values in _iter_decision_values(head, cache, rows):
+        sets, unknown = list[list[str]](), [np.zeros(0, bool)]
+        for _, block, decision_values in _iter_decision_values(head, cache, rows):
             order = decision_values.argmax(axis=1)[:, None]
             if n_labels > 1:  # copy: a view would keep the whole order in memory
                 order = np.argsort(-decision_values, axis=1, kind="stable")[:, :n_labels].copy()
@@ -89,19 +100,30 @@ def predict_classes(
                 class_values = decision_values.astype(np.float64)
             best_classes.append(order)
             values.append(np.take_along_axis(class_values, order, axis=1))
+            in_set, is_unknown = head.find_doubt(block, decision_values)
+            if in_set is not None:
+                sets += [[head.classes[k] for k in np.flatnonzero(row)] for row in in_set]
+            if is_unknown is not None:
+                unknown.append(is_unknown)
         return Predictions(
             paths=cache.paths_of(rows),
             labels=np.array(head.classes, object)[np.concatenate(best_classes)],
             values=np.concatenate(values),
             kind=kind,
             failures=cache.failures,
+            sets=None if head.set_threshold is None else sets,
+            unknown=None if head.novelty is None else np.concatenate(unknown),
+            abstain=abstain,
         )
 
 
 def _iter_decision_values(
     head: FittedHead, cache: FeatureCache, rows: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield decision values in blocks, with their slice of the rows: all may not fit in memory."""
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield decision values in blocks, with their slice of the rows and their features.
+
+    All together may not fit in memory.
+    """
     features = FeatureRows.from_cache(cache, [layer.name for layer in head.source.layers], rows)
     # Blocks have at most 64 MB. With smaller ones the head's work per block would dominate.
     for positions, block in features.iter_blocks(len(head.classes) // 8):
@@ -110,7 +132,7 @@ def _iter_decision_values(
         except CallError:
             features.check_finite(cache)  # names the image if the features are the cause
             raise
-        yield positions, decision_values
+        yield positions, block, decision_values
 
 
 class Evaluation(NamedTuple):
@@ -203,8 +225,11 @@ def evaluate_classes(
     head.check_against(cache)
     table = TaskSpec(labels, column, labels_level, kind=CLASS).read_table(cache)
     (rows, y, unit, classes), notices = _select_rows(head, cache, table)
-    predictions = HeldOutPredictions.concatenate(
-        [
+    parts = []
+    doubt = DoubtCollector(head.set_threshold, head.novelty, head.temperature)
+    for positions, block, decision_values in _iter_decision_values(head, cache, rows):
+        doubt.add(head.prepare_features(block), decision_values)
+        parts.append(
             summarise_decision_values(
                 rows[positions],
                 y[positions],
@@ -213,9 +238,8 @@ def evaluate_classes(
                 temperature=head.temperature,
                 probabilistic=head.probabilistic,
             )
-            for positions, decision_values in _iter_decision_values(head, cache, rows)
-        ]
-    )
+        )
+    predictions = HeldOutPredictions.concatenate(parts)
     description = {
         "task": table.name,
         "head": head.head,
@@ -224,7 +248,10 @@ def evaluate_classes(
     }
     metrics = compute_metrics(predictions, len(classes), unit, seed=seed).to_dict()
     recall = compute_class_recall(predictions, classes, unit, seed)
-    return Evaluation(description | metrics | {"recall": recall}, notices)
+    metrics |= {"recall": recall, "doubt": None}
+    if head.set_threshold is not None:
+        metrics["doubt"] = {"coverage": head.coverage} | doubt.measure(predictions, unit)
+    return Evaluation(description | metrics, notices)
 
 
 def _select_rows(

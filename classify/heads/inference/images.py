@@ -10,7 +10,7 @@ import numpy as np
 
 from classify.data.features import open_cache
 from classify.errors import CallError, HeadMismatchError
-from classify.heads.fitted import FeatureSource
+from classify.heads.source import FeatureSource
 from featurize.backbones.names import is_file_path
 from featurize.cache.parts.index import has_index
 from featurize.cache.reader import FeatureCache

@@ -12,8 +12,8 @@ from classify.data.folds import hash_prefixes
 from classify.data.preparation import ROOT_L2, root_l2_by_layer
 from classify.errors import CallError
 from classify.evaluation.targets.calibration import apply_label_calibration
-from classify.heads.fitted import FeatureSource
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
+from classify.heads.source import FeatureSource
 from classify.heads.targets.models import EstimatorModel
 from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.cache.reader import FeatureCache

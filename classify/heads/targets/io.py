@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from classify.data.preparation import PREPARATIONS, ROOT_L2
 from classify.errors import HeadFileError, OutputError
 from classify.heads import io as head_io
-from classify.heads.file_values import (
+from classify.heads.files.values import (
     FORMAT,
     NETWORK_PREFIX,
     SEEN_KEY,
@@ -33,8 +33,8 @@ from classify.heads.file_values import (
     read_seen,
     read_value,
 )
-from classify.heads.fitted import FeatureSource, HeadLayer
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
+from classify.heads.source import FeatureSource, HeadLayer
 from classify.heads.targets.fitted import FittedTargets
 from classify.heads.targets.models import EstimatorModel
 from classify.kinds import GRADE, KINDS, MULTI, NUMBER

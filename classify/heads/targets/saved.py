@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from classify.heads import io as class_heads
-from classify.heads.file_values import open_head_file
+from classify.heads.files.values import open_head_file
 from classify.heads.fitted import FittedHead
 from classify.heads.targets.fitted import FittedTargets
 from classify.heads.targets.io import load_target_head, save_target_head

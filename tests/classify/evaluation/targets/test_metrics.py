@@ -5,11 +5,11 @@ import pytest
 import sklearn.metrics as sk
 from scipy.stats import spearmanr
 
+from classify.doubt.conformal import fit_margin
 from classify.evaluation.targets.calibration import (
     apply_label_calibration,
     fit_label_calibration,
 )
-from classify.evaluation.targets.intervals import fit_margin
 from classify.evaluation.targets.metrics import (
     METRICS,
     choose_thresholds,

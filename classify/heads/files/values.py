@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from classify.errors import HeadFileError, OutputError
 
 FORMAT = "headgraft-head"
-VERSION = (1, 1)
+VERSION = (1, 2)
 MAX_FILE_BYTES = 4 << 30  # a file with a network in it
 MAX_UNPACKED_BYTES = 1 << 30
 NETWORK_PREFIX = "network."

@@ -1,0 +1,1 @@
+"""What files of heads hold, checked as it is read."""
