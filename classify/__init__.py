@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from classify.errors import ClassifyError
     from classify.experiments.compare import Comparison
     from classify.experiments.fit import HeadFit
+    from classify.experiments.grouping.propose import GroupProposal, find_groups
     from classify.experiments.repeats import RepeatedComparison
     from classify.experiments.targets.any_kind import compare, fit
     from classify.experiments.targets.compare import TargetComparison
@@ -60,6 +61,7 @@ __all__ = [
     "FineTuneResult",
     "FittedHead",
     "FittedTargets",
+    "GroupProposal",
     "HeadClassifier",
     "HeadFit",
     "HeadProgress",
@@ -83,6 +85,7 @@ __all__ = [
     "auto",
     "compare",
     "evaluate",
+    "find_groups",
     "finetune",
     "fit",
     "load_head",
@@ -105,6 +108,7 @@ _HOMES = {
     "FineTuneResult": "finetuning.run",
     "FittedHead": "heads.fitted",
     "FittedTargets": "heads.targets.fitted",
+    "GroupProposal": "experiments.grouping.propose",
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
@@ -128,6 +132,7 @@ _HOMES = {
     "auto": "strategy.auto",
     "compare": "experiments.targets.any_kind",
     "evaluate": "heads.inference.any_kind",
+    "find_groups": "experiments.grouping.propose",
     "finetune": "finetuning.run",
     "fit": "experiments.targets.any_kind",
     "load_head": "heads.targets.saved",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from classify.cli import networks, saved_heads
+from classify.cli import groups, networks, saved_heads
 from classify.cli.options import (
     CacheFiles,
     ClassWeight,
@@ -109,11 +109,11 @@ def fit(
         if json:
             print_json(record.to_dict())
         elif isinstance(record, TargetResult):
-            from classify.cli.target_tables import show_target_fit
+            from classify.cli.tables.targets import show_target_fit
 
             show_target_fit(record, str(output))
         else:
-            from classify.cli.tables import show_fit
+            from classify.cli.tables.classes import show_fit
 
             show_fit(record, str(output))
 
@@ -188,12 +188,12 @@ def compare(
         elif json:
             print_json(comparison.to_dict())
         elif isinstance(comparison, RepeatedComparison):
-            from classify.cli.repeat_tables import show_repeated_comparison
+            from classify.cli.tables.repeats import show_repeated_comparison
 
             show_repeated_comparison(comparison, joined)
         else:
-            from classify.cli.places import format_fit_command
-            from classify.cli.tables import show_comparison
+            from classify.cli.tables.classes import show_comparison
+            from classify.cli.tables.places import format_fit_command
 
             options = {
                 **{"kind": kind, "columns": columns, "order": order},
@@ -211,7 +211,7 @@ def compare(
             if isinstance(comparison, Comparison):
                 show_comparison(comparison, checks, joined, commands)
             else:
-                from classify.cli.target_tables import show_target_comparison
+                from classify.cli.tables.targets import show_target_comparison
 
                 show_target_comparison(comparison, joined, commands)
 
@@ -262,7 +262,7 @@ def advise(
                 advice.to_dict() | ({} if cut_cost is None else {"saving": cut_cost.to_dict()})
             )
         else:
-            from classify.cli.tables import show_advice
+            from classify.cli.tables.classes import show_advice
 
             show_advice(advice, cut_cost)
 
@@ -360,6 +360,7 @@ def report(
 
 app.command()(saved_heads.predict)
 app.command()(saved_heads.evaluate)
+app.command()(groups.groups)
 app.command()(networks.finetune)
 app.command()(networks.auto)
 app.command()(networks.zeroshot)

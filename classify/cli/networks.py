@@ -239,7 +239,7 @@ def finetune(
         if json:
             print_json(result.to_dict())
         else:
-            from classify.cli.tables import show_finetune
+            from classify.cli.tables.classes import show_finetune
 
             show_finetune(result, str(output))
 
@@ -305,7 +305,7 @@ def auto(
         if json:
             print_json(result.to_dict())
         else:
-            from classify.cli.auto_table import show_auto
+            from classify.cli.tables.auto import show_auto
 
             show_auto(result, str(output))
 
@@ -366,6 +366,6 @@ def zeroshot(
         if json:
             print_json(record.to_dict())
         else:
-            from classify.cli.tables import show_fit
+            from classify.cli.tables.classes import show_fit
 
             show_fit(record, str(output))

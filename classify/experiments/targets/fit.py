@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from classify.checks.groups import describe_evident_groups
 from classify.data.features import total_dim
 from classify.data.folds import hash_prefixes
 from classify.data.targets.task import TargetTask
@@ -120,6 +121,8 @@ def fit_targets(
     source = fitted.source
     warning = find_licence_warning(source.licence, source.weights) if source.licence else None
     copies = describe_leaking_copies(task, cache.paths_of)
+    if task.groups is None:
+        copies += describe_evident_groups(cache, task.rows, np.zeros(len(task.rows), np.intp))
     all_notices = (*task.notices, *copies, *notices, *([warning] if warning else []))
     used = task.rows[task.split != TEST]
     seen = np.unique(hash_prefixes(cache.column("sha256", used)))

@@ -90,7 +90,8 @@ def test_csv_is_quoted(world):
     out = io.StringIO()
     predict(head, home / "c.h5", top=2).write_csv(out)
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
-    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2"]
+    titles = ["path", "label", "probability", "label_2", "probability_2", "set", "unknown"]
+    assert list(rows[0]) == titles
     assert {row["label"] for row in rows} == {"one", '=zero, "o"'}
 
 
