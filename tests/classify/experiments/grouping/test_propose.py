@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from hashlib import md5
 
 import numpy as np
@@ -167,9 +168,7 @@ def links_of(paths, name):
         ("stem", ("a/photo-1-crop2.jpg", "a/photo-1-crop3.jpg"), "b/photo-1-crop2.jpg"),
         ("same name", ("raw/p1.png", "mask/p1.png"), "raw/p2.png"),
         ("numbers", ("DSC0041.jpg", "DSC0042.jpg"), "DSC0044.jpg"),
-        (
-            "times",
-("times", ("A20240131_235959.jpg", "A20240201_000005.jpg"), "A20240201_000105.jpg"),
+        ("times", ("A20240131_235959.jpg", "A20240201_000005.jpg"), "A20240201_000105.jpg"),
     ],
 )
 def test_names_that_belong_together(rule, together, apart):
@@ -184,8 +183,6 @@ def test_strange_names_are_taken_as_they_are():
 
 
 def test_many_names_take_little_time():
-    import time
-
     paths = [f"shot_{i:06}.png" for i in range(100_000)]
     begin = time.process_time()
     suggest_groups(paths)
