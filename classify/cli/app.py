@@ -300,10 +300,11 @@ def report(
     with handle_errors(debug, json):
         with ProgressDisplay("reading the cache") as display:
             from classify.data.sets.cache_set import open_caches
-            from classify.errors import CallError
             from classify.experiments.compare import Comparison
+            from classify.experiments.repeats import RepeatedComparison
             from classify.experiments.targets.any_kind import compare as compare_heads
             from classify.report.write import check_report_path, write_report
+            from classify.strategy.advise import Advice
             from classify.strategy.advise_best import advise_on_best
 
             check_report_path(output, images)
@@ -326,18 +327,21 @@ def report(
                 zeroshot=zeroshot or (),
                 report=display.report,
             )
-            if not isinstance(comparison, Comparison):
-                raise CallError("the report is of classes so far")
-            display.begin("drawing the learning curve")
-            advice, left_out = advise_on_best(
-                opened,
-                comparison,
-                labels or (),
-                column=column,
-                labels_level=labels_level,
-                test_size=test_size,
-                seed=seed,
-            )
+            if isinstance(comparison, RepeatedComparison):
+                raise TypeError("a report is of one split")  # which no option asks for
+            advice: dict[str, Advice] = {}
+            left_out: list[str] = []
+            if isinstance(comparison, Comparison):
+                display.begin("drawing the learning curve")
+                advice, left_out = advise_on_best(
+                    opened,
+                    comparison,
+                    labels or (),
+                    column=column,
+                    labels_level=labels_level,
+                    test_size=test_size,
+                    seed=seed,
+                )
             display.begin("drawing the page")
             task_names = (task.name for task in comparison.tasks)
             write_report(

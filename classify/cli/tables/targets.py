@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from classify.evaluation.targets.titles import format_metric_name
 from classify.experiments.targets.compare import TargetComparison, rank_target_results
 from classify.heads.targets.record import TargetResult
 from classify.kinds import KIND_NOUNS, NUMBER
@@ -34,7 +35,9 @@ def show_target_fit(record: TargetResult, saved: str) -> None:
         table.add_row(*row)
     guess = record.baseline.get(record.metric)
     if guess is not None:
-        table.add_row("no image", f"{_name(record.metric)} {_format(guess)} by a constant guess")
+        table.add_row(
+            "no image", f"{format_metric_name(record.metric)} {_format(guess)} by a constant guess"
+        )
     if record.interval is not None:
         low, high = record.interval["realised_ci"]
         table.add_row(
@@ -70,7 +73,8 @@ def show_target_comparison(
         guess = best.baseline.get(best.metric)
         if guess is not None:
             console.print(
-                f"A guess without an image has {_name(best.metric)} {_format(guess)}.", style="dim"
+                f"A guess without an image has {format_metric_name(best.metric)} {_format(guess)}.",
+                style="dim",
             )
     n_heads = len(comparison.records)
     heads = "One head" if n_heads == 1 else f"{n_heads:,} heads"
@@ -97,7 +101,7 @@ def _build_leaderboard(
 ) -> Table:
     title = (
         f"{best.task}: {_count_names(best)}, {best.n_train:,} training and {best.n_test:,} test "
-        f"images; {_name(best.metric)}"
+        f"images; {format_metric_name(best.metric)}"
     )
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
     for heading in ("", "head"):
@@ -159,7 +163,7 @@ def _list_metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, float) and interval is not None:
             low, high = interval
             text = f"{_format(value)} (95 % interval {_format(low)} to {_format(high)})"
-            rows.append((_name(name), text))
+            rows.append((format_metric_name(name), text))
     return rows
 
 
@@ -208,10 +212,6 @@ def _count_names(record: TargetResult) -> str:
 
 def _format_settings(record: TargetResult) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ").replace("r2", "R²")
 
 
 def _format(value: float | None) -> str:

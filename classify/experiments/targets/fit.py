@@ -14,6 +14,7 @@ from classify.data.targets.task import TargetTask
 from classify.data.task_notices import describe_leaking_copies
 from classify.errors import CallError, ClassifyError
 from classify.evaluation.targets.metrics import LOWER_IS_BETTER
+from classify.evaluation.targets.titles import format_metric_name
 from classify.experiments.targets.fit_task import fit_target_task
 from classify.experiments.targets.results import (
     TargetFit,
@@ -117,7 +118,7 @@ def fit_targets(
             for name, (_, other) in fits.items()
             if (value := other.record.validation_metric) is not None
         )
-        notices.append(f"{best} validates best by {options.metric.replace('_', ' ')}: {shown}")
+        notices.append(f"{best} validates best by {format_metric_name(options.metric)}: {shown}")
     source = fitted.source
     warning = find_licence_warning(source.licence, source.weights) if source.licence else None
     copies = describe_leaking_copies(task, cache.paths_of)

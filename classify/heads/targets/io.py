@@ -149,7 +149,7 @@ def _read_head(file: Any, metadata: Mapping[str, str]) -> FittedTargets:
     if prepare not in PREPARATIONS:
         raise HeadFileError("prepare is not what it should be")
     names = tuple(read("names", lambda value: _is_name_list(value, kind)))
-    margin, coverage = (read(name, _is_positive_or_none) for name in ("margin", "coverage"))
+    margin, coverage = (read(name, _is_size_or_none) for name in ("margin", "coverage"))
     layers = tuple(HeadLayer(**layer) for layer in read("layers", is_layer_list))
     licence = read("licence", is_text) if "licence" in metadata else ""
     preprocess = Preprocess.from_dict(read("preprocess", lambda value: isinstance(value, dict)))
@@ -238,5 +238,5 @@ def _is_name_list(value: Any, kind: str) -> bool:
     )
 
 
-def _is_positive_or_none(value: Any) -> bool:
-    return value is None or (is_number(value) and value > 0)
+def _is_size_or_none(value: Any) -> bool:
+    return value is None or (is_number(value) and value >= 0)
