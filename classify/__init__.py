@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ShrunkLDAClassifier,
         SoftmaxClassifier,
     )
+    from classify.training.targets.estimator import HeadRegressor
 
     __version__: str
 
@@ -65,6 +66,7 @@ __all__ = [
     "HeadClassifier",
     "HeadFit",
     "HeadProgress",
+    "HeadRegressor",
     "HeadResult",
     "LabelTable",
     "LabelledImages",
@@ -112,6 +114,7 @@ _HOMES = {
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
+    "HeadRegressor": "training.targets.estimator",
     "HeadResult": "heads.record",
     "LabelTable": "labels.table",
     "LabelledImages": "heads.targets.predictions",

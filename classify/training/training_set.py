@@ -312,7 +312,7 @@ def make_training_set(
     CallError, ValueError
         If `cv`, `groups` or `class_weight` is wrong, or the solver cannot hold the problem.
     """
-    contents = _hash_rows(X, used)
+    contents = hash_rows(X, used)
     if groups is not None:
         groups = np.asarray(groups)
         if groups.shape != (len(X),):
@@ -373,8 +373,18 @@ def _plan_given_folds(
     )
 
 
-def _hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Compute a hash of each row used: uint8 (m, 16)."""
+def hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Compute a hash of each row used.
+
+    Parameters
+    ----------
+    X : float array of shape (n, D)
+    used : int array of shape (m,)
+
+    Returns
+    -------
+    uint8 array of shape (m, 16)
+    """
     hashes = (
         blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used
     )  # + 0 turns -0 into 0
