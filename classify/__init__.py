@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from classify.labels.table import LabelTable, read_labels
     from classify.labels.targets.table import TargetTable
     from classify.report.write import write_report
-    from classify.strategy.advise import Advice, advise
+    from classify.strategy.advise import Advice
     from classify.strategy.auto import AutoResult, auto
+    from classify.strategy.targets.advise import TargetAdvice
+    from classify.strategy.targets.any_kind import advise
     from classify.training.cached_features import CachedFeatures
     from classify.training.estimators import HeadClassifier
     from classify.training.linear_heads import (
@@ -78,6 +80,7 @@ __all__ = [
     "RootL2",
     "ShrunkLDAClassifier",
     "SoftmaxClassifier",
+    "TargetAdvice",
     "TargetComparison",
     "TargetHeadFit",
     "TargetResult",
@@ -126,12 +129,13 @@ _HOMES = {
     "RootL2": "data.preparation",
     "ShrunkLDAClassifier": "training.linear_heads",
     "SoftmaxClassifier": "training.linear_heads",
+    "TargetAdvice": "strategy.targets.advise",
     "TargetComparison": "experiments.targets.compare",
     "TargetHeadFit": "experiments.targets.fit",
     "TargetResult": "heads.targets.record",
     "TargetTable": "labels.targets.table",
     "TrainProgress": "finetuning.trainer",
-    "advise": "strategy.advise",
+    "advise": "strategy.targets.any_kind",
     "auto": "strategy.auto",
     "compare": "experiments.targets.any_kind",
     "evaluate": "heads.inference.any_kind",
