@@ -1,7 +1,7 @@
 """Advise on which of the four strategies suits labels that are not one class.
 
-The rule is that of `classify.strategy.advise`, by the metric of the kind: how well ridge does on each
-layer says whether the images are similar to the source, and a learning curve
+The rule is that of `classify.strategy.advise`, by the metric of the kind: how well ridge does on
+each layer says whether the images are similar to the source, and a learning curve
 whether more images would help.
 """
 
@@ -19,9 +19,6 @@ from classify.errors import CallError, TooFewImagesError
 from classify.evaluation.paired import Difference
 from classify.evaluation.targets.metrics import (
     LOWER_IS_BETTER,
-    compare_target_paired,
-    compute_target_metric,
-    compute_target_metrics,
 )
 from classify.evaluation.targets.predictions import TargetPredictions
 from classify.evaluation.targets.titles import format_metric_name
@@ -36,7 +33,6 @@ from classify.strategy.depth_profile import (
     EQUAL_MARGIN,
     MAX_LOWER_DEPTH,
     MIN_ERROR_REDUCTION,
-    N_PARTS,
     SIMILAR,
     UNSURE,
 )
@@ -48,30 +44,15 @@ from classify.strategy.strategies import (
     describe_similarity,
     strategy_commands,
 )
+from classify.strategy.targets.depth_scores import (
+    LayerScore,
+    is_settled,
+    measure_cut,
+    measure_profile,
+    measure_room,
+)
 from classify.strategy.targets.learning_curve import CurvePoint, measure_target_curve
 from featurize.progress import ignore
-
-
-@dataclass(frozen=True)
-class LayerScore:
-    """How well a head does on one layer.
-
-    Attributes
-    ----------
-    layer : str
-        Of the cache; several joined as ``a+b``.
-    depth : float, or None
-        Relative depth in the network; None for joined layers.
-    value : float
-        The metric on held-out images.
-    ci : (float, float)
-        95 % interval.
-    """
-
-    layer: str
-    depth: float | None
-    value: float
-    ci: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -217,16 +198,16 @@ def advise_targets(
     earlier = [n for n in held_out if depths.relative.get(n, 1) < depths.relative[last]]
     if not earlier:
         raise CallError(f"{opened.path} has no layer before {last}; add some with --layers auto")
-    gain = _measure_cut(task, held_out, earlier, last, metric, spec.seed)
+    gain = measure_cut(task, held_out, earlier, last, metric, spec.seed)
     lower = [n for n in earlier if depths.relative[n] <= MAX_LOWER_DEPTH]
-    lower_gain = _measure_cut(task, held_out, lower, last, metric, spec.seed) if lower else None
-    profile = _measure_profile(task, held_out, depths, metric, spec.seed)
+    lower_gain = measure_cut(task, held_out, lower, last, metric, spec.seed) if lower else None
+    profile = measure_profile(task, held_out, depths, metric, spec.seed)
     score_of = {score.layer: score.value for score in profile}
-    room = _measure_room(metric, score_of[last])
+    room = measure_room(metric, score_of[last])
     is_clear = gain.low > 0 and gain.value >= MIN_ERROR_REDUCTION * room
     is_redundant = lower_gain is not None and lower_gain.value >= -EQUAL_MARGIN * room
     measured = DIFFERENT if is_clear or is_redundant else SIMILAR
-    is_sure = _is_settled(gain, lower_gain, room, is_clear, is_redundant)
+    is_sure = is_settled(gain, lower_gain, room, is_clear, is_redundant)
     measured_size = _measure_size(task)
     chosen_similarity, chosen_size = similarity or measured, size or measured_size
     strategy = STRATEGIES[chosen_size, chosen_similarity]
@@ -267,85 +248,6 @@ def _collect_predictions(comparison: TargetComparison) -> dict[str, TargetPredic
         for result in comparison.results
         if result.validation is not None
     }
-
-
-def _measure_profile(
-    task: TargetTask,
-    held_out: dict[str, TargetPredictions],
-    depths: LayerDepths,
-    metric: str,
-    seed: int,
-) -> list[LayerScore]:
-    scores = []
-    for layer, predictions in held_out.items():
-        unit = task.units_for(predictions.rows)
-        found = compute_target_metrics(predictions, task.n_grades, unit, seed=seed, names=(metric,))
-        if found[metric] is not None:
-            low, high = found[f"{metric}_ci"]
-            scores.append(LayerScore(layer, depths.relative.get(layer), found[metric], (low, high)))
-    return scores
-
-
-def _measure_cut(
-    task: TargetTask,
-    held_out: dict[str, TargetPredictions],
-    candidates: Sequence[str],
-    last: str,
-    metric: str,
-    seed: int,
-) -> Difference:
-    """Measure the gain of the best candidate, chosen on nine tenths and judged on the tenth."""
-    reference = held_out[last]
-    unit = np.unique(task.units_for(reference.rows), return_inverse=True)[1]
-    n_units = int(unit.max()) + 1
-    part = (np.random.default_rng(seed).permutation(n_units) % min(N_PARTS, n_units))[unit]
-    values = reference.values.copy()
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    for i in range(int(part.max()) + 1):
-        inside, outside = part == i, part != i
-        scores = []
-        for name in candidates:
-            predictions = held_out[name]
-            value = compute_target_metric(
-                metric,
-                predictions.truth[outside],
-                predictions.values[outside],
-                predictions.thresholds,
-                task.n_grades,
-            )
-            scores.append(-np.inf if value is None else sign * value)
-        values[inside] = held_out[candidates[int(np.argmax(scores))]].values[inside]
-    nested = TargetPredictions(
-        reference.kind, reference.rows, reference.truth, values, reference.thresholds
-    )
-    found = compare_target_paired(nested, reference, metric, task.n_grades, unit, seed=seed)
-    if sign > 0:
-        return found
-    return Difference(-found.value, -found.high, -found.low, found.p_value, found.distinguishable)
-
-
-def _measure_room(metric: str, value: float) -> float:
-    """Return what the last layer leaves to be gained: the error, or what lacks to 1."""
-    return value if metric in LOWER_IS_BETTER else max(1 - value, 0.0)
-
-
-def _is_settled(
-    gain: Difference,
-    lower_gain: Difference | None,
-    room: float,
-    is_clear: bool,
-    is_redundant: bool,
-) -> bool:
-    """Return whether the intervals leave only one verdict."""
-    if is_clear:
-        return True
-    redundant_at = -EQUAL_MARGIN * room
-    lower_settled = lower_gain is None or not lower_gain.low <= redundant_at <= lower_gain.high
-    if is_redundant:
-        return lower_settled
-    least = MIN_ERROR_REDUCTION * room
-    threshold = 0.0 if gain.value >= least else least
-    return lower_settled and not gain.low <= threshold <= gain.high
 
 
 def _measure_size(task: TargetTask) -> str:

@@ -11,13 +11,12 @@ from threadpoolctl import threadpool_limits
 from classify.data.features import FeatureRows
 from classify.data.folds import MAX_FOLDS, FoldPlan, plan_folds
 from classify.data.targets.stratify import assign_strata
-from classify.data.units import link_same_bytes, number_units
+from classify.data.units import hash_rows, link_same_bytes, number_units
 from classify.errors import CallError
 from classify.heads.targets.registry import RIDGE, get_target_head_spec
 from classify.kinds import NUMBER
 from classify.training.targets.target_set import TargetSet
 from classify.training.targets.train import train_targets
-from classify.training.training_set import hash_rows
 
 
 class HeadRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
