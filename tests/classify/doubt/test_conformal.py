@@ -83,7 +83,8 @@ def test_distances_are_those_of_the_formula(spread):
         [np.einsum("ij,jk,ik->i", Z - m, np.linalg.inv(shrink(within)), Z - m) for m in means]
     ).min(axis=0)
     to_all = np.einsum("ij,jk,ik->i", Z, np.linalg.inv(shrink(total)), Z)
-    np.testing.assert_allclose(made.distances(X), to_class - to_all, rtol=1e-3, atol=1e-3)
+    expected = np.stack([to_class, to_class - to_all], axis=1)
+    np.testing.assert_allclose(made.distances(X), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_strangers_are_far_and_alarms_as_many_as_stated(spread):
@@ -97,4 +98,4 @@ def test_strangers_are_far_and_alarms_as_many_as_stated(spread):
     strangers = rng.normal(size=(500, 6)) + np.array([0, 0, 0, 5, 0, 0])
     sure = np.tile([0.98, 0.01, 0.01], (500, 1))
     assert (novelty.scores(strangers, sure) > novelty.threshold).mean() > 0.95
-    assert fit_novelty(made, np.zeros(5), proba[:5], np.arange(5)) is None
+    assert fit_novelty(made, np.zeros((5, 2)), proba[:5], np.arange(5)) is None
