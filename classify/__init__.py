@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from classify.labels.table import LabelTable, read_labels
     from classify.labels.targets.table import TargetTable
     from classify.report.write import write_report
-    from classify.strategy.advise import Advice, advise
+    from classify.strategy.advise import Advice
     from classify.strategy.auto import AutoResult, auto
+    from classify.strategy.targets.advise import TargetAdvice
+    from classify.strategy.targets.any_kind import advise
     from classify.training.cached_features import CachedFeatures
     from classify.training.estimators import HeadClassifier
     from classify.training.linear_heads import (
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         ShrunkLDAClassifier,
         SoftmaxClassifier,
     )
+    from classify.training.targets.estimator import HeadRegressor
 
     __version__: str
 
@@ -65,6 +68,7 @@ __all__ = [
     "HeadClassifier",
     "HeadFit",
     "HeadProgress",
+    "HeadRegressor",
     "HeadResult",
     "LabelTable",
     "LabelledImages",
@@ -76,6 +80,7 @@ __all__ = [
     "RootL2",
     "ShrunkLDAClassifier",
     "SoftmaxClassifier",
+    "TargetAdvice",
     "TargetComparison",
     "TargetHeadFit",
     "TargetResult",
@@ -112,6 +117,7 @@ _HOMES = {
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
+    "HeadRegressor": "training.targets.estimator",
     "HeadResult": "heads.record",
     "LabelTable": "labels.table",
     "LabelledImages": "heads.targets.predictions",
@@ -123,12 +129,13 @@ _HOMES = {
     "RootL2": "data.preparation",
     "ShrunkLDAClassifier": "training.linear_heads",
     "SoftmaxClassifier": "training.linear_heads",
+    "TargetAdvice": "strategy.targets.advise",
     "TargetComparison": "experiments.targets.compare",
     "TargetHeadFit": "experiments.targets.fit",
     "TargetResult": "heads.targets.record",
     "TargetTable": "labels.targets.table",
     "TrainProgress": "finetuning.trainer",
-    "advise": "strategy.advise",
+    "advise": "strategy.targets.any_kind",
     "auto": "strategy.auto",
     "compare": "experiments.targets.any_kind",
     "evaluate": "heads.inference.any_kind",

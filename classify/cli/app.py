@@ -236,8 +236,9 @@ def advise(
     with handle_errors(debug, json):
         cut_cost = None
         with ProgressDisplay("reading the cache") as display:
-            from classify.strategy.advise import advise as advise_on
             from classify.strategy.cut_cost import measure_cut_cost
+            from classify.strategy.targets.advise import TargetAdvice
+            from classify.strategy.targets.any_kind import advise as advise_on
 
             advice = advise_on(
                 cache,
@@ -261,6 +262,10 @@ def advise(
             print_json(
                 advice.to_dict() | ({} if cut_cost is None else {"saving": cut_cost.to_dict()})
             )
+        elif isinstance(advice, TargetAdvice):
+            from classify.cli.tables.target_advice import show_target_advice
+
+            show_target_advice(advice, cut_cost)
         else:
             from classify.cli.tables.classes import show_advice
 

@@ -1,7 +1,6 @@
 """Fit one head on one choice of layers of a task: plan, train, calibrate, test, record."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -24,7 +23,7 @@ from classify.evaluation.predictions import (
     summarise_decision_values,
 )
 from classify.evaluation.recall import ClassRecalls, compute_class_recall
-from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
+from classify.evaluation.selection_metric import ACCURACY
 from classify.evaluation.temperature import fit_temperature
 from classify.experiments.results import FitOptions, FitResult
 from classify.heads.fitted import FittedHead
@@ -227,7 +226,7 @@ class _Plan:
             fold_plan=fold_plan,
             class_weights=resolve_class_weights(options.class_weight, known, y),
             selection_loss=(
-                None if metric == ACCURACY else partial(_compute_metric_loss, metric, classes)
+                None if metric == ACCURACY else partial(metric.compute_loss, classes=classes)
             ),
         )
 
@@ -256,15 +255,6 @@ class _TestResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     doubt: dict[str, Any] = field(default_factory=dict)
     recall: ClassRecalls | None = None
-
-
-def _compute_metric_loss(
-    metric: SelectionMetric, classes: Sequence[str], decision_values: np.ndarray, y: np.ndarray
-) -> float:
-    """Return the selection loss of a metric: its value, negated if higher is better."""
-    temperature = fit_temperature(decision_values, y) if metric.name == "log_loss" else 1.0
-    value = metric.compute(decision_values, y, classes, temperature)
-    return 0.0 if value is None else -metric.sign * value
 
 
 def _train(

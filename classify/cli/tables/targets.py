@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from classify.evaluation.targets.metrics import LOWER_IS_BETTER
 from classify.evaluation.targets.titles import format_metric_name
 from classify.experiments.targets.compare import TargetComparison, rank_target_results
 from classify.heads.targets.record import TargetResult
@@ -71,6 +72,10 @@ def show_target_comparison(
         own = [record for record in comparison.records if record.task == task]
         console.print(_build_leaderboard(own, best, joined))
         guess = best.baseline.get(best.metric)
+        better = "lower" if best.metric in LOWER_IS_BETTER else "higher"
+        console.print(
+            f"val, test: {format_metric_name(best.metric)}, {better} is better.", style="dim"
+        )
         if guess is not None:
             console.print(
                 f"A guess without an image has {format_metric_name(best.metric)} {_format(guess)}.",
@@ -101,7 +106,7 @@ def _build_leaderboard(
 ) -> Table:
     title = (
         f"{best.task}: {_count_names(best)}, {best.n_train:,} training and {best.n_test:,} test "
-        f"images; {format_metric_name(best.metric)}"
+        "images"
     )
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
     for heading in ("", "head"):
