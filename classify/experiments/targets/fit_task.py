@@ -15,6 +15,7 @@ from classify.doubt.conformal import fit_margin
 from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.targets.calibration import fit_label_calibration
 from classify.evaluation.targets.metrics import (
+    METRICS,
     choose_thresholds,
     compute_label_scores,
     compute_target_metric,
@@ -244,7 +245,10 @@ def _describe_test(
     guess = constant_predictions(task.kind, task.values[trained_rows], test.rows, test.truth)
     described: dict[str, Any] = {
         "metrics": compute_target_metrics(test, task.n_grades, unit, seed=seed),
-        "baseline": compute_target_metrics(guess, task.n_grades, unit, seed=seed),
+        "baseline": {
+            name: compute_target_metric(name, guess.truth, guess.values, None, task.n_grades)
+            for name in METRICS[task.kind]
+        },
     }
     if task.kind == MULTI:
         described["labels"] = compute_label_scores(test, task.names, unit, seed)
