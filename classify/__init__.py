@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from classify.experiments.zero_shot import make_zero_shot_head
     from classify.finetuning.estimator import FineTuneClassifier
     from classify.finetuning.run import FineTuneResult, finetune
+    from classify.finetuning.targets.estimators import (
+        FineTuneMultiLabelClassifier,
+        FineTuneOrdinalClassifier,
+        FineTuneRegressor,
+    )
+    from classify.finetuning.targets.result import FineTuneTargetResult
     from classify.finetuning.trainer import TrainProgress
     from classify.heads.fitted import FittedHead
     from classify.heads.inference.any_kind import evaluate, predict
@@ -57,7 +63,11 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "FineTuneClassifier",
+    "FineTuneMultiLabelClassifier",
+    "FineTuneOrdinalClassifier",
+    "FineTuneRegressor",
     "FineTuneResult",
+    "FineTuneTargetResult",
     "FittedHead",
     "FittedTargets",
     "HeadClassifier",
@@ -102,7 +112,11 @@ _HOMES = {
     "Comparison": "experiments.compare",
     "Evaluation": "heads.inference.classes",
     "FineTuneClassifier": "finetuning.estimator",
+    "FineTuneMultiLabelClassifier": "finetuning.targets.estimators",
+    "FineTuneOrdinalClassifier": "finetuning.targets.estimators",
+    "FineTuneRegressor": "finetuning.targets.estimators",
     "FineTuneResult": "finetuning.run",
+    "FineTuneTargetResult": "finetuning.targets.result",
     "FittedHead": "heads.fitted",
     "FittedTargets": "heads.targets.fitted",
     "HeadClassifier": "training.estimators",

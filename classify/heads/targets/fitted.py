@@ -18,6 +18,9 @@ from classify.heads.targets.models import EstimatorModel
 from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.cache.reader import FeatureCache
 
+CUMULATIVE = ("ordinal", "mlp")
+"""Heads whose cutpoints are those of log odds; those of regressions are half-way between grades."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedTargets:
@@ -185,7 +188,7 @@ class FittedTargets:
             proba = np.zeros((len(outputs), len(self.names)))
             proba[:, self.grades] = softmax(outputs.astype(np.float64), axis=1)
             return proba
-        if self.kind == GRADE and self.head == "ordinal" and self.cutpoints is not None:
+        if self.kind == GRADE and self.head in CUMULATIVE and self.cutpoints is not None:
             above = expit(outputs.astype(np.float64) - self.cutpoints)
             edges = np.ones((len(outputs), 1))
             return np.asarray(-np.diff(above, axis=1, prepend=edges, append=0 * edges))
