@@ -328,14 +328,14 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):  # type: ignore[mi
         CallError
             If an image cannot be read.
         """
-        best = self.decision_scores(X).argmax(axis=1)  # refuses an estimator that is not fitted
+        best = self.decision_scores(X).argmax(axis=1)
         predictions: np.ndarray = self.classes_[best]
         return predictions
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return calibrated class probabilities, float64 (n, K). See `predict`."""
-        check_is_fitted(self)
-        return np.asarray(self.head_.probabilities(self.decision_scores(X)))
+        scores = self.decision_scores(X)
+        return self.head_.probabilities(scores)
 
     def decision_scores(self, X: Any) -> np.ndarray:
         """Compute decision values of images.
@@ -350,7 +350,8 @@ class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):  # type: ignore[mi
         float32 array of shape (n, K)
             In the order of `classes_`. Raises as `predict` does.
         """
-        return np.asarray(self.head_.scores(self.embed_paths(X)))
+        embeddings = self.embed_paths(X)  # refuses an estimator that is not fitted
+        return self.head_.scores(embeddings)
 
 
 def _check_text_paths(X: Any) -> np.ndarray:

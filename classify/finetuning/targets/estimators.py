@@ -91,7 +91,7 @@ class FineTuneTargets(FineTuneEstimator):
             If an image cannot be read.
         """
         embeddings = self.embed_paths(X)
-        return np.asarray(self.head_.values_of(self.head_.outputs(embeddings)))
+        return self.head_.values_of(self.head_.outputs(embeddings))
 
 
 class FineTuneMultiLabelClassifier(ClassifierMixin, FineTuneTargets):  # type: ignore[misc]
@@ -136,7 +136,8 @@ class FineTuneMultiLabelClassifier(ClassifierMixin, FineTuneTargets):  # type: i
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the labels of each image: int64 (n, T), 1 where it has one."""
-        return np.asarray(self.head_.predict(self.embed_paths(X)))
+        embeddings = self.embed_paths(X)
+        return self.head_.predict(embeddings)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each label by itself, float64 (n, T)."""
@@ -190,7 +191,8 @@ class FineTuneRegressor(RegressorMixin, FineTuneTargets):  # type: ignore[misc]
 
     def predict_interval(self, X: Any) -> np.ndarray:
         """Return intervals that cover nine tenths of new images, float64 (n, 2)."""
-        return np.asarray(self.head_.predict_interval(self.embed_paths(X)))
+        embeddings = self.embed_paths(X)
+        return self.head_.predict_interval(embeddings)
 
 
 class FineTuneOrdinalClassifier(ClassifierMixin, FineTuneTargets):  # type: ignore[misc]
@@ -250,7 +252,8 @@ class FineTuneOrdinalClassifier(ClassifierMixin, FineTuneTargets):  # type: igno
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each grade, float64 (n, G); rows sum to 1."""
-        return np.asarray(self.head_.predict_proba(self.embed_paths(X)))
+        embeddings = self.embed_paths(X)
+        return self.head_.predict_proba(embeddings)
 
 
 ESTIMATORS: dict[str, type[FineTuneTargets]] = {
