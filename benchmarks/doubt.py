@@ -72,8 +72,7 @@ def read_digits(folder: Path) -> dict[str, str]:
 def measure_sets(cache: FeatureCache, table: LabelTable) -> dict[str, object]:
     """Measure prediction sets over many splits."""
     found = [
-        fit(cache, table, HEAD, "last", seed=seed, coverage=COVERAGE)[1].doubt
-        for seed in range(N_DRAWS)
+        fit(cache, table, HEAD, seed=seed, coverage=COVERAGE)[1].doubt for seed in range(N_DRAWS)
     ]
     realised = np.array([doubt["realised"] for doubt in found])
     inside = [low <= COVERAGE <= high for low, high in (doubt["realised_ci"] for doubt in found)]
@@ -92,7 +91,7 @@ def score_strangers(
     cache: FeatureCache, table: LabelTable, strangers: FeatureCache, rows: np.ndarray
 ) -> tuple[float, float]:
     """Return the areas under the ROC curve: of the novelty, and of the largest probability."""
-    head, _ = fit(cache, table, HEAD, "last")
+    head, _ = fit(cache, table, HEAD)
     task = make_task(cache, table)
     known = task.rows[task.split == TEST]
     sides = [(cache, known), (strangers, np.sort(rows))]

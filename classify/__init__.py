@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from classify.errors import ClassifyError
     from classify.experiments.compare import Comparison
     from classify.experiments.fit import HeadFit
+    from classify.experiments.grouping.propose import GroupProposal, find_groups
     from classify.experiments.repeats import RepeatedComparison
     from classify.experiments.targets.any_kind import compare, fit
     from classify.experiments.targets.compare import TargetComparison
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
     from classify.labels.table import LabelTable, read_labels
     from classify.labels.targets.table import TargetTable
     from classify.report.write import write_report
-    from classify.strategy.advise import Advice, advise
+    from classify.strategy.advise import Advice
     from classify.strategy.auto import AutoResult, auto
+    from classify.strategy.targets.advise import TargetAdvice
+    from classify.strategy.targets.any_kind import advise
     from classify.training.cached_features import CachedFeatures
     from classify.training.estimators import HeadClassifier
     from classify.training.linear_heads import (
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
         ShrunkLDAClassifier,
         SoftmaxClassifier,
     )
+    from classify.training.targets.estimator import HeadRegressor
 
     __version__: str
 
@@ -70,9 +74,11 @@ __all__ = [
     "FineTuneTargetResult",
     "FittedHead",
     "FittedTargets",
+    "GroupProposal",
     "HeadClassifier",
     "HeadFit",
     "HeadProgress",
+    "HeadRegressor",
     "HeadResult",
     "LabelTable",
     "LabelledImages",
@@ -84,6 +90,7 @@ __all__ = [
     "RootL2",
     "ShrunkLDAClassifier",
     "SoftmaxClassifier",
+    "TargetAdvice",
     "TargetComparison",
     "TargetHeadFit",
     "TargetResult",
@@ -93,6 +100,7 @@ __all__ = [
     "auto",
     "compare",
     "evaluate",
+    "find_groups",
     "finetune",
     "fit",
     "load_head",
@@ -119,9 +127,11 @@ _HOMES = {
     "FineTuneTargetResult": "finetuning.targets.result",
     "FittedHead": "heads.fitted",
     "FittedTargets": "heads.targets.fitted",
+    "GroupProposal": "experiments.grouping.propose",
     "HeadClassifier": "training.estimators",
     "HeadFit": "experiments.fit",
     "HeadProgress": "heads.record",
+    "HeadRegressor": "training.targets.estimator",
     "HeadResult": "heads.record",
     "LabelTable": "labels.table",
     "LabelledImages": "heads.targets.predictions",
@@ -133,15 +143,17 @@ _HOMES = {
     "RootL2": "data.preparation",
     "ShrunkLDAClassifier": "training.linear_heads",
     "SoftmaxClassifier": "training.linear_heads",
+    "TargetAdvice": "strategy.targets.advise",
     "TargetComparison": "experiments.targets.compare",
     "TargetHeadFit": "experiments.targets.fit",
     "TargetResult": "heads.targets.record",
     "TargetTable": "labels.targets.table",
     "TrainProgress": "finetuning.trainer",
-    "advise": "strategy.advise",
+    "advise": "strategy.targets.any_kind",
     "auto": "strategy.auto",
     "compare": "experiments.targets.any_kind",
     "evaluate": "heads.inference.any_kind",
+    "find_groups": "experiments.grouping.propose",
     "finetune": "finetuning.run",
     "fit": "experiments.targets.any_kind",
     "load_head": "heads.targets.saved",

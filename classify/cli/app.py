@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from classify.cli import networks, saved_heads
+from classify.cli import groups, networks, saved_heads
 from classify.cli.options import (
     CacheFiles,
     ClassWeight,
@@ -109,11 +109,11 @@ def fit(
         if json:
             print_json(record.to_dict())
         elif isinstance(record, TargetResult):
-            from classify.cli.target_tables import show_target_fit
+            from classify.cli.tables.targets import show_target_fit
 
             show_target_fit(record, str(output))
         else:
-            from classify.cli.tables import show_fit
+            from classify.cli.tables.classes import show_fit
 
             show_fit(record, str(output))
 
@@ -188,12 +188,12 @@ def compare(
         elif json:
             print_json(comparison.to_dict())
         elif isinstance(comparison, RepeatedComparison):
-            from classify.cli.repeat_tables import show_repeated_comparison
+            from classify.cli.tables.repeats import show_repeated_comparison
 
             show_repeated_comparison(comparison, joined)
         else:
-            from classify.cli.places import format_fit_command
-            from classify.cli.tables import show_comparison
+            from classify.cli.tables.classes import show_comparison
+            from classify.cli.tables.places import format_fit_command
 
             options = {
                 **{"kind": kind, "columns": columns, "order": order},
@@ -211,7 +211,7 @@ def compare(
             if isinstance(comparison, Comparison):
                 show_comparison(comparison, checks, joined, commands)
             else:
-                from classify.cli.target_tables import show_target_comparison
+                from classify.cli.tables.targets import show_target_comparison
 
                 show_target_comparison(comparison, joined, commands)
 
@@ -236,8 +236,9 @@ def advise(
     with handle_errors(debug, json):
         cut_cost = None
         with ProgressDisplay("reading the cache") as display:
-            from classify.strategy.advise import advise as advise_on
             from classify.strategy.cut_cost import measure_cut_cost
+            from classify.strategy.targets.advise import TargetAdvice
+            from classify.strategy.targets.any_kind import advise as advise_on
 
             advice = advise_on(
                 cache,
@@ -261,8 +262,12 @@ def advise(
             print_json(
                 advice.to_dict() | ({} if cut_cost is None else {"saving": cut_cost.to_dict()})
             )
+        elif isinstance(advice, TargetAdvice):
+            from classify.cli.tables.target_advice import show_target_advice
+
+            show_target_advice(advice, cut_cost)
         else:
-            from classify.cli.tables import show_advice
+            from classify.cli.tables.classes import show_advice
 
             show_advice(advice, cut_cost)
 
@@ -300,10 +305,11 @@ def report(
     with handle_errors(debug, json):
         with ProgressDisplay("reading the cache") as display:
             from classify.data.sets.cache_set import open_caches
-            from classify.errors import CallError
             from classify.experiments.compare import Comparison
+            from classify.experiments.repeats import RepeatedComparison
             from classify.experiments.targets.any_kind import compare as compare_heads
             from classify.report.write import check_report_path, write_report
+            from classify.strategy.advise import Advice
             from classify.strategy.advise_best import advise_on_best
 
             check_report_path(output, images)
@@ -326,18 +332,21 @@ def report(
                 zeroshot=zeroshot or (),
                 report=display.report,
             )
-            if not isinstance(comparison, Comparison):
-                raise CallError("the report is of classes so far")
-            display.begin("drawing the learning curve")
-            advice, left_out = advise_on_best(
-                opened,
-                comparison,
-                labels or (),
-                column=column,
-                labels_level=labels_level,
-                test_size=test_size,
-                seed=seed,
-            )
+            if isinstance(comparison, RepeatedComparison):
+                raise TypeError("a report is of one split")  # which no option asks for
+            advice: dict[str, Advice] = {}
+            left_out: list[str] = []
+            if isinstance(comparison, Comparison):
+                display.begin("drawing the learning curve")
+                advice, left_out = advise_on_best(
+                    opened,
+                    comparison,
+                    labels or (),
+                    column=column,
+                    labels_level=labels_level,
+                    test_size=test_size,
+                    seed=seed,
+                )
             display.begin("drawing the page")
             task_names = (task.name for task in comparison.tasks)
             write_report(
@@ -360,6 +369,7 @@ def report(
 
 app.command()(saved_heads.predict)
 app.command()(saved_heads.evaluate)
+app.command()(groups.groups)
 app.command()(networks.finetune)
 app.command()(networks.auto)
 app.command()(networks.zeroshot)

@@ -248,11 +248,11 @@ def finetune(
         if json:
             print_json(result.to_dict())
         elif hasattr(result, "kind"):
-            from classify.cli.target_tables import show_target_finetune
+            from classify.cli.tables.targets import show_target_finetune
 
             show_target_finetune(result, str(output))
         else:
-            from classify.cli.tables import show_finetune
+            from classify.cli.tables.classes import show_finetune
 
             show_finetune(result, str(output))
 
@@ -318,7 +318,7 @@ def auto(
         if json:
             print_json(result.to_dict())
         else:
-            from classify.cli.auto_table import show_auto
+            from classify.cli.tables.auto import show_auto
 
             show_auto(result, str(output))
 
@@ -379,6 +379,6 @@ def zeroshot(
         if json:
             print_json(record.to_dict())
         else:
-            from classify.cli.tables import show_fit
+            from classify.cli.tables.classes import show_fit
 
             show_fit(record, str(output))

@@ -100,10 +100,10 @@ def evaluate(
         if json:
             print_json(metrics)
         elif "kind" in metrics:
-            from classify.cli.target_tables import show_target_evaluation
+            from classify.cli.tables.targets import show_target_evaluation
 
             show_target_evaluation(metrics)
         else:
-            from classify.cli.tables import show_evaluation
+            from classify.cli.tables.classes import show_evaluation
 
             show_evaluation(metrics)

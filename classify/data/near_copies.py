@@ -127,6 +127,75 @@ def find_near_copies(rows: FeatureRows) -> np.ndarray:
     return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]], np.int64)
 
 
+def link_beyond_chance(rows: FeatureRows, false_share: float) -> np.ndarray:
+    """Link images to those near them, of which at most a share is so near by chance.
+
+    Unlike `find_near_copies`, which allows one pair in all, this finds more where many images have
+    near ones: the limit follows from how many there are (Y. Benjamini and Y. Hochberg, 1995,
+    "Controlling the False Discovery Rate", Journal of the Royal Statistical Society B 57). So crops
+    and frames of the same scene are found, if most images have some.
+
+    Parameters
+    ----------
+    rows : FeatureRows
+        n images.
+    false_share : float
+        Share of the linked images that may be linked by chance.
+
+    Returns
+    -------
+    int64 array of shape (p, 2)
+        Positions of each image and of those near it, at most ten.
+    """
+    n = len(rows)
+    if n < 2:
+        return np.zeros((0, 2), np.int64)
+    nearest, gaps = _list_neighbours(rows, _compute_trimmed_spread(rows))
+    k = gaps.shape[1] - 1
+    power = _estimate_half_dimension(gaps) if k >= 4 else np.inf
+    if not MIN_DIMENSIONS / 2 <= power < np.inf:
+        return np.zeros((0, 2), np.int64)
+    gaps = np.maximum(gaps, MIN_DISTANCE)
+    share = np.minimum((gaps[:, :k] / gaps[:, k:]) ** power, 1 - 1e-12)
+    p_values = -np.expm1(k * np.log1p(-share))  # of a farther neighbour, too high
+    ordered = np.sort(p_values[:, 0])
+    is_below = ordered <= false_share * np.arange(1, n + 1) / n
+    if not is_below.any():
+        return np.zeros((0, 2), np.int64)
+    limit = ordered[int(np.flatnonzero(is_below)[-1])]
+    image, place = np.nonzero((p_values <= limit) & (gaps[:, :k] <= MAX_COPY_DISTANCE))
+    return np.stack([image, nearest[image, place]], axis=1).astype(np.int64)
+
+
+def _list_neighbours(
+    rows: FeatureRows, spread: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """List the 11 nearest other images (n, 11) of each image, and their rising gaps."""
+    count = min(N_NEIGHBOURS, len(rows) - 1)
+    nearest, gaps = np.empty((len(rows), count), np.intp), np.empty((len(rows), count))
+    for start, block in _iter_unit_vectors(rows, *spread, TEST_BLOCK):
+        part = slice(start, start + len(block))
+        best = np.full((len(block), count), -2.0, np.float32)
+        index = np.zeros((len(block), count), np.intp)
+        for other_start, other_block in _iter_unit_vectors(rows, *spread, TRAIN_BLOCK):
+            cosine = block @ other_block.T
+            stop = min(start + len(block), other_start + len(other_block))
+            own = np.arange(max(start, other_start), stop)
+            cosine[own - start, own - other_start] = -2
+            cosine = np.concatenate([best, cosine], axis=1)
+            others = np.arange(other_start, other_start + len(other_block))
+            numbers = np.concatenate(
+                [index, np.broadcast_to(others, (len(block), len(others)))], axis=1
+            )
+            top = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+            best = np.take_along_axis(cosine, top, axis=1)
+            index = np.take_along_axis(numbers, top, axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")
+        gaps[part] = 1 - np.take_along_axis(best, order, axis=1).astype(np.float64)
+        nearest[part] = np.take_along_axis(index, order, axis=1)
+    return nearest, gaps
+
+
 def _find_neighbours(
     train: FeatureRows,
     test: FeatureRows,

@@ -5,6 +5,7 @@ that was trained on one image of a unit has in effect seen the others.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -143,6 +144,24 @@ def link_same_bytes(contents: np.ndarray) -> np.ndarray:
     first = first[hash_index]
     copies = np.flatnonzero(first != np.arange(len(first)))
     return np.stack([first[copies], copies], axis=1).astype(np.int64)
+
+
+def hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Compute a hash of each row used.
+
+    Parameters
+    ----------
+    X : float array of shape (n, D)
+    used : int array of shape (m,)
+
+    Returns
+    -------
+    uint8 array of shape (m, 16)
+    """
+    hashes = (
+        blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used
+    )  # + 0 turns -0 into 0
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(used), 16)
 
 
 def find_image_copies(listing: ImageListing) -> Copies:

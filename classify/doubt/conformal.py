@@ -1,10 +1,11 @@
 """Conformal prediction: sets of classes, and intervals of numbers, that cover a stated share.
 
 What is guaranteed: of images that are drawn as those held out were, and by whole units where images
-belong together, at least the asked share is covered on average over draws of held-out images. It
-holds exactly for scores of one head on images that it has not seen; here the scores are of several
-folds (V. Vovk, 2015, "Cross-conformal predictors", Annals of Mathematics and Artificial
-Intelligence 74), for which it holds nearly: `benchmarks/doubt.py` measures it.
+belong together, at least the asked share is covered on average over draws of held-out images. That
+is a theorem for scores of one head on images that it has not seen, as with a ``val`` split. Scores
+of several folds (V. Vovk, 2015, "Cross-conformal predictors", Annals of Mathematics and Artificial
+Intelligence 74) come from heads that learnt a fifth less; there it is measured, by
+`benchmarks/doubt.py`, and not proven. Nothing is promised for single classes, nor for other images.
 """
 
 import numpy as np
@@ -13,6 +14,9 @@ from classify.errors import CallError
 
 DEFAULT_COVERAGE = 0.9
 MIN_COVERAGE, MAX_COVERAGE = 0.5, 0.999
+TIE_TOL = 1e-5
+"""Probabilities that differ by this share are equal. A threshold is itself the probability of an
+image, and counts of neighbours give many images the same one: rounding must not leave them out."""
 
 
 def check_coverage(coverage: float | None) -> float:
@@ -43,10 +47,12 @@ def check_coverage(coverage: float | None) -> float:
 def conformal_quantile(scores: np.ndarray, unit: np.ndarray, coverage: float) -> float | None:
     """Find the score that a share of new images does not exceed.
 
-    Every unit counts as one, shared among its images, and the unit of the new image as one more: R.
-    Dunn, L. Wasserman and A. Ramdas (2022), "Distribution-Free Prediction Sets for Two-Layer
-    Hierarchical Models", JASA 118. Where every image is its own unit this is the quantile of split
-    conformal prediction.
+    Every unit counts as one, shared among its images, and the unit of the new image as one more: Y.
+    Lee, R. F. Barber and R. Willett (2023), "Distribution-free inference with hierarchical data",
+    arXiv 2306.06342, which needs no random choice of one image a unit, as R. Dunn, L. Wasserman and
+    A. Ramdas (2022), "Distribution-Free Prediction Sets for Two-Layer Hierarchical Models", JASA
+    118, do. It holds for an image of a new unit. Where every image is its own unit this is the
+    quantile of split conformal prediction.
 
     Parameters
     ----------
@@ -93,7 +99,7 @@ def fit_set_threshold(own_proba: np.ndarray, unit: np.ndarray, coverage: float) 
         None where there are too few units.
     """
     quantile = conformal_quantile(1 - own_proba, unit, coverage)
-    return None if quantile is None else 1 - quantile
+    return None if quantile is None else (1 - quantile) * (1 - TIE_TOL)
 
 
 def fit_margin(errors: np.ndarray, unit: np.ndarray, coverage: float) -> float | None:

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from classify.doubt.novelty import Novelty
 from classify.doubt.risk import measure_risk
 from classify.evaluation.metrics import estimate_proportion
-from classify.evaluation.predictions import HeldOutPredictions
+from classify.evaluation.predictions import MAX_LOG_LOSS, HeldOutPredictions
 
 
 def measure_sets(
@@ -33,8 +33,9 @@ def measure_sets(
         ``realised``, the share of sets that hold the truth, and ``realised_ci``; the mean
         ``set_size``; the shares of ``single`` and ``empty`` sets.
     """
-    # The probability of the truth, as it was compared: float32 losses are not exact.
-    is_covered = np.exp(-predictions.calibrated_loss.astype(np.float64)) >= threshold * (1 - 1e-6)
+    loss = predictions.calibrated_loss.astype(np.float64)
+    # A class that the head does not know has the greatest loss, and is in no set.
+    is_covered = (np.exp(-loss) >= threshold) & (loss < MAX_LOG_LOSS)
     realised, interval = estimate_proportion(is_covered, unit)
     return {
         "realised": realised,
@@ -80,13 +81,42 @@ def measure_selective_accuracy(predictions: HeldOutPredictions) -> dict[str, Any
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(curve).items()}
 
 
+def list_missing_doubt(
+    n_held_out: int, has_sets: bool, has_novelty: bool, coverage: float
+) -> list[str]:
+    """Say what of its doubt a head does not know, and why.
+
+    Parameters
+    ----------
+    n_held_out : int
+        Number of images that were held out.
+    has_sets, has_novelty : bool
+    coverage : float
+        The share that was asked for.
+
+    Returns
+    -------
+    list of str
+        Notices; none where the head knows both.
+    """
+    if not n_held_out:
+        return ["nothing was held out, so it has no prediction sets and cannot tell strangers"]
+    few = f"{n_held_out:,} held-out images, with groups counted as one, are too few"
+    notices = []
+    if not has_sets:
+        notices.append(f"no prediction sets: {few} for a coverage of {coverage:g}")
+    if not has_novelty:
+        notices.append(f"it cannot tell strangers: {few}, or its features too wide")
+    return notices
+
+
 class DoubtCollector:
     """Collects the doubt of a head on test images, block by block.
 
     Parameters
     ----------
     threshold : float, or None
-        As in `measure_sets`; None measures nothing.
+        As in `measure_sets`; None measures no sets.
     novelty : Novelty, or None
     temperature : float, or None
         Divisor of the decision values.
@@ -108,10 +138,11 @@ class DoubtCollector:
             Prepared.
         decision_values : float array of shape (n, K)
         """
-        if self._threshold is None:
+        if self._threshold is None and self._novelty is None:
             return
         proba = softmax(decision_values.astype(np.float64) / self._temperature, axis=1)
-        self._sizes.append((proba >= self._threshold).sum(axis=1))
+        if self._threshold is not None:
+            self._sizes.append((proba >= self._threshold).sum(axis=1))
         if self._novelty is not None:
             self._unknown.append(self._novelty.scores(features, proba) > self._novelty.threshold)
 
@@ -127,12 +158,12 @@ class DoubtCollector:
         Returns
         -------
         dict
-            As `measure_sets` and `measure_unknown` give it, and ``risk``; empty without a
-            threshold.
+            As `measure_sets` and `measure_unknown` give it where there is what they measure, and
+            ``risk``.
         """
-        if self._threshold is None:
-            return {}
-        found = measure_sets(self._threshold, predictions, np.concatenate(self._sizes), unit)
+        found: dict[str, Any] = {}
+        if self._threshold is not None:
+            found |= measure_sets(self._threshold, predictions, np.concatenate(self._sizes), unit)
         if self._unknown:
             found |= measure_unknown(np.concatenate(self._unknown), unit)
         return found | {"risk": measure_selective_accuracy(predictions)}

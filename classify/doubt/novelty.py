@@ -1,11 +1,18 @@
 """Novelty: how unlike an image is to all that a head was trained on.
 
-Two signs are added, each in units of its spread on images that were held out: the entropy of the
-predicted probabilities, and the relative Mahalanobis distance: of the features to the nearest class
-mean, less that to the mean of all (J. Ren et al., 2021, "A Simple Fix to Mahalanobis Distance for
-Improving Near-OOD Detection", arXiv 2106.09022). The first sees new classes that are like known
-ones, the second also images of another kind, of which heads are often sure. `benchmarks/doubt.py`
-compares them with the largest probability alone.
+Three signs are put together, each in units of its spread on images that were held out:
+
+- the entropy of the predicted probabilities, which sees new classes that are like known ones;
+- the relative Mahalanobis distance: of the features to the nearest class mean, less that to the
+  mean of all (J. Ren et al., 2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD
+  Detection", arXiv 2106.09022), which sees them too;
+- the Mahalanobis distance itself (K. Lee et al., 2018, "A Simple Unified Framework for Detecting
+  Out-of-Distribution Samples and Adversarial Attacks", NeurIPS), as far as it goes beyond what
+  known images have. It sees images of another kind, of which heads are often sure. Nearer than that
+  it is mostly noise, and counts nothing.
+
+Weights and shrinkage were chosen on other draws than `benchmarks/doubt.py` reports, which compares
+the sum with the largest probability alone.
 """
 
 from dataclasses import dataclass
@@ -17,7 +24,8 @@ from classify.doubt.conformal import conformal_quantile
 FALSE_ALARMS = 0.05
 """Share of new images of known classes that are taken for unknown."""
 SHRINKAGE = 0.3  # of a covariance towards one variance for all directions
-DISTANCE_WEIGHT = 1.0  # of the distance beside the entropy, both in units of their spread
+RELATIVE_WEIGHT = 0.5  # of the relative distance beside the entropy
+FAR_ONSET, FAR_WEIGHT = 2.0, 3.0  # of the distance: counts beyond so many standard deviations
 MAX_DIRECTIONS = 256  # that are kept; the distance along all others has one variance
 MAX_VALUES = 2_000_000  # distances of images to classes at a time
 
@@ -100,7 +108,7 @@ class FeatureSpread:
         )
 
     def distances(self, X: np.ndarray) -> np.ndarray:
-        """Compute relative squared Mahalanobis distances.
+        """Compute squared Mahalanobis distances.
 
         Parameters
         ----------
@@ -109,8 +117,9 @@ class FeatureSpread:
 
         Returns
         -------
-        float64 array of shape (n,)
-            To the nearest class mean within classes, less that to the mean of all images.
+        float64 array of shape (n, 2)
+            To the nearest class mean, by the covariance within classes; and this less the distance
+            to the mean of all images, by theirs.
         """
         scaled = (X.astype(np.float64) - self.mean) * self.inverse_scale
         along = scaled @ self.vectors.astype(np.float64)
@@ -125,7 +134,8 @@ class FeatureSpread:
             to_classes = means_projected - 2 * projected[part] @ means.T
             nearest[part] = to_classes.min(axis=1)
         within = own + nearest + other / self.rest[0]
-        return np.asarray(within - (along**2 / self.variances).sum(axis=1) - other / self.rest[1])
+        overall = (along**2 / self.variances).sum(axis=1) + other / self.rest[1]
+        return np.stack([within, within - overall], axis=1)
 
 
 def entropies(proba: np.ndarray) -> np.ndarray:
@@ -144,6 +154,82 @@ def entropies(proba: np.ndarray) -> np.ndarray:
     return np.asarray(-(proba * np.log(safe)).sum(axis=1))
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of a sign on held-out images.
+
+    Attributes
+    ----------
+    mean, std : float
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def from_values(cls, values: np.ndarray) -> "Scale":
+        """Measure the scale of a sign.
+
+        Parameters
+        ----------
+        values : float array of shape (m,)
+
+        Returns
+        -------
+        Scale
+            With the deviation 1 where all values are the same.
+        """
+        return cls(float(values.mean()), float(values.std()) or 1.0)
+
+    def standardise(self, values: np.ndarray) -> np.ndarray:
+        """Return a sign in units of its deviation.
+
+        Parameters
+        ----------
+        values : float array of shape (n,)
+
+        Returns
+        -------
+        float64 array of shape (n,)
+        """
+        return np.asarray((values - self.mean) / self.std)
+
+
+@dataclass(frozen=True)
+class SignScales:
+    """The scales of the three signs.
+
+    Attributes
+    ----------
+    entropy, distance, relative : Scale
+        Of the entropy, the distance to the nearest class mean, and the relative distance.
+    """
+
+    entropy: Scale
+    distance: Scale
+    relative: Scale
+
+    def combine(self, entropy: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Put the signs together.
+
+        Parameters
+        ----------
+        entropy : float array of shape (n,)
+        distances : float array of shape (n, 2)
+            As `FeatureSpread.distances` returns them.
+
+        Returns
+        -------
+        float64 array of shape (n,)
+            Higher is less like the training images.
+        """
+        distance, relative = distances.T
+        near = self.entropy.standardise(entropy)
+        near = near + RELATIVE_WEIGHT * self.relative.standardise(relative)
+        beyond = np.maximum(self.distance.standardise(distance) - FAR_ONSET, 0)
+        return np.asarray(near + FAR_WEIGHT * beyond)
+
+
 @dataclass(frozen=True, eq=False)
 class Novelty:
     """How to tell images that are unlike all that a head was trained on.
@@ -151,17 +237,15 @@ class Novelty:
     Attributes
     ----------
     spread : FeatureSpread
-    entropy_scale, distance_scale : (float, float)
-        Mean and standard deviation of both signs on held-out images.
+    scales : SignScales
     threshold : float
-        The score from which an image is taken for unknown.
+        The score above which an image is taken for unknown.
     false_alarms : float
         The share of new images of known classes above it.
     """
 
     spread: FeatureSpread
-    entropy_scale: tuple[float, float]
-    distance_scale: tuple[float, float]
+    scales: SignScales
     threshold: float
     false_alarms: float = FALSE_ALARMS
 
@@ -179,24 +263,11 @@ class Novelty:
         -------
         float64 array of shape (n,)
         """
-        return _combine(
-            entropies(proba), self.spread.distances(X), self.entropy_scale, self.distance_scale
-        )
-
-
-def _combine(
-    entropy: np.ndarray,
-    distance: np.ndarray,
-    entropy_scale: tuple[float, float],
-    distance_scale: tuple[float, float],
-) -> np.ndarray:
-    unsure = (entropy - entropy_scale[0]) / entropy_scale[1]
-    far = (distance - distance_scale[0]) / distance_scale[1]
-    return np.asarray(unsure + DISTANCE_WEIGHT * far)
+        return self.scales.combine(entropies(proba), self.spread.distances(X))
 
 
 def fit_novelty(
-    spread: FeatureSpread, distance: np.ndarray, proba: np.ndarray, unit: np.ndarray
+    spread: FeatureSpread, distances: np.ndarray, proba: np.ndarray, unit: np.ndarray
 ) -> Novelty | None:
     """Fit the scales and the threshold on held-out images.
 
@@ -204,7 +275,7 @@ def fit_novelty(
     ----------
     spread : FeatureSpread
         Of all training images.
-    distance : float array of shape (m,)
+    distances : float array of shape (m, 2)
         Distances of held-out images, each to the training images of its fold.
     proba : float array of shape (m, K)
         Their predicted probabilities.
@@ -217,10 +288,7 @@ def fit_novelty(
         None where there are too few units to say what 5 % of false alarms are.
     """
     entropy = entropies(proba)
-    entropy_scale = (float(entropy.mean()), float(entropy.std()) or 1.0)
-    distance_scale = (float(distance.mean()), float(distance.std()) or 1.0)
-    scores = _combine(entropy, distance, entropy_scale, distance_scale)
-    threshold = conformal_quantile(scores, unit, 1 - FALSE_ALARMS)
-    if threshold is None:
-        return None
-    return Novelty(spread, entropy_scale, distance_scale, threshold)
+    distance, relative = distances.T
+    scales = SignScales(*map(Scale.from_values, (entropy, distance, relative)))
+    threshold = conformal_quantile(scales.combine(entropy, distances), unit, 1 - FALSE_ALARMS)
+    return None if threshold is None else Novelty(spread, scales, threshold)

@@ -1,5 +1,6 @@
 """Calibration: a slope and one bias per class, fitted on held-out decision values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,38 @@ def calibrate(
         cross_fitted[in_part] = decision_values[in_part] * (part_slope / slope) + part_bias / slope
     cross_fitted[decision_values == UNSEEN_CLASS_SCORE] = UNSEEN_CLASS_SCORE
     return Calibration(1 / slope, bias / slope, cross_fitted)
+
+
+def choose_calibration(
+    decision_values: np.ndarray,
+    y: np.ndarray,
+    unit: np.ndarray,
+    balanced: bool,
+    loss: Callable[[np.ndarray, np.ndarray], float] | None,
+) -> Calibration:
+    """Calibrate held-out decision values: by temperature alone where a bias would be harmful.
+
+    A bias makes each class predicted as often as it occurs. With balanced classes that would undo
+    the balancing. It may also be worse by the selection metric.
+
+    Parameters
+    ----------
+    decision_values, y, unit
+        As in `calibrate`.
+    balanced : bool
+        Whether the head was trained with classes of equal weight.
+    loss : callable, or None
+        What params are selected by, of decision values and `y`; None for the head's own loss.
+
+    Returns
+    -------
+    Calibration
+    """
+    if not balanced:
+        calibration = calibrate(decision_values, y, unit)
+        if loss is None or loss(calibration.decision_values, y) <= loss(decision_values, y):
+            return calibration
+    return Calibration(fit_temperature(decision_values, y), None, decision_values)
 
 
 def _is_beyond_chance(numbers: np.ndarray, unit: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from classify.errors import CallError, LabelError
+from classify.evaluation.temperature import fit_temperature
 from featurize.text import did_you_mean
 
 LOWER_IS_BETTER = ("log_loss", "cost")  # the other metrics are better when higher
@@ -119,6 +120,25 @@ class SelectionMetric:
             truth_proba = np.where(y < 0, 0.0, proba[np.arange(len(y)), y])
             return float(-np.log(np.maximum(truth_proba, np.exp(-100))).mean())
         return self._compute_ranking(decision_values if decision_values.shape[1] == 2 else proba, y)
+
+    def compute_loss(
+        self, decision_values: np.ndarray, y: np.ndarray, classes: Sequence[str]
+    ) -> float:
+        """Compute what selection minimises: the metric, negated if higher is better.
+
+        Parameters
+        ----------
+        decision_values, y, classes
+            As in `compute`; for the log loss a temperature is fitted.
+
+        Returns
+        -------
+        float
+            0 where the metric is undefined.
+        """
+        temperature = fit_temperature(decision_values, y) if self.name == "log_loss" else 1.0
+        value = self.compute(decision_values, y, classes, temperature)
+        return 0.0 if value is None else -self.sign * value
 
     def _cost_matrix(self, classes: Sequence[str]) -> np.ndarray:
         """Return costs by truth and prediction, with a last row for a class without a column."""

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from classify.checks.groups import describe_evident_groups
 from classify.checks.summary import DataChecks, check_task
 from classify.data.features import total_dim
 from classify.data.sets.cache_set import CachesLike, find_deepest_layer, list_files, open_caches
@@ -315,11 +316,22 @@ def compare_classes(
         tasks=tasks,
         n_reused=n_reused,
         notices=[f"{task.name}: {notice}" for task in tasks for notice in task.notices]
+        + _describe_groups(cache, tasks)
         + list(left_out.values())
         + list_notices(results),
         seconds=round(time.perf_counter() - started, 3),
         caches=list_files(cache),
     )
+
+
+def _describe_groups(cache: FeatureCache, tasks: Sequence[Task]) -> list[str]:
+    """Describe groups that are evident, in tasks that have none."""
+    return [
+        f"{task.name}: {notice}"
+        for task in tasks
+        if task.groups is None
+        for notice in describe_evident_groups(cache, task.rows, task.y)
+    ]
 
 
 def check_data(cache: FeatureCache, found: Comparison) -> dict[str, DataChecks]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from classify.checks.groups import describe_evident_groups
 from classify.data.features import (
     CacheOrPath,
     open_cache,
@@ -171,6 +172,8 @@ def fit_classes(
             "layers joined are often better: --layer joined"
         )
     copies = describe_leaking_copies(task, cache.paths_of)
+    if task.groups is None:
+        copies += describe_evident_groups(cache, task.rows, task.y)
     source = fitted.source
     if source.licence:
         warning = find_licence_warning(source.licence, source.weights)

@@ -1,7 +1,6 @@
 """Fit one head on one choice of layers of a task: plan, train, calibrate, test, record."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -14,9 +13,9 @@ from classify.data.folds import FoldPlan, plan_task_folds
 from classify.data.preparation import list_preparations
 from classify.data.tasks import Task
 from classify.doubt.conformal import fit_set_threshold
-from classify.doubt.measured import DoubtCollector
+from classify.doubt.measured import DoubtCollector, list_missing_doubt
 from classify.doubt.novelty import Novelty
-from classify.evaluation.calibration import Calibration, calibrate
+from classify.evaluation.calibration import choose_calibration
 from classify.evaluation.metrics import compute_metrics, estimate_proportion
 from classify.evaluation.predictions import (
     HeldOutPredictions,
@@ -24,8 +23,7 @@ from classify.evaluation.predictions import (
     summarise_decision_values,
 )
 from classify.evaluation.recall import ClassRecalls, compute_class_recall
-from classify.evaluation.selection_metric import ACCURACY, SelectionMetric
-from classify.evaluation.temperature import fit_temperature
+from classify.evaluation.selection_metric import ACCURACY
 from classify.experiments.results import FitOptions, FitResult
 from classify.heads.fitted import FittedHead
 from classify.heads.models import LinearModel, SklearnModel, add_offset
@@ -135,10 +133,15 @@ def fit_task(
         scores=scores,
         recall=test.recall,
         bias=None if model.bias is None else model.bias.tolist(),
-        doubt=None if model.set_threshold is None else {"coverage": options.coverage, **test.doubt},
+        doubt=None if model.predictions is None else {"coverage": options.coverage, **test.doubt},
         seconds=round(time.perf_counter() - started, 3),
     )
-    notices = tuple(f"{head.name} on {record.layer}: {notice}" for notice in trained.notices)
+    notices = list(trained.notices)
+    if with_novelty:
+        n_held_out = 0 if model.predictions is None else len(model.predictions)
+        has_sets, has_novelty = model.set_threshold is not None, novelty is not None
+        notices += list_missing_doubt(n_held_out, has_sets, has_novelty, options.coverage)
+    notices = [f"{head.name} on {record.layer}: {notice}" for notice in notices]
     fitted = FittedHead(
         head=head.name,
         classes=plan.classes,
@@ -151,12 +154,12 @@ def fit_task(
         source=FeatureSource.from_cache(cache, layers),
         record=record.to_dict(),
         seen=_NO_HASHES,
-        notices=notices,
-        coverage=None if model.set_threshold is None else options.coverage,
+        notices=tuple(notices),
+        coverage=None if model.predictions is None else options.coverage,
         set_threshold=model.set_threshold,
         novelty=model.novelty,
     )
-    return fitted, FitResult(record, model.predictions, test.predictions, notices)
+    return fitted, FitResult(record, model.predictions, test.predictions, tuple(notices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +225,7 @@ class _Plan:
             fold_plan=fold_plan,
             class_weights=resolve_class_weights(options.class_weight, known, y),
             selection_loss=(
-                None if metric == ACCURACY else partial(_compute_metric_loss, metric, classes)
+                None if metric == ACCURACY else partial(metric.compute_loss, classes=classes)
             ),
         )
 
@@ -251,15 +254,6 @@ class _TestResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     doubt: dict[str, Any] = field(default_factory=dict)
     recall: ClassRecalls | None = None
-
-
-def _compute_metric_loss(
-    metric: SelectionMetric, classes: Sequence[str], decision_values: np.ndarray, y: np.ndarray
-) -> float:
-    """Return the selection loss of a metric: its value, negated if higher is better."""
-    temperature = fit_temperature(decision_values, y) if metric.name == "log_loss" else 1.0
-    value = metric.compute(decision_values, y, classes, temperature)
-    return 0.0 if value is None else -metric.sign * value
 
 
 def _train(
@@ -304,7 +298,7 @@ def _calibrate(
     if trained.selected is None:
         return _CalibratedModel(trained.scorer, trained.probabilistic)
     held_out, y = plan.dev[trained.held_out], plan.y[trained.held_out]
-    calibration = _choose_calibration(
+    calibration = choose_calibration(
         trained.selected.decision_values,
         y,
         plan.task.units[held_out],
@@ -331,25 +325,6 @@ def _calibrate(
         set_threshold=fit_set_threshold(own_proba, unit, options.coverage),
         held_out_proba=proba,
     )
-
-
-def _choose_calibration(
-    decision_values: np.ndarray,
-    y: np.ndarray,
-    unit: np.ndarray,
-    balanced: bool,
-    loss: SelectionLoss | None,
-) -> Calibration:
-    """Calibrate held-out decision values: by temperature alone where a bias would be harmful.
-
-    A bias makes each class predicted as often as it occurs. With balanced classes that would undo
-    the balancing. It may also be worse by the selection metric.
-    """
-    if not balanced:
-        calibration = calibrate(decision_values, y, unit)
-        if loss is None or loss(calibration.decision_values, y) <= loss(decision_values, y):
-            return calibration
-    return Calibration(fit_temperature(decision_values, y), None, decision_values)
 
 
 def _test(

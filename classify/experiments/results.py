@@ -106,7 +106,8 @@ def result_key(
     if head in HEAD_REVISIONS:
         key_parts.append(HEAD_REVISIONS[head])
     key_parts += [options.class_weight, options.prepare, metric_key, task.name, task.classes]
-    key_parts.append(options.coverage)
+    if options.coverage != DEFAULT_COVERAGE:  # results of releases without coverage stay valid
+        key_parts.append(options.coverage)
     image_hashes = cache.column("sha256", task.rows)
     return compute_digest(
         key_parts, image_hashes, task.rows, task.y, task.units, task.split.astype("S5")

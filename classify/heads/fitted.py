@@ -213,14 +213,15 @@ class FittedHead:
         unknown : bool array of shape (n,), or None
             As `is_unknown` returns it; None where the head cannot tell.
         """
-        if self.set_threshold is None:
+        if self.set_threshold is None and self.novelty is None:
             return None, None
         proba = self.probabilities(scores)
+        sets = None if self.set_threshold is None else proba >= self.set_threshold
         unknown = None
         if self.novelty is not None:
             novelty_scores = self.novelty.scores(self.prepare_features(X), proba)
             unknown = np.asarray(novelty_scores > self.novelty.threshold)
-        return proba >= self.set_threshold, unknown
+        return sets, unknown
 
     @property
     def widths(self) -> list[int]:

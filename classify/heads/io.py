@@ -59,6 +59,7 @@ from featurize.images.preprocess import Preprocess
 
 ESTIMATOR_KEYS = {STANDARDISE: "skops", ROOT_L2: "skops-root-l2"}
 OFFSET_KEY = "offset"
+VERSION_WITHOUT_DOUBT = (1, 1)  # heads of older releases are saved again as they were
 OTHER_PREFIXES = (NETWORK_PREFIX, DOUBT_PREFIX)
 HEAD_FIELDS = ("head", "classes", "prepare", "probabilistic", "temperature", "task")
 TUNED_PREPROCESS_KEYS = ("resize", "crop", "interpolation", "mean", "std", "decode", "fit")
@@ -97,8 +98,10 @@ def save_head(
     if not head.source.licence:
         del values["licence"]
     values |= {"settings": dict(head.settings), "record": dict(head.record)}
-    values |= describe_doubt(head)
-    metadata = {"format": FORMAT, "version": ".".join(map(str, VERSION))}
+    doubt = describe_doubt(head)
+    values |= doubt
+    version = VERSION if doubt else VERSION_WITHOUT_DOUBT
+    metadata = {"format": FORMAT, "version": ".".join(map(str, version))}
     metadata |= {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
     arrays = (
         _to_arrays(head) | list_doubt_arrays(head.novelty) | {SEEN_KEY: head.seen.astype(np.uint64)}

@@ -72,8 +72,8 @@ class HeadResult:
         In a comparison: whether it is significantly worse than the best head, corrected for the
         number of heads (Holm). None for the best itself.
     doubt : dict, or None
-        What is known of the head's doubt, see `classify.experiments.doubt.measure_doubt`: the
-        ``coverage`` asked for, and with test images its ``realised`` share, the mean ``set_size``,
+        What is known of the head's doubt, see `classify.doubt.measured`: the ``coverage``
+        asked for, and with test images its ``realised`` share, the mean ``set_size``,
         the share taken for ``unknown``, and ``risk``, accuracy by share of the most confident. None
         where nothing was held out.
     cache : str, or None

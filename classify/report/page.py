@@ -15,9 +15,11 @@ from markupsafe import Markup
 
 from classify.data.sets.cache_set import list_caches
 from classify.experiments.compare import Comparison
+from classify.experiments.targets.compare import TargetComparison
 from classify.report.leaderboard import format_decimal, format_interval, format_percent
 from classify.report.provenance import Facts, collect_provenance
 from classify.report.sections import TaskSection, build_sections
+from classify.report.targets.sections import TargetSection, build_target_sections
 from classify.report.thumbnails import MAP_PIXELS, Thumbnails
 from classify.strategy.advise import Advice
 from featurize.cache.format import LayerInfo
@@ -33,7 +35,7 @@ class Page:
     Attributes
     ----------
     title : str
-    tasks : sequence of TaskSection
+    tasks : sequence of TaskSection or TargetSection
     layers : sequence of LayerInfo
     provenance : mapping of str to Facts
     has_pictures : bool
@@ -43,7 +45,7 @@ class Page:
     """
 
     title: str
-    tasks: Sequence[TaskSection]
+    tasks: Sequence[TaskSection | TargetSection]
     layers: Sequence[LayerInfo]
     provenance: Mapping[str, Facts]
     has_pictures: bool
@@ -121,7 +123,7 @@ def _read_bokeh_script() -> str:
 
 def build_page(
     cache: FeatureCache,
-    comparison: Comparison,
+    comparison: Comparison | TargetComparison,
     *,
     images: str | os.PathLike[str] | None,
     command: str | None,
@@ -134,7 +136,7 @@ def build_page(
     Parameters
     ----------
     cache : FeatureCache
-    comparison : Comparison
+    comparison : Comparison or TargetComparison
     images, command, sources, seed, advice
         As in `classify.report.write.write_report`.
 
@@ -143,7 +145,11 @@ def build_page(
     str
     """
     thumbnails = Thumbnails(cache, images)
-    tasks = list(build_sections(cache, comparison, thumbnails, advice))
+    tasks: Sequence[TaskSection | TargetSection]
+    if isinstance(comparison, TargetComparison):
+        tasks = list(build_target_sections(cache, comparison, thumbnails))
+    else:
+        tasks = list(build_sections(cache, comparison, thumbnails, advice))
     rows = {row for task in tasks for row in task.map_rows}
     for row in rows:
         thumbnails.request(row, MAP_PIXELS)

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from classify.data.sets.cache_set import list_caches
+from classify.data.targets.task import TargetTask
 from classify.experiments.compare import Comparison
+from classify.experiments.targets.compare import TargetComparison
 from classify.labels.folders import TEST, TRAIN, VAL
 from featurize.cache.reader import FeatureCache
+from featurize.text import list_first
 
 REPORTED_PACKAGES = (
     "headgraft",
@@ -28,7 +31,7 @@ Facts = list[tuple[str, str]]
 
 def collect_provenance(
     cache: FeatureCache,
-    comparison: Comparison,
+    comparison: Comparison | TargetComparison,
     *,
     command: str | None,
     sources: Mapping[str, str],
@@ -39,7 +42,7 @@ def collect_provenance(
     Parameters
     ----------
     cache : FeatureCache
-    comparison : Comparison
+    comparison : Comparison or TargetComparison
     command : str or None
         The command line; None if called from Python.
     sources : mapping of str to str
@@ -62,8 +65,9 @@ def collect_provenance(
     ]
     if seed is not None:
         report_facts.append(("seed", f"{seed} (held-out images and folds)"))
-    weights = {record.class_weight for record in comparison.records} - {None}
-    report_facts.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
+    if isinstance(comparison, Comparison):
+        weights = {record.class_weight for record in comparison.records} - {None}
+        report_facts.append(("class weight", ", ".join(sorted(map(str, weights))) or "none"))
     return {
         "This report": report_facts,
         **_describe_caches(cache),
@@ -119,11 +123,15 @@ def _describe_backbone(cache: FeatureCache) -> Facts:
 
 def _describe_task(task: Any, source: str | None) -> Facts:
     split_counts = [f"{int((task.split == part).sum()):,} {part}" for part in (TRAIN, VAL, TEST)]
-    smallest = int(np.bincount(task.y, minlength=len(task.classes)).min())
+    if isinstance(task, TargetTask):
+        kind = ("kind", f"{task.kind}: {list_first(list(task.names))}")
+    else:
+        smallest = int(np.bincount(task.y, minlength=len(task.classes)).min())
+        kind = ("classes", f"{len(task.classes):,}, the smallest with {smallest:,} images")
     label_facts = [("labels", source)] if source else []
     return [
         *label_facts,
-        ("classes", f"{len(task.classes):,}, the smallest with {smallest:,} images"),
+        kind,
         ("split", ", ".join(split_counts)),
         ("groups", "none" if task.groups is None else f"{len(np.unique(task.groups)):,}"),
     ]

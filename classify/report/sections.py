@@ -24,8 +24,15 @@ from classify.report.charts.confusion import chart_confusion
 from classify.report.charts.depth import chart_depth
 from classify.report.charts.embedding_map import chart_embedding_map
 from classify.report.charts.reliability import chart_reliability
+from classify.report.charts.risk import chart_risk
 from classify.report.galleries import FindNearest, Gallery, GalleryBuilder
-from classify.report.leaderboard import Headline, LeaderboardRow, build_leaderboard, format_decimal
+from classify.report.leaderboard import (
+    Headline,
+    LeaderboardRow,
+    build_leaderboard,
+    format_decimal,
+    format_percent,
+)
 from classify.report.projection import Projector
 from classify.report.thumbnails import Thumbnails
 from classify.strategy.advise import Advice
@@ -91,6 +98,12 @@ class TaskSection:
     n_small, n_classes : int
     advice : AdviceSection, or None
         None if no advice was requested.
+    doubt : Chart, or None
+        Accuracy of the surest.
+    doubt_note : str
+        What prediction sets hold.
+    template : str
+        Name of the template that draws it.
     """
 
     id: str
@@ -115,12 +128,29 @@ class TaskSection:
     n_small: int
     n_classes: int
     advice: AdviceSection | None
+    doubt: Chart | None = None
+    doubt_note: str = ""
+    template: str = "task.html"
+
+    @property
+    def answer(self) -> str:
+        """The most important number: the accuracy of the best head."""
+        best = self.headline.best
+        return format_percent(best.validation if best.accuracy is None else best.accuracy)
+
+    @property
+    def answer_note(self) -> str:
+        """The best head, and what the baseline reaches."""
+        best, guess = self.headline.best, self.headline.baseline
+        baseline = guess.validation if best.accuracy is None else guess.accuracy
+        return f"{self.headline.head}; baseline {format_percent(baseline)}"
 
     @property
     def charts(self) -> list[Chart]:
         """All charts of the section."""
         advised = [] if self.advice is None else self.advice.charts
-        return [*advised, *self.depth, self.confusion, self.reliability, self.map]
+        doubted = [] if self.doubt is None else [self.doubt]
+        return [*advised, *self.depth, self.confusion, self.reliability, *doubted, self.map]
 
 
 def build_sections(
@@ -255,6 +285,24 @@ def _build_section(
         n_small=len(data_checks.small_classes),
         n_classes=len(task.classes),
         advice=None,
+        doubt=chart_risk(
+            (best.record.doubt or {}).get("risk"),
+            f"{headline.head}, test images: what would be right if the others were left open.",
+            f"{id}-risk",
+        ),
+        doubt_note=_describe_sets(best.record.doubt),
+    )
+
+
+def _describe_sets(doubt: Mapping[str, Any] | None) -> str:
+    """Describe prediction sets in a sentence; empty without any."""
+    if not doubt or "realised" not in doubt:
+        return ""
+    low, high = doubt["realised_ci"]
+    return (
+        f"Sets of classes that were asked to hold {doubt['coverage']:.0%} of the truths hold "
+        f"{doubt['realised']:.1%} of the test images (95 % interval {low:.1%} to {high:.1%}), with "
+        f"{doubt['set_size']:.2f} classes on average; {doubt['empty']:.1%} are empty."
     )
 
 

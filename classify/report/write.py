@@ -8,6 +8,7 @@ from pathlib import Path
 from classify.data.sets.cache_set import CachesLike, open_caches
 from classify.errors import CallError, OutputError
 from classify.experiments.compare import Comparison
+from classify.experiments.targets.compare import TargetComparison
 from classify.strategy.advise import Advice
 from featurize.errors import CallError as SourceError
 from featurize.files import atomic_write, check_target
@@ -24,7 +25,7 @@ REQUIRED_PACKAGES = ("bokeh", "jinja2")
 def write_report(
     path: str | os.PathLike[str],
     cache: CachesLike,
-    comparison: Comparison,
+    comparison: Comparison | TargetComparison,
     *,
     images: str | os.PathLike[str] | None = None,
     command: str | None = None,
@@ -43,7 +44,7 @@ def write_report(
         ``report.html``.
     cache : path or FeatureCache, or several
         The cache or caches of the comparison, in its order.
-    comparison : Comparison
+    comparison : Comparison or TargetComparison
         What `compare` gave.
     images : path or URL, optional
         The images of the cache, for thumbnails: a folder, or whatever they were taken from.

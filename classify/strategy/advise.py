@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.features import CacheOrPath, open_cache, resolve_layer_sets
+from classify.data.features import resolve_layer_sets
 from classify.data.targets.spec import TaskSpec
 from classify.data.tasks import Task, make_task
 from classify.errors import ClassifyError, TooFewImagesError
@@ -17,8 +17,7 @@ from classify.experiments.fit import can_join_layers
 from classify.experiments.results import FitResult
 from classify.heads.record import HeadCallback, HeadProgress, HeadReport, HeadResult, report_to
 from classify.labels.folders import TEST, VAL
-from classify.labels.table import LabelsLike
-from classify.labels.targets.kinds import WordsLike
+from classify.labels.table import LabelTable
 from classify.strategy.depth_profile import DepthProfile, measure_depth_profile
 from classify.strategy.explain import explain_depth, explain_size
 from classify.strategy.layer_depths import LayerDepths
@@ -31,7 +30,6 @@ from classify.strategy.learning_curve import (
 )
 from classify.strategy.strategies import (
     STRATEGIES,
-    check_size_and_similarity,
     probe_command,
     strategy_commands,
 )
@@ -139,39 +137,28 @@ class Advice:
         }
 
 
-def advise(
-    cache: CacheOrPath,
-    labels: LabelsLike = None,
+def advise_classes(
+    cache: FeatureCache,
+    table: LabelTable,
+    spec: TaskSpec,
     *,
     size: str | None = None,
     similarity: str | None = None,
-    column: str = "label",
-    labels_level: int | None = None,
-    kind: str | None = None,
-    columns: WordsLike = None,
-    order: WordsLike = None,
-    test_size: float = 0.2,
-    seed: int = 0,
     jobs: int | None = None,
     progress: HeadCallback | None = None,
     report: HeadReport = ignore,
 ) -> Advice:
-    """Measure which strategy suits a task, by its size and its similarity to the source.
-
-    Test images are not used. The rule is in ``docs/strategies.md``. Measurements are stored next to
-    the cache, and shared with `compare`.
+    """Measure which strategy suits a task of classes, by its size and similarity to the source.
 
     Parameters
     ----------
-    cache : path or FeatureCache
-        With several layers: ``featurize run ... --layers auto``.
-    labels : LabelTable or path of a CSV, optional
-        By default those that came with the images, else the folder names.
+    cache : FeatureCache
+        With several layers.
+    table : LabelTable
+    spec : TaskSpec
+        The options that the commands repeat, and those of the split.
     size, similarity : str, optional
-        ``small`` or ``large``, ``similar`` or ``different``: overrides the measurement, which is
-        made all the same.
-    column, labels_level, kind, columns, order, test_size, seed
-        As in `classify.fit`.
+        Override the measurement, which is made all the same.
     jobs, progress, report
         As in `classify.compare`; the learning curve's heads are included.
 
@@ -182,19 +169,12 @@ def advise(
 
     Raises
     ------
-    CallError
-        If the cache has only one layer, or `size` or `similarity` is unknown.
     TooFewImagesError
         If there are fewer than two classes, or a class has a single image.
-    ClassifyError, FeaturizeError, FileNotFoundError
+    ClassifyError, FeaturizeError
         As in `classify.fit`.
     """
-    started = time.perf_counter()
-    check_size_and_similarity(size, similarity)
-    spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
-    cache = open_cache(cache)
-    LayerDepths.from_cache(cache)  # raises before anything is trained
-    table = spec.read_table(cache)
+    started, test_size, seed = time.perf_counter(), spec.test_size, spec.seed
     task = make_task(cache, table, test_size=test_size, seed=seed)
     curve_fits = _plan_checked_curve(task, table.source, seed)
     layers = choose_layer_option(cache, task)

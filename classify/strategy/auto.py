@@ -25,7 +25,7 @@ from classify.labels.source_labels import resolve_listing_labels
 from classify.labels.table import LabelTable, check_several_classes, read_given_labels
 from classify.labels.targets.kinds import WordsLike
 from classify.launcher import read_world_size
-from classify.strategy.advise import Advice, advise
+from classify.strategy.advise import Advice, advise_classes
 from classify.strategy.strategies import check_size_and_similarity
 from classify.strategy.tried.better import BetterCandidate, CandidateCommands, find_better
 from classify.strategy.tried.candidates import (
@@ -212,13 +212,13 @@ def auto(
     )
     feature_cache = FeatureCache(cache_path)
     limit.check("advising")
-    advice = advise(
+    advice = advise_classes(
         feature_cache,
-        labels,
+        spec.read_table(feature_cache),
+        spec,
         size=size,
         similarity=similarity,
         report=report,
-        **spec.as_keywords(),
     )
     say(f"advised: {advice.strategy}, as the data are {advice.size} and {advice.similarity}")
     limit.check("comparing probes")

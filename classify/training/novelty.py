@@ -65,7 +65,7 @@ def fit_head_novelty(
         sums = sum_classes_for_folds(rows, y, n_classes, fold_plan)
     except CallError:
         return None
-    distance = np.empty(len(held_out))
+    distances = np.empty((len(held_out), 2))
     for fold in range(len(fold_plan.val_indices)):
         own = np.flatnonzero(np.isin(held_out, fold_plan.val_indices[fold]))
         if not len(own):
@@ -74,10 +74,10 @@ def fit_head_novelty(
         order = own[np.argsort(held_out[own])]
         part = rows.subset(held_out[order])
         blocks = [spread.distances(block) for _, block in part.iter_blocks()]
-        distance[order] = np.concatenate(blocks)
+        distances[order] = np.concatenate(blocks)
     final = sums.sum_without(0 if fold_plan.has_val_split else None)
     spread = FeatureSpread.from_statistics(_unpack(bases[-1]), *final)
-    return fit_novelty(spread, distance, proba, unit)
+    return fit_novelty(spread, distances, proba, unit)
 
 
 def _unpack(

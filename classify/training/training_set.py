@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from numbers import Integral
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from sklearn.model_selection import check_cv
 
 from classify.data.features import FeatureRows
 from classify.data.folds import MAX_FOLDS, FoldPlan, plan_folds
-from classify.data.units import link_same_bytes, number_units
+from classify.data.units import hash_rows, link_same_bytes, number_units
 from classify.errors import CallError
 from classify.heads.registry import HeadSpec
 from classify.solvers import lbfgs, neighbours, rbf_svm
@@ -312,7 +311,7 @@ def make_training_set(
     CallError, ValueError
         If `cv`, `groups` or `class_weight` is wrong, or the solver cannot hold the problem.
     """
-    contents = _hash_rows(X, used)
+    contents = hash_rows(X, used)
     if groups is not None:
         groups = np.asarray(groups)
         if groups.shape != (len(X),):
@@ -371,14 +370,6 @@ def _plan_given_folds(
     return replace(
         fold_plan, train_indices=[train for train, _ in usable], val_indices=[h for _, h in usable]
     )
-
-
-def _hash_rows(X: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Compute a hash of each row used: uint8 (m, 16)."""
-    hashes = (
-        blake2b((X[i] + 0).tobytes(), digest_size=16).digest() for i in used
-    )  # + 0 turns -0 into 0
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(used), 16)
 
 
 def _merge_duplicate_rows(

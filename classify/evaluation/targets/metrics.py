@@ -86,6 +86,7 @@ def compute_target_metrics(
     *,
     seed: int = 0,
     n_resamples: int = 1000,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Compute the metrics of a head's predictions, each with a 95 % interval.
 
@@ -103,13 +104,15 @@ def compute_target_metrics(
         Images with the same number are drawn together. Each image is its own unit if not given.
     seed : int
     n_resamples : int
+    names : sequence of str, optional
+        The metrics; all of the kind if not given.
 
     Returns
     -------
     dict of str to float, list of two or None
         For each metric its value, and its interval as ``NAME_ci``; None where it is undefined.
     """
-    names = METRICS[predictions.kind]
+    names = METRICS[predictions.kind] if names is None else names
     described: dict[str, Any] = {}
     if not len(predictions):
         return {key: None for name in names for key in (name, f"{name}_ci")}

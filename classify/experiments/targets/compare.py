@@ -60,6 +60,11 @@ class TargetComparison:
     seconds: float
 
     @property
+    def caches(self) -> dict[str, str]:
+        """Files of several caches by short name; several are read as one set here."""
+        return {}
+
+    @property
     def best(self) -> TargetResult:
         """The best head of the first task."""
         return self.best_per_task[self.tasks[0].name]

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from classify.checks.groups import describe_evident_groups
 from classify.data.features import total_dim
 from classify.data.folds import hash_prefixes
 from classify.data.targets.task import TargetTask
 from classify.data.task_notices import describe_leaking_copies
 from classify.errors import CallError, ClassifyError
 from classify.evaluation.targets.metrics import LOWER_IS_BETTER
+from classify.evaluation.targets.titles import format_metric_name
 from classify.experiments.targets.fit_task import fit_target_task
 from classify.experiments.targets.results import (
     TargetFit,
@@ -116,10 +118,12 @@ def fit_targets(
             for name, (_, other) in fits.items()
             if (value := other.record.validation_metric) is not None
         )
-        notices.append(f"{best} validates best by {options.metric.replace('_', ' ')}: {shown}")
+        notices.append(f"{best} validates best by {format_metric_name(options.metric)}: {shown}")
     source = fitted.source
     warning = find_licence_warning(source.licence, source.weights) if source.licence else None
     copies = describe_leaking_copies(task, cache.paths_of)
+    if task.groups is None:
+        copies += describe_evident_groups(cache, task.rows, np.zeros(len(task.rows), np.intp))
     all_notices = (*task.notices, *copies, *notices, *([warning] if warning else []))
     used = task.rows[task.split != TEST]
     seen = np.unique(hash_prefixes(cache.column("sha256", used)))

@@ -9,6 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
 from torch import Tensor, nn
 
+from classify.evaluation.targets.metrics import PRIMARY
+from classify.evaluation.targets.titles import format_metric_name
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.network import Classifier
 from classify.finetuning.objectives.objective import AnyHead, Decided, Loss
@@ -40,7 +42,7 @@ class GradeObjective(TargetObjective):
 
     names: tuple[str, ...]
     kind = GRADE
-    title = "quadratic kappa"
+    title = format_metric_name(PRIMARY[GRADE])
     probe = ORDINAL
 
     @property

@@ -7,7 +7,8 @@ import torch
 from scipy.special import expit, xlogy
 from torch import Tensor, nn
 
-from classify.evaluation.targets.metrics import choose_thresholds
+from classify.evaluation.targets.metrics import PRIMARY, choose_thresholds
+from classify.evaluation.targets.titles import format_metric_name
 from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.network import Classifier
@@ -35,7 +36,7 @@ class MultiObjective(TargetObjective):
 
     names: tuple[str, ...]
     kind = MULTI
-    title = "macro average precision"
+    title = format_metric_name(PRIMARY[MULTI])
     probe = LOGISTIC
     mixes = True  # two images laid over each other show what both show; NaN stays NaN
 

@@ -6,6 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from classify.doubt.conformal import DEFAULT_COVERAGE, fit_margin
+from classify.evaluation.targets.metrics import PRIMARY
+from classify.evaluation.targets.titles import format_metric_name
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.network import Classifier
 from classify.finetuning.objectives.objective import AnyHead, Decided, Loss
@@ -42,7 +44,7 @@ class NumberObjective(TargetObjective):
     mean: float = 0.0
     scale: float = 1.0
     kind = NUMBER
-    title = "mae"
+    title = format_metric_name(PRIMARY[NUMBER])
     probe = RIDGE
 
     def learn_scale(self, y: np.ndarray) -> "NumberObjective":

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from classify.doubt.novelty import MAX_DIRECTIONS, FeatureSpread, Novelty
+from classify.doubt.novelty import MAX_DIRECTIONS, FeatureSpread, Novelty, Scale, SignScales
 from classify.errors import HeadFileError
 from classify.heads.files.values import is_number, read_array, read_value
 
@@ -49,8 +49,10 @@ def describe_doubt(head: DoubtfulHead) -> dict[str, Any]:
     if head.novelty is not None:
         novelty = head.novelty
         described |= {
-            "entropy_scale": list(novelty.entropy_scale),
-            "distance_scale": list(novelty.distance_scale),
+            **{
+                f"{name}_scale": [scale.mean, scale.std]
+                for name, scale in vars(novelty.scales).items()
+            },
             "threshold": novelty.threshold,
             "false_alarms": novelty.false_alarms,
             "rest": list(novelty.spread.rest),
@@ -119,15 +121,14 @@ def read_doubt(file: Any, metadata: Mapping[str, str], dim: int) -> dict[str, An
         return {"coverage": coverage, "set_threshold": threshold, "novelty": None}
     if names != {f"{DOUBT_PREFIX}{name}" for name in ARRAY_NAMES}:
         raise HeadFileError("its arrays of novelty are not complete")
-    scales = [tuple(take(name, _is_pair)) for name in ("entropy_scale", "distance_scale")]
+    scales = [Scale(*take(f"{field.name}_scale", _is_pair)) for field in fields(SignScales)]
     rest = tuple(take("rest", _is_pair))
-    if min(scales[0][1], scales[1][1], *rest) <= 0:
+    if min(*(scale.std for scale in scales), *rest) <= 0:
         raise HeadFileError("a scale of its novelty is not positive")
     spread = _read_spread(file, dim, (rest[0], rest[1]))
     novelty = Novelty(
         spread,
-        (scales[0][0], scales[0][1]),
-        (scales[1][0], scales[1][1]),
+        SignScales(*scales),
         take("threshold", is_number),
         take("false_alarms", _is_share_or_none),
     )

@@ -249,7 +249,7 @@ def evaluate_classes(
     metrics = compute_metrics(predictions, len(classes), unit, seed=seed).to_dict()
     recall = compute_class_recall(predictions, classes, unit, seed)
     metrics |= {"recall": recall, "doubt": None}
-    if head.set_threshold is not None:
+    if head.coverage is not None:
         metrics["doubt"] = {"coverage": head.coverage} | doubt.measure(predictions, unit)
     return Evaluation(description | metrics, notices)
 

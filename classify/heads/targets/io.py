@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
+from sklearn.pipeline import Pipeline
 
 from classify.data.preparation import PREPARATIONS, ROOT_L2
 from classify.errors import HeadFileError, OutputError
@@ -149,7 +150,7 @@ def _read_head(file: Any, metadata: Mapping[str, str]) -> FittedTargets:
     if prepare not in PREPARATIONS:
         raise HeadFileError("prepare is not what it should be")
     names = tuple(read("names", lambda value: _is_name_list(value, kind)))
-    margin, coverage = (read(name, _is_positive_or_none) for name in ("margin", "coverage"))
+    margin, coverage = (read(name, _is_size_or_none) for name in ("margin", "coverage"))
     layers = tuple(HeadLayer(**layer) for layer in read("layers", is_layer_list))
     licence = read("licence", is_text) if "licence" in metadata else ""
     preprocess = Preprocess.from_dict(read("preprocess", lambda value: isinstance(value, dict)))
@@ -223,7 +224,7 @@ def _read_model(
     if model != "estimator" or names != {key}:
         raise HeadFileError("its model is of no known kind")
     estimator = load_estimator(file, key)
-    if getattr(estimator, "n_features_in_", None) != dim:
+    if not isinstance(estimator, Pipeline) or getattr(estimator, "n_features_in_", None) != dim:
         raise HeadFileError("the estimator in it does not belong to its layers")
     return EstimatorModel(estimator, dim, n_outputs)
 
@@ -238,5 +239,5 @@ def _is_name_list(value: Any, kind: str) -> bool:
     )
 
 
-def _is_positive_or_none(value: Any) -> bool:
-    return value is None or (is_number(value) and value > 0)
+def _is_size_or_none(value: Any) -> bool:
+    return value is None or (is_number(value) and value >= 0)

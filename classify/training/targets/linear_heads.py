@@ -8,6 +8,7 @@ import numpy as np
 from classify.data.features import FeatureRows
 from classify.heads.models import LinearModel
 from classify.heads.targets.registry import (
+    LINEAR_SVM,
     LOGISTIC,
     TargetHeadSpec,
 )
@@ -32,7 +33,8 @@ from classify.training.targets.selection import (
 from classify.training.targets.target_set import TargetSet
 from classify.training.training_set import fits_in_memory
 
-FINAL_TOL = 1e-7  # of labels: a head of a few labels costs little, and some are nearly separable
+FINAL_TOLS = {LOGISTIC: 1e-7, LINEAR_SVM: lbfgs.FINAL_TOL}
+"""Largest entry of the gradient: some labels are nearly separable, and far from their minimum."""
 
 
 def train_ridge(spec: TargetHeadSpec, target_set: TargetSet) -> TrainedTargets:
@@ -121,7 +123,7 @@ def train_labels(spec: TargetHeadSpec, target_set: TargetSet) -> TrainedTargets:
         C, held_out_loss = float(selected.param or 1), selected.loss
         outputs, notices = selected.decision_values, note_selected(spec, selected)
     final = make_problem(fold_plan.final_indices, np.zeros(0, np.intp), bases[-1])
-    model, converged = lbfgs.fit_linear(loss, C, final, values, n_labels, tol=FINAL_TOL)
+    model, converged = lbfgs.fit_linear(loss, C, final, values, n_labels, tol=FINAL_TOLS[spec.name])
     notices += [] if converged else [f"the fit with C = {C:g} did not converge"]
     return TrainedTargets(
         model, {"C": C}, fold_plan.held_out, outputs, held_out_loss, notices=notices

@@ -51,7 +51,7 @@ def load() -> None:
             "classify.finetuning.run",
             "classify.strategy.auto",
             "classify.heads.inference.classes",
-            "classify.cli.tables",
+            "classify.cli.tables.classes",
         ),
         *("torch._dynamo", "torch.fx", "rich.progress", "rich.console", "joblib.externals.loky"),
     )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from classify.cli.auto_table import show_auto
+from classify.cli.tables.auto import show_auto
 from classify.strategy.tried.better import BetterCandidate
 from classify.strategy.tried.candidates import Candidate
 

@@ -89,9 +89,12 @@ def test_how_images_become_square_comes_back(saved, tmp_path, network):
 
 def test_the_file_is_safetensors_with_readable_metadata(saved, cache):
     arrays, metadata = parts(saved)
-    assert sorted(arrays) == ["coef", "intercept", "mean", "scale", "seen"]
+    of_doubt = ["class_means", "inverse_scale", "mean", "precision", "variances", "vectors"]
+    model = ["coef", "intercept", "mean", "scale", "seen"]
+    assert sorted(arrays) == sorted([*model, *(f"novelty.{name}" for name in of_doubt)])
     assert metadata["format"] == "headgraft-head"
-    assert metadata["version"] == "1.1"
+    assert metadata["version"] == "1.2"
+    assert json.loads(metadata["doubt"])["coverage"] == 0.9
     assert json.loads(metadata["backbone"]) == "pixels"
     assert json.loads(metadata["weights_sha256"]) == "ab" * 32
     assert json.loads(metadata["preprocess"]) == cache.extractor.preprocess

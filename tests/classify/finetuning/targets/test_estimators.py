@@ -135,7 +135,6 @@ def test_labels_of_another_kind_are_refused(squares):
 # --- stopped ---------------------------------------------------------------------------------
 
 
-
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_it_goes_on_to_the_same_end(kind, squares, tmp_path, one_epoch_deadline):

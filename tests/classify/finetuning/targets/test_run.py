@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from classify import evaluate, finetune, fit, load_head, predict, save_head
 from classify.cli.app import app
 from classify.errors import CallError, HeadMismatchError, TooFewImagesError
+from classify.evaluation.targets.titles import format_metric_name
 from featurize import FeatureCache, run
 
 OPTIONS = {"backbone": "seedling", "tune": "stage4", "epochs": 2, "batch_size": 16}
@@ -85,7 +86,7 @@ def test_the_record_is_flat_and_right(kind, tuned):
     best = record["history"][record["best_epoch"] - 1]
     assert best["validation"] == record["validation"]
     assert best["validation_loss"] == min(each["validation_loss"] for each in record["history"])
-    assert any(f"validation {metric.replace('_', ' ')} " in note for note in notes)
+    assert any(f"validation {format_metric_name(metric)} " in note for note in notes)
     truth, values = result.predictions.truth, result.predictions.values
     if kind == "number":
         assert record["mae"] == pytest.approx(mean_absolute_error(truth, values))
@@ -253,7 +254,7 @@ def test_the_command(kind, squares, tmp_path):
     line += ["--cache", squares.cache]
     shown = CliRunner().invoke(app, list(map(str, line)))
     assert shown.exit_code == 0, shown.stderr
-    expected = {"multi": "macro average precision", "number": "mae", "grade": "quadratic kappa"}
+    expected = {"multi": "macro average precision", "number": "MAE", "grade": "quadratic kappa"}
     assert f"epoch 1 of 1: validation {expected[kind]} " in shown.stderr
     assert f"{expected[kind]} " in shown.stdout
     assert "by a constant guess" in shown.stdout

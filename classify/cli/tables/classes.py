@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classify.checks.summary import DataChecks
-from classify.cli.places import count_caches, format_layer_cells
+from classify.cli.tables.places import count_caches, format_layer_cells
 from classify.evaluation.bootstrap import Estimate
 from classify.evaluation.recall import ClassRecalls
 from classify.experiments.compare import Comparison

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from classify.cli.tables import TABLE_STYLE, format_number
+from classify.cli.tables.classes import TABLE_STYLE, format_number
 from featurize.cli.console import make_console, make_text
 from featurize.text import format_duration
 

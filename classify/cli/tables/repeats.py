@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from classify.cli.places import count_caches, format_layer_cells
-from classify.cli.tables import NO_IMAGE_READ, TABLE_STYLE, format_number
+from classify.cli.tables.classes import NO_IMAGE_READ, TABLE_STYLE, format_number
+from classify.cli.tables.places import count_caches, format_layer_cells
 from classify.evaluation.paired import Difference
 from classify.experiments.repeats import HeadSummary, RepeatedComparison
 from classify.heads.record import describe_place
@@ -21,7 +21,7 @@ def show_repeated_comparison(comparison: RepeatedComparison, joined: Mapping[str
     comparison : RepeatedComparison
         The result of `classify.compare` with repeats, shots or folds.
     joined : mapping of str to str
-        As in `classify.cli.tables.show_comparison`.
+        As in `classify.cli.tables.classes.show_comparison`.
     """
     console = make_console(stderr=False)
     for task in comparison.tasks:

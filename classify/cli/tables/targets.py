@@ -6,6 +6,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from classify.evaluation.targets.metrics import LOWER_IS_BETTER
+from classify.evaluation.targets.titles import format_metric_name
 from classify.experiments.targets.compare import TargetComparison, rank_target_results
 from classify.heads.targets.record import TargetResult
 from classify.kinds import KIND_NOUNS, NUMBER
@@ -55,7 +57,7 @@ def show_target_finetune(record: Any, saved: str) -> None:
     strategy = f"{record.strategy}: {record.backbone}, {record.tune} tuned"
     table.add_row("strategy", make_text(strategy))
     table.add_row("images", f"{counts}, {record.n_test:,} test")
-    validation = f"{_name(record.metric)} {_format(record.validation)} in validation"
+    validation = f"{format_metric_name(record.metric)} {_format(record.validation)} in validation"
     table.add_row("epochs", f"{record.epochs}, best after {record.best_epoch}, {validation}")
     for row in _list_test_rows(record):
         table.add_row(*row)
@@ -73,7 +75,12 @@ def _list_test_rows(record: Any) -> list[tuple[str, str]]:
     rows = _list_metric_rows(record.metrics)
     guess = record.baseline.get(record.metric)
     if guess is not None:
-        rows.append(("no image", f"{_name(record.metric)} {_format(guess)} by a constant guess"))
+        rows.append(
+            (
+                "no image",
+                f"{format_metric_name(record.metric)} {_format(guess)} by a constant guess",
+            )
+        )
     if record.interval is not None:
         low, high = record.interval["realised_ci"]
         asked = f"asked to cover {record.interval['coverage']:.0%}"
@@ -100,9 +107,14 @@ def show_target_comparison(
         own = [record for record in comparison.records if record.task == task]
         console.print(_build_leaderboard(own, best, joined))
         guess = best.baseline.get(best.metric)
+        better = "lower" if best.metric in LOWER_IS_BETTER else "higher"
+        console.print(
+            f"val, test: {format_metric_name(best.metric)}, {better} is better.", style="dim"
+        )
         if guess is not None:
             console.print(
-                f"A guess without an image has {_name(best.metric)} {_format(guess)}.", style="dim"
+                f"A guess without an image has {format_metric_name(best.metric)} {_format(guess)}.",
+                style="dim",
             )
     n_heads = len(comparison.records)
     heads = "One head" if n_heads == 1 else f"{n_heads:,} heads"
@@ -129,7 +141,7 @@ def _build_leaderboard(
 ) -> Table:
     title = (
         f"{best.task}: {_count_names(best)}, {best.n_train:,} training and {best.n_test:,} test "
-        f"images; {_name(best.metric)}"
+        "images"
     )
     table = Table(title=make_text(title), title_justify="left", title_style="bold", **TABLE_STYLE)
     for heading in ("", "head"):
@@ -191,7 +203,7 @@ def _list_metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, float) and interval is not None:
             low, high = interval
             text = f"{_format(value)} (95 % interval {_format(low)} to {_format(high)})"
-            rows.append((_name(name), text))
+            rows.append((format_metric_name(name), text))
     return rows
 
 
@@ -240,10 +252,6 @@ def _count_names(record: Any) -> str:
 
 def _format_settings(record: TargetResult) -> str:
     return ", ".join(f"{name} = {value:g}" for name, value in record.settings.items())
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ").replace("r2", "R²")
 
 
 def _format(value: float | None) -> str:

@@ -1,0 +1,1 @@
+"""Groups proposed for a label table, and what they change."""

@@ -1,0 +1,1 @@
+"""Sections of the report for several labels, numbers and grades."""

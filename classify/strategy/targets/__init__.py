@@ -1,0 +1,1 @@
+"""Advice for several labels, numbers and grades."""
