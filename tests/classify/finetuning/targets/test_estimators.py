@@ -73,6 +73,21 @@ def test_they_are_estimators(kind, squares):
     assert judged == pytest.approx(values[validated], rel=1e-3, abs=1e-3)
 
 
+def test_the_scale_of_a_number_does_not_matter(squares):
+    """What is learnt is standardised, by the training images alone."""
+    far = np.arange(72) % 9 == 0
+    y = squares.sizes + 1e4 * far  # of validation images, which set no scale
+    models = [
+        make("number", squares).fit(squares.paths, y * factor + shift, validation=far)
+        for factor, shift in ((1, 0), (1024, 0), (1, -1000))
+    ]
+    first = models[0].head_.scorer.coef
+    assert models[1].head_.scorer.coef == pytest.approx(first * 1024, rel=0.02, abs=1.0)
+    assert models[2].head_.scorer.coef == pytest.approx(first, rel=0.02, abs=1e-3)
+    assert models[0].history_[0].loss == pytest.approx(models[1].history_[0].loss, rel=0.01)
+    assert models[0].history_[0].loss < 1
+
+
 @pytest.mark.long
 def test_numbers_are_scored_by_scikit_learn(squares):
     model = make("number", squares, maps=False)
