@@ -24,7 +24,6 @@ from classify.evaluation.predictions import (
 )
 from classify.evaluation.recall import ClassRecalls, compute_class_recall
 from classify.evaluation.selection_metric import ACCURACY
-from classify.evaluation.temperature import fit_temperature
 from classify.experiments.results import FitOptions, FitResult
 from classify.heads.fitted import FittedHead
 from classify.heads.models import LinearModel, SklearnModel, add_offset

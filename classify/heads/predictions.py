@@ -14,6 +14,8 @@ from featurize.files import check_target
 from featurize.text import to_printable
 
 MAX_HEADER_BYTES = 1 << 20
+TARGET_HEADERS = (["path", "number", "low", "high"], ["path", "grade", "probability"])
+"""Headers for numbers and for grades; a table that somebody wrote has others."""
 PROBABILITY_PREFIX = "probability:"
 """How the title of a column begins that holds the probabilities of one of several labels."""
 
@@ -181,9 +183,10 @@ def _is_predictions_file(path: Path) -> bool:
             names = file.readline(MAX_HEADER_BYTES).rstrip("\n").split(",")
     except (OSError, ValueError):
         return False
-    if names[:2] in (["path", "number"], ["path", "grade"]) or names[2:3] == []:
-        return names[1:] in (["number"], ["number", "low", "high"], ["grade"], ["label"])
-    if names[:2] == ["path", "label"] and names[2].startswith(PROBABILITY_PREFIX):
+    if names in TARGET_HEADERS:
+        return True
+    if names[:2] == ["path", "label"] and names[2:] and names[2].startswith(PROBABILITY_PREFIX):
         return all(name.startswith(PROBABILITY_PREFIX) for name in names[2:])
+    # A label table, path,label, is none.
     names = [name for name in names if name not in ("set", "unknown")]
     return any(names == _make_header(kind, len(names) // 2) for kind in ("probability", "score"))

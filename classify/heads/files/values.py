@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from sklearn.pipeline import Pipeline
 
 from classify.errors import HeadFileError, OutputError
 
@@ -190,8 +189,8 @@ def read_network_tensors(network: Path | None) -> dict[str, np.ndarray]:
         return {k: file.get_tensor(k) for k in file.keys() if k.startswith(NETWORK_PREFIX)}  # noqa: SIM118
 
 
-def load_estimator(file: Any, name: str) -> Pipeline:
-    """Build a scikit-learn pipeline from bytes, after all its types are checked.
+def load_estimator(file: Any, name: str) -> Any:
+    """Build an object of scikit-learn from bytes, after all its types are checked.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def load_estimator(file: Any, name: str) -> Pipeline:
 
     Returns
     -------
-    Pipeline
+    object
 
     Raises
     ------
@@ -216,8 +215,6 @@ def load_estimator(file: Any, name: str) -> Pipeline:
     if untrusted:
         raise HeadFileError(f"it holds {', '.join(untrusted[:3])}, which is not loaded from a file")
     model = _load_skops_function("loads")(data, trusted=[])
-    if not isinstance(model, Pipeline):
-        raise HeadFileError("the estimator in it is no pipeline")
     return model
 
 

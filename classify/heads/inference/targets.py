@@ -59,9 +59,13 @@ def predict_targets(
         head.check_against(cache)
         rows = np.flatnonzero(cache.status == MARKED)
         n_columns = len(head.names) if head.kind == MULTI else 1
-        values = np.zeros((0, n_columns))
+        values, proba = np.zeros((0, n_columns)), np.zeros(0)
         if len(rows):
-            values = np.concatenate(list(_iter_values(head, cache, rows)))
+            outputs = list(_iter_outputs(head, cache, rows))
+            values = np.concatenate([head.values_of(block) for block in outputs])
+            if head.kind == GRADE and head.has_probabilities:
+                of_grades = np.concatenate([head.probabilities(block) for block in outputs])
+                proba = of_grades[np.arange(len(values)), values[:, 0].astype(np.intp)]
         return LabelledImages(
             kind=head.kind,
             paths=cache.paths_of(rows),
@@ -70,10 +74,11 @@ def predict_targets(
             thresholds=head.thresholds,
             margin=head.margin,
             failures=cache.failures,
+            proba=proba if head.kind == GRADE and head.has_probabilities else None,
         )
 
 
-def _iter_values(
+def _iter_outputs(
     head: FittedTargets, cache: FeatureCache, rows: np.ndarray
 ) -> Iterator[np.ndarray]:
     features = FeatureRows.from_cache(cache, [layer.name for layer in head.source.layers], rows)
@@ -83,7 +88,7 @@ def _iter_values(
         except CallError:
             features.check_finite(cache)  # names the image if the features are the cause
             raise
-        yield head.values_of(outputs)
+        yield outputs
 
 
 def evaluate_targets(
@@ -131,7 +136,7 @@ def evaluate_targets(
         head.kind,
         rows.astype(np.int64),
         truth,
-        np.concatenate(list(_iter_values(head, cache, rows))),
+        np.concatenate([head.values_of(block) for block in _iter_outputs(head, cache, rows)]),
         head.thresholds,
     )
     n_grades = len(head.names) if head.kind == GRADE else None

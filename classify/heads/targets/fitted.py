@@ -15,6 +15,7 @@ from classify.evaluation.targets.calibration import apply_label_calibration
 from classify.heads.models import LinearModel, MLPModel, SklearnModel
 from classify.heads.source import FeatureSource
 from classify.heads.targets.models import EstimatorModel
+from classify.heads.targets.registry import ORDINAL
 from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.cache.reader import FeatureCache
 
@@ -178,14 +179,37 @@ class FittedTargets:
         CallError
             If the head predicts numbers, or grades as rounded numbers.
         """
-        outputs = self.outputs(X)
+        return self.probabilities(self.outputs(X))
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether `predict_proba` gives any."""
+        return self.kind == MULTI or self.grades is not None or self.head == ORDINAL
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Compute probabilities from outputs.
+
+        Parameters
+        ----------
+        outputs : float array of shape (n, T)
+            As `outputs` returns them.
+
+        Returns
+        -------
+        float64 array of shape (n, T), or (n, G) for grades
+
+        Raises
+        ------
+        CallError
+            As `predict_proba` does.
+        """
         if self.kind == MULTI:
             return self.values_of(outputs)
         if self.kind == GRADE and self.grades is not None:
             proba = np.zeros((len(outputs), len(self.names)))
             proba[:, self.grades] = softmax(outputs.astype(np.float64), axis=1)
             return proba
-        if self.kind == GRADE and self.head == "ordinal" and self.cutpoints is not None:
+        if self.head == ORDINAL and self.cutpoints is not None:
             above = expit(outputs.astype(np.float64) - self.cutpoints)
             edges = np.ones((len(outputs), 1))
             return np.asarray(-np.diff(above, axis=1, prepend=edges, append=0 * edges))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
+from sklearn.pipeline import Pipeline
 
 from classify.data.preparation import PREPARATIONS, ROOT_L2
 from classify.errors import HeadFileError, OutputError
@@ -223,7 +224,7 @@ def _read_model(
     if model != "estimator" or names != {key}:
         raise HeadFileError("its model is of no known kind")
     estimator = load_estimator(file, key)
-    if getattr(estimator, "n_features_in_", None) != dim:
+    if not isinstance(estimator, Pipeline) or getattr(estimator, "n_features_in_", None) != dim:
         raise HeadFileError("the estimator in it does not belong to its layers")
     return EstimatorModel(estimator, dim, n_outputs)
 

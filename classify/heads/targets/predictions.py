@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from classify.heads.predictions import PROBABILITY_PREFIX
+from classify.heads.predictions import PROBABILITY_PREFIX, TARGET_HEADERS
 from classify.kinds import MULTI, NUMBER
 from classify.labels.targets.kinds import LABEL_SEPARATOR
 from featurize.text import to_printable
@@ -32,6 +32,8 @@ class LabelledImages:
         Half the width of the intervals of numbers.
     failures : dict of str to str
         Reason for each image without a prediction, by path.
+    proba : float64 array of shape (n,), or None
+        Probability of the grade, where the head has probabilities.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class LabelledImages:
     thresholds: np.ndarray | None
     margin: float | None
     failures: dict[str, str]
+    proba: np.ndarray | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -62,7 +65,8 @@ class LabelledImages:
         """Write a row for each image, with a header.
 
         ``path,label`` and the probability of each label in a column ``probability:LABEL``;
-        ``path,number`` and ``low,high`` where the head has intervals; or ``path,grade``. Control
+        ``path,number,low,high``, the last two empty where the head has no intervals; or
+        ``path,grade,probability``, the last empty where it has no probabilities. Control
         characters are escaped for a terminal.
 
         Parameters
@@ -82,17 +86,17 @@ class LabelledImages:
     def _list_titles(self) -> list[str]:
         if self.kind == MULTI:
             return ["path", "label", *(f"{PROBABILITY_PREFIX}{name}" for name in self.names)]
-        if self.kind == NUMBER:
-            return ["path", "number", *(() if self.margin is None else ("low", "high"))]
-        return ["path", "grade"]
+        return TARGET_HEADERS[self.kind != NUMBER]
 
     def _list_cells(self, i: int) -> list[str]:
         if self.kind == MULTI:
             return [f"{value:.6g}" for value in self.values[i]]
-        if self.kind == NUMBER and self.margin is not None:
+        if self.kind == NUMBER:
+            if self.margin is None:
+                return ["", ""]
             value = self.values[i, 0]
             return [f"{value - self.margin:.6g}", f"{value + self.margin:.6g}"]
-        return []
+        return ["" if self.proba is None else f"{self.proba[i]:.6g}"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the predictions for JSON.
@@ -116,5 +120,7 @@ class LabelledImages:
                     entry |= {"low": low, "high": high}
             else:
                 entry["grade"] = label
+                if self.proba is not None:
+                    entry["probability"] = float(self.proba[i])
             predictions.append(entry)
         return {"kind": self.kind, "predictions": predictions, "failures": self.failures}

@@ -191,10 +191,11 @@ def test_predictions_replace_predictions_and_nothing_else(world, run_cli, tmp_pa
     shutil.copy(home / "c.h5", tmp_path / "c.h5")
     (tmp_path / "labels.csv").write_text("path,label\na,b\n")
     (tmp_path / "note.txt").write_text("path,label,probability of rain\n")
+    (tmp_path / "age.csv").write_text("path,number\na,1\n")
     (tmp_path / "link.csv").symlink_to("labels.csv")
     os.mkfifo(tmp_path / "pipe.csv")
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    for name in ("h", "c.h5", "labels.csv", "note.txt", "link.csv", "pipe.csv"):
+    for name in ("h", "c.h5", "labels.csv", "note.txt", "age.csv", "link.csv", "pipe.csv"):
         done = run_cli("predict", tmp_path / "h", tmp_path / "c.h5", "-o", tmp_path / name)
         assert done.returncode == 2, name
         assert "exists and is not a table of predictions" in done.stderr
@@ -209,7 +210,8 @@ def test_predictions_replace_predictions_and_nothing_else(world, run_cli, tmp_pa
             "predict", tmp_path / "h", tmp_path / "c.h5", "-o", target, "--top", str(top)
         )
         assert done.returncode == 0, done.stderr
-    assert target.read_text().startswith("path,label,probability,label_2,probability_2\n")
+    titles = "path,label,probability,label_2,probability_2,set,unknown\n"
+    assert target.read_text().startswith(titles)
     assert not list(tmp_path.glob("*.tmp"))
 
 
