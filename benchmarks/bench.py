@@ -22,6 +22,7 @@ PARTS = (
     *("timm_script", "timm_families", "compare_backbones", "which_backbone", "label_sets"),
     *("sources", "cluster", "scale", "parts_growth", "ceiling", "overlap", "decode_modes"),
     "doubt",
+    "many_labels",
 )
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from classify.experiments.zero_shot import make_zero_shot_head
     from classify.finetuning.estimator import FineTuneClassifier
     from classify.finetuning.run import FineTuneResult, finetune
+    from classify.finetuning.targets.estimators import (
+        FineTuneMultiLabelClassifier,
+        FineTuneOrdinalClassifier,
+        FineTuneRegressor,
+    )
+    from classify.finetuning.targets.result import FineTuneTargetResult
     from classify.finetuning.trainer import TrainProgress
     from classify.heads.fitted import FittedHead
     from classify.heads.inference.any_kind import evaluate, predict
@@ -61,7 +67,11 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "FineTuneClassifier",
+    "FineTuneMultiLabelClassifier",
+    "FineTuneOrdinalClassifier",
+    "FineTuneRegressor",
     "FineTuneResult",
+    "FineTuneTargetResult",
     "FittedHead",
     "FittedTargets",
     "GroupProposal",
@@ -110,7 +120,11 @@ _HOMES = {
     "Comparison": "experiments.compare",
     "Evaluation": "heads.inference.classes",
     "FineTuneClassifier": "finetuning.estimator",
+    "FineTuneMultiLabelClassifier": "finetuning.targets.estimators",
+    "FineTuneOrdinalClassifier": "finetuning.targets.estimators",
+    "FineTuneRegressor": "finetuning.targets.estimators",
     "FineTuneResult": "finetuning.run",
+    "FineTuneTargetResult": "finetuning.targets.result",
     "FittedHead": "heads.fitted",
     "FittedTargets": "heads.targets.fitted",
     "GroupProposal": "experiments.grouping.propose",

@@ -16,8 +16,11 @@ import typer
 from classify.cli.options import (
     ClassWeight,
     Column,
+    Columns,
+    Kind,
     Labels,
     LabelsLevel,
+    Order,
     Seed,
     Similarity,
     Size,
@@ -135,6 +138,9 @@ def finetune(
     labels: Labels = None,
     column: Column = "label",
     labels_level: LabelsLevel = None,
+    kind: Kind = None,
+    columns: Columns = None,
+    order: Order = None,
     backbone: Backbone = None,
     weights: Weights = None,
     preprocess: Preprocess = None,
@@ -217,6 +223,9 @@ def finetune(
                 classifier=classifier,
                 column=column,
                 labels_level=labels_level,
+                kind=kind,
+                columns=columns,
+                order=order,
                 test_size=test_size,
                 seed=seed,
                 max_seconds=limit if limit.is_set else None,
@@ -238,6 +247,10 @@ def finetune(
         show_notices(result.notices)
         if json:
             print_json(result.to_dict())
+        elif hasattr(result, "kind"):
+            from classify.cli.tables.targets import show_target_finetune
+
+            show_target_finetune(result, str(output))
         else:
             from classify.cli.tables.classes import show_finetune
 

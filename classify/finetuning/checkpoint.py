@@ -26,6 +26,7 @@ from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.network import FineTuneNetwork
 from classify.heads.fitted import FittedHead
+from classify.heads.targets.fitted import FittedTargets
 from classify.store import compute_digest
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.weights import refuse_compressed
@@ -76,22 +77,25 @@ class Checkpoint:
 
 def compute_key(
     options: Mapping[str, Any],
-    init_head: FittedHead | None,
+    init_head: FittedHead | FittedTargets | None,
     backbone: Backbone,
     datasets: Sequence[ImageDataset | ActivationDataset],
+    objective_key: Mapping[str, Any],
 ) -> str:
     """Digest everything that determines the result of a training.
 
     Parameters
     ----------
     options : mapping of str to object
-        The parameters of the `FineTuneClassifier`.
-    init_head : FittedHead, optional
+        The parameters of the estimator.
+    init_head : FittedHead or FittedTargets, optional
         The head to start from. It is linear.
     backbone : Backbone
         The network to tune.
     datasets : sequence of ImageDataset or ActivationDataset
         The training set and the validation set.
+    objective_key : mapping of str to object
+        What `classify.finetuning.objectives.objective.Objective.key` holds.
 
     Returns
     -------
@@ -105,7 +109,11 @@ def compute_key(
         del params["lora"]  # so it was before there were adapters
     if init_head is not None:
         scorer = init_head.scorer
-        params["init_head"] = compute_digest(scorer.coef, scorer.intercept)  # type: ignore[union-attr]
+        arrays = [scorer.coef, scorer.intercept]  # type: ignore[union-attr]
+        decided = (getattr(init_head, name, None) for name in ("calibration", "cutpoints"))
+        arrays += [array for array in decided if array is not None]
+        params["init_head"] = compute_digest(*arrays)
+    params |= objective_key
     texts = {name: value if value is None else str(value) for name, value in params.items()}
     contents = [array for dataset in datasets for array in (dataset.sha256, dataset.y)]
     return compute_digest(texts, backbone.weights_sha256, *contents)
@@ -269,7 +277,11 @@ def _is_history(value: Any) -> bool:
         and all(
             isinstance(epoch, dict)
             and epoch.keys() == EPOCH_FIELDS
-            and all(type(x) in (int, float) and math.isfinite(x) for x in epoch.values())
+            and all(
+                type(x) in (int, float) and math.isfinite(x)
+                for name, x in epoch.items()
+                if (name, x) != ("validation", None)  # a metric that was undefined
+            )
             for epoch in value
         )
     )

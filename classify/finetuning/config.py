@@ -184,9 +184,10 @@ class Epoch:
     number : int
         From 1.
     loss, validation_loss : float
-        Mean cross-entropy, in nats.
-    validation : float
-        Accuracy on the validation part.
+        Mean loss: of classes, cross-entropy in nats; see `classify.finetuning.objectives`.
+    validation : float, or None
+        On the validation part: accuracy, or the metric that heads for other kinds of labels are
+        ranked by. None where that is undefined.
     seconds : float
         Time of training and validation.
     """
@@ -194,7 +195,7 @@ class Epoch:
     number: int
     loss: float
     validation_loss: float
-    validation: float
+    validation: float | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import os
 import time
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -12,13 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from classify.data.features import CacheOrPath, check_paths, open_cache
 from classify.data.source_images import SourceImages
-from classify.data.splits import split_validation
 from classify.errors import CallError
 from classify.finetuning.checkpoint import check_checkpoint_path
 from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.images import DecodedImages, ImageDataset
 from classify.finetuning.distributed import Distributed, init_distributed, seed_torch
 from classify.finetuning.head_transfer import resolve_init_head
+from classify.finetuning.objectives.classes import ClassObjective
+from classify.finetuning.objectives.objective import AnyHead, Objective
 from classify.finetuning.steps import FineTuning
 from classify.finetuning.trainer import ProgressCallback, run_inference
 from classify.heads.fitted import FittedHead
@@ -29,7 +31,215 @@ from featurize.progress import Say, ignore
 from featurize.system.device_errors import is_out_of_memory
 
 
-class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FineTuneEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+    """What the estimators of all kinds of labels share: parameters, and the way of a training.
+
+    Its parameters are described at `FineTuneClassifier`.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "resnet50",
+        *,
+        root: str | os.PathLike[str] = ".",
+        weights: str | None = None,
+        preprocess: str | Mapping[str, Any] | None = None,
+        tune: str = "all",
+        lora: int | None = None,
+        classifier: str = "linear",
+        init_head: str | os.PathLike[str] | AnyHead | None = None,
+        cache: CacheOrPath | None = None,
+        epochs: int = TrainConfig.epochs,
+        batch_size: int = TrainConfig.batch_size,
+        learning_rate: float | None = None,
+        augment: str = TrainConfig.augment,
+        mixup: float = TrainConfig.mixup,
+        patience: int = TrainConfig.patience,
+        batch_norm: str | None = None,
+        class_weight: str | None = TrainConfig.class_weight,
+        device: str = "auto",
+        seed: int = TrainConfig.seed,
+    ) -> None:
+        self.backbone = backbone
+        self.root = root
+        self.weights = weights
+        self.preprocess = preprocess
+        self.tune = tune
+        self.lora = lora
+        self.classifier = classifier
+        self.init_head = init_head
+        self.cache = cache
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.augment = augment
+        self.mixup = mixup
+        self.patience = patience
+        self.batch_norm = batch_norm
+        self.class_weight = class_weight
+        self.device = device
+        self.seed = seed
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: np.ndarray | None = None,
+        validation: np.ndarray | None = None,
+        images: SourceImages | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        deadline: float | TimeLimit | None = None,
+        n_test: int = 0,
+        say: Say = ignore,
+        report: ProgressCallback = ignore,
+    ) -> Self:
+        """Train on labelled images.
+
+        Parameters
+        ----------
+        X : array of str of shape (n,)
+            Image paths relative to `root`.
+        y : array of shape (n,), or (n, T)
+            Labels.
+        groups : array of shape (n,), optional
+            Images of one group are all trained on, or all validated by.
+        validation : bool array of shape (n,), optional
+            Images for early stopping, not trained on. By default a tenth, of every class.
+        images : SourceImages, optional
+            Those of `root`, where they are listed already.
+        checkpoint : path, optional
+            Written after every epoch. If it exists, training resumes from it.
+        deadline : float or TimeLimit, optional
+            A time of `time.monotonic`, in seconds. No epoch begins that would end later, nor one
+            that would leave no time to calibrate, test and save.
+        n_test : int
+            Number of images that will be tested on before the deadline. None by default.
+        say : callable
+            Called with sentences for the user.
+        report : callable
+            Called with a `TrainProgress` often.
+
+        Returns
+        -------
+        FineTuneEstimator
+            Itself.
+
+        Raises
+        ------
+        TooFewImagesError
+            If there is only one class, or a class has only one readable image; if all labels are
+            alike.
+        CallError
+            If an option has an unknown value, or `X` and `y` do not go together.
+        UnknownLayerError, BackboneError, HeadMismatchError
+            If `backbone`, `tune`, `cache` and `init_head` do not go together.
+        OutputError
+            If the checkpoint cannot be written.
+        DivergedError
+            If the loss is not finite.
+        RunInterruptedError
+            If not even one epoch ends before the deadline.
+        """
+        limit = _make_limit(deadline)
+        report = limit.guard(report)
+        paths = _check_text_paths(X)
+        objective, y = self._encode_labels(y)
+        if len(y) != len(paths):
+            raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
+        config = TrainConfig.from_options(self, from_scratch=self.is_from_scratch)
+        config = objective.check_config(config, say)
+        init_head = self._resolve_init_head()
+        masks = objective.split_validation(y, groups, validation, self.seed)
+        objective = objective.learn_scale(y[masks[0]])
+        path = None if checkpoint is None else check_checkpoint_path(checkpoint)
+        with (
+            init_distributed(self.device) as distributed,
+            seed_torch(self.seed, distributed.device),
+            _naming_batch_size(self.batch_size, distributed.device),
+        ):
+            tuning = FineTuning(
+                self, config, init_head, objective, distributed, say, report, images
+            )
+            tuning.say_start(masks)
+            tuning.prepare(paths, y, masks)
+            tuning.start(path)
+            self.history_ = tuning.train(tuning.plan(limit, paths, n_test))
+            decided = tuning.decide(dict(zip(paths.tolist(), _number(groups, len(y)), strict=True)))
+        self.validated_ = tuning.validated
+        self.failures_, self.n_train_ = tuning.failures, len(tuning.training)
+        n_held_out = len(tuning.held_out)
+        n_trained = len(self.history_) * (self.n_train_ + n_held_out)
+        self.images_run_ = tuning.n_init + n_trained + n_held_out
+        self._network = tuning.net
+        self.head_, self.network_ = tuning.package(decided)
+        return self
+
+    def embed_paths(self, X: Any) -> np.ndarray:
+        """Compute embeddings by the tuned network.
+
+        Parameters
+        ----------
+        X : array of str of shape (n,)
+            Image paths relative to `root`.
+
+        Returns
+        -------
+        float32 array of shape (n, D)
+            What `head_` takes.
+
+        Raises
+        ------
+        CallError
+            If an image cannot be read.
+        """
+        check_is_fitted(self)
+        paths, images = _check_text_paths(X).tolist(), SourceImages(self.root)
+        if self.cache is not None and not images.is_folder:
+            images = SourceImages(self.root, open_cache(self.cache))
+        pixels = DecodedImages(images.locate(paths), self.head_.source.preprocess)
+        if pixels.failures:
+            path, reason = next(iter(pixels.failures.items()))
+            raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")
+        return self.embed(pixels)
+
+    def embed(self, pixels: DecodedImages) -> np.ndarray:
+        """Compute embeddings of decoded images.
+
+        Parameters
+        ----------
+        pixels : DecodedImages
+            n images. The rows of unreadable ones have no meaning.
+
+        Returns
+        -------
+        float32 array of shape (n, D)
+        """
+        dataset = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
+        distributed = Distributed(resolve_device(self.device))
+        net = self._network.to(distributed.device)
+        return run_inference(net, dataset, self.batch_size, distributed, embeddings=True)
+
+    @abstractmethod
+    def _encode_labels(self, y: Any) -> tuple[Objective, np.ndarray]:
+        """Check labels, and turn them into what the objective takes."""
+
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether training starts from random weights."""
+        return self.weights == "none"
+
+    def _resolve_init_head(self) -> AnyHead | None:
+        """Load the head to start from, and refuse options that exclude each other."""
+        if self.is_from_scratch and self.cache is not None:
+            raise CallError(
+                "--weights none trains from random weights, for which no cache can be of use: "
+                "leave --cache out"
+            )
+        return resolve_init_head(self.init_head, self.classifier)
+
+
+class FineTuneClassifier(ClassifierMixin, FineTuneEstimator):  # type: ignore[misc]
     """A backbone and a new classifier, trained together on images.
 
     Training starts from a linear probe on the frozen embeddings, so that the first steps do not
@@ -94,138 +304,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ``FineTuneClassifier("resnet50", root="photos", tune="layer4").fit(paths, labels)``
     """
 
-    def __init__(
-        self,
-        backbone: str | Backbone = "resnet50",
-        *,
-        root: str | os.PathLike[str] = ".",
-        weights: str | None = None,
-        preprocess: str | Mapping[str, Any] | None = None,
-        tune: str = "all",
-        lora: int | None = None,
-        classifier: str = "linear",
-        init_head: str | os.PathLike[str] | FittedHead | None = None,
-        cache: CacheOrPath | None = None,
-        epochs: int = TrainConfig.epochs,
-        batch_size: int = TrainConfig.batch_size,
-        learning_rate: float | None = None,
-        augment: str = TrainConfig.augment,
-        mixup: float = TrainConfig.mixup,
-        patience: int = TrainConfig.patience,
-        batch_norm: str | None = None,
-        class_weight: str | None = TrainConfig.class_weight,
-        device: str = "auto",
-        seed: int = TrainConfig.seed,
-    ) -> None:
-        self.backbone = backbone
-        self.root = root
-        self.weights = weights
-        self.preprocess = preprocess
-        self.tune = tune
-        self.lora = lora
-        self.classifier = classifier
-        self.init_head = init_head
-        self.cache = cache
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.augment = augment
-        self.mixup = mixup
-        self.patience = patience
-        self.batch_norm = batch_norm
-        self.class_weight = class_weight
-        self.device = device
-        self.seed = seed
+    head_: FittedHead
 
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        groups: np.ndarray | None = None,
-        validation: np.ndarray | None = None,
-        images: SourceImages | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        deadline: float | TimeLimit | None = None,
-        n_test: int = 0,
-        say: Say = ignore,
-        report: ProgressCallback = ignore,
-    ) -> "FineTuneClassifier":
-        """Train on labelled images.
-
-        Parameters
-        ----------
-        X : array of str of shape (n,)
-            Image paths relative to `root`.
-        y : array of shape (n,)
-            Labels.
-        groups : array of shape (n,), optional
-            Images of one group are all trained on, or all validated by.
-        validation : bool array of shape (n,), optional
-            Images for early stopping, not trained on. By default a tenth of every class.
-        images : SourceImages, optional
-            Those of `root`, where they are listed already.
-        checkpoint : path, optional
-            Written after every epoch. If it exists, training resumes from it.
-        deadline : float or TimeLimit, optional
-            A time of `time.monotonic`, in seconds. No epoch begins that would end later, nor one
-            that would leave no time to calibrate, test and save.
-        n_test : int
-            Number of images that will be tested on before the deadline. None by default.
-        say : callable
-            Called with sentences for the user.
-        report : callable
-            Called with a `TrainProgress` often.
-
-        Returns
-        -------
-        FineTuneClassifier
-            Itself.
-
-        Raises
-        ------
-        TooFewImagesError
-            If there is only one class, or a class has only one readable image.
-        CallError
-            If an option has an unknown value, or `X` and `y` do not go together.
-        UnknownLayerError, BackboneError, HeadMismatchError
-            If `backbone`, `tune`, `cache` and `init_head` do not go together.
-        OutputError
-            If the checkpoint cannot be written.
-        DivergedError
-            If the loss is not finite.
-        RunInterruptedError
-            If not even one epoch ends before the deadline.
-        """
-        limit = _make_limit(deadline)
-        report = limit.guard(report)
-        paths = _check_text_paths(X)
-        self.classes_, y = np.unique(np.asarray(y), return_inverse=True)
-        if len(y) != len(paths):
-            raise CallError(f"{len(paths):,} paths do not go with {len(y):,} labels")
-        config = TrainConfig.from_options(self, from_scratch=self.is_from_scratch)
-        init_head, names = self._resolve_init_head(), [str(name) for name in self.classes_]
-        masks = split_validation(y, names, groups, validation, self.seed)
-        path = None if checkpoint is None else check_checkpoint_path(checkpoint)
-        with (
-            init_distributed(self.device) as distributed,
-            seed_torch(self.seed, distributed.device),
-            _naming_batch_size(self.batch_size, distributed.device),
-        ):
-            tuning = FineTuning(self, config, init_head, names, distributed, say, report, images)
-            tuning.say_start(masks)
-            tuning.prepare(paths, y, masks)
-            tuning.start(path)
-            self.history_ = tuning.train(tuning.plan(limit, paths, n_test))
-            temperature = tuning.calibrate()
-        self.validated_ = tuning.validated
-        self.failures_, self.n_train_ = tuning.failures, len(tuning.training)
-        n_held_out = len(tuning.held_out)
-        n_trained = len(self.history_) * (self.n_train_ + n_held_out)
-        self.images_run_ = tuning.n_init + n_trained + n_held_out
-        self._network = tuning.net
-        self.head_, self.network_ = tuning.package(temperature)
-        return self
+    def _encode_labels(self, y: Any) -> tuple[Objective, np.ndarray]:
+        self.classes_, numbers = np.unique(np.asarray(y), return_inverse=True)
+        return ClassObjective(tuple(str(name) for name in self.classes_)), numbers
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the class of each image.
@@ -245,14 +328,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         CallError
             If an image cannot be read.
         """
-        best = self.decision_scores(X).argmax(axis=1)  # refuses an estimator that is not fitted
+        best = self.decision_scores(X).argmax(axis=1)
         predictions: np.ndarray = self.classes_[best]
         return predictions
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return calibrated class probabilities, float64 (n, K). See `predict`."""
-        check_is_fitted(self)
-        return self.head_.probabilities(self.decision_scores(X))
+        scores = self.decision_scores(X)
+        return self.head_.probabilities(scores)
 
     def decision_scores(self, X: Any) -> np.ndarray:
         """Compute decision values of images.
@@ -267,48 +350,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         float32 array of shape (n, K)
             In the order of `classes_`. Raises as `predict` does.
         """
-        check_is_fitted(self)
-        paths, images = _check_text_paths(X).tolist(), SourceImages(self.root)
-        if self.cache is not None and not images.is_folder:
-            images = SourceImages(self.root, open_cache(self.cache))
-        pixels = DecodedImages(images.locate(paths), self.head_.source.preprocess)
-        if pixels.failures:
-            path, reason = next(iter(pixels.failures.items()))
-            raise CallError(f"{len(pixels.failures):,} images cannot be read: {path}: {reason}")
-        return self.scores_of(pixels)
-
-    def scores_of(self, pixels: DecodedImages) -> np.ndarray:
-        """Compute decision values of decoded images.
-
-        Parameters
-        ----------
-        pixels : DecodedImages
-            n images. The rows of unreadable ones have no meaning.
-
-        Returns
-        -------
-        float32 array of shape (n, K)
-            Decision values, in the order of `classes_`.
-        """
-        dataset = ImageDataset(pixels, np.zeros(len(pixels), np.intp), pixels.side)
-        distributed = Distributed(resolve_device(self.device))
-        net = self._network.to(distributed.device)
-        embeddings = run_inference(net, dataset, self.batch_size, distributed, embeddings=True)
+        embeddings = self.embed_paths(X)  # refuses an estimator that is not fitted
         return self.head_.scores(embeddings)
-
-    @property
-    def is_from_scratch(self) -> bool:
-        """Whether training starts from random weights."""
-        return self.weights == "none"
-
-    def _resolve_init_head(self) -> FittedHead | None:
-        """Load the head to start from, and refuse options that exclude each other."""
-        if self.is_from_scratch and self.cache is not None:
-            raise CallError(
-                "--weights none trains from random weights, for which no cache can be of use: "
-                "leave --cache out"
-            )
-        return resolve_init_head(self.init_head, self.classifier)
 
 
 def _check_text_paths(X: Any) -> np.ndarray:
@@ -337,3 +380,10 @@ def _naming_batch_size(batch_size: int, device: str) -> Iterator[None]:
             f"not enough memory on {device} to train with batches of {batch_size} images: lower "
             "--batch-size, tune fewer layers (--tune), or take a smaller network"
         ) from error
+
+
+def _number(groups: np.ndarray | None, n: int) -> list[int]:
+    """Return the number of each image's group; each is its own if there are none."""
+    if groups is None:
+        return list(range(n))
+    return list(np.unique(np.asarray(groups), return_inverse=True)[1].tolist())

@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from classify.data.features import FeatureRows, find_rows
@@ -19,14 +18,11 @@ from classify.finetuning.datasets.activations import (
 from classify.finetuning.datasets.images import ImageDataset
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.network import FineTuneNetwork
+from classify.finetuning.objectives.objective import AnyHead, Decided, Objective
 from classify.finetuning.trainer import ProgressCallback, run_inference
-from classify.heads.fitted import FittedHead
-from classify.heads.io import load_head
 from classify.heads.models import LinearModel
-from classify.heads.registry import get_head_spec
 from classify.heads.source import FeatureSource, HeadLayer
-from classify.training.train import train
-from classify.training.training_set import make_training_set
+from classify.heads.targets.saved import load_head
 from featurize.backbones import weights as weights_files
 from featurize.backbones.backbone import Backbone
 from featurize.cache.reader import FeatureCache
@@ -36,30 +32,25 @@ from featurize.progress import ignore
 
 WEIGHTS_NAME = "fine-tuned"
 
-SOFTMAX = get_head_spec("softmax")
-PROBE_LOSS_SLACK = 0.1
-"""How much the log loss of the initial probe may exceed the lowest, for stronger regularisation.
-On easily separable classes the best probe has very large weights. Then small changes of the network
-below it change the decision values much."""
 MAX_SCALING_IMAGES = 2000  # images that the scaling of a random classifier is fitted on
 RANDOM_INIT = "random"
 
 
 def resolve_init_head(
-    head: str | os.PathLike[str] | FittedHead | None, classifier: str
-) -> FittedHead | None:
+    head: str | os.PathLike[str] | AnyHead | None, classifier: str
+) -> AnyHead | None:
     """Load the head that the option ``init_head`` names.
 
     Parameters
     ----------
-    head : path or FittedHead, optional
+    head : path, FittedHead or FittedTargets, optional
         The value of the option. It may be ``random``.
     classifier : {"linear", "mlp"}
         The kind of the classifier to initialise.
 
     Returns
     -------
-    FittedHead, or None
+    FittedHead or FittedTargets, or None
         None for ``random``, or where no head is given.
 
     Raises
@@ -73,7 +64,7 @@ def resolve_init_head(
     """
     if head is None or head == RANDOM_INIT:
         return None
-    head = head if isinstance(head, FittedHead) else load_head(head)
+    head = load_head(head) if isinstance(head, (str, os.PathLike)) else head
     if classifier != "linear":
         raise CallError(
             f"the classifier {classifier} cannot start from a head: leave --init-head or "
@@ -83,25 +74,25 @@ def resolve_init_head(
 
 
 def check_init_head(
-    head: FittedHead, backbone: Backbone, last_layer: LayerSpec, classes: list[str]
+    head: AnyHead, backbone: Backbone, last_layer: LayerSpec, objective: Objective
 ) -> None:
     """Refuse a head that is not linear in this network's embeddings.
 
     Parameters
     ----------
-    head : FittedHead
+    head : FittedHead or FittedTargets
         The head to start from.
     backbone : Backbone
         The network to tune.
     last_layer : LayerSpec
         Its last layer.
-    classes : list of str
-        The K class names of the training.
+    objective : Objective
+        The labels of the training.
 
     Raises
     ------
     HeadMismatchError
-        If the head is not linear, or differs in classes, layer or extractor.
+        If the head is not linear, or differs in labels, layer or extractor.
     """
     if not isinstance(head.scorer, LinearModel):
         raise HeadMismatchError(f"training cannot start from a {head.head} head: it is not linear")
@@ -113,7 +104,7 @@ def check_init_head(
         )
     extractor = head.source.extractor
     compared = {
-        "classes": (list(head.classes), classes),
+        **objective.compare_labels(head),
         "layer": ([layer.spec.option for layer in head.source.layers], [last_layer.option]),
         **extractor.differences(describe_extractor(backbone, extractor)),
     }
@@ -129,10 +120,11 @@ def check_init_head(
 def init_classifier(
     net: FineTuneNetwork,
     training: ImageDataset | ActivationDataset,
+    objective: Objective,
     config: TrainConfig,
     distributed: Distributed,
     *,
-    init_head: FittedHead | None,
+    init_head: AnyHead | None,
     random_init: bool,
     cache: FeatureCache | None,
     report: ProgressCallback = ignore,
@@ -145,11 +137,13 @@ def init_classifier(
         On the device of `distributed`.
     training : ImageDataset or ActivationDataset
         The training images.
+    objective : Objective
+        Trains the linear probe.
     config : TrainConfig
         Its class weight and seed are also those of the linear probe.
     distributed : Distributed
         Gives the device and the precision.
-    init_head : FittedHead, optional
+    init_head : FittedHead or FittedTargets, optional
         A linear head to copy. Without it a linear probe is trained.
     random_init : bool
         Whether to leave the weights random and only standardise the inputs. A classifier with a
@@ -165,7 +159,7 @@ def init_classifier(
         Number of images that were run through the network.
     """
     if init_head is not None:
-        net.classifier.init_from(init_head.scorer)  # type: ignore[arg-type]
+        objective.init_from_head(net.classifier, init_head)
         return 0
     random_init = random_init or net.classifier.hidden is not None
     chosen = np.arange(len(training))
@@ -184,21 +178,9 @@ def init_classifier(
         n_run = len(chosen)
     if random_init:
         net.classifier.fit_scaling(embeddings)
-        return n_run
-    classes, y = np.unique(training.y, return_inverse=True)
-    training_set = make_training_set(
-        SOFTMAX,
-        embeddings,
-        y,
-        classes,
-        np.arange(len(y)),
-        class_weight=config.class_weight,
-        seed=config.seed,
-        loss_tol=PROBE_LOSS_SLACK,
-    )
-    with threadpool_limits(1):
-        probe = train(SOFTMAX, training_set)
-    net.classifier.init_from(probe.scorer)  # type: ignore[arg-type]
+        objective.init_at_random(net.classifier, training.y)
+    else:
+        objective.init_from_probe(net.classifier, embeddings, training, config)
     return n_run
 
 
@@ -232,11 +214,11 @@ def extract_state_dict(net: FineTuneNetwork, backbone: Backbone) -> dict[str, Te
 def to_fitted_head(
     net: FineTuneNetwork,
     backbone: Backbone,
-    classes: list[str],
+    objective: Objective,
     *,
-    temperature: float,
+    decided: Decided,
     train_sha256: np.ndarray,
-) -> FittedHead:
+) -> AnyHead:
     """Package the classifier as a head on the tuned network's embeddings.
 
     Parameters
@@ -245,18 +227,18 @@ def to_fitted_head(
         Trained.
     backbone : Backbone
         The backbone of `net`.
-    classes : list of str
-        The K class names.
-    temperature : float
-        Divides the decision values, for calibrated probabilities.
+    objective : Objective
+        What the network was trained for.
+    decided : mapping of str to object
+        What validation images decided, as `Objective.decide` returns it.
     train_sha256 : uint8 array of shape (n, 32)
         SHA-256 of each training and validation image.
 
     Returns
     -------
-    FittedHead
+    FittedHead or FittedTargets
     """
-    scorer, last = net.classifier.to_model(), net.last_layer
+    dim, last = len(net.classifier.mean), net.last_layer
     sha256 = weights_files.hash_state_dict(extract_state_dict(net, backbone))
     fingerprint = compute_fingerprint(
         backbone=backbone.name,
@@ -267,25 +249,15 @@ def to_fitted_head(
         precision="float32",
         dtype="<f4",
     )
-    embedding = HeadLayer(last.key, last.layer, last.pool, "<f4", scorer.dim, fingerprint)
-    return FittedHead(
-        head="softmax" if isinstance(scorer, LinearModel) else "mlp",
-        classes=classes,
-        prepare=STANDARDISE,
-        scorer=scorer,
-        probabilistic=True,
-        temperature=temperature,
-        settings={},
-        task="",
-        source=FeatureSource(
-            backbone=backbone.name,
-            weights=WEIGHTS_NAME,
-            weights_sha256=sha256,
-            preprocess=backbone.preprocess,
-            precision="float32",
-            layers=(embedding,),
-            licence=backbone.facts.get("licence", ""),
-        ),
-        record={},
-        seen=np.unique(hash_prefixes(train_sha256)),
+    embedding = HeadLayer(last.key, last.layer, last.pool, "<f4", dim, fingerprint)
+    source = FeatureSource(
+        backbone=backbone.name,
+        weights=WEIGHTS_NAME,
+        weights_sha256=sha256,
+        preprocess=backbone.preprocess,
+        precision="float32",
+        layers=(embedding,),
+        licence=backbone.facts.get("licence", ""),
     )
+    seen = np.unique(hash_prefixes(train_sha256))
+    return objective.make_head(net.classifier, source, seen, decided)

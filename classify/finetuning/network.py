@@ -18,6 +18,7 @@ from featurize.backbones.backbone import Backbone
 from featurize.layers.partition import extract_upper_part, find_first_op
 from featurize.text import list_choices
 
+MIN_GAP = 1e-5  # between cutpoints at the start
 HIDDEN_UNITS = 512  # units of the hidden layer of `mlp`
 CLASSIFIER_KINDS = ("linear", "mlp")
 
@@ -29,26 +30,32 @@ class Classifier(nn.Module):
     ----------
     dim : int
         Dimension D of the embeddings.
-    n_classes : int
-        Number K of classes.
+    n_outputs : int
+        Number of outputs of the last layer: K classes.
     kind : {"linear", "mlp"}
         ``mlp`` has one hidden layer of `HIDDEN_UNITS` units.
+    n_cutpoints : int
+        Number of cutpoints of one output. None by default. With them, decision values are the
+        output less each of the K cutpoints.
 
     Attributes
     ----------
     mean, scale : Tensor of shape (D,)
         Mean and standard deviation of the embeddings, 0 and 1 until they are set.
+    gaps : Parameter of shape (K,), or None
+        The first cutpoint, and the logarithms of the gaps between them, so that they stay in order.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, n_classes: int, kind: str) -> None:
+    def __init__(self, dim: int, n_outputs: int, kind: str, n_cutpoints: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
         self.hidden = nn.Linear(dim, HIDDEN_UNITS) if kind == "mlp" else None
-        self.out = nn.Linear(dim if self.hidden is None else HIDDEN_UNITS, n_classes)
+        self.out = nn.Linear(dim if self.hidden is None else HIDDEN_UNITS, n_outputs)
+        self.gaps = nn.Parameter(torch.zeros(n_cutpoints)) if n_cutpoints else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute decision values.
@@ -64,7 +71,31 @@ class Classifier(nn.Module):
         """
         x = (x - self.mean) / self.scale
         decision_values: Tensor = self.out(x if self.hidden is None else self.hidden(x).relu())
-        return decision_values
+        return decision_values if self.gaps is None else decision_values - self.compute_cutpoints()
+
+    def compute_cutpoints(self) -> Tensor:
+        """Compute the cutpoints of the output.
+
+        Returns
+        -------
+        Tensor of shape (K,)
+            Ascending.
+        """
+        if self.gaps is None:
+            raise CallError("this classifier has no cutpoints")
+        return torch.cat([self.gaps[:1], self.gaps[:1] + self.gaps[1:].exp().cumsum(0)])
+
+    def init_cutpoints(self, cutpoints: np.ndarray) -> None:
+        """Set the cutpoints of the output.
+
+        Parameters
+        ----------
+        cutpoints : float array of shape (K,)
+            Ascending.
+        """
+        gaps = np.log(np.maximum(np.diff(cutpoints), MIN_GAP))
+        with torch.no_grad():
+            self.gaps.copy_(torch.from_numpy(np.concatenate([cutpoints[:1], gaps])))  # type: ignore[union-attr]
 
     def fit_scaling(self, embeddings: np.ndarray) -> None:
         """Set mean and scale, so that each dimension is standardised.
@@ -98,6 +129,7 @@ class Classifier(nn.Module):
         -------
         LinearModel or MLPModel
         """
+        # Not the cutpoints, which say what outputs mean.
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
         mean, scale = arrays["mean"], arrays["scale"]
         coef, intercept = arrays["out.weight"], arrays["out.bias"]
@@ -116,9 +148,11 @@ class FineTuneNetwork(nn.Module):
         Its weights are copied.
     tune : str
         ``all``, or a layer: that and everything after it.
-    n_classes : int
-        Number K of classes.
+    n_outputs : int
+        Number of outputs: K classes.
     classifier : {"linear", "mlp"}
+        See `Classifier`.
+    n_cutpoints : int
         See `Classifier`.
     from_activations : bool
         Whether the inputs are the activations that enter the tuned part. By default they are
@@ -156,9 +190,10 @@ class FineTuneNetwork(nn.Module):
         self,
         backbone: Backbone,
         tune: str,
-        n_classes: int,
+        n_outputs: int,
         classifier: str,
         *,
+        n_cutpoints: int = 0,
         from_activations: bool = False,
         batch_norm: str = "frozen",
         lora: int | None = None,
@@ -195,7 +230,7 @@ class FineTuneNetwork(nn.Module):
         self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * std.view(1, 3, 1, 1), persistent=False)
         dim = layer.dim(self.last_layer.pool)
-        self.classifier = Classifier(dim, n_classes, classifier)
+        self.classifier = Classifier(dim, n_outputs, classifier, n_cutpoints)
 
     def embed(self, x: Tensor) -> Tensor:
         """Compute embeddings.

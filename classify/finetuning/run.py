@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from classify.data.features import CacheOrPath, open_cache
 from classify.data.source_images import SourceImages
 from classify.data.targets.spec import TaskSpec
+from classify.data.targets.task import TargetTask
 from classify.data.tasks import Task, check_test_size
 from classify.evaluation.metrics import compute_metrics
 from classify.evaluation.predictions import HeldOutPredictions, summarise_decision_values
@@ -21,12 +23,16 @@ from classify.finetuning.config import TrainConfig
 from classify.finetuning.datasets.images import DecodedImages
 from classify.finetuning.datasets.labelled_images import LabelledImages, split_labelled_images
 from classify.finetuning.estimator import FineTuneClassifier
+from classify.finetuning.objectives.objective import AnyHead
+from classify.finetuning.targets.estimators import ESTIMATORS
+from classify.finetuning.targets.result import FineTuneTargetResult, evaluate_tuned_targets
 from classify.finetuning.trainer import ProgressCallback
 from classify.heads.fitted import FittedHead
-from classify.heads.io import check_head_file, save_head
+from classify.heads.io import check_head_file
+from classify.heads.targets.saved import save_head
 from classify.labels.folders import VAL
-from classify.labels.table import LabelTable
 from classify.labels.targets.kinds import WordsLike
+from classify.labels.targets.resolve import TargetsLike
 from classify.launcher import is_main_process
 from classify.time_limit import TimeLimit
 from featurize.progress import Say, ignore
@@ -127,10 +133,13 @@ class FineTuneResult:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
+Result = TypeVar("Result", FineTuneResult, FineTuneTargetResult)
+
+
 def finetune(
     images: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    labels: LabelTable | str | os.PathLike[str] | None = None,
+    labels: TargetsLike = None,
     *,
     backbone: str | None = None,
     weights: str | None = None,
@@ -139,7 +148,7 @@ def finetune(
     tune: str = "all",
     lora: int | None = None,
     classifier: str | None = None,
-    init_head: str | os.PathLike[str] | FittedHead | None = None,
+    init_head: str | os.PathLike[str] | AnyHead | None = None,
     epochs: int = TrainConfig.epochs,
     batch_size: int = TrainConfig.batch_size,
     learning_rate: float | None = None,
@@ -159,7 +168,7 @@ def finetune(
     max_seconds: float | None = None,
     say: Say = ignore,
     report: ProgressCallback = ignore,
-) -> FineTuneResult:
+) -> FineTuneResult | FineTuneTargetResult:
     """Tune a backbone to labelled images, save it with its classifier, and evaluate both.
 
     A call that was interrupted resumes after its last epoch when it is repeated. Until it is done,
@@ -171,7 +180,7 @@ def finetune(
         The image folder, or any other source of images that `featurize.run` takes.
     output : path
         A safetensors file, which is a head (`predict`, `evaluate`) and a backbone (`featurize`).
-    labels : LabelTable or path of a CSV, optional
+    labels : LabelTable, TargetTable or path of a CSV, optional
         By default the labels that came with the images; where there are none, the names of the
         folders.
     backbone, weights, preprocess : optional
@@ -189,7 +198,8 @@ def finetune(
     epochs, batch_size, learning_rate, augment, mixup, patience, batch_norm, class_weight
         See `classify.finetuning.config.TrainConfig`.
     column, labels_level, kind, columns, order, test_size, seed
-        As in `fit`: the same images are held out.
+        As in `fit`: the same images are held out. Class weights are for classes alone; mixup is
+        for classes and for several labels.
     max_seconds : float, optional
         How long the call may take, with testing and saving. No epoch begins that does not fit.
     say : callable
@@ -199,8 +209,9 @@ def finetune(
 
     Returns
     -------
-    FineTuneResult
-        The tuned network as a head, and how it went.
+    FineTuneResult or FineTuneTargetResult
+        The tuned network as a head, and how it went. The second for several labels, numbers and
+        grades.
 
     Raises
     ------
@@ -223,36 +234,64 @@ def finetune(
         weights = weights or extractor.environment.get("weights_file") or extractor.weights
     spec = TaskSpec(labels, column, labels_level, test_size, seed, kind, columns, order)
     labelled = split_labelled_images(source_images, spec, opened)
-    model = FineTuneClassifier(
-        backbone or "resnet50",
-        root=images,
-        weights=weights,
-        preprocess=preprocess,
-        tune=tune,
-        lora=lora,
-        classifier=classifier or "linear",
-        init_head=init_head,
-        cache=opened,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        augment=augment,
-        mixup=mixup,
-        patience=patience,
-        batch_norm=batch_norm,
-        class_weight=class_weight,
-        device=device,
-        seed=seed,
-    )
-    limit = TimeLimit.of(max_seconds, started)
-    _fit_model(model, source_images, labelled, checkpoint, limit, say, report)
+    options: dict[str, Any] = {
+        "backbone": backbone or "resnet50",
+        "root": images,
+        "weights": weights,
+        "preprocess": preprocess,
+        "tune": tune,
+        "lora": lora,
+        "classifier": classifier or "linear",
+        "init_head": init_head,
+        "cache": opened,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "augment": augment,
+        "mixup": mixup,
+        "patience": patience,
+        "batch_norm": batch_norm,
+        "class_weight": class_weight,
+        "device": device,
+        "seed": seed,
+    }
+    task, dev = labelled.task, labelled.dev
+    fit_options: dict[str, Any] = {
+        "groups": task.units[dev],
+        "validation": task.split[dev] == VAL if (task.split == VAL).any() else None,
+        "images": source_images,
+        "checkpoint": checkpoint,
+        "deadline": TimeLimit.of(max_seconds, started),
+        "n_test": len(labelled.test),
+        "say": say,
+        "report": report,
+    }
     trains_everything = tune == "all" and lora is None
     is_retrained = trains_everything and (classifier is not None or weights == "none")
     strategy = "retrain" if is_retrained else "finetune"
-    result = _test_model(model, source_images, labelled, strategy, started)
-    head = replace(model.head_, task=labelled.task_name, record=result.to_dict())
+    paths = labelled.paths[dev]
+    if isinstance(task, TargetTask):
+        tuned = ESTIMATORS[task.kind](**options)
+        y = tuned.decode_values(task.values[dev], task.names)
+        tuned.fit(paths, y, names=task.names, **fit_options)
+        found = evaluate_tuned_targets(tuned, source_images, labelled, task, strategy, started)
+        return _save(found, tuned.network_, output, checkpoint)
+    model = FineTuneClassifier(**options)
+    model.fit(paths, np.array(task.classes, object)[task.y[dev]], **fit_options)
+    result = _test_model(model, source_images, labelled, task, strategy, started)
+    return _save(result, model.network_, output, checkpoint)
+
+
+def _save(
+    result: Result,
+    network: Mapping[str, Tensor],
+    output: str | os.PathLike[str],
+    checkpoint: Path,
+) -> Result:
+    """Save the head with its record and its network; the checkpoint has served."""
+    head = replace(result.head, task=result.task, record=result.to_dict())
     if is_main_process():
-        save_head(head, output, {k: tensor.numpy() for k, tensor in model.network_.items()})
+        save_head(head, output, {key: tensor.numpy() for key, tensor in network.items()})
         with suppress(FileNotFoundError):
             checkpoint.unlink()
     return replace(result, head=replace(head, network=Path(output).absolute()))
@@ -266,44 +305,21 @@ def _check_arguments(output: str | os.PathLike[str], test_size: float) -> Path:
     return checkpoint
 
 
-def _fit_model(
-    model: FineTuneClassifier,
-    images: SourceImages,
-    labelled: LabelledImages,
-    checkpoint: Path,
-    limit: TimeLimit,
-    say: Say,
-    report: ProgressCallback,
-) -> None:
-    task, dev = labelled.task, labelled.dev
-    model.fit(
-        labelled.paths[dev],
-        np.array(task.classes, object)[task.y[dev]],
-        groups=task.units[dev],
-        validation=task.split[dev] == VAL if (task.split == VAL).any() else None,
-        images=images,
-        checkpoint=checkpoint,
-        deadline=limit,
-        n_test=len(labelled.test),
-        say=say,
-        report=report,
-    )
-
-
 def _test_model(
     model: FineTuneClassifier,
     images: SourceImages,
     labelled: LabelledImages,
+    task: Task,
     strategy: str,
     started: float,
 ) -> FineTuneResult:
     """Predict the test images, and collect what is reported."""
     tested = images.locate(labelled.paths[labelled.test].tolist())
     decoded = DecodedImages(tested, model.head_.source.preprocess)
-    predictions = _predict_test_images(model, decoded, labelled)
+    predictions = _predict_test_images(model, decoded, labelled, task)
     failures = model.failures_ | decoded.failures
     best = min(model.history_, key=lambda epoch: epoch.validation_loss)
-    scores = _compute_scores(predictions, labelled.task, model.seed)
+    scores = _compute_scores(predictions, task, model.seed)
     return FineTuneResult(
         strategy=strategy,
         task=labelled.task_name,
@@ -317,7 +333,7 @@ def _test_model(
         n_test=0 if predictions is None else len(predictions),
         accuracy=scores.pop("accuracy", None),
         accuracy_ci=scores.pop("accuracy_ci", None),
-        validation=best.validation,
+        validation=float(best.validation or 0.0),
         epochs=len(model.history_),
         best_epoch=best.number,
         history=[epoch.to_dict() for epoch in model.history_],
@@ -332,7 +348,7 @@ def _test_model(
             if labelled.paths[i] in model.validated_
         },
         notices=[
-            *labelled.task.notices,
+            *task.notices,
             *labelled.leaks,
             *(f"{path} is left out: {reason}" for path, reason in failures.items()),
         ],
@@ -340,7 +356,7 @@ def _test_model(
 
 
 def _predict_test_images(
-    model: FineTuneClassifier, decoded: DecodedImages, labelled: LabelledImages
+    model: FineTuneClassifier, decoded: DecodedImages, labelled: LabelledImages, task: Task
 ) -> HeldOutPredictions | None:
     """Predict the test images that can be read; None if there are none."""
     readable = np.flatnonzero(decoded.is_readable)
@@ -349,9 +365,9 @@ def _predict_test_images(
     tested = labelled.test[readable]
     return summarise_decision_values(
         labelled.rows[tested],
-        labelled.task.y[tested],
-        model.scores_of(decoded)[readable],
-        np.array([labelled.task.classes.index(name) for name in model.head_.classes]),
+        task.y[tested],
+        model.head_.scores(model.embed(decoded))[readable],
+        np.array([task.classes.index(name) for name in model.head_.classes]),
         temperature=model.head_.temperature,
         probabilistic=True,
     )

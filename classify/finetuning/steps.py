@@ -2,11 +2,11 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,15 +15,10 @@ from torch import Tensor
 from classify.data.features import open_cache
 from classify.data.source_images import SourceImages
 from classify.errors import CallError, TooFewImagesError
-from classify.evaluation.temperature import fit_temperature
 from classify.finetuning.checkpoint import Checkpoint, compute_key, load_checkpoint
 from classify.finetuning.config import Epoch, TrainConfig
 from classify.finetuning.datasets.activations import ActivationDataset, find_activations
-from classify.finetuning.datasets.images import (
-    DecodedImages,
-    ImageDataset,
-    read_image_datasets,
-)
+from classify.finetuning.datasets.images import DecodedImages, ImageDataset, read_image_datasets
 from classify.finetuning.distributed import Distributed
 from classify.finetuning.head_transfer import (
     RANDOM_INIT,
@@ -33,6 +28,7 @@ from classify.finetuning.head_transfer import (
     to_fitted_head,
 )
 from classify.finetuning.network import FineTuneNetwork
+from classify.finetuning.objectives.objective import AnyHead, Decided, Objective
 from classify.finetuning.trainer import (
     ProgressCallback,
     TrainProgress,
@@ -40,7 +36,6 @@ from classify.finetuning.trainer import (
     train_network,
 )
 from classify.finetuning.tuned_part.stages import resolve_tune
-from classify.heads.fitted import FittedHead
 from classify.time_limit import EpochBudget, TimeLimit
 from featurize.backbones.backbone import Backbone
 from featurize.backbones.load import load_backbone
@@ -50,7 +45,7 @@ from featurize.errors import FeaturizeError
 from featurize.progress import Say
 
 if TYPE_CHECKING:
-    from classify.finetuning.estimator import FineTuneClassifier
+    from classify.finetuning.estimator import FineTuneEstimator
 
 N_TIMED_IMAGES = 16  # by which it is estimated how long testing takes
 SAVED_BYTES_PER_SECOND = 1e8  # tensors copied, hashed and written
@@ -62,14 +57,13 @@ class FineTuning:
 
     Parameters
     ----------
-    options : FineTuneClassifier
+    options : FineTuneEstimator
         Its parameters are the options.
     config : TrainConfig
         Those of the training.
-    init_head : FittedHead, optional
-        The head to start from.
-    classes : list of str
-        The K class names.
+    init_head : FittedHead or FittedTargets, optional
+    objective : Objective
+        What the network is trained for.
     distributed : Distributed
         The processes that train together.
     say : callable
@@ -91,8 +85,8 @@ class FineTuning:
         Why an image was left out, by path.
     n_init : int
         Images that were run through the network for its start.
-    validated : dict of str to bool
-        Whether each validation image is predicted correctly, by path; after `calibrate`.
+    validated : dict of str to object
+        What `Objective.judge` says of each validation image, by path; after `decide`.
 
     Raises
     ------
@@ -109,17 +103,17 @@ class FineTuning:
 
     def __init__(
         self,
-        options: "FineTuneClassifier",
+        options: "FineTuneEstimator",
         config: TrainConfig,
-        init_head: FittedHead | None,
-        classes: list[str],
+        init_head: AnyHead | None,
+        objective: Objective,
         distributed: Distributed,
         say: Say,
         report: ProgressCallback,
         images: SourceImages | None = None,
     ) -> None:
         self.options, self.config = options, config
-        self.init_head, self.classes = init_head, classes
+        self.init_head, self.objective = init_head, objective
         self.distributed, self.say, self.report = distributed, say, report
         if images is not None:
             self.images = images
@@ -127,7 +121,7 @@ class FineTuning:
         self.backbone = _load_backbone(options)
         self.failures: dict[str, str] = {}
         self.n_init = 0
-        self.validated: dict[str, bool] = {}
+        self.validated: dict[str, Any] = {}
         self._cache = None if options.cache is None else open_cache(options.cache)
         self._checkpoint: tuple[Path, str] | None = None
         self._resume_from: Checkpoint | None = None
@@ -163,8 +157,8 @@ class FineTuning:
         ----------
         paths : array of str of shape (n,)
             Keys of the images.
-        y : int array of shape (n,)
-            Class numbers.
+        y : int array of shape (n,), or float64 array of shape (n, T)
+            Labels, as the objective takes them.
         masks : pair of bool arrays of shape (n,)
             Training images and validation images.
 
@@ -173,7 +167,7 @@ class FineTuning:
         CallError, UnknownLayerError, BackboneError, HeadMismatchError
             If the network cannot be tuned so, or cache or head do not belong to it.
         TooFewImagesError
-            If no image of some class can be read in one of the two parts.
+            If too few images can be read in one of the two parts.
         """
         tune = resolve_tune(self.backbone, self.options.tune)
         activations = find_activations(
@@ -194,14 +188,15 @@ class FineTuning:
         net = FineTuneNetwork(
             self.backbone,
             tune,
-            len(self.classes),
+            self.objective.n_outputs,
             self.options.classifier,
+            n_cutpoints=self.objective.n_cutpoints,
             from_activations=from_activations,
             batch_norm=self.config.batch_norm,
             lora=self.config.lora,
         )
         if self.init_head is not None:
-            check_init_head(self.init_head, self.backbone, net.last_layer, self.classes)
+            check_init_head(self.init_head, self.backbone, net.last_layer, self.objective)
         self.net = net.to(self.distributed.device)
         if self.distributed.device != "cpu" or self.distributed.world_size > 1:
             # As their gradients are, which are summed over processes as they lie in memory.
@@ -213,7 +208,7 @@ class FineTuning:
             paths,
             y,
             masks,
-            classes=np.array(self.classes, object),
+            check_readable=self.objective.check_readable,
             preprocess=self.backbone.preprocess,
             augment=self.options.augment,
             seed=self.options.seed,
@@ -234,7 +229,7 @@ class FineTuning:
             Of the checkpoint, which need not exist yet.
         """
         options, datasets = self.options.get_params(deep=False), (self.training, self.held_out)
-        key = compute_key(options, self.init_head, self.backbone, datasets)
+        key = compute_key(options, self.init_head, self.backbone, datasets, self.objective.key)
         if self.distributed.broadcast_object(key) != key:
             raise CallError("the processes differ in options, images, labels or weights")
         if checkpoint is not None:
@@ -250,6 +245,7 @@ class FineTuning:
         self.n_init = init_classifier(
             self.net,
             self.training,
+            self.objective,
             self.config,
             self.distributed,
             init_head=self.init_head,
@@ -289,7 +285,7 @@ class FineTuning:
                 started = time.monotonic()
                 trunk(batch)[0].cpu()  # waits for the device
         run_seconds = (time.monotonic() - started) / len(batch)
-        n_bytes = sum(tensor.numel() * tensor.itemsize for tensor in trunk.state_dict().values())
+        n_bytes = sum(tensor.nbytes for tensor in trunk.state_dict().values())
         validate_seconds = len(self.held_out) * run_seconds
         test_seconds = n_test * (decode_seconds + run_seconds)
         save_seconds = MIN_SAVE_SECONDS + n_bytes / SAVED_BYTES_PER_SECOND
@@ -329,6 +325,7 @@ class FineTuning:
             self.net,
             self.training,
             self.held_out,
+            self.objective,
             self.config,
             distributed=self.distributed,
             checkpoint=self._checkpoint,
@@ -344,32 +341,37 @@ class FineTuning:
         self.net.merge_adapters()
         return history
 
-    def calibrate(self) -> float:
-        """Fit the temperature of the decision values on the validation part.
+    def decide(self, units: Mapping[str, int]) -> Decided:
+        """Decide on the validation part how outputs become predictions.
+
+        Parameters
+        ----------
+        units : mapping of str to int
+            Images with the same number belong together, by path.
 
         Returns
         -------
-        float
-            It divides them.
+        mapping of str to object
+            As `Objective.decide` returns it.
         """
-        decision_values = run_inference(
-            self.net, self.held_out, self.config.batch_size, self.distributed
-        )
-        correct = (decision_values.argmax(axis=1) == self.held_out.y).tolist()
-        self.validated = dict(zip(self.held_out.paths, correct, strict=True))
-        return fit_temperature(decision_values, self.held_out.y)
+        outputs = run_inference(self.net, self.held_out, self.config.batch_size, self.distributed)
+        y, paths = self.held_out.y, self.held_out.paths
+        decided = self.objective.decide(outputs, y, np.array([units[path] for path in paths]))
+        judged = self.objective.judge(outputs, y, decided)
+        self.validated = dict(zip(paths, judged, strict=True))
+        return decided
 
-    def package(self, temperature: float) -> tuple[FittedHead, dict[str, Tensor]]:
+    def package(self, decided: Decided) -> tuple[AnyHead, dict[str, Tensor]]:
         """Package the trained network as a head and the weights of a backbone.
 
         Parameters
         ----------
-        temperature : float
-            As `calibrate` returns it.
+        decided : mapping of str to object
+            As `decide` returns it.
 
         Returns
         -------
-        head : FittedHead
+        head : FittedHead or FittedTargets
             The classifier on the tuned backbone's embeddings.
         network : dict of str to Tensor
             The tuned backbone's weights.
@@ -378,14 +380,14 @@ class FineTuning:
         head = to_fitted_head(
             self.net,
             self.backbone,
-            self.classes,
-            temperature=temperature,
+            self.objective,
+            decided=decided,
             train_sha256=np.concatenate([self.training.sha256, self.held_out.sha256]),
         )
         return head, network
 
 
-def _load_backbone(options: "FineTuneClassifier") -> Backbone:
+def _load_backbone(options: "FineTuneEstimator") -> Backbone:
     if not isinstance(options.backbone, Backbone):
         return load_backbone(
             options.backbone,

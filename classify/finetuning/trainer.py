@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from classify.errors import DivergedError
 from classify.finetuning.checkpoint import Checkpoint, save_checkpoint
 from classify.finetuning.config import Epoch, TrainConfig, compute_lr_scale
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
+from classify.finetuning.datasets.item_labels import ItemLabel
 from classify.finetuning.datasets.loader import EpochSampler, make_dataloader
 from classify.finetuning.distributed import Distributed, derive_seed
 from classify.finetuning.network import FineTuneNetwork
+from classify.finetuning.objectives.objective import Objective
 from classify.time_limit import EpochBudget
 from featurize.engines.torch_settings import precision_context
 from featurize.progress import ignore
@@ -42,12 +43,15 @@ class TrainProgress:
         Images of the stage; while training, steps of all epochs together.
     history : list of Epoch
         The finished epochs.
+    metric : str
+        What `Epoch.validation` is; empty for the accuracy.
     """
 
     stage: str
     done: int
     total: int
     history: Sequence[Epoch] = ()
+    metric: str = ""
 
     @property
     def note(self) -> str:
@@ -55,7 +59,9 @@ class TrainProgress:
         if not self.history:
             return ""
         last = self.history[-1]
-        return f"validation {last.validation:.3f}, loss {last.validation_loss:.3f}"
+        words = ["validation", *([self.metric] if self.metric else [])]
+        words.append("undefined" if last.validation is None else f"{last.validation:.3f}")
+        return f"{' '.join(words)}, loss {last.validation_loss:.3f}"
 
 
 ProgressCallback = Callable[[TrainProgress], None]
@@ -65,6 +71,7 @@ def train_network(
     net: FineTuneNetwork,
     training: ImageDataset | ActivationDataset,
     validation: ImageDataset | ActivationDataset,
+    objective: Objective,
     config: TrainConfig,
     *,
     distributed: Distributed,
@@ -83,6 +90,8 @@ def train_network(
         On the device of `distributed`. It is trained in place.
     training, validation : ImageDataset or ActivationDataset
         Images to train on, and images for early stopping.
+    objective : Objective
+        The loss, and the metric that users are told.
     config : TrainConfig
         The options of the training.
     distributed : Distributed
@@ -112,16 +121,16 @@ def train_network(
     RunInterruptedError
         If not even one epoch fits.
     """
-    trainer = _Trainer(net, training, config, distributed, resume_from, report, budget)
+    trainer = _Trainer(net, training, objective, config, distributed, resume_from, report, budget)
     history = trainer.history
     while not distributed.broadcast(_should_stop(history, config, budget)):
         started = time.monotonic()
         loss = trainer.train_epoch()
         if loss is None:
             break
-        validation_loss, accuracy = trainer.validate(validation)
+        validation_loss, metric = trainer.validate(validation)
         seconds = time.monotonic() - started
-        history.append(Epoch(len(history) + 1, loss, validation_loss, accuracy, seconds))
+        history.append(Epoch(len(history) + 1, loss, validation_loss, metric, seconds))
         if min(history, key=lambda epoch: epoch.validation_loss) is history[-1]:
             trainer.best_model = _clone_state(net)
         if checkpoint is not None and distributed.rank == 0:
@@ -140,6 +149,7 @@ class _Trainer:
         self,
         net: FineTuneNetwork,
         training: ImageDataset | ActivationDataset,
+        objective: Objective,
         config: TrainConfig,
         distributed: Distributed,
         resume_from: Checkpoint | None,
@@ -148,6 +158,7 @@ class _Trainer:
     ) -> None:
         self.budget = budget
         self.net, self.training, self.config = net, training, config
+        self.objective = objective
         self.distributed, self.report = distributed, report
         self.history: list[Epoch] = []
         self.best_model = _clone_state(net)
@@ -168,7 +179,7 @@ class _Trainer:
         self._sampler = EpochSampler(len(training), config.seed, rank, world_size)
         batch_size = max(1, config.batch_size // world_size)  # this process's share
         self._batches = make_dataloader(training, batch_size, distributed.device, self._sampler)
-        self._validation_batches: DataLoader[tuple[Tensor, int]] | None = None
+        self._validation_batches: DataLoader[tuple[Tensor, ItemLabel]] | None = None
         self.steps_per_epoch = len(self._batches)
         self.n_steps = config.epochs * self.steps_per_epoch
         self.step = len(self.history) * self.steps_per_epoch
@@ -177,14 +188,11 @@ class _Trainer:
             self.optimizer,
             lambda step: compute_lr_scale(first_step + step, self.n_steps, self.steps_per_epoch),
         )
-        n_classes = net.classifier.out.out_features
-        self.mixup = v2.MixUp(alpha=config.mixup, num_classes=n_classes) if config.mixup else None
-        self.class_weights = _compute_class_weights(training.y, n_classes, config.class_weight)
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(distributed.device)
+        self.mixup = objective.make_mixup(config.mixup)
+        self.compute_loss = objective.make_loss(training.y, config, distributed.device)
 
     def train_epoch(self) -> float | None:
-        """Train one epoch and return its mean loss, in nats; None if it does not fit."""
+        """Train one epoch and return its mean loss; None if it does not fit."""
         epoch, device = len(self.history), self.distributed.device
         # Seed each epoch, so that a resumed training has the same dropout.
         torch.manual_seed(derive_seed(self.config.seed, epoch, self.distributed.rank))
@@ -197,7 +205,7 @@ class _Trainer:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             x, target = self._mix(x, y)
             with self.distributed.autocast():
-                loss = nn.functional.cross_entropy(self.runner(x), target, self.class_weights)
+                loss = self.compute_loss(self.runner(x), target)
             losses.append(loss.detach())
             if len(losses) - n_checked == self._steps_per_check:
                 self._check_losses(losses, n_checked)
@@ -247,26 +255,25 @@ class _Trainer:
             raise self.budget.make_error(n_steps, seconds_per_step)
         return True
 
-    def validate(self, validation: ImageDataset | ActivationDataset) -> tuple[float, float]:
-        """Return the mean cross-entropy, in nats, and the accuracy on the validation part."""
+    def validate(self, validation: ImageDataset | ActivationDataset) -> tuple[float, float | None]:
+        """Return the mean loss and the metric on the validation part."""
         if self._validation_batches is None:
             self._validation_batches = make_dataloader(
                 validation, self.config.batch_size, self.distributed.device
             )
-        decision_values = run_inference(
+        outputs = run_inference(
             self.net,
             validation,
             self.config.batch_size,
             self.distributed,
             batches=self._validation_batches,
         )
-        y_true = torch.from_numpy(np.asarray(validation.y))
-        loss = float(nn.functional.cross_entropy(torch.from_numpy(decision_values), y_true))
+        loss, metric = self.objective.measure(outputs, validation.y)
         if not math.isfinite(loss):
             raise self._make_diverged_error(
                 f"the validation loss is {loss} after epoch {len(self.history) + 1}"
             )
-        return loss, float((decision_values.argmax(axis=1) == validation.y).mean())
+        return loss, metric
 
     def to_checkpoint(self) -> Checkpoint:
         """Return the state of the training after its last epoch."""
@@ -291,7 +298,8 @@ class _Trainer:
     def report_step(self, number: int) -> None:
         """Report the last step, which belongs to epoch `number` (from 1)."""
         stage = f"epoch {number} of {self.config.epochs}"
-        self.report(TrainProgress(stage, self.step, self.n_steps, self.history))
+        done, metric = (self.step, self.n_steps, self.history), self.objective.title
+        self.report(TrainProgress(stage, *done, metric))
 
     def _mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs and the targets of the loss, after mixup if there is any."""
@@ -318,7 +326,7 @@ def run_inference(
     distributed: Distributed,
     *,
     embeddings: bool = False,
-    batches: "DataLoader[tuple[Tensor, int]] | None" = None,
+    batches: "DataLoader[tuple[Tensor, ItemLabel]] | None" = None,
     report: ProgressCallback = ignore,
 ) -> np.ndarray:
     """Run a network on a dataset, in order.
@@ -354,13 +362,6 @@ def run_inference(
             outputs.append((net.embed(x) if embeddings else net(x)).float().cpu().numpy())
             report(TrainProgress("frozen pass", sum(map(len, outputs)), len(dataset)))
     return np.concatenate(outputs)
-
-
-def _compute_class_weights(y: np.ndarray, n_classes: int, option: str | None) -> Tensor | None:
-    if option is None:
-        return None
-    counts = np.bincount(y, minlength=n_classes)
-    return torch.from_numpy(np.asarray(len(y) / (n_classes * counts), np.float32))
 
 
 def _clone_state(net: FineTuneNetwork) -> dict[str, Tensor]:

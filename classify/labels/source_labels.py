@@ -155,19 +155,53 @@ def resolve_listing_labels(
     given = read_given_labels(labels, column, level, containers)
     if given is not None:
         return given
-    source, header = listing.root, list[str]()
-    if level is None and listing.columns:
-        # A column called path would be a second one; the keys are what the images are called.
-        columns = {name: cells for name, cells in listing.columns.items() if name != "path"}
-        header = ["path", *columns]
-        if _has_labels(source, header, column, lambda: listing.paths, containers):
-            numbered = enumerate(zip(listing.paths, *columns.values(), strict=True), 2)
-            rows = parse_rows(source, header, numbered, column, is_sparse=True)
-            if rows.lines:
-                return _make_table(source, rows, column, containers)
+    if level is None:
+        found = find_listing_labels(listing, column)
+        if found is not None:
+            return found[0]
     is_folder = isinstance(listing.source, FolderSource)
     table = _label_by_folders(listing.paths, level, containers, is_folder)
-    return _mention_columns(table, source, header)
+    header = [] if level is not None or not listing.columns else _list_titles(listing)
+    return _mention_columns(table, listing.root, header)
+
+
+def find_listing_labels(
+    listing: ImageListing, column: str = "label", *, columns: Sequence[str] = ()
+) -> tuple[LabelTable, TableRows] | None:
+    """Find the labels that came with images that are in no cache.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    column, columns
+        As in `find_labels_beside`.
+
+    Returns
+    -------
+    table : LabelTable
+    rows : TableRows
+        As `find_labels_beside` returns them; None in place of both where no labels came with the
+        images.
+
+    Raises
+    ------
+    LabelError
+        If columns came with the images and not these, and no folder names the labels.
+    """
+    if not listing.columns:
+        return None
+    source, containers, header = listing.root, list_containers(listing), _list_titles(listing)
+    if not columns and not _has_labels(source, header, column, lambda: listing.paths, containers):
+        return None
+    cells = [listing.columns[title] for title in header[1:]]
+    numbered = enumerate(zip(listing.paths, *cells, strict=True), 2)
+    rows = parse_rows(source, header, numbered, column, columns=columns, is_sparse=True)
+    return (_make_table(source, rows, column, containers), rows) if rows.lines else None
+
+
+def _list_titles(listing: ImageListing) -> list[str]:
+    # A column called path would be a second one; the keys are what the images are called.
+    return ["path", *(title for title in listing.columns if title != "path")]
 
 
 def _has_labels(

@@ -354,12 +354,13 @@ def _train_networks(
 
         try:
             with _choose_output(output, keep=strategy == advised) as target:
-                result = finetune(
+                tuned = finetune(
                     output=target,
                     classifier=RETRAIN_CLASSIFIER if strategy == "retrain" else None,
                     max_seconds=limit,
                     **options,
                 )
+                result = cast("FineTuneResult", tuned)  # of classes
         except RunInterruptedError as error:
             if not limit.is_set:
                 raise

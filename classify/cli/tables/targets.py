@@ -32,26 +32,61 @@ def show_target_fit(record: TargetResult, saved: str) -> None:
     table.add_row("head", make_text(f"{record.head} on {record.layer}, {record.prepare} features"))
     table.add_row("chosen", make_text(_format_settings(record) or "-"))
     table.add_row("images", f"{record.n_train:,} training, {record.n_test:,} test")
-    for row in _list_metric_rows(record.metrics):
+    for row in _list_test_rows(record):
         table.add_row(*row)
-    guess = record.baseline.get(record.metric)
-    if guess is not None:
-        table.add_row(
-            "no image", f"{format_metric_name(record.metric)} {_format(guess)} by a constant guess"
-        )
-    if record.interval is not None:
-        low, high = record.interval["realised_ci"]
-        table.add_row(
-            "intervals",
-            f"± {record.interval['margin']:.4g}: asked to cover {record.interval['coverage']:.0%}, "
-            f"cover {record.interval['realised']:.1%} of the test ({low:.1%} to {high:.1%})",
-        )
     table.add_row("saved", make_text(saved))
     console = make_console(stderr=False)
     console.print(table)
     _show_labels(record.labels)
     _show_confusion(record.names, record.confusion)
     console.print(f"{record.seconds:.1f} s; {NO_IMAGE_READ}", style="dim")
+
+
+def show_target_finetune(record: Any, saved: str) -> None:
+    """Print the result of a fine-tuning in a few lines.
+
+    Parameters
+    ----------
+    record : FineTuneTargetResult
+    saved : str
+        The file of network and classifier.
+    """
+    table = _make_grid()
+    counts = f"{record.n_train:,} training, {record.n_validation:,} validation"
+    table.add_row("task", make_text(f"{record.task}, {_count_names(record)}"))
+    strategy = f"{record.strategy}: {record.backbone}, {record.tune} tuned"
+    table.add_row("strategy", make_text(strategy))
+    table.add_row("images", f"{counts}, {record.n_test:,} test")
+    validation = f"{format_metric_name(record.metric)} {_format(record.validation)} in validation"
+    table.add_row("epochs", f"{record.epochs}, best after {record.best_epoch}, {validation}")
+    for row in _list_test_rows(record):
+        table.add_row(*row)
+    table.add_row("saved", make_text(saved))
+    console = make_console(stderr=False)
+    console.print(table)
+    _show_labels(record.labels)
+    _show_confusion(record.names, record.confusion)
+    passes = f"{record.images_run:,} images went through the network"
+    console.print(f"{passes}, {record.seconds:.0f} s.", style="dim")
+
+
+def _list_test_rows(record: Any) -> list[tuple[str, str]]:
+    """List what is said of the test images: metrics, a constant guess, and intervals."""
+    rows = _list_metric_rows(record.metrics)
+    guess = record.baseline.get(record.metric)
+    if guess is not None:
+        rows.append(
+            (
+                "no image",
+                f"{format_metric_name(record.metric)} {_format(guess)} by a constant guess",
+            )
+        )
+    if record.interval is not None:
+        low, high = record.interval["realised_ci"]
+        asked = f"asked to cover {record.interval['coverage']:.0%}"
+        covered = f"cover {record.interval['realised']:.1%} of the test ({low:.1%} to {high:.1%})"
+        rows.append(("intervals", f"± {record.interval['margin']:.4g}: {asked}, {covered}"))
+    return rows
 
 
 def show_target_comparison(
@@ -209,7 +244,7 @@ def _show_confusion(names: list[str], confusion: list[list[int]] | None) -> None
     make_console(stderr=False).print(table)
 
 
-def _count_names(record: TargetResult) -> str:
+def _count_names(record: Any) -> str:
     if record.kind == NUMBER:
         return "numbers"
     return f"{len(record.names):,} {KIND_NOUNS[record.kind]}"

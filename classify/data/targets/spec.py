@@ -9,9 +9,14 @@ from classify.data.tasks import Task, make_task
 from classify.errors import CallError
 from classify.labels.table import LabelsLike, LabelTable
 from classify.labels.targets.kinds import KindOptions, WordsLike
-from classify.labels.targets.resolve import TargetsLike, resolve_targets
+from classify.labels.targets.resolve import (
+    TargetsLike,
+    resolve_listing_targets,
+    resolve_targets,
+)
 from classify.labels.targets.table import TargetTable
 from featurize.cache.reader import FeatureCache
+from featurize.sources.listing import ImageListing
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,28 @@ class TaskSpec:
         """
         options = KindOptions.from_options(self.kind, self.columns, self.order)
         return resolve_targets(cache, self.labels, options, self.column, self.labels_level)
+
+    def read_listing_table(self, listing: ImageListing) -> LabelTable | TargetTable:
+        """Return the label table over images that are in no cache.
+
+        Parameters
+        ----------
+        listing : ImageListing
+
+        Returns
+        -------
+        LabelTable or TargetTable
+            The first for classes.
+
+        Raises
+        ------
+        LabelError, CallError, FileNotFoundError
+            As `read_any_table`.
+        """
+        options = KindOptions.from_options(self.kind, self.columns, self.order)
+        return resolve_listing_targets(
+            listing, self.labels, options, self.column, self.labels_level
+        )
 
     def read_table(self, cache: FeatureCache) -> LabelTable:
         """Return the label table of classes.

@@ -1,5 +1,7 @@
 """Splits and folds for labels that are not one class, with their distribution in every part."""
 
+from typing import Any
+
 import numpy as np
 
 from classify.data.folds import (
@@ -9,7 +11,8 @@ from classify.data.folds import (
     plan_folds,
     plan_task_folds,
 )
-from classify.data.splits import hold_out
+from classify.data.splits import VALIDATION_FRACTION, hold_out
+from classify.errors import CallError, TooFewImagesError
 from classify.kinds import GRADE, MULTI
 
 MAX_BINS, MIN_PER_BIN = 10, 10
@@ -44,6 +47,50 @@ def hold_out_targets(
     shares = np.array([1 - share, share])
     part = draw_stratified_parts(values == 1, shares, [seed, 3], unit)
     return np.asarray(part == 1)
+
+
+def split_target_validation(
+    kind: str, values: np.ndarray, groups: Any, validation: Any, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split off the validation images: those the user marked, or a tenth with labels like all.
+
+    Parameters
+    ----------
+    kind, values, seed
+        As in `hold_out_targets`.
+    groups : array of shape (n,), or None
+        Images of one group stay on one side.
+    validation : bool array of shape (n,), or None
+        The images the user marked.
+
+    Returns
+    -------
+    training, validation : bool arrays of shape (n,)
+
+    Raises
+    ------
+    CallError
+        If `groups` or `validation` is of another length.
+    TooFewImagesError
+        If nothing can be validated, or nothing is left to train on.
+    """
+    n = len(values)
+    for name, given in (("groups", groups), ("validation", validation)):
+        if given is not None and len(given) != n:
+            raise CallError(f"{len(given):,} {name} do not go with {n:,} labels")
+    if validation is not None:
+        is_validation = np.asarray(validation, bool)
+    else:
+        unit = np.arange(n)
+        if groups is not None:
+            unit = np.unique(np.asarray(groups), return_inverse=True)[1]
+        is_validation = hold_out_targets(kind, values, VALIDATION_FRACTION, seed, unit)
+    if not is_validation.any() or is_validation.all():
+        raise TooFewImagesError(
+            "to train on and to validate by takes images each; add images, or mark some, not all, "
+            "as val in a split column"
+        )
+    return ~is_validation, is_validation
 
 
 def plan_target_folds(

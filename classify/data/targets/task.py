@@ -1,5 +1,6 @@
 """A table of several labels, numbers or grades over a feature cache, with its split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from classify.data.tasks import (
     encode_texts,
     find_labelled_rows,
 )
-from classify.data.units import find_copies
+from classify.data.units import Copies, find_copies
 from classify.errors import TooFewImagesError
 from classify.kinds import GRADE, MULTI
 from classify.labels.folders import TEST, TRAIN
@@ -110,10 +111,41 @@ def make_target_task(
     """
     check_test_size(test_size)
     rows, position, notices = find_labelled_rows(cache, table)
+    copies = find_copies(cache, rows)
+    return encode_and_split_targets(table, position, rows, copies, test_size, seed, notices)
+
+
+def encode_and_split_targets(
+    table: TargetTable,
+    position: np.ndarray,
+    rows: np.ndarray,
+    copies: Copies,
+    test_size: float,
+    seed: int,
+    notices: list[str],
+) -> TargetTask:
+    """Split the images of some lines of a table.
+
+    Parameters
+    ----------
+    table : TargetTable
+    position, rows, copies, notices
+        As in `classify.data.tasks.encode_and_split`.
+    test_size, seed
+        As in `make_target_task`.
+
+    Returns
+    -------
+    TargetTask
+
+    Raises
+    ------
+    TooFewImagesError, LabelError
+        As `make_target_task`.
+    """
     check_groups(table, position)
     values = table.values[position]
     groups = None if table.groups is None else encode_texts(table.groups, position)[1]
-    copies = find_copies(cache, rows)
     units, copy_notices = copies.assign_units(groups, len(rows))
     if table.splits is not None:
         split = np.array([table.splits[i] for i in position], "U5")
@@ -122,12 +154,16 @@ def make_target_task(
         split = np.where(is_test, TEST, TRAIN)
     else:
         split = np.zeros(0, "U5")
-    notices += copy_notices
+    notices = [*notices, *copy_notices]
     if len(rows):
         _, y = np.unique(values, axis=0, return_inverse=True, equal_nan=True)
         paths = [table.paths[i] for i in position]
         notices += warn_contradictions(y.ravel(), copies.exact, paths)
-    notices += _check_trainable(table, values[split == TRAIN])
+    if TRAIN not in split:
+        raise TooFewImagesError(
+            f"{table.source} leaves no training images with features in the cache"
+        )
+    notices += check_learnable(table.source, table.kind, table.names, values[split == TRAIN])
     notices += [] if TEST in split else [NO_TEST_NOTICE]
     return TargetTask(
         table.name,
@@ -142,19 +178,37 @@ def make_target_task(
     )
 
 
-def _check_trainable(table: TargetTable, values: np.ndarray) -> list[str]:
-    """Refuse labels from which nothing can be learnt; name those of several that cannot."""
-    if not len(values):
-        raise TooFewImagesError(
-            f"{table.source} leaves no training images with features in the cache"
-        )
-    if table.kind == MULTI:
+def check_learnable(source: str, kind: str, names: Sequence[str], values: np.ndarray) -> list[str]:
+    """Refuse labels from which nothing can be learnt; name those of several that cannot.
+
+    Parameters
+    ----------
+    source : str
+        Where they come from, for messages.
+    kind : str
+        ``multi``, ``number`` or ``grade``.
+    names : sequence of str
+        As in `TargetTask`.
+    values : float64 array of shape (n, T)
+        Labels of the training images, of which there are some.
+
+    Returns
+    -------
+    list of str
+        One sentence, or none.
+
+    Raises
+    ------
+    TooFewImagesError
+        If all are alike.
+    """
+    if kind == MULTI:
         with_label, without = (values == 1).sum(axis=0), (values == 0).sum(axis=0)
         is_rare = np.minimum(with_label, without) < MIN_IMAGES
-        rare = [table.names[k] for k in np.flatnonzero(is_rare)]
+        rare = [names[int(k)] for k in np.flatnonzero(is_rare)]
         if is_rare.all():
             raise TooFewImagesError(
-                f"no label of {table.source} has {MIN_IMAGES} training images with it and "
+                f"no label of {source} has {MIN_IMAGES} training images with it and "
                 f"{MIN_IMAGES} without it; add images"
             )
         what = f"{len(rare):,} labels have" if len(rare) > 1 else "one label has"
@@ -165,9 +219,8 @@ def _check_trainable(table: TargetTable, values: np.ndarray) -> list[str]:
             else []
         )  # fmt: skip
     if len(np.unique(values)) < 2:
-        label = table.names[int(values[0, 0])] if table.kind == GRADE else f"{values[0, 0]:g}"
+        label = names[int(values[0, 0])] if kind == GRADE else f"{values[0, 0]:g}"
         raise TooFewImagesError(
-            f"every training image of {table.source} has the {table.kind} {label}; a head needs "
-            "two at least"
+            f"every training image of {source} has the {kind} {label}; a head needs two at least"
         )
     return []

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -12,22 +11,15 @@ from classify.data.preparation import list_preparations
 from classify.data.targets.stratify import plan_target_folds
 from classify.data.targets.task import TargetTask
 from classify.doubt.conformal import fit_margin
-from classify.evaluation.metrics import estimate_proportion
 from classify.evaluation.targets.calibration import fit_label_calibration
-from classify.evaluation.targets.metrics import (
-    choose_thresholds,
-    compute_label_scores,
-    compute_target_metric,
-    compute_target_metrics,
-    constant_predictions,
-    count_grade_confusions,
-)
+from classify.evaluation.targets.metrics import choose_thresholds, compute_target_metric
 from classify.evaluation.targets.predictions import TargetPredictions
 from classify.experiments.targets.results import TargetFit, TargetFitOptions
 from classify.heads.source import FeatureSource
 from classify.heads.targets.fitted import FittedTargets
 from classify.heads.targets.record import TargetResult
 from classify.heads.targets.registry import LOGISTIC, ORDINAL, TargetHeadSpec
+from classify.heads.targets.tested import describe_test
 from classify.kinds import GRADE, MULTI, NUMBER
 from classify.labels.folders import TEST, VAL
 from classify.solvers.neighbours import find_neighbours, load_or_find_neighbours
@@ -109,7 +101,8 @@ def fit_target_task(
         seconds=0.0,
     )
     if test is not None:
-        record = replace(record, **_describe_test(task, test, trained_rows, fitted, options.seed))
+        described = describe_test(task, test, task.values[trained_rows], fitted, options.seed)
+        record = replace(record, **described)
     record = replace(record, seconds=round(time.perf_counter() - started, 3))
     notices = tuple(f"{head.name} on {record.layer}: {text}" for text in trained.notices)
     fitted = replace(fitted, record=record.to_dict(), notices=notices)
@@ -230,33 +223,3 @@ def _measure(
     return compute_target_metric(
         options.metric, predictions.truth, predictions.values, predictions.thresholds, task.n_grades
     )
-
-
-def _describe_test(
-    task: TargetTask,
-    test: TargetPredictions,
-    trained_rows: np.ndarray,
-    head: FittedTargets,
-    seed: int,
-) -> dict[str, Any]:
-    """Describe the test images: the fields of a `TargetResult` that come from them."""
-    unit = task.units_for(test.rows)
-    guess = constant_predictions(task.kind, task.values[trained_rows], test.rows, test.truth)
-    described: dict[str, Any] = {
-        "metrics": compute_target_metrics(test, task.n_grades, unit, seed=seed),
-        "baseline": compute_target_metrics(guess, task.n_grades, unit, seed=seed),
-    }
-    if task.kind == MULTI:
-        described["labels"] = compute_label_scores(test, task.names, unit, seed)
-    if task.kind == GRADE:
-        described["confusion"] = count_grade_confusions(test, len(task.names)).tolist()
-    if task.kind == NUMBER and head.margin is not None:
-        is_covered = np.abs(test.values - test.truth)[:, 0] <= head.margin
-        share, interval = estimate_proportion(is_covered, unit, seed)
-        described["interval"] = {
-            "coverage": head.coverage,
-            "margin": head.margin,
-            "realised": share,
-            "realised_ci": list(interval),
-        }
-    return described

@@ -16,7 +16,7 @@ from classify.store import compute_digest, fingerprint_layers, load_artifact, sa
 from featurize.cache.reader import FeatureCache
 from featurize.text import did_you_mean
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from classify.data.features import find_rows
 from classify.errors import HeadMismatchError
+from classify.finetuning.datasets.item_labels import ItemLabel, get_label
 from classify.finetuning.tuned_part.stages import find_last_layer
 from featurize.backbones.backbone import Backbone
 from featurize.cache.format import Extractor
@@ -24,7 +25,7 @@ from featurize.text import format_bytes
 ADD_IMAGES = "Add them with `featurize run`"
 
 
-class ActivationDataset(Dataset[tuple[Tensor, int]]):
+class ActivationDataset(Dataset[tuple[Tensor, ItemLabel]]):
     """Cached activations with labels, read where they lie.
 
     Parameters
@@ -39,8 +40,8 @@ class ActivationDataset(Dataset[tuple[Tensor, int]]):
         The n image paths.
     sha256 : uint8 array of shape (n, 32)
         SHA-256 of each image's bytes.
-    y : int array of shape (n,)
-        The class number of each image.
+    y : int array of shape (n,), or float64 array of shape (n, T)
+        The class number of each image, or its labels, number or grade.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class ActivationDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """Return an activation, float32, and its class number."""
+    def __getitem__(self, item: int) -> tuple[Tensor, ItemLabel]:
+        """Return an activation, float32, and its label."""
         i = item % len(self.y)
         row = np.array(self.memmap[self.rows[i]], np.float32)
-        return torch.from_numpy(row.reshape(self.shape)), int(self.y[i])
+        return torch.from_numpy(row.reshape(self.shape)), get_label(self.y, i)
 
     def subset(self, positions: np.ndarray) -> "ActivationDataset":
         """Select images by position or by mask.
@@ -119,8 +120,8 @@ def find_activations(
         A cache of the same images.
     paths : sequence of str
         The n image paths.
-    y : int array of shape (n,)
-        The class number of each image.
+    y : int array of shape (n,), or float64 array of shape (n, T)
+        The label of each image.
     say : callable
         Called with a sentence: which layer is used, or which to cache and how many bytes it takes.
 

@@ -3,7 +3,7 @@
 import os
 import queue
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from classify.data.source_images import SourceImages
-from classify.errors import TooFewImagesError
+from classify.finetuning.datasets.item_labels import ItemLabel, get_label
 from classify.launcher import count_local_processes
 from featurize.errors import ImageUnreadableError
 from featurize.files import hash_bytes
@@ -36,6 +36,7 @@ MAX_PIXEL_BYTES = 2 << 30
 MAX_MEMORY_SHARE = 0.5  # of what is available, for images that are slow to read one by one
 MAX_IMAGES_AHEAD = 128  # read or being decoded, when all are
 MIN_CROP_AREA = 0.35  # smallest share of an image's area in a random crop
+LabelCheck = Callable[[np.ndarray, np.ndarray, str, Mapping[str, str]], None]
 
 
 class DecodedImages:
@@ -217,7 +218,7 @@ def _get_data(image: ImageFile | ImageUnreadableError) -> bytes:
     return image.data
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, ItemLabel]]):
     """Images with labels, augmented differently in each epoch.
 
     The item index includes the epoch: image i of n in epoch e is item e n + i. The augmentation of
@@ -228,8 +229,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     ----------
     pixels : DecodedImages
         The images.
-    y : int array of shape (n,)
-        The class number of each item.
+    y : int array of shape (n,), or float64 array of shape (n, T)
+        The class number of each item, or its labels, number or grade.
     crop : int
         Side of the network's input, in pixels.
     augment : {"flips", "crops", "none"}
@@ -270,16 +271,16 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """Return an image, uint8 (3, crop, crop), and its class number."""
+    def __getitem__(self, item: int) -> tuple[Tensor, ItemLabel]:
+        """Return an image, uint8 (3, crop, crop), and its label."""
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ItemLabel]]:
         """Return a batch of items, whose images are read together."""
         numbers = [item % len(self.y) for item in items]
         images = self.images.select([int(self.indices[i]) for i in numbers])
         return [
-            (self._transform_pixels(pixels, item), int(self.y[i]))
+            (self._transform_pixels(pixels, item), get_label(self.y, i))
             for item, i, pixels in zip(items, numbers, images, strict=True)
         ]
 
@@ -329,7 +330,7 @@ def read_image_datasets(
     y: np.ndarray,
     masks: Sequence[np.ndarray],
     *,
-    classes: np.ndarray,
+    check_readable: LabelCheck,
     preprocess: Preprocess,
     augment: str,
     seed: int,
@@ -344,12 +345,12 @@ def read_image_datasets(
     images : SourceImages
     paths : array of str of shape (n,)
         Their keys.
-    y : int array of shape (n,)
-        Class numbers.
+    y : int array of shape (n,), or float64 array of shape (n, T)
+        Their labels.
     masks : pair of bool arrays of shape (n,)
         Training images and validation images.
-    classes : array of shape (K,)
-        Class names.
+    check_readable : callable
+        `classify.finetuning.objectives.objective.Objective.check_readable`.
     preprocess : Preprocess
         The backbone's preprocessing.
     augment : {"flips", "crops", "none"}
@@ -367,20 +368,14 @@ def read_image_datasets(
     Raises
     ------
     TooFewImagesError
-        If no image of some class can be read in one of the two.
+        As `check_readable` does.
     """
     datasets = []
     for mask, purpose in zip(masks, ("train on", "validate by"), strict=True):
         mode = augment if purpose == "train on" else "none"
         listing = images.locate(paths[mask].tolist())
         dataset = _read_image_dataset(listing, y[mask], preprocess, mode, seed, report)
-        missing = np.setdiff1d(y[mask], dataset.y)
-        if len(missing):
-            path, reason = next(iter(dataset.images.failures.items()))
-            raise TooFewImagesError(
-                f"no image of class {str(classes[missing[0]])!r} to {purpose} can be "
-                f"read ({path}: {reason})"
-            )
+        check_readable(y[mask], dataset.y, purpose, dataset.images.failures)
         datasets.append(dataset)
     return datasets
 

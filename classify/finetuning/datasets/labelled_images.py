@@ -6,13 +6,14 @@ import numpy as np
 
 from classify.data.source_images import SourceImages
 from classify.data.targets.spec import TaskSpec
+from classify.data.targets.task import TargetTask, encode_and_split_targets
 from classify.data.task_notices import describe_leaking_copies
 from classify.data.tasks import Task, encode_and_split, find_labelled_rows
 from classify.data.units import Copies, find_copies, find_image_copies
 from classify.errors import UnknownPathError
 from classify.labels.folders import TEST
-from classify.labels.source_labels import resolve_listing_labels
 from classify.labels.table import LabelTable
+from classify.labels.targets.table import TargetTable
 from featurize.cache.reader import FeatureCache
 from featurize.text import format_count, list_first
 
@@ -25,8 +26,8 @@ class LabelledImages:
     ----------
     task_name : str
         Name of the label table.
-    task : Task
-        Classes, labels and the split of the n images.
+    task : Task or TargetTask
+        Labels and the split of the n images.
     paths : array of str of shape (n,)
         Keys of the images.
     rows : int array of shape (n,)
@@ -36,7 +37,7 @@ class LabelledImages:
     """
 
     task_name: str
-    task: Task
+    task: Task | TargetTask
     paths: np.ndarray
     rows: np.ndarray
     leaks: list[str]
@@ -75,12 +76,17 @@ def split_labelled_images(
     UnknownPathError
         If an image of the table does not exist.
     LabelError, CallError, FileNotFoundError
-        As `TaskSpec.read_table`.
+        As `TaskSpec.read_any_table`.
     TooFewImagesError
-        If there is only one class.
+        If there is only one class, or all labels are alike.
     """
     table, positions, rows, copies, notices = _match_labels_to_images(images, spec, cache)
-    task = encode_and_split(table, positions, rows, copies, spec.test_size, spec.seed, notices)
+    matched = (positions, rows, copies, spec.test_size, spec.seed, notices)
+    task: Task | TargetTask
+    if isinstance(table, TargetTable):
+        task = encode_and_split_targets(table, *matched)
+    else:
+        task = encode_and_split(table, *matched)
     paths = np.array([table.paths[i] for i in positions], object)
     path_of = dict(zip(rows.tolist(), paths, strict=True))
     leaks = describe_leaking_copies(task, lambda rows: [path_of[row] for row in rows])
@@ -89,7 +95,7 @@ def split_labelled_images(
 
 def _match_labels_to_images(
     images: SourceImages, spec: TaskSpec, cache: FeatureCache | None
-) -> tuple[LabelTable, np.ndarray, np.ndarray, Copies, list[str]]:
+) -> tuple[LabelTable | TargetTable, np.ndarray, np.ndarray, Copies, list[str]]:
     """Match the lines of a label table to images.
 
     Without a cache there are no features. Then only images with the same bytes count as copies.
@@ -101,7 +107,7 @@ def _match_labels_to_images(
 
     Returns
     -------
-    table : LabelTable
+    table : LabelTable or TargetTable
     positions : int array of shape (n,)
         The lines of the table that are used.
     rows : int array of shape (n,)
@@ -115,11 +121,11 @@ def _match_labels_to_images(
         If an image of the table does not exist.
     """
     if cache is not None:
-        table = spec.read_table(cache)
+        table = spec.read_any_table(cache)
         rows, positions, notices = find_labelled_rows(cache, table)
         return table, positions, rows, find_copies(cache, rows), notices
     listing = images.listing
-    table = resolve_listing_labels(listing, spec.class_labels, spec.column, spec.labels_level)
+    table = spec.read_listing_table(listing)
     absent = sorted(set(table.paths) - set(listing.paths))
     if absent:
         raise UnknownPathError(

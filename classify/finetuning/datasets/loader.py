@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from classify.finetuning.datasets.activations import ActivationDataset
 from classify.finetuning.datasets.images import ImageDataset
+from classify.finetuning.datasets.item_labels import ItemLabel
 from classify.launcher import count_local_processes
 from featurize.system.cpu import usable_cores
 
@@ -58,7 +59,7 @@ def make_dataloader(
     batch_size: int,
     device: str,
     sampler: EpochSampler | None = None,
-) -> "DataLoader[tuple[Tensor, int]]":
+) -> "DataLoader[tuple[Tensor, ItemLabel]]":
     """Make a loader of batches, for any number of epochs.
 
     Parameters
@@ -75,7 +76,7 @@ def make_dataloader(
     Returns
     -------
     DataLoader
-        Batches of images or activations, and of class numbers. Its worker processes live as long
+        Batches of images or activations, and of labels. Its worker processes live as long
         as it does.
     """
     n_workers = _count_workers(dataset, batch_size, device)

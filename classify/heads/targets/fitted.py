@@ -19,6 +19,9 @@ from classify.heads.targets.registry import ORDINAL
 from classify.kinds import GRADE, MULTI, NUMBER
 from featurize.cache.reader import FeatureCache
 
+CUMULATIVE = (ORDINAL, "mlp")
+"""Heads whose cutpoints are those of log odds; those of regressions are half-way between grades."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedTargets:
@@ -184,7 +187,8 @@ class FittedTargets:
     @property
     def has_probabilities(self) -> bool:
         """Whether `predict_proba` gives any."""
-        return self.kind == MULTI or self.grades is not None or self.head == ORDINAL
+        is_cumulative = self.head in CUMULATIVE and self.cutpoints is not None
+        return self.kind == MULTI or self.grades is not None or is_cumulative
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Compute probabilities from outputs.
@@ -209,7 +213,7 @@ class FittedTargets:
             proba = np.zeros((len(outputs), len(self.names)))
             proba[:, self.grades] = softmax(outputs.astype(np.float64), axis=1)
             return proba
-        if self.head == ORDINAL and self.cutpoints is not None:
+        if self.head in CUMULATIVE and self.cutpoints is not None:
             above = expit(outputs.astype(np.float64) - self.cutpoints)
             edges = np.ones((len(outputs), 1))
             return np.asarray(-np.diff(above, axis=1, prepend=edges, append=0 * edges))

@@ -1,11 +1,17 @@
 """Which labels count, and what kind they are."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from classify.errors import LabelError
 from classify.kinds import CLASS
 from classify.labels.containers import list_containers
-from classify.labels.source_labels import find_labels_beside, resolve_labels
+from classify.labels.source_labels import (
+    find_labels_beside,
+    find_listing_labels,
+    resolve_labels,
+    resolve_listing_labels,
+)
 from classify.labels.table import (
     LabelsLike,
     LabelTable,
@@ -15,6 +21,7 @@ from classify.labels.table_rows import TableRows
 from classify.labels.targets.kinds import KindOptions, recognise_kind
 from classify.labels.targets.table import TargetTable, make_table_of_columns, make_target_table
 from featurize.cache.reader import FeatureCache
+from featurize.sources.listing import ImageListing
 
 TargetsLike = LabelsLike | TargetTable
 
@@ -54,19 +61,80 @@ def resolve_targets(
     LabelError, TooFewImagesError
         If the table does not hold such labels, or there is none.
     """
+    return _resolve(
+        labels,
+        options,
+        column,
+        level,
+        list_containers(cache),
+        lambda: find_labels_beside(cache, column, columns=options.columns),
+        lambda: resolve_labels(cache, _as_classes(labels), column, level),
+    )
+
+
+def resolve_listing_targets(
+    listing: ImageListing,
+    labels: TargetsLike,
+    options: KindOptions,
+    column: str = "label",
+    level: int | None = None,
+) -> LabelTable | TargetTable:
+    """Resolve the options of labels to a table over images that are in no cache.
+
+    Parameters
+    ----------
+    listing : ImageListing
+    labels, options, column, level
+        As in `resolve_targets`; the labels that came with the images are the listing's.
+
+    Returns
+    -------
+    LabelTable or TargetTable
+        The first for classes.
+
+    Raises
+    ------
+    CallError, FileNotFoundError, LabelError, TooFewImagesError
+        As `resolve_targets` does.
+    """
+    return _resolve(
+        labels,
+        options,
+        column,
+        level,
+        list_containers(listing),
+        lambda: find_listing_labels(listing, column, columns=options.columns),
+        lambda: resolve_listing_labels(listing, _as_classes(labels), column, level),
+    )
+
+
+def _as_classes(labels: TargetsLike) -> LabelsLike:
+    return None if isinstance(labels, TargetTable) else labels
+
+
+def _resolve(
+    labels: TargetsLike,
+    options: KindOptions,
+    column: str,
+    level: int | None,
+    containers: Collection[str],
+    find_labels: Callable[[], tuple[LabelTable, TableRows] | None],
+    resolve_classes: Callable[[], LabelTable],
+) -> LabelTable | TargetTable:
+    """Resolve labels, given where those that came with the images are, and how classes are."""
     if isinstance(labels, TargetTable):
         return labels
     if options.kind == CLASS or level is not None:
         if options.needs_table:
             raise LabelError(_describe_folders(options))
-        return resolve_labels(cache, labels, column, level)
-    containers, rows = list_containers(cache), None
+        return resolve_classes()
+    rows: TableRows | None = None
     if labels is None:
-        found = find_labels_beside(cache, column, columns=options.columns)
+        found = find_labels()
         if found is None:
             if options.needs_table:
                 raise LabelError(_describe_folders(options))
-            return resolve_labels(cache, None, column, level)
+            return resolve_classes()
         table, rows = found
     elif isinstance(labels, LabelTable):
         table = labels

@@ -81,7 +81,7 @@ def select_by_loss(target_set: TargetSet, spec: TargetHeadSpec, points: Any) -> 
     """
     truth = target_set.values[target_set.fold_plan.held_out]
     loss = partial(_compute_loss, target_set.kind, spec.name)
-    return select_param(points, truth, spec.name, loss)
+    return select_param(points, truth, spec.name, loss, target_set.loss_tol)
 
 
 def _compute_loss(kind: str, head: str, outputs: np.ndarray, truth: np.ndarray) -> float:

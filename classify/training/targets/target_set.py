@@ -38,6 +38,9 @@ class TargetSet:
         Whether statistics of the features are stored next to the cache.
     find_neighbours : callable
         `classify.solvers.neighbours.find_neighbours`, or one that stores its result.
+    loss_tol : float
+        As in `classify.solvers.selection.select_param`, for heads whose param is chosen along a
+        path.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class TargetSet:
     find_neighbours: Callable[[FeatureRows, FoldPlan], list[np.ndarray]] = (
         neighbours.find_neighbours
     )
+    loss_tol: float = 0.0
 
     @property
     def final_indices(self) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Fine-tuning on several labels, numbers and grades: estimators and results."""
