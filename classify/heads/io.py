@@ -10,6 +10,9 @@ Version 1.1 adds the preparation of features. With ``root-l2`` the scale is a si
 bytes of a scikit-learn object have another name, so that a release without preparations refuses
 such a file and reads all others. The same holds for an array added to the decision values of a
 scikit-learn object.
+
+Version 1.2 adds doubt: the entry ``doubt``, and arrays ``novelty.NAME``, which older releases
+refuse. See `classify.heads.files.doubt`. A head without doubt is saved as version 1.1.
 """
 
 import json

@@ -1,4 +1,12 @@
-"""The doubt of a head in its file: prediction sets, and what is unlike the training images."""
+"""The doubt of a head in its file: prediction sets, and what is unlike the training images.
+
+The entry ``doubt`` is a JSON object: ``coverage`` and ``set_threshold``, from 0 to 1 or null. Where
+the head tells strangers, also ``entropy_scale``, ``distance_scale`` and ``relative_scale`` (mean
+and standard deviation), ``threshold``, ``false_alarms``, ``rest`` (two variances), and the float32
+arrays ``novelty.mean`` and ``novelty.inverse_scale`` (D,), ``novelty.vectors`` (D, R),
+``novelty.variances`` (R,), ``novelty.class_means`` (K, R) and ``novelty.precision`` (R, R), with R
+at most 256: about D kilobytes in all.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -130,14 +138,14 @@ def read_doubt(file: Any, metadata: Mapping[str, str], dim: int) -> dict[str, An
         spread,
         SignScales(*scales),
         take("threshold", is_number),
-        take("false_alarms", _is_share_or_none),
+        take("false_alarms", lambda value: value is not None and _is_share_or_none(value)),
     )
     return {"coverage": coverage, "set_threshold": threshold, "novelty": novelty}
 
 
 def _read_spread(file: Any, dim: int, rest: tuple[float, float]) -> FeatureSpread:
     shape = file.get_slice(f"{DOUBT_PREFIX}class_means").get_shape()
-    if len(shape) != 2 or not 0 < shape[1] <= min(MAX_DIRECTIONS, dim):
+    if len(shape) != 2 or not shape[0] or not 0 < shape[1] <= min(MAX_DIRECTIONS, dim):
         raise HeadFileError("its class means are of another shape")
     n_classes, n_directions = shape
     shapes: dict[str, tuple[int, ...]] = {

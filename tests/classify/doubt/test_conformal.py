@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from classify.doubt.conformal import check_coverage, conformal_quantile, fit_set_threshold
-from classify.doubt.novelty import FeatureSpread, fit_novelty
+from classify.doubt.conformal import (
+    check_coverage,
+    conformal_quantile,
+    fit_margin,
+    fit_set_threshold,
+)
+from classify.doubt.novelty import FAR_ONSET, FeatureSpread, Scale, SignScales, fit_novelty
 from classify.doubt.risk import measure_risk
 from classify.errors import CallError
 
@@ -32,6 +37,23 @@ def test_a_share_that_so_few_units_cannot_hold():
     with pytest.raises(CallError, match=r"share from 0\.5 to 0\.999, not 9"):
         check_coverage(9)
     assert check_coverage(None) == 0.9
+
+
+def test_rounding_leaves_no_image_out():
+    """Shares of neighbours: most images have the very probability that the threshold is."""
+    for count in range(1, 30):
+        proba = np.repeat([(count + 1) / 31, 0.01], [95, 5])
+        own = np.exp(np.log(proba).astype(np.float32).astype(np.float64))  # a loss is kept so
+        threshold = fit_set_threshold(own, np.arange(100), 0.9)
+        assert (proba >= threshold).mean() == 0.95
+
+
+def test_margins_cover_errors():
+    rng, held = np.random.default_rng(0), []
+    for _ in range(300):
+        errors = np.abs(rng.normal(size=100))
+        held.append(errors[-1] <= fit_margin(errors[:-1], np.arange(99), 0.8))
+    assert 0.73 < np.mean(held) < 0.87
 
 
 def test_accuracy_of_the_surest():
@@ -99,3 +121,16 @@ def test_strangers_are_far_and_alarms_as_many_as_stated(spread):
     sure = np.tile([0.98, 0.01, 0.01], (500, 1))
     assert (novelty.scores(strangers, sure) > novelty.threshold).mean() > 0.95
     assert fit_novelty(made, np.zeros((5, 2)), proba[:5], np.arange(5)) is None
+
+
+def test_a_distance_counts_where_no_known_image_is():
+    scales = SignScales(Scale(1, 0.5), Scale(10, 2), Scale(0, 1))
+    same = np.zeros(4)
+    distances = np.stack([10 + 2 * np.array([-3, 0, FAR_ONSET, FAR_ONSET + 1]), same], axis=1)
+    near, mean, onset, far = scales.combine(same + 1, distances)
+    assert near == mean == onset == 0
+    assert far > 2
+    unsure, *_ = scales.combine(same + 2, distances)
+    unlike, *_ = scales.combine(same + 1, distances + np.array([0, 2]))
+    assert (unsure, unlike) == (2, 1)
+    assert Scale.from_values(np.ones(3)) == Scale(1, 1)  # nothing is divided by zero

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +9,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from classify import evaluate, fit, load_head, save_head
+from classify.data.features import FeatureRows
+from classify.data.tasks import make_task
 from classify.errors import CallError, HeadFileError
-from classify.labels.table import LabelTable
+from classify.experiments.fit import make_fit_options
+from classify.experiments.results import result_key
+from classify.labels.table import LabelTable, read_labels
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +123,20 @@ def test_heads_of_older_releases_have_none(known, cache, tmp_path, digits, run_c
         (lambda d, a: d.update(coverage=2), "coverage of its doubt"),
         (lambda d, a: d.update(rest=[1, -1]), "not positive"),
         (lambda d, a: d.update(entropy_scale="x"), "entropy_scale of its doubt"),
+        (lambda d, a: d.update(distance_scale=[0, 0]), "not positive"),
+        (lambda d, a: d.pop("relative_scale"), "relative_scale of its doubt"),
         (lambda d, a: d.pop("threshold"), "threshold of its doubt"),
+        (lambda d, a: d.update(false_alarms=None), "false_alarms of its doubt"),
         (lambda d, a: a.pop("novelty.mean"), "not complete"),
         (lambda d, a: a.update({"novelty.mean": np.zeros(3, np.float32)}), "novelty.mean is F32"),
         (lambda d, a: a["novelty.variances"].fill(-1), "variance of its novelty"),
         (lambda d, a: a["novelty.vectors"].fill(np.nan), "not finite"),
         (
             lambda d, a: a.update({"novelty.class_means": np.zeros((8, 999), np.float32)}),
+            "class means are of another shape",
+        ),
+        (
+            lambda d, a: a.update({"novelty.class_means": np.zeros((0, 9), np.float32)}),
             "class means are of another shape",
         ),
     ],
@@ -145,6 +155,54 @@ def test_hostile_doubt_is_refused(known, tmp_path, change, message):
 
 def test_nothing_held_out_leaves_no_doubt(cache):
     table = LabelTable("t", "t.csv", cache.paths[:3], ["a", "b", "c"])
-    head = fit(cache, table, "ridge")[0]
+    head, record = fit(cache, table, "ridge", "fine")
+    assert (head.coverage, head.set_threshold, head.novelty) == (None, None, None)
+    assert record.doubt is None
+    notice = "nothing was held out, so it has no prediction sets and cannot tell strangers"
+    assert f"ridge on fine: {notice}" in head.notices
+
+
+def test_too_few_images_for_such_a_coverage(cache, table, tmp_path, run_cli):
+    """Strangers are told all the same; 480 images cannot say what 99.9 % of new ones have."""
+    head, record = fit(cache, table, "lda", "fine", coverage=0.999)
     assert head.set_threshold is None
-    assert replace(head).novelty is None
+    assert head.novelty is not None
+    assert record.doubt.keys() == {"coverage", "unknown", "unknown_ci", "risk"}
+    (notice,) = (line for line in head.notices if "sets" in line)
+    assert notice.startswith("lda on fine: no prediction sets: 480 held-out images")
+    save_head(head, tmp_path / "few.head")
+    done = run_cli("predict", tmp_path / "few.head", cache.path)
+    assert done.stdout.splitlines()[0] == "path,label,probability,unknown"
+
+
+def test_shares_of_neighbours_cover_as_asked(cache, table):
+    """Many images have the same probability: the sets that are printed are those measured."""
+    head, record = fit(cache, table, "knn", "fine")
+    task = make_task(cache, read_labels(table))
+    test = task.split == "test"
+    features = FeatureRows.from_cache(cache, ["fine"], task.rows[test]).to_array()
+    sets = head.predict_sets(features)
+    assert record.doubt["realised"] == sets[np.arange(test.sum()), task.y[test]].mean() >= 0.85
+    assert record.doubt["set_size"] == sets.sum(axis=1).mean()
+
+
+def test_labels_that_the_head_does_not_know_are_in_no_set(known, cache, digits):
+    head, record, *_ = known
+    rows = [(path, str(d)) for path, d in zip(cache.paths, digits[1], strict=True)]
+    seen = head.trained_on(cache.column("sha256", np.arange(cache.n_rows)))
+    rest = [row for row, is_seen in zip(rows, seen, strict=True) if not is_seen]
+    table = LabelTable("all", "all", [p for p, _ in rest], [d for _, d in rest])
+    metrics, _ = evaluate(head, cache, table)
+    n_known = sum(label < "8" for _, label in rest)
+    share = record.doubt["realised"] * n_known / len(rest)
+    assert metrics["doubt"]["realised"] == pytest.approx(share)
+    assert metrics["doubt"]["unknown"] > record.doubt["unknown"]
+
+
+def test_a_result_is_kept_for_each_coverage(cache, table):
+    task = make_task(cache, read_labels(table))
+    keys = [
+        result_key(cache, task, "lda", ["fine"], make_fit_options(0, None, None, None, coverage))
+        for coverage in (None, 0.9, 0.95)
+    ]
+    assert keys[0] == keys[1] != keys[2]
