@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from classify.heads.predictions import Predictions
     from classify.heads.record import HeadProgress, HeadResult
     from classify.heads.targets.fitted import FittedTargets
-    from classify.heads.targets.predictions import LabelledImages
+    from classify.heads.targets.predictions import PredictedTargets
     from classify.heads.targets.record import TargetResult
     from classify.heads.targets.saved import load_head, save_head
     from classify.labels.table import LabelTable, read_labels
@@ -81,9 +81,9 @@ __all__ = [
     "HeadRegressor",
     "HeadResult",
     "LabelTable",
-    "LabelledImages",
     "LinearSVMClassifier",
     "NearestMeanClassifier",
+    "PredictedTargets",
     "Predictions",
     "RepeatedComparison",
     "RidgeHeadClassifier",
@@ -134,7 +134,7 @@ _HOMES = {
     "HeadRegressor": "training.targets.estimator",
     "HeadResult": "heads.record",
     "LabelTable": "labels.table",
-    "LabelledImages": "heads.targets.predictions",
+    "PredictedTargets": "heads.targets.predictions",
     "LinearSVMClassifier": "training.linear_heads",
     "NearestMeanClassifier": "training.linear_heads",
     "Predictions": "heads.predictions",

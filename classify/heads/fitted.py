@@ -122,6 +122,7 @@ class FittedHead:
         Returns
         -------
         float32 array of shape (n, D)
+            The square roots of each layer's features at unit length, or the features as they are.
         """
         X = np.asarray(X, np.float32)
         return root_l2_by_layer(X, self.widths) if self.prepare == ROOT_L2 else X

@@ -158,9 +158,11 @@ def find_groups(
     Parameters
     ----------
     cache : path or FeatureCache
+        Its deepest layer is compared.
     labels : LabelTable or path of a CSV, optional
         As in `classify.fit`; of classes. Where there are none, all images are compared.
     column : str
+        The column of the labels.
     labels_level : int, optional
         As in `classify.fit`.
     seed : int
@@ -171,6 +173,7 @@ def find_groups(
     Returns
     -------
     GroupProposal
+        The groups, and accuracy with and without them where labels are known.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from classify.heads.inference.classes import Evaluation, evaluate_classes, predi
 from classify.heads.inference.targets import evaluate_targets, predict_targets
 from classify.heads.predictions import Predictions
 from classify.heads.targets.fitted import FittedTargets
-from classify.heads.targets.predictions import LabelledImages
+from classify.heads.targets.predictions import PredictedTargets
 from classify.labels.targets.kinds import WordsLike
 from classify.labels.targets.resolve import TargetsLike
 from classify.labels.targets.table import TargetTable
@@ -41,7 +41,7 @@ def predict(
     abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
-) -> LabelledImages: ...
+) -> PredictedTargets: ...
 
 
 def predict(
@@ -53,7 +53,7 @@ def predict(
     abstain: bool = False,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
-) -> Predictions | LabelledImages:
+) -> Predictions | PredictedTargets:
     """Predict labels for images of any source, an image file, or every finished row of a cache.
 
     For images, the head's backbone is loaded and run once. Its features are not stored.
@@ -77,7 +77,7 @@ def predict(
 
     Returns
     -------
-    Predictions or LabelledImages
+    Predictions or PredictedTargets
         Classes with their probabilities, or with decision values where the head has no
         probabilities; or several labels, a number or a grade for each image.
 

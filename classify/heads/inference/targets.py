@@ -19,7 +19,7 @@ from classify.heads.inference.classes import Evaluation
 from classify.heads.inference.images import embed_or_open
 from classify.heads.inference.unseen_rows import select_unseen_rows
 from classify.heads.targets.fitted import FittedTargets
-from classify.heads.targets.predictions import LabelledImages
+from classify.heads.targets.predictions import PredictedTargets
 from classify.kinds import GRADE, MULTI, NUMBER
 from classify.labels.targets.kinds import WordsLike
 from classify.labels.targets.resolve import TargetsLike
@@ -37,7 +37,7 @@ def predict_targets(
     weights: str | None = None,
     say: Say = ignore,
     report: Callable[[Any], None] = ignore,
-) -> LabelledImages:
+) -> PredictedTargets:
     """Predict labels, numbers or grades for images, or for every finished row of a cache.
 
     Parameters
@@ -48,7 +48,7 @@ def predict_targets(
 
     Returns
     -------
-    LabelledImages
+    PredictedTargets
 
     Raises
     ------
@@ -66,7 +66,7 @@ def predict_targets(
             if head.kind == GRADE and head.has_probabilities:
                 of_grades = np.concatenate([head.probabilities(block) for block in outputs])
                 proba = of_grades[np.arange(len(values)), values[:, 0].astype(np.intp)]
-        return LabelledImages(
+        return PredictedTargets(
             kind=head.kind,
             paths=cache.paths_of(rows),
             names=head.names,

@@ -201,6 +201,7 @@ class FittedTargets:
         Returns
         -------
         float64 array of shape (n, T), or (n, G) for grades
+            As `predict_proba` returns them.
 
         Raises
         ------
@@ -265,6 +266,7 @@ class FittedTargets:
         Parameters
         ----------
         cache : FeatureCache
+            The cache to predict or evaluate on.
 
         Raises
         ------

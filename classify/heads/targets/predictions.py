@@ -13,7 +13,7 @@ from featurize.text import to_printable
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
+class PredictedTargets:
     """Predictions for some images, of labels that are not one class.
 
     Attributes

@@ -89,6 +89,7 @@ class TargetResult:
         Returns
         -------
         dict
+            The fields and the metrics by name.
         """
         values = asdict(self)
         metrics: dict[str, Any] = values.pop("metrics")

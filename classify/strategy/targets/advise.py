@@ -62,6 +62,7 @@ class TargetAdvice:
     Attributes
     ----------
     task, kind, metric : str
+        Name of the label table, the kind of its labels and the metric that everything here is in.
     strategy : str
         ``linear-probe``, ``truncated-probe``, ``finetune`` or ``retrain``.
     size, similarity : str
@@ -82,7 +83,9 @@ class TargetAdvice:
     commands : dict of str to str
         By strategy, the command to run.
     notices : list of str
+        Messages for the user.
     seconds : float
+        Time the whole of it took.
     """
 
     task: str
@@ -112,6 +115,7 @@ class TargetAdvice:
         Returns
         -------
         dict
+            The attributes by name, with the measurements and `reasons` under ``evidence``.
         """
         return {
             "task": self.task,

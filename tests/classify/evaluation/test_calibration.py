@@ -212,7 +212,11 @@ def test_a_head_that_is_no_linear_one_keeps_its_bias_in_an_array_of_its_own(rare
     save_head(head, tmp_path / "h")
     with safe_open(tmp_path / "h", "np") as file:
         arrays, metadata = load_file(tmp_path / "h"), dict(file.metadata())
-    assert sorted(arrays) == ["offset", "seen", "skops"]
+    assert {name for name in arrays if not name.startswith("novelty.")} == {
+        "offset",
+        "seen",
+        "skops",
+    }
     plain = {k: v for k, v in arrays.items() if k != "offset"}
     save_file(plain, tmp_path / "old", metadata)
     old = load_head(tmp_path / "old")

@@ -107,10 +107,10 @@ def test_the_three_deepest_layers_are_a_choice(make_cache, make_table, digits, t
 
 
 def test_where_softmax_cannot_be_trained_the_next_layers_are_taken(cache, table, monkeypatch):
-    def refuse_joined(cache, task, head, layers, options):
+    def refuse_joined(cache, task, head, layers, options, **more):
         if head.name == "softmax-lda" and len(layers) > 1:
             raise CallError("too wide")
-        return fit_task(cache, task, head, layers, options)
+        return fit_task(cache, task, head, layers, options, **more)
 
     fit_task = fit_module.fit_task
     monkeypatch.setattr(fit_module, "fit_task", refuse_joined)
