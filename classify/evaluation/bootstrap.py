@@ -12,6 +12,7 @@ from classify.evaluation.predictions import HeldOutPredictions, renumber
 MAX_BINS = 15
 MIN_PER_BIN = 10  # images in a bin; with fewer images there are fewer bins
 MAX_BLOCK_WEIGHTS = 1_000_000  # weights in memory at a time
+ROUNDING = 1e-10  # differences of sums, for their size, that are none
 
 
 def bootstrap_weights(
@@ -168,7 +169,7 @@ def sign_flip_test(difference: np.ndarray, unit: np.ndarray, seed: int) -> float
     Parameters
     ----------
     difference : float array of shape (n,)
-        1, 0 or -1 for each image.
+        For each image: 1, 0 or -1, or a difference of losses.
     unit : int array of shape (n,)
         From 0.
     seed : int
@@ -179,17 +180,19 @@ def sign_flip_test(difference: np.ndarray, unit: np.ndarray, seed: int) -> float
         The p-value.
     """
     unit_sums = np.bincount(unit, difference)
-    unit_sums = unit_sums[unit_sums != 0]
+    rounding = ROUNDING * np.abs(unit_sums).sum()
+    unit_sums = unit_sums[np.abs(unit_sums) > rounding]
+    observed = abs(unit_sums.sum()) - rounding  # sums as large but for rounding count as extreme
     if not len(unit_sums):
         return 1.0
     if len(unit_sums) <= 12:
         signs = (np.arange(2 ** len(unit_sums))[:, None] >> np.arange(len(unit_sums)) & 1) * 2 - 1
-        return float((np.abs(signs @ unit_sums) >= abs(unit_sums.sum())).mean())
+        return float((np.abs(signs @ unit_sums) >= observed).mean())
     rng, n_extreme, n_draws = np.random.default_rng(seed), 0, 10_000
     block_size = max(1, MAX_BLOCK_WEIGHTS // len(unit_sums))
     for start in range(0, n_draws, block_size):
         signs = rng.integers(0, 2, (min(block_size, n_draws - start), len(unit_sums))) * 2 - 1
-        n_extreme += int((np.abs(signs @ unit_sums) >= abs(unit_sums.sum())).sum())
+        n_extreme += int((np.abs(signs @ unit_sums) >= observed).sum())
     return (n_extreme + 1) / (n_draws + 1)
 
 

@@ -334,6 +334,15 @@ def test_signs_that_are_drawn_say_about_the_same_as_all_of_them():
     assert found == pytest.approx(binomtest(20, 60).pvalue, abs=0.003)
 
 
+def test_sums_that_only_rounding_tells_apart_are_as_extreme():
+    """Tenths have no exact form, so that sums of them differ in their last bits by their order."""
+    rng = np.random.default_rng(0)
+    for n in (8, 40):
+        whole = rng.integers(-3, 4, n).astype(float)
+        images = np.arange(n)
+        assert sign_flip_test(whole / 10, images, 0) == sign_flip_test(whole, images, 0)
+
+
 def grouped_heads(rng, n_groups=25, size=20):
     """Two heads as good as each other, each right or wrong by whole groups mostly."""
     answers = []
