@@ -11,7 +11,7 @@ import numpy as np
 from classify.evaluation.targets.predictions import TargetPredictions
 from classify.kinds import GRADE, MULTI
 
-MAX_BLOCK_VALUES = 20_000_000  # of one sorted column over several resamples, 80 MB
+MAX_BLOCK_VALUES = 1_000_000  # of one sorted column over several resamples: 4 MB, which caches hold
 
 
 def count_values(predictions: TargetPredictions) -> int:
