@@ -73,7 +73,7 @@ def test_opens_without_complaint_and_without_scrolling_sideways(browser, report,
     browser.open(report, width, dark=dark)
     assert browser.complaints() == [report.as_uri()]
     assert browser.js("document.documentElement.scrollWidth") <= width
-    assert browser.js("document.querySelectorAll('.chart').length") == 7
+    assert browser.js("document.querySelectorAll('.chart').length") == 8
     cut_off = "[...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
     if width >= 1280:
         assert set(browser.js(cut_off)) == {0}
