@@ -74,8 +74,8 @@ class HeadResult:
     doubt : dict, or None
         What is known of the head's doubt, see `classify.doubt.measured`: the ``coverage``
         asked for, and with test images its ``realised`` share, the mean ``set_size``,
-        the share taken for ``unknown`` (by `fit` alone), and ``risk``, accuracy by share of the most confident. None
-        where nothing was held out.
+        the share taken for ``unknown`` (by `fit` alone), and ``risk``, accuracy by share of the
+        most confident. None where nothing was held out.
     cache : str, or None
         In a comparison of several caches: the short name of the cache, or several as ``a+b`` where
         layers of several are joined. Else None.
